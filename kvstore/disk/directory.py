@@ -1,0 +1,106 @@
+"""The directory of a disk store: who has it open, and whether it was left in order.
+
+PATH/v1/lock       held by flock(2) while a store is open; holds the process id PATH/v1/clean      there
+if everything in the environments had reached the disk and nothing was written since PATH/v1/payload/
+LMDB: the records PATH/v1/meta/      LMDB: what a scan tells of each record
+"""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from kvstore.errors import StoreFailed, StoreLocked
+
+FORMAT = "v1"
+"""A program that lays out the directory differently uses another name, and leaves this one alone."""
+
+
+class Directory:
+    """Holds the directory for this store alone, from construction to `close`. One thread at a time.
+
+    Raises StoreLocked if it is held already, in this process too; StoreFailed if it cannot be made or
+    written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.root = Path(path) / FORMAT
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise StoreFailed(f"cannot use {self.root} as a store: {error}") from error
+        try:
+            self._acquire()
+        except BaseException:
+            os.close(self._lock)
+            raise
+        self._clean = self._clean_mark.exists()
+
+    @property
+    def payload(self) -> Path:
+        return self.root / "payload"
+
+    @property
+    def meta(self) -> Path:
+        return self.root / "meta"
+
+    @property
+    def clean(self) -> bool:
+        """Whether everything in the environments is known to be on the disk."""
+        return self._clean
+
+    def mark_clean(self) -> None:
+        """To be called when the environments have been synced."""
+        if not self._clean:
+            self._clean_mark.touch()
+            self._sync_names()
+            self._clean = True
+
+    def mark_unclean(self) -> None:
+        """To be called before a change. The mark is gone from the disk when this returns: a loss of power
+        must not leave it beside half of a change.
+        """
+        if self._clean:
+            self._clean_mark.unlink(missing_ok=True)
+            self._sync_names()
+            self._clean = False
+
+    def clear(self) -> None:
+        """Delete both environments, which must be closed."""
+        self.mark_unclean()
+        for environment in (self.payload, self.meta):
+            shutil.rmtree(environment, ignore_errors=True)
+
+    def free_bytes(self) -> int:
+        """What the file system would still give to this user."""
+        return shutil.disk_usage(self.root).free
+
+    def close(self) -> None:
+        """Let others in. Safe to call twice."""
+        if self._lock >= 0:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)  # closing alone would leave it with a forked child
+            os.close(self._lock)
+            self._lock = -1
+
+    @property
+    def _clean_mark(self) -> Path:
+        return self.root / "clean"
+
+    def _acquire(self) -> None:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
+            raise StoreLocked(f"{self.root} is open in process {owner}") from error
+        except OSError as error:
+            raise StoreFailed(f"{self.root} is on a file system without locks: {error}") from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    def _sync_names(self) -> None:
+        names = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(names)
+        finally:
+            os.close(names)

@@ -1,0 +1,101 @@
+"""What happens to a directory before a store uses it."""
+
+import logging
+from dataclasses import dataclass
+from typing import Final
+
+from kvstore.block import Namespace
+from kvstore.disk.directory import Directory
+from kvstore.disk.entry import owner
+from kvstore.disk.environment import Unsound, lmdb_errors, problems
+from kvstore.disk.tables import Tables
+
+_log = logging.getLogger(__name__)
+
+# The file may outgrow its records: freed runs of pages are seldom of the length that is wanted next. 1.14 of
+# what is live was measured under churn; the map is the bound on the file.
+_MAP_SLACK: Final = 1.25
+_MAP_EXTRA_BYTES: Final = 64 << 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opening:
+    """What was found, and done about it."""
+
+    clean: bool
+    """Everything was on the disk when the directory was last used."""
+    dropped: str | None = None
+    """What was wrong with LMDB's own pages, if it was: everything was deleted then."""
+    orphans: int = 0
+    """Records and entries without their counterpart, left by a crash; deleted."""
+    trimmed_blocks: int = 0
+    """Blocks of other namespaces that were deleted to leave this one its share."""
+
+
+def open_tables(directory: Directory, namespace: Namespace, capacity_bytes: int) -> tuple[Tables, Opening]:
+    """Open the environments of a directory, or new ones in their place if they are not sound.
+
+    Counts everything: some 4 microseconds a record. After a crash it also walks the trees and compares the
+    keys of both: some 10 more, and from a cold disk one read of a page for each record.
+    """
+    clean = directory.clean
+    map_bytes = int(capacity_bytes * _MAP_SLACK) + _MAP_EXTRA_BYTES
+    tables, orphans, dropped = _open_or_replace(directory, map_bytes)
+    try:
+        trimmed = _trim_others(tables, namespace.digest, capacity_bytes // 2)
+    except BaseException:
+        tables.close()
+        raise
+    return tables, Opening(clean=clean, dropped=dropped, orphans=orphans, trimmed_blocks=trimmed)
+
+
+def _trim_others(tables: Tables, namespace_digest: bytes, most_bytes: int) -> int:
+    """Delete blocks of all other namespaces, oldest first, until those take at most `most_bytes`.
+
+    A model that is no longer used must not keep the one that is used from the disk for ever. Answers how many
+    blocks were deleted.
+    """
+    others = sum(used.stored_bytes for digest, used in tables.usage.items() if digest != namespace_digest)
+    if others <= most_bytes:
+        return 0
+    found = ((meta.written_ns, key, meta.stored_bytes) for key, meta in tables.scan() if meta is not None)
+    doomed = []
+    for _, key, stored_bytes in sorted(item for item in found if owner(item[1]) != namespace_digest):
+        if others <= most_bytes:
+            break
+        doomed.append(key)
+        others -= stored_bytes
+    tables.delete(doomed)
+    return len(doomed)
+
+
+def _open_or_replace(directory: Directory, map_bytes: int) -> tuple[Tables, int, str | None]:
+    """Counted tables, the number of orphans swept, and what was wrong with the tables that these replace."""
+    dropped = None if directory.clean else _first_problem(directory)
+    if dropped is None:
+        try:
+            return *_open_counted(directory, map_bytes), None
+        except Unsound as error:
+            dropped = str(error)
+    _log.warning("%s is damaged and starts empty: %s", directory.root, dropped)
+    with lmdb_errors("starting afresh"):
+        directory.clear()
+    return *_open_counted(directory, map_bytes), dropped
+
+
+def _open_counted(directory: Directory, map_bytes: int) -> tuple[Tables, int]:
+    tables = Tables(directory, map_bytes)
+    try:
+        tables.recount()
+        return tables, 0 if directory.clean else tables.sweep()
+    except BaseException:
+        tables.close()
+        raise
+
+
+def _first_problem(directory: Directory) -> str | None:
+    for environment in (directory.payload, directory.meta):
+        found = problems(environment)
+        if found:
+            return f"{environment.name}: {found[0]} ({len(found)} in all)"
+    return None

@@ -1,0 +1,295 @@
+"""`Store` on a local disk."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self, TypeAlias, TypeVar
+
+from kvstore.block import BlockKey, BlockLayout, Namespace
+from kvstore.disk.directory import Directory
+from kvstore.disk.door import Door
+from kvstore.disk.entry import entry_key, unpack_entry
+from kvstore.disk.environment import Unsound, items, lmdb_errors, page_rounded
+from kvstore.disk.opening import open_tables
+from kvstore.disk.tables import Usage
+from kvstore.disk.writer import Writer
+from kvstore.errors import StoreError, StoreFailed, StoreFull
+from kvstore.raw import RawRecords
+from kvstore.reasons import MissReason
+from kvstore.record import RecordFormat
+from kvstore.store import HIT, BlockMeta, BlockRef, ReadOutcome, StoreStats
+
+if TYPE_CHECKING:
+    from kvstore.store import Readable, Writable
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+Batch: TypeAlias = Mapping[bytes, tuple[BlockMeta, bytes]]
+
+_GIB: Final = 1 << 30
+
+# Enough of a record to tell it from a later one under the same key: the time of writing and all checksums.
+_HEAD_BYTES: Final = 256
+
+
+class LmdbStore:
+    """Blocks in LMDB, in the directory `path`, which it has for itself while it is open.
+
+    Several namespaces may rest in one directory, opened one at a time. The capacity covers all of them: on
+    opening, the others are cut, oldest blocks first, to at most half of it. Puts are refused with StoreFull
+    when records would take more than `capacity_bytes`, or when the file system would have less than
+    `min_free_bytes` left. The file itself may become a quarter larger than the capacity.
+
+    A put is visible when `put_many` returns, and survives a crash of the process. It survives a loss of power
+    after the next sync: one comes by itself `sync_interval_s` after a write, and one with `close`. If power
+    is lost before, the trees are checked at the next opening, and a store whose trees are damaged starts
+    empty.
+
+    Records are packed and unpacked on the calling threads, so several threads read and compress side by side;
+    one thread of the store's own does all writing. Raises StoreLocked if another store has the directory,
+    StoreFailed if it cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        namespace: Namespace,
+        layout: BlockLayout,
+        capacity_bytes: int,
+        min_free_bytes: int = _GIB,
+        sync_interval_s: float = 5.0,
+        compress: bool = True,
+        now_ns: Callable[[], int] = time.time_ns,
+        free_bytes: Callable[[], int] | None = None,
+    ) -> None:
+        if capacity_bytes < 0 or min_free_bytes < 0 or sync_interval_s < 0:
+            limits = f"{capacity_bytes=}, {min_free_bytes=}, {sync_interval_s=}"
+            raise ValueError(f"limits must not be negative: {limits}")
+        self.capacity_bytes = capacity_bytes
+        self.min_free_bytes = min_free_bytes
+        self._format = RecordFormat(namespace, layout, compress=compress)
+        self._now_ns = now_ns
+        self._failure: Exception | None = None
+        self._damaged_blocks = 0
+        self._damage_lock = threading.Lock()  # readers may find damage at the same time: no count gets lost
+        self._door = Door(f"the store at {os.fspath(path)}")
+        with ExitStack() as resources:
+            self._directory = Directory(path)
+            resources.callback(self._directory.close)
+            self._free_bytes = free_bytes or self._directory.free_bytes
+            self._writer = Writer(self._sync_in_background, sync_interval_s)
+            resources.callback(self._writer.close)
+            self._writer.run(self._open)
+            resources.callback(self._tables.close)
+            # Last in, first out: the writer ends, then its environments close, then others get the lock.
+            resources.callback(self._writer.close)
+            self._resources = resources.pop_all()
+
+    @property
+    def namespace(self) -> Namespace:
+        return self._format.namespace
+
+    @property
+    def layout(self) -> BlockLayout:
+        return self._format.layout
+
+    @property
+    def max_stored_bytes(self) -> int:
+        return page_rounded(self._format.max_record_bytes)
+
+    def get_many(self, refs: Sequence[BlockRef], out: "Sequence[Writable]") -> list[ReadOutcome]:
+        self._format.check_out(refs, out)
+        with self._door.enter():
+            self._check_sound()
+            outcomes, damaged = self._read(refs, out)
+            if damaged:
+                with self._damage_lock:
+                    self._damaged_blocks += len(damaged)
+                # Should this fail, the record stays, and the next reader finds it damaged again.
+                with suppress(StoreError):
+                    self._write(lambda: self._quarantine(damaged))
+        return outcomes
+
+    def put_many(self, refs: Sequence[BlockRef], data: "Sequence[Readable]") -> list[int]:
+        if len(refs) != len(data):
+            raise ValueError(f"{len(refs)} blocks but {len(data)} buffers")
+        with self._door.enter():
+            self._check_sound()
+            batch = self._pack(refs, data)
+            if batch:
+                self._write(lambda: self._put(batch))
+        return [batch[self._entry_key(ref.key)][0].stored_bytes for ref in refs]
+
+    def delete_many(self, keys: Sequence[BlockKey]) -> None:
+        doomed = [self._entry_key(key) for key in keys]
+        with self._door.enter():
+            if doomed:
+                self._write(lambda: self._delete(doomed))
+
+    def scan(self) -> Iterator[BlockMeta]:
+        with self._door.enter():
+            self._check_sound()
+        return self._scan()
+
+    def sync(self) -> None:
+        with self._door.enter():
+            self._write(self._sync)
+
+    def stats(self) -> StoreStats:
+        with self._door.enter():
+            usage = dict(self._tables.usage)
+        own = usage.pop(self.namespace.digest, Usage())
+        return StoreStats(
+            blocks=own.blocks,
+            stored_bytes=own.stored_bytes,
+            raw_bytes=own.blocks * self.layout.block_bytes,
+            capacity_bytes=self.capacity_bytes,
+            other_namespaces_bytes=sum(used.stored_bytes for used in usage.values()),
+            damaged_blocks=self._damaged_blocks,
+        )
+
+    def check(self) -> None:
+        with self._door.enter():
+            self._write(self._tables.check)
+
+    def raw(self) -> RawRecords:
+        """The records below all checks, for tests and tools."""
+        return RawRecords(self._read_raw, self._write_raw)
+
+    def close(self) -> None:
+        if not self._door.close():
+            return
+        with self._resources, lmdb_errors("closing"):
+            self._writer.run(self._end)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # ---- on the calling thread -------------------------------------------------------------------------
+
+    def _read(
+        self, refs: Sequence[BlockRef], out: "Sequence[Writable]"
+    ) -> tuple[list[ReadOutcome], list[tuple[bytes, bytes]]]:
+        """Outcomes, and the entry key and the head of each record that failed a check."""
+        outcomes, damaged = [], []
+        with self._noting_failure(), lmdb_errors("reading"), self._tables.records.begin(buffers=True) as txn:
+            for ref, buffer in zip(refs, out, strict=True):
+                key = self._entry_key(ref.key)
+                # Decoded before the transaction ends: after it, the view would show reused pages.
+                record = txn.get(key)
+                reason = MissReason.ABSENT if record is None else self._format.unpack(record, ref, buffer)
+                outcomes.append(HIT if reason is None else ReadOutcome(reason))
+                if record is not None and reason is not None:
+                    damaged.append((key, bytes(record[:_HEAD_BYTES])))
+        return outcomes, damaged
+
+    def _pack(self, refs: Sequence[BlockRef], data: "Sequence[Readable]") -> Batch:
+        written_ns = self._now_ns()
+        batch = {}
+        for ref, block in zip(refs, data, strict=True):
+            record = self._format.pack(ref, block, written_ns)
+            stored_bytes = page_rounded(len(record))
+            meta = BlockMeta(ref.key, ref.parent_key, ref.tokens, stored_bytes, written_ns)
+            batch[self._entry_key(ref.key)] = meta, record
+        return batch
+
+    def _scan(self) -> Iterator[BlockMeta]:
+        pages = items(self._tables.entries, self.namespace.digest)
+        while True:
+            with self._door.enter(), self._noting_failure():
+                page = next(pages, None)
+            if page is None:
+                return
+            metas = (unpack_entry(key, value) for key, value in page)
+            yield from (meta for meta in metas if meta is not None)
+
+    def _read_raw(self, key: BlockKey) -> bytes | None:
+        with self._door.enter(), lmdb_errors("reading"), self._tables.records.begin() as txn:
+            return txn.get(self._entry_key(key))
+
+    def _write_raw(self, key: BlockKey, record: bytes) -> None:
+        with self._door.enter():
+            self._write(lambda: self._tables.overwrite(self._entry_key(key), record))
+
+    def _entry_key(self, key: BlockKey) -> bytes:
+        return entry_key(self.namespace, key)
+
+    def _write(self, job: Callable[[], T]) -> T:
+        """Run a job of the writer's, unless the store has failed."""
+
+        def guarded() -> T:
+            self._check_sound()
+            with self._noting_failure():
+                return job()
+
+        return self._writer.run(guarded)
+
+    def _check_sound(self) -> None:
+        if self._failure is not None:
+            raise StoreFailed(f"{self._directory.root} failed earlier: {self._failure}") from self._failure
+
+    @contextmanager
+    def _noting_failure(self) -> Iterator[None]:
+        """Turn the store off for good once its trees cannot be trusted: going on could end the process."""
+        try:
+            yield
+        except Unsound as error:
+            self._failure = error
+            raise
+
+    # ---- on the writer's thread ------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        self._tables, self.opening = open_tables(self._directory, self.namespace, self.capacity_bytes)
+        self._writer.changed()  # so that a directory that was left in disorder is synced and marked
+
+    def _put(self, batch: Batch) -> None:
+        needed = sum(meta.stored_bytes for meta, _ in batch.values())
+        used = sum(usage.stored_bytes for usage in self._tables.usage.values())
+        room = self.capacity_bytes - used + self._tables.stored_bytes(batch)
+        if needed > room:
+            raise StoreFull(f"the batch needs {needed} bytes, {room} of {self.capacity_bytes} are left")
+        with lmdb_errors("asking for free space"):
+            free = self._free_bytes()
+        if free - needed < self.min_free_bytes:
+            floor = self.min_free_bytes
+            raise StoreFull(f"the batch needs {needed} of {free} free bytes, {floor} must remain")
+        self._writer.changed()
+        self._tables.put(batch)
+
+    def _delete(self, keys: Sequence[bytes]) -> None:
+        self._writer.changed()
+        self._tables.delete(keys)
+
+    def _quarantine(self, damaged: Sequence[tuple[bytes, bytes]]) -> None:
+        """Delete damaged records, except where a new one has been written since it was read."""
+        with lmdb_errors("reading"), self._tables.records.begin(buffers=True) as txn:
+            doomed = [key for key, head in damaged if bytes((txn.get(key) or b"")[:_HEAD_BYTES]) == head]
+        self._delete(doomed)
+
+    def _sync(self) -> None:
+        self._tables.sync()
+        self._writer.synced()
+
+    def _sync_in_background(self) -> None:
+        try:
+            self._sync()
+        except Exception as error:  # noqa: BLE001 - nobody waits for this one: the next call will tell
+            self._failure = error
+            _log.error("%s is off from here on: %s", self._directory.root, error)
+
+    def _end(self) -> None:
+        if self._failure is None:
+            self._sync()
+        else:
+            self._directory.mark_unclean()  # a reader may have failed on a store that was in order until then

@@ -1,0 +1,181 @@
+"""The two environments of a disk store, kept in step.
+
+Records rest in one, what a scan tells of them in the other, so that a scan reads no payload and damage to one
+tree is not damage to both. There is no transaction over two environments; the order of commits makes up for
+it:
+
+    put       record, then entry          a crash between them leaves a record without an entry: an orphan
+    delete    entry, then record          likewise
+    open      after a crash, keys are compared, and whatever has no counterpart is deleted
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from kvstore.disk.directory import Directory
+from kvstore.disk.entry import owner, pack_entry, unpack_entry
+from kvstore.disk.environment import Unsound, items, lmdb_errors, open_environment, unpaired
+from kvstore.errors import StoreError
+from kvstore.store import BlockMeta
+
+_KEYS_PER_COMMIT: Final = 4096  # LMDB bounds the pages that one transaction may change
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one namespace holds."""
+
+    blocks: int = 0
+    stored_bytes: int = 0
+
+
+class Tables:
+    """Records and entries by entry key, of all namespaces in the directory.
+
+    Only the writer's thread may call what changes something (`put`, `delete`, `sweep`, `sync`); any thread
+    may read. All raise StoreFailed if the medium fails; its subclass Unsound if nothing here should be used
+    any more.
+    """
+
+    def __init__(self, directory: Directory, map_bytes: int) -> None:
+        self._directory = directory
+        self.records = open_environment(directory.payload, map_bytes)
+        try:
+            self.entries = open_environment(directory.meta, map_bytes)
+        except BaseException:
+            self.records.close()
+            raise
+        self.usage: dict[bytes, Usage] = {}
+        """By namespace digest. Values are replaced, never changed: any thread may look."""
+
+    def put(self, batch: Mapping[bytes, tuple[BlockMeta, bytes]]) -> None:
+        """Write records and their entries: all of them, or nothing if this raises."""
+        with lmdb_errors("writing records"):
+            self._directory.mark_unclean()
+        with lmdb_errors("writing records"), self.records.begin(write=True) as txn:
+            for key, (_, record) in batch.items():
+                txn.put(key, record)
+        replaced = []
+        with _second_step("writing entries"), self.entries.begin(write=True) as txn:
+            for key, (meta, _) in batch.items():
+                old = txn.replace(key, pack_entry(key, meta))
+                if old is not None:
+                    replaced.append((key, old))
+        self._account(replaced, [(key, meta) for key, (meta, _) in batch.items()])
+
+    def delete(self, keys: Sequence[bytes]) -> None:
+        """Delete what there is under these keys."""
+        self._account(self._remove(keys), [])
+
+    def overwrite(self, key: bytes, record: bytes) -> None:
+        """Replace a record and leave its entry as it is, to play damage. KeyError if there is none."""
+        with lmdb_errors("overwriting a record"), self.records.begin(write=True) as txn:
+            if txn.get(key) is None:
+                raise KeyError(key.hex())
+            txn.put(key, record)
+
+    def stored_bytes(self, keys: Iterable[bytes]) -> int:
+        """What the records that are there under these keys take, all together."""
+        total = 0
+        with lmdb_errors("reading entries"), self.entries.begin() as txn:
+            for key in keys:
+                value = txn.get(key)
+                meta = None if value is None else unpack_entry(key, value)
+                total += 0 if meta is None else meta.stored_bytes
+        return total
+
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, BlockMeta | None]]:
+        """Entry keys and entries, in order; None for an entry that is damaged."""
+        for batch in items(self.entries, prefix):
+            for key, value in batch:
+                yield key, unpack_entry(key, value)
+
+    def sweep(self) -> int:
+        """Delete what has no counterpart in the other environment. Answers how many there were."""
+        only_records, only_entries = unpaired(self.records, self.entries)
+        if only_records or only_entries:
+            self.delete(only_records + only_entries)
+        return len(only_records) + len(only_entries)
+
+    def recount(self) -> None:
+        """Count everything anew, and delete records whose entry is damaged."""
+        usage: dict[bytes, Usage] = {}
+        damaged = []
+        for key, meta in self.scan():
+            if meta is None:
+                damaged.append(key)
+            else:
+                _add(usage, key, 1, meta.stored_bytes)
+        self.usage = usage
+        if damaged:
+            self._remove(damaged)
+
+    def sync(self) -> None:
+        """Bring everything to the disk, and say so in the directory. Does nothing if it is there."""
+        if self._directory.clean:
+            return
+        # After a failed sync the system may call pages clean that never reached the disk: another one would
+        # lie.
+        with _second_step("syncing"):
+            # Records first: an entry must not outlive its record.
+            self.records.sync(True)
+            self.entries.sync(True)
+            self._directory.mark_clean()
+
+    def check(self) -> None:
+        """Raise AssertionError unless the two environments hold the same keys and the counts are right."""
+        only_records, only_entries = unpaired(self.records, self.entries)
+        assert not only_records, f"{len(only_records)} records have no entry"
+        assert not only_entries, f"{len(only_entries)} entries have no record"
+        usage: dict[bytes, Usage] = {}
+        for key, meta in self.scan():
+            assert meta is not None, f"the entry under {key.hex()} is damaged"
+            _add(usage, key, 1, meta.stored_bytes)
+        counted = {digest: used for digest, used in self.usage.items() if used != Usage()}
+        assert usage == counted, f"the entries add up to {usage}, but {counted} was counted"
+
+    def close(self) -> None:
+        self.records.close()
+        self.entries.close()
+
+    def _remove(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
+        """Delete without counting. Answers the entries that were there."""
+        with lmdb_errors("deleting entries"):
+            self._directory.mark_unclean()
+        removed = []
+        for begin in range(0, len(keys), _KEYS_PER_COMMIT):
+            some = keys[begin : begin + _KEYS_PER_COMMIT]
+            with lmdb_errors("deleting entries"), self.entries.begin(write=True) as txn:
+                removed += [(key, old) for key in some if (old := txn.pop(key)) is not None]
+            with _second_step("deleting records"), self.records.begin(write=True) as txn:
+                for key in some:
+                    txn.delete(key)
+        return removed
+
+    def _account(self, gone: Sequence[tuple[bytes, bytes]], come: Sequence[tuple[bytes, BlockMeta]]) -> None:
+        metas = [(key, unpack_entry(key, value)) for key, value in gone]
+        if any(meta is None for _, meta in metas):  # damaged: what it took can no longer be known
+            self.recount()
+            return
+        for key, meta in metas:
+            assert meta is not None
+            _add(self.usage, key, -1, -meta.stored_bytes)
+        for key, meta in come:
+            _add(self.usage, key, 1, meta.stored_bytes)
+
+
+@contextmanager
+def _second_step(doing: str) -> Iterator[None]:
+    """As `lmdb_errors`, where failing leaves the environments out of step with each other or the disk."""
+    try:
+        with lmdb_errors(doing):
+            yield
+    except StoreError as error:
+        raise Unsound(str(error)) from error
+
+
+def _add(usage: dict[bytes, Usage], key: bytes, blocks: int, stored_bytes: int) -> None:
+    used = usage.get(owner(key), Usage())
+    usage[owner(key)] = Usage(used.blocks + blocks, used.stored_bytes + stored_bytes)

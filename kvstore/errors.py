@@ -1,0 +1,55 @@
+"""What can go wrong with a store as a whole. A missing or damaged record is never an exception: see
+`reasons`.
+
+    StoreError
+    ├── StoreFull       no room: the capacity, or the floor of free space, would be crossed
+    ├── StoreClosed     used after close()
+    ├── StoreLocked     another process (or another store here) has the directory
+    ├── StoreFailed     the medium failed: an I/O error, or LMDB's own pages are damaged
+    ├── Unsupported     this store declares that it cannot do this
+    └── FormatError     bytes that claim to be ours and are not
+        └── CodecError  a payload that does not decode
+
+Each error says whether it is `temporary`: whether the very same call may succeed later although nobody acts
+on the error. Only a retry layer reads that.
+"""
+
+
+class StoreError(Exception):
+    """Root of what a store raises about itself. What the caller gave wrongly is a `ValueError`."""
+
+    temporary: bool = False
+
+
+class StoreFull(StoreError):
+    """There is no room. Nothing of the batch was written; deleting blocks makes room, waiting does not."""
+
+
+class StoreClosed(StoreError):
+    """The store was used after `close()`."""
+
+
+class StoreLocked(StoreError):
+    """Another process, or another store in this one, has the directory open. It may leave."""
+
+    temporary = True
+
+
+class StoreFailed(StoreError):
+    """The medium failed. Pass `temporary=True` where a later attempt may fare better."""
+
+    def __init__(self, message: str, *, temporary: bool = False) -> None:
+        super().__init__(message)
+        self.temporary = temporary
+
+
+class Unsupported(StoreError):
+    """This store declares that it cannot do what was asked."""
+
+
+class FormatError(StoreError):
+    """Bytes that claim to be ours and are not."""
+
+
+class CodecError(FormatError):
+    """A payload that does not decode to as many bytes as were encoded."""

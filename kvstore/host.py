@@ -1,0 +1,81 @@
+"""The host tier's memory: one anonymous mapping, cut into slots."""
+
+import contextlib
+import mmap
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+_MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module of Python 3.11 has no name for it
+
+
+class HostSlab:
+    """`num_slots` blocks of `block_bytes` bytes in one mapping, which a device can page-lock with one call.
+
+    Pages are taken from the system when they are first touched; `prefault` takes them all. Slots start as
+    zeros. `num_slots` may be 0: a tier that is switched off.
+    """
+
+    def __init__(self, num_slots: int, block_bytes: int) -> None:
+        if num_slots < 0 or block_bytes < 1:
+            raise ValueError(f"need num_slots >= 0 and block_bytes >= 1, not {num_slots} and {block_bytes}")
+        self.num_slots = num_slots
+        self.block_bytes = block_bytes
+        self._mapping = mmap.mmap(-1, max(1, self.num_bytes))
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            self._advise(mmap.MADV_HUGEPAGE)  # fewer page faults and TLB misses; only ever a hint
+        self._slots: NDArray[np.uint8] | None = np.frombuffer(
+            self._mapping, dtype=np.uint8, count=self.num_bytes
+        ).reshape(num_slots, block_bytes)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all slots together."""
+        return self.num_slots * self.block_bytes
+
+    @property
+    def address(self) -> int:
+        """Where the first slot begins, for a device library that page-locks or copies by address."""
+        return int(self._open().ctypes.data)
+
+    def view(self, slot: int) -> NDArray[np.uint8]:
+        """The slot's bytes: see `SlotMemory.view`."""
+        if not 0 <= slot < self.num_slots:
+            raise IndexError(f"slot {slot} is outside 0 .. {self.num_slots - 1}")
+        view: NDArray[np.uint8] = self._open()[slot]
+        return view
+
+    def prefault(self) -> None:
+        """Take every page from the system now, so that no later copy stops for one. Keeps what slots hold."""
+        if self._advise(_MADV_POPULATE_WRITE):
+            return
+        pages = self._open().reshape(-1)[:: mmap.PAGESIZE]
+        np.bitwise_or(pages, 0, out=pages)
+
+    def close(self) -> None:
+        """Give the memory back, or what a view still shows, when that view goes. Safe to call twice."""
+        self._slots = None
+        # Unmapping under a living view would turn its next use into a segmentation fault: mmap refuses to.
+        with contextlib.suppress(BufferError):
+            self._mapping.close()
+
+    def _open(self) -> NDArray[np.uint8]:
+        assert self._slots is not None, "the host slab was used after close()"
+        return self._slots
+
+    def _advise(self, advice: int) -> bool:
+        try:
+            self._mapping.madvise(advice)
+        except OSError:
+            return False
+        return True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

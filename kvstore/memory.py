@@ -1,0 +1,184 @@
+"""Blocks in a dict: the reference for every store, and the fake for tests of what is built on stores."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+from kvstore.block import BlockKey, BlockLayout, Namespace
+from kvstore.errors import StoreClosed, StoreFull
+from kvstore.raw import RawRecords
+from kvstore.reasons import MissReason
+from kvstore.record import RecordFormat
+from kvstore.store import HIT, BlockMeta, BlockRef, ReadOutcome, StoreStats
+
+if TYPE_CHECKING:
+    from kvstore.store import Readable, Writable
+
+Shelf: TypeAlias = MutableMapping[tuple[bytes, BlockKey], tuple[BlockMeta, bytes]]
+"""(namespace digest, key) -> what a scan tells, and the record."""
+
+
+class MemoryStore:
+    """A `Store` in memory, with the same records as on disk, so that damage and compression behave alike.
+
+    A `shelf` outlives the store: two stores that are given the same one, one after the other, play a restart;
+    of different namespaces, two models that share a disk. Open only one at a time.
+    """
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        layout: BlockLayout,
+        capacity_bytes: int,
+        *,
+        compress: bool = True,
+        shelf: Shelf | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        if capacity_bytes < 0:
+            raise ValueError(f"capacity_bytes must be at least 0, not {capacity_bytes}")
+        self.capacity_bytes = capacity_bytes
+        self._format = RecordFormat(namespace, layout, compress=compress)
+        self._now_ns = now_ns
+        self._shelf: Shelf = {} if shelf is None else shelf
+        self._lock = threading.Lock()  # the shelf and the counts change together, or not at all
+        self._closed = False
+        self._damaged_blocks = 0
+        self._blocks, self._stored_bytes, self._other_bytes = self._count()
+
+    @property
+    def namespace(self) -> Namespace:
+        return self._format.namespace
+
+    @property
+    def layout(self) -> BlockLayout:
+        return self._format.layout
+
+    @property
+    def max_stored_bytes(self) -> int:
+        return self._format.max_record_bytes
+
+    def get_many(self, refs: Sequence[BlockRef], out: "Sequence[Writable]") -> list[ReadOutcome]:
+        self._format.check_out(refs, out)
+        return [self._get(ref, buffer) for ref, buffer in zip(refs, out, strict=True)]
+
+    def put_many(self, refs: Sequence[BlockRef], data: "Sequence[Readable]") -> list[int]:
+        if len(refs) != len(data):
+            raise ValueError(f"{len(refs)} blocks but {len(data)} buffers")
+        written_ns = self._now_ns()
+        batch = {}
+        for ref, block in zip(refs, data, strict=True):
+            record = self._format.pack(ref, block, written_ns)
+            batch[self._place(ref.key)] = (
+                BlockMeta(ref.key, ref.parent_key, ref.tokens, len(record), written_ns),
+                record,
+            )
+        with self._lock:
+            self._check_open()
+            self._admit(batch)
+        return [batch[self._place(ref.key)][0].stored_bytes for ref in refs]
+
+    def delete_many(self, keys: Sequence[BlockKey]) -> None:
+        with self._lock:
+            self._check_open()
+            for key in keys:
+                self._forget(self._place(key))
+
+    def scan(self) -> Iterator[BlockMeta]:
+        with self._lock:
+            self._check_open()
+            digest = self.namespace.digest
+            metas = [meta for (owner, _), (meta, _) in self._shelf.items() if owner == digest]
+        return iter(metas)
+
+    def sync(self) -> None:
+        self._check_open()
+
+    def stats(self) -> StoreStats:
+        with self._lock:
+            self._check_open()
+            return StoreStats(
+                blocks=self._blocks,
+                stored_bytes=self._stored_bytes,
+                raw_bytes=self._blocks * self.layout.block_bytes,
+                capacity_bytes=self.capacity_bytes,
+                other_namespaces_bytes=self._other_bytes,
+                damaged_blocks=self._damaged_blocks,
+            )
+
+    def check(self) -> None:
+        with self._lock:
+            counted = (self._blocks, self._stored_bytes, self._other_bytes)
+            assert counted == self._count(), f"counts {counted}, but the shelf holds {self._count()}"
+
+    def raw(self) -> RawRecords:
+        """The records below all checks, for tests."""
+        return RawRecords(self._read_raw, self._write_raw)
+
+    def close(self) -> None:
+        self._closed = True
+
+    def _get(self, ref: BlockRef, buffer: "Writable") -> ReadOutcome:
+        place = self._place(ref.key)
+        with self._lock:
+            self._check_open()
+            entry = self._shelf.get(place)
+        if entry is None:
+            return ReadOutcome(MissReason.ABSENT)
+        reason = self._format.unpack(entry[1], ref, buffer)
+        if reason is None:
+            return HIT
+        with self._lock:
+            self._damaged_blocks += 1
+            if self._shelf.get(place) is entry:  # not if a sound record has replaced it meanwhile
+                self._forget(place)
+        return ReadOutcome(reason)
+
+    def _admit(self, batch: Shelf) -> None:
+        replaced = sum(self._shelf[place][0].stored_bytes for place in batch if place in self._shelf)
+        growth = sum(meta.stored_bytes for meta, _ in batch.values()) - replaced
+        room = self.capacity_bytes - self._stored_bytes - self._other_bytes
+        if growth > room:
+            raise StoreFull(f"the batch needs {growth} bytes, {room} of {self.capacity_bytes} are left")
+        self._blocks += sum(place not in self._shelf for place in batch)
+        self._stored_bytes += growth
+        self._shelf.update(batch)
+
+    def _forget(self, place: tuple[bytes, BlockKey]) -> None:
+        entry = self._shelf.pop(place, None)
+        if entry is not None:
+            self._blocks -= 1
+            self._stored_bytes -= entry[0].stored_bytes
+
+    def _place(self, key: BlockKey) -> tuple[bytes, BlockKey]:
+        return self.namespace.digest, key
+
+    def _count(self) -> tuple[int, int, int]:
+        digest = self.namespace.digest
+        own = [meta.stored_bytes for (owner, _), (meta, _) in self._shelf.items() if owner == digest]
+        everything = sum(meta.stored_bytes for meta, _ in self._shelf.values())
+        return len(own), sum(own), everything - sum(own)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosed("the memory store is closed")
+
+    def _read_raw(self, key: BlockKey) -> bytes | None:
+        with self._lock:
+            entry = self._shelf.get(self._place(key))
+        return None if entry is None else entry[1]
+
+    def _write_raw(self, key: BlockKey, record: bytes) -> None:
+        with self._lock:
+            meta, _ = self._shelf[self._place(key)]
+            self._shelf[self._place(key)] = (meta, record)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,174 @@
+"""One block as one run of bytes that proves what it is: see docs/block-format.md."""
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import xxhash
+
+from kvstore.block import KEY_BYTES, BlockLayout, Namespace
+from kvstore.codec import Codec, as_bytes, decode, encode
+from kvstore.errors import CodecError, FormatError
+from kvstore.reasons import MissReason
+from kvstore.store import BlockRef
+
+if TYPE_CHECKING:
+    from kvstore.store import Readable, Writable
+
+MAGIC: Final = b"kvtide\r\n"
+VERSION: Final = 1
+
+# magic, version, codec, itemsize, bytes of token ids, raw bytes, payload bytes, written at,
+# namespace digest, key, parent key, checksum of the raw bytes, checksum of the payload
+_HEAD: Final = struct.Struct("<8sHBBIQQQ32s32s32sQQ")
+_CHECKSUM: Final = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class _Head:
+    """The fixed part of a header, in the order of `_HEAD` from the version on."""
+
+    version: int
+    codec: int
+    itemsize: int
+    token_id_bytes: int
+    raw_bytes: int
+    payload_bytes: int
+    written_ns: int
+    namespace_digest: bytes
+    key: bytes
+    parent_key: bytes
+    raw_checksum: int
+    payload_checksum: int
+
+    @property
+    def header_bytes(self) -> int:
+        return header_bytes(self.token_id_bytes)
+
+
+def header_bytes(token_id_bytes: int) -> int:
+    """Bytes of a record before its payload."""
+    return _HEAD.size + token_id_bytes + _CHECKSUM.size
+
+
+class RecordFormat:
+    """Packs and verifies the records of one namespace and layout. Holds no state: any thread may use it.
+
+    `compress=False` stores every payload raw; records of either kind are read the same.
+    """
+
+    def __init__(self, namespace: Namespace, layout: BlockLayout, *, compress: bool = True) -> None:
+        self.namespace = namespace
+        self.layout = layout
+        self.compress = compress
+
+    @property
+    def max_record_bytes(self) -> int:
+        """The longest a record of this layout can be: what does not compress is stored raw."""
+        return header_bytes(self.layout.token_id_bytes) + self.layout.block_bytes
+
+    def pack(self, ref: BlockRef, data: "Readable", written_ns: int) -> bytes:
+        """The record of a block. Raises ValueError for sizes that are not the layout's.
+
+        The checksum of the raw bytes is taken before they are encoded: were they overwritten meanwhile,
+        against the rules, the record would fail its check and be a miss, not a wrong block.
+        """
+        self._check_ref(ref)
+        raw = as_bytes(data)
+        if raw.size != self.layout.block_bytes:
+            raise ValueError(f"a block of {raw.size} bytes where the layout has {self.layout.block_bytes}")
+        raw_checksum = xxhash.xxh3_64_intdigest(raw.data)
+        codec, pieces = encode(raw, self.layout.itemsize) if self.compress else (Codec.RAW, [raw.data])
+        payload = b"".join(pieces)
+        head = _HEAD.pack(
+            MAGIC,
+            VERSION,
+            codec,
+            self.layout.itemsize,
+            len(ref.tokens),
+            raw.size,
+            len(payload),
+            written_ns,
+            self.namespace.digest,
+            ref.key,
+            ref.parent_key,
+            raw_checksum,
+            xxhash.xxh3_64_intdigest(payload),
+        )
+        header = head + ref.tokens
+        return b"".join((header, _CHECKSUM.pack(xxhash.xxh3_64_intdigest(header)), payload))
+
+    def unpack(self, record: Any, ref: BlockRef, out: "Writable") -> MissReason | None:
+        """Verify everything that a record claims, and decode it into `out`.
+
+        Answers None if `out` now holds the block that `ref` names, byte for byte as it was packed; otherwise
+        the reason to treat the record as damaged, and `out` is undefined. Never raises for what a record
+        holds.
+        """
+        source = as_bytes(record)
+        head = _verified_head(source)
+        if isinstance(head, MissReason):
+            return head
+        if not self._is(head, source, ref):
+            return MissReason.WRONG_IDENTITY
+        payload = source[head.header_bytes :]
+        if xxhash.xxh3_64_intdigest(payload.data) != head.payload_checksum:
+            return MissReason.DAMAGED_CHECKSUM
+        try:
+            decode(head.codec, payload, head.itemsize, out)
+        except CodecError:
+            return MissReason.DAMAGED_CHECKSUM
+        except FormatError:
+            return MissReason.UNKNOWN_FORMAT
+        # Once more, over what will be served: this covers the codec and the writer's buffer too.
+        if xxhash.xxh3_64_intdigest(as_bytes(out).data) != head.raw_checksum:
+            return MissReason.DAMAGED_CHECKSUM
+        return None
+
+    def check_out(self, refs: "Sequence[BlockRef]", out: "Sequence[Writable]") -> None:
+        """Raise ValueError unless there is one buffer for each block, and each has a block's size."""
+        if len(refs) != len(out):
+            raise ValueError(f"{len(refs)} blocks but {len(out)} buffers")
+        for buffer in out:
+            size = as_bytes(buffer).size
+            if size != self.layout.block_bytes:
+                raise ValueError(f"a buffer of {size} bytes where a block has {self.layout.block_bytes}")
+
+    def _is(self, head: _Head, source: Any, ref: BlockRef) -> bool:
+        tokens = source[_HEAD.size : _HEAD.size + head.token_id_bytes].tobytes()
+        return (
+            head.namespace_digest == self.namespace.digest
+            and head.key == ref.key
+            and head.parent_key == ref.parent_key
+            and tokens == ref.tokens
+            and head.raw_bytes == self.layout.block_bytes
+            and head.itemsize == self.layout.itemsize
+        )
+
+    def _check_ref(self, ref: BlockRef) -> None:
+        if len(ref.key) != KEY_BYTES or len(ref.parent_key) != KEY_BYTES:
+            raise ValueError(f"keys have {KEY_BYTES} bytes, not {len(ref.key)} and {len(ref.parent_key)}")
+        if len(ref.tokens) != self.layout.token_id_bytes:
+            expected = self.layout.token_id_bytes
+            raise ValueError(f"{len(ref.tokens)} bytes of token ids where the layout has {expected}")
+
+
+def _verified_head(source: Any) -> _Head | MissReason:
+    """The header, if its length, magic, version and checksum are right."""
+    if source.size < header_bytes(0):
+        return MissReason.DAMAGED_LENGTH
+    magic, *fields = _HEAD.unpack_from(source)
+    if magic != MAGIC:
+        return MissReason.DAMAGED_HEADER
+    head = _Head(*fields)
+    if head.version != VERSION:
+        return MissReason.UNKNOWN_FORMAT
+    covered = _HEAD.size + head.token_id_bytes
+    if source.size < head.header_bytes:
+        return MissReason.DAMAGED_LENGTH
+    if xxhash.xxh3_64_intdigest(source[:covered]) != _CHECKSUM.unpack_from(source, covered)[0]:
+        return MissReason.DAMAGED_HEADER
+    if source.size != head.header_bytes + head.payload_bytes:
+        return MissReason.DAMAGED_LENGTH
+    return head

@@ -1,0 +1,21 @@
+"""Memory that holds one block a slot. Who may use which slot is decided elsewhere (one slot table a tier)."""
+
+from typing import Any, Protocol
+
+
+class SlotMemory(Protocol):
+    """A fixed number of equal slots, each one run of `block_bytes` bytes. Any thread may call all of it."""
+
+    @property
+    def num_slots(self) -> int: ...
+
+    @property
+    def block_bytes(self) -> int: ...
+
+    def view(self, slot: int) -> Any:
+        """The slot's bytes: writable, one-dimensional, uint8, C-contiguous. No copy, does not block.
+
+        A numpy array for memory that the CPU addresses, the device library's array otherwise. Raises
+        IndexError unless 0 <= slot < num_slots. Must not be used after the memory is closed.
+        """
+        ...

@@ -1,0 +1,152 @@
+"""The store interface: where the bytes of blocks rest, by key, batch first."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
+
+from kvstore.block import BlockKey, BlockLayout, Namespace
+from kvstore.reasons import MissReason
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Writable: TypeAlias = bytearray | memoryview | np.ndarray[Any, Any]
+    """C-contiguous memory that can be written; any shape and item type, only its bytes count."""
+    Readable: TypeAlias = bytes | Writable
+
+
+@dataclass(frozen=True, slots=True)
+class BlockRef:
+    """One block as a caller knows it. A record is served only if it agrees with all three."""
+
+    key: BlockKey
+    parent_key: BlockKey
+    tokens: bytes
+    """The block's token ids, little-endian int32."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMeta:
+    """What a store knows of a block without touching its payload."""
+
+    key: BlockKey
+    parent_key: BlockKey
+    tokens: bytes
+    stored_bytes: int
+    """What the block takes of the store's capacity (for a disk: whole pages)."""
+    written_ns: int
+    """When it was written, nanoseconds since the epoch."""
+
+    @property
+    def ref(self) -> BlockRef:
+        """The block as a caller of `get_many` names it."""
+        return BlockRef(self.key, self.parent_key, self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOutcome:
+    """How the read of one block ended: a hit if there is no reason for a miss."""
+
+    reason: MissReason | None
+
+    @property
+    def hit(self) -> bool:
+        return self.reason is None
+
+    @property
+    def damaged(self) -> bool:
+        """Whether there was a record that failed a check."""
+        return self.reason is not None and self.reason.damaged
+
+
+HIT: Final = ReadOutcome(None)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoreStats:
+    """A snapshot of a store. Counts are of its own namespace unless the name says otherwise."""
+
+    blocks: int
+    stored_bytes: int
+    raw_bytes: int
+    """What the blocks are when decoded: blocks * layout.block_bytes."""
+    capacity_bytes: int
+    """The bound on stored bytes of all namespaces together."""
+    other_namespaces_bytes: int
+    """Stored bytes of the others that share the medium; they count against the capacity."""
+    damaged_blocks: int
+    """Reads that found a record which failed a check, since this store was opened."""
+
+
+class Store(Protocol):
+    """Blocks of one namespace and one layout, by key.
+
+    Every method blocks until it is done, and may be called by any thread. A reader of a key that is being
+    written or deleted sees the old record, the new one, or none: never a mixture. All raise StoreClosed after
+    `close()`, and StoreFailed when the medium fails.
+    """
+
+    @property
+    def namespace(self) -> Namespace: ...
+
+    @property
+    def layout(self) -> BlockLayout: ...
+
+    @property
+    def max_stored_bytes(self) -> int:
+        """The most that one block can take of the capacity."""
+        ...
+
+    def get_many(self, refs: "Sequence[BlockRef]", out: "Sequence[Writable]") -> list[ReadOutcome]:
+        """Read blocks, each into the buffer of `layout.block_bytes` bytes at the same place in `out`.
+
+        Answers one outcome a block, in order. A buffer holds the block if its outcome is a hit, and is
+        undefined otherwise. A record that fails a check is a miss: it is counted and deleted. Raises
+        ValueError for a buffer of another size or another number of buffers; StoreError if the batch as a
+        whole failed.
+        """
+        ...
+
+    def put_many(self, refs: "Sequence[BlockRef]", data: "Sequence[Readable]") -> list[int]:
+        """Write blocks, replacing those that are there. Answers the stored bytes of each.
+
+        All of the batch or nothing of it. Buffers must not change before this returns; a block whose buffer
+        did change is found out when it is read. Raises StoreFull if there is no room; ValueError for a buffer
+        of another size than `layout.block_bytes`, tokens of another size than `layout.token_id_bytes`, or
+        keys that are not KEY_BYTES long.
+        """
+        ...
+
+    def delete_many(self, keys: Sequence[BlockKey]) -> None:
+        """Forget blocks. Keys that are not there are fine."""
+        ...
+
+    def scan(self) -> Iterator[BlockMeta]:
+        """Every block of this namespace, in any order, without touching payloads.
+
+        What is written or deleted during the scan may be seen or not; everything else is seen exactly once.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Return when what was written before the call survives a loss of power, as far as the medium can."""
+        ...
+
+    def stats(self) -> StoreStats:
+        """A snapshot; does not touch the medium."""
+        ...
+
+    def check(self) -> None:
+        """Raise AssertionError unless the counts agree with what the store holds. Slow: for tests."""
+        ...
+
+    def close(self) -> None:
+        """Wait for calls in progress, sync, and let go of everything. Safe to call twice."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

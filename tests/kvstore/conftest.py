@@ -1,0 +1,76 @@
+"""Small stores of every kind, by name, and a way to open disk stores one after the other."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from kvstore import BlockLayout, FaultStore, LmdbStore, MemoryStore, Namespace
+
+LAYOUT = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=16, dtype="bfloat16", block_tokens=16)
+FLOAT32 = BlockLayout(num_layers=2, num_kv_heads=1, head_dim=16, dtype="float32", block_tokens=8)
+NAMESPACE = Namespace.of({"model": "tiny", "dtype": "bfloat16"})
+CAPACITY_BYTES = 40 * LAYOUT.block_bytes
+
+
+def lmdb_store(path: Path, **changed) -> LmdbStore:
+    """A disk store that syncs only when told to, and asks nothing of the file system."""
+    options = {
+        "namespace": NAMESPACE,
+        "layout": LAYOUT,
+        "capacity_bytes": CAPACITY_BYTES,
+        "min_free_bytes": 0,
+        "sync_interval_s": 3600.0,
+    }
+    return LmdbStore(path, **{**options, **changed})
+
+
+STORES: dict[str, Callable[[Path], MemoryStore | LmdbStore]] = {
+    "memory": lambda path: MemoryStore(NAMESPACE, LAYOUT, CAPACITY_BYTES),
+    "memory float32": lambda path: MemoryStore(NAMESPACE, FLOAT32, CAPACITY_BYTES),
+    "memory raw": lambda path: MemoryStore(NAMESPACE, LAYOUT, CAPACITY_BYTES, compress=False),
+    "lmdb": lmdb_store,
+    "lmdb float32": lambda path: lmdb_store(path, layout=FLOAT32),
+    "lmdb syncing": lambda path: lmdb_store(path, sync_interval_s=0.0),
+}
+
+
+@pytest.fixture(params=STORES)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryStore | LmdbStore]:
+    with STORES[request.param](tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def wrapped(store: MemoryStore | LmdbStore) -> FaultStore:
+    return FaultStore(store)
+
+
+@pytest.fixture
+def memory_store() -> MemoryStore:
+    return MemoryStore(NAMESPACE, LAYOUT, CAPACITY_BYTES)
+
+
+@pytest.fixture
+def open_lmdb(tmp_path: Path) -> Iterator[Callable[..., LmdbStore]]:
+    """Opens disk stores in one directory, unless `path` names another; closes what the test left open."""
+    opened: list[LmdbStore] = []
+
+    def open_one(path: Path = tmp_path, **changed) -> LmdbStore:
+        opened.append(lmdb_store(path, **changed))
+        return opened[-1]
+
+    yield open_one
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def crash() -> Callable[[LmdbStore], None]:
+    """Leaves the directory as a process that was killed would: unsynced, unmarked, its lock gone."""
+
+    def end(store: LmdbStore) -> None:
+        store._door.close()
+        store._resources.close()
+
+    return end

@@ -1,0 +1,268 @@
+"""What only a disk can do: outlive its process, be damaged, be full, be somebody else's."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from kvstore import MissReason, Namespace, StoreFailed, StoreFull, StoreLocked
+from kvstore.disk.environment import page_rounded
+from kvstore.testing import assert_holds, chain, fill, noise, read, reasons
+
+OTHER = Namespace.of({"model": "other"})
+HOLD = """
+import sys
+from kvstore.disk.directory import Directory
+directory = Directory(sys.argv[1])
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def clean_mark(path: Path) -> bool:
+    return (path / "v1" / "clean").exists()
+
+
+def open_raw(path: Path, table: str) -> lmdb.Environment:
+    return lmdb.open(str(path / "v1" / table), map_size=1 << 24)
+
+
+# ---- reopening -----------------------------------------------------------------------------------------
+
+
+def test_blocks_outlive_the_store(open_lmdb):
+    with open_lmdb() as first:
+        assert not first.opening.clean
+        refs, blocks = fill(first, 5)
+        metas, stats = set(first.scan()), first.stats()
+    second = open_lmdb()
+    assert second.opening.clean
+    assert_holds(second, refs, blocks)
+    assert set(second.scan()) == metas
+    assert second.stats() == stats
+    second.check()
+
+
+def test_blocks_outlive_a_crash(open_lmdb, crash):
+    first = open_lmdb()
+    refs, blocks = fill(first, 5)
+    crash(first)
+    second = open_lmdb()
+    assert not second.opening.clean
+    assert second.opening.dropped is None
+    assert_holds(second, refs, blocks)
+    second.check()
+
+
+def test_the_mark_says_clean_only_between_a_sync_and_the_next_write(open_lmdb, tmp_path):
+    store = open_lmdb()
+    refs, _ = fill(store, 2)
+    assert not clean_mark(tmp_path)
+    store.sync()
+    assert clean_mark(tmp_path)
+    read(store, refs)
+    assert clean_mark(tmp_path)
+    store.delete_many([refs[0].key])
+    assert not clean_mark(tmp_path)
+    store.close()
+    assert clean_mark(tmp_path)
+
+
+def test_a_write_is_synced_by_itself(open_lmdb, tmp_path, monkeypatch):
+    """On the writer's thread, after the interval; nobody has to ask."""
+    store = open_lmdb(sync_interval_s=0.0)
+    store.sync()
+    synced = threading.Event()
+    mark = store._directory.mark_clean
+
+    def mark_and_tell():
+        mark()
+        synced.set()
+
+    monkeypatch.setattr(store._directory, "mark_clean", mark_and_tell)
+    fill(store, 1)
+    assert synced.wait(timeout=60)
+    assert clean_mark(tmp_path)
+
+
+def test_records_and_entries_that_a_crash_left_alone_are_swept(open_lmdb, crash, tmp_path):
+    """Killed between the two commits of a put, or of a deletion."""
+    first = open_lmdb()
+    refs, blocks = fill(first, 6)
+    crash(first)
+    for table, ref in (("meta", refs[1]), ("meta", refs[5]), ("payload", refs[3])):
+        with open_raw(tmp_path, table) as env, env.begin(write=True) as txn:
+            assert txn.delete(first.namespace.digest + ref.key)
+    second = open_lmdb()
+    assert second.opening.orphans == 3
+    second.check()
+    kept = [0, 2, 4]
+    assert_holds(second, [refs[i] for i in kept], [blocks[i] for i in kept])
+    assert reasons(second, [refs[1], refs[3], refs[5]]) == [MissReason.ABSENT] * 3
+    assert second.stats().blocks == 3
+
+
+def test_a_damaged_entry_goes_with_its_record(open_lmdb, tmp_path):
+    """Found on opening, where all of them are read."""
+    with open_lmdb() as first:
+        refs, _ = fill(first, 3)
+    with open_raw(tmp_path, "meta") as env, env.begin(write=True) as txn:
+        entry = bytearray(txn.get(first.namespace.digest + refs[1].key))
+        entry[9] ^= 4  # in its stored bytes
+        txn.put(first.namespace.digest + refs[1].key, bytes(entry))
+    second = open_lmdb()
+    second.check()
+    assert reasons(second, refs) == [None, MissReason.ABSENT, None]
+    assert second.stats().blocks == 2
+
+
+def test_an_entry_that_is_damaged_while_in_use_does_not_upset_the_counts(open_lmdb):
+    store = open_lmdb()
+    refs, blocks = fill(store, 3)
+    key = store.namespace.digest + refs[1].key
+
+    def damage():
+        with store._tables.entries.begin(write=True) as txn:
+            txn.put(key, txn.get(key)[:-1] + b"?")
+
+    store._write(damage)
+    assert len(list(store.scan())) == 2
+    store.put_many(refs[1:2], blocks[1:2])
+    store.check()
+    store._write(damage)
+    store.delete_many([refs[1].key])
+    store.check()
+    assert store.stats().blocks == 2
+
+
+# ---- capacity ------------------------------------------------------------------------------------------
+
+
+def test_stored_bytes_are_whole_pages(open_lmdb):
+    store = open_lmdb()
+    refs, _ = fill(store, 3)
+    record = store.raw().read(refs[0].key)
+    assert {meta.stored_bytes for meta in store.scan()} == {page_rounded(len(record))}
+    assert page_rounded(4096 - 16) == 4096
+    assert page_rounded(4096 - 15) == 8192
+
+
+def test_the_floor_of_free_space_holds(open_lmdb):
+    free = [100_000]
+    store = open_lmdb(min_free_bytes=90_000, free_bytes=lambda: free[0])
+    refs, _ = fill(store, 1)
+    free[0] = 91_000
+    with pytest.raises(StoreFull, match="90000 must remain"):
+        fill(store, 2)
+    assert store.stats().blocks == 1
+    assert reasons(store, refs) == [None]
+
+
+def test_a_full_map_is_a_full_store(open_lmdb, monkeypatch):
+    """The file's own bound, should freed pages lie too badly: the batch is refused, the rest goes on."""
+    monkeypatch.setattr("kvstore.disk.opening._MAP_EXTRA_BYTES", 0)
+    monkeypatch.setattr("kvstore.disk.opening._MAP_SLACK", 0.5)
+    store = open_lmdb()
+    refs, blocks = chain(store, 15), noise(store, 15)
+    with pytest.raises(StoreFull, match="free pages"):
+        store.put_many(refs, blocks)
+    assert store.stats().blocks == 0
+    store.put_many(refs[:4], blocks[:4])
+    assert_holds(store, refs[:4], blocks[:4])
+    store.check()
+
+
+def test_a_smaller_capacity_keeps_the_blocks_and_refuses_new_ones(open_lmdb):
+    """Which blocks go is the caller's decision."""
+    with open_lmdb() as first:
+        refs, blocks = fill(first, 10)
+    second = open_lmdb(capacity_bytes=2 * blocks[0].size)
+    assert_holds(second, refs, blocks)
+    with pytest.raises(StoreFull):
+        fill(second, 1, seed=1)
+    second.delete_many([ref.key for ref in refs])
+    fill(second, 1, seed=1)
+    second.check()
+
+
+# ---- namespaces ----------------------------------------------------------------------------------------
+
+
+def test_namespaces_do_not_see_each_other(open_lmdb):
+    """Even for the very same references."""
+    with open_lmdb() as first:
+        refs, blocks = fill(first, 3)
+        held = first.stats().stored_bytes
+    with open_lmdb(namespace=OTHER) as other:
+        assert reasons(other, refs) == [MissReason.ABSENT] * 3
+        assert list(other.scan()) == []
+        assert other.stats().other_namespaces_bytes == held
+        other.put_many(refs, blocks[::-1])
+        other.delete_many([refs[0].key])
+        assert len(list(other.scan())) == 2
+        other.check()
+    third = open_lmdb()
+    assert_holds(third, refs, blocks)
+    third.check()
+
+
+def test_other_namespaces_count_against_the_capacity(open_lmdb):
+    with open_lmdb() as first:
+        blocks = noise(first, 20)
+        stored = first.put_many(chain(first, 20), blocks)[0]
+    store = open_lmdb(namespace=OTHER, capacity_bytes=25 * stored)
+    assert store.opening.trimmed_blocks == 8
+    store.put_many(chain(store, 13), blocks[:13])
+    with pytest.raises(StoreFull):
+        store.put_many(chain(store, 1, seed=1), blocks[:1])
+
+
+def test_the_oldest_blocks_of_others_go_first(open_lmdb):
+    now = iter(range(100, 200))
+    with open_lmdb(now_ns=lambda: next(now)) as first:
+        refs = chain(first, 12)
+        blocks = noise(first, 12)
+        for i in (3, 1, 4, 0, 5, 9, 2, 6, 8, 7, 10, 11):
+            stored = first.put_many([refs[i]], [blocks[i]])[0]
+    with open_lmdb(namespace=OTHER, capacity_bytes=8 * stored) as other:
+        assert other.opening.trimmed_blocks == 8
+        assert other.stats().other_namespaces_bytes == 4 * stored
+        other.check()
+    with open_lmdb() as third:
+        assert {meta.key for meta in third.scan()} == {refs[i].key for i in (8, 7, 10, 11)}
+
+
+# ---- somebody else -------------------------------------------------------------------------------------
+
+
+def test_one_store_at_a_time(open_lmdb, tmp_path):
+    first = open_lmdb()
+    with pytest.raises(StoreLocked, match="process") as caught:
+        open_lmdb()
+    assert caught.value.temporary
+    first.close()
+    open_lmdb()
+
+
+def test_another_process_has_the_directory(open_lmdb, tmp_path):
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(StoreLocked, match=f"process {holder.pid}"):
+            open_lmdb()
+        holder.communicate()
+    open_lmdb()
+
+
+def test_a_path_that_cannot_be_a_directory_fails(open_lmdb, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreFailed, match="file"):
+        open_lmdb(path=tmp_path / "file")
+
+
+def test_limits_below_zero_are_refused(open_lmdb):
+    with pytest.raises(ValueError, match="min_free_bytes=-1"):
+        open_lmdb(min_free_bytes=-1)

@@ -1,0 +1,63 @@
+"""The host slab."""
+
+import numpy as np
+import pytest
+
+from kvstore import HostSlab, SlotMemory
+
+
+def test_slots_are_views_of_one_run_of_memory():
+    with HostSlab(3, 1000) as slab:
+        memory: SlotMemory = slab
+        views = [memory.view(slot) for slot in range(3)]
+        assert [view.ctypes.data - slab.address for view in views] == [0, 1000, 2000]
+        for slot, view in enumerate(views):
+            assert view.shape == (1000,)
+            assert view.dtype == np.uint8
+            assert not view.any()
+            view[:] = slot + 1
+        assert [int(slab.view(slot).sum()) for slot in range(3)] == [1000, 2000, 3000]
+        assert slab.num_bytes == 3000
+
+
+@pytest.mark.parametrize("advised", [True, False])
+def test_prefault_keeps_what_slots_hold(advised, monkeypatch):
+    """With the system's help, and on kernels that have none to give."""
+    with HostSlab(4, 5000) as slab:
+        slab.view(2)[:] = 7
+        if not advised:
+            monkeypatch.setattr(slab, "_advise", lambda advice: False)
+        slab.prefault()
+        assert int(slab.view(2).sum()) == 35_000
+        assert not slab.view(1).any()
+
+
+def test_slots_outside_are_refused():
+    with HostSlab(2, 10) as slab:
+        for slot in (-1, 2):
+            with pytest.raises(IndexError, match=str(slot)):
+                slab.view(slot)
+
+
+def test_no_slots_is_a_tier_that_is_off():
+    with HostSlab(0, 10) as slab:
+        slab.prefault()
+        with pytest.raises(IndexError):
+            slab.view(0)
+
+
+def test_sizes_that_make_no_sense_are_refused():
+    for num_slots, block_bytes in ((-1, 10), (1, 0)):
+        with pytest.raises(ValueError, match="num_slots"):
+            HostSlab(num_slots, block_bytes)
+
+
+def test_closing_twice_is_safe_and_leaves_living_views_alone():
+    slab = HostSlab(2, 10)
+    view = slab.view(1)
+    slab.close()
+    slab.close()
+    view[:] = 1
+    assert int(view.sum()) == 10
+    with pytest.raises(AssertionError, match="close"):
+        slab.view(0)

@@ -1,0 +1,28 @@
+"""What importing the package costs."""
+
+import subprocess
+import sys
+
+import kvstore
+
+
+def loaded_after(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert not loaded_after("import kvstore") & {"numpy", "lmdb", "zstandard", "xxhash", "torch"}
+
+
+def test_stores_need_no_torch():
+    statement = "import kvstore; [getattr(kvstore, name) for name in kvstore.__all__]; import kvstore.testing"
+    assert not loaded_after(statement) & {"torch", "tiering", "engine", "hypothesis"}
+
+
+def test_every_public_name_is_there():
+    assert [name for name in kvstore.__all__ if not hasattr(kvstore, name)] == []
+    assert kvstore.__all__ == sorted(kvstore.__all__, key=lambda name: (not name.isupper(), name))

@@ -1,0 +1,100 @@
+"""A record proves what it is. Damage to stored records is in the laws; here is what the laws cannot reach."""
+
+import struct
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kvstore import BlockLayout, BlockRef, MissReason, Namespace, chain_key
+from kvstore.record import RecordFormat
+
+LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=8, dtype="bfloat16", block_tokens=4)
+NAMESPACE = Namespace.of({"model": "tiny"})
+FORMAT = RecordFormat(NAMESPACE, LAYOUT)
+TOKENS = struct.pack("<4i", 1, 2, 3, 50_000)
+REF = BlockRef(chain_key(NAMESPACE.root_key, TOKENS), NAMESPACE.root_key, TOKENS)
+BLOCK = np.arange(LAYOUT.block_bytes, dtype=np.uint8)
+
+
+def unpack(record: bytes, ref: BlockRef = REF, form: RecordFormat = FORMAT) -> MissReason | None:
+    out = np.zeros(form.layout.block_bytes, dtype=np.uint8)
+    reason = form.unpack(record, ref, out)
+    assert reason is not None or np.array_equal(out, BLOCK)
+    return reason
+
+
+def resealed(record: bytes, position: int, value: bytes) -> bytes:
+    """The record with other bytes in its header, and a header checksum that fits them."""
+    header = bytearray(record[: 152 + len(TOKENS)])
+    header[position : position + len(value)] = value
+    checksum = struct.pack("<Q", xxhash.xxh3_64_intdigest(bytes(header)))
+    return bytes(header) + checksum + record[len(header) + 8 :]
+
+
+def test_the_format_is_what_the_document_says():
+    """Read by hand, field by field, from the table in docs/block-format.md."""
+    record = FORMAT.pack(REF, BLOCK, written_ns=1_700_000_000_000_000_000)
+    assert record[:8] == b"kvtide\r\n"
+    assert struct.unpack_from("<HBBIQQQ", record, 8) == (1, 0, 2, 16, 128, 128, 1_700_000_000_000_000_000)
+    assert record[40:72] == NAMESPACE.digest
+    assert record[72:104] == REF.key
+    assert record[104:136] == REF.parent_key
+    assert struct.unpack_from("<QQ", record, 136) == (xxhash.xxh3_64_intdigest(BLOCK.tobytes()),) * 2
+    assert record[152:168] == TOKENS
+    assert struct.unpack_from("<Q", record, 168)[0] == xxhash.xxh3_64_intdigest(record[:168])
+    assert record[176:] == BLOCK.tobytes()
+
+
+def test_what_was_packed_is_unpacked():
+    assert unpack(FORMAT.pack(REF, BLOCK, 0)) is None
+
+
+def test_compressed_and_raw_records_are_read_alike():
+    raw = RecordFormat(NAMESPACE, LAYOUT, compress=False)
+    assert unpack(raw.pack(REF, BLOCK, 0)) is None
+    assert unpack(FORMAT.pack(REF, BLOCK, 0), form=raw) is None
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        RecordFormat(Namespace.of({"model": "other"}), LAYOUT),
+        RecordFormat(NAMESPACE, replace(LAYOUT, num_kv_heads=2)),
+        RecordFormat(NAMESPACE, replace(LAYOUT, head_dim=4, dtype="float32")),
+    ],
+    ids=["namespace", "size", "itemsize"],
+)
+def test_a_record_of_another_identity_is_not_read(form):
+    assert unpack(FORMAT.pack(REF, BLOCK, 0), form=form) is MissReason.WRONG_IDENTITY
+
+
+def test_a_sound_header_that_promises_something_else_is_not_believed():
+    """As if the header had been written wrong, with a checksum to match."""
+    record = FORMAT.pack(REF, BLOCK, 0)
+    assert unpack(resealed(record, 8, struct.pack("<H", 2))) is MissReason.UNKNOWN_FORMAT
+    assert unpack(resealed(record, 10, b"\x09")) is MissReason.UNKNOWN_FORMAT
+    assert unpack(resealed(record, 10, b"\x01")) is MissReason.DAMAGED_CHECKSUM
+    assert unpack(resealed(record, 24, struct.pack("<Q", 127))) is MissReason.DAMAGED_LENGTH
+    assert unpack(resealed(record, 136, bytes(8))) is MissReason.DAMAGED_CHECKSUM
+
+
+def test_a_block_that_changed_while_it_was_written_is_found_out(monkeypatch):
+    """The writer broke its promise: the record must not be served, though the payload is sound."""
+    block = BLOCK.copy()
+
+    def overwritten(raw, itemsize):
+        block[5] ^= 1
+        return 0, [block.data]
+
+    monkeypatch.setattr("kvstore.record.encode", overwritten)
+    assert unpack(FORMAT.pack(REF, block, 0)) is MissReason.DAMAGED_CHECKSUM
+
+
+@given(st.binary(max_size=400))
+def test_junk_is_never_a_hit_and_never_raises(junk):
+    assert unpack(junk) is not None
+    assert unpack(b"kvtide\r\n\x01\x00" + junk) is not None
