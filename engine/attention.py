@@ -1,0 +1,146 @@
+"""Attention over the block pool, under a name that transformers' models can be told to use."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface
+
+from .batch import Batch, DecodeCall, PrefillCall, Tile
+from .pool import DevicePool
+
+NAME = "kvtide_paged"
+"""Not registered as a mask function too, so that transformers builds no mask."""
+
+# What transformers' models pass along that has no effect here: positions are in the keys already.
+_HARMLESS = frozenset({"position_ids", "use_cache", "cache_position", "output_attentions", "is_causal"})
+
+
+@dataclass(frozen=True, slots=True)
+class PagedKV:
+    """What a forward hands to each layer's attention."""
+
+    batch: Batch
+    pool: DevicePool
+
+
+def register() -> None:
+    """Make the attention known to transformers. Doing so twice is harmless."""
+    AttentionInterface.register(NAME, paged_attention)
+
+
+def paged_attention(  # noqa: PLR0917  # the parameters are what transformers passes
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    paged: PagedKV | None = None,
+    **unknown: Any,
+) -> tuple[torch.Tensor, None]:
+    """Write a layer's new keys and values to the pool, then attend over each sequence's blocks.
+
+    query: [1, heads, R, head_dim]; key, value: [1, kv_heads, R, head_dim], after rotary embedding. Returns
+    [1, R, heads, head_dim] and None. Raises ValueError for what it does not implement: a mask of the model's own, a
+    sliding window that hides a token of this batch, attention sinks, soft caps.
+    """
+    assert paged is not None, "paged attention needs the batch: call the model through Model.forward"
+    _refuse_unknown(attention_mask, dropout, unknown)
+    batch = paged.batch
+    if sliding_window is not None and sliding_window < batch.max_kv_tokens:
+        raise ValueError(
+            f"a sliding window of {sliding_window} tokens is not implemented; lower max_model_len"
+        )
+    layer = paged.pool.layer_view(module.layer_idx)  # type: ignore[arg-type]  # transformers numbers its layers
+    _write(layer, key, value, batch)
+    if len(batch.calls) == 1 and batch.num_rows == batch.num_tokens:
+        return _attend(batch.calls[0], query, layer, scaling), None
+    out = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
+    for call in batch.calls:
+        out[:, call.rows] = _attend(call, query, layer, scaling)
+    return out, None
+
+
+def _refuse_unknown(mask: torch.Tensor | None, dropout: float, unknown: dict[str, Any]) -> None:
+    names = [name for name, value in unknown.items() if value is not None and name not in _HARMLESS]
+    if names:
+        raise ValueError(f"this model's attention uses {', '.join(names)}, which is not implemented")
+    if mask is not None:
+        raise ValueError("this model builds an attention mask of its own, which is not implemented")
+    if dropout:
+        raise ValueError("dropout in attention is for training; put the model in eval mode")
+
+
+def _write(layer: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: Batch) -> None:
+    place = (batch.slots, batch.offsets)
+    layer[:, 0].index_put_(place, key[0].transpose(0, 1).to(layer.dtype))
+    layer[:, 1].index_put_(place, value[0].transpose(0, 1).to(layer.dtype))
+
+
+def _gather(layer: torch.Tensor, which: int, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Keys (0) or values (1) of these blocks, [tokens, kv_heads, head_dim]."""
+    return layer[:, which].index_select(0, blocks).to(dtype).flatten(0, 1)
+
+
+def _attend(
+    call: PrefillCall | DecodeCall, query: torch.Tensor, layer: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """The call's rows of the result, [1, rows, heads, head_dim]."""
+    key = _gather(layer, 0, call.blocks, query.dtype)
+    value = _gather(layer, 1, call.blocks, query.dtype)
+    if isinstance(call, PrefillCall):
+        return _prefill(call, query, key, value, scaling)
+    return _decode(call, query[:, :, call.rows], key, value, scaling)
+
+
+def _prefill(
+    call: PrefillCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    key, value = key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+    if len(call.tiles) == 1:
+        return _tile(call.tiles[0], query, key, value, scaling)
+    return torch.cat([_tile(tile, query, key, value, scaling) for tile in call.tiles], dim=1)
+
+
+def _tile(
+    tile: Tile, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    query = query[:, :, tile.rows]
+    num_rows, padding = query.shape[2], tile.mask.shape[0] - query.shape[2]
+    if padding:
+        query = F.pad(query, (0, 0, 0, padding))
+    out = _sdpa(query, key[:, :, : tile.kv_tokens], value[:, :, : tile.kv_tokens], tile.mask, scaling)
+    return out[:, :, :num_rows].transpose(1, 2)
+
+
+def _decode(
+    call: DecodeCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    num_seqs, num_heads, head_dim = query.shape[2], query.shape[1], query.shape[3]
+    kv_heads = key.shape[1]
+    if call.stale is not None:
+        key.index_fill_(0, call.stale, 0)
+        value.index_fill_(0, call.stale, 0)
+    # Query heads of one KV head become query rows: the kernel reads each key once, not once a head.
+    grouped = query[0].transpose(0, 1).reshape(num_seqs, kv_heads, num_heads // kv_heads, head_dim)
+    key = key.unflatten(0, (num_seqs, -1))[:, : call.kv_tokens].transpose(1, 2)
+    value = value.unflatten(0, (num_seqs, -1))[:, : call.kv_tokens].transpose(1, 2)
+    out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=call.mask, scale=scaling)
+    return out.reshape(1, num_seqs, num_heads, head_dim)
+
+
+def _sdpa(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    if query.device.type != "cpu":
+        # Only the CPU kernel takes grouped heads together with a mask; elsewhere torch falls back to a slow one.
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+        value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    grouped = query.shape[1] != key.shape[1]
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped
+    )

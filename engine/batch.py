@@ -1,0 +1,297 @@
+"""What one forward computes: chunks of sequences packed along one row axis, and the attention calls they need."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .config import TILE_TOKENS
+from .pool import DevicePool
+
+MIN_ROWS = 16
+"""Deterministic mode: the bits of a matrix product's row depend on the number of rows below this many."""
+
+QUERY_MULTIPLE = 32
+"""Deterministic mode: query rows of an attention call are padded to a multiple of this."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """Consecutive tokens of one sequence that one forward computes.
+
+    tokens: int32 [T], T >= 1.
+    start: position of the first of them; the KV of all tokens before it is in `slots` already.
+    slots: intp, the sequence's block table in order: position p lies in slots[p // block_tokens]. At least as
+        many as start + T tokens need; more are ignored.
+    wants_logits: whether the logits of the last token are wanted.
+    decode: the chunk is one token after the prompt. Decodes share one attention call; in deterministic mode each
+        has a call of its own. A one-token chunk without this flag is computed as a prefill.
+    """
+
+    tokens: NDArray[np.int32]
+    start: int
+    slots: NDArray[np.intp]
+    wants_logits: bool
+    decode: bool = False
+
+    @property
+    def end(self) -> int:
+        """Position after the last token: the number of tokens whose KV the last one sees."""
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tile:
+    """Query rows of a chunk that share one attention call: they end at one position, and see the tokens up to it.
+
+    rows: the tile's rows in the batch.   kv_tokens: tokens that its last row sees, the call's KV length.
+    mask: [padded rows, kv_tokens], 0 where a row sees a token, -inf where not; the rows past the tile's own are
+        padding, appended as zero rows, and see everything.
+    """
+
+    rows: slice
+    kv_tokens: int
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrefillCall:
+    """Attention of one chunk: its blocks are gathered once, its tiles attend one after the other.
+
+    blocks: int64 [B], the slots to gather.
+
+        tokens   0 ........... start .... | ........ | .. end
+                 |   cached    |  tile 0  |  tile 1  | tile 2
+        tile 1 attends over [0, its own end): what lies above the diagonal costs at most a tile's triangle.
+    """
+
+    rows: slice
+    blocks: torch.Tensor
+    tiles: tuple[Tile, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecodeCall:
+    """Attention of N sequences with one row each, padded to the longest.
+
+    rows: their rows in the batch.   blocks: int64 [N * B], each sequence's slots, padded with the scratch slot.
+    kv_tokens: B * block_tokens, or the exact length where N is 1.
+    mask: [N, 1, 1, kv_tokens], or None where N is 1.
+    stale: int64, indices into [N * kv_tokens] of tokens in a sequence's last block that are not its own. They hold
+        whatever the slot held before; zeroed in the gathered copy, as not even the mask makes a NaN harmless.
+    """
+
+    rows: slice
+    blocks: torch.Tensor
+    kv_tokens: int
+    mask: torch.Tensor | None
+    stale: torch.Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Batch:
+    """All that a forward needs besides weights and pool; built once, used by every layer.
+
+    R rows: prefills first, then decodes, then dummy rows that write to the scratch slot.
+    input_ids, positions: int64 [1, R].   slots, offsets: int64 [R], where each row's KV goes.
+    logit_rows: int64, the rows whose logits are wanted, in the order of the chunks; may be padded:
+    only the first num_logits count.
+    """
+
+    input_ids: torch.Tensor
+    positions: torch.Tensor
+    slots: torch.Tensor
+    offsets: torch.Tensor
+    calls: tuple[PrefillCall | DecodeCall, ...]
+    logit_rows: torch.Tensor
+    num_logits: int
+    num_tokens: int
+    max_kv_tokens: int
+
+    @property
+    def num_rows(self) -> int:
+        """Rows computed, dummy rows included."""
+        return int(self.input_ids.shape[1])
+
+    def check(self, pool: DevicePool) -> None:
+        """Raise AssertionError unless every real row has a place of its own and exactly one attention call."""
+        places = list(zip(self.slots.tolist(), self.offsets.tolist(), strict=True))[: self.num_tokens]
+        assert len(set(places)) == self.num_tokens, "two rows write to the same place"
+        assert all(slot < pool.scratch for slot, _ in places), "a real row writes to the scratch slot"
+        assert all(slot == pool.scratch for slot in self.slots[self.num_tokens :].tolist()), (
+            "a dummy row does not"
+        )
+        covered = [row for call in self.calls for row in range(call.rows.start, call.rows.stop)]
+        assert covered == list(range(self.num_tokens)), "attention calls do not cover each row once"
+
+
+def build_batch(
+    chunks: Sequence[Chunk],
+    pool: DevicePool,
+    *,
+    dtype: torch.dtype = torch.float32,
+    deterministic: bool = False,
+) -> Batch:
+    """Pack chunks of different sequences into one batch for `pool`.
+
+    dtype: of the computing. deterministic: pad as measured, so that a row's bits do not depend on what else is in
+    the batch, nor on where its chunk starts (its end counts: see docs). Blocks until the small index tensors are on
+    the pool's device. Raises AssertionError for a chunk that its slots do not cover, or no chunk at all.
+    """
+    assert chunks, "a batch needs at least one chunk"
+    prefills = [i for i, chunk in enumerate(chunks) if not chunk.decode]
+    # Longest first, so that neighbours in a padded call waste little.
+    decodes = sorted((i for i, chunk in enumerate(chunks) if chunk.decode), key=lambda i: -chunks[i].end)
+    order = prefills + decodes
+    packed = [chunks[i] for i in order]
+    for chunk in packed:
+        _check_chunk(chunk, pool)
+    ends = np.cumsum([len(chunk.tokens) for chunk in packed])
+    widest = max((chunks[i].end for i in prefills), default=0)
+    plan = _CallPlan(
+        pool=pool, dtype=dtype, deterministic=deterministic, staircase=_staircase(widest, dtype, pool.device)
+    )
+    calls = [
+        plan.prefill(chunk, int(end)) for chunk, end in zip(packed[: len(prefills)], ends, strict=False)
+    ] + plan.decodes(packed[len(prefills) :], int(ends[-1]) - len(decodes))
+    last_row = dict(zip(order, ends - 1, strict=True))
+    wanted = [int(last_row[i]) for i, chunk in enumerate(chunks) if chunk.wants_logits]
+    num_tokens = int(ends[-1])
+    num_rows = max(num_tokens, MIN_ROWS) if deterministic else num_tokens
+    padding = max(0, MIN_ROWS - len(wanted)) if deterministic and wanted else 0
+    rows = _row_arrays(packed, pool, num_rows)
+    device = pool.device
+    return Batch(
+        input_ids=torch.from_numpy(rows[0]).to(device)[None],
+        positions=torch.from_numpy(rows[1]).to(device)[None],
+        slots=torch.from_numpy(rows[2]).to(device),
+        offsets=torch.from_numpy(rows[3]).to(device),
+        calls=tuple(calls),
+        logit_rows=torch.tensor(wanted + wanted[:1] * padding, dtype=torch.int64, device=device),
+        num_logits=len(wanted),
+        num_tokens=num_tokens,
+        max_kv_tokens=max(chunk.end for chunk in packed),
+    )
+
+
+def _check_chunk(chunk: Chunk, pool: DevicePool) -> None:
+    needed = -(-chunk.end // pool.layout.block_tokens)
+    assert len(chunk.tokens) >= 1, "a chunk needs at least one token"
+    assert chunk.start >= 0, f"a chunk cannot start at {chunk.start}"
+    assert len(chunk.slots) >= needed, (
+        f"{chunk.end} tokens need {needed} slots, the chunk has {len(chunk.slots)}"
+    )
+    assert not chunk.decode or len(chunk.tokens) == 1, f"a decode is one token, not {len(chunk.tokens)}"
+
+
+def _row_arrays(packed: Sequence[Chunk], pool: DevicePool, num_rows: int) -> NDArray[np.int64]:
+    """Token, position, slot and offset of each row, [4, num_rows]; what no chunk fills is a dummy row."""
+    block_tokens = pool.layout.block_tokens
+    rows = np.zeros((4, num_rows), dtype=np.int64)
+    rows[2] = pool.scratch
+    rows[3] = np.arange(num_rows) % block_tokens
+    first = 0
+    for chunk in packed:
+        end = first + len(chunk.tokens)
+        positions = np.arange(chunk.start, chunk.end)
+        rows[0, first:end] = chunk.tokens
+        rows[1, first:end] = positions
+        rows[2, first:end] = chunk.slots[positions // block_tokens]
+        rows[3, first:end] = positions % block_tokens
+        first = end
+    return rows
+
+
+def _additive(unseen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    mask = torch.zeros(unseen.shape, dtype=dtype, device=unseen.device)
+    return mask.masked_fill_(unseen, float("-inf"))
+
+
+def _staircase(width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """One mask of which every tile's mask is a view, [TILE_TOKENS + QUERY_MULTIPLE, width].
+
+    What a row sees depends only on the distance to its tile's end, so all tiles share the lower right corner:
+
+        0 0 0 0 0 - - -      a tile of n rows takes the last n of the first TILE_TOKENS rows,
+        0 0 0 0 0 0 - -      a tile that ends at position e the last e columns,
+        0 0 0 0 0 0 0 -      and padding the rows below, which see everything: a row that sees
+        0 0 0 0 0 0 0 0      nothing would be NaN.
+        0 0 0 0 0 0 0 0
+    """
+    rows = torch.arange(TILE_TOKENS + QUERY_MULTIPLE, device=device)[:, None]
+    columns = torch.arange(width, device=device)[None]
+    return _additive(columns - (width - TILE_TOKENS) > rows, dtype)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _CallPlan:
+    """Decides which attention calls a batch makes, and builds their masks."""
+
+    pool: DevicePool
+    dtype: torch.dtype
+    deterministic: bool
+    staircase: torch.Tensor
+
+    def prefill(self, chunk: Chunk, end_row: int) -> PrefillCall:
+        first_row = end_row - len(chunk.tokens)
+        # Cut at absolute positions: then a row's call has the same KV length wherever its chunk started.
+        edges = [chunk.start, *range((chunk.start // TILE_TOKENS + 1) * TILE_TOKENS, chunk.end, TILE_TOKENS)]
+        tiles = [
+            Tile(
+                rows=slice(first_row + begin - chunk.start, first_row + end - chunk.start),
+                kv_tokens=end,
+                mask=self._tile_mask(end - begin, end),
+            )
+            for begin, end in zip(edges, [*edges[1:], chunk.end], strict=True)
+        ]
+        return PrefillCall(rows=slice(first_row, end_row), blocks=self._blocks(chunk), tiles=tuple(tiles))
+
+    def _tile_mask(self, num_rows: int, kv_tokens: int) -> torch.Tensor:
+        padded = -(-num_rows // QUERY_MULTIPLE) * QUERY_MULTIPLE if self.deterministic else num_rows
+        staircase = self.staircase
+        first_row = staircase.shape[0] - QUERY_MULTIPLE - num_rows
+        return staircase[first_row : first_row + padded, staircase.shape[1] - kv_tokens :]
+
+    def decodes(self, chunks: Sequence[Chunk], first_row: int) -> list[DecodeCall]:
+        """Group the decodes, which come longest first, into calls that waste less than half of what they gather."""
+        calls: list[DecodeCall] = []
+        first = 0
+        while first < len(chunks):
+            end = first + 1
+            while not self.deterministic and end < len(chunks) and 2 * chunks[end].end > chunks[first].end:
+                end += 1
+            calls.append(self._decode_call(chunks[first:end], first_row + first))
+            first = end
+        return calls
+
+    def _decode_call(self, chunks: Sequence[Chunk], first_row: int) -> DecodeCall:
+        rows = slice(first_row, first_row + len(chunks))
+        if len(chunks) == 1:
+            return DecodeCall(
+                rows=rows, blocks=self._blocks(chunks[0]), kv_tokens=chunks[0].end, mask=None, stale=None
+            )
+        block_tokens = self.pool.layout.block_tokens
+        num_blocks = -(-chunks[0].end // block_tokens)
+        table = np.full((len(chunks), num_blocks), self.pool.scratch, dtype=np.int64)
+        for row, chunk in enumerate(chunks):
+            used = -(-chunk.end // block_tokens)
+            table[row, :used] = chunk.slots[:used]
+        ends = np.array([chunk.end for chunk in chunks])
+        unseen = np.arange(num_blocks * block_tokens)[None] >= ends[:, None]
+        in_own_block = np.repeat(table != self.pool.scratch, block_tokens, axis=1)
+        return DecodeCall(
+            rows=rows,
+            blocks=self._tensor(table.reshape(-1)),
+            kv_tokens=num_blocks * block_tokens,
+            mask=_additive(self._tensor(unseen), self.dtype)[:, None, None],
+            stale=self._tensor(np.flatnonzero(unseen & in_own_block)),
+        )
+
+    def _blocks(self, chunk: Chunk) -> torch.Tensor:
+        num_blocks = -(-chunk.end // self.pool.layout.block_tokens)
+        return self._tensor(chunk.slots[:num_blocks].astype(np.int64))
+
+    def _tensor(self, array: NDArray[np.generic]) -> torch.Tensor:
+        return torch.from_numpy(array).to(self.pool.device)

@@ -1,0 +1,209 @@
+"""What a user may set: one flat configuration for the engine, and the parameters of one request."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal
+
+from .sizes import available_memory_bytes, parse_bytes
+
+Auto = Literal["auto"]
+
+DTYPES = ("float32", "bfloat16", "float16")
+DEVICES = ("cpu", "cuda")
+LOADS = ("always", "never")
+
+TILE_TOKENS = 128
+"""Attention calls of a prefill end at absolute multiples of this; so must chunks in deterministic mode."""
+
+_GIB = 2**30
+# With "auto" the CPU pool stays small: it is touched at start, and costs the machine that memory at once.
+_CPU_POOL_SHARE, _CPU_POOL_LIMIT_BYTES = 0.15, 1 * _GIB
+_CUDA_POOL_SHARE = 0.85
+_HOST_SHARE, _HOST_LIMIT_BYTES = 0.25, 16 * _GIB
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineConfig:
+    """Settings of one engine. Every field has a default; sizes are bytes or strings such as "64MiB".
+
+    After construction sizes are ints, or "auto" where the machine decides (see `resolve`).
+
+    device: where the model runs; "auto" is "cuda" where torch finds a GPU, else "cpu".
+    dtype: of the weights and the computing; "auto" is float32 on the CPU (bfloat16 computes several times
+        slower there) and bfloat16 on CUDA.
+    kv_dtype: of the cached keys and values; "auto" is bfloat16, half of float32 at no visible loss.
+    block_tokens: tokens in one block, 16 or 32: smaller shares more, larger has less bookkeeping.
+    device_bytes: of the block pool beside the model; "auto" takes a share of what is free.
+    host_bytes: of the second tier; "auto" is a quarter of the memory that the control group leaves, at most
+        16 GiB; 0 switches the tier off.
+    disk_path: directory of the third tier; None (the default) switches it off.
+    disk_bytes: bound of everything below disk_path, after compression.
+    disk_min_free_bytes: space on that file system which the tier never takes.
+    disk_read_threads: reading is mostly waiting and decompressing; two keep two cores busy.
+    max_model_len: tokens of prompt and reply together; None is the model's own limit.
+    max_num_seqs: requests computed at the same time.
+    max_batch_tokens: tokens of one forward, and so the size of a prefill chunk. 512 is the fastest on the
+        CPUs measured: smaller chunks repeat the gather of the prefix, larger ones fall out of the caches.
+    deterministic: the same logits, bit for bit, whether a prefix was cached or not and whatever else runs;
+        decoding is slower.
+    load: "always" loads what a lower tier has, "never" recomputes it (to compare).
+    num_threads: torch's threads; None leaves torch's choice.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    kv_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    block_tokens: int = 16
+    device_bytes: int | str = "auto"
+    host_bytes: int | str = "auto"
+    disk_path: str | Path | None = None
+    disk_bytes: int | str = "16GiB"
+    disk_min_free_bytes: int | str = "2GiB"
+    disk_read_threads: int = 2
+    max_model_len: int | None = None
+    max_num_seqs: int = 8
+    max_batch_tokens: int = 512
+    deterministic: bool = False
+    load: Literal["always", "never"] = "always"
+    num_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_choice("device", self.device, ("auto", *DEVICES))
+        _check_choice("dtype", self.dtype, ("auto", *DTYPES))
+        _check_choice("kv_dtype", self.kv_dtype, ("auto", *DTYPES))
+        _check_choice("load", self.load, LOADS)
+        _check_choice("deterministic", self.deterministic, (True, False))
+        _check_choice("block_tokens", self.block_tokens, (16, 32))
+        for name in ("disk_read_threads", "max_num_seqs", "max_batch_tokens"):
+            _check_count(name, getattr(self, name))
+        for name in ("max_model_len", "num_threads"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+        for name in ("device_bytes", "host_bytes", "disk_bytes", "disk_min_free_bytes"):
+            self._parse_size(name, allow_auto=name in ("device_bytes", "host_bytes"))
+        if self.disk_path is not None:
+            object.__setattr__(self, "disk_path", Path(self.disk_path))
+        self._check_together()
+
+    def _parse_size(self, name: str, *, allow_auto: bool) -> None:
+        value = getattr(self, name)
+        if not (allow_auto and value == "auto"):
+            # The dataclass is frozen for its users; this is still its construction.
+            object.__setattr__(self, name, parse_bytes(value, name))
+
+    def _check_together(self) -> None:
+        if self.deterministic and self.max_batch_tokens % TILE_TOKENS:
+            raise ValueError(
+                f"deterministic needs max_batch_tokens to be a multiple of {TILE_TOKENS}, "
+                f"got {self.max_batch_tokens}"
+            )
+        if self.device_bytes == 0:
+            raise ValueError("device_bytes must not be 0: the model computes in the device's block pool")
+        if self.disk_path is not None and self.disk_bytes == 0:
+            raise ValueError("disk_bytes is 0 although disk_path is set; leave disk_path out instead")
+
+    def resolve(self) -> "Resources":
+        """Decide what "auto" left open, from this machine as it is now.
+
+        Call it after the model is loaded, as both take from the same memory. Imports torch. Raises
+        ValueError for device "cuda" where torch finds no GPU.
+        """
+        device = _resolve_device(self.device)
+        dtype = self.dtype if self.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
+        return Resources(
+            device=device,
+            dtype=dtype,
+            kv_dtype="bfloat16" if self.kv_dtype == "auto" else self.kv_dtype,
+            device_bytes=_resolve_size(self.device_bytes, lambda: _auto_device_bytes(device)),
+            host_bytes=_resolve_size(self.host_bytes, _auto_host_bytes),
+            disk_bytes=0 if self.disk_path is None else _resolve_size(self.disk_bytes),
+            disk_min_free_bytes=_resolve_size(self.disk_min_free_bytes),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """A configuration's open choices, decided for one machine; all sizes in bytes, 0 for a tier that is off."""
+
+    device: str
+    dtype: str
+    kv_dtype: str
+    device_bytes: int
+    host_bytes: int
+    disk_bytes: int
+    disk_min_free_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How one request's reply is chosen and where it ends.
+
+    max_tokens: at most this many new tokens.
+    temperature: only 0, the most probable token each time, so far.
+    seed: of the random choice; unused while only temperature 0 is offered.
+    ignore_eos: go on to max_tokens even after an end-of-sequence token (for measurements).
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    seed: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        _check_count("max_tokens", self.max_tokens)
+        if self.temperature != 0:
+            raise ValueError(
+                f"temperature {self.temperature!r} is not offered yet: only 0, greedy decoding, is"
+            )
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
+            raise ValueError(f"seed must be a whole number or None, got {self.seed!r}")
+        _check_choice("ignore_eos", self.ignore_eos, (True, False))
+
+
+def config_from(values: dict[str, object]) -> EngineConfig:
+    """Build a configuration from a mapping, as read from a file. Raises ValueError for unknown keys."""
+    known = [field.name for field in fields(EngineConfig)]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise ValueError(f"unknown setting {unknown[0]!r}; known are {', '.join(known)}")
+    return EngineConfig(**values)  # type: ignore[arg-type]  # __post_init__ checks each value
+
+
+def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
+    if not any(value is choice or (value == choice and type(value) is type(choice)) for choice in choices):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+
+
+def _check_count(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _resolve_device(device: str) -> str:
+    import torch  # not needed to write or check a configuration
+
+    has_cuda = torch.cuda.is_available()
+    if device == "cuda" and not has_cuda:
+        raise ValueError("device is 'cuda' but torch finds no GPU; install a CUDA build or use 'cpu'")
+    return ("cuda" if has_cuda else "cpu") if device == "auto" else device
+
+
+def _resolve_size(value: int | str, auto: Callable[[], int] | None = None) -> int:
+    if isinstance(value, int):
+        return value
+    assert auto is not None, "only device_bytes and host_bytes stay 'auto' after construction"
+    return auto()
+
+
+def _auto_device_bytes(device: str) -> int:
+    if device == "cpu":
+        return min(int(available_memory_bytes() * _CPU_POOL_SHARE), _CPU_POOL_LIMIT_BYTES)
+    import torch
+
+    free_bytes, _ = torch.cuda.mem_get_info()
+    return int(free_bytes * _CUDA_POOL_SHARE)
+
+
+def _auto_host_bytes() -> int:
+    return min(int(available_memory_bytes() * _HOST_SHARE), _HOST_LIMIT_BYTES)

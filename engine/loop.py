@@ -1,0 +1,244 @@
+"""The engine's thread: the only one that calls the cache, the scheduler and the model."""
+
+import contextlib
+import logging
+import queue
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tiering.cache import TieredCache
+from tiering.radix import Tokens
+from tiering.residency import Tier
+from tiering.writes import Sweep
+
+from .batch import Chunk
+from .model import Model
+from .pool import DevicePool
+from .results import FinishReason, Result
+from .sampling import greedy
+from .scheduler import Scheduler
+from .sequence import Sequence
+
+_log = logging.getLogger(__name__)
+
+_CLEAR_S = 30.0  # how long clear() may wait for copies in flight
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A new request."""
+
+    sequence: Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The caller does not want this result any more."""
+
+    future: "Future[Result]"
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Ask where a prompt's prefix lies; the future gets tokens by tier."""
+
+    tokens: Tokens
+    future: "Future[dict[str, int]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Demote:
+    """Move what no request holds down to a tier; the future gets None when no more can be moved."""
+
+    to: Tier
+    future: "Future[None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Clear:
+    """Forget everything that no request holds; the future gets whether nothing was left."""
+
+    future: "Future[bool]"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """Look at the books; the future gets None, or the AssertionError."""
+
+    future: "Future[None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Something has ended: look at the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Cancel what is left, and end."""
+
+
+Message = Submit | Cancel | Lookup | Demote | Clear | Check | Wake | Stop
+
+
+class EngineLoop:
+    """Takes messages, admits, computes step after step; sleeps on its inbox when there is nothing to compute.
+
+    `snapshot` may be read by any thread; messages to `inbox` may come from any; everything else runs on the loop's own.
+    """
+
+    def __init__(
+        self,
+        inbox: "queue.SimpleQueue[Message]",
+        *,
+        cache: TieredCache,
+        scheduler: Scheduler,
+        model: Model,
+        pool: DevicePool,
+        decode: Callable[[list[int]], str],
+        deterministic: bool,
+    ) -> None:
+        """Takes over `cache`: from here on only the loop's thread calls it. `cache` wakes the loop through `inbox`."""
+        self._inbox = inbox
+        self._cache, self._scheduler = cache, scheduler
+        self._model, self._pool, self._decode = model, pool, decode
+        self._deterministic = deterministic
+        self._block_tokens = pool.layout.block_tokens
+        self._sweeps: list[tuple[Sweep, Future[None]]] = []
+        self._stopping = False
+        self._counts = {
+            "requests": 0,
+            "steps": 0,
+            "prefilled_tokens": 0,
+            "cached_tokens": 0,
+            "generated_tokens": 0,
+        }
+        self.snapshot: dict[str, Any] = self._take_snapshot()
+        """Figures as of the last step; replaced, never changed."""
+        self._thread = threading.Thread(target=self._run, name="kvtide-engine", daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait until the loop has ended."""
+        self._thread.join()
+
+    # --- the loop's own thread ------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        step: list[tuple[Sequence, Chunk]] = []
+        while not self._stopping:
+            try:
+                self._take_messages(block=not step)
+                self._cache.pump()
+                self._scheduler.admit()
+                step = self._scheduler.next_step()
+                if step:
+                    self._compute(step)
+            except Exception as error:  # noqa: BLE001 - the thread's top: reaches every caller that waits
+                _log.exception("the engine's step failed")
+                self._end_all("error", "".join(traceback.format_exception_only(error)).strip())
+                step = []
+            self._resolve_sweeps()
+            self.snapshot = self._take_snapshot()
+        self._end_all("cancelled")
+        self.snapshot = self._take_snapshot()
+
+    def _take_messages(self, *, block: bool) -> None:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                message = self._inbox.get(block=block)
+                block = False
+                self._take(message)
+
+    def _take(self, message: Message) -> None:
+        match message:
+            case Submit(sequence):
+                self._counts["requests"] += 1
+                self._scheduler.add(sequence)
+            case Cancel(future):
+                if (found := self._scheduler.find(future)) is not None:
+                    self._end(found, "cancelled")
+            case Lookup(tokens, future):
+                future.set_result(self._cache.lookup(tokens))
+            case Demote(to, future):
+                self._sweeps.append((self._cache.sweep(to, then_free=True), future))
+            case Clear(future):
+                future.set_result(self._cache.clear(_CLEAR_S))
+            case Check(future):
+                try:
+                    future.set_result(self._cache.check())
+                except AssertionError as error:
+                    future.set_exception(error)
+            case Wake():
+                pass
+            case Stop():
+                self._stopping = True
+
+    def _compute(self, step: list[tuple[Sequence, Chunk]]) -> None:
+        """One forward over the chunks, and what follows from it."""
+        chunks = [chunk for _, chunk in step]
+        batch = self._model.batch(chunks, self._pool, deterministic=self._deterministic)
+        self._cache.before_compute(*self._slots_of(chunks))
+        logits = self._model.forward(batch, self._pool)
+        self._cache.after_compute()
+        self._counts["steps"] += 1
+        tokens = iter(greedy(logits).tolist() if len(logits) else [])
+        for sequence, chunk in step:
+            self._computed(sequence, chunk)
+            if chunk.wants_logits:
+                self._accept(sequence, next(tokens))
+
+    def _slots_of(self, chunks: list[Chunk]) -> tuple[list[int], list[int]]:
+        """The slots that a step reads, and those that it writes."""
+        read, written = [], []
+        for chunk in chunks:
+            end = -(-chunk.end // self._block_tokens)
+            read.append(chunk.slots[:end])
+            written.append(chunk.slots[chunk.start // self._block_tokens : end])
+        return np.concatenate(read).tolist(), np.concatenate(written).tolist()
+
+    def _computed(self, sequence: Sequence, chunk: Chunk) -> None:
+        """Whole blocks that a chunk has completed become usable for all."""
+        assert sequence.lease is not None, "what is computed has a lease"
+        first, end = chunk.start // self._block_tokens, chunk.end // self._block_tokens
+        if not chunk.decode:
+            self._counts["prefilled_tokens"] += len(chunk.tokens)
+            sequence.prefilled(chunk)
+            self._cache.publish(sequence.lease, first, end)
+        elif end > first and not self._deterministic:
+            # decode computes other last bits than prefill: in the deterministic mode it is not cached
+            self._cache.append(sequence.lease, sequence.block(first, self._block_tokens))
+
+    def _accept(self, sequence: Sequence, token: int) -> None:
+        if not sequence.reply:
+            assert sequence.lease is not None, "what is computed has a lease"
+            self._counts["cached_tokens"] += sequence.lease.num_cached_blocks * self._block_tokens
+        self._counts["generated_tokens"] += 1
+        if (reason := sequence.accept(token)) is not None:
+            self._end(sequence, reason)
+
+    def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
+        self._scheduler.remove(sequence)
+        result = sequence.result(reason, self._decode, self._block_tokens, error)
+        if not sequence.future.cancelled():
+            sequence.future.set_result(result)
+
+    def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
+        for sequence in self._scheduler.all():
+            self._end(sequence, reason, error)
+
+    def _resolve_sweeps(self) -> None:
+        for sweep, future in self._sweeps:
+            if sweep.done:
+                future.set_result(None)
+        self._sweeps = [(sweep, future) for sweep, future in self._sweeps if not sweep.done]
+
+    def _take_snapshot(self) -> dict[str, Any]:
+        requests = {"running": self._scheduler.num_running, "waiting": self._scheduler.num_waiting}
+        return {"engine": {**self._counts, **requests}, "cache": self._cache.stats()}

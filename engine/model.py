@@ -1,0 +1,196 @@
+"""A transformers model that computes over the block pool."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from kvstore.block import BlockLayout
+
+from . import attention
+from .batch import Batch, Chunk, build_batch
+from .demo_model import DEMO, demo_model_dir
+from .dtypes import torch_dtype
+from .pool import DevicePool
+from .supported import check_config
+
+_DEMO_SHAPE: dict[str, Any] = {
+    "vocab_size": 49152,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": True,
+}
+
+
+class Model:
+    """One set of weights on one device, its facts, and its forward over a DevicePool.
+
+    Read-only once built. `forward` may be called from one thread at a time.
+
+    name: as the user named it.   source: directory of the weights, None for weights made in memory.
+    max_len: the most tokens of prompt and reply together.   eos_ids: the tokens that end a reply, maybe none.
+    tokenizer: transformers' own, or None.   hf: the transformers model.
+    """
+
+    def __init__(
+        self,
+        hf: Any,
+        *,
+        name: str,
+        source: Path | None = None,
+        tokenizer: Any = None,
+        max_model_len: int | None = None,
+    ) -> None:
+        config = hf.config
+        self.max_len = check_config(config, max_model_len)
+        attention.register()
+        hf.set_attn_implementation(attention.NAME)
+        self.hf = hf.eval()
+        self.name = name
+        self.source = source
+        self.tokenizer = tokenizer
+        self.device = torch.device(hf.device)
+        self.dtype: torch.dtype = hf.dtype
+        self.architecture = type(hf).__name__
+        self.num_layers = int(config.num_hidden_layers)
+        self.num_heads = int(config.num_attention_heads)
+        self.num_kv_heads = int(config.num_key_value_heads)
+        self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self.num_heads)
+        self.vocab_size = int(config.vocab_size)
+        self.eos_ids = _eos_ids(hf, tokenizer)
+
+    def layout(self, kv_dtype: str, block_tokens: int) -> BlockLayout:
+        """The layout of this model's blocks."""
+        return BlockLayout(
+            num_layers=self.num_layers,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            dtype=kv_dtype,
+            block_tokens=block_tokens,
+        )
+
+    def batch(self, chunks: Sequence[Chunk], pool: DevicePool, *, deterministic: bool = False) -> Batch:
+        """Pack chunks for `forward`; see build_batch."""
+        return build_batch(chunks, pool, dtype=self.dtype, deterministic=deterministic)
+
+    @torch.inference_mode()
+    def forward(self, batch: Batch, pool: DevicePool) -> torch.Tensor:
+        """Compute a batch: its rows' KV goes to the pool, the wanted rows' logits come back.
+
+        Returns float32 [wanted rows, vocab], on the model's device, in the order of the batch's chunks; no rows where
+        none was wanted. Blocks on the CPU; on CUDA it returns once the work is queued on the current stream.
+        """
+        out = self.hf(
+            input_ids=batch.input_ids,
+            position_ids=batch.positions,
+            use_cache=False,
+            logits_to_keep=batch.logit_rows,
+            paged=attention.PagedKV(batch, pool),
+        )
+        logits: torch.Tensor = out.logits[0, : batch.num_logits].float()
+        return logits
+
+    def warm_up(self, pool: DevicePool) -> None:
+        """Run every kind of call once, on the scratch slot, so that no request pays for first uses.
+
+        Raises ValueError where the model's attention needs what is not implemented.
+        """
+        tokens = np.zeros(pool.layout.block_tokens, dtype=np.int32)
+        slots = np.array([pool.scratch], dtype=np.intp)
+        last = pool.layout.block_tokens - 1
+        chunks = [
+            Chunk(tokens=tokens, start=0, slots=slots, wants_logits=True),
+            Chunk(tokens=tokens[:1], start=last, slots=slots, wants_logits=False),
+            *[Chunk(tokens=tokens[:1], start=last, slots=slots, wants_logits=True, decode=True)] * 2,
+        ]
+        self.forward(self.batch(chunks, pool), pool)
+
+
+def load_model(
+    name_or_dir: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    max_model_len: int | None = None,
+    cache_dir: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Model:
+    """Load "demo", or the Hugging Face directory or hub name `name_or_dir`.
+
+    dtype: of weights and computing. max_model_len: None is the model's own limit. cache_dir: where "demo" is
+    converted to, once; None is ~/.cache/kvtide. progress: told, in sentences, of what takes long. Raises ValueError,
+    with what to do, for an architecture or attention that is not supported, and for a model that is not to be found.
+    """
+    name = str(name_or_dir)
+    place = demo_model_dir(cache_dir, progress) if name == DEMO else name_or_dir
+    hf = _load_weights(place, device=device, dtype=dtype)
+    source = Path(place) if Path(place).is_dir() else _hub_dir(hf, name)
+    return Model(hf, name=name, source=source, tokenizer=_load_tokenizer(place), max_model_len=max_model_len)
+
+
+def random_model(
+    config: Any = None,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+    max_model_len: int | None = None,
+) -> Model:
+    """A model with random weights and no tokenizer: for tests and measurements.
+
+    config: a transformers config; None has the demo model's shape. The same seed gives the same weights.
+    """
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(**_DEMO_SHAPE) if config is None else config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    hf = hf.to(device=device, dtype=torch_dtype(dtype))
+    return Model(hf, name=f"random-{seed}", max_model_len=max_model_len)
+
+
+def _load_weights(place: str | Path, *, device: str, dtype: str) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(place)
+        check_config(config, None, only_kind=True)
+        return AutoModelForCausalLM.from_pretrained(place, config=config, dtype=torch_dtype(dtype)).to(device)
+    except OSError as error:  # what transformers raises for absent, gated and unreachable models
+        raise ValueError(
+            f"cannot load the model {str(place)!r}: give a directory with config.json and safetensors weights, "
+            f"a hub name you have access to, or {DEMO!r} ({error})"
+        ) from error
+
+
+def _load_tokenizer(place: str | Path) -> Any:
+    """The tokenizer, or None for a directory without one: such a model takes token ids."""
+    from transformers import AutoTokenizer
+
+    if Path(place).is_dir() and not (Path(place) / "tokenizer_config.json").exists():
+        return None
+    return AutoTokenizer.from_pretrained(place)
+
+
+def _hub_dir(hf: Any, name: str) -> Path | None:
+    """The local snapshot that transformers loaded a hub model from."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=getattr(hf.config, "_commit_hash", None))
+    return Path(found).parent if isinstance(found, str) else None
+
+
+def _eos_ids(hf: Any, tokenizer: Any) -> frozenset[int]:
+    """The reply-ending tokens: the generation config's, else the model's, and the tokenizer's own."""
+    stated = hf.generation_config.eos_token_id if hf.generation_config is not None else None
+    stated = hf.config.eos_token_id if stated is None else stated
+    ids = [] if stated is None else [stated] if isinstance(stated, int) else list(stated)
+    own = getattr(tokenizer, "eos_token_id", None)
+    return frozenset(ids if own is None else [*ids, own])

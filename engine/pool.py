@@ -1,0 +1,84 @@
+"""The device's block pool: one tensor that holds the keys and values of every block."""
+
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from kvstore.block import BlockLayout
+
+from .dtypes import torch_dtype
+
+
+class DevicePool:
+    """`num_slots` places for one block each, plus a scratch slot that dummy rows write to.
+
+    Block-major: the tensor is [num_slots + 1, layers, 2, block_tokens, kv_heads, head_dim] (2: keys, then
+    values; keys after rotary embedding), so that a block over all layers is one run of `block_bytes`
+    bytes. The pool holds bytes and nothing else: who owns which slot is the slot table's business.
+
+    All memory is touched at construction, so that no later step pays for page faults. Raises ValueError
+    for fewer than one slot and whatever torch raises where the memory is not there. Reads and writes may
+    come from any thread; ordering them is the callers' business.
+    """
+
+    def __init__(self, layout: BlockLayout, num_slots: int, device: str | torch.device = "cpu") -> None:
+        if num_slots < 1:
+            raise ValueError(f"a pool needs at least one slot, got {num_slots}")
+        self.layout = layout
+        self.num_slots = num_slots
+        self.block_bytes = layout.block_bytes
+        self.device = torch.device(device)
+        self._closed = False
+        shape = (num_slots + 1, *layout.shape)
+        # zeros() may hand out untouched pages; fill_ writes every one of them.
+        self._blocks = torch.empty(shape, dtype=torch_dtype(layout.dtype), device=self.device).fill_(0)
+        flat = self._blocks.view(num_slots + 1, -1).view(torch.uint8)
+        # numpy on the CPU: its copies release the GIL and need no torch on the copying side.
+        self._bytes: Any = flat.numpy() if self.device.type == "cpu" else flat
+
+    @property
+    def scratch(self) -> int:
+        """The slot number that dummy rows write to; never given to a sequence."""
+        return self.num_slots
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._blocks.dtype
+
+    def view(self, slot: int) -> Any:
+        """The bytes of one slot, writable, [block_bytes] uint8: a numpy array on the CPU, a tensor on CUDA."""
+        assert not self._closed, "the pool is closed"
+        assert 0 <= slot < self.num_slots, f"slot {slot} is outside the pool's {self.num_slots}"
+        return self._bytes[slot]
+
+    def layer_view(self, layer: int) -> torch.Tensor:
+        """One layer of every slot, scratch included: [num_slots + 1, 2, block_tokens, kv_heads, head_dim].
+
+        A view with the pool's strides; writing to it writes to the pool.
+        """
+        assert not self._closed, "the pool is closed"
+        return self._blocks[:, layer]
+
+    def check(self) -> None:
+        """Raise AssertionError unless views and tensor agree in size and place."""
+        expected = (self.num_slots + 1, self.block_bytes)
+        assert tuple(self._bytes.shape) == expected, f"bytes are {tuple(self._bytes.shape)}, not {expected}"
+        assert self._blocks.is_contiguous(), "a block must be one run of bytes"
+
+    def close(self) -> None:
+        """Give the memory back. Views handed out before keep it alive. Closing twice is safe."""
+        self._closed = True
+        self._bytes = None
+        self._blocks = torch.empty(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,76 @@
+"""Models for tests: tiny ones with random weights, and the demo model, converted once a session if not before."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, Qwen3Config, SmolLM3Config
+
+from engine.demo_model import demo_model_dir
+from engine.model import Model, load_model
+
+_TINY = {
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 4096,
+    # Large weights, so that argmax has clear winners and attention looks far back.
+    "initializer_range": 0.2,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+TINY_CONFIGS: dict[str, Callable[[], Any]] = {
+    "llama": lambda: LlamaConfig(**_TINY),
+    "mistral": lambda: MistralConfig(**_TINY, sliding_window=None),
+    "qwen2": lambda: Qwen2Config(**_TINY),
+    "qwen3": lambda: Qwen3Config(**_TINY),
+    "smollm3": lambda: SmolLM3Config(**_TINY),
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama of 3 layers with random weights, vocabulary 512, at most 4096 tokens, no tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(TINY_CONFIGS["llama"]()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The converted demo model. KVTIDE_CACHE names a directory that keeps it from one session to the next."""
+    pytest.importorskip("gguf")
+    kept = os.environ.get("KVTIDE_CACHE")
+    try:
+        return demo_model_dir(Path(kept) if kept else None)
+    except OSError:  # a home that cannot be written
+        return demo_model_dir(tmp_path_factory.mktemp("demo"))
+
+
+@pytest.fixture(scope="session")
+def demo_model(demo_dir: Path) -> Model:
+    return load_model(demo_dir)
+
+
+@pytest.fixture
+def one_thread():
+    """Bits are compared at a stated number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def tokens(seed: int, count: int, vocab: int = 512) -> np.ndarray:
+    return np.random.default_rng(seed).integers(3, vocab, count).astype(np.int32)

@@ -1,0 +1,302 @@
+"""The whole thing on a real transformers model with random weights: what a user calls, and what they get."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from engine import EngineConfig, Result, SamplingParams
+from engine.engine import Engine
+from kvstore.errors import StoreFailed
+from kvstore.layers import FaultStore
+from kvstore.store import Store
+
+BLOCK = 16
+GREEDY = SamplingParams(max_tokens=12, ignore_eos=True)
+
+
+def tokens(seed: int, n: int) -> list[int]:
+    return np.random.default_rng(seed).integers(3, 500, n).tolist()
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_llama_dir: Path):
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None  # every test here goes on to max_tokens
+
+    def generate(prompt: Sequence[int], params: SamplingParams = GREEDY) -> list[int]:
+        with torch.inference_mode():
+            out = model.generate(
+                torch.tensor([list(prompt)]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+                max_new_tokens=params.max_tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        return out[0, len(prompt) :].tolist()
+
+    return generate
+
+
+@contextmanager
+def engine_on(model: Path, disk: Path | None = None, **settings) -> Iterator[Engine]:
+    wrap = settings.pop("wrap_store", None)
+    facts = {
+        "kv_dtype": "float32",
+        "block_tokens": BLOCK,
+        "device_bytes": "16MiB",
+        "host_bytes": "16MiB",
+        "disk_path": disk,
+        "disk_bytes": "64MiB",
+        "disk_min_free_bytes": 0,
+        "max_batch_tokens": 128,
+    }
+    with Engine(
+        model, EngineConfig(**{**facts, **settings}), wrap_store=wrap, announce=lambda _: None
+    ) as engine:
+        yield engine
+        engine.check()
+
+
+def test_a_shared_prefix_is_prefilled_once(tiny_llama_dir, reference):
+    shared = tokens(0, 2000)
+    prompts = [shared + tokens(seed, 20) for seed in (1, 2, 3)]
+    with engine_on(tiny_llama_dir) as engine:
+        results = [engine.generate(prompt, GREEDY) for prompt in prompts]
+    assert results[0].usage.prefilled_tokens == 2020
+    assert all(result.usage.prefilled_tokens <= 20 + BLOCK for result in results[1:])
+    assert [result.token_ids for result in results] == [reference(prompt) for prompt in prompts]
+
+
+def test_prompts_given_together_share_too(tiny_llama_dir, reference):
+    """The second and third wait for the first to compute what they share; nothing is computed twice."""
+    shared = tokens(0, 500)
+    prompts = [shared + tokens(seed, 20) for seed in (1, 2, 3)]
+    with engine_on(tiny_llama_dir) as engine:
+        results = engine.generate(prompts, GREEDY)
+    assert sorted(result.usage.prefilled_tokens for result in results)[2] == 520
+    assert sum(result.usage.prefilled_tokens for result in results) <= 520 + 2 * (20 + BLOCK)
+    assert [result.token_ids for result in results] == [reference(prompt) for prompt in prompts]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("tier", ["cold", "device", "host", "disk", "restart"])
+def test_the_same_tokens_from_every_tier(tiny_llama_dir, reference, tmp_path, tier, deterministic):
+    prefix, suffix = tokens(0, 300), tokens(1, 30)
+    with engine_on(tiny_llama_dir, tmp_path, deterministic=deterministic) as engine:
+        if tier != "cold":
+            engine.generate(prefix, SamplingParams(max_tokens=1, ignore_eos=True))
+        if tier in ("host", "disk"):
+            engine.demote(tier)
+        if tier != "restart":
+            result = engine.generate(prefix + suffix, GREEDY)
+    if tier == "restart":
+        with engine_on(tiny_llama_dir, tmp_path, deterministic=deterministic) as engine:
+            result = engine.generate(prefix + suffix, GREEDY)
+    assert result.token_ids == reference(prefix + suffix)
+    cached = 0 if tier == "cold" else 300 // BLOCK * BLOCK
+    where = {"restart": "disk", "cold": "device"}.get(tier, tier)
+    assert result.usage.cached_by_tier == {"device": 0, "host": 0, "disk": 0, where: cached}
+    assert result.usage.prefilled_tokens == 330 - cached
+
+
+def test_the_second_turn_of_a_conversation_hits_the_first_and_its_reply(tiny_llama_dir, reference):
+    first = tokens(0, 100)
+    params = SamplingParams(max_tokens=50, ignore_eos=True)
+    with engine_on(tiny_llama_dir) as engine:
+        reply = engine.generate(first, params).token_ids
+        second = first + reply + tokens(1, 10)
+        result = engine.generate(second, params)
+    # The last token of a reply is never fed back, so its KV is not there.
+    assert result.usage.cached_tokens == (len(first) + len(reply) - 1) // BLOCK * BLOCK
+    assert result.token_ids == reference(second, params)
+
+
+def test_deterministic_mode_does_not_index_what_decode_wrote(tiny_llama_dir):
+    first = tokens(0, 100)
+    with engine_on(tiny_llama_dir, deterministic=True) as engine:
+        reply = engine.generate(first, SamplingParams(max_tokens=50, ignore_eos=True)).token_ids
+        assert sum(engine.lookup(first + reply + [5]).values()) == 100 // BLOCK * BLOCK
+
+
+def test_small_tiers_under_many_prompts_still_give_the_right_tokens(tiny_llama_dir, reference, tmp_path):
+    """Prefixes are pushed down and come back again and again."""
+    prefixes = [tokens(100 + i, 150) for i in range(4)]
+    prompts = [prefixes[i % 4] + tokens(i, 9) for i in range(12)]
+    with engine_on(tiny_llama_dir, tmp_path, device_bytes="160KiB", host_bytes="320KiB") as engine:
+        results = [engine.generate(prompt, GREEDY) for prompt in prompts]
+        tiers = engine.stats()["cache"]["tiers"]
+    assert [result.token_ids for result in results] == [reference(prompt) for prompt in prompts]
+    assert all(result.usage.cached_tokens == 144 for result in results[4:])
+    assert tiers["device"]["evicted"] > 0
+    assert tiers["disk"]["blocks"] > 0
+
+
+def test_many_threads_at_once(tiny_llama_dir, reference, tmp_path):
+    prefixes = [tokens(100 + i, 80) for i in range(3)]
+    prompts = [prefixes[i % 3] + tokens(i, 5 + i) for i in range(9)]
+    results: dict[int, Result] = {}
+    with engine_on(tiny_llama_dir, tmp_path, device_bytes="200KiB", host_bytes="160KiB") as engine:
+
+        def ask(i: int) -> None:
+            results[i] = engine.generate(prompts[i], GREEDY)
+
+        threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(prompts))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [results[i].token_ids for i in range(len(prompts))] == [reference(prompt) for prompt in prompts]
+
+
+# --- a disk that is slow, fails, or lies ------------------------------------------------------------------------------
+
+
+class Gate:
+    """Holds reads back until it is opened, and says when the first one has arrived."""
+
+    def __init__(self) -> None:
+        self.arrived, self.open = threading.Event(), threading.Event()
+        self.open.set()
+
+    def __call__(self, keys: Sequence[bytes]) -> None:
+        if keys:
+            self.arrived.set()
+            assert self.open.wait(60), "the test never opened the gate"
+
+
+def test_a_miss_finishes_while_anothers_load_is_pending(tiny_llama_dir, reference, tmp_path):
+    gate = Gate()
+    slow, other = tokens(0, 300) + [7], tokens(1, 200)
+    with engine_on(tiny_llama_dir, tmp_path, wrap_store=lambda s: FaultStore(s, read_gate=gate)) as engine:
+        engine.generate(slow, GREEDY)
+        engine.demote("disk")
+        gate.open.clear()
+        loaded: list[Result] = []
+        thread = threading.Thread(target=lambda: loaded.append(engine.generate(slow, GREEDY)))
+        thread.start()
+        try:
+            assert gate.arrived.wait(60)
+            missed = engine.generate(other, GREEDY)
+            assert not loaded
+        finally:
+            gate.open.set()
+            thread.join()
+    assert missed.token_ids == reference(other)
+    assert loaded[0].token_ids == reference(slow)
+    assert loaded[0].usage.cached_by_tier["disk"] == 300 // BLOCK * BLOCK
+
+
+def failing_reads(store: Store) -> Store:
+    def fail(keys: Sequence[bytes]) -> None:
+        if keys:
+            raise StoreFailed("the disk is on fire")
+
+    return FaultStore(store, read_gate=fail)
+
+
+def failing_writes(store: Store) -> Store:
+    def fail(keys: Sequence[bytes]) -> None:
+        if keys:
+            raise StoreFailed("the disk is on fire")
+
+    return FaultStore(store, write_gate=fail)
+
+
+@pytest.mark.parametrize("wrap", [failing_reads, failing_writes])
+def test_a_store_that_fails_costs_time_and_nothing_else(tiny_llama_dir, reference, tmp_path, wrap):
+    prompts = [tokens(i % 3, 150) + tokens(50 + i, 5) for i in range(9)]
+    settings = {"device_bytes": "160KiB", "host_bytes": "80KiB", "wrap_store": wrap}
+    with engine_on(tiny_llama_dir, tmp_path, **settings) as engine:
+        results = [engine.generate(prompt, GREEDY) for prompt in prompts]
+        engine.demote("disk")
+        results += [engine.generate(prompt, GREEDY) for prompt in prompts]
+    assert [result.token_ids for result in results] == [reference(prompt) for prompt in prompts * 2]
+
+
+def test_garbage_on_disk_is_never_served(tiny_llama_dir, reference, tmp_path):
+    prompt = tokens(0, 300)
+    stores: list[Store] = []
+
+    def keep(store: Store) -> Store:
+        stores.append(store)
+        return store
+
+    with engine_on(tiny_llama_dir, tmp_path, wrap_store=keep) as engine:
+        engine.generate(prompt, GREEDY)
+        engine.demote("disk")
+        [store] = stores
+        for number, meta in enumerate(list(store.scan())):
+            if number % 2:
+                store.raw().corrupt(meta.key)
+        result = engine.generate(prompt, GREEDY)
+        failed = engine.stats()["cache"]["failed_loads"]
+    assert result.token_ids == reference(prompt)
+    assert 0 < result.usage.cached_tokens < 300 // BLOCK * BLOCK
+    assert sum(failed.values()) > 0
+
+
+# --- what a user does wrong -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def engine(tiny_llama_dir) -> Iterator[Engine]:
+    with engine_on(tiny_llama_dir) as engine:
+        yield engine
+
+
+@pytest.mark.parametrize(
+    ("prompt", "complaint"),
+    [([], "empty"), ([1, 2, 100_000], "100000"), (list(range(1, 500)) * 20, "tokens"), ("text", "tokenizer")],
+)
+def test_wrong_prompts_get_a_sentence(engine, prompt, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        engine.generate(prompt)
+
+
+def test_what_can_never_fit_is_refused_before_anything_is_computed(tiny_llama_dir):
+    with (
+        engine_on(tiny_llama_dir, device_bytes="64KiB") as engine,
+        pytest.raises(ValueError, match="raise device_bytes"),
+    ):
+        engine.generate(tokens(0, 1000))
+
+
+def test_a_closed_engine_says_so(tiny_llama_dir):
+    with engine_on(tiny_llama_dir) as engine:
+        pass
+    with pytest.raises(ValueError, match="closed"):
+        engine.generate([1, 2, 3])
+    engine.close()
+
+
+def test_the_reply_ends_at_the_models_limit(tiny_llama_dir):
+    with engine_on(tiny_llama_dir, max_model_len=64) as engine:
+        result = engine.generate(tokens(0, 60), SamplingParams(max_tokens=50, ignore_eos=True))
+    assert result.finish_reason == "length"
+    assert result.usage.completion_tokens == 4
+
+
+def test_loading_can_be_switched_off(tiny_llama_dir, reference, tmp_path):
+    prompt = tokens(0, 100)
+    with engine_on(tiny_llama_dir, tmp_path, load="never") as engine:
+        engine.generate(prompt, GREEDY)
+        engine.demote("host")
+        result = engine.generate(prompt, GREEDY)
+    assert result.usage.cached_tokens == 0
+    assert result.token_ids == reference(prompt)
+
+
+def test_another_model_in_the_same_directory_finds_nothing_and_harms_nothing(tiny_llama_dir, tmp_path):
+    prompt = tokens(0, 100)
+    with engine_on(tiny_llama_dir, tmp_path) as engine:
+        engine.generate(prompt, GREEDY)
+    with engine_on(tiny_llama_dir, tmp_path, kv_dtype="bfloat16") as engine:
+        assert engine.generate(prompt, GREEDY).usage.cached_tokens == 0
+    with engine_on(tiny_llama_dir, tmp_path) as engine:
+        assert engine.generate(prompt, GREEDY).usage.cached_by_tier["disk"] == 96

@@ -1,0 +1,293 @@
+"""A driver for the core that moves no bytes: memory is dicts that say what lies in each place.
+
+What a place holds of a block is named by all tokens of the prefix that ends with the block, so a wrong byte is a
+wrong tuple. Copies happen when a move is completed, at any time and in any order that the contract of the moves
+allows; until then their destination is poison, and their source must stay as it was.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kvstore.block import BlockKey, chain_key
+from kvstore.reasons import MissReason
+from kvstore.store import HIT, BlockMeta, ReadOutcome
+from tiering.index import Index, IndexConfig, Wait
+from tiering.lease import Lease
+from tiering.moves import Copied, Demote, Forget, HasRead, Move, Promote, Read, Write, Written
+from tiering.residency import Tier
+
+Content = tuple[int, ...]
+Place = tuple[Tier, int]
+
+ROOT_KEY = bytes(32)
+POISON: Content = (-1,)
+DIED = RuntimeError("the copy died")
+
+
+@dataclass
+class Flight:
+    move: Demote | Promote | Read | Write
+    sources: dict[Place, Content]
+    destinations: list[Place]
+
+
+@dataclass
+class Record:
+    meta: BlockMeta
+    content: Content
+
+
+@dataclass
+class Request:
+    """A sequence of tokens that the model stands for: `lease` once it was admitted."""
+
+    tokens: list[int]
+    num_blocks: int
+    lease: Lease | None = None
+    wait: Wait | None = None
+    prompt_blocks: int = 0
+
+    @property
+    def array(self):
+        return np.array(self.tokens, dtype="<i4")
+
+
+@dataclass
+class MemoryModel:
+    config: IndexConfig
+    disk: dict[BlockKey, Record] = field(default_factory=dict)
+    record_bytes: Callable[[], int] = lambda: 10
+    now_s: float = 0.0
+
+    def __post_init__(self):
+        self.index = Index(self.config, ROOT_KEY)
+        self.memory: dict[Place, Content] = {}
+        self.flights: dict[int, Flight] = {}
+        self.writer: deque[Write | Forget] = deque()
+        self.running: list[Request] = []
+        self.asked: list[Move] = []
+        self.num_written = len(self.disk)
+        if self.disk:
+            self.index.restore([record.meta for record in self.disk.values()])
+
+    # ---- requests
+
+    def request(self, tokens, num_blocks=None):
+        """A request for the blocks of these tokens and at least one token more, unless `num_blocks` says otherwise."""
+        return Request(list(tokens), num_blocks or len(tokens) // self.config.block_tokens + 1)
+
+    def try_to_admit(self, request):
+        outcome = self.index.admit(request.array, request.num_blocks)
+        if isinstance(outcome, Wait):
+            request.wait = outcome
+            return False
+        request.lease, request.wait = outcome, None
+        request.prompt_blocks = len(outcome.ids)
+        assert len(outcome.slots) == request.num_blocks
+        assert len(outcome.ids) == len(request.tokens) // self.config.block_tokens
+        self.running.append(request)
+        table = self.index._holdings.residency
+        for position, slot in enumerate(outcome.slots.tolist()):
+            shared = position < len(outcome.ids) and table.state[Tier.DEVICE, outcome.ids[position]] != 0
+            if outcome.filling[position] or not (outcome.ready[position] or shared):
+                self.write((Tier.DEVICE, slot), POISON)
+        return True
+
+    def admit(self, tokens, num_blocks=None):
+        """A request that must be admitted at once."""
+        request = self.request(tokens, num_blocks)
+        assert self.try_to_admit(request), f"not admitted: {request.wait}"
+        return request
+
+    def prefix(self, request, position):
+        return tuple(request.tokens[: (position + 1) * self.config.block_tokens])
+
+    def compute(self, request, start, end):
+        """Compute the blocks of [start, end), which must be a gap, from what is in memory before them."""
+        lease = request.lease
+        for position in range(start, end):
+            assert not lease.ready[position]
+            if position:
+                before = self.memory[Tier.DEVICE, lease.slots.item(position - 1)]
+                assert before == self.prefix(request, position - 1), "computed from something else"
+            self.write((Tier.DEVICE, lease.slots.item(position)), self.prefix(request, position))
+
+    def prefill(self, request):
+        """Compute all that is missing of the prompt and publish it, as an engine does that has got its loads."""
+        for start, end in request.lease.gaps(request.prompt_blocks):
+            self.compute(request, start, end)
+            self.index.publish(request.lease, start, end)
+
+    def reply(self, request, tokens):
+        """Decode up to the end of a block; `tokens` fill it from where the request ends."""
+        request.tokens += tokens
+        position = len(request.lease.ids)
+        self.compute(request, position, position + 1)
+        self.index.append(request.lease, request.array[-self.config.block_tokens :])
+
+    def release(self, request):
+        self.index.release(request.lease)
+        self.running.remove(request)
+
+    def run(self, tokens, num_blocks=None):
+        """A whole request, from admission to its end, with everything that it sets going."""
+        request = self.admit(tokens, num_blocks)
+        self.settle()
+        self.prefill(request)
+        self.release(request)
+        self.settle()
+        return request
+
+    # ---- moves
+
+    def plan(self):
+        self.index.check()
+        for move in self.index.plan(self.now_s):
+            self.asked.append(move)
+            self._start(move)
+
+    def _start(self, move):
+        match move:
+            case Demote():
+                self._depart(move, Tier.DEVICE, move.device_slots, Tier.HOST, move.host_slots)
+            case Promote():
+                self._depart(move, Tier.HOST, move.host_slots, Tier.DEVICE, move.device_slots)
+            case Read():
+                self._depart(move, None, [], Tier.HOST, move.host_slots)
+            case Write():
+                self._depart(move, Tier.HOST, move.host_slots, None, [])
+                self.writer.append(move)
+            case Forget():
+                self.writer.append(move)
+
+    def _depart(self, move, source, source_slots, destination, destination_slots):
+        sources = {(source, int(slot)): self.memory[source, int(slot)] for slot in source_slots}
+        assert POISON not in sources.values(), f"{move} reads what is not there"
+        destinations = [(destination, int(slot)) for slot in destination_slots]
+        for place in destinations:
+            self.write(place, POISON)
+            assert place not in sources, f"{move} copies a place onto itself"
+        self.flights[move.number] = Flight(move, sources, destinations)
+
+    def write(self, place, content):
+        """Somebody writes to a place: no move may have to do with it."""
+        for flight in self.flights.values():
+            assert place not in flight.sources, f"{place} is overwritten while {flight.move} reads it"
+            assert place not in flight.destinations, f"{place} is overwritten while {flight.move} writes it"
+        self.memory[place] = content
+
+    def completable(self):
+        """Numbers of the moves that may end now: all but writes that wait for one before them."""
+        first = next((move.number for move in self.writer if isinstance(move, Write)), None)
+        return [n for n, flight in self.flights.items() if not isinstance(flight.move, Write) or n == first]
+
+    def complete(self, number, *, error=None, misses=None):
+        """End a move: well, or with an error, or, if it is a read, with `misses` {position: reason}."""
+        flight = self.flights.pop(number)
+        for place, content in flight.sources.items():
+            assert self.memory[place] == content, f"the source {place} of {flight.move} has changed"
+        match flight.move:
+            case Read():
+                self.index.answer(self._read(flight, error, misses or {}))
+            case Write():
+                self.forget(until=flight.move)
+                self.index.answer(self._written(flight, error))
+            case _:
+                if error is None:
+                    self.memory.update(zip(flight.destinations, flight.sources.values(), strict=True))
+                self.index.answer(Copied(number, error))
+
+    def _read(self, flight, error, misses):
+        move = flight.move
+        if error is not None:
+            return HasRead(move.number, error=error)
+        outcomes = []
+        for position, (ref, place) in enumerate(zip(move.refs, flight.destinations, strict=True)):
+            if position in misses:
+                self.disk.pop(ref.key, None)
+            record = self.disk.get(ref.key)
+            if record is None:
+                outcomes.append(ReadOutcome(misses.get(position, MissReason.ABSENT)))
+                continue
+            assert record.meta.ref == ref, "a record is asked for by another identity"
+            self.memory[place] = record.content
+            outcomes.append(HIT)
+        return HasRead(move.number, tuple(outcomes))
+
+    def _written(self, flight, error):
+        move = flight.move
+        keys = dict(move.known_keys)
+        for block in move.lineage:
+            keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
+        computed = tuple((block.id, keys[block.id]) for block in move.lineage)
+        if error is not None:
+            return Written(move.number, keys=computed, error=error)
+        lineage = {block.id: block for block in move.lineage}
+        sizes = []
+        for block, content in zip(move.ids.tolist(), flight.sources.values(), strict=True):
+            self.num_written += 1
+            parent, tokens = keys[lineage[block].parent_id], lineage[block].tokens
+            meta = BlockMeta(keys[block], parent, tokens, self.record_bytes(), self.num_written)
+            assert meta.key == self.key_of(content), "a record under another block's key"
+            self.disk[meta.key] = Record(meta, content)
+            sizes.append(meta.stored_bytes)
+        return Written(move.number, tuple(sizes), computed)
+
+    def key_of(self, content):
+        """The key of the block that ends this prefix, from the first token on."""
+        key = ROOT_KEY
+        tokens = np.array(content, dtype="<i4").reshape(-1, self.config.block_tokens)
+        for block in tokens:
+            key = chain_key(key, block.tobytes())
+        return key
+
+    def forget(self, until=None):
+        """Let the writer delete what it was asked to, up to a write."""
+        while self.writer and (isinstance(self.writer[0], Forget) or self.writer[0] is until):
+            job = self.writer.popleft()
+            if job is until:
+                return
+            for key in job.keys:
+                self.disk.pop(key, None)
+
+    def settle(self, choose=lambda numbers: numbers[0]):
+        """Plan and complete until nothing is left to do; a core that never comes to rest fails."""
+        for _ in range(500):
+            self.plan()
+            if not self.flights:
+                break
+            self.complete(choose(self.completable()))
+        else:
+            raise AssertionError("the core never comes to rest")
+        self.forget()
+        assert self.index.idle, "nothing moves, but the core is not idle"
+        for request in self.running:
+            assert request.lease.num_loading == 0, "nothing moves, but a request waits for a load"
+
+    def moves(self, kind):
+        """All moves of this kind that were asked for so far."""
+        return [move for move in self.asked if isinstance(move, kind)]
+
+    # ---- what must hold at any time
+
+    def check(self):
+        self.index.check()
+        owners = {}
+        for request in self.running:
+            lease = request.lease
+            for position, slot in enumerate(lease.slots.tolist()):
+                block = position < len(lease.ids)
+                owner = self.prefix(request, position) if block else (id(request), position)
+                assert owners.setdefault(slot, owner) == owner, f"slot {slot} is used twice"
+                if lease.ready[position]:
+                    assert self.memory[Tier.DEVICE, slot] == self.prefix(request, position), "wrong bytes"
+
+    def where(self, tokens):
+        """The tiers that hold each whole block of these tokens, as letters: "D", "DH", "K" for disk, "" for a hole."""
+        ids = self.index._holdings.radix.match(np.array(tokens, dtype="<i4"))
+        state = self.index._holdings.residency.state
+        letters = dict(zip(Tier, "DHK", strict=True))
+        return ["".join(letters[tier] for tier in Tier if state[tier, block] == 2) for block in ids.tolist()]

@@ -1,0 +1,490 @@
+"""Eviction order by definition: the oldest touch, then the deepest, among the eligible leaves of a tier."""
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tiering.policies import POLICIES, lru
+from tiering.policies.lru import LRU
+from tiering.radix import RadixIndex
+from tiering.residency import NO_BLOCK, Residency, State, Tier
+
+TIERS = st.sampled_from(list(Tier))
+PROMPT = st.lists(st.sampled_from([3, 4]), min_size=1, max_size=12)  # a block is one token
+
+
+def array(blocks):
+    return np.array(blocks, dtype=np.intp)
+
+
+class Record:
+    """What the oracle knows of one block; its place in the tree is its key in the oracle."""
+
+    def __init__(self, block) -> None:
+        self.block = block
+        self.stamp = 0
+        self.leases = 0
+        self.state = dict.fromkeys(Tier, State.ABSENT)
+        self.readers = dict.fromkeys(Tier, 0)
+
+    def eligible(self, tier):
+        return self.state[tier] == State.PRESENT and not self.leases and not self.readers[tier]
+
+
+class Machine(RuleBasedStateMachine):
+    """Index, residency and policy together, as the core uses them, on three tiers.
+
+    The oracle is a dict from a path of tokens to a Record. What is evicted is found by taking, one after the other,
+    the eligible block with no eligible child left that has the smallest stamp, and the greatest depth among those.
+    """
+
+    @initialize(
+        max_node_blocks=st.sampled_from([1, 4, 128]),
+        min_log=st.sampled_from([1, 4, 1024]),
+        prompts=st.lists(st.tuples(PROMPT, TIERS), min_size=3, max_size=6),
+    )
+    def make(self, max_node_blocks, min_log, prompts):
+        self.residency = Residency(8)
+        self.index = RadixIndex(1, self.residency, max_node_blocks)
+        self.policy = LRU(self.residency, min_log_entries=min_log)
+        self.views = [self.policy.view(self.eligible_in(tier)) for tier in Tier]
+        self.oracle = {}
+        self.clock = 0
+        self.leased = []  # paths of tokens, once for each lease
+        for prompt, tier in prompts:
+            self.insert(prompt, tier, touched=True)
+
+    def eligible_in(self, tier):
+        def eligible(ids):
+            residency = self.residency
+            unread = (residency.leases[ids] == 0) & (residency.readers[tier, ids] == 0)
+            return unread & (residency.state[tier, ids] == State.PRESENT)
+
+        return eligible
+
+    # ---- the oracle
+
+    def expected_victims(self, tier, k):
+        left = {
+            path: record for path, record in self.oracle.items() if record.stamp and record.eligible(tier)
+        }
+        victims = []
+        while left and len(victims) < k:
+            inner = {path[:-1] for path in left}
+            leaves = [path for path in left if path not in inner]
+            path = min(leaves, key=lambda leaf: (left[leaf].stamp, -len(leaf)))
+            victims.append(left.pop(path).block)
+        return victims
+
+    def ids(self, path):
+        return array([self.oracle[path[: n + 1]].block for n in range(len(path))])
+
+    def records(self, path):
+        return [self.oracle[path[: n + 1]] for n in range(len(path))]
+
+    def matched(self, prompt):
+        path = tuple(prompt)
+        while path and path not in self.oracle:
+            path = path[:-1]
+        assert self.index.match(np.array(prompt, dtype=np.int32)).tolist() == self.ids(path).tolist()
+        return path
+
+    def some(self, data, condition):
+        """Paths of up to four blocks that meet a condition."""
+        there = sorted(path for path, record in self.oracle.items() if condition(record))
+        some = st.lists(st.sampled_from(there), unique=True, min_size=1, max_size=4) if there else st.just([])
+        return data.draw(some)
+
+    def touch(self, path):
+        self.policy.touch(self.ids(path))
+        self.clock += bool(path)
+        for record in self.records(path):
+            record.stamp = self.clock
+
+    # ---- what the core does
+
+    @rule(prompt=PROMPT)
+    def use(self, prompt):
+        self.touch(self.matched(prompt))
+
+    @rule(prompt=PROMPT, tier=st.sampled_from([*Tier, None]), touched=st.sampled_from([True, True, False]))
+    def insert(self, prompt, tier, touched):
+        """As a prefill publishes a prompt's blocks; a block that is never touched is never evicted."""
+        ids = self.index.insert(np.array(prompt, dtype=np.int32))
+        for n, block in enumerate(ids.tolist()):
+            record = self.oracle.setdefault(tuple(prompt[: n + 1]), Record(block))
+            assert record.block == block
+        if tier is not None:
+            absent = [record for record in self.records(tuple(prompt)) if not record.state[tier]]
+            self.write(tier, absent)
+            self.finish(tier, absent)
+        if touched:
+            self.touch(tuple(prompt))
+
+    @precondition(lambda self: self.oracle)
+    @rule(data=st.data())
+    def lease(self, data):
+        path = data.draw(st.sampled_from(sorted(self.oracle)))
+        self.residency.lease(self.ids(path))
+        self.leased.append(path)
+        for record in self.records(path):
+            record.leases += 1
+
+    @precondition(lambda self: self.leased)
+    @rule(data=st.data(), touched=st.booleans())
+    def release(self, data, touched):
+        """A release that is no use rewinds instead."""
+        path = self.leased.pop(data.draw(st.integers(0, len(self.leased) - 1)))
+        self.residency.release(self.ids(path))
+        for record in self.records(path):
+            record.leases -= 1
+        if touched:
+            self.touch(path)
+        else:
+            for view in self.views:
+                view.rewind(self.ids(path))
+
+    def write(self, tier, records):
+        ids = array([record.block for record in records])
+        self.residency.begin_write(tier, ids, ids)
+        for record in records:
+            record.state[tier] = State.WRITING
+
+    def finish(self, tier, records):
+        ids = array([record.block for record in records])
+        self.residency.finish_write(tier, ids)
+        self.views[tier].rewind(ids)
+        for record in records:
+            record.state[tier] = State.PRESENT
+
+    @rule(data=st.data(), tier=TIERS)
+    def begin_write(self, data, tier):
+        self.write(
+            tier, [self.oracle[path] for path in self.some(data, lambda record: not record.state[tier])]
+        )
+
+    @rule(data=st.data(), tier=TIERS)
+    def finish_write(self, data, tier):
+        paths = self.some(data, lambda record: record.state[tier] == State.WRITING)
+        self.finish(tier, [self.oracle[path] for path in paths])
+
+    @rule(data=st.data(), tier=TIERS)
+    def begin_read(self, data, tier):
+        paths = self.some(data, lambda record: record.state[tier] == State.PRESENT)
+        self.residency.add_readers(tier, array([self.oracle[path].block for path in paths]))
+        for path in paths:
+            self.oracle[path].readers[tier] += 1
+
+    @rule(data=st.data(), tier=TIERS)
+    def end_read(self, data, tier):
+        """A copy has ended and its source stays, as after a promotion or a demotion that failed."""
+        paths = self.some(data, lambda record: record.readers[tier])
+        ids = array([self.oracle[path].block for path in paths])
+        self.residency.drop_readers(tier, ids)
+        self.views[tier].rewind(ids)
+        for path in paths:
+            self.oracle[path].readers[tier] -= 1
+
+    def full_tier(self, data, tiers=tuple(Tier)):
+        """A tier that has something to give up, if there is one."""
+        full = [tier for tier in tiers if self.expected_victims(tier, 1)]
+        return data.draw(st.sampled_from(full or tiers))
+
+    @rule(data=st.data(), k=st.integers(0, 9))
+    def peek(self, data, k):
+        tier = self.full_tier(data)
+        victims = self.views[tier].peek(k)
+        assert victims.dtype == np.intp
+        assert victims.tolist() == self.expected_victims(tier, k)
+        assert self.views[tier].peek(k).tolist() == victims.tolist()
+
+    @rule(data=st.data(), k=st.integers(1, 4))
+    def evict(self, data, k):
+        tier = self.full_tier(data)
+        victims = self.views[tier].peek(k)
+        assert victims.tolist() == self.expected_victims(tier, k)
+        self.residency.drop(tier, victims)
+        blocks = {record.block: path for path, record in self.oracle.items()}
+        for block in victims.tolist():
+            self.oracle[blocks[block]].state[tier] = State.ABSENT
+        self.forget([blocks[block] for block in victims.tolist()])
+
+    @rule(data=st.data(), k=st.integers(1, 4))
+    def demote(self, data, k):
+        tier = self.full_tier(data, (Tier.DEVICE, Tier.HOST))
+        below = Tier(tier + 1)
+        victims = self.views[tier].peek(k)
+        assert victims.tolist() == self.expected_victims(tier, k)
+        records = [record for record in self.oracle.values() if record.block in victims]
+        absent = [record for record in records if not record.state[below]]
+        self.write(below, absent)
+        self.finish(below, absent)
+        self.residency.drop(tier, victims)
+        for record in records:
+            record.state[tier] = State.ABSENT
+
+    def forget(self, paths):
+        """Remove blocks that no tier holds and nothing follows, and then those before them likewise."""
+        gone = []
+        for path in paths:
+            while path and self.is_forgotten(path, gone):
+                gone.append(path)
+                path = path[:-1]
+        ids = array([self.oracle[path].block for path in gone])
+        self.policy.removed(ids)
+        self.index.remove(ids)
+        for path in gone:
+            del self.oracle[path]
+
+    def is_forgotten(self, path, gone):
+        record = self.oracle[path]
+        followed = any(other[:-1] == path for other in self.oracle if other not in gone)
+        return not (path in gone or followed or record.leases or any(record.state.values()))
+
+    # ---- after each step
+
+    @invariant()
+    def same(self):
+        self.residency.check()
+        self.index.check()
+        self.policy.check()
+        assert len(self.index) == len(self.oracle)
+        for record in self.oracle.values():
+            assert self.residency.stamp[record.block] == record.stamp
+
+    def teardown(self):
+        for tier in Tier if hasattr(self, "views") else ():
+            victims = self.views[tier].peek(1000)
+            assert victims.tolist() == self.expected_victims(tier, 1000)
+            self.views[tier].check()
+
+
+@pytest.mark.parametrize("thresholds", ["as shipped", "lowered"])
+def test_eviction_follows_the_definition(thresholds, monkeypatch):
+    if thresholds == "lowered":  # so that short chains and short logs take the paths of the long ones
+        monkeypatch.setattr(lru, "_FEW_ENTRIES", 1)
+        monkeypatch.setattr(lru, "_SLICE_ENTRIES", 3)
+        monkeypatch.setattr(lru, "_FEW_BLOCKS", 2)
+        monkeypatch.setattr(lru, "_SLICE_BLOCKS", 3)
+        monkeypatch.setattr(lru, "_MAX_CHUNK", 2)
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=180, stateful_step_count=50, deadline=None, derandomize=True)
+    )
+
+
+# ---- one fact at a time
+
+
+class Chains:
+    """A tree of one-token blocks, all of which a view sees until they are hidden."""
+
+    def __init__(self, min_log_entries=1024) -> None:
+        self.residency = Residency(64)
+        self.index = RadixIndex(1, self.residency)
+        self.policy = LRU(self.residency, min_log_entries=min_log_entries)
+        self.hidden = set()
+        self.asked = 0
+        self.view = self.policy.view(self.eligible)
+
+    def eligible(self, ids):
+        self.asked += len(ids)
+        return np.array([block not in self.hidden for block in ids.tolist()], dtype=np.bool_)
+
+    def use(self, *tokens: int):
+        ids = self.index.insert(np.array(tokens, dtype=np.int32))
+        self.policy.touch(ids)
+        return ids.tolist()
+
+    def remove(self, *blocks: int):
+        self.policy.removed(array(blocks))
+        self.index.remove(array(blocks))
+        self.policy.check()
+        self.index.check()
+
+
+def test_the_registry_names_the_policy():
+    assert POLICIES == {"lru": LRU}
+
+
+def test_the_older_path_goes_first_and_from_its_end():
+    chains = Chains()
+    a = chains.use(1, 2, 3)
+    b = chains.use(4, 5)
+    assert chains.view.peek(4).tolist() == [*a[::-1], b[1]]
+    chains.use(1)
+    assert chains.view.peek(9).tolist() == [a[2], a[1], b[1], b[0], a[0]]
+
+
+def test_a_shared_parent_outlives_its_children():
+    chains = Chains()
+    a = chains.use(1, 2)
+    b = chains.use(1, 3)
+    assert chains.view.peek(9).tolist() == [a[1], b[1], b[0]]
+
+
+def test_peek_of_nothing():
+    chains = Chains()
+    assert chains.view.peek(3).tolist() == []
+    chains.use(1)
+    assert chains.view.peek(0).tolist() == []
+    assert len(chains.view.peek(3)) == 1
+
+
+def test_a_block_that_was_never_touched_is_not_seen():
+    chains = Chains()
+    ids = chains.index.insert(np.array([1, 2], dtype=np.int32))
+    assert chains.view.peek(9).tolist() == []
+    chains.view.rewind(ids)
+    assert chains.view.peek(9).tolist() == []
+    chains.remove(ids[1])
+    chains.policy.touch(ids[:1])
+    assert chains.view.peek(9).tolist() == ids[:1].tolist()
+
+
+def test_hidden_blocks_are_seen_again_after_a_rewind_and_only_then():
+    chains = Chains()
+    a, b = chains.use(1, 2, 3), chains.use(4)
+    chains.hidden = {*a}
+    assert chains.view.peek(1).tolist() == b
+    chains.hidden = {a[2]}
+    with pytest.raises(AssertionError, match="the view starts at"):
+        chains.view.check()
+    chains.view.rewind(array(a[:2]))
+    assert chains.view.peek(9).tolist() == [a[1], a[0], *b]
+    chains.hidden.clear()  # deeper than the cursor, within the head's entry
+    chains.view.rewind(array(a[2:]))
+    assert chains.view.peek(9).tolist() == [*a[::-1], *b]
+
+
+def test_a_rewind_to_what_lies_ahead_keeps_the_place():
+    chains = Chains()
+    a, b = chains.use(1, 2, 3), chains.use(4)
+    chains.hidden = {a[2]}
+    chains.view.peek(1)
+    place = chains.view._head, chains.view._cursor
+    chains.view.rewind(array(b))
+    chains.view.rewind(
+        chains.index.insert(np.array([5], dtype=np.int32))
+    )  # never touched: nowhere in the log
+    assert (chains.view._head, chains.view._cursor) == place
+    chains.view.rewind(array([]))
+    assert chains.view.peek(9).tolist() == [a[1], a[0], *b]
+
+
+def test_a_touch_needs_no_rewind():
+    chains = Chains()
+    a = chains.use(1, 2)
+    chains.hidden = {*a}
+    assert chains.view.peek(1).tolist() == []
+    chains.hidden = set()
+    chains.use(1, 2)
+    assert chains.view.peek(9).tolist() == a[::-1]
+
+
+def test_evicting_one_by_one_does_not_look_at_a_long_chain_again_and_again():
+    """Blocks that keep a copy elsewhere stay in the index, and in the log."""
+    chains = Chains()
+    path = chains.use(*range(2000))
+    for block in path[::-1]:
+        assert chains.view.peek(1).tolist() == [block]
+        chains.hidden.add(block)
+    assert chains.asked < 6 * len(path)
+
+
+def test_a_cursor_on_an_id_that_was_given_out_again_is_not_believed():
+    chains = Chains()
+    a = chains.use(1, 2, 3)
+    assert chains.view.peek(1).tolist() == [a[2]]
+    chains.remove(a[2])
+    b = chains.use(9)
+    assert b == [a[2]]
+    assert chains.view.peek(9).tolist() == [a[1], a[0], b[0]]
+
+
+def test_removal_hands_the_entry_to_the_parent_of_the_same_touch_only():
+    chains = Chains()
+    a = chains.use(1, 2, 3)
+    b = chains.use(1, 4)
+    chains.remove(a[2])
+    assert chains.view.peek(9).tolist() == [a[1], b[1], b[0]]
+    chains.remove(a[1])
+    assert chains.view.peek(9).tolist() == [b[1], b[0]]
+    chains.remove(b[1], b[0])
+    assert chains.view.peek(9).tolist() == []
+
+
+def test_many_can_be_removed_at_once_across_touches():
+    chains = Chains()
+    a = chains.use(1, 2, 3, 4)
+    chains.use(1, 2)
+    b = chains.use(1, 5, 6)
+    chains.remove(a[3], b[2], a[2], b[1], a[1])
+    assert chains.view.peek(9).tolist() == [a[0]]
+
+
+def test_compaction_keeps_order_and_places():
+    chains = Chains(min_log_entries=4)
+    other = chains.policy.view(lambda ids: np.isin(ids, paths[7]))
+    paths = [chains.use(10 * i, 10 * i + 1) for i in range(8)]
+    assert other.peek(1).tolist() == paths[7][1:]
+    for _ in range(50):
+        chains.use(0, 1)
+    chains.policy.check()
+    assert len(chains.policy) < 30
+    assert other.peek(9).tolist() == paths[7][::-1]
+    expected = [block for path in [*paths[1:], paths[0]] for block in path[::-1]]
+    assert chains.view.peek(99).tolist() == expected
+
+
+def test_a_path_without_its_start_is_no_use():
+    chains = Chains()
+    path = chains.use(1, 2)
+    with pytest.raises(AssertionError, match="starts at a first block"):
+        chains.policy.touch(array(path[1:]))
+    chains.policy.touch(array([]))
+    assert chains.policy.now == 1
+
+
+def test_many_entries_and_long_chains_come_in_order():
+    """Long enough for every slice; ids in a row and not."""
+    chains = Chains()
+    expected = []
+    for i in range(1500):
+        expected += chains.use(i, -1 - i)[::-1]
+    for length in (31, 32, 33, 34, 290, 700):
+        head = chains.use(*[10_000 + length] * (length // 2))
+        tail = chains.use(*[10_000 + length] * length)
+        assert tail[: len(head)] == head
+        expected += tail[::-1]
+    assert chains.view.peek(10**6).tolist() == expected
+    for k in (1, 7, 100, 2000):
+        assert chains.policy.view(chains.eligible).peek(k).tolist() == expected[:k]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda policy, a: policy._deepest.__setitem__(0, a[0]),
+        lambda policy, a: policy._deepest.__setitem__(0, NO_BLOCK),
+        lambda policy, a: policy._stamps.__setitem__(0, 5),
+        lambda policy, a: policy._stamps.__setitem__(1, 5),
+        lambda policy, a: policy._residency.stamp.__setitem__(a[1], 2),
+    ],
+)
+def test_check_sees_damage(damage):
+    chains = Chains()
+    a = chains.use(1, 2, 3)
+    chains.use(4)
+    chains.policy.check()
+    damage(chains.policy, a)
+    with pytest.raises(AssertionError):
+        chains.policy.check()

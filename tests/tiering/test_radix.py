@@ -1,0 +1,290 @@
+"""The radix index finds exactly what a set of tuples finds."""
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from tiering.radix import RadixIndex
+from tiering.residency import NO_BLOCK, Residency, Tier
+
+BLOCK_TOKENS = 2
+# Token ids whose bytes look alike, so that a comparison that is out of step by a byte or a token would be noticed.
+TOKEN = st.sampled_from([0, 1, 256, -1])
+PROMPT = st.lists(TOKEN, max_size=26)
+
+
+def tokens_of(numbers):
+    return np.array(numbers, dtype=np.int32)
+
+
+def blocks_of(numbers):
+    """The whole blocks of a prompt as a tuple of tuples."""
+    whole = len(numbers) - len(numbers) % BLOCK_TOKENS
+    return tuple(tuple(numbers[at : at + BLOCK_TOKENS]) for at in range(0, whole, BLOCK_TOKENS))
+
+
+class Machine(RuleBasedStateMachine):
+    """The oracle is a dict from a path, a tuple of blocks, to the id of its last block."""
+
+    @initialize(
+        max_node_blocks=st.sampled_from([1, 2, 4, 128]), prompts=st.lists(PROMPT, min_size=2, max_size=5)
+    )
+    def make(self, max_node_blocks, prompts):
+        self.residency = Residency(4)
+        self.index = RadixIndex(BLOCK_TOKENS, self.residency, max_node_blocks)
+        self.oracle = {}
+        for prompt in prompts:
+            self.insert(prompt)
+
+    def expected(self, path):
+        return [self.oracle[path[: i + 1]] for i in range(len(path))]
+
+    def longest(self, path):
+        return max((path[:n] for n in range(len(path) + 1) if not n or path[:n] in self.oracle), key=len)
+
+    def learn(self, path, new_ids):
+        """Enter what an insert returned for the blocks of a path from block `len(path) - len(new_ids)`."""
+        known = set(self.oracle.values())
+        for n, block in enumerate(new_ids.tolist(), start=len(path) - len(new_ids) + 1):
+            if path[:n] in self.oracle:
+                assert block == self.oracle[path[:n]]
+            else:
+                assert block not in known
+                known.add(block)
+                self.oracle[path[:n]] = block
+
+    @rule(prompt=PROMPT)
+    def insert(self, prompt):
+        path = blocks_of(prompt)
+        ids = self.index.insert(tokens_of(prompt))
+        assert len(ids) == len(path)
+        self.learn(path, ids)
+
+    @rule(prompt=PROMPT)
+    def match(self, prompt):
+        ids = self.index.match(tokens_of(prompt))
+        assert ids.dtype == np.intp
+        assert ids.tolist() == self.expected(self.longest(blocks_of(prompt)))
+
+    @precondition(lambda self: self.oracle)
+    @rule(data=st.data(), tail=PROMPT)
+    def match_what_is_there_and_more(self, data, tail):
+        path = data.draw(st.sampled_from(sorted(self.oracle)))
+        self.match([token for block in path for token in block] + tail)
+
+    @precondition(lambda self: self.oracle)
+    @rule(data=st.data(), tail=PROMPT)
+    def insert_below_what_is_there(self, data, tail):
+        path = data.draw(st.sampled_from(sorted(self.oracle)))
+        self.insert([token for block in path for token in block] + tail)
+
+    @rule(data=st.data(), tail=PROMPT)
+    def extend(self, data, tail):
+        path = data.draw(st.sampled_from([(), *sorted(self.oracle)]))
+        below = blocks_of(tail)
+        edge = tokens_of([token for block in below for token in block]).tobytes()
+        ids = self.index.extend(self.oracle.get(path, NO_BLOCK), edge)
+        assert len(ids) == len(below)
+        self.learn(path + below, ids)
+
+    @precondition(lambda self: self.oracle)
+    @rule(data=st.data())
+    def remove_a_subtree_in_any_order(self, data):
+        top = data.draw(st.sampled_from(sorted(self.oracle)))
+        left = {path for path in self.oracle if path[: len(top)] == top}
+        order = []
+        while left:
+            leaves = sorted(path for path in left if not any(other[:-1] == path for other in left))
+            order.append(data.draw(st.sampled_from(leaves)))
+            left.remove(order[-1])
+        removed = [self.oracle.pop(path) for path in order]
+        self.index.remove(np.array(removed, dtype=np.intp))
+
+    @precondition(lambda self: self.oracle)
+    @rule(data=st.data(), n=st.integers(1, 4))
+    def remove_a_tail(self, data, n):
+        path = data.draw(st.sampled_from(sorted(self.oracle)))
+        tail = []
+        while path and len(tail) < n and not any(other[:-1] == path for other in self.oracle):
+            tail.append(self.oracle.pop(path))
+            path = path[:-1]
+        self.index.remove(np.array(tail, dtype=np.intp))
+
+    @precondition(lambda self: self.oracle)
+    @rule(data=st.data())
+    def subtree(self, data):
+        top = data.draw(st.sampled_from([(), *sorted(self.oracle)]))
+        ids = self.index.subtree(self.oracle.get(top, NO_BLOCK)).tolist()
+        paths = {block: path for path, block in self.oracle.items() if path[: len(top)] == top}
+        assert sorted(ids) == sorted(paths)
+        for at, block in enumerate(ids):
+            parent = self.oracle.get(paths[block][:-1])
+            assert paths[block][:-1] == top[:-1] or parent in ids[:at]
+
+    @invariant()
+    def same(self):
+        self.index.check()
+        self.residency.check()
+        assert len(self.index) == len(self.residency) == len(self.oracle)
+        for path, block in self.oracle.items():
+            assert self.index.tokens_of(block) == tokens_of(path[-1]).tobytes()
+            assert self.index.path(block).tolist() == self.expected(path)
+            assert self.residency.parent[block] == self.oracle.get(path[:-1], NO_BLOCK)
+
+    def teardown(self):
+        for path in getattr(self, "oracle", ()):
+            ids = self.index.match(tokens_of([token for block in path for token in block]))
+            assert ids.tolist() == self.expected(path)
+
+
+def test_the_index_follows_a_set_of_tuples():
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=200, stateful_step_count=40, deadline=None, derandomize=True)
+    )
+
+
+def random_tokens(seed, num_tokens):
+    return np.random.default_rng(seed).integers(0, 50_000, num_tokens, dtype=np.int32)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 127, 128, 129, 511, 512, 513, 640, 2000])
+def test_long_paths_match_at_any_length_and_any_point_of_divergence(num_blocks):
+    """Covers the head that match converts first, and its end in the middle of an edge."""
+    index = RadixIndex(16, Residency(4))
+    whole = random_tokens(0, 2000 * 16)
+    ids = index.insert(whole)
+    assert index.match(whole[: num_blocks * 16 + 15]).tolist() == ids[:num_blocks].tolist()
+    other = whole.copy()
+    other[num_blocks * 16 - 1] += 1
+    assert index.match(other).tolist() == ids[: num_blocks - 1].tolist()
+    index.insert(other)
+    index.check()
+    assert index.match(whole).tolist() == ids.tolist()
+
+
+def test_edges_out_of_step_with_the_head_are_found():
+    """Nodes of many lengths, so that the head's end falls at every place within an edge."""
+    index = RadixIndex(16, Residency(4), max_node_blocks=4)  # the head is 16 blocks
+    whole = random_tokens(1, 40 * 16)
+    for num_blocks in range(1, 40, 3):
+        index.insert(np.concatenate([whole[: num_blocks * 16], random_tokens(num_blocks, 32)]))
+    ids = index.insert(whole)
+    for num_blocks in range(41):
+        assert index.match(whole[: num_blocks * 16]).tolist() == ids[:num_blocks].tolist()
+
+
+def test_an_index_without_blocks_finds_nothing():
+    index = RadixIndex(16, Residency(4))
+    for num_tokens in (0, 15, 16, 5000):
+        assert index.match(random_tokens(0, num_tokens)).tolist() == []
+    assert index.insert(random_tokens(0, 15)).tolist() == index.extend(NO_BLOCK, b"").tolist() == []
+    assert index.path(NO_BLOCK).tolist() == index.subtree(NO_BLOCK).tolist() == []
+    index.remove(np.empty(0, dtype=np.intp))
+    index.check()
+
+
+def test_a_strided_view_of_tokens_means_its_elements():
+    index = RadixIndex(2, Residency(4))
+    ids = index.insert(np.array([1, 2, 3, 4], dtype=np.int32))
+    strided = np.array([1, 9, 2, 9, 3, 9, 4, 9], dtype=np.int32)[::2]
+    assert index.match(strided).tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "tokens", [np.zeros(4, np.int64), np.zeros(4, np.uint32), np.zeros(4, ">i4"), np.zeros((2, 2), np.int32)]
+)
+def test_other_arrays_are_refused(tokens):
+    """An int64 array read as int32 would silently be twice as many tokens."""
+    index = RadixIndex(2, Residency(4))
+    with pytest.raises(ValueError, match="little-endian int32"):
+        index.match(tokens)
+    with pytest.raises(ValueError, match="little-endian int32"):
+        index.insert(tokens)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1), (16, 0)])
+def test_sizes_below_one_are_refused(sizes):
+    with pytest.raises(ValueError, match="at least 1"):
+        RadixIndex(sizes[0], Residency(4), sizes[1])
+
+
+def test_an_edge_of_broken_blocks_is_refused():
+    with pytest.raises(ValueError, match="12 bytes"):
+        RadixIndex(2, Residency(4)).extend(NO_BLOCK, bytes(12))
+
+
+def chain_and_branch():
+    residency = Residency(8)
+    index = RadixIndex(1, residency)
+    trunk = index.insert(tokens_of([1, 2, 3, 4]))
+    branch = index.insert(tokens_of([1, 2, 5]))
+    return residency, index, trunk, branch
+
+
+@pytest.mark.parametrize("wrong", [[1], [2], [3, 1], [2, 3], [4, 2], [3, 3], [6]])
+def test_only_leaves_can_be_removed_and_each_once(wrong):
+    _, index, *_ = chain_and_branch()
+    with pytest.raises(AssertionError):
+        index.remove(np.array(wrong, dtype=np.intp))
+
+
+def test_a_block_that_a_tier_holds_cannot_be_removed():
+    residency, index, trunk, _ = chain_and_branch()
+    residency.begin_write(Tier.DISK, trunk[-1:], 4096)
+    with pytest.raises(AssertionError, match="absent everywhere"):
+        index.remove(trunk[-1:])
+
+
+def test_asking_for_what_is_there_splits_nothing():
+    _, index, trunk, _ = chain_and_branch()
+    num_nodes = len(index._nodes)
+    assert index.insert(tokens_of([1])).tolist() == trunk[:1].tolist()
+    assert index.insert(tokens_of([1, 2, 3])).tolist() == trunk[:3].tolist()
+    assert index.extend(int(trunk[0]), tokens_of([2]).tobytes()).tolist() == trunk[1:2].tolist()
+    index.insert(tokens_of([1, 2, 3, 4, 5]))
+    assert index.extend(int(trunk[2]), tokens_of([4]).tobytes()).tolist() == trunk[3:].tolist()
+    assert len(index._nodes) == num_nodes
+
+
+def test_removed_ids_come_back_for_the_next_path():
+    _, index, trunk, branch = chain_and_branch()
+    index.remove(np.array([trunk[3], branch[2], trunk[2]]))
+    assert index.match(tokens_of([1, 2, 5])).tolist() == trunk[:2].tolist()
+    again = index.insert(tokens_of([1, 2, 6, 7, 8]))
+    assert sorted(again[2:].tolist()) == sorted([trunk[3], branch[2], trunk[2]])
+    index.check()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda index: setattr(index, "_num_blocks", 4),
+        lambda index: index._free_numbers.append(0),
+        lambda index: index._nodes.append(None),
+        lambda index: index._residency.node.__setitem__(0, 0),
+        lambda index: index._residency.parent.__setitem__(1, 2),
+        lambda index: index._residency.parent.__setitem__(0, 3),
+        lambda index: index._residency.num_children.__setitem__(1, 1),
+        lambda index: index._residency.num_children.__setitem__(0, 2),
+        lambda index: index._residency.live.__setitem__(4, False),
+        lambda index: setattr(index._nodes[0], "edge", index._nodes[0].edge[:-4]),
+        lambda index: setattr(index._root.children, "up", None),
+        lambda index: setattr(index._root.children, "hot", index._root),
+        lambda index: index._root.children.children.clear(),
+    ],
+)
+def test_check_sees_damage(damage):
+    _, index, *_ = chain_and_branch()
+    index.check()
+    damage(index)
+    with pytest.raises(AssertionError):
+        index.check()

@@ -1,0 +1,127 @@
+"""Slots have one owner at a time, and none is lost: against a dict of slots."""
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from tiering.slot_table import SlotState, SlotTable
+
+USED = st.sampled_from([SlotState.PRIVATE, SlotState.INDEXED, SlotState.IN_FLIGHT])
+
+
+def slots(*numbers: int):
+    return np.array(numbers, dtype=np.intp)
+
+
+class Machine(RuleBasedStateMachine):
+    @initialize(num_slots=st.integers(0, 12))
+    def make(self, num_slots):
+        self.table = SlotTable(num_slots)
+        self.oracle = dict.fromkeys(range(num_slots), SlotState.FREE)
+
+    def some(self, data, state):
+        there = [slot for slot, found in self.oracle.items() if found == state]
+        chosen = data.draw(st.lists(st.sampled_from(there), unique=True) if there else st.just([]))
+        return slots(*chosen)
+
+    @rule(n=st.integers(0, 8), state=USED)
+    def take(self, n, state):
+        num_free = list(self.oracle.values()).count(SlotState.FREE)
+        taken = self.table.take(n, state)
+        if n > num_free:
+            assert taken is None
+            return
+        assert taken.dtype == np.intp
+        assert len(set(taken.tolist())) == len(taken) == n
+        assert all(self.oracle[slot] == SlotState.FREE for slot in taken.tolist())
+        self.oracle.update(dict.fromkeys(taken.tolist(), state))
+
+    @rule(data=st.data(), from_state=USED, to_state=USED)
+    def turn(self, data, from_state, to_state):
+        chosen = self.some(data, from_state)
+        self.table.turn(chosen, from_state, to_state)
+        self.oracle.update(dict.fromkeys(chosen.tolist(), to_state))
+
+    @rule(data=st.data(), state=USED)
+    def free(self, data, state):
+        chosen = self.some(data, state)
+        self.table.free(chosen, state)
+        self.oracle.update(dict.fromkeys(chosen.tolist(), SlotState.FREE))
+
+    @invariant()
+    def same(self):
+        self.table.check()
+        assert self.table.states(np.arange(len(self.oracle))).tolist() == list(self.oracle.values())
+        assert self.table.num_slots == len(self.oracle)
+        assert self.table.num_free == self.table.count(SlotState.FREE)
+        for state in SlotState:
+            assert self.table.count(state) == list(self.oracle.values()).count(state)
+
+
+def test_slots_follow_a_dict():
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True)
+    )
+
+
+def test_a_fresh_table_gives_the_lowest_slots_in_a_row():
+    table = SlotTable(5)
+    assert table.take(3, SlotState.PRIVATE).tolist() == [0, 1, 2]
+    assert table.take(2, SlotState.PRIVATE).tolist() == [3, 4]
+
+
+def test_the_slots_freed_last_come_back_first_and_in_their_order():
+    table = SlotTable(8)
+    table.take(8, SlotState.PRIVATE)
+    table.free(slots(6), SlotState.PRIVATE)
+    table.free(slots(1, 2, 3), SlotState.PRIVATE)
+    assert table.take(3, SlotState.INDEXED).tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    "misuse",
+    [
+        lambda table: table.take(1, SlotState.FREE),
+        lambda table: table.turn(slots(0), SlotState.INDEXED, SlotState.PRIVATE),
+        lambda table: table.turn(slots(0, 3), SlotState.PRIVATE, SlotState.INDEXED),
+        lambda table: table.turn(slots(0), SlotState.PRIVATE, SlotState.FREE),
+        lambda table: table.turn(slots(3), SlotState.FREE, SlotState.PRIVATE),
+        lambda table: table.turn(slots(0, 1, 0), SlotState.PRIVATE, SlotState.INDEXED),
+        lambda table: table.free(slots(1, 1), SlotState.PRIVATE),
+        lambda table: table.free(slots(3), SlotState.PRIVATE),
+        lambda table: table.free(slots(3), SlotState.FREE),
+        lambda table: table.free(slots(0), SlotState.IN_FLIGHT),
+    ],
+)
+def test_misuse_is_refused_before_anything_changes(misuse):
+    table = SlotTable(4)
+    table.take(2, SlotState.PRIVATE)
+    with pytest.raises(AssertionError):
+        misuse(table)
+    table.check()
+    assert table.states(np.arange(4)).tolist() == [1, 1, 0, 0]
+
+
+def test_a_negative_size_is_refused():
+    with pytest.raises(ValueError, match="-1"):
+        SlotTable(-1)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda table: table._states.__setitem__(0, SlotState.INDEXED),
+        lambda table: table._free.__setitem__(0, table._free[1]),
+        lambda table: table._free.__setitem__(0, 0),
+        lambda table: table._counts.__setitem__(0, 5),
+    ],
+)
+def test_check_sees_damage(damage):
+    table = SlotTable(4)
+    table.take(1, SlotState.PRIVATE)
+    table.check()
+    damage(table)
+    with pytest.raises(AssertionError):
+        table.check()

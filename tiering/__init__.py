@@ -1,0 +1,1 @@
+"""Which block lives where, and when it moves."""

@@ -1,0 +1,237 @@
+"""TieredCache: the core, the mover and a store, driven in real time by the thread that owns the engine loop."""
+
+import dataclasses
+import queue
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+from kvstore.block import BlockKey, chain_key
+from kvstore.slots import SlotMemory
+from kvstore.store import BlockRef, Store
+from tiering.index import Index, IndexConfig, Wait
+from tiering.io_threads import IoThreads
+from tiering.lease import Lease
+from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote, Read, Write, Written
+from tiering.radix import Tokens
+from tiering.residency import Tier
+from tiering.transfer.device import Device
+from tiering.transfer.mover import Mover
+from tiering.writes import Sweep
+
+_SETTLE_STEP_S = 0.1  # how long to wait for news before planning again: a resting disk wakes nobody
+_JOIN_S = 5.0  # how long I/O that hangs may hold up close
+
+
+class TieredCache:
+    """A prefix cache over device, host and disk. One thread calls it, except `close` after that thread has ended.
+
+    Nothing here decides where a block goes (the core does) or in which order copies run (the mover does). Calls do
+    not block, save `before_compute` on a CPU, `demote`, `clear` and `close`. `wake` is called from other threads
+    when `pump` has news; it must only post.
+    """
+
+    def __init__(
+        self,
+        config: IndexConfig,
+        *,
+        root_key: BlockKey,
+        device: Device,
+        pool: SlotMemory,
+        slab: SlotMemory,
+        store: Store | None,
+        wake: Callable[[], None],
+        read_threads: int = 2,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Takes over `device` and `store`: closing the cache closes them. What the store holds is found again."""
+        self._index = Index(config, root_key)
+        self._news = threading.Event()
+        self._wake = wake
+        self._mover = Mover(device, pool, slab, self._announce)
+        self._slab, self._store, self._clock = slab, store, clock
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._readers = IoThreads("read", read_threads if store is not None else 0)
+        self._writer = IoThreads("write", 1 if store is not None else 0)
+        self._failed_deletes = 0
+        self._closed = False
+        if store is not None:
+            self._index.restore(store.scan())
+        self.pump()
+
+    # --- what requests do -----------------------------------------------------------------------------------------
+
+    def admit(self, tokens: Tokens, num_blocks: int) -> Lease | Wait:
+        """See Index.admit."""
+        outcome = self._index.admit(tokens, num_blocks)
+        self._start_moves()
+        return outcome
+
+    def lookup(self, tokens: Tokens) -> dict[str, int]:
+        """See Index.lookup."""
+        return self._index.lookup(tokens)
+
+    def publish(self, lease: Lease, start: int, end: int) -> None:
+        """See Index.publish."""
+        self._index.publish(lease, start, end)
+
+    def append(self, lease: Lease, tokens: Tokens) -> None:
+        """See Index.append."""
+        self._index.append(lease, tokens)
+
+    def release(self, lease: Lease) -> None:
+        """See Index.release."""
+        self._index.release(lease)
+        self._start_moves()
+
+    def before_compute(self, read_slots: "list[int]", written_slots: "list[int]") -> None:
+        """See Mover.before_compute."""
+        self._mover.before_compute(read_slots, written_slots)
+
+    def after_compute(self) -> None:
+        """See Mover.after_compute."""
+        self._mover.after_compute()
+
+    # --- the driver -----------------------------------------------------------------------------------------------
+
+    def pump(self) -> bool:
+        """Take in what has ended and start what follows from it. True if anything had ended."""
+        news = [Copied(ended.number, ended.error) for ended in self._mover.poll()]
+        answers: list[Answer] = [*news, *self._drain()]
+        for answer in answers:
+            self._index.answer(answer)
+        self._start_moves()
+        return bool(answers)
+
+    def _drain(self) -> list[Answer]:
+        answers = []
+        while True:
+            try:
+                answers.append(self._answers.get_nowait())
+            except queue.Empty:
+                return answers
+
+    def _start_moves(self) -> None:
+        for move in self._index.plan(self._clock()):
+            self._start(move)
+
+    def _start(self, move: Move) -> None:
+        match move:
+            case Demote():
+                self._mover.submit_demote(move.number, move.device_slots.tolist(), move.host_slots.tolist())
+            case Promote():
+                self._mover.submit_promote(move.number, move.host_slots.tolist(), move.device_slots.tolist())
+            case Read():
+                self._readers.put(lambda: self._report(self._read(move)))
+            case Write():
+                self._writer.put(lambda: self._report(self._write(move)))
+            case Forget():
+                self._writer.put(lambda: self._forget(move))
+
+    def _report(self, answer: Answer) -> None:
+        self._answers.put(answer)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Called on any thread: there is something to pump."""
+        self._news.set()
+        self._wake()
+
+    # --- on the I/O threads ---------------------------------------------------------------------------------------
+
+    def _read(self, move: Read) -> HasRead:
+        assert self._store is not None, "reads are asked for only where there is a store"
+        try:
+            views = [self._slab.view(slot) for slot in move.host_slots.tolist()]
+            return HasRead(move.number, tuple(self._store.get_many(move.refs, views)))
+        except Exception as error:  # noqa: BLE001 - the thread's top: whatever it is, the requests compute instead
+            return HasRead(move.number, error=error)
+
+    def _write(self, move: Write) -> Written:
+        assert self._store is not None, "writes are asked for only where there is a store"
+        keys = dict(move.known_keys)
+        for block in move.lineage:
+            keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
+        by_id = {block.id: block for block in move.lineage}
+        blocks = [by_id[block] for block in move.ids.tolist()]
+        computed = tuple((block.id, keys[block.id]) for block in move.lineage)
+        try:
+            refs = [BlockRef(keys[block.id], keys[block.parent_id], block.tokens) for block in blocks]
+            views = [self._slab.view(slot) for slot in move.host_slots.tolist()]
+            return Written(move.number, tuple(self._store.put_many(refs, views)), computed)
+        except Exception as error:  # noqa: BLE001 - the thread's top: the blocks stay where they are
+            return Written(move.number, keys=computed, error=error)
+
+    def _forget(self, move: Forget) -> None:
+        assert self._store is not None, "records are forgotten only where there is a store"
+        try:
+            self._store.delete_many(move.keys)
+        except Exception:  # noqa: BLE001 - what cannot be deleted is bounded by the store and found at the next start
+            self._failed_deletes += len(move.keys)
+
+    # --- the whole cache ------------------------------------------------------------------------------------------
+
+    def sweep(self, to: Tier, *, then_free: bool) -> Sweep:
+        """Begin to move what no request holds down to a tier; later pumps go on with it until it says `done`."""
+        sweep = self._index.sweep(to, then_free=then_free)
+        self._start_moves()
+        return sweep
+
+    def settle(self, timeout_s: float) -> bool:
+        """Pump until nothing is in flight. False if the time was not enough."""
+        deadline_s = time.monotonic() + timeout_s
+        while not self._index.idle:
+            self._news.clear()
+            if not self.pump():
+                self._news.wait(max(0.0, min(_SETTLE_STEP_S, deadline_s - time.monotonic())))
+            if time.monotonic() >= deadline_s:
+                return self._index.idle
+        return True
+
+    def clear(self, timeout_s: float) -> bool:
+        """Forget every block in every tier. False if a request, or a copy that takes too long, holds some."""
+        settled = self.settle(timeout_s)
+        cleared = self._index.clear()
+        self._start_moves()
+        return settled and cleared
+
+    def stats(self) -> dict[str, Any]:
+        """Index.stats with the store's own figures, where there is a store."""
+        stats = self._index.stats()
+        if self._store is not None:
+            stats["store"] = dataclasses.asdict(self._store.stats())
+        stats["failed_deletes"] = self._failed_deletes
+        return stats
+
+    def check(self) -> None:
+        """See Index.check."""
+        self._index.check()
+
+    def close(self, flush_s: float = 0.0) -> bool:
+        """Write down what the disk does not have yet, for at most `flush_s`, then end threads and close the store.
+
+        Requests must have been released. The pool and the slab are not touched after this returns; they are the
+        caller's to free. False if I/O was left hanging: then the slab must not be freed. Idempotent.
+        """
+        if self._closed:
+            return True
+        self._closed = True
+        if self._store is not None and flush_s > 0:
+            self._index.sweep(Tier.DISK, then_free=False)
+            self._start_moves()
+        self.settle(flush_s)
+        self._mover.close()
+        joined = self._readers.close(_JOIN_S) & self._writer.close(_JOIN_S)
+        if self._store is not None and joined:
+            self._store.close()
+        return joined
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

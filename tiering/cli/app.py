@@ -1,0 +1,98 @@
+"""The verbs of `kvtide`. What each does lives in a module of its own, imported when the verb is used."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="kvtide",
+    help="A tiered prefix cache for LLM inference: device, page-locked host memory, compressed LMDB on disk.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+bench_app = typer.Typer(help="Honest measurements.", no_args_is_help=True)
+app.add_typer(bench_app, name="bench")
+
+TIERS = ("cold", "device", "host", "disk", "restart")
+
+
+@app.command()
+def demo(
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the model; default: torch's choice.", min=1)
+    ] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="Directory for the disk tier; default: a temporary one.")
+    ] = None,
+) -> None:
+    """Ask a real model about a long document, push the document out tier by tier, restart, and compare."""
+    from tiering.cli.demo import run_demo
+
+    _plainly(lambda: run_demo(threads=threads, keep=keep))
+
+
+@bench_app.command()
+def ttft(
+    model: Annotated[
+        str, typer.Option(help='"demo", "random" (the demo\'s shape), or a model directory.')
+    ] = "demo",
+    prefix_tokens: Annotated[int, typer.Option(help="Tokens of the shared prefix.", min=1)] = 1024,
+    suffix_tokens: Annotated[int, typer.Option(help="Tokens after it, never seen before.", min=1)] = 64,
+    tiers: Annotated[str, typer.Option(help="Rows, comma-separated, of: " + ", ".join(TIERS))] = ",".join(
+        TIERS
+    ),
+    repeats: Annotated[int, typer.Option(help="Measurements of each row, interleaved.", min=1)] = 3,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the model; default: torch's choice.", min=1)
+    ] = None,
+    new_tokens: Annotated[int, typer.Option(help="Tokens generated after each prompt.", min=1)] = 4,
+    kv_dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    deterministic: Annotated[bool, typer.Option(help="Use the deterministic mode.")] = False,
+    reference: Annotated[bool, typer.Option(help="Also time transformers' own forward.")] = True,
+    seed: Annotated[int, typer.Option(help="Of prefix and suffixes.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Where to write the rows, with all settings.")] = None,
+) -> None:
+    """Time to first token of prefix + suffix, with the prefix in each tier, beside transformers' own forward."""
+    from tiering.cli.bench_ttft import TtftBench, run
+
+    chosen = tuple(tier.strip() for tier in tiers.split(","))
+    if unknown := [tier for tier in chosen if tier not in TIERS]:
+        raise typer.BadParameter(
+            f"unknown tier {unknown[0]!r}; known are {', '.join(TIERS)}", param_hint="--tiers"
+        )
+    bench = TtftBench(
+        model=model,
+        prefix_tokens=prefix_tokens,
+        suffix_tokens=suffix_tokens,
+        tiers=chosen,
+        repeats=repeats,
+        threads=threads,
+        new_tokens=new_tokens,
+        kv_dtype=kv_dtype,
+        device=device,
+        deterministic=deterministic,
+        reference=reference,
+        seed=seed,
+    )
+    _plainly(lambda: run(bench, json))
+
+
+@bench_app.command(hidden=True)
+def ttft_process(spec: str) -> None:
+    """One phase of a restart row, in a process of its own; prints one line of JSON."""
+    from tiering.cli.bench_ttft import run_process
+
+    run_process(spec)
+
+
+def _plainly(job: Callable[[], None]) -> None:
+    """Turn what a user can mend into one sentence on standard error, without a traceback."""
+    try:
+        job()
+    except ValueError as error:
+        typer.secho(f"kvtide: {error}", err=True, fg="red")
+        raise typer.Exit(2) from error

@@ -1,0 +1,193 @@
+"""Making room: what leaves a tier, by which way, when another block needs its place.
+
+Least recently used leaves go first. A block that a lower tier has as well is dropped without a copy; another is
+copied down before its place is free; where the lower tier has no place either it is dropped for good, together with
+every copy of its descendants, so that what the tiers hold together always reaches back to the root.
+"""
+
+from collections import Counter
+
+import numpy as np
+
+from kvstore.block import BlockKey
+from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, Holdings
+from tiering.moves import Demote, Forget
+from tiering.outbox import Outbox
+from tiering.policies.lru import View
+from tiering.residency import Ids, Tier
+from tiering.slot_table import SlotState
+
+_DISK_BATCH = 64  # victims looked at in one go
+
+
+class Eviction:
+    """Frees places in each tier, all or nothing where the caller needs all. Never waits: answers what is free now."""
+
+    def __init__(self, holdings: Holdings, outbox: Outbox) -> None:
+        self._holdings = holdings
+        self._outbox = outbox
+        self.num_leaving = 0
+        """Device slots that will be free when the copies out of them have ended."""
+        self.evicted: Counter[Tier] = Counter()
+        """Copies that left a tier to make room there."""
+        self.dropped: Counter[Tier] = Counter()
+        """Blocks whose last copy was in this tier when it was given up."""
+
+    # --- device ---------------------------------------------------------------------------------------------------
+
+    def device_room(self, num_slots: int) -> bool:
+        """Whether so many device slots are free; if not, start freeing them, if that is possible at all."""
+        free = self._holdings.slots[DEVICE].num_free
+        short = num_slots - free - self.num_leaving
+        if short > 0:
+            victims = self._holdings.device_victims.peek(short)
+            if len(victims) < short:
+                return False
+            self.evict_device(victims)
+        return self._holdings.slots[DEVICE].num_free >= num_slots
+
+    def evict_device(self, victims: Ids) -> None:
+        """Give up device copies, in this order; those that no lower tier has go to host memory if it has room."""
+        state = self._holdings.residency.state
+        on_host = state[HOST, victims] == PRESENT
+        on_disk = state[DISK, victims] == PRESENT
+        self._leave(DEVICE, victims[on_host])
+        rest = victims[~on_host]
+        slots = self.host_slots(int((~on_disk & ~on_host).sum()))
+        # making that room may have dropped a victim, as the descendant of a block that went for good
+        rest = rest[state[DEVICE, rest] == PRESENT]
+        # a block that only the disk has would load slowly: it may have a free host slot, but nobody's place
+        slots = np.concatenate([slots, self._take_host(len(rest) - len(slots))])
+        self._return_host(slots[len(rest) :])
+        # the youngest are worth most: they get the slots
+        kept = min(len(slots), len(rest))
+        self._give_up(DEVICE, rest[: len(rest) - kept])
+        self.demote(rest[len(rest) - kept :], slots[:kept], then_free=True)
+
+    def demote(self, ids: Ids, host_slots: Ids, *, then_free: bool) -> None:
+        """Ask for a copy from device to host slots that were taken IN_FLIGHT."""
+        if not len(ids):
+            return
+        residency = self._holdings.residency
+        self._holdings.read_begins(DEVICE, ids)
+        self._holdings.expect(HOST, ids, host_slots)
+        self.num_leaving += len(ids) if then_free else 0
+        device_slots = residency.place[DEVICE, ids]
+        stamps = residency.stamp[ids]
+        number = self._outbox.next_number()
+        self._outbox.send(Demote(number, ids, device_slots, host_slots, stamps, then_free))
+
+    def demoted(self, move: Demote, error: Exception | None) -> None:
+        """A copy down is over. A block that was used meanwhile keeps its device copy."""
+        self._holdings.read_ended(DEVICE, move.ids)
+        if error is None:
+            self._holdings.arrived(HOST, move.ids)
+        else:
+            self._holdings.failed(HOST, move.ids)
+        if move.then_free:
+            self.num_leaving -= len(move.ids)
+            unused = self._holdings.residency.stamp[move.ids] == move.stamps
+            unleased = self._holdings.residency.leases[move.ids] == 0
+            going = move.ids[unused & unleased]
+            if error is None:
+                self._leave(DEVICE, going)
+            else:
+                self._give_up(DEVICE, going)
+
+    # --- host -----------------------------------------------------------------------------------------------------
+
+    def host_slots(self, num_slots: int) -> Ids:
+        """Take up to `num_slots` host slots, IN_FLIGHT.
+
+        Free ones, then those of blocks that another tier has, and then those of the least recently used blocks that
+        have no other copy.
+        """
+        self._make_host_room(num_slots, self._holdings.host_clean)
+        table = self._holdings.slots[HOST]
+        if table.num_free < num_slots:
+            self._give_up(HOST, self._holdings.host_victims.peek(num_slots - table.num_free))
+        return self._take_host(num_slots)
+
+    def spare_host_slots(self, num_slots: int) -> Ids:
+        """Take up to `num_slots` host slots, IN_FLIGHT, that cost nothing: free ones, then those of blocks on disk."""
+        self._make_host_room(num_slots, self._holdings.host_stored)
+        return self._take_host(num_slots)
+
+    def _make_host_room(self, num_slots: int, view: View) -> None:
+        short = num_slots - self._holdings.slots[HOST].num_free
+        if short > 0:
+            self._leave(HOST, view.peek(short))
+
+    def _take_host(self, num_slots: int) -> Ids:
+        """Up to `num_slots` free host slots, IN_FLIGHT."""
+        table = self._holdings.slots[HOST]
+        slots = table.take(max(0, min(num_slots, table.num_free)), SlotState.IN_FLIGHT)
+        assert slots is not None, "no more was asked for than is free"
+        return slots
+
+    def _return_host(self, slots: Ids) -> None:
+        self._holdings.slots[HOST].free(slots, SlotState.IN_FLIGHT)
+
+    # --- disk -----------------------------------------------------------------------------------------------------
+
+    def disk_room(self, num_bytes: int) -> bool:
+        """Whether the disk may take so many bytes more, after giving up the least recently used if need be."""
+        holdings = self._holdings
+        while holdings.disk_bytes + num_bytes > holdings.disk_capacity_bytes:
+            victims = holdings.disk_victims.peek(_DISK_BATCH)
+            if not len(victims):
+                return False
+            before = holdings.disk_bytes
+            over = before + num_bytes - holdings.disk_capacity_bytes
+            freed = np.cumsum(holdings.residency.place[DISK, victims])
+            self._give_up(DISK, victims[: int(np.searchsorted(freed, over)) + 1])
+            if holdings.disk_bytes == before:
+                return False
+        return True
+
+    # --- common ---------------------------------------------------------------------------------------------------
+
+    def _leave(self, tier: Tier, ids: Ids) -> None:
+        if len(ids):
+            self._holdings.left(tier, ids)
+            self.evicted[tier] += len(ids)
+
+    def _give_up(self, tier: Tier, ids: Ids) -> None:
+        """Drop these copies; where one is the block's last, the block and all below it. What is in use stays."""
+        for block in ids.tolist():
+            one = np.array([block], dtype=np.intp)
+            if self._holdings.residency.state.item(tier, block) != PRESENT:
+                continue  # went with an ancestor a moment ago
+            if self._has_other_copy(tier, block):
+                if tier is DISK:
+                    self.forget(one)
+                self._leave(tier, one)
+            else:
+                self.drop(block, tier)
+
+    def _has_other_copy(self, tier: Tier, block: int) -> bool:
+        state = self._holdings.residency.state
+        return any(state.item(other, block) != ABSENT for other in Tier if other is not tier)
+
+    def drop(self, block: int, tier: Tier) -> bool:
+        """Give up a block for good, with all its descendants; False, and no change, if one of them is in use."""
+        holdings = self._holdings
+        ids = holdings.radix.subtree(block)
+        if holdings.in_use(ids):
+            return False
+        self.forget(ids[holdings.residency.state[DISK, ids] == PRESENT])
+        for each in Tier:
+            self._leave(each, ids[holdings.residency.state[each, ids] == PRESENT])
+        self.dropped[tier] += len(ids)
+        holdings.prune(ids[::-1].tolist())
+        return True
+
+    def forget(self, ids: Ids) -> None:
+        """Have the records of these blocks deleted. Their residency is the caller's business."""
+        if len(ids):
+            self._outbox.send(Forget(tuple(self._key(block) for block in ids.tolist())))
+
+    def _key(self, block: int) -> BlockKey:
+        key = self._holdings.residency.key_of(block)
+        assert key is not None, "a stored block has a key"
+        return key

@@ -1,0 +1,226 @@
+"""What each tier holds: the one place where a block enters or leaves a tier.
+
+A copy's life in a tier, and the slot's that it lies in::
+
+    ABSENT --expect--> WRITING --arrived--> PRESENT --left--> ABSENT
+      FREE             IN_FLIGHT            INDEXED           FREE
+                          |
+                          +----failed--> ABSENT
+
+Disk has bytes instead of slots: `expect` reserves, `arrived` says what was really taken.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiering.policies.lru import LRU, View
+from tiering.radix import RadixIndex
+from tiering.residency import Ids, Residency, State, Tier
+from tiering.slot_table import SlotState, SlotTable
+
+ABSENT, WRITING, PRESENT = State.ABSENT, State.WRITING, State.PRESENT
+DEVICE, HOST, DISK = Tier.DEVICE, Tier.HOST, Tier.DISK
+
+
+class Holdings:
+    """Residency, radix index, eviction order and slot tables, kept in step with each other.
+
+    Not thread-safe: the core's thread owns it.
+    """
+
+    def __init__(self, *, block_tokens: int, device_slots: int, host_slots: int, disk_bytes: int) -> None:
+        self.residency = Residency(device_slots + host_slots)
+        self.radix = RadixIndex(block_tokens, self.residency)
+        self.order = LRU(self.residency)
+        self.slots = {DEVICE: SlotTable(device_slots), HOST: SlotTable(host_slots)}
+        self.disk_capacity_bytes = disk_bytes
+        self.disk_bytes = 0
+        """Bytes on disk, reservations of writes in flight included."""
+        self.num_disk_blocks = 0
+        self.num_dirty_host = 0
+        """Blocks in host memory that have no finished copy on disk."""
+        self.device_victims = self.order.view(self._is_device_victim)
+        self.host_clean = self.order.view(self._is_host_clean)
+        self.host_stored = self.order.view(self._is_host_stored)
+        self.host_victims = self.order.view(self._is_host_victim)
+        self.host_dirty = self.order.view(self._is_host_dirty)
+        self.disk_victims = self.order.view(self._is_disk_victim)
+        self._views: tuple[View, ...] = (
+            self.device_victims,
+            self.host_clean,
+            self.host_stored,
+            self.host_victims,
+            self.host_dirty,
+            self.disk_victims,
+        )
+
+    # --- who may go -----------------------------------------------------------------------------------------------
+
+    def _idle(self, tier: Tier, ids: Ids) -> NDArray[np.bool_]:
+        """Present, and no copy out of it in flight."""
+        return (self.residency.state[tier, ids] == PRESENT) & (self.residency.readers[tier, ids] == 0)
+
+    def _is_device_victim(self, ids: Ids) -> NDArray[np.bool_]:
+        return self._idle(DEVICE, ids) & (self.residency.leases[ids] == 0)
+
+    def _is_host_clean(self, ids: Ids) -> NDArray[np.bool_]:
+        """A host copy that may go because the block is elsewhere.
+
+        That includes blocks which a request is computing although the host has them, as it does below a hole: were
+        their copies to stay, they might hold the very slots that the request needs for its loads.
+        """
+        return self._idle(HOST, ids) & self._elsewhere(ids)
+
+    def _is_host_stored(self, ids: Ids) -> NDArray[np.bool_]:
+        """A host copy that may go because the disk has the block."""
+        return self._idle(HOST, ids) & (self.residency.state[DISK, ids] == PRESENT)
+
+    def _is_host_victim(self, ids: Ids) -> NDArray[np.bool_]:
+        """A host copy that is the block's last."""
+        return self._idle(HOST, ids) & ~self._elsewhere(ids)
+
+    def _elsewhere(self, ids: Ids) -> NDArray[np.bool_]:
+        """Whether a block has a place beside the host. A leased block always has: see `check`."""
+        return (self.residency.state[DEVICE, ids] != ABSENT) | (self.residency.state[DISK, ids] == PRESENT)
+
+    def _is_host_dirty(self, ids: Ids) -> NDArray[np.bool_]:
+        return self._idle(HOST, ids) & (self.residency.state[DISK, ids] == ABSENT)
+
+    def _is_disk_victim(self, ids: Ids) -> NDArray[np.bool_]:
+        on_device = self.residency.state[DEVICE, ids] == PRESENT
+        return self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
+
+    # --- transitions ----------------------------------------------------------------------------------------------
+
+    def expect(self, tier: Tier, ids: Ids, places: Ids | int) -> None:
+        """A copy is on its way: into slots that were taken IN_FLIGHT, or into that many bytes of disk each."""
+        self.residency.begin_write(tier, ids, places)
+        if tier is DISK:
+            self.disk_bytes += int(self.residency.place[DISK, ids].sum())
+        self._rewind(ids)
+
+    def arrived(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
+        """The copies are whole. `stored_bytes` is what they take on disk."""
+        self.residency.finish_write(tier, ids)
+        if tier is DISK:
+            assert stored_bytes is not None, "a disk copy has a size"
+            self.disk_bytes += int(stored_bytes.sum() - self.residency.place[DISK, ids].sum())
+            self.residency.place[DISK, ids] = stored_bytes
+        else:
+            self.slots[tier].turn(self.residency.place[tier, ids], SlotState.IN_FLIGHT, SlotState.INDEXED)
+        self._count(tier, ids, +1)
+        self._rewind(ids)
+
+    def failed(self, tier: Tier, ids: Ids) -> None:
+        """The copies will not come; their places are free again."""
+        assert (self.residency.state[tier, ids] == WRITING).all(), f"nothing was on its way to {tier.label}"
+        self._vacate(tier, ids, SlotState.IN_FLIGHT)
+
+    def left(self, tier: Tier, ids: Ids) -> None:
+        """Give up copies that nobody reads; their places are free again."""
+        assert (self.residency.state[tier, ids] == PRESENT).all(), f"{tier.label} does not hold this"
+        self._count(tier, ids, -1)
+        self._vacate(tier, ids, SlotState.INDEXED)
+
+    def _vacate(self, tier: Tier, ids: Ids, slot_state: SlotState) -> None:
+        self.residency.drop(tier, ids)
+        if tier is DISK:
+            self.disk_bytes -= int(self.residency.place[DISK, ids].sum())
+        else:
+            self.slots[tier].free(self.residency.place[tier, ids], slot_state)
+        self._rewind(ids)
+
+    def _count(self, tier: Tier, ids: Ids, sign: int) -> None:
+        """Called when the state of `ids` in `tier` has become (+1) or is about to cease being (-1) PRESENT."""
+        if tier is HOST:
+            self.num_dirty_host += sign * int((self.residency.state[DISK, ids] != PRESENT).sum())
+        elif tier is DISK:
+            self.num_disk_blocks += sign * len(ids)
+            self.num_dirty_host -= sign * int((self.residency.state[HOST, ids] == PRESENT).sum())
+
+    def read_begins(self, tier: Tier, ids: Ids) -> None:
+        """A copy out of these places is in flight: they may not be freed."""
+        self.residency.add_readers(tier, ids)
+
+    def read_ended(self, tier: Tier, ids: Ids) -> None:
+        """That copy is over."""
+        self.residency.drop_readers(tier, ids)
+        self._rewind(ids)
+
+    def _rewind(self, ids: Ids) -> None:
+        """Eligibility of blocks may have changed without a touch."""
+        for view in self._views:
+            view.rewind(ids)
+
+    # --- leases and removal ---------------------------------------------------------------------------------------
+
+    def lease(self, path: Ids) -> None:
+        """Protect a path from the root, and count it as used now."""
+        self.residency.lease(path)
+        self.order.touch(path)
+
+    def release(self, path: Ids) -> None:
+        """Undo `lease`. The end of a use is a use."""
+        self.residency.release(path)
+        self.order.touch(path)
+
+    def is_nowhere(self, block: int) -> bool:
+        """Whether no tier holds the block or expects it."""
+        return not any(self.residency.state.item(tier, block) for tier in Tier)
+
+    def prune(self, ids: Iterable[int]) -> list[int]:
+        """Take blocks out of the index that are nowhere, unleased and childless, and then their parents likewise.
+
+        `ids` in any order. Answers the holes: blocks that are nowhere but still have children or a lease.
+        """
+        holes = []
+        for block in ids:
+            while block >= 0 and self.residency.live.item(block) and self.is_nowhere(block):
+                if self.residency.num_children.item(block) or self.residency.leases.item(block):
+                    holes.append(block)
+                    break
+                parent = self.residency.parent.item(block)
+                gone = np.array([block], dtype=np.intp)
+                self.order.removed(gone)
+                self.radix.remove(gone)
+                block = parent
+        return holes
+
+    def in_use(self, ids: Ids) -> bool:
+        """Whether a request holds one of the blocks, or a copy of one is in flight."""
+        residency = self.residency
+        return bool(
+            residency.leases[ids].any()
+            or (residency.state[:, ids] == WRITING).any()
+            or residency.readers[:, ids].any()
+        )
+
+    # --- figures --------------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Raise AssertionError unless arrays, index, order, slot tables and counters agree."""
+        residency = self.residency
+        for part in (residency, self.radix, self.order, *self.slots.values(), *self._views):
+            part.check()
+        ids = np.flatnonzero(residency.live)
+        for tier in (DEVICE, HOST):
+            self._check_slots(tier, ids)
+        on_disk = ids[residency.state[DISK, ids] != ABSENT]
+        assert self.disk_bytes == residency.place[DISK, on_disk].sum(), "disk bytes do not add up"
+        dirty = (residency.state[HOST, ids] == PRESENT) & (residency.state[DISK, ids] != PRESENT)
+        assert self.num_dirty_host == dirty.sum(), f"{self.num_dirty_host} dirty counted, {dirty.sum()} found"
+        stored = ids[residency.state[DISK, ids] == PRESENT]
+        assert self.num_disk_blocks == len(stored), f"{self.num_disk_blocks} counted, {len(stored)} on disk"
+        assert residency.has_key[stored].all(), "a stored block has no key"
+
+    def _check_slots(self, tier: Tier, ids: Ids) -> None:
+        state = self.residency.state[tier, ids]
+        for block_state, slot_state in ((PRESENT, SlotState.INDEXED), (WRITING, SlotState.IN_FLIGHT)):
+            places = self.residency.place[tier][ids[state == block_state]]
+            table = self.slots[tier]
+            found = np.flatnonzero(table.states(np.arange(table.num_slots)) == slot_state)
+            assert sorted(places.tolist()) == sorted(found.tolist()), (
+                f"{tier.label}: {len(places)} blocks {block_state.name}, {len(found)} slots {slot_state.name}"
+            )

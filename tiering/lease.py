@@ -1,0 +1,57 @@
+"""What one request holds: its path in the index and its slots on the device."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiering.residency import Ids, Tier
+
+NOT_CACHED = -1
+
+
+class Lease:
+    """A request's hold on blocks, from admission to release. Made and changed by the core only; read by the engine.
+
+    Positions count blocks from the start of the prompt::
+
+        position     0   1   2   3   4   5   6
+        ids          a   b   c   d   e            indexed blocks of the path; grows as the reply does
+        slots        7   3   9   4   8   2   5    the block table: a device slot for each position, from the start on
+        found_in     D   D   K   K   -            the tier that had the block at admission
+        ready        x   x   .   .   .   .   .    its bytes are on the device
+        filling      .   .   .   .   x   .   .    this request computes the block for all
+
+    Where another request has a block of the same tokens on the device already, `slots` keeps a private copy.
+    """
+
+    def __init__(self, ids: Ids, slots: Ids, found_in: NDArray[np.int8]) -> None:
+        """`ids`: the path, [P] intp; `slots`: the block table, [B] intp; `found_in`: [M] int8 of the M <= P matched."""
+        self.ids = ids
+        self.slots = slots
+        self.found_in = np.full(len(slots), NOT_CACHED, dtype=np.int8)
+        self.found_in[: len(found_in)] = found_in
+        self.ready: NDArray[np.bool_] = np.zeros(len(slots), dtype=np.bool_)
+        self.filling: NDArray[np.bool_] = np.zeros(len(slots), dtype=np.bool_)
+        self.num_loading = 0
+        """Blocks that are still on their way to the device."""
+        self.num_lost = 0
+        """Matched blocks that could not be loaded and must be computed after all."""
+        self.released = False
+
+    @property
+    def num_cached_blocks(self) -> int:
+        """Matched blocks that were served, or still may be."""
+        return int((self.found_in != NOT_CACHED).sum())
+
+    def cached_blocks_by_tier(self) -> dict[str, int]:
+        """Served blocks by the tier in which they lay at admission."""
+        return {tier.label: int((self.found_in == tier).sum()) for tier in Tier}
+
+    def gaps(self, num_blocks: int) -> list[tuple[int, int]]:
+        """The runs of positions below `num_blocks` that must be computed, as [start, end) pairs, in order."""
+        missing = np.flatnonzero(
+            np.diff(np.concatenate(([True], self.ready[:num_blocks], [True])).astype(np.int8))
+        )
+        edges: list[Any] = missing.tolist()
+        return list(zip(edges[::2], edges[1::2], strict=True))

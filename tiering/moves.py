@@ -1,0 +1,105 @@
+"""What the core asks others to do, and what they answer. Plain values: nothing here runs anything."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from kvstore.block import BlockKey
+from kvstore.store import BlockRef, ReadOutcome
+from tiering.residency import Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Demote:
+    """Copy device slots to host slots."""
+
+    number: int
+    ids: Ids
+    device_slots: Ids
+    host_slots: Ids
+    stamps: Ids
+    """The blocks' stamps at departure: a block used since then keeps its device copy."""
+    then_free: bool
+    """Whether the device copy is given up once the host has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Copy host slots to device slots."""
+
+    number: int
+    ids: Ids
+    host_slots: Ids
+    device_slots: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestor:
+    """A block whose key must be computed: its own is wanted, or one further down."""
+
+    id: int
+    parent_id: int
+    tokens: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Compute the keys of blocks and write them from host slots to disk."""
+
+    number: int
+    ids: Ids
+    host_slots: Ids
+    lineage: tuple[Ancestor, ...]
+    """The blocks and what stands between them and known keys; a parent that is here comes before its children."""
+    known_keys: dict[int, BlockKey]
+    """Keys that the chain starts from, by block id (-1: the root)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Read blocks from disk into host slots, every check included."""
+
+    number: int
+    ids: Ids
+    refs: tuple[BlockRef, ...]
+    host_slots: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """Delete records. Nobody waits for the answer; must run before any Write that was asked for later."""
+
+    keys: tuple[BlockKey, ...]
+
+
+Move: TypeAlias = Demote | Promote | Write | Read | Forget
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A Demote or Promote is over."""
+
+    number: int
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A Write is over. Without an error `stored_bytes` has an entry a block."""
+
+    number: int
+    stored_bytes: tuple[int, ...] = ()
+    keys: tuple[tuple[int, BlockKey], ...] = ()
+    """Every key that was computed, by block id; valid even if the write failed."""
+    error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HasRead:
+    """A Read is over. Without an error `outcomes` has an entry a block."""
+
+    number: int
+    outcomes: tuple[ReadOutcome, ...] = ()
+    error: Exception | None = None
+
+
+Answer: TypeAlias = Copied | Written | HasRead

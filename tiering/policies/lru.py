@@ -1,0 +1,229 @@
+"""Least recently used, children before parents."""
+
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiering.residency import NO_BLOCK, Ids, Mask, Residency
+
+Eligible = Callable[[Ids], Mask]
+
+_FEW_ENTRIES = 8  # entries read one by one before a slice pays
+_SLICE_ENTRIES = 1024
+_FEW_BLOCKS = 32  # likewise the blocks of one chain
+_SLICE_BLOCKS = 256
+_MAX_CHUNK = 4096  # blocks whose eligibility is asked for at once
+
+
+class LRU:
+    """Orders blocks by their last touch, and within one touch the deepest first.
+
+    Owns the column `stamp` of the residency. A touch covers a path from a first block; so a parent's stamp is never
+    older than its child's, the blocks of one stamp lie on one path, and one log entry a touch, the stamp and the
+    deepest block that still has it, is all that is kept. Walking the log from the oldest entry, and each entry from
+    its deepest block upwards, meets every child before its parent: a leaf rule without counts of children.
+
+        log      (1, d)   (2, f)   (3, c)            stamps   a3 - b3 - c3 - d1
+                  d        f, e     c, b, a                        `- e2 - f2
+    """
+
+    def __init__(self, residency: Residency, min_log_entries: int = 1024) -> None:
+        """An empty log, which is compacted whenever it has doubled, but never below `min_log_entries`."""
+        self._residency = residency
+        self._min_log_entries = min_log_entries
+        self._now = 0
+        self._stamps = array("q")  # of the log's entries, ascending
+        self._deepest = array("q")  # block of each entry, NO_BLOCK when all its blocks are gone
+        self._compact_at = min_log_entries
+
+    def __len__(self) -> int:
+        """Number of log entries, dead ones included."""
+        return len(self._stamps)
+
+    def touch(self, path: Ids) -> None:
+        """The blocks of a path were used. The path must start at a first block and leave none out."""
+        if not len(path):
+            return
+        residency = self._residency
+        assert residency.parent.item(path.item(0)) == NO_BLOCK, "a touched path starts at a first block"
+        if len(self._stamps) >= self._compact_at:
+            self._compact()
+        self._now += 1
+        residency.stamp[path] = self._now
+        self._stamps.append(self._now)
+        self._deepest.append(path.item(-1))
+
+    def removed(self, ids: Ids) -> None:
+        """The blocks are about to leave the index, in this order, each without children at its turn.
+
+        To be called while their parents and stamps can still be read. The ids may be given out again after it.
+        """
+        residency = self._residency
+        if len(ids) == 1:  # evicting one block at a time must stay cheap
+            self._shrink(residency.stamp.item(ids.item()), residency.parent.item(ids.item()))
+            return
+        stamps = residency.stamp[ids]
+        last = np.ones(len(ids), dtype=np.bool_)  # of a run with the same stamp
+        last[:-1] = stamps[1:] != stamps[:-1]
+        for stamp, parent in zip(stamps[last].tolist(), residency.parent[ids[last]].tolist(), strict=True):
+            self._shrink(stamp, parent)
+
+    def _shrink(self, stamp: int, parent: int) -> None:
+        """The child of `parent` that has this stamp, and all that were below it, are gone."""
+        if not stamp:
+            return  # never touched
+        # A block without children was the deepest of its stamp, so now its parent is. If that has a newer stamp, or
+        # there is none, the entry is dead, as it should be.
+        self._deepest[bisect_left(self._stamps, stamp)] = parent
+
+    def view(self, eligible: Eligible) -> "View":
+        """A reader of the order that sees only the blocks for which `eligible(ids)` is true.
+
+        `eligible` takes an intp array of ids and returns a mask of the same length; it must change nothing.
+        """
+        return View(self, self._residency, eligible)
+
+    def upwards(self, stamp: int, block: int, limit: int) -> Iterator[Ids]:
+        """All touched blocks in eviction order from a place in the log: `block`, if it has that stamp, else the
+        deepest with this or the next later stamp. In chunks, the first of `limit` blocks, then growing.
+        """
+        chunk: list[int] = []
+        for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp)):
+            at = deepest
+            if entry_stamp == stamp and block != NO_BLOCK and self._residency.stamp.item(block) == stamp:
+                at = block
+            while at != NO_BLOCK:
+                at = self._climb(at, entry_stamp, chunk, limit)
+                if len(chunk) == limit:
+                    yield np.array(chunk, dtype=np.intp)
+                    chunk = []
+                    limit = min(4 * limit, max(limit, _MAX_CHUNK))
+        if chunk:
+            yield np.array(chunk, dtype=np.intp)
+
+    def _entries(self, start: int) -> Iterator[tuple[int, int]]:
+        """(stamp, deepest block) of the log's living entries from number `start`."""
+        stop = min(start + _FEW_ENTRIES, len(self._stamps))
+        stamp_of = self._residency.stamp
+        for entry in range(start, stop):
+            stamp, deepest = self._stamps[entry], self._deepest[entry]
+            if deepest != NO_BLOCK and stamp_of.item(deepest) == stamp:
+                yield stamp, deepest
+        for at in range(stop, len(self._stamps), _SLICE_ENTRIES):
+            # Slices are copies: a numpy view of the arrays themselves would forbid them to grow.
+            stamps = np.frombuffer(self._stamps[at : at + _SLICE_ENTRIES], dtype=np.int64)
+            blocks = np.frombuffer(self._deepest[at : at + _SLICE_ENTRIES], dtype=np.int64)
+            alive = self._alive(stamps, blocks)
+            yield from zip(stamps[alive].tolist(), blocks[alive].tolist(), strict=True)
+
+    def _alive(self, stamps: NDArray[np.int64], deepest: NDArray[np.int64]) -> Mask:
+        # Where the deepest block has a newer stamp, a later touch went through it, and so through all above it.
+        alive: Mask = (deepest != NO_BLOCK) & (self._residency.stamp[deepest] == stamps)
+        return alive
+
+    def _climb(self, block: int, stamp: int, chunk: list[int], limit: int) -> int:
+        """Add to the chunk `block` and its ancestors of the same stamp, until it holds `limit` blocks.
+
+        Returns the ancestor to go on with, NO_BLOCK if there is none.
+        """
+        residency = self._residency
+        parent_of, stamp_of = residency.parent, residency.stamp
+        singles = 0
+        while len(chunk) < limit:
+            chunk.append(block)
+            singles += 1
+            if singles == _FEW_BLOCKS:
+                singles = 0
+                run = min(self._row_above(block, stamp), limit - len(chunk))
+                chunk.extend(range(block - 1, block - 1 - run, -1))
+                block -= run
+            block = parent_of.item(block)
+            if block == NO_BLOCK or stamp_of.item(block) != stamp:
+                return NO_BLOCK
+        return block
+
+    def _row_above(self, block: int, stamp: int) -> int:
+        """How many ancestors of the same stamp have ids that count down from the block's, as long runs do."""
+        low = max(block - _SLICE_BLOCKS, 0)
+        chained = self._residency.parent[low + 1 : block + 1] == np.arange(low, block)
+        chained &= self._residency.stamp[low:block] == stamp
+        broken = np.flatnonzero(~chained)
+        return block - low if not len(broken) else block - low - 1 - broken.item(-1)
+
+    def _compact(self) -> None:
+        """Drop the dead entries."""
+        stamps, deepest = np.array(self._stamps), np.array(self._deepest)
+        alive = self._alive(stamps, deepest)
+        self._stamps = array("q", stamps[alive].tobytes())
+        self._deepest = array("q", deepest[alive].tobytes())
+        self._compact_at = max(self._min_log_entries, 2 * len(self._stamps))
+
+    @property
+    def now(self) -> int:
+        """The stamp of the latest touch."""
+        return self._now
+
+    def check(self) -> None:
+        """Raise AssertionError unless the log has every touched block. Takes time in proportion to all blocks."""
+        residency = self._residency
+        stamps = self._stamps.tolist()
+        assert stamps == sorted(set(stamps)), "the log is out of order"
+        assert not stamps or stamps[-1] <= self._now, "the log is ahead of the time"
+        blocks = np.flatnonzero(residency.live & (residency.stamp > 0))
+        logged = list(self.upwards(0, NO_BLOCK, _MAX_CHUNK))
+        found = np.sort(np.concatenate([*logged, np.empty(0, dtype=np.intp)]))
+        assert np.array_equal(found, blocks), f"{len(blocks)} blocks were touched, the log has {len(found)}"
+
+
+class View:
+    """The eligible blocks in eviction order. Keeps a place in the log before which nothing is eligible."""
+
+    def __init__(self, lru: LRU, residency: Residency, eligible: Eligible) -> None:
+        self._lru = lru
+        self._residency = residency
+        self._eligible = eligible
+        self._head = 0  # no block with an older stamp is eligible
+        self._cursor = (
+            NO_BLOCK  # nor one below this with the head's stamp; NO_BLOCK: any of that stamp may be
+        )
+
+    def peek(self, k: int) -> Ids:
+        """Up to `k` eligible ids in eviction order: the older stamp first, the deeper first within one stamp.
+
+        Blocks that were never touched are not seen. Changes nothing that a later peek would answer differently.
+        """
+        found: list[Ids] = []
+        missing = k
+        if missing < 1:
+            return np.empty(0, dtype=np.intp)
+        for ids in self._lru.upwards(self._head, self._cursor, 2 * k + 2):
+            hits = ids[self._eligible(ids)][:missing]
+            if len(hits):
+                found.append(hits)
+                missing -= len(hits)
+                if not missing:
+                    break
+        if not found:
+            self._head, self._cursor = self._lru.now + 1, NO_BLOCK
+            return np.empty(0, dtype=np.intp)
+        self._cursor = found[0].item(0)
+        self._head = self._residency.stamp.item(self._cursor)
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def rewind(self, ids: Ids) -> None:
+        """These blocks were not eligible and may be so now although nobody touched them: look at them again."""
+        stamps = self._residency.stamp[ids]
+        stamps = stamps[stamps > 0]
+        if len(stamps) and (oldest := stamps.min().item()) <= self._head:
+            self._head, self._cursor = oldest, NO_BLOCK
+
+    def check(self) -> None:
+        """Raise AssertionError if a block before the view's place is eligible: somebody forgot to rewind."""
+        seen = self.peek(1)
+        fresh = View(self._lru, self._residency, self._eligible).peek(1)
+        assert np.array_equal(seen, fresh), (
+            f"the view starts at {seen.tolist()}, eligible is {fresh.tolist()}"
+        )

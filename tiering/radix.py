@@ -1,0 +1,434 @@
+"""The prefix index: a compressed radix tree over whole blocks of tokens.
+
+An edge is the `bytes` of its tokens, so that following it is one memcmp; token ids are compared, never hashed (save
+for a child's first block, in a dict that compares exactly), hence no collision can give somebody else's blocks. The
+child that was taken last is tried first. An edge holds at most `max_node_blocks` blocks, which bounds what a split,
+an extension or a trim copies.
+
+      (root)
+        |  edge: 3 blocks, ids 0 1 2
+       node -------------.
+        | edge, ids 3 4   | edge, ids 7
+       node              node
+
+A block's id does not change when its node is split: all state by block is in the `Residency`.
+"""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
+
+Tokens = NDArray[np.int32]
+
+_TOKEN = np.dtype("<i4")
+_ID_BYTES = 4  # ids rest in the nodes as int32
+
+
+class _Node:
+    """A run of blocks without a branch, and what follows it."""
+
+    __slots__ = ("children", "edge", "hot", "ids", "number", "up")
+
+    edge: bytes  # the tokens of its blocks
+    ids: bytes  # the ids of its blocks, int32
+    number: int  # what residency.node says of its blocks
+    up: "_Node | None"
+    children: "dict[bytes, _Node] | _Node | None"  # by first block; an only child stands alone
+    hot: "_Node"  # the child taken last, _NOWHERE if that is gone
+
+    def __init__(self, number: int, up: "_Node | None", edge: bytes, ids: bytes) -> None:
+        self.number = number
+        self.up = up
+        self.edge = edge
+        self.ids = ids
+        self.children = None
+        self.hot = _NOWHERE
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.ids) // _ID_BYTES
+
+    def child(self, first_block: bytes) -> "_Node | None":
+        """The child whose edge starts with these bytes of one block."""
+        children = self.children
+        if isinstance(children, dict):
+            return children.get(first_block)
+        if children is not None and children.edge.startswith(first_block):
+            return children
+        return None
+
+    def each_child(self) -> "Iterator[_Node]":
+        children = self.children
+        if isinstance(children, dict):
+            yield from children.values()
+        elif children is not None:
+            yield children
+
+    def link(self, child: "_Node", block_bytes: int) -> None:
+        """Add a child, or put it in the place of the one with the same first block."""
+        children = self.children
+        if isinstance(children, dict):
+            children[child.edge[:block_bytes]] = child
+        elif children is None or children.edge.startswith(child.edge[:block_bytes]):
+            self.children = child
+        else:
+            self.children = {node.edge[:block_bytes]: node for node in (children, child)}
+        self.hot = child
+
+    def unlink(self, child: "_Node", block_bytes: int) -> None:
+        """Remove a child."""
+        children = self.children
+        if isinstance(children, dict):
+            del children[child.edge[:block_bytes]]
+            if len(children) == 1:
+                (self.children,) = children.values()
+        else:
+            self.children = None
+        if self.hot is child:
+            self.hot = _NOWHERE
+        child.up = None  # no cycle is left for the garbage collector
+
+
+def _nowhere() -> _Node:
+    """A child that is never taken: `startswith(())` is False for all bytes."""
+    node = object.__new__(_Node)
+    node.edge = cast("Any", ())
+    return node
+
+
+_NOWHERE = _nowhere()
+
+
+class RadixIndex:
+    """Finds the blocks of a prompt's longest known prefix, and gives new blocks their place in the tree.
+
+    Owns the columns `parent`, `num_children` and `node` of the residency. Prefix-closed: a block's parent is in the
+    index. Not thread-safe: the engine loop is the only caller. Tokens are 1-D little-endian int32 arrays, of which
+    only whole blocks count; ids are intp arrays, new on each call.
+    """
+
+    def __init__(self, block_tokens: int, residency: Residency, max_node_blocks: int = 128) -> None:
+        """An empty index over `residency`, of which it is the only allocator. ValueError for sizes below 1."""
+        if block_tokens < 1 or max_node_blocks < 1:
+            raise ValueError(
+                f"block_tokens and max_node_blocks must be at least 1, not {block_tokens}, {max_node_blocks}"
+            )
+        self._residency = residency
+        self._block_tokens = block_tokens
+        self._block_bytes = block_tokens * _TOKEN.itemsize
+        self._max_node_blocks = max_node_blocks
+        # What match converts to bytes at first: most prompts are shorter, and many long ones end in it.
+        self._head_blocks = 4 * max_node_blocks
+        self._root = _Node(NO_NODE, None, b"", b"")
+        self._nodes: list[_Node | None] = []
+        self._free_numbers: list[int] = []
+        self._num_blocks = 0
+
+    def __len__(self) -> int:
+        """Number of blocks in the index."""
+        return self._num_blocks
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens in one block."""
+        return self._block_tokens
+
+    # ---- reading
+
+    def match(self, tokens: Tokens) -> Ids:
+        """The ids of the longest path of whole blocks that these tokens start with, first block first.
+
+        Says nothing of where the blocks are, and is no use of them: the caller touches what it uses. ValueError
+        unless tokens is a 1-D little-endian int32 array.
+        """
+        num_blocks = self._whole_blocks(tokens)
+        parts: list[bytes] = []
+        data = tokens[: min(num_blocks, self._head_blocks) * self._block_tokens].tobytes()
+        node, at = self._walk(data, self._root, 0, parts)
+        head_end = self._head_blocks - self._max_node_blocks
+        if num_blocks > self._head_blocks and at > head_end * self._block_bytes:
+            # The head may have stopped the walk in the middle of an edge.
+            data = tokens[: num_blocks * self._block_tokens].tobytes()
+            node, at = self._walk(data, node, at, parts)
+        child, common = self._enter(data, node, at)
+        if child is not None:
+            parts.append(child.ids[: common * _ID_BYTES])
+        return _ids(parts)
+
+    def tokens_of(self, block: int) -> bytes:
+        """The tokens of one block: block_tokens little-endian int32."""
+        node, end = self._locate(block)
+        return node.edge[(end - 1) * self._block_bytes : end * self._block_bytes]
+
+    def path(self, block: int) -> Ids:
+        """The ids from the first block of the prefix down to `block`, inclusive; empty for NO_BLOCK."""
+        node, end = self._locate(block)
+        parts = [node.ids[: end * _ID_BYTES]]
+        while node.up is not None:
+            node = node.up
+            parts.append(node.ids)
+        return _ids(parts[::-1])
+
+    def subtree(self, block: int) -> Ids:
+        """The ids of `block` and all that follow it, each after its parent; the whole index for NO_BLOCK."""
+        node, end = self._locate(block)
+        parts = [node.ids[max(end - 1, 0) * _ID_BYTES :]]
+        stack = [node]
+        while stack:
+            for child in stack.pop().each_child():
+                parts.append(child.ids)
+                stack.append(child)
+        return _ids(parts)
+
+    # ---- changing
+
+    def insert(self, tokens: Tokens) -> Ids:
+        """Make sure that all whole blocks of these tokens are there; return their ids, first block first.
+
+        Blocks that were missing are allocated: absent everywhere and never touched. ValueError as in `match`.
+        """
+        num_blocks = self._whole_blocks(tokens)
+        return self._add(self._root, 0, tokens[: num_blocks * self._block_tokens].tobytes())
+
+    def extend(self, parent: int, edge: bytes) -> Ids:
+        """Make sure that the blocks of `edge` follow `parent` (NO_BLOCK for the start); return their ids.
+
+        As `insert`, without walking down to the parent: adding to the tail of a leaf takes the same time at any
+        depth. `edge` is the tokens of whole blocks as little-endian int32; ValueError if its length says otherwise.
+        """
+        if len(edge) % self._block_bytes:
+            raise ValueError(
+                f"an edge holds whole blocks of {self._block_bytes} bytes, not {len(edge)} bytes"
+            )
+        node, end = self._locate(parent)
+        return self._add(node, end, edge)
+
+    def remove(self, ids: Ids) -> None:
+        """Take blocks out of the index and free their ids.
+
+        Each must have no children at its turn: give the deepest first. Each must be absent from all tiers, unleased
+        and unread; tell the policy before, while parents and stamps can still be read.
+        """
+        residency = self._residency
+        numbers = residency.node[ids].tolist()
+        packed = ids[::-1].astype(np.int32).tobytes()  # back to front, as the nodes hold them
+        stop = len(numbers)
+        start = 0
+        while start < stop:
+            number = numbers[start]
+            end = start + 1
+            while end < stop and numbers[end] == number:
+                end += 1
+            self._trim(number, packed[(stop - end) * _ID_BYTES : (stop - start) * _ID_BYTES])
+            start = end
+        if stop > 1:
+            residency.num_children[ids] = 0  # within a run each had the next one, which went before it
+        residency.free(ids)
+        self._num_blocks -= stop
+
+    # ---- the walk
+
+    def _whole_blocks(self, tokens: Tokens) -> int:
+        if tokens.dtype != _TOKEN or tokens.ndim != 1:
+            raise ValueError(
+                f"tokens must be a 1-D array of little-endian int32, not {tokens.ndim}-D of {tokens.dtype}"
+            )
+        return len(tokens) // self._block_tokens
+
+    def _walk(self, data: bytes, node: _Node, at: int, parts: list[bytes]) -> tuple[_Node, int]:
+        """Follow whole edges from the end of `node` and byte `at` of data, adding their ids to `parts`."""
+        block_bytes = self._block_bytes
+        while True:
+            child = node.hot
+            if not data.startswith(child.edge, at):
+                children = node.children
+                other = children.get(data[at : at + block_bytes]) if isinstance(children, dict) else children
+                if other is None or not data.startswith(other.edge, at):
+                    return node, at
+                node.hot = child = other
+            parts.append(child.ids)
+            at += len(child.edge)
+            node = child
+
+    def _enter(self, data: bytes, node: _Node, at: int) -> tuple[_Node | None, int]:
+        """The child of `node` that shares its first blocks, but not its whole edge, with data; and how many."""
+        if at == len(data):
+            return None, 0
+        child = node.child(data[at : at + self._block_bytes])
+        return (None, 0) if child is None else (child, self._common(child.edge, 0, data, at))
+
+    def _common(self, edge: bytes, edge_at: int, data: bytes, at: int) -> int:
+        """Number of blocks in which edge from `edge_at` and data from `at` agree."""
+        block_bytes = self._block_bytes
+        low, high = 0, min(len(edge) - edge_at, len(data) - at) // block_bytes
+        middle = high  # more often than not one is a prefix of the other
+        while low < high:
+            start, end = low * block_bytes, middle * block_bytes
+            if edge[edge_at + start : edge_at + end] == data[at + start : at + end]:
+                low = middle
+            else:
+                high = middle - 1
+            middle = (low + high + 1) // 2
+        return low
+
+    def _locate(self, block: int) -> tuple[_Node, int]:
+        """The node of a block, and the number of the node's blocks up to and including it."""
+        if block == NO_BLOCK:
+            return self._root, 0
+        node = self._node(self._residency.node.item(block))
+        if node.ids.endswith(int(block).to_bytes(_ID_BYTES, "little")):
+            return node, node.num_blocks
+        return node, memoryview(node.ids).cast("i").tolist().index(block) + 1
+
+    def _node(self, number: int) -> _Node:
+        node = self._nodes[number] if number != NO_NODE else None
+        assert node is not None, "the block is not in the index"
+        return node
+
+    # ---- the tree
+
+    def _add(self, node: _Node, end: int, data: bytes) -> Ids:
+        """Follow data from the first `end` blocks of `node`, and add what is missing of it."""
+        parts: list[bytes] = []
+        at = 0
+        if end < node.num_blocks:
+            common = self._common(node.edge, end * self._block_bytes, data, 0)
+            parts.append(node.ids[end * _ID_BYTES : (end + common) * _ID_BYTES])
+            at = common * self._block_bytes
+            if end + common < node.num_blocks:
+                if at == len(data):
+                    return _ids(parts)
+                node = self._split(node, end + common)
+        node, at = self._walk(data, node, at, parts)
+        child, common = self._enter(data, node, at)
+        if child is not None:
+            parts.append(child.ids[: common * _ID_BYTES])
+            at += common * self._block_bytes
+            if at < len(data):
+                node = self._split(child, common)
+        if at < len(data):
+            parts.append(self._append(node, data[at:]))
+        return _ids(parts)
+
+    def _append(self, node: _Node, edge: bytes) -> bytes:
+        """Allocate the blocks of `edge`, which differ from all children of `node`, below it."""
+        residency = self._residency
+        num_blocks = len(edge) // self._block_bytes
+        ids = residency.allocate(num_blocks)
+        if node is not self._root:
+            last = memoryview(node.ids).cast("i")[-1]
+            residency.parent[ids[0]] = last
+            residency.num_children[last] += 1
+        residency.parent[ids[1:]] = ids[:-1]
+        residency.num_children[ids[:-1]] = 1
+        self._num_blocks += num_blocks
+        packed = ids.astype(np.int32).tobytes()
+        start = 0
+        if node.children is None and node is not self._root:  # a leaf grows in place
+            start = min(self._max_node_blocks - node.num_blocks, num_blocks)
+            node.edge += edge[: start * self._block_bytes]
+            node.ids += packed[: start * _ID_BYTES]
+            residency.node[ids[:start]] = node.number
+        while start < num_blocks:
+            stop = min(start + self._max_node_blocks, num_blocks)
+            piece = edge[start * self._block_bytes : stop * self._block_bytes]
+            node = self._new_node(node, piece, packed[start * _ID_BYTES : stop * _ID_BYTES])
+            residency.node[ids[start:stop]] = node.number
+            start = stop
+        return packed
+
+    def _new_node(self, up: _Node, edge: bytes, ids: bytes) -> _Node:
+        """A node in the place below `up` that its first block names."""
+        number = self._free_numbers.pop() if self._free_numbers else len(self._nodes)
+        node = _Node(number, up, edge, ids)
+        if number == len(self._nodes):
+            self._nodes.append(node)
+        else:
+            self._nodes[number] = node
+        up.link(node, self._block_bytes)
+        return node
+
+    def _split(self, lower: _Node, num_blocks: int) -> _Node:
+        """Move the first `num_blocks` blocks of a node, fewer than all, into a new one above it; return that."""
+        assert lower.up is not None, "the root has no blocks to split"
+        at, ids_at = num_blocks * self._block_bytes, num_blocks * _ID_BYTES
+        upper = self._new_node(lower.up, lower.edge[:at], lower.ids[:ids_at])
+        lower.edge = lower.edge[at:]
+        lower.ids = lower.ids[ids_at:]
+        lower.up = upper
+        upper.link(lower, self._block_bytes)
+        self._residency.node[_ids([upper.ids])] = upper.number
+        return upper
+
+    def _trim(self, number: int, tail: bytes) -> None:
+        """Take the blocks with these ids off the end of a leaf."""
+        node = self._node(number)
+        assert node.children is None, "a block with children cannot leave the index"
+        assert node.ids.endswith(tail), "a block with children cannot leave the index: give the deepest first"
+        parent = self._residency.parent.item(memoryview(tail).cast("i")[0])
+        if parent != NO_BLOCK:
+            self._residency.num_children[parent] -= 1
+        if len(tail) < len(node.ids):
+            node.ids = node.ids[: -len(tail)]
+            node.edge = node.edge[: node.num_blocks * self._block_bytes]
+            return
+        assert node.up is not None, "the root has no blocks to trim"
+        node.up.unlink(node, self._block_bytes)
+        self._nodes[number] = None
+        self._free_numbers.append(number)
+
+    # ---- conservation
+
+    def check(self) -> None:
+        """Raise AssertionError unless tree and residency agree. Takes time in proportion to the index."""
+        residency = self._residency
+        num_blocks = num_nodes = 0
+        stack = [self._root]
+        while stack:
+            node = stack.pop()
+            self._check_children(node)
+            for child in node.each_child():
+                self._check_blocks(node, child)
+                num_nodes += 1
+                num_blocks += child.num_blocks
+                stack.append(child)
+        assert num_blocks == len(self), f"{num_blocks} blocks in the tree, {len(self)} counted"
+        assert num_nodes + len(self._free_numbers) == len(self._nodes), "a node's number is lost"
+        assert all(self._nodes[n] is None for n in set(self._free_numbers)), "a number in use is free"
+        assert len(set(self._free_numbers)) == len(self._free_numbers), "a node's number is free twice"
+        claimed = np.count_nonzero(residency.node[residency.live] != NO_NODE)
+        assert claimed == num_blocks, f"{claimed} blocks name a node, {num_blocks} are in the tree"
+
+    def _check_children(self, node: _Node) -> None:
+        children = list(node.each_child())
+        if isinstance(node.children, dict):
+            assert len(children) > 1, "an only child stands alone"
+            firsts = [child.edge[: self._block_bytes] for child in children]
+            assert firsts == list(node.children), "a child is filed under another's first block"
+        assert node.hot is _NOWHERE or node.hot in children, "the hot child is gone"
+        assert all(child.up is node for child in children), "a child knows another parent"
+
+    def _check_blocks(self, node: _Node, child: _Node) -> None:
+        assert 0 < child.num_blocks <= self._max_node_blocks, f"a node of {child.num_blocks} blocks"
+        assert len(child.edge) == child.num_blocks * self._block_bytes, "edge and ids differ in length"
+        assert self._nodes[child.number] is child, "a node's number names another"
+        residency, ids = self._residency, _ids([child.ids])
+        assert residency.live[ids].all(), "a dead block is in the index"
+        assert (residency.node[ids] == child.number).all(), "a block names another node"
+        above = _ids([node.ids[-_ID_BYTES:], child.ids])
+        if node is not self._root:
+            assert (residency.parent[above[1:]] == above[:-1]).all(), "a block knows another parent"
+        else:
+            assert residency.parent[ids[0]] == NO_BLOCK, "a first block has a parent"
+            assert (residency.parent[ids[1:]] == ids[:-1]).all(), "a block knows another parent"
+        counts = residency.num_children[ids]
+        assert (counts[:-1] == 1).all(), "a block within a node has its successor for an only child"
+        assert counts[-1] == sum(1 for _ in child.each_child()), "a node's last block miscounts its children"
+
+
+def _ids(parts: list[bytes]) -> Ids:
+    return np.frombuffer(b"".join(parts), dtype=np.int32).astype(np.intp)

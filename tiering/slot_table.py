@@ -1,0 +1,107 @@
+"""The one place that gives out the slot numbers of a tier."""
+
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+Slots = NDArray[np.intp]
+
+
+class SlotState(IntEnum):
+    """Who may write to a slot, and who counts on its content."""
+
+    FREE = 0  # nobody
+    PRIVATE = 1  # a sequence's own, not in the index
+    INDEXED = 2  # the place of a block of the index
+    IN_FLIGHT = 3  # destination of a copy that has not ended
+
+
+class SlotTable:
+    """States of the slots 0 .. num_slots - 1 of one tier.
+
+    Every change names the state that it expects, so that a slot cannot have two owners. Not thread-safe: the engine
+    loop is the only caller. Slots travel as 1-D intp arrays without duplicates; the empty array does nothing.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        """All slots start FREE. ValueError for a negative number."""
+        if num_slots < 0:
+            raise ValueError(f"num_slots must not be negative, it is {num_slots}")
+        self._states = np.zeros(num_slots, dtype=np.uint8)
+        self._counts = [num_slots, 0, 0, 0]
+        # A stack whose top hands out the lowest numbers first; int32 at rest.
+        self._free = np.arange(num_slots - 1, -1, -1, dtype=np.int32)
+        self._order = np.zeros(num_slots, dtype=np.int32)  # scratch of _count_distinct
+
+    @property
+    def num_slots(self) -> int:
+        """All slots, whatever their state."""
+        return len(self._states)
+
+    @property
+    def num_free(self) -> int:
+        """Slots that `take` can give out."""
+        return self._counts[SlotState.FREE]
+
+    def count(self, state: SlotState) -> int:
+        """Number of slots in one state."""
+        return self._counts[state]
+
+    def states(self, slots: Slots) -> NDArray[np.uint8]:
+        """The SlotState of each slot, as a copy."""
+        return self._states[slots]
+
+    def take(self, n: int, state: SlotState) -> Slots | None:
+        """Turn `n` FREE slots into `state` and return them; None, and no change, if there are not so many."""
+        assert state != SlotState.FREE, "a slot is taken for some use"
+        left = self.num_free - n
+        if left < 0:
+            return None
+        slots = self._free[left : left + n][::-1].astype(np.intp)
+        self._states[slots] = state
+        self._move(n, SlotState.FREE, state)
+        return slots
+
+    def turn(self, slots: Slots, from_state: SlotState, to_state: SlotState) -> None:
+        """Change slots that are all in `from_state` to `to_state`; neither is FREE."""
+        assert SlotState.FREE not in (from_state, to_state), "take and free change what is FREE"
+        self._expect(slots, from_state)
+        self._states[slots] = to_state
+        self._move(len(slots), from_state, to_state)
+
+    def free(self, slots: Slots, from_state: SlotState) -> None:
+        """Give back slots that are all in `from_state`. They may be handed out, and overwritten, at once."""
+        assert from_state != SlotState.FREE, "a slot is freed once"
+        self._expect(slots, from_state)
+        top = self.num_free
+        self._free[top : top + len(slots)] = slots[::-1]
+        self._states[slots] = SlotState.FREE
+        self._move(len(slots), from_state, SlotState.FREE)
+
+    def _expect(self, slots: Slots, state: SlotState) -> None:
+        found = self._states[slots]
+        right = found == int(state)  # numpy takes 2 us longer to compare with an IntEnum
+        assert np.count_nonzero(right) == len(slots), (
+            f"slots {slots.tolist()} must be {state.name}, found {found.tolist()}"
+        )
+        if len(slots) > 1:  # a duplicate would be counted, and freed, twice
+            order = np.arange(len(slots), dtype=np.int32)
+            self._order[slots] = order
+            assert (self._order[slots] == order).all(), f"a slot is named twice in {slots.tolist()}"
+
+    def _move(self, n: int, from_state: SlotState, to_state: SlotState) -> None:
+        self._counts[from_state] -= n
+        self._counts[to_state] += n
+
+    def check(self) -> None:
+        """Raise AssertionError unless free + private + indexed + in flight == total and no slot is there twice."""
+        counts = np.bincount(self._states, minlength=len(SlotState)).tolist()
+        free, private, indexed, in_flight = self._counts
+        assert free + private + indexed + in_flight == self.num_slots, (
+            f"{free} free + {private} private + {indexed} indexed + {in_flight} in flight != {self.num_slots}"
+        )
+        assert counts == self._counts, f"states hold {counts}, the counts say {self._counts}"
+        stack = self._free[:free]
+        assert (self._states[stack] == SlotState.FREE).all(), "a slot in the free stack is in use"
+        assert len(set(stack.tolist())) == free, "a slot is in the free stack twice"

@@ -1,0 +1,166 @@
+"""Copying down ahead of need: host memory is kept clean enough that making room there is never a wait for the disk."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kvstore.block import BlockKey
+from tiering.eviction import Eviction
+from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
+from tiering.moves import Ancestor, Write, Written
+from tiering.outbox import Outbox
+from tiering.residency import NO_BLOCK, Ids, Tier
+
+
+@dataclass(slots=True)
+class Sweep:
+    """A request to move everything down to a tier. The core sets `done` when nothing more can be moved."""
+
+    to: Tier
+    then_free: bool
+    """Whether the copies above are given up. Otherwise they stay, clean."""
+    ids: Ids = field(default_factory=lambda: np.empty(0, dtype=np.intp))
+    done: bool = False
+
+
+class Writes:
+    """Decides which host blocks are written to disk, and when; carries out sweeps."""
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        eviction: Eviction,
+        outbox: Outbox,
+        *,
+        root_key: BlockKey,
+        reserved_bytes: int,
+        batch: int,
+        budget: int,
+        clean_share: float,
+    ) -> None:
+        """Sizes of the work.
+
+        `reserved_bytes`: the most that a block may take on disk; `batch`, `budget`: blocks in one write, in all
+        writes in flight; `clean_share`: of the host slots, those to be kept free or clean.
+        """
+        self._holdings, self._eviction, self._outbox = holdings, eviction, outbox
+        self._root_key = root_key
+        self._reserved_bytes = reserved_bytes
+        # a disk of a few blocks must not be asked for room for a whole batch
+        self._batch = max(1, min(batch, holdings.disk_capacity_bytes // (2 * reserved_bytes)))
+        self._budget = budget
+        num_slots = holdings.slots[HOST].num_slots
+        self._max_dirty = num_slots - max(1, int(num_slots * clean_share))
+        self._sweep: Sweep | None = None
+        self.num_failed = 0
+        """Blocks whose write failed; they stay in host memory."""
+
+    # --- ahead of need --------------------------------------------------------------------------------------------
+
+    def plan(self, *, disk_ready: bool) -> None:
+        """Ask for writes while host memory holds too many blocks that only it has, and for the next part of a sweep."""
+        if self._sweep is not None:
+            self._plan_sweep(self._sweep, disk_ready=disk_ready)
+        if disk_ready:
+            excess = self._holdings.num_dirty_host - self._outbox.blocks_in_flight(Write) - self._max_dirty
+            # a batch at a time: writing single blocks would commit once for each
+            if excess > 0:
+                self._write(self._holdings.host_dirty.peek(self._allowed(max(excess, self._batch))))
+
+    def _allowed(self, wanted: int) -> int:
+        return max(0, min(wanted, self._budget - self._outbox.blocks_in_flight(Write)))
+
+    def _write(self, ids: Ids) -> bool:
+        """Ask for writes of host blocks, in batches. False if the disk has no room for one of them."""
+        for start in range(0, len(ids), self._batch):
+            batch = ids[start : start + self._batch]
+            if not self._eviction.disk_room(len(batch) * self._reserved_bytes):
+                return False
+            # making that room may have dropped one of these, as the descendant of a block that went for good
+            batch = batch[self._holdings.residency.state[HOST, batch] == PRESENT]
+            if len(batch):
+                self._send(batch)
+        return True
+
+    def _send(self, batch: Ids) -> None:
+        self._holdings.read_begins(HOST, batch)
+        self._holdings.expect(DISK, batch, self._reserved_bytes)
+        lineage, known = self._lineage(batch)
+        slots = self._holdings.residency.place[HOST, batch]
+        self._outbox.send(Write(self._outbox.next_number(), batch, slots, lineage, known))
+
+    def _lineage(self, ids: Ids) -> tuple[tuple[Ancestor, ...], dict[int, BlockKey]]:
+        """What it takes to compute the keys of `ids`: they and the unkeyed blocks above, and the keys to start from.
+
+        The parent of a block that has a key has one too: keys become known from the root down.
+        """
+        residency = self._holdings.residency
+        known: dict[int, BlockKey] = {-1: self._root_key}
+        lineage: dict[int, Ancestor] = {}
+        for block in ids.tolist():
+            climb: list[Ancestor] = []
+            while block not in lineage:
+                parent = residency.parent.item(block)
+                climb.append(Ancestor(block, parent, self._holdings.radix.tokens_of(block)))
+                if parent not in known and (key := residency.key_of(parent)) is not None:
+                    known[parent] = key
+                if parent in known:
+                    break
+                block = parent
+            lineage.update((ancestor.id, ancestor) for ancestor in reversed(climb))
+        return tuple(lineage.values()), known
+
+    def written(self, move: Write, answer: Written) -> None:
+        """A write is over; keep the keys that it computed."""
+        residency = self._holdings.residency
+        for block, key in answer.keys:
+            residency.set_key(block, key)
+        self._holdings.read_ended(HOST, move.ids)
+        if answer.error is None:
+            self._holdings.arrived(DISK, move.ids, np.array(answer.stored_bytes, dtype=np.int64))
+        else:
+            self._holdings.failed(DISK, move.ids)
+            self.num_failed += len(move.ids)
+
+    # --- sweeps ---------------------------------------------------------------------------------------------------
+
+    def sweep(self, sweep: Sweep) -> None:
+        """Begin to move everything down, most recently used first, a prefix before what follows it."""
+        ids = self._holdings.radix.subtree(NO_BLOCK)  # parents first, and a stable sort keeps it so
+        sweep.ids = ids[np.argsort(-self._holdings.residency.stamp[ids], kind="stable")]
+        if self._sweep is not None:
+            self._sweep.done = True
+        self._sweep = sweep
+
+    def _plan_sweep(self, sweep: Sweep, *, disk_ready: bool) -> None:
+        state, readers = self._holdings.residency.state, self._holdings.residency.readers
+        ids = sweep.ids
+        lowest = np.where(
+            state[DISK, ids] != ABSENT, DISK, np.where(state[HOST, ids] != ABSENT, HOST, DEVICE)
+        )
+        progress = False
+        if sweep.to is DISK and disk_ready:
+            dirty = ids[(state[HOST, ids] == PRESENT) & (lowest == HOST) & (readers[HOST, ids] == 0)]
+            dirty = dirty[: self._allowed(len(dirty))]
+            progress = self._write(dirty) and len(dirty) > 0
+        above = ids[(state[DEVICE, ids] == PRESENT) & (lowest == DEVICE) & (readers[DEVICE, ids] == 0)]
+        slots = self._eviction.spare_host_slots(min(len(above), self._budget))
+        self._eviction.demote(above[: len(slots)], slots, then_free=False)
+        moving = (state[1:, ids] == WRITING).any() or readers[:, ids].any()
+        if not (progress or len(slots) or moving):
+            self._finish(sweep)
+
+    def _finish(self, sweep: Sweep) -> None:
+        if sweep.then_free:
+            state, leases = self._holdings.residency.state, self._holdings.residency.leases
+            for tier in (tier for tier in (DEVICE, HOST) if tier < sweep.to):
+                below = (state[tier + 1 :, sweep.ids] == PRESENT).any(axis=0)
+                going = (state[tier, sweep.ids] == PRESENT) & below & (leases[sweep.ids] == 0)
+                self._holdings.left(tier, sweep.ids[going])
+        sweep.done = True
+        self._sweep = None
+
+    @property
+    def sweeping(self) -> bool:
+        """Whether a sweep is under way."""
+        return self._sweep is not None
