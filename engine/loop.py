@@ -172,9 +172,11 @@ class EngineLoop:
                 future.set_result(self._cache.clear(_CLEAR_S))
             case Check(future):
                 try:
-                    future.set_result(self._cache.check())
+                    self._cache.check()
                 except AssertionError as error:
                     future.set_exception(error)
+                else:
+                    future.set_result(None)
             case Wake():
                 pass
             case Stop():

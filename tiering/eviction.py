@@ -6,6 +6,7 @@ every copy of its descendants, so that what the tiers hold together always reach
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 
@@ -49,20 +50,24 @@ class Eviction:
     def evict_device(self, victims: Ids) -> None:
         """Give up device copies, in this order; those that no lower tier has go to host memory if it has room."""
         state = self._holdings.residency.state
-        on_host = state[HOST, victims] == PRESENT
+        # on its way to host memory is as good as there: only a read brings a copy beside an idle one on the device,
+        # and what it reads from stays
+        on_host = state[HOST, victims] != ABSENT
         on_disk = state[DISK, victims] == PRESENT
         self._leave(DEVICE, victims[on_host])
-        rest = victims[~on_host]
-        slots = self.host_slots(int((~on_disk & ~on_host).sum()))
-        # making that room may have dropped a victim, as the descendant of a block that went for good
-        rest = rest[state[DEVICE, rest] == PRESENT]
+        self._move_down(victims[~on_host & ~on_disk], self.host_slots)
         # a block that only the disk has would load slowly: it may have a free host slot, but nobody's place
-        slots = np.concatenate([slots, self._take_host(len(rest) - len(slots))])
-        self._return_host(slots[len(rest) :])
-        # the youngest are worth most: they get the slots
-        kept = min(len(slots), len(rest))
-        self._give_up(DEVICE, rest[: len(rest) - kept])
-        self.demote(rest[len(rest) - kept :], slots[:kept], then_free=True)
+        self._move_down(victims[~on_host & on_disk], self._take_host)
+
+    def _move_down(self, victims: Ids, take_slots: Callable[[int], Ids]) -> None:
+        """Ask for copies to as many host slots as there are. The youngest are worth most; the others go."""
+        slots = take_slots(len(victims))
+        # making that room may have dropped a victim, as the descendant of a block that went for good
+        victims = victims[self._holdings.residency.state[DEVICE, victims] == PRESENT]
+        num_kept = min(len(slots), len(victims))
+        self._return_host(slots[num_kept:])
+        self._give_up(DEVICE, victims[: len(victims) - num_kept])
+        self.demote(victims[len(victims) - num_kept :], slots[:num_kept], then_free=True)
 
     def demote(self, ids: Ids, host_slots: Ids, *, then_free: bool) -> None:
         """Ask for a copy from device to host slots that were taken IN_FLIGHT."""
@@ -99,24 +104,18 @@ class Eviction:
     def host_slots(self, num_slots: int) -> Ids:
         """Take up to `num_slots` host slots, IN_FLIGHT.
 
-        Free ones, then those of blocks that another tier has, and then those of the least recently used blocks that
-        have no other copy.
+        Free ones, then those of blocks that are elsewhere as well, then those of the least recently used others.
         """
-        self._make_host_room(num_slots, self._holdings.host_clean)
         table = self._holdings.slots[HOST]
-        if table.num_free < num_slots:
-            self._give_up(HOST, self._holdings.host_victims.peek(num_slots - table.num_free))
+        self._leave(HOST, self._holdings.host_clean.peek(num_slots - table.num_free))
+        self._give_up(HOST, self._holdings.host_victims.peek(num_slots - table.num_free))
         return self._take_host(num_slots)
 
-    def spare_host_slots(self, num_slots: int) -> Ids:
-        """Take up to `num_slots` host slots, IN_FLIGHT, that cost nothing: free ones, then those of blocks on disk."""
-        self._make_host_room(num_slots, self._holdings.host_stored)
+    def host_slots_for_sweep(self, num_slots: int) -> Ids:
+        """Take up to `num_slots` host slots, IN_FLIGHT: free ones, then those of blocks that the disk has as well."""
+        table = self._holdings.slots[HOST]
+        self._leave(HOST, self._holdings.host_stored.peek(num_slots - table.num_free))
         return self._take_host(num_slots)
-
-    def _make_host_room(self, num_slots: int, view: View) -> None:
-        short = num_slots - self._holdings.slots[HOST].num_free
-        if short > 0:
-            self._leave(HOST, view.peek(short))
 
     def _take_host(self, num_slots: int) -> Ids:
         """Up to `num_slots` free host slots, IN_FLIGHT."""
@@ -130,20 +129,25 @@ class Eviction:
 
     # --- disk -----------------------------------------------------------------------------------------------------
 
-    def disk_room(self, num_bytes: int) -> bool:
-        """Whether the disk may take so many bytes more, after giving up the least recently used if need be."""
+    def disk_room(self, num_bytes: int, *, used_before: int) -> int:
+        """How many of these bytes the disk may take, after giving up blocks with an older stamp than `used_before`.
+
+        A block never takes the place of one that is worth more: else two of them could push each other out forever.
+        """
         holdings = self._holdings
-        while holdings.disk_bytes + num_bytes > holdings.disk_capacity_bytes:
+        while (over := holdings.disk_bytes + num_bytes - holdings.disk_capacity_bytes) > 0:
             victims = holdings.disk_victims.peek(_DISK_BATCH)
-            if not len(victims):
-                return False
-            before = holdings.disk_bytes
-            over = before + num_bytes - holdings.disk_capacity_bytes
+            victims = victims[holdings.residency.stamp[victims] < used_before]
             freed = np.cumsum(holdings.residency.place[DISK, victims])
+            before = holdings.disk_bytes
             self._give_up(DISK, victims[: int(np.searchsorted(freed, over)) + 1])
             if holdings.disk_bytes == before:
-                return False
-        return True
+                break
+        return max(0, min(num_bytes, holdings.disk_capacity_bytes - holdings.disk_bytes))
+
+    def fit_disk(self) -> None:
+        """Give up the least recently used blocks that are more than the disk's capacity."""
+        self.disk_room(0, used_before=self._holdings.order.now + 1)
 
     # --- common ---------------------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ The driver (TieredCache in real time, a simulator on a virtual clock) calls it f
     plan(now_s) -> moves                    what to do next, in this order
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -24,6 +25,7 @@ from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote
 from tiering.outbox import Outbox
 from tiering.radix import Tokens
 from tiering.residency import Ids, Tier
+from tiering.rest import Rest
 from tiering.restore import restore
 from tiering.slot_table import SlotState
 from tiering.writes import Sweep, Writes
@@ -62,7 +64,7 @@ class IndexConfig:
     hole_ttl_s: float = 300.0
     """How long the blocks below a lost one wait for it to be computed again before they are dropped."""
     disk_failures: int = 3
-    """Failed reads or writes in a row after which the disk tier is left alone ..."""
+    """Failed reads in a row after which blocks on disk are computed rather than read; failed writes, none written ..."""
     disk_rest_s: float = 30.0
     """... for so long."""
 
@@ -111,34 +113,39 @@ class Index:
         self._holes: dict[int, float] = {}
         """Blocks that are nowhere but have descendants that are, and when they were found so."""
         self._now_s = 0.0
-        self._disk_failures_in_row = 0
-        self._disk_rests_until_s = 0.0
-        self._num_leases = 0
+        self._reads_rest = Rest(config.disk_failures, config.disk_rest_s)
+        self._writes_rest = Rest(config.disk_failures, config.disk_rest_s)
+        self._leases: list[Lease] = []
 
     # --- requests -------------------------------------------------------------------------------------------------
 
     def admit(self, tokens: Tokens, num_blocks: int) -> Lease | Wait:
         """Give a request its path and `num_blocks` device slots, all or nothing, and start its loads.
 
-        `tokens`: the prompt, 1-D contiguous little-endian int32. Of it at most floor((n - 1) / block_tokens) blocks
+        `tokens`: the prompt, 1-D contiguous little-endian int32; `num_blocks` must have room for it. Of it at most floor((n - 1) / block_tokens) blocks
         match, so that one token is always computed. What is left of its whole blocks is entered in the index as being
-        computed by this request: whoever shares it waits. Raises ValueError if the slots do not exist at all.
+        computed by this request: whoever shares it waits. Raises ValueError if the slots do not exist
+        at all, or are too few for the prompt.
         """
         if num_blocks > self.config.device_slots:
             raise ValueError(
                 f"{num_blocks} blocks will never fit into {self.config.device_slots} device slots"
             )
-        block_tokens = self.config.block_tokens
-        matched = self._usable(
-            self._holdings.radix.match(tokens[: (len(tokens) - 1) // block_tokens * block_tokens])
-        )
+        if len(tokens) > num_blocks * self.config.block_tokens:
+            raise ValueError(f"{len(tokens)} tokens need more than {num_blocks} blocks")
+        matched = self._match(tokens)
         if self._pending(matched):
             return Wait.FOR_BLOCKS
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched)
-        absent = np.flatnonzero(self._holdings.residency.state[DEVICE, matched] != PRESENT)
-        need = num_blocks - len(matched) + len(absent)
-        if not self._eviction.device_room(need):
+        state = self._holdings.residency.state
+        absent = np.flatnonzero(state[DEVICE, matched] != PRESENT)
+        # and read: its host copies would be clean, if the disk has them too, and first to go
+        in_host = matched[absent][state[HOST, matched[absent]] == PRESENT]
+        self._holdings.read_begins(HOST, in_host)
+        has_room = self._eviction.device_room(num_blocks - len(matched) + len(absent))
+        self._holdings.read_ended(HOST, in_host)
+        if not has_room:
             self._holdings.release(matched)
             return Wait.FOR_ROOM
         lease = self._grant(tokens, matched, absent, num_blocks)
@@ -147,20 +154,18 @@ class Index:
 
     def lookup(self, tokens: Tokens) -> dict[str, int]:
         """How many tokens of a prompt each tier would serve now, by the tier's label. Changes nothing."""
-        block_tokens = self.config.block_tokens
-        matched = self._usable(
-            self._holdings.radix.match(tokens[: (len(tokens) - 1) // block_tokens * block_tokens])
-        )
-        nearest = self._holdings.residency.nearest_tier(matched)
-        return {tier.label: int((nearest == tier).sum()) * block_tokens for tier in Tier}
+        nearest = self._holdings.residency.nearest_tier(self._match(tokens))
+        return {tier.label: int((nearest == tier).sum()) * self.config.block_tokens for tier in Tier}
 
-    def _usable(self, matched: Ids) -> Ids:
-        """The leading part of a match that is somewhere, or on its way to the device."""
+    def _match(self, tokens: Tokens) -> Ids:
+        """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way to the device."""
+        num_tokens = max(0, len(tokens) - 1) // self.config.block_tokens * self.config.block_tokens
+        matched = self._holdings.radix.match(tokens[:num_tokens])
         state = self._holdings.residency.state
         usable = state[DEVICE, matched] != ABSENT
         if self.config.loads:
             usable |= state[HOST, matched] != ABSENT
-            if self._disk_ready():
+            if self._reads_rest.over(self._now_s):
                 usable |= state[DISK, matched] == PRESENT
         ends = np.flatnonzero(~usable)
         return matched[: ends[0]] if len(ends) else matched
@@ -188,7 +193,7 @@ class Index:
         lease.ready[: len(matched)] = True
         lease.ready[absent] = False
         self._holdings.lease(path)
-        self._num_leases += 1
+        self._leases.append(lease)
         self._claim(lease, len(matched), len(path))
         self._loads.start(lease, absent)
         return lease
@@ -227,28 +232,34 @@ class Index:
         """The request has ended, in whatever way: give back what is its own, keep what is cached."""
         assert not lease.released, "a lease is released once"
         lease.released = True
-        self._num_leases -= 1
-        self._loads.cancel(lease)
-        self._holdings.failed(DEVICE, lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])])
-        self._adopt(lease)
+        self._leases.remove(lease)
+        cancelled = self._loads.cancel(lease)
+        unfilled = lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])]
+        self._holdings.failed(DEVICE, unfilled)
         table = self._holdings.slots[DEVICE]
         table.free(lease.slots[table.states(lease.slots) == SlotState.PRIVATE], SlotState.PRIVATE)
         self._holdings.release(lease.ids)
+        self._hand_over(cancelled)
+        self._hand_over(unfilled)
         self._prune(lease.ids[::-1].tolist())
 
-    def _adopt(self, lease: Lease) -> None:
-        """Where another request was to compute a block for all and gave up, our private copy takes its place."""
-        length = len(lease.ids)
-        orphaned = lease.ready[:length] & (self._holdings.residency.state[DEVICE, lease.ids] == ABSENT)
-        lease.filling[:length] = False
-        for position in np.flatnonzero(orphaned).tolist():
+    def _hand_over(self, ids: Ids) -> None:
+        """Blocks that were on their way to the device and are not any more: whoever else holds them provides them.
+
+        So a leased block always is on the device or on its way there.
+        """
+        for block in ids[self._holdings.residency.leases[ids] > 0].tolist():
+            heirs = [(lease, lease.position_of(block)) for lease in self._leases]
+            found = [(lease, position) for lease, position in heirs if position is not None]
+            # best who has computed its private copy already
+            lease, position = max(found, key=lambda heir: heir[0].ready.item(heir[1]))
             self._claim(lease, position, position + 1)
-        self.publish(lease, 0, length)
+            if lease.ready.item(position):
+                self.publish(lease, position, position + 1)
 
     def _prune(self, ids: Iterable[int]) -> None:
         for block in self._holdings.prune(ids):
-            if not self._holdings.residency.leases.item(block):
-                self._holes.setdefault(block, self._now_s)
+            self._holes.setdefault(block, self._now_s)
 
     # --- the driver -----------------------------------------------------------------------------------------------
 
@@ -259,13 +270,13 @@ class Index:
             case Demote(), Copied():
                 self._eviction.demoted(move, answer.error)
             case Promote(), Copied():
-                self._loads.promoted(move, answer.error)
+                self._hand_over(self._loads.promoted(move, answer.error))
             case Read(), HasRead():
+                self._reads_rest.note(answer.error, self._now_s)
                 self._prune(self._loads.was_read(move, answer).tolist())
-                self._note_disk(answer.error)
             case Write(), Written():
+                self._writes_rest.note(answer.error, self._now_s)
                 self._writes.written(move, answer)
-                self._note_disk(answer.error)
             case _:
                 raise AssertionError(f"{type(answer).__name__} does not answer {type(move).__name__}")
 
@@ -274,17 +285,8 @@ class Index:
         self._now_s = max(now_s, self._now_s)
         self._expire_holes()
         self._loads.plan()
-        self._writes.plan(disk_ready=self._disk_ready())
+        self._writes.plan(disk_ready=self._has_disk and self._writes_rest.over(self._now_s))
         return self._outbox.take()
-
-    def _note_disk(self, error: Exception | None) -> None:
-        self._disk_failures_in_row = 0 if error is None else self._disk_failures_in_row + 1
-        if self._disk_failures_in_row >= self.config.disk_failures:
-            self._disk_failures_in_row = 0
-            self._disk_rests_until_s = self._now_s + self.config.disk_rest_s
-
-    def _disk_ready(self) -> bool:
-        return self.config.disk_bytes > 0 and self._now_s >= self._disk_rests_until_s
 
     def _expire_holes(self) -> None:
         for block, found_s in list(self._holes.items()):
@@ -313,7 +315,11 @@ class Index:
         orphans = restore(self._holdings, self._root_key, found)
         if orphans:
             self._outbox.send(Forget(tuple(orphans)))
-        self._eviction.disk_room(0)  # the capacity may be smaller than it was
+        self._eviction.fit_disk()  # the capacity may be smaller than it was
+
+    @property
+    def _has_disk(self) -> bool:
+        return self.config.disk_bytes > 0
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -335,7 +341,7 @@ class Index:
             "blocks": self._holdings.num_disk_blocks,
             "bytes": self._holdings.disk_bytes,
             "capacity_bytes": self._holdings.disk_capacity_bytes,
-            "ready": self._disk_ready(),
+            "ready": self._has_disk and all(rest.over(self._now_s) for rest in (self._reads_rest, self._writes_rest)),
             "failed_writes": self._writes.num_failed,
         }
         for tier in Tier:
@@ -344,7 +350,7 @@ class Index:
         return {
             "tiers": tiers,
             "blocks": len(self._holdings.radix),
-            "leases": self._num_leases,
+            "leases": len(self._leases),
             "failed_loads": {reason.value: count for reason, count in self._loads.misses.items()},
         }
 
@@ -352,12 +358,13 @@ class Index:
         """Raise AssertionError unless every part is consistent and the tiers together reach back to the root."""
         self._holdings.check()
         residency = self._holdings.residency
-        if not self._num_leases:
-            assert not residency.leases.any(), "blocks are leased to nobody"
+        leased = Counter(block for lease in self._leases for block in lease.ids.tolist())
         live = np.flatnonzero(residency.live)
+        assert residency.leases[live].tolist() == [leased[block] for block in live.tolist()], "a lease is lost"
+        held = live[residency.leases[live] > 0]
+        assert (residency.state[DEVICE, held] != ABSENT).all(), "a leased block is not coming to the device"
         below = live[residency.parent[live] >= 0]
         above = residency.parent[below].astype(np.intp)
         gap = residency.resident_anywhere(below) & ~residency.resident_anywhere(above)
         unexplained = set(above[gap].tolist()) - self._holes.keys()
-        unexplained = {block for block in unexplained if not residency.leases.item(block)}
         assert not unexplained, f"blocks {unexplained} are nowhere but have descendants that are"

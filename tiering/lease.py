@@ -48,8 +48,16 @@ class Lease:
         """Served blocks by the tier in which they lay at admission."""
         return {tier.label: int((self.found_in == tier).sum()) for tier in Tier}
 
+    def position_of(self, block: int) -> int | None:
+        """Where in the path a block is, None if it is not."""
+        found = np.flatnonzero(self.ids == block)
+        return found.item() if len(found) else None
+
     def gaps(self, num_blocks: int) -> list[tuple[int, int]]:
-        """The runs of positions below `num_blocks` that must be computed, as [start, end) pairs, in order."""
+        """The runs of positions below `num_blocks` that must be computed, as [start, end) pairs, in order.
+
+        To be asked when `num_loading` is 0: a block that is still on its way counts as missing.
+        """
         missing = np.flatnonzero(
             np.diff(np.concatenate(([True], self.ready[:num_blocks], [True])).astype(np.int8))
         )

@@ -120,35 +120,44 @@ class Loads:
             number = self._outbox.next_number()
             self._outbox.send(Promote(number, ids, place[HOST, ids], place[DEVICE, ids]))
 
-    def promoted(self, move: Promote, error: Exception | None) -> None:
-        """A copy up is over. A block whose request has gone stays on the device: it is cached there now."""
+    def promoted(self, move: Promote, error: Exception | None) -> Ids:
+        """A copy up is over. A block whose request has gone stays on the device: it is cached there now.
+
+        Answers the blocks that are not on their way to the device any more.
+        """
         self._holdings.read_ended(HOST, move.ids)
         if error is not None:
-            self._promotion_failed(move.ids)
-            return
+            return self._promotion_failed(move.ids)
         self._holdings.arrived(DEVICE, move.ids)
         for block in move.ids.tolist():
             if (wanted := self._wanted.pop(block, None)) is not None:
                 lease, position = wanted
                 lease.ready[position] = True
                 lease.num_loading -= 1
+        return move.ids[:0]
 
-    def _promotion_failed(self, ids: Ids) -> None:
+    def _promotion_failed(self, ids: Ids) -> Ids:
         self.misses[MissReason.READ_FAILED] += len(ids)
-        for block in ids.tolist():
-            if block in self._wanted:
-                self._lose(block)
-            else:
-                self._holdings.failed(DEVICE, np.array([block], dtype=np.intp))
+        wanted = np.array([block in self._wanted for block in ids.tolist()], dtype=np.bool_)
+        for block in ids[wanted].tolist():
+            self._lose(block)
+        self._holdings.failed(DEVICE, ids[~wanted])
+        return ids[~wanted]
 
-    def cancel(self, lease: Lease) -> None:
-        """The request ends: what is not being copied to the device already will not be."""
+    def cancel(self, lease: Lease) -> Ids:
+        """The request ends: what is not being copied to the device already will not be.
+
+        Answers the blocks that are not on their way to the device any more.
+        """
         self._loads = [load for load in self._loads if load.lease is not lease]
-        ids = lease.ids[(self._holdings.residency.state[DEVICE, lease.ids] == WRITING)]
-        for block in ids.tolist():
-            if self._wanted.get(block, (None, 0))[0] is lease:
-                del self._wanted[block]
-                # what is in host memory is being copied up already; its slot stays taken until that copy ends
-                if self._holdings.residency.state.item(HOST, block) != PRESENT:
-                    self._holdings.failed(DEVICE, np.array([block], dtype=np.intp))
+        state = self._holdings.residency.state
+        coming = lease.ids[state[DEVICE, lease.ids] == WRITING].tolist()
+        mine = [block for block in coming if block in self._wanted and self._wanted[block][0] is lease]
+        for block in mine:
+            del self._wanted[block]
+        ids = np.array(mine, dtype=np.intp)
+        # what is in host memory is being copied up already; its slot stays taken until that copy ends
+        given_up = ids[state[HOST, ids] != PRESENT]
+        self._holdings.failed(DEVICE, given_up)
         lease.num_loading = 0
+        return given_up

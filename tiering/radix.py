@@ -52,6 +52,11 @@ class _Node:
     def num_blocks(self) -> int:
         return len(self.ids) // _ID_BYTES
 
+    @property
+    def last(self) -> int:
+        """The id of its last block, NO_BLOCK for the root."""
+        return int.from_bytes(self.ids[-_ID_BYTES:], "little") if self.ids else NO_BLOCK
+
     def child(self, first_block: bytes) -> "_Node | None":
         """The child whose edge starts with these bytes of one block."""
         children = self.children
@@ -280,7 +285,7 @@ class RadixIndex:
         if block == NO_BLOCK:
             return self._root, 0
         node = self._node(self._residency.node.item(block))
-        if node.ids.endswith(int(block).to_bytes(_ID_BYTES, "little")):
+        if node.last == block:
             return node, node.num_blocks
         return node, memoryview(node.ids).cast("i").tolist().index(block) + 1
 
@@ -319,11 +324,10 @@ class RadixIndex:
         residency = self._residency
         num_blocks = len(edge) // self._block_bytes
         ids = residency.allocate(num_blocks)
-        if node is not self._root:
-            last = memoryview(node.ids).cast("i")[-1]
-            residency.parent[ids[0]] = last
-            residency.num_children[last] += 1
+        residency.parent[ids[0]] = node.last
         residency.parent[ids[1:]] = ids[:-1]
+        if node.last != NO_BLOCK:
+            residency.num_children[node.last] += 1
         residency.num_children[ids[:-1]] = 1
         self._num_blocks += num_blocks
         packed = ids.astype(np.int32).tobytes()
@@ -419,12 +423,8 @@ class RadixIndex:
         residency, ids = self._residency, _ids([child.ids])
         assert residency.live[ids].all(), "a dead block is in the index"
         assert (residency.node[ids] == child.number).all(), "a block names another node"
-        above = _ids([node.ids[-_ID_BYTES:], child.ids])
-        if node is not self._root:
-            assert (residency.parent[above[1:]] == above[:-1]).all(), "a block knows another parent"
-        else:
-            assert residency.parent[ids[0]] == NO_BLOCK, "a first block has a parent"
-            assert (residency.parent[ids[1:]] == ids[:-1]).all(), "a block knows another parent"
+        above = [node.last, *ids[:-1].tolist()]
+        assert residency.parent[ids].tolist() == above, "a block knows another parent"
         counts = residency.num_children[ids]
         assert (counts[:-1] == 1).all(), "a block within a node has its successor for an only child"
         assert counts[-1] == sum(1 for _ in child.each_child()), "a node's last block miscounts its children"

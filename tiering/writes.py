@@ -70,17 +70,19 @@ class Writes:
     def _allowed(self, wanted: int) -> int:
         return max(0, min(wanted, self._budget - self._outbox.blocks_in_flight(Write)))
 
-    def _write(self, ids: Ids) -> bool:
-        """Ask for writes of host blocks, in batches. False if the disk has no room for one of them."""
+    def _write(self, ids: Ids) -> int:
+        """Ask for writes of host blocks, in batches, as far as the disk has room. How many were asked for."""
+        num_asked = 0
         for start in range(0, len(ids), self._batch):
             batch = ids[start : start + self._batch]
-            if not self._eviction.disk_room(len(batch) * self._reserved_bytes):
-                return False
-            # making that room may have dropped one of these, as the descendant of a block that went for good
-            batch = batch[self._holdings.residency.state[HOST, batch] == PRESENT]
-            if len(batch):
-                self._send(batch)
-        return True
+            oldest = self._holdings.residency.stamp[batch].min().item()
+            room = self._eviction.disk_room(len(batch) * self._reserved_bytes, used_before=oldest)
+            batch = batch[: room // self._reserved_bytes]
+            if not len(batch):
+                break
+            self._send(batch)
+            num_asked += len(batch)
+        return num_asked
 
     def _send(self, batch: Ids) -> None:
         self._holdings.read_begins(HOST, batch)
@@ -133,22 +135,27 @@ class Writes:
         self._sweep = sweep
 
     def _plan_sweep(self, sweep: Sweep, *, disk_ready: bool) -> None:
-        state, readers = self._holdings.residency.state, self._holdings.residency.readers
-        ids = sweep.ids
-        lowest = np.where(
-            state[DISK, ids] != ABSENT, DISK, np.where(state[HOST, ids] != ABSENT, HOST, DEVICE)
-        )
-        progress = False
-        if sweep.to is DISK and disk_ready:
-            dirty = ids[(state[HOST, ids] == PRESENT) & (lowest == HOST) & (readers[HOST, ids] == 0)]
-            dirty = dirty[: self._allowed(len(dirty))]
-            progress = self._write(dirty) and len(dirty) > 0
-        above = ids[(state[DEVICE, ids] == PRESENT) & (lowest == DEVICE) & (readers[DEVICE, ids] == 0)]
-        slots = self._eviction.spare_host_slots(min(len(above), self._budget))
-        self._eviction.demote(above[: len(slots)], slots, then_free=False)
-        moving = (state[1:, ids] == WRITING).any() or readers[:, ids].any()
-        if not (progress or len(slots) or moving):
+        num_written = self._sweep_host(sweep.ids) if sweep.to is DISK and disk_ready else 0
+        num_demoted = self._sweep_device(sweep.ids)
+        residency = self._holdings.residency
+        moving = (residency.state[HOST:, sweep.ids] == WRITING).any() or residency.readers[:, sweep.ids].any()
+        if not (num_written or num_demoted or moving):
             self._finish(sweep)
+
+    def _sweep_host(self, ids: Ids) -> int:
+        """Ask for writes of what the host has and the disk has not. How many blocks."""
+        state, readers = self._holdings.residency.state, self._holdings.residency.readers
+        dirty = ids[(state[HOST, ids] == PRESENT) & (state[DISK, ids] == ABSENT) & (readers[HOST, ids] == 0)]
+        return self._write(dirty[: self._allowed(len(dirty))])
+
+    def _sweep_device(self, ids: Ids) -> int:
+        """Ask for copies to the host of what only the device has. How many blocks."""
+        state, readers = self._holdings.residency.state, self._holdings.residency.readers
+        alone = (state[HOST, ids] == ABSENT) & (state[DISK, ids] == ABSENT)
+        above = ids[alone & (state[DEVICE, ids] == PRESENT) & (readers[DEVICE, ids] == 0)]
+        slots = self._eviction.host_slots_for_sweep(min(len(above), self._budget))
+        self._eviction.demote(above[: len(slots)], slots, then_free=False)
+        return len(slots)
 
     def _finish(self, sweep: Sweep) -> None:
         if sweep.then_free:

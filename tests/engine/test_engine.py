@@ -128,7 +128,7 @@ def test_small_tiers_under_many_prompts_still_give_the_right_tokens(tiny_llama_d
     """Prefixes are pushed down and come back again and again."""
     prefixes = [tokens(100 + i, 150) for i in range(4)]
     prompts = [prefixes[i % 4] + tokens(i, 9) for i in range(12)]
-    with engine_on(tiny_llama_dir, tmp_path, device_bytes="160KiB", host_bytes="320KiB") as engine:
+    with engine_on(tiny_llama_dir, tmp_path, device_bytes="240KiB", host_bytes="600KiB") as engine:
         results = [engine.generate(prompt, GREEDY) for prompt in prompts]
         tiers = engine.stats()["cache"]["tiers"]
     assert [result.token_ids for result in results] == [reference(prompt) for prompt in prompts]
@@ -141,7 +141,7 @@ def test_many_threads_at_once(tiny_llama_dir, reference, tmp_path):
     prefixes = [tokens(100 + i, 80) for i in range(3)]
     prompts = [prefixes[i % 3] + tokens(i, 5 + i) for i in range(9)]
     results: dict[int, Result] = {}
-    with engine_on(tiny_llama_dir, tmp_path, device_bytes="200KiB", host_bytes="160KiB") as engine:
+    with engine_on(tiny_llama_dir, tmp_path, device_bytes="300KiB", host_bytes="240KiB") as engine:
 
         def ask(i: int) -> None:
             results[i] = engine.generate(prompts[i], GREEDY)
@@ -172,7 +172,7 @@ class Gate:
 
 def test_a_miss_finishes_while_anothers_load_is_pending(tiny_llama_dir, reference, tmp_path):
     gate = Gate()
-    slow, other = tokens(0, 300) + [7], tokens(1, 200)
+    slow, other = [*tokens(0, 300), 7], tokens(1, 200)
     with engine_on(tiny_llama_dir, tmp_path, wrap_store=lambda s: FaultStore(s, read_gate=gate)) as engine:
         engine.generate(slow, GREEDY)
         engine.demote("disk")
@@ -211,7 +211,7 @@ def failing_writes(store: Store) -> Store:
 @pytest.mark.parametrize("wrap", [failing_reads, failing_writes])
 def test_a_store_that_fails_costs_time_and_nothing_else(tiny_llama_dir, reference, tmp_path, wrap):
     prompts = [tokens(i % 3, 150) + tokens(50 + i, 5) for i in range(9)]
-    settings = {"device_bytes": "160KiB", "host_bytes": "80KiB", "wrap_store": wrap}
+    settings = {"device_bytes": "240KiB", "host_bytes": "120KiB", "wrap_store": wrap}
     with engine_on(tiny_llama_dir, tmp_path, **settings) as engine:
         results = [engine.generate(prompt, GREEDY) for prompt in prompts]
         engine.demote("disk")

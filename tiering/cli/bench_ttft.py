@@ -107,14 +107,16 @@ def load(bench: TtftBench, config: EngineConfig) -> Model:
 def prompts(bench: TtftBench, model: Model) -> tuple[Tokens, list[Tokens]]:
     """The prefix, real text where the model has a tokenizer, and a random suffix for each repeat."""
     generator = np.random.default_rng(bench.seed)
-    draw = lambda n: generator.integers(1, model.vocab_size, n, dtype=np.int32)  # noqa: E731 - used three times below
+
+    def draw(num_tokens: int) -> Tokens:
+        return generator.integers(1, model.vocab_size, num_tokens, dtype=np.int32)
+
+    suffixes = [draw(bench.suffix_tokens) for _ in range(bench.repeats)]
     if model.tokenizer is None:
-        prefix = draw(bench.prefix_tokens)
-    else:
-        ids = model.tokenizer.encode(long_text(), add_special_tokens=False)
-        repeats = -(-bench.prefix_tokens // len(ids))
-        prefix = np.array((ids * repeats)[: bench.prefix_tokens], dtype=np.int32)
-    return prefix, [draw(bench.suffix_tokens) for _ in range(bench.repeats)]
+        return draw(bench.prefix_tokens), suffixes
+    ids = model.tokenizer.encode(long_text(), add_special_tokens=False)
+    copies = -(-bench.prefix_tokens // len(ids))
+    return np.array((ids * copies)[: bench.prefix_tokens], dtype=np.int32), suffixes
 
 
 def run(bench: TtftBench, json_path: Path | None) -> None:

@@ -22,7 +22,8 @@ Messages = list[dict[str, str]]
 _PLACES = ("device", "host", "disk", "after restart")
 _REPLY = SamplingParams(max_tokens=24)
 _TRAFFIC_REPLY = SamplingParams(max_tokens=4, ignore_eos=True)
-_TRAFFIC_BATCH = 4
+_SPARE_HOST_BLOCKS = 64
+_MAX_TRAFFIC = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +44,24 @@ class Demo:
         block_bytes = self._model.layout("bfloat16", 16).block_bytes
         longest = max(len(self._tokens(self._about_handbook(q))) for q in self._questions)
         blocks = -(-(longest + _REPLY.max_tokens) // 16) + 2
-        # Room for the document and one question, in each of the upper tiers: other traffic has to push it out.
+        # Just room for the document and one question on the device, and for a little more in host memory: other
+        # traffic has to push it out of both.
         self.config = EngineConfig(
             device_bytes=blocks * block_bytes,
-            host_bytes=blocks * block_bytes,
+            host_bytes=(blocks + _SPARE_HOST_BLOCKS) * block_bytes,
             disk_path=disk_path,
             disk_bytes="1GiB",
             disk_min_free_bytes="256MiB",
             num_threads=threads,
         )
-        self._num_blocks = blocks
-        self._rounds = 0
+        self._traffic = traffic()
+        self._num_traffic = 0
 
     def run(self) -> None:
         """Ask, push out, restart, ask again; then show what it came to."""
         answers = []
         with Engine(self._model, self.config, announce=self._console.print) as engine:
             cold = self._cold_answers(engine)
-            with self._step("the document is computed once more, and kept"):
-                engine.generate(self._about_handbook("Say yes."), SamplingParams(max_tokens=1))
             for place, question in zip(_PLACES[:-1], self._questions, strict=False):
                 if place != "device":
                     self._push_out(engine, until_in=place)
@@ -87,33 +87,32 @@ class Demo:
         tokens: list[int] = encode(messages, self._model.tokenizer, self._model.vocab_size).tolist()
         return tokens
 
-    def _other_traffic(self) -> Iterator[list[Messages]]:
-        """Batches of prompts that were never seen: the texts, each time under another heading."""
-        while True:
-            self._rounds += 1
-            texts = [f"Reading {self._rounds}-{i}.\n\n{text}" for i, text in enumerate(traffic())]
-            for start in range(0, len(texts), _TRAFFIC_BATCH):
-                yield [[{"role": "user", "content": text}] for text in texts[start : start + _TRAFFIC_BATCH]]
+    def _other_traffic(self) -> Iterator[Messages]:
+        """Prompts that were never seen: the texts, each time under another heading."""
+        while self._num_traffic < _MAX_TRAFFIC:
+            text = self._traffic[self._num_traffic % len(self._traffic)]
+            self._num_traffic += 1
+            yield [{"role": "user", "content": f"Reading {self._num_traffic}.\n\n{text}"}]
 
     # --- steps ----------------------------------------------------------------------------------------------------
 
     def _cold_answers(self, engine: Engine) -> dict[str, Result]:
-        """Every question with an empty cache: the answers and times to compare with."""
+        """Every question with an empty cache: the answers and times to compare with. The last one leaves it filled."""
         cold = {}
         for number, question in enumerate(self._questions, start=1):
             engine.clear()
             with self._step(f"cold {number} of {len(self._questions)}: {question}"):
                 cold[question] = engine.generate(self._about_handbook(question), _REPLY)
-        engine.clear()
         return cold
 
     def _push_out(self, engine: Engine, *, until_in: str) -> None:
         """Run other prompts until the document has left the tiers above `until_in`."""
         with self._step(f"other prompts push the document down to {until_in}"):
-            for batch in self._other_traffic():
-                engine.generate(batch, _TRAFFIC_REPLY)
+            for prompt in self._other_traffic():
+                engine.generate(prompt, _TRAFFIC_REPLY)
                 if self._document_is_in(engine, until_in):
                     return
+            raise RuntimeError(f"{_MAX_TRAFFIC} prompts did not push the document down to {until_in}")
 
     def _document_is_in(self, engine: Engine, place: str) -> bool:
         found = engine.lookup(self._about_handbook(self._questions[0]))
@@ -128,7 +127,7 @@ class Demo:
         start_s = time.monotonic()
         with self._console.status(what):
             yield
-        self._console.print(f"[dim]{time.monotonic() - start_s:6.1f} s[/dim]  {what}", highlight=False)
+        self._console.print(f"{time.monotonic() - start_s:6.1f} s  {what}", highlight=False, style="dim")
 
     # --- output ---------------------------------------------------------------------------------------------------
 
@@ -170,7 +169,7 @@ class Demo:
         store, tiers = stats["store"], stats["tiers"]
         for tier in ("device", "host"):
             used = tiers[tier]["indexed"] * block_bytes
-            self._console.print(f"{tier}: {_mib(used)} of {_mib(self._num_blocks * block_bytes)} in use")
+            self._console.print(f"{tier}: {_mib(used)} of {_mib(tiers[tier]['slots'] * block_bytes)} in use")
         if store["stored_bytes"]:
             ratio = store["raw_bytes"] / store["stored_bytes"]
             self._console.print(

@@ -186,9 +186,8 @@ class View:
         self._residency = residency
         self._eligible = eligible
         self._head = 0  # no block with an older stamp is eligible
-        self._cursor = (
-            NO_BLOCK  # nor one below this with the head's stamp; NO_BLOCK: any of that stamp may be
-        )
+        # Nor is one below this block with the head's own stamp; NO_BLOCK: any of that stamp may be.
+        self._cursor = NO_BLOCK
 
     def peek(self, k: int) -> Ids:
         """Up to `k` eligible ids in eviction order: the older stamp first, the deeper first within one stamp.

@@ -1,0 +1,22 @@
+"""Leaving a thing alone that keeps failing."""
+
+
+class Rest:
+    """Begins when something has failed several times in a row, and is over after a while."""
+
+    def __init__(self, failures: int, rest_s: float) -> None:
+        """`failures`: how many in a row begin a rest of `rest_s` seconds."""
+        self._failures, self._rest_s = failures, rest_s
+        self._in_row = 0
+        self._until_s = float("-inf")
+
+    def note(self, error: Exception | None, now_s: float) -> None:
+        """It was tried, and failed or, without an error, did not."""
+        self._in_row = 0 if error is None else self._in_row + 1
+        if self._in_row >= self._failures:
+            self._in_row = 0
+            self._until_s = now_s + self._rest_s
+
+    def over(self, now_s: float) -> bool:
+        """Whether it may be tried."""
+        return now_s >= self._until_s
