@@ -14,7 +14,7 @@ NAME = "kvtide_paged"
 """Not registered as a mask function too, so that transformers builds no mask."""
 
 # What transformers' models pass along that has no effect here: positions are in the keys already.
-_HARMLESS = frozenset({"position_ids", "use_cache", "cache_position", "output_attentions", "is_causal"})
+_HARMLESS = frozenset({"position_ids", "use_cache", "cache_position", "output_attentions"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ def register() -> None:
     AttentionInterface.register(NAME, paged_attention)
 
 
-def paged_attention(  # noqa: PLR0917  # the parameters are what transformers passes
+def paged_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -66,6 +66,8 @@ def paged_attention(  # noqa: PLR0917  # the parameters are what transformers pa
 
 
 def _refuse_unknown(mask: torch.Tensor | None, dropout: float, unknown: dict[str, Any]) -> None:
+    if unknown.pop("is_causal", None) is False:
+        raise ValueError("this model attends in both directions, which a prefix cache cannot serve")
     names = [name for name, value in unknown.items() if value is not None and name not in _HARMLESS]
     if names:
         raise ValueError(f"this model's attention uses {', '.join(names)}, which is not implemented")
@@ -100,6 +102,9 @@ def _attend(
 def _prefill(
     call: PrefillCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
+    if call.tiles[-1].kv_tokens > call.num_tokens:
+        key[call.num_tokens :] = 0
+        value[call.num_tokens :] = 0
     key, value = key.transpose(0, 1)[None], value.transpose(0, 1)[None]
     if len(call.tiles) == 1:
         return _tile(call.tiles[0], query, key, value, scaling)

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from .config import TILE_TOKENS
 from .pool import DevicePool
 
-MIN_ROWS = 16
-"""Deterministic mode: the bits of a matrix product's row depend on the number of rows below this many."""
+MIN_ROWS, MIN_ROWS_PER_THREAD = 16, 4
+"""Deterministic mode: the bits of a matrix product's row depend on the number of rows below this many. On the CPU the
+rows are dealt out to the threads, so it takes more of them for more threads."""
 
 QUERY_MULTIPLE = 32
 """Deterministic mode: query rows of an attention call are padded to a multiple of this."""
@@ -44,11 +45,13 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tile:
-    """Query rows of a chunk that share one attention call: they end at one position, and see the tokens up to it.
+    """Query rows of a chunk that share one attention call: none of them sees a token beyond `kv_tokens`.
 
-    rows: the tile's rows in the batch.   kv_tokens: tokens that its last row sees, the call's KV length.
+    rows: the tile's rows in the batch.
+    kv_tokens: the call's KV length, which a row's bits depend on: what its last row sees, and in deterministic mode
+        the next multiple of TILE_TOKENS, wherever the chunk or the prompt ends.
     mask: [padded rows, kv_tokens], 0 where a row sees a token, -inf where not; the rows past the tile's own are
-        padding, appended as zero rows, and see everything.
+        padding, appended as zero rows, and see at least what the last of its own sees.
     """
 
     rows: slice
@@ -60,15 +63,19 @@ class Tile:
 class PrefillCall:
     """Attention of one chunk: its blocks are gathered once, its tiles attend one after the other.
 
-    blocks: int64 [B], the slots to gather.
+    blocks: int64 [B], the slots to gather; what the last tile needs beyond the chunk's own is the scratch slot.
+    num_tokens: tokens gathered up to the chunk's end. What a tile takes beyond them is zeroed in the gathered copy:
+        the slots hold whatever was there before, and not even the mask makes a NaN harmless.
 
-        tokens   0 ........... start .... | ........ | .. end
-                 |   cached    |  tile 0  |  tile 1  | tile 2
-        tile 1 attends over [0, its own end): what lies above the diagonal costs at most a tile's triangle.
+        tokens   0 ........... start .... | ........ | .. end . |
+                 |   cached    |  tile 0  |  tile 1  | tile 2   |
+        tile 1 attends over [0, its own end): what lies above the diagonal costs at most a tile's triangle. Tile 2
+        attends over [0, end), in deterministic mode over [0, where it would end in a longer prompt).
     """
 
     rows: slice
     blocks: torch.Tensor
+    num_tokens: int
     tiles: tuple[Tile, ...]
 
 
@@ -137,8 +144,8 @@ def build_batch(
     """Pack chunks of different sequences into one batch for `pool`.
 
     dtype: of the computing. deterministic: pad as measured, so that a row's bits do not depend on what else is in
-    the batch, nor on where its chunk starts (its end counts: see docs). Blocks until the small index tensors are on
-    the pool's device. Raises AssertionError for a chunk that its slots do not cover, or no chunk at all.
+    the batch, nor on where its chunk starts and ends. Blocks until the small index tensors are on the pool's device.
+    Raises AssertionError for a chunk that its slots do not cover, or no chunk at all.
     """
     assert chunks, "a batch needs at least one chunk"
     prefills = [i for i, chunk in enumerate(chunks) if not chunk.decode]
@@ -149,7 +156,7 @@ def build_batch(
     for chunk in packed:
         _check_chunk(chunk, pool)
     ends = np.cumsum([len(chunk.tokens) for chunk in packed])
-    widest = max((chunks[i].end for i in prefills), default=0)
+    widest = max((_tile_end(chunks[i].end) for i in prefills), default=0)
     plan = _CallPlan(
         pool=pool, dtype=dtype, deterministic=deterministic, staircase=_staircase(widest, dtype, pool.device)
     )
@@ -159,8 +166,9 @@ def build_batch(
     last_row = dict(zip(order, ends - 1, strict=True))
     wanted = [int(last_row[i]) for i, chunk in enumerate(chunks) if chunk.wants_logits]
     num_tokens = int(ends[-1])
-    num_rows = max(num_tokens, MIN_ROWS) if deterministic else num_tokens
-    padding = max(0, MIN_ROWS - len(wanted)) if deterministic and wanted else 0
+    min_rows = _min_rows(pool.device) if deterministic else 0
+    num_rows = max(num_tokens, min_rows)
+    padding = max(0, min_rows - len(wanted)) if wanted else 0
     rows = _row_arrays(packed, pool, num_rows)
     device = pool.device
     return Batch(
@@ -174,6 +182,15 @@ def build_batch(
         num_tokens=num_tokens,
         max_kv_tokens=max(chunk.end for chunk in packed),
     )
+
+
+def _min_rows(device: torch.device) -> int:
+    return max(MIN_ROWS, MIN_ROWS_PER_THREAD * torch.get_num_threads()) if device.type == "cpu" else MIN_ROWS
+
+
+def _tile_end(position: int) -> int:
+    """End of the tile that holds the token before `position`."""
+    return -(-position // TILE_TOKENS) * TILE_TOKENS
 
 
 def _check_chunk(chunk: Chunk, pool: DevicePool) -> None:
@@ -214,9 +231,9 @@ def _staircase(width: int, dtype: torch.dtype, device: torch.device) -> torch.Te
 
     What a row sees depends only on the distance to its tile's end, so all tiles share the lower right corner:
 
-        0 0 0 0 0 - - -      a tile of n rows takes the last n of the first TILE_TOKENS rows,
-        0 0 0 0 0 0 - -      a tile that ends at position e the last e columns,
-        0 0 0 0 0 0 0 -      and padding the rows below, which see everything: a row that sees
+        0 0 0 0 0 - - -      a call over e tokens takes the last e columns,
+        0 0 0 0 0 0 - -      the token n before its end the row TILE_TOKENS - n,
+        0 0 0 0 0 0 0 -      and padding the rows that follow, which see no less: a row that sees
         0 0 0 0 0 0 0 0      nothing would be NaN.
         0 0 0 0 0 0 0 0
     """
@@ -237,22 +254,27 @@ class _CallPlan:
     def prefill(self, chunk: Chunk, end_row: int) -> PrefillCall:
         first_row = end_row - len(chunk.tokens)
         # Cut at absolute positions: then a row's call has the same KV length wherever its chunk started.
-        edges = [chunk.start, *range((chunk.start // TILE_TOKENS + 1) * TILE_TOKENS, chunk.end, TILE_TOKENS)]
-        tiles = [
-            Tile(
-                rows=slice(first_row + begin - chunk.start, first_row + end - chunk.start),
-                kv_tokens=end,
-                mask=self._tile_mask(end - begin, end),
+        edges = [chunk.start, *range(_tile_end(chunk.start + 1), chunk.end, TILE_TOKENS)]
+        tiles = []
+        for begin, end in zip(edges, [*edges[1:], chunk.end], strict=True):
+            # And wherever it ends: a later prompt that goes on from here must find what it would have computed.
+            kv_tokens = _tile_end(end) if self.deterministic else end
+            rows = slice(first_row + begin - chunk.start, first_row + end - chunk.start)
+            tiles.append(
+                Tile(rows=rows, kv_tokens=kv_tokens, mask=self._tile_mask(begin, end - begin, kv_tokens))
             )
-            for begin, end in zip(edges, [*edges[1:], chunk.end], strict=True)
-        ]
-        return PrefillCall(rows=slice(first_row, end_row), blocks=self._blocks(chunk), tiles=tuple(tiles))
+        return PrefillCall(
+            rows=slice(first_row, end_row),
+            blocks=self._blocks(chunk, tiles[-1].kv_tokens),
+            num_tokens=chunk.end,
+            tiles=tuple(tiles),
+        )
 
-    def _tile_mask(self, num_rows: int, kv_tokens: int) -> torch.Tensor:
+    def _tile_mask(self, position: int, num_rows: int, kv_tokens: int) -> torch.Tensor:
+        """The mask of `num_rows` tokens from `position` on."""
         padded = -(-num_rows // QUERY_MULTIPLE) * QUERY_MULTIPLE if self.deterministic else num_rows
-        staircase = self.staircase
-        first_row = staircase.shape[0] - QUERY_MULTIPLE - num_rows
-        return staircase[first_row : first_row + padded, staircase.shape[1] - kv_tokens :]
+        first_row = TILE_TOKENS - (kv_tokens - position)
+        return self.staircase[first_row : first_row + padded, self.staircase.shape[1] - kv_tokens :]
 
     def decodes(self, chunks: Sequence[Chunk], first_row: int) -> list[DecodeCall]:
         """Group the decodes, which come longest first, into calls that waste less than half of what they gather."""
@@ -269,8 +291,9 @@ class _CallPlan:
     def _decode_call(self, chunks: Sequence[Chunk], first_row: int) -> DecodeCall:
         rows = slice(first_row, first_row + len(chunks))
         if len(chunks) == 1:
+            end = chunks[0].end
             return DecodeCall(
-                rows=rows, blocks=self._blocks(chunks[0]), kv_tokens=chunks[0].end, mask=None, stale=None
+                rows=rows, blocks=self._blocks(chunks[0], end), kv_tokens=end, mask=None, stale=None
             )
         block_tokens = self.pool.layout.block_tokens
         num_blocks = -(-chunks[0].end // block_tokens)
@@ -289,9 +312,16 @@ class _CallPlan:
             stale=self._tensor(np.flatnonzero(unseen & in_own_block)),
         )
 
-    def _blocks(self, chunk: Chunk) -> torch.Tensor:
-        num_blocks = -(-chunk.end // self.pool.layout.block_tokens)
-        return self._tensor(chunk.slots[:num_blocks].astype(np.int64))
+    def _blocks(self, chunk: Chunk, kv_tokens: int) -> torch.Tensor:
+        """The slots of `kv_tokens` tokens, those beyond the chunk's end replaced by the scratch slot.
+
+        The sequence may own slots there already, but a copy into them may be under way.
+        """
+        block_tokens = self.pool.layout.block_tokens
+        used = -(-chunk.end // block_tokens)
+        blocks = np.full(-(-kv_tokens // block_tokens), self.pool.scratch, dtype=np.int64)
+        blocks[:used] = chunk.slots[:used]
+        return self._tensor(blocks)
 
     def _tensor(self, array: NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.pool.device)

@@ -44,14 +44,7 @@ def encode(prompt: Prompt, tokenizer: Any, vocab_size: int) -> NDArray[np.int32]
     ValueError for a prompt without tokens, an id outside the vocabulary, text for a model without a tokenizer, and
     messages for one without a chat template.
     """
-    if isinstance(prompt, (str, Mapping)) or (
-        isinstance(prompt, Sequence) and prompt and _is_message(prompt[0])
-    ):
-        if tokenizer is None:
-            raise ValueError("this model has no tokenizer: give the prompt as token ids")
-        ids = _encode_text(prompt, tokenizer) if isinstance(prompt, str) else _encode_chat(prompt, tokenizer)
-    else:
-        ids = _check_ids(prompt)
+    ids = _check_ids(prompt) if not _is_text(prompt) else _tokenise(prompt, tokenizer)
     if not len(ids):
         raise ValueError("the prompt has no tokens")
     if (low := ids.min()) < 0 or (high := ids.max()) >= vocab_size:
@@ -76,6 +69,18 @@ def _is_id(item: object) -> bool:
 
 def _is_message(item: object) -> bool:
     return isinstance(item, Mapping)
+
+
+def _is_text(prompt: object) -> bool:
+    """Whether a tokenizer is needed: a string, a message, or a list of messages."""
+    first = prompt[0] if isinstance(prompt, Sequence) and prompt else None
+    return isinstance(prompt, (str, Mapping)) or _is_message(first)
+
+
+def _tokenise(prompt: Any, tokenizer: Any) -> NDArray[np.int64]:
+    if tokenizer is None:
+        raise ValueError("this model has no tokenizer: give the prompt as token ids")
+    return _encode_text(prompt, tokenizer) if isinstance(prompt, str) else _encode_chat(prompt, tokenizer)
 
 
 def _encode_text(text: str, tokenizer: Any) -> NDArray[np.int64]:

@@ -13,11 +13,12 @@ import transformers
 from kvstore.block import BlockLayout, Namespace
 
 from . import attention
-from .batch import MIN_ROWS, QUERY_MULTIPLE
+from .batch import MIN_ROWS, MIN_ROWS_PER_THREAD, QUERY_MULTIPLE
 from .config import TILE_TOKENS, EngineConfig
 from .demo_model import default_cache_dir
 from .dtypes import dtype_name
 from .model import Model
+from .supported import check_deterministic
 
 _DIGESTS = ".kvtide-digests.json"
 _TOKENIZER_FILES = ("tokenizer*.json", "tokenizer.model", "special_tokens_map.json", "vocab.*", "merges.txt")
@@ -36,7 +37,8 @@ def identity(
     digests are kept beside them (below cache_dir where that cannot be written; None is ~/.cache/kvtide) and are
     trusted while a file's path, size, modification time and inode stay the same. A model made in memory is digested
     each time. In deterministic mode the namespace also holds what the bits of a result depend on. Raises ValueError
-    for a directory without weights or a file that changes while it is read.
+    for a directory without weights, a file that changes while it is read, and a model that deterministic mode is not
+    offered for.
     """
     source = model.source
     facts = {
@@ -53,6 +55,7 @@ def identity(
         "mode": "deterministic" if config.deterministic else "fast",
     }
     if config.deterministic:
+        check_deterministic(model.hf.config)
         facts |= compute_fingerprint(model.device)
     return Namespace.of(facts)
 
@@ -60,14 +63,14 @@ def identity(
 def compute_fingerprint(device: torch.device) -> dict[str, str]:
     """What the last bits of a result depend on besides the model, as measured.
 
-    Not the chunk size: chunks end at multiples of TILE_TOKENS, and a tile's bits depend on its own end alone.
+    Not the chunk size: a tile's bits depend on where it lies, and not on where chunks are cut.
     """
     on_cpu = device.type == "cpu"
     return {
         "compute_device": _cpu_name() if on_cpu else torch.cuda.get_device_name(device),
         "compute_threads": str(torch.get_num_threads()) if on_cpu else "0",
         "compute_torch": torch.__version__,
-        "compute_attention": f"{attention.NAME},{TILE_TOKENS},{QUERY_MULTIPLE},{MIN_ROWS}",
+        "compute_attention": f"{attention.NAME},{TILE_TOKENS},{QUERY_MULTIPLE},{MIN_ROWS},{MIN_ROWS_PER_THREAD}",
     }
 
 

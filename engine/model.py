@@ -1,6 +1,8 @@
 """A transformers model that computes over the block pool."""
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from kvstore.block import BlockLayout
 
 from . import attention
+from .activation import align_activations
 from .batch import Batch, Chunk, build_batch
 from .demo_model import DEMO, demo_model_dir
 from .dtypes import torch_dtype
@@ -51,6 +54,7 @@ class Model:
         self.max_len = check_config(config, max_model_len)
         attention.register()
         hf.set_attn_implementation(attention.NAME)
+        align_activations(hf)
         self.hf = hf.eval()
         self.name = name
         self.source = source
@@ -141,14 +145,17 @@ def random_model(
     device: str = "cpu",
     dtype: str = "float32",
     max_model_len: int | None = None,
+    min_len: int | None = None,
 ) -> Model:
     """A model with random weights and no tokenizer: for tests and measurements.
 
-    config: a transformers config; None has the demo model's shape. The same seed gives the same weights.
+    config: a transformers config; None has the demo model's shape. The same seed gives the same weights. min_len:
+    where the config's own limit in tokens is lower, it is raised to this; the config given is left as it is.
     """
     from transformers import AutoModelForCausalLM, LlamaConfig
 
-    config = LlamaConfig(**_DEMO_SHAPE) if config is None else config
+    config = LlamaConfig(**_DEMO_SHAPE) if config is None else copy.deepcopy(config)
+    config.max_position_embeddings = max(config.max_position_embeddings, min_len or 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -161,13 +168,38 @@ def _load_weights(place: str | Path, *, device: str, dtype: str) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(place)
-        check_config(config, None, only_kind=True)
-        return AutoModelForCausalLM.from_pretrained(place, config=config, dtype=torch_dtype(dtype)).to(device)
-    except OSError as error:  # what transformers raises for absent, gated and unreachable models
-        raise ValueError(
-            f"cannot load the model {str(place)!r}: give a directory with config.json and safetensors weights, "
-            f"a hub name you have access to, or {DEMO!r} ({error})"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise _not_loaded(place, error) from error
+    check_config(config, None, only_kind=True)
+    try:
+        with _no_progress_bar():
+            hf: Any = AutoModelForCausalLM.from_pretrained(place, config=config, dtype=torch_dtype(dtype))
+    except OSError as error:
+        raise _not_loaded(place, error) from error
+    return hf.to(device)
+
+
+def _not_loaded(place: str | Path, error: Exception) -> ValueError:
+    """One sentence for what transformers raises for absent, gated, unreachable and unreadable models."""
+    return ValueError(
+        f"cannot load the model {str(place)!r}: give a directory with config.json and safetensors weights, "
+        f"a hub name you have access to, or {DEMO!r} ({error})"
+    )
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing a bar for what takes a fraction of a second."""
+    from transformers.utils import logging
+
+    if not logging.is_progress_bar_enabled():
+        yield
+        return
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.enable_progress_bar()
 
 
 def _load_tokenizer(place: str | Path) -> Any:

@@ -35,6 +35,14 @@ def check_config(config: Any, max_model_len: int | None, *, only_kind: bool = Fa
     return length
 
 
+def check_deterministic(config: Any) -> None:
+    """Refuse a transformers config whose bits are not known to be the same from batch to batch."""
+    if config.hidden_act != "silu":
+        raise ValueError(
+            f"deterministic mode is not offered for models with the activation {config.hidden_act!r}"
+        )
+
+
 def _check_architecture(config: Any) -> None:
     named = list(getattr(config, "architectures", None) or [])
     if config.model_type not in _MODEL_TYPES or any(name not in ARCHITECTURES for name in named):

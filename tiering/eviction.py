@@ -14,7 +14,6 @@ from kvstore.block import BlockKey
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, Holdings
 from tiering.moves import Demote, Forget
 from tiering.outbox import Outbox
-from tiering.policies.lru import View
 from tiering.residency import Ids, Tier
 from tiering.slot_table import SlotState
 

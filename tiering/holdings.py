@@ -60,10 +60,14 @@ class Holdings:
 
     def _idle(self, tier: Tier, ids: Ids) -> NDArray[np.bool_]:
         """Present, and no copy out of it in flight."""
-        return (self.residency.state[tier, ids] == PRESENT) & (self.residency.readers[tier, ids] == 0)
+        mask: NDArray[np.bool_] = (self.residency.state[tier, ids] == PRESENT) & (
+            self.residency.readers[tier, ids] == 0
+        )
+        return mask
 
     def _is_device_victim(self, ids: Ids) -> NDArray[np.bool_]:
-        return self._idle(DEVICE, ids) & (self.residency.leases[ids] == 0)
+        mask: NDArray[np.bool_] = self._idle(DEVICE, ids) & (self.residency.leases[ids] == 0)
+        return mask
 
     def _is_host_clean(self, ids: Ids) -> NDArray[np.bool_]:
         """A host copy that may go because the block is elsewhere.
@@ -71,26 +75,34 @@ class Holdings:
         That includes blocks which a request is computing although the host has them, as it does below a hole: were
         their copies to stay, they might hold the very slots that the request needs for its loads.
         """
-        return self._idle(HOST, ids) & self._elsewhere(ids)
+        mask: NDArray[np.bool_] = self._idle(HOST, ids) & self._elsewhere(ids)
+        return mask
 
     def _is_host_stored(self, ids: Ids) -> NDArray[np.bool_]:
         """A host copy that may go because the disk has the block."""
-        return self._idle(HOST, ids) & (self.residency.state[DISK, ids] == PRESENT)
+        mask: NDArray[np.bool_] = self._idle(HOST, ids) & (self.residency.state[DISK, ids] == PRESENT)
+        return mask
 
     def _is_host_victim(self, ids: Ids) -> NDArray[np.bool_]:
         """A host copy that is the block's last."""
-        return self._idle(HOST, ids) & ~self._elsewhere(ids)
+        mask: NDArray[np.bool_] = self._idle(HOST, ids) & ~self._elsewhere(ids)
+        return mask
 
     def _elsewhere(self, ids: Ids) -> NDArray[np.bool_]:
         """Whether a block has a place beside the host. A leased block always has: see `check`."""
-        return (self.residency.state[DEVICE, ids] != ABSENT) | (self.residency.state[DISK, ids] == PRESENT)
+        mask: NDArray[np.bool_] = (self.residency.state[DEVICE, ids] != ABSENT) | (
+            self.residency.state[DISK, ids] == PRESENT
+        )
+        return mask
 
     def _is_host_dirty(self, ids: Ids) -> NDArray[np.bool_]:
-        return self._idle(HOST, ids) & (self.residency.state[DISK, ids] == ABSENT)
+        mask: NDArray[np.bool_] = self._idle(HOST, ids) & (self.residency.state[DISK, ids] == ABSENT)
+        return mask
 
     def _is_disk_victim(self, ids: Ids) -> NDArray[np.bool_]:
         on_device = self.residency.state[DEVICE, ids] == PRESENT
-        return self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
+        mask: NDArray[np.bool_] = self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
+        return mask
 
     # --- transitions ----------------------------------------------------------------------------------------------
 
@@ -202,8 +214,11 @@ class Holdings:
     def check(self) -> None:
         """Raise AssertionError unless arrays, index, order, slot tables and counters agree."""
         residency = self.residency
-        for part in (residency, self.radix, self.order, *self.slots.values(), *self._views):
-            part.check()
+        residency.check()
+        self.radix.check()
+        self.order.check()
+        for table in self.slots.values():
+            table.check()
         ids = np.flatnonzero(residency.live)
         for tier in (DEVICE, HOST):
             self._check_slots(tier, ids)

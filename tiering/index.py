@@ -341,7 +341,8 @@ class Index:
             "blocks": self._holdings.num_disk_blocks,
             "bytes": self._holdings.disk_bytes,
             "capacity_bytes": self._holdings.disk_capacity_bytes,
-            "ready": self._has_disk and all(rest.over(self._now_s) for rest in (self._reads_rest, self._writes_rest)),
+            "ready": self._has_disk
+            and all(rest.over(self._now_s) for rest in (self._reads_rest, self._writes_rest)),
             "failed_writes": self._writes.num_failed,
         }
         for tier in Tier:
@@ -360,7 +361,9 @@ class Index:
         residency = self._holdings.residency
         leased = Counter(block for lease in self._leases for block in lease.ids.tolist())
         live = np.flatnonzero(residency.live)
-        assert residency.leases[live].tolist() == [leased[block] for block in live.tolist()], "a lease is lost"
+        assert residency.leases[live].tolist() == [leased[block] for block in live.tolist()], (
+            "a lease is lost"
+        )
         held = live[residency.leases[live] > 0]
         assert (residency.state[DEVICE, held] != ABSENT).all(), "a leased block is not coming to the device"
         below = live[residency.parent[live] >= 0]

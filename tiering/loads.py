@@ -93,7 +93,8 @@ class Loads:
         else:
             hit = np.zeros(len(move.ids), dtype=np.bool_)
             self.misses[MissReason.READ_FAILED] += len(move.ids)
-        arrived, lost = move.ids[hit], move.ids[~hit]
+        arrived: Ids = move.ids[hit]
+        lost: Ids = move.ids[~hit]
         self._holdings.arrived(HOST, arrived)
         self._holdings.failed(HOST, lost)
         if answer.error is None:  # the store has nothing good under these keys: what was there it has removed
@@ -157,7 +158,7 @@ class Loads:
             del self._wanted[block]
         ids = np.array(mine, dtype=np.intp)
         # what is in host memory is being copied up already; its slot stays taken until that copy ends
-        given_up = ids[state[HOST, ids] != PRESENT]
+        given_up: Ids = ids[state[HOST, ids] != PRESENT]
         self._holdings.failed(DEVICE, given_up)
         lease.num_loading = 0
         return given_up

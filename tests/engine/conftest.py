@@ -1,11 +1,10 @@
 """Models for tests: tiny ones with random weights, and the demo model, converted once a session if not before."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, Qwen3Config, SmolLM3Config
@@ -63,14 +62,10 @@ def demo_model(demo_dir: Path) -> Model:
     return load_model(demo_dir)
 
 
-@pytest.fixture
-def one_thread():
-    """Bits are compared at a stated number of threads."""
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Bits are compared at a stated number of threads, each of these in turn."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
+    torch.set_num_threads(request.param)
+    yield request.param
     torch.set_num_threads(before)
-
-
-def tokens(seed: int, count: int, vocab: int = 512) -> np.ndarray:
-    return np.random.default_rng(seed).integers(3, vocab, count).astype(np.int32)

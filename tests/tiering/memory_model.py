@@ -62,7 +62,7 @@ class MemoryModel:
     record_bytes: Callable[[], int] = lambda: 10
     now_s: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.index = Index(self.config, ROOT_KEY)
         self.memory: dict[Place, Content] = {}
         self.flights: dict[int, Flight] = {}

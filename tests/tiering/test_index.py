@@ -1,5 +1,7 @@
 """The core serves the right bytes whatever ends when, and in whatever way; nothing leaks and nothing hangs."""
 
+from collections.abc import Callable
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -44,7 +46,7 @@ class Machine(RuleBasedStateMachine):
         self.config = config
 
     @staticmethod
-    def sizes(data):
+    def sizes(data) -> Callable[[], int]:
         return lambda: data.draw(st.sampled_from([RECORD_BYTES, 4]), label="stored bytes")
 
     # ---- requests

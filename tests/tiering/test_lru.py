@@ -277,7 +277,7 @@ def test_eviction_follows_the_definition(thresholds, monkeypatch):
         monkeypatch.setattr(lru, "_SLICE_BLOCKS", 3)
         monkeypatch.setattr(lru, "_MAX_CHUNK", 2)
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=180, stateful_step_count=50, deadline=None, derandomize=True)
+        Machine, settings=settings(max_examples=120, stateful_step_count=50, deadline=None, derandomize=True)
     )
 
 

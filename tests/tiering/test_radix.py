@@ -148,7 +148,7 @@ class Machine(RuleBasedStateMachine):
 
 def test_the_index_follows_a_set_of_tuples():
     run_state_machine_as_test(
-        Machine, settings=settings(max_examples=200, stateful_step_count=40, deadline=None, derandomize=True)
+        Machine, settings=settings(max_examples=130, stateful_step_count=40, deadline=None, derandomize=True)
     )
 
 
