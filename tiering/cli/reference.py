@@ -36,7 +36,7 @@ class Reference:
         """Seconds from the suffix, over a cache that holds the prefix, to the first token; the cache is as before."""
         length = prefix_cache.get_seq_length()
         outcome = self._run(suffix, prefix_cache, new_tokens)
-        prefix_cache.crop(length)
+        prefix_cache.crop(length - prefix_cache.get_seq_length())  # negative: so many tokens less
         return outcome
 
     def _run(self, tokens: Tokens, cache: Any, new_tokens: int) -> tuple[float, list[int]]:
