@@ -22,7 +22,6 @@ from tiering.transfer.mover import Mover
 from tiering.writes import Sweep
 
 _SETTLE_STEP_S = 0.1  # how long to wait for news before planning again: a resting disk wakes nobody
-_JOIN_S = 5.0  # how long I/O that hangs may hold up close
 
 
 class TieredCache:
@@ -44,10 +43,17 @@ class TieredCache:
         store: Store | None,
         wake: Callable[[], None],
         read_threads: int = 2,
+        join_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Takes over `device` and `store`: closing the cache closes them. What the store holds is found again."""
+        """Takes over `device` and `store`: closing the cache closes them. What the store holds is found again.
+
+        `join_s`: for how long reads, and then writes, that do not end may hold up `close`. Raises StoreError if the
+        store cannot be listed; then nothing was started, and device and store stay the caller's.
+        """
         self._index = Index(config, root_key)
+        if store is not None:
+            self._index.restore(store.scan())
         self._news = threading.Event()
         self._wake = wake
         self._mover = Mover(device, pool, slab, self._announce)
@@ -56,9 +62,9 @@ class TieredCache:
         self._readers = IoThreads("read", read_threads if store is not None else 0)
         self._writer = IoThreads("write", 1 if store is not None else 0)
         self._failed_deletes = 0
-        self._closed = False
-        if store is not None:
-            self._index.restore(store.scan())
+        self._join_s = join_s
+        self._joined: bool | None = None
+        """What `close` answers; None while the cache is open."""
         self.pump()
 
     # --- what requests do -----------------------------------------------------------------------------------------
@@ -215,18 +221,18 @@ class TieredCache:
         Requests must have been released. The pool and the slab are not touched after this returns; they are the
         caller's to free. False if I/O was left hanging: then the slab must not be freed. Idempotent.
         """
-        if self._closed:
-            return True
-        self._closed = True
+        if self._joined is not None:
+            return self._joined
+        self._joined = False
         if self._store is not None and flush_s > 0:
             self._index.sweep(Tier.DISK, then_free=False)
             self._start_moves()
         self.settle(flush_s)
         self._mover.close()
-        joined = self._readers.close(_JOIN_S) & self._writer.close(_JOIN_S)
-        if self._store is not None and joined:
+        self._joined = self._readers.close(self._join_s) & self._writer.close(self._join_s)
+        if self._store is not None and self._joined:
             self._store.close()
-        return joined
+        return self._joined
 
     def __enter__(self) -> Self:
         return self

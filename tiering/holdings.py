@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tiering.policies.lru import LRU, View
 from tiering.radix import RadixIndex
-from tiering.residency import Ids, Residency, State, Tier
+from tiering.residency import Ids, Mask, Residency, State, Tier
 from tiering.slot_table import SlotState, SlotTable
 
 ABSENT, WRITING, PRESENT = State.ABSENT, State.WRITING, State.PRESENT
@@ -58,50 +58,48 @@ class Holdings:
 
     # --- who may go -----------------------------------------------------------------------------------------------
 
-    def _idle(self, tier: Tier, ids: Ids) -> NDArray[np.bool_]:
+    def _idle(self, tier: Tier, ids: Ids) -> Mask:
         """Present, and no copy out of it in flight."""
-        mask: NDArray[np.bool_] = (self.residency.state[tier, ids] == PRESENT) & (
-            self.residency.readers[tier, ids] == 0
-        )
+        mask: Mask = (self.residency.state[tier, ids] == PRESENT) & (self.residency.readers[tier, ids] == 0)
         return mask
 
-    def _is_device_victim(self, ids: Ids) -> NDArray[np.bool_]:
-        mask: NDArray[np.bool_] = self._idle(DEVICE, ids) & (self.residency.leases[ids] == 0)
+    def _is_device_victim(self, ids: Ids) -> Mask:
+        mask: Mask = self._idle(DEVICE, ids) & (self.residency.leases[ids] == 0)
         return mask
 
-    def _is_host_clean(self, ids: Ids) -> NDArray[np.bool_]:
+    def _is_host_clean(self, ids: Ids) -> Mask:
         """A host copy that may go because the block is elsewhere.
 
         That includes blocks which a request is computing although the host has them, as it does below a hole: were
         their copies to stay, they might hold the very slots that the request needs for its loads.
         """
-        mask: NDArray[np.bool_] = self._idle(HOST, ids) & self._elsewhere(ids)
+        mask: Mask = self._idle(HOST, ids) & self._elsewhere(ids)
         return mask
 
-    def _is_host_stored(self, ids: Ids) -> NDArray[np.bool_]:
+    def _is_host_stored(self, ids: Ids) -> Mask:
         """A host copy that may go because the disk has the block."""
-        mask: NDArray[np.bool_] = self._idle(HOST, ids) & (self.residency.state[DISK, ids] == PRESENT)
+        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK, ids] == PRESENT)
         return mask
 
-    def _is_host_victim(self, ids: Ids) -> NDArray[np.bool_]:
+    def _is_host_victim(self, ids: Ids) -> Mask:
         """A host copy that is the block's last."""
-        mask: NDArray[np.bool_] = self._idle(HOST, ids) & ~self._elsewhere(ids)
+        mask: Mask = self._idle(HOST, ids) & ~self._elsewhere(ids)
         return mask
 
-    def _elsewhere(self, ids: Ids) -> NDArray[np.bool_]:
+    def _elsewhere(self, ids: Ids) -> Mask:
         """Whether a block has a place beside the host. A leased block always has: see `check`."""
-        mask: NDArray[np.bool_] = (self.residency.state[DEVICE, ids] != ABSENT) | (
+        mask: Mask = (self.residency.state[DEVICE, ids] != ABSENT) | (
             self.residency.state[DISK, ids] == PRESENT
         )
         return mask
 
-    def _is_host_dirty(self, ids: Ids) -> NDArray[np.bool_]:
-        mask: NDArray[np.bool_] = self._idle(HOST, ids) & (self.residency.state[DISK, ids] == ABSENT)
+    def _is_host_dirty(self, ids: Ids) -> Mask:
+        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK, ids] == ABSENT)
         return mask
 
-    def _is_disk_victim(self, ids: Ids) -> NDArray[np.bool_]:
+    def _is_disk_victim(self, ids: Ids) -> Mask:
         on_device = self.residency.state[DEVICE, ids] == PRESENT
-        mask: NDArray[np.bool_] = self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
+        mask: Mask = self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
         return mask
 
     # --- transitions ----------------------------------------------------------------------------------------------

@@ -122,10 +122,10 @@ class Index:
     def admit(self, tokens: Tokens, num_blocks: int) -> Lease | Wait:
         """Give a request its path and `num_blocks` device slots, all or nothing, and start its loads.
 
-        `tokens`: the prompt, 1-D contiguous little-endian int32; `num_blocks` must have room for it. Of it at most floor((n - 1) / block_tokens) blocks
-        match, so that one token is always computed. What is left of its whole blocks is entered in the index as being
-        computed by this request: whoever shares it waits. Raises ValueError if the slots do not exist
-        at all, or are too few for the prompt.
+        `tokens`: the prompt, 1-D contiguous little-endian int32; `num_blocks` must have room for it. At most
+        floor((n - 1) / block_tokens) of its blocks match, so that one token is always computed. What is left of its
+        whole blocks is entered in the index as being computed by this request: whoever shares it waits. Raises
+        ValueError if the slots do not exist at all, or are too few for the prompt.
         """
         if num_blocks > self.config.device_slots:
             raise ValueError(

@@ -88,6 +88,9 @@ class MemoryModel:
         request.prompt_blocks = len(outcome.ids)
         assert len(outcome.slots) == request.num_blocks
         assert len(outcome.ids) == len(request.tokens) // self.config.block_tokens
+        assert outcome.num_cached_blocks * self.config.block_tokens < len(request.tokens), (
+            "nothing is left to compute"
+        )
         self.running.append(request)
         table = self.index._holdings.residency
         for position, slot in enumerate(outcome.slots.tolist()):
@@ -133,8 +136,13 @@ class MemoryModel:
         self.running.remove(request)
 
     def run(self, tokens, num_blocks=None):
-        """A whole request, from admission to its end, with everything that it sets going."""
-        request = self.admit(tokens, num_blocks)
+        """A whole request, from arrival to its end, with everything that it sets going before and after."""
+        request = self.request(tokens, num_blocks)
+        for _ in range(10):
+            if self.try_to_admit(request):
+                break
+            self.settle()
+        assert request.lease is not None, f"never admitted: {request.wait}"
         self.settle()
         self.prefill(request)
         self.release(request)

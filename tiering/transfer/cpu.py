@@ -46,7 +46,6 @@ class CpuEvent:
 
     def wait(self) -> None:
         self._done.wait()
-        self.query()
 
 
 class CpuStream:
@@ -128,6 +127,7 @@ class CpuDevice:
 
     def host_wait(self, event: CpuEvent) -> None:
         event.wait()
+        event.query()
 
     def notify(self, event: CpuEvent, wake: Callable[[], None]) -> None:
         event.add_wake(wake)

@@ -42,7 +42,7 @@ class Device(Protocol):
         """An event that completes when what is now enqueued on the stream has ended."""
 
     def wait(self, stream: Any, event: Any) -> None:
-        """Later work on `stream` starts only after `event`."""
+        """Later work on `stream` starts only after `event`, in whatever way the work before that has ended."""
 
     def query(self, event: Any) -> bool:
         """Whether the event has completed. Raises what the work before it raised."""

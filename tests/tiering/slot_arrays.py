@@ -1,0 +1,42 @@
+"""Slot memory in a numpy array, whose views can be made to wait or to fail."""
+
+import threading
+
+import numpy as np
+
+GIVE_UP_S = 20.0  # a test that is right never waits so long
+
+
+class SlotArray:
+    """`before_view` is called with the slot before each view, on the thread that asks: it may wait, or raise."""
+
+    def __init__(self, num_slots, block_bytes=64, *, fill=None) -> None:
+        self.num_slots, self.block_bytes = num_slots, block_bytes
+        self.bytes = np.zeros((num_slots, block_bytes), dtype=np.uint8)
+        if fill is not None:
+            self.bytes[:] = np.arange(num_slots, dtype=np.uint8)[:, None] + fill
+        self.before_view = lambda slot: None
+
+    def view(self, slot):
+        self.before_view(slot)
+        return self.bytes[slot]
+
+    def holds(self, slot, value):
+        return bool((self.bytes[slot] == value).all())
+
+
+class Gate:
+    """Stops whoever passes until it is opened, and tells that somebody is there."""
+
+    def __init__(self) -> None:
+        self._reached, self._open = threading.Event(), threading.Event()
+
+    def __call__(self, *_: object) -> None:
+        self._reached.set()
+        assert self._open.wait(GIVE_UP_S), "nobody opened the gate"
+
+    def open(self):
+        self._open.set()
+
+    def wait_until_reached(self):
+        assert self._reached.wait(GIVE_UP_S), "nobody came to the gate"

@@ -1,0 +1,381 @@
+"""The cache with real threads, copies and stores: the right bytes come back, and nothing hangs whatever the store does."""
+
+import threading
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from kvstore.block import BlockLayout, Namespace, chain_key
+from kvstore.disk import LmdbStore
+from kvstore.errors import StoreFailed, StoreFull
+from kvstore.host import HostSlab
+from kvstore.layers import FaultStore
+from kvstore.memory import MemoryStore
+from tests.tiering.slot_arrays import GIVE_UP_S, Gate, SlotArray
+from tiering.cache import TieredCache
+from tiering.index import IndexConfig, Wait
+from tiering.io_threads import IoThreads
+from tiering.residency import Tier
+from tiering.transfer.cpu import CpuDevice
+
+LAYOUT = BlockLayout(num_layers=2, num_kv_heads=1, head_dim=16, dtype="bfloat16", block_tokens=2)
+NAMESPACE = Namespace.of({"model": "tiny"})
+DEVICE_SLOTS, HOST_SLOTS, DISK_BLOCKS = 5, 8, 64
+
+
+def prompt(*names: int):
+    """A block for each name, and a token more."""
+    return np.array([name for name in names for _ in range(LAYOUT.block_tokens)] + [99], dtype="<i4")
+
+
+def kv_of(tokens):
+    """What a model would make of the block that ends these tokens: bytes that no other prefix has."""
+    seed = [int(token) for token in tokens]
+    return np.random.default_rng(seed).integers(0, 256, LAYOUT.block_bytes, dtype=np.uint8)
+
+
+def key_of(*names: int):
+    key = NAMESPACE.root_key
+    for name in names:
+        key = chain_key(key, np.full(LAYOUT.block_tokens, name, dtype="<i4").tobytes())
+    return key
+
+
+class Rig:
+    """A cache with its memories, and the part of an engine that computes what is missing and looks at the rest."""
+
+    def __init__(self, store, **changed) -> None:
+        self.store = store
+        self.pool = SlotArray(DEVICE_SLOTS, LAYOUT.block_bytes)
+        self.slab = HostSlab(HOST_SLOTS, LAYOUT.block_bytes)
+        record_bytes = store.max_stored_bytes if store is not None else 0
+        sizes = {
+            "block_tokens": LAYOUT.block_tokens,
+            "device_slots": DEVICE_SLOTS,
+            "host_slots": HOST_SLOTS,
+            "disk_bytes": DISK_BLOCKS * record_bytes,
+            "record_bytes": record_bytes,
+        }
+        self.woken = threading.Event()
+        self.cache = TieredCache(
+            IndexConfig(**sizes | changed),
+            root_key=NAMESPACE.root_key,
+            device=CpuDevice(),
+            pool=self.pool,
+            slab=self.slab,
+            store=store,
+            wake=self.woken.set,
+            join_s=0.05 if isinstance(store, FaultStore) else GIVE_UP_S,
+        )
+
+    def settle(self):
+        assert self.cache.settle(GIVE_UP_S), "the cache does not come to rest"
+        self.cache.check()
+
+    def admit(self, tokens):
+        for _ in range(10):
+            outcome = self.cache.admit(tokens, len(tokens) // LAYOUT.block_tokens + 1)
+            if not isinstance(outcome, Wait):
+                return outcome
+            self.settle()
+        raise AssertionError(f"never admitted: {outcome}")
+
+    def serve(self, *names: int):
+        """A request from arrival to its end. Answers how many blocks came from which tier."""
+        tokens = prompt(*names)
+        lease = self.admit(tokens)
+        self.settle()
+        assert lease.num_loading == 0
+        self.look(lease, tokens)
+        for start, end in lease.gaps(len(lease.ids)):
+            self.compute(lease, tokens, start, end)
+        self.look(lease, tokens)
+        self.cache.release(lease)
+        self.settle()
+        return {tier: num for tier, num in lease.cached_blocks_by_tier().items() if num}
+
+    def compute(self, lease, tokens, start, end):
+        slots = lease.slots.tolist()
+        self.cache.before_compute(slots[:start], slots[start:end])
+        for position in range(start, end):
+            self.pool.bytes[slots[position]] = kv_of(tokens[: (position + 1) * LAYOUT.block_tokens])
+        self.cache.after_compute()
+        self.cache.publish(lease, start, end)
+
+    def look(self, lease, tokens):
+        for position in np.flatnonzero(lease.ready[: len(lease.ids)]).tolist():
+            expected = kv_of(tokens[: (position + 1) * LAYOUT.block_tokens])
+            found = self.pool.bytes[lease.slots[position]]
+            assert (found == expected).all(), f"wrong bytes in block {position}"
+
+    def put_on_disk(self, *names: int):
+        self.serve(*names)
+        self.cache.sweep(Tier.DISK, then_free=True)
+        self.settle()
+        assert self.lookup(*names) == {"disk": len(names)}
+
+    def lookup(self, *names: int):
+        found = self.cache.lookup(prompt(*names))
+        return {tier: tokens // LAYOUT.block_tokens for tier, tokens in found.items() if tokens}
+
+    def failed_loads(self):
+        return self.cache.stats()["failed_loads"]
+
+
+def memory_stores(tmp_path):
+    shelf = {}
+    return lambda: MemoryStore(NAMESPACE, LAYOUT, 1 << 20, shelf=shelf)
+
+
+def lmdb_stores(tmp_path):
+    return lambda: LmdbStore(
+        tmp_path,
+        namespace=NAMESPACE,
+        layout=LAYOUT,
+        capacity_bytes=1 << 20,
+        min_free_bytes=0,
+        sync_interval_s=3600.0,
+    )
+
+
+@pytest.fixture(params=[memory_stores, lmdb_stores], ids=["memory", "lmdb"])
+def open_store(request, tmp_path):
+    """Opens the same store again and again, one after the other."""
+    return request.param(tmp_path)
+
+
+@pytest.fixture
+def start():
+    """Starts caches, and ends those that the test has not closed."""
+    rigs = []
+
+    def start(store, **changed):
+        rigs.append(Rig(store, **changed))
+        return rigs[-1]
+
+    yield start
+    for rig in rigs:
+        rig.cache.close()
+
+
+@pytest.fixture
+def faults():
+    return FaultStore(MemoryStore(NAMESPACE, LAYOUT, 1 << 20))
+
+
+def raising(error):
+    def gate(keys):
+        raise error
+
+    return gate
+
+
+# ---- the right bytes
+
+
+PROMPTS = [(1, 2, 3), (1, 2, 4), (5, 6), (7, 8, 9, 10), (1, 11), (12, 13, 14)]
+
+
+def test_what_was_filled_and_flushed_is_read_back_after_a_restart(open_store, start):
+    rig = start(open_store())
+    for names in PROMPTS:
+        rig.serve(*names)
+    assert rig.cache.stats()["tiers"]["disk"]["blocks"] > 0, "pressure alone has written some"
+    assert rig.cache.close(flush_s=GIVE_UP_S)
+    again = start(open_store())
+    for names in PROMPTS:
+        assert again.lookup(*names) == {"disk": len(names)}
+    tiers = Counter()
+    for names in PROMPTS:
+        found = again.serve(*names)
+        assert sum(found.values()) == len(names), "nothing is computed twice"
+        tiers.update(found)
+    assert tiers["disk"] >= 12
+    assert again.failed_loads() == {}
+
+
+def test_a_close_without_a_flush_loses_only_what_was_not_written(open_store, start):
+    rig = start(open_store())
+    rig.put_on_disk(1, 2)
+    rig.serve(3, 4)
+    assert rig.cache.close()
+    again = start(open_store())
+    assert again.lookup(1, 2) == {"disk": 2}
+    assert again.lookup(3, 4) == {}
+    assert again.serve(1, 2) == {"disk": 2}
+
+
+def test_a_full_device_and_host_serve_from_all_three_tiers(open_store, start):
+    rig = start(open_store())
+    for names in PROMPTS * 3:
+        rig.serve(*names)
+    stats = rig.cache.stats()
+    assert stats["tiers"]["device"]["evicted"] > 0
+    assert stats["store"]["blocks"] == stats["tiers"]["disk"]["blocks"] > 0
+    assert stats["failed_loads"] == {}
+    assert sum(tier["dropped"] for tier in stats["tiers"].values()) == 0
+
+
+def test_host_memory_alone_serves_what_the_device_gave_up(start):
+    rig = start(None)
+    rig.serve(1, 2, 3)
+    rig.serve(4, 5, 6)
+    assert rig.serve(1, 2, 3) == {"device": 1, "host": 2}
+    assert "store" not in rig.cache.stats()
+    assert rig.cache.close(flush_s=GIVE_UP_S)
+
+
+def test_clear_empties_the_store_too(open_store, start):
+    rig = start(open_store())
+    rig.put_on_disk(1, 2)
+    assert rig.cache.clear(GIVE_UP_S)
+    assert rig.cache.close()
+    with open_store() as store:
+        assert list(store.scan()) == []
+
+
+# ---- a store that does not do as it should
+
+
+def test_a_record_that_is_gone_costs_one_block(open_store, start):
+    rig = start(open_store())
+    rig.put_on_disk(1, 2, 3)
+    rig.store.delete_many([key_of(1, 2)])
+    assert rig.serve(1, 2, 3) == {"disk": 2}
+    assert rig.failed_loads() == {"absent": 1}
+    assert rig.lookup(1, 2, 3) == {"device": 3}
+
+
+def test_a_damaged_record_is_never_served(open_store, start):
+    rig = start(open_store())
+    rig.put_on_disk(1, 2, 3)
+    rig.store.raw().corrupt(key_of(1))
+    assert rig.serve(1, 2, 3) == {"disk": 2}
+    assert sum(rig.failed_loads().values()) == 1
+
+
+def test_a_store_that_cannot_read_makes_the_request_compute(faults, start):
+    rig = start(faults)
+    rig.put_on_disk(1, 2)
+    faults.read_gate = raising(StoreFailed("the medium is gone"))
+    assert rig.serve(1, 2) == {}
+    assert rig.failed_loads() == {"read_failed": 2}
+    assert rig.cache.close()
+
+
+def test_a_store_that_cannot_write_leaves_the_blocks_in_host_memory(faults, start):
+    rig = start(faults)
+    faults.write_gate = raising(StoreFull("not a byte is left"))
+    rig.serve(1, 2)
+    rig.cache.sweep(Tier.DISK, then_free=True)
+    rig.settle()
+    assert rig.lookup(1, 2) == {"host": 2}
+    disk = rig.cache.stats()["tiers"]["disk"]
+    assert disk["failed_writes"] > 0
+    assert disk["bytes"] == 0
+    assert rig.cache.close(flush_s=GIVE_UP_S), "a disk that rests does not hold up the end"
+
+
+def test_deletes_that_fail_are_counted(faults, start):
+    rig = start(faults)
+    rig.put_on_disk(1, 2)
+    faults.write_gate = raising(StoreFailed("the medium is gone"))
+    rig.cache.clear(GIVE_UP_S)
+    assert rig.cache.close()
+    assert rig.cache._failed_deletes == 2
+
+
+def test_a_store_that_cannot_be_listed_leaves_nothing_running(faults):
+    faults.read_gate = raising(StoreFailed("the medium is gone"))
+    before = threading.active_count()
+    with pytest.raises(StoreFailed, match="the medium is gone"):
+        Rig(faults)
+    assert threading.active_count() <= before
+
+
+def test_others_run_while_a_read_hangs_and_close_does_not_wait_for_it(faults, start):
+    rig, gate = start(faults), Gate()
+    rig.put_on_disk(1)
+    faults.read_gate = gate
+    hanging = rig.admit(prompt(1))
+    gate.wait_until_reached()
+    other = rig.admit(prompt(2))
+    rig.compute(other, prompt(2), 0, 1)
+    rig.cache.release(other)
+    assert hanging.num_loading == 1
+    rig.cache.release(hanging)
+    assert not rig.cache.settle(0.0)
+    assert not rig.cache.close()
+    assert not rig.cache.close(), "closing twice does not make the memory safe to free"
+    gate.open()
+
+
+def test_close_does_not_wait_for_a_write_that_hangs(faults, start):
+    rig, gate = start(faults), Gate()
+    rig.serve(1, 2)
+    rig.cache.sweep(Tier.HOST, then_free=True)
+    rig.settle()
+    faults.write_gate = gate
+    rig.cache.sweep(Tier.DISK, then_free=True)
+    gate.wait_until_reached()
+    assert rig.lookup(1, 2) == {"host": 2}
+    assert not rig.cache.close(flush_s=0.05)
+    gate.open()
+
+
+def test_each_end_of_a_move_wakes_the_loop(faults, start):
+    rig = start(faults)
+    rig.put_on_disk(1)
+    rig.woken.clear()
+    lease = rig.admit(prompt(1))
+    while lease.num_loading:
+        assert rig.woken.wait(GIVE_UP_S), "a move has ended and nobody was told"
+        rig.woken.clear()
+        rig.cache.pump()
+    rig.look(lease, prompt(1))
+    rig.cache.release(lease)
+
+
+def test_settle_wakes_up_when_a_move_ends(faults, start, monkeypatch):
+    monkeypatch.setattr("tiering.cache._SETTLE_STEP_S", GIVE_UP_S)
+    start(faults).put_on_disk(1, 2)
+
+
+def test_a_cache_closes_at_the_end_of_a_with_block(faults):
+    with Rig(faults).cache as cache:
+        pass
+    assert cache.close()
+    assert faults.store._closed
+
+
+# ---- threads
+
+
+def test_one_thread_runs_jobs_in_order():
+    threads, done = IoThreads("test", 1), []
+    for number in range(100):
+        threads.put(lambda number=number: done.append(number))
+    assert threads.close(GIVE_UP_S)
+    assert done == list(range(100))
+
+
+def test_two_threads_run_jobs_side_by_side():
+    threads, barrier = IoThreads("test", 2), threading.Barrier(2)
+    for _ in range(2):
+        threads.put(lambda: barrier.wait(GIVE_UP_S))
+    assert threads.close(GIVE_UP_S)
+    assert not barrier.broken
+
+
+def test_a_job_that_hangs_does_not_hold_up_close():
+    threads, gate = IoThreads("test", 2), Gate()
+    threads.put(gate)
+    gate.wait_until_reached()
+    assert not threads.close(0.0)
+    gate.open()
+    assert threads.close(GIVE_UP_S)
+
+
+def test_no_threads_close_at_once():
+    assert IoThreads("test", 0).close(0.0)

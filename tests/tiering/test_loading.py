@@ -1,0 +1,236 @@
+"""What the core promises of blocks that come back: in one life of the process and the next, from a disk good or bad."""
+
+import pytest
+
+from kvstore.reasons import MissReason
+from tests.tiering.memory_model import DIED, MemoryModel
+from tests.tiering.small_tiers import config, lookup, model, on_disk, prompt, stats
+from tiering.index import Wait
+from tiering.moves import Demote, Promote, Read, Write
+from tiering.residency import Tier
+
+# ---- loading
+
+
+def test_two_requests_share_one_read():
+    tiers = model(device=8, host=4, disk=8)
+    on_disk(tiers, 1, 2)
+    first, second = tiers.admit(prompt(1, 2, 3)), tiers.request(prompt(1, 2, 4))
+    assert first.lease.num_loading == 2
+    assert not tiers.try_to_admit(second)
+    assert second.wait is Wait.FOR_BLOCKS
+    tiers.settle()
+    assert tiers.try_to_admit(second)
+    assert sum(len(read.ids) for read in tiers.moves(Read)) == 2
+    assert second.lease.cached_blocks_by_tier() == {"device": 2, "host": 0, "disk": 0}
+    assert first.lease.cached_blocks_by_tier() == {"device": 0, "host": 0, "disk": 2}
+
+
+def test_what_comes_from_host_memory_is_copied_up_while_the_rest_is_read():
+    tiers = model(device=8, host=4, disk=8)
+    on_disk(tiers, 1, 2)
+    tiers.run(prompt(1))
+    tiers.index.sweep(Tier.HOST, then_free=True)
+    tiers.settle()
+    request = tiers.admit(prompt(1, 2))
+    assert request.lease.cached_blocks_by_tier() == {"device": 0, "host": 1, "disk": 1}
+    tiers.plan()
+    assert len(tiers.completable()) == 2, "neither waits for the other"
+
+
+@pytest.mark.parametrize("reason", [MissReason.ABSENT, MissReason.DAMAGED_CHECKSUM])
+def test_a_lost_record_costs_one_block_and_the_hole_heals(reason):
+    tiers = model(device=8, host=4, disk=8)
+    on_disk(tiers, 1, 2, 3)
+    request = tiers.admit(prompt(1, 2, 3))
+    tiers.plan()
+    tiers.complete(tiers.moves(Read)[0].number, misses={1: reason})
+    tiers.settle()
+    assert request.lease.num_lost == 1
+    assert request.lease.gaps(3) == [(1, 2)], "what arrived before and after it is used"
+    assert request.lease.num_cached_blocks == 2
+    tiers.prefill(request)
+    tiers.release(request)
+    tiers.settle()
+    assert lookup(tiers, 1, 2, 3) == {"device": 3}
+    assert tiers.index.stats()["failed_loads"] == {reason.value: 1}
+
+
+def test_a_failed_read_is_computed_and_the_records_stay():
+    tiers = model(device=8, host=4, disk=8)
+    on_disk(tiers, 1, 2)
+    request = tiers.admit(prompt(1, 2))
+    tiers.plan()
+    tiers.complete(tiers.moves(Read)[0].number, error=DIED)
+    assert request.lease.gaps(2) == [(0, 2)]
+    tiers.prefill(request)
+    tiers.release(request)
+    assert tiers.where(prompt(1, 2)) == ["DK", "DK"]
+
+
+def test_a_failed_copy_up_is_computed():
+    tiers = model(device=4, host=4)
+    tiers.run(prompt(1, 2))
+    tiers.index.sweep(Tier.HOST, then_free=True)
+    tiers.settle()
+    request = tiers.admit(prompt(1, 2))
+    tiers.plan()
+    tiers.complete(tiers.moves(Promote)[0].number, error=DIED)
+    assert request.lease.gaps(2) == [(0, 2)]
+    tiers.prefill(request)
+    tiers.check()
+
+
+def test_a_hole_that_nobody_computes_expires_with_what_is_below():
+    tiers = model(device=8, host=4, disk=8, hole_ttl_s=300.0)
+    on_disk(tiers, 1, 2, 3)
+    request = tiers.admit(prompt(1, 2, 3))
+    tiers.plan()
+    tiers.complete(tiers.moves(Read)[0].number, misses={0: MissReason.ABSENT})
+    tiers.settle()
+    tiers.release(request)
+    assert lookup(tiers, 1, 2, 3) == {}
+    tiers.now_s += 299.0
+    tiers.settle()
+    assert tiers.index.stats()["blocks"] == 3, "it may be computed again"
+    tiers.now_s += 2.0
+    tiers.settle()
+    assert tiers.index.stats()["blocks"] == 0
+    assert not tiers.disk
+
+
+def test_a_record_that_turns_out_lost_when_its_request_has_gone_leaves_a_hole():
+    tiers = model(device=8, host=4, disk=8)
+    on_disk(tiers, 1, 2, 3)
+    request = tiers.admit(prompt(1, 2, 3))
+    tiers.plan()
+    tiers.release(request)
+    tiers.complete(tiers.moves(Read)[0].number, misses={1: MissReason.ABSENT})
+    tiers.check()
+    assert tiers.where(prompt(1, 2, 3)) == ["HK", "", "HK"]
+    assert lookup(tiers, 1, 2, 3) == {"host": 1}
+
+
+def test_a_load_that_is_called_off_is_computed_by_the_other_that_holds_the_block():
+    tiers = model(device=8, host=4, disk=8)
+    on_disk(tiers, 1, 2)
+    tiers.run(prompt(1))
+    first, second = tiers.admit(prompt(1, 2)), tiers.admit([1, 1, 2, 2])
+    assert first.lease.num_loading == 1
+    tiers.release(first)
+    tiers.check()
+    assert second.lease.gaps(2) == [(1, 2)]
+    tiers.prefill(second)
+    tiers.release(second)
+    assert lookup(tiers, 1, 2) == {"device": 2}
+
+
+def test_a_block_computed_while_it_was_read_needs_no_copy_down():
+    tiers = model(device=4, host=4, disk=8)
+    on_disk(tiers, 1, 2)
+    tiers.run(prompt(1))
+    first, second = tiers.admit(prompt(1, 2)), tiers.admit([1, 1, 2, 2], num_blocks=2)
+    tiers.plan()
+    tiers.release(first)
+    tiers.prefill(second)
+    tiers.release(second)
+    tiers.admit(prompt(5, 6, 7))  # at once, although the read still runs
+    tiers.settle()
+    assert tiers.where([1, 1, 2, 2]) == ["HK", "HK"]
+
+
+def test_loads_switched_off_compute_everything():
+    disk = model(device=8, host=4, disk=8)
+    on_disk(disk, 1, 2)
+    tiers = MemoryModel(config(8, 4, 8, loads=False), disk.disk)
+    assert lookup(tiers, 1, 2) == {}
+    request = tiers.admit(prompt(1, 2))
+    assert request.lease.gaps(2) == [(0, 2)]
+    tiers.settle()
+    assert not tiers.moves(Read)
+    tiers.prefill(request)
+    tiers.release(request)
+    assert lookup(tiers, 1, 2) == {"device": 2}
+
+
+# ---- a failing disk
+
+
+def test_reads_that_keep_failing_rest_the_disk_and_lookups_skip_it():
+    tiers = model(device=8, host=4, disk=8, read_batch_blocks=1, disk_failures=2, disk_rest_s=30.0)
+    on_disk(tiers, 1, 2)
+    on_disk(tiers, 3, 4)
+    tiers.admit(prompt(1, 2))
+    tiers.plan()
+    assert lookup(tiers, 3, 4) == {"disk": 2}
+    for read in tiers.moves(Read):
+        tiers.complete(read.number, error=DIED)
+    assert lookup(tiers, 3, 4) == {}
+    assert not stats(tiers, "disk")["ready"]
+    tiers.now_s += 31.0
+    tiers.plan()
+    assert lookup(tiers, 3, 4) == {"disk": 2}
+    assert stats(tiers, "disk")["ready"]
+
+
+def test_one_good_read_between_failures_keeps_the_disk_in_use():
+    tiers = model(device=8, host=4, disk=8, read_batch_blocks=1, disk_failures=2)
+    on_disk(tiers, 1, 2, 3)
+    tiers.admit(prompt(1, 2, 3))
+    tiers.plan()
+    for read, error in zip(tiers.moves(Read), [DIED, None, DIED], strict=True):
+        tiers.complete(read.number, error=error)
+    assert stats(tiers, "disk")["ready"]
+
+
+def test_writes_that_keep_failing_rest_and_begin_again():
+    tiers = model(device=4, host=4, disk=8, disk_failures=2, disk_rest_s=30.0, write_batch_blocks=1)
+    tiers.run(prompt(1, 2))
+    sweep = tiers.index.sweep(Tier.DISK, then_free=False)
+    tiers.plan()
+    for demote in tiers.moves(Demote):
+        tiers.complete(demote.number)
+    tiers.plan()
+    for write in tiers.moves(Write):
+        tiers.complete(write.number, error=DIED)
+    tiers.settle()
+    assert sweep.done, "a sweep does not wait for a disk that rests"
+    assert len(tiers.moves(Write)) == 2
+    tiers.now_s += 31.0
+    tiers.index.sweep(Tier.DISK, then_free=False)
+    tiers.settle()
+    assert tiers.where(prompt(1, 2)) == ["DHK", "DHK"]
+
+
+# ---- restart
+
+
+def test_a_restart_finds_what_the_store_lists():
+    before = model(device=8, host=4, disk=8)
+    on_disk(before, 1, 2, 3)
+    on_disk(before, 1, 2, 4)
+    tiers = MemoryModel(before.config, before.disk)
+    assert lookup(tiers, 1, 2, 3) == lookup(tiers, 1, 2, 4) == {"disk": 3}
+    request = tiers.run(prompt(1, 2, 4))
+    assert request.lease.num_cached_blocks == 3
+
+
+def test_records_whose_parents_are_gone_are_forgotten_at_a_restart():
+    before = model(device=8, host=4, disk=8)
+    on_disk(before, 1, 2, 3)
+    del before.disk[before.key_of((1, 1, 2, 2))]
+    tiers = MemoryModel(before.config, before.disk)
+    assert tiers.where(prompt(1, 2, 3)) == ["K"]
+    tiers.settle()
+    assert list(tiers.disk) == [tiers.key_of((1, 1))]
+
+
+def test_a_smaller_disk_after_a_restart_keeps_the_blocks_that_were_written_last():
+    before = model(device=8, host=4, disk=8)
+    on_disk(before, 1, 2)
+    on_disk(before, 3, 4)
+    tiers = MemoryModel(config(8, 4, disk=2), before.disk)
+    tiers.settle()
+    assert lookup(tiers, 1, 2) == {}
+    assert lookup(tiers, 3, 4) == {"disk": 2}
+    assert len(tiers.disk) == 2

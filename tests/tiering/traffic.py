@@ -1,0 +1,244 @@
+"""Everything that can happen to the core, one action at a time, on the model of memory. Who chooses is a parameter."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kvstore.reasons import MissReason
+from tests.tiering.memory_model import DIED, MemoryModel
+from tiering.index import IndexConfig
+from tiering.moves import Read
+from tiering.residency import Tier
+
+RECORD_BYTES = 10
+
+Choose = Callable[[Sequence[Any]], Any]
+"""Picks one of several, each as likely as the others."""
+
+
+def some_config(choose):
+    host_slots = choose([0, 1, 1, 2, 2, 3, 4, 6])
+    disk_blocks = choose([0, 1, 3, 5, 6, 8]) if host_slots else 0
+    return IndexConfig(
+        block_tokens=choose([2, 3, 4]),
+        device_slots=choose([2, 3, 4, 5, 6, 8]),
+        host_slots=host_slots,
+        disk_bytes=disk_blocks * RECORD_BYTES,
+        record_bytes=RECORD_BYTES,
+        loads=choose([True, True, True, False]),
+        read_batch_blocks=choose([1, 2, 3]),
+        read_budget_blocks=choose([1, 2, 6]),
+        write_batch_blocks=choose([1, 2, 3]),
+        write_budget_blocks=choose([1, 2, 6]),
+        clean_share=choose([0.0, 0.25, 0.5, 1.0]),
+        hole_ttl_s=choose([3.0, 50.0]),
+        disk_failures=choose([1, 2, 3]),
+        disk_rest_s=10.0,
+    )
+
+
+class Traffic:
+    """Requests that come, wait, run and go, moves that end well or badly, time, and the end of the process."""
+
+    def __init__(self, choose: Choose) -> None:
+        self.choose = choose
+        self.waiting: list[Any] = []
+        self.config = some_config(choose)
+        self.model = self._model({}, 0.0)
+        self.actions = [
+            *[self.arrive] * 6,
+            *[self.retry] * 4,
+            self.give_up_waiting,
+            *[self.compute] * 6,
+            *[self.reply] * 3,
+            *[self.release] * 4,
+            *[self.complete] * 6,
+            *[self.fail] * 2,
+            *[self.read_in_part] * 2,
+            self.forget,
+            self.settle,
+            *[self.serve] * 6,
+            self.pass_time,
+            *[self.sweep] * 2,
+            self.end_an_era,
+        ]
+
+    def _model(self, disk, now_s):
+        sizes = [RECORD_BYTES, 4]
+        return MemoryModel(self.config, disk, record_bytes=lambda: self.choose(sizes), now_s=now_s)
+
+    def act(self):
+        """Take one action, plan as a driver does after each, and look whether all is right."""
+        self.choose(self.actions)()
+        self.model.plan()
+        self.model.check()
+
+    @property
+    def num_blocks(self):
+        return self.model.index.stats()["blocks"]
+
+    # ---- requests
+
+    def _prompt(self):
+        """One of three documents with few forks: prompts share blocks, and push others out. Ends anywhere in a block."""
+        blocks = [self.choose([0, 0, 0, 1]) for _ in range(self.choose(range(self.config.device_slots)))]
+        blocks[:1] = [self.choose([0, 1, 2]) for _ in blocks[:1]]
+        tail = self.choose(range(0 if blocks else 1, self.config.block_tokens))
+        return [token for token in blocks for _ in range(self.config.block_tokens)] + [1] * tail
+
+    def _request(self):
+        tokens = self._prompt()
+        num_blocks = len(tokens) // self.config.block_tokens + self.choose([1, 1, 2, 3])
+        return self.model.request(tokens, num_blocks) if num_blocks <= self.config.device_slots else None
+
+    def arrive(self):
+        request = self._request()
+        if request is not None and not self.model.try_to_admit(request):
+            self.waiting.append(request)
+
+    def serve(self):
+        """A request from its arrival to its end, so that the tiers fill up."""
+        request = self._request()
+        if request is not None and not self.model.running:
+            self._serve_alone(request)
+
+    def retry(self):
+        if self.waiting:
+            request = self.choose(self.waiting)
+            if self.model.try_to_admit(request):
+                self.waiting.remove(request)
+
+    def give_up_waiting(self):
+        if self.waiting:
+            self.waiting.remove(self.choose(self.waiting))
+
+    def compute(self):
+        """A part of the first gap of a request whose loads are over."""
+        loaded = [request for request in self.model.running if not request.lease.num_loading]
+        gaps = [(request, request.lease.gaps(request.prompt_blocks)) for request in loaded]
+        gaps = [(request, missing) for request, missing in gaps if missing]
+        if gaps:
+            request, [(start, end), *_] = self.choose(gaps)
+            end = self.choose(range(start + 1, end + 1))
+            self.model.compute(request, start, end)
+            self.model.index.publish(request.lease, start, end)
+
+    def reply(self):
+        """The next whole block of a reply."""
+        decoding = [
+            request
+            for request in self.model.running
+            if request.lease.ready[: len(request.lease.ids)].all()
+            and len(request.lease.ids) < request.num_blocks
+        ]
+        if decoding:
+            request = self.choose(decoding)
+            short = self.config.block_tokens - len(request.tokens) % self.config.block_tokens
+            self.model.reply(request, [self.choose([0, 0, 1])] * short)
+
+    def release(self):
+        if self.model.running:
+            self.model.release(self.choose(self.model.running))
+
+    # ---- moves
+
+    def complete(self):
+        if self.model.flights:
+            self.model.complete(self.choose(self.model.completable()))
+
+    def fail(self):
+        if self.model.flights:
+            self.model.complete(self.choose(self.model.completable()), error=DIED)
+
+    def read_in_part(self):
+        reads = [number for number, flight in self.model.flights.items() if isinstance(flight.move, Read)]
+        if reads:
+            number = self.choose(reads)
+            lost = [i for i in range(len(self.model.flights[number].move.ids)) if self.choose([True, False])]
+            reason = self.choose([MissReason.ABSENT, MissReason.DAMAGED_CHECKSUM])
+            self.model.complete(number, misses=dict.fromkeys(lost, reason))
+
+    def forget(self):
+        self.model.forget()
+
+    def settle(self):
+        self.model.settle(self.choose)
+        self._check_disk()
+
+    def _check_disk(self):
+        """What the core believes of the disk is what is there, once the writer has done all that it was asked to."""
+        counted, there = self.model.index.stats()["tiers"]["disk"], self.model.disk.values()
+        assert counted["blocks"] == len(there), f"{counted['blocks']} blocks counted, {len(there)} are there"
+        assert counted["bytes"] == sum(record.meta.stored_bytes for record in there)
+        assert counted["bytes"] <= self.config.disk_bytes
+
+    def pass_time(self):
+        self.model.now_s += self.choose([1.0, 6.0, 11.0])
+
+    # ---- the whole cache
+
+    def sweep(self):
+        self.model.index.sweep(self.choose([Tier.HOST, Tier.DISK]), then_free=self.choose([True, False]))
+
+    def end_an_era(self):
+        """Rare, or the tiers would hardly ever be full."""
+        self.choose([*[lambda: None] * 6, self.clear, self.restart])()
+
+    def clear(self):
+        used = self.model.running or not self.model.index.idle
+        assert self.model.index.clear() or used, "something is left although nothing is in use"
+        assert used or self.num_blocks == 0
+
+    def restart(self):
+        """A crash: what the writer had not done is lost; a record may be as well. The disk may be smaller than it was."""
+        disk = self.model.disk
+        if disk and self.choose([True, False]):
+            del disk[self.choose(sorted(disk))]
+        if self.config.disk_bytes:
+            self.config = dataclasses.replace(self.config, disk_bytes=self.choose([1, 3, 8]) * RECORD_BYTES)
+        self.waiting.clear()
+        self.model = self._model(disk, self.model.now_s)
+        self.model.plan()
+        self.model.forget()
+        self._check_disk()
+
+    # ---- the end
+
+    def end(self):
+        """Everything comes to its end: whoever waits is served, nothing moves any more, and nothing is held."""
+        self.model.settle(self.choose)
+        for request in [*self.model.running]:
+            self.model.prefill(request)
+            self.model.check()
+            self.model.release(request)
+        self.model.settle(self.choose)
+        for request in self.waiting:
+            self._serve_alone(request)
+        self.model.now_s += 100.0
+        self.model.settle(self.choose)
+        self._check_rest()
+        assert self.model.index.clear()
+        assert self.num_blocks == 0
+
+    def _serve_alone(self, request):
+        """The law of progress: with nothing else running, finitely many completions admit a request that fits."""
+        for _ in range(10):
+            if self.model.try_to_admit(request):
+                break
+            self.model.settle(self.choose)
+        assert request.lease is not None, f"never admitted: {request.wait}"
+        self.model.settle(self.choose)
+        self.model.prefill(request)
+        self.model.check()
+        self.model.release(request)
+        self.model.settle(self.choose)
+
+    def _check_rest(self):
+        self.model.check()
+        stats = self.model.index.stats()
+        assert stats["leases"] == 0
+        for tier in ("device", "host"):
+            assert stats["tiers"][tier]["private"] == stats["tiers"][tier]["in_flight"] == 0
+        residency = self.model.index._holdings.residency
+        assert not residency.leases.any()
+        assert not residency.readers.any()
