@@ -157,13 +157,14 @@ class TieredCache:
 
     def _write(self, move: Write) -> Written:
         assert self._store is not None, "writes are asked for only where there is a store"
-        keys = dict(move.known_keys)
-        for block in move.lineage:
-            keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
-        by_id = {block.id: block for block in move.lineage}
-        blocks = [by_id[block] for block in move.ids.tolist()]
-        computed = tuple((block.id, keys[block.id]) for block in move.lineage)
+        computed: tuple[tuple[int, BlockKey], ...] = ()
         try:
+            keys = dict(move.known_keys)
+            for block in move.lineage:
+                keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
+            computed = tuple((block.id, keys[block.id]) for block in move.lineage)
+            by_id = {block.id: block for block in move.lineage}
+            blocks = [by_id[block] for block in move.ids.tolist()]
             refs = [BlockRef(keys[block.id], keys[block.parent_id], block.tokens) for block in blocks]
             views = [self._slab.view(slot) for slot in move.host_slots.tolist()]
             return Written(move.number, tuple(self._store.put_many(refs, views)), computed)

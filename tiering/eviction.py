@@ -165,25 +165,30 @@ class Eviction:
                 if tier is DISK:
                     self.forget(one)
                 self._leave(tier, one)
-            else:
-                self.drop(block, tier)
+            elif self.drop(block, tier):
+                self.evicted[tier] += 1
 
     def _has_other_copy(self, tier: Tier, block: int) -> bool:
         state = self._holdings.residency.state
         return any(state.item(other, block) != ABSENT for other in Tier if other is not tier)
 
     def drop(self, block: int, tier: Tier) -> bool:
-        """Give up a block for good, with all its descendants; False, and no change, if one of them is in use."""
+        """`remove` a block whose last copy is, or was, in this tier, and count what is lost."""
+        num_removed = self.remove(block)
+        self.dropped[tier] += num_removed
+        return num_removed > 0
+
+    def remove(self, block: int) -> int:
+        """Forget a block with all its descendants, in every tier; no change if one of them is in use. How many went."""
         holdings = self._holdings
         ids = holdings.radix.subtree(block)
         if holdings.in_use(ids):
-            return False
+            return 0
         self.forget(ids[holdings.residency.state[DISK, ids] == PRESENT])
-        for each in Tier:
-            self._leave(each, ids[holdings.residency.state[each, ids] == PRESENT])
-        self.dropped[tier] += len(ids)
-        holdings.prune(ids[::-1].tolist())
-        return True
+        for tier in Tier:
+            holdings.left(tier, ids[holdings.residency.state[tier, ids] == PRESENT])
+        holdings.prune(ids[::-1])
+        return len(ids)
 
     def forget(self, ids: Ids) -> None:
         """Have the records of these blocks deleted. Their residency is the caller's business."""

@@ -10,7 +10,7 @@ A copy's life in a tier, and the slot's that it lies in::
 Disk has bytes instead of slots: `expect` reserves, `arrived` says what was really taken.
 """
 
-from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +87,7 @@ class Holdings:
         return mask
 
     def _elsewhere(self, ids: Ids) -> Mask:
-        """Whether a block has a place beside the host. A leased block always has: see `check`."""
+        """Whether a block is elsewhere than in host memory. What is leased is, save while it is being admitted."""
         mask: Mask = (self.residency.state[DEVICE, ids] != ABSENT) | (
             self.residency.state[DISK, ids] == PRESENT
         )
@@ -180,13 +180,13 @@ class Holdings:
         """Whether no tier holds the block or expects it."""
         return not any(self.residency.state.item(tier, block) for tier in Tier)
 
-    def prune(self, ids: Iterable[int]) -> list[int]:
+    def prune(self, ids: Ids) -> list[int]:
         """Take blocks out of the index that are nowhere, unleased and childless, and then their parents likewise.
 
         `ids` in any order. Answers the holes: blocks that are nowhere but still have children or a lease.
         """
         holes = []
-        for block in ids:
+        for block in ids[~self.residency.resident_anywhere(ids)].tolist():
             while block >= 0 and self.residency.live.item(block) and self.is_nowhere(block):
                 if self.residency.num_children.item(block) or self.residency.leases.item(block):
                     holes.append(block)
@@ -196,7 +196,7 @@ class Holdings:
                 self.order.removed(gone)
                 self.radix.remove(gone)
                 block = parent
-        return holes
+        return [block for block in holes if self.residency.live.item(block)]
 
     def in_use(self, ids: Ids) -> bool:
         """Whether a request holds one of the blocks, or a copy of one is in flight."""
@@ -208,6 +208,19 @@ class Holdings:
         )
 
     # --- figures --------------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """A snapshot by the tier's label: device and host slots by state, blocks and bytes on disk."""
+        figures: dict[str, dict[str, Any]] = {}
+        for tier, table in self.slots.items():
+            counts = {state.name.lower(): table.count(state) for state in SlotState}
+            figures[tier.label] = {"slots": table.num_slots, **counts}
+        figures[DISK.label] = {
+            "blocks": self.num_disk_blocks,
+            "bytes": self.disk_bytes,
+            "capacity_bytes": self.disk_capacity_bytes,
+        }
+        return figures
 
     def check(self) -> None:
         """Raise AssertionError unless arrays, index, order, slot tables and counters agree."""

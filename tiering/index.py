@@ -19,6 +19,7 @@ from kvstore.block import BlockKey
 from kvstore.store import BlockMeta
 from tiering.eviction import Eviction
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
+from tiering.holes import Holes
 from tiering.lease import Lease
 from tiering.loads import Loads
 from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote, Read, Write, Written
@@ -110,8 +111,7 @@ class Index:
             budget=config.write_budget_blocks,
             clean_share=config.clean_share,
         )
-        self._holes: dict[int, float] = {}
-        """Blocks that are nowhere but have descendants that are, and when they were found so."""
+        self._holes = Holes(self._holdings, self._eviction, config.hole_ttl_s)
         self._now_s = 0.0
         self._reads_rest = Rest(config.disk_failures, config.disk_rest_s)
         self._writes_rest = Rest(config.disk_failures, config.disk_rest_s)
@@ -241,7 +241,7 @@ class Index:
         self._holdings.release(lease.ids)
         self._hand_over(cancelled)
         self._hand_over(unfilled)
-        self._prune(lease.ids[::-1].tolist())
+        self._holes.prune(lease.ids[::-1], self._now_s)
 
     def _hand_over(self, ids: Ids) -> None:
         """Blocks that were on their way to the device and are not any more: whoever else holds them provides them.
@@ -257,10 +257,6 @@ class Index:
             if lease.ready.item(position):
                 self.publish(lease, position, position + 1)
 
-    def _prune(self, ids: Iterable[int]) -> None:
-        for block in self._holdings.prune(ids):
-            self._holes.setdefault(block, self._now_s)
-
     # --- the driver -----------------------------------------------------------------------------------------------
 
     def answer(self, answer: Answer) -> None:
@@ -273,7 +269,7 @@ class Index:
                 self._hand_over(self._loads.promoted(move, answer.error))
             case Read(), HasRead():
                 self._reads_rest.note(answer.error, self._now_s)
-                self._prune(self._loads.was_read(move, answer).tolist())
+                self._holes.prune(self._loads.was_read(move, answer), self._now_s)
             case Write(), Written():
                 self._writes_rest.note(answer.error, self._now_s)
                 self._writes.written(move, answer)
@@ -283,18 +279,10 @@ class Index:
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: seconds on any clock that does not go backwards. Loads come before writes."""
         self._now_s = max(now_s, self._now_s)
-        self._expire_holes()
+        self._holes.expire(self._now_s)
         self._loads.plan()
         self._writes.plan(disk_ready=self._has_disk and self._writes_rest.over(self._now_s))
         return self._outbox.take()
-
-    def _expire_holes(self) -> None:
-        for block, found_s in list(self._holes.items()):
-            residency = self._holdings.residency
-            healed = not residency.live.item(block) or not self._holdings.is_nowhere(block)
-            expired = self._now_s - found_s > self.config.hole_ttl_s
-            if healed or (expired and self._eviction.drop(block, DISK)):
-                del self._holes[block]
 
     def sweep(self, to: Tier, *, then_free: bool) -> Sweep:
         """Move everything that can be moved down to `to`, over the next plans; an earlier sweep ends."""
@@ -306,8 +294,8 @@ class Index:
         """Forget every block in every tier that is not in use. False if something is, and stays."""
         residency = self._holdings.residency
         roots = np.flatnonzero(residency.live & (residency.parent < 0))
-        dropped = [self._eviction.drop(block, DEVICE) for block in roots.tolist()]
-        return all(dropped)
+        removed = [self._eviction.remove(block) for block in roots.tolist()]
+        return all(removed)
 
     def restore(self, found: Iterable[BlockMeta]) -> None:
         """Enter what a store holds into an empty index. Records whose parents are missing are forgotten."""
@@ -330,21 +318,10 @@ class Index:
 
     def stats(self) -> dict[str, Any]:
         """A snapshot: blocks, slots and counts by tier. See docs/architecture.md for the meaning of each."""
-        tiers: dict[str, Any] = {}
-        for tier in (DEVICE, HOST):
-            table = self._holdings.slots[tier]
-            tiers[tier.label] = {
-                "slots": table.num_slots,
-                **{state.name.lower(): table.count(state) for state in SlotState},
-            }
-        tiers[DISK.label] = {
-            "blocks": self._holdings.num_disk_blocks,
-            "bytes": self._holdings.disk_bytes,
-            "capacity_bytes": self._holdings.disk_capacity_bytes,
-            "ready": self._has_disk
-            and all(rest.over(self._now_s) for rest in (self._reads_rest, self._writes_rest)),
-            "failed_writes": self._writes.num_failed,
-        }
+        tiers = self._holdings.stats()
+        rests = (self._reads_rest, self._writes_rest)
+        tiers[DISK.label]["ready"] = self._has_disk and all(rest.over(self._now_s) for rest in rests)
+        tiers[DISK.label]["failed_writes"] = self._writes.num_failed
         for tier in Tier:
             tiers[tier.label]["evicted"] = self._eviction.evicted[tier]
             tiers[tier.label]["dropped"] = self._eviction.dropped[tier]
@@ -356,8 +333,9 @@ class Index:
         }
 
     def check(self) -> None:
-        """Raise AssertionError unless every part is consistent and the tiers together reach back to the root."""
+        """Raise AssertionError unless every part is consistent, and leases hold what they must."""
         self._holdings.check()
+        self._holes.check()
         residency = self._holdings.residency
         leased = Counter(block for lease in self._leases for block in lease.ids.tolist())
         live = np.flatnonzero(residency.live)
@@ -366,8 +344,3 @@ class Index:
         )
         held = live[residency.leases[live] > 0]
         assert (residency.state[DEVICE, held] != ABSENT).all(), "a leased block is not coming to the device"
-        below = live[residency.parent[live] >= 0]
-        above = residency.parent[below].astype(np.intp)
-        gap = residency.resident_anywhere(below) & ~residency.resident_anywhere(above)
-        unexplained = set(above[gap].tolist()) - self._holes.keys()
-        assert not unexplained, f"blocks {unexplained} are nowhere but have descendants that are"

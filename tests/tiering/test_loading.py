@@ -111,6 +111,26 @@ def test_a_record_that_turns_out_lost_when_its_request_has_gone_leaves_a_hole():
     assert lookup(tiers, 1, 2, 3) == {"host": 1}
 
 
+def test_a_copy_below_a_hole_does_not_keep_the_only_host_slot_from_a_load():
+    tiers = model(device=8, host=1, disk=8)
+    on_disk(tiers, 1, 2, 3)
+    first = tiers.admit(prompt(1, 2, 3))
+    for misses in ({}, {0: MissReason.ABSENT}, {}):
+        tiers.plan()
+        tiers.complete(tiers.moves(Read)[-1].number, misses=misses)
+        tiers.plan()
+        for number in tiers.completable():
+            if isinstance(tiers.flights[number].move, Promote):
+                tiers.complete(number)
+    tiers.release(first)
+    tiers.index.sweep(Tier.HOST, then_free=True)
+    tiers.settle()
+    assert tiers.where(prompt(1, 2, 3)) == ["K", "", "HK"]
+    request = tiers.run(prompt(1, 2, 3))
+    assert request.lease.num_cached_blocks == 1
+    assert lookup(tiers, 1, 2, 3) == {"device": 3}
+
+
 def test_a_load_that_is_called_off_is_computed_by_the_other_that_holds_the_block():
     tiers = model(device=8, host=4, disk=8)
     on_disk(tiers, 1, 2)

@@ -75,7 +75,10 @@ class Mover:
         self._device.notify(event, self._wake)
 
     def before_compute(self, read_slots: Iterable[int], written_slots: Iterable[int]) -> None:
-        """Make the next step wait for copies into slots that it reads and out of slots that it writes."""
+        """Make the next step wait for copies into slots that it reads and out of slots that it writes.
+
+        A copy that failed has ended too: only `poll` tells whether the bytes are there.
+        """
         if self._ups:
             self._wait_for(self._ups, frozenset(read_slots))
         if self._downs:

@@ -1,0 +1,41 @@
+"""Blocks that were lost while others that follow them were not."""
+
+import numpy as np
+
+from tiering.eviction import Eviction
+from tiering.holdings import DISK, Holdings
+from tiering.residency import Ids
+
+
+class Holes:
+    """Remembers the holes: blocks that are nowhere, although blocks below them are somewhere.
+
+    What is below a hole cannot be used, until a request computes the hole anew or, after `ttl_s`, all of it is dropped.
+    """
+
+    def __init__(self, holdings: Holdings, eviction: Eviction, ttl_s: float) -> None:
+        self._holdings, self._eviction, self._ttl_s = holdings, eviction, ttl_s
+        self._found_s: dict[int, float] = {}
+
+    def prune(self, ids: Ids, now_s: float) -> None:
+        """Blocks may have lost their last copy or lease: take those out of the index that have no more use there."""
+        for block in self._holdings.prune(ids):
+            self._found_s.setdefault(block, now_s)
+
+    def expire(self, now_s: float) -> None:
+        """Drop what is below holes that were not filled in time, unless it is in use."""
+        for block, found_s in list(self._found_s.items()):
+            healed = not self._holdings.residency.live.item(block) or not self._holdings.is_nowhere(block)
+            expired = now_s - found_s > self._ttl_s
+            if healed or (expired and self._eviction.drop(block, DISK)):
+                del self._found_s[block]
+
+    def check(self) -> None:
+        """Raise AssertionError unless the tiers together reach back to the root everywhere but below known holes."""
+        residency = self._holdings.residency
+        live = np.flatnonzero(residency.live)
+        below = live[residency.parent[live] >= 0]
+        above = residency.parent[below].astype(np.intp)
+        gap = residency.resident_anywhere(below) & ~residency.resident_anywhere(above)
+        unexplained = set(above[gap].tolist()) - self._found_s.keys()
+        assert not unexplained, f"blocks {unexplained} are nowhere but have descendants that are"
