@@ -1,0 +1,73 @@
+"""`kvtide bench ttft` as a user runs it: every row, with a real restart."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+TIERS = ("cold", "device", "host", "disk", "restart")
+
+
+def kvtide(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tiering", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return str(folder)
+
+
+def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
+    rows_file = tmp_path / "rows.json"
+    sizes = ["--prefix-tokens", "200", "--suffix-tokens", "20", "--repeats", "1", "--kv-dtype", "float32"]
+    done = kvtide("bench", "ttft", "--model", tiny_dir, *sizes, "--json", str(rows_file))
+    assert done.returncode == 0, done.stderr
+    measured = json.loads(rows_file.read_text())
+    rows = {row["tier"]: row for row in measured["rows"]}
+    assert list(rows) == ["reference_cold", "reference_hit", *TIERS]
+    assert len({tuple(row["token_ids"][0]) for row in rows.values()}) == 1
+    assert all(row["ttft_s"] > 0 and len(row["ttft_s_all"]) == 1 for row in rows.values())
+    for tier in TIERS[1:]:
+        where = "disk" if tier == "restart" else tier
+        assert rows[tier]["cached_by_tier"] == {"device": 0, "host": 0, "disk": 0, where: 192}
+        assert rows[tier]["prefilled_tokens"] == 28
+    assert rows["cold"]["cached_tokens"] == 0
+    assert measured["config"]["prefix_tokens"] == 200
+    assert measured["environment"]["versions"]["torch"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["bench", "ttft", "--tiers", "cold,tape"], "tape"),
+        (["bench", "ttft", "--model", "/no/such/model"], "/no/such/model"),
+        (["bench", "ttft", "--repeats", "0"], "repeats"),
+    ],
+)
+def test_wrong_options_get_a_sentence(arguments, complaint):
+    done = kvtide(*arguments)
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert "Traceback" not in done.stderr
