@@ -4,6 +4,7 @@ import contextlib
 import queue
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -60,6 +61,7 @@ class Engine:
         """
         self.config = config = config or EngineConfig()
         self._closed = False
+        self._closing = threading.Lock()
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         with ExitStack() as stack:
@@ -83,21 +85,8 @@ class Engine:
         self.pool = stack.enter_context(DevicePool(self.layout, device_slots, chosen.device))
         slab = HostSlab(host_slots, self.layout.block_bytes)
         self.model.warm_up(self.pool)
-        device = _device(chosen.device, slab, stack)
-        store = _store(config, chosen, self.namespace, self.layout)
-        if store is not None and wrap_store is not None:
-            store = wrap_store(store)
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._cache = TieredCache(
-            _index_config(config, chosen, device_slots, host_slots, store),
-            root_key=self.namespace.root_key,
-            device=device,
-            pool=self.pool,
-            slab=slab,
-            store=store,
-            wake=lambda: self._inbox.put(Wake()),
-            read_threads=config.disk_read_threads,
-        )
+        self._cache = self._open_cache(stack, chosen, host_slots, slab, wrap_store)
         self._slab = slab
         self._loop = EngineLoop(
             self._inbox,
@@ -114,6 +103,41 @@ class Engine:
             decode=lambda ids: detokenise(ids, self.model.tokenizer),
             deterministic=config.deterministic,
         )
+
+    def _open_cache(
+        self,
+        stack: ExitStack,
+        chosen: Resources,
+        host_slots: int,
+        slab: HostSlab,
+        wrap_store: Callable[[Store], Store] | None,
+    ) -> TieredCache:
+        with ExitStack() as until_owned:  # the cache closes device and store, once it has them
+            device = _device(chosen.device, slab, stack)
+            until_owned.callback(device.close)
+            store = _store(self.config, chosen, self.namespace, self.layout)
+            if store is not None:
+                until_owned.callback(store.close)
+                store = wrap_store(store) if wrap_store is not None else store
+            cache = TieredCache(
+                _index_config(self.config, chosen, self.pool.num_slots, host_slots, store),
+                root_key=self.namespace.root_key,
+                device=device,
+                pool=self.pool,
+                slab=slab,
+                store=store,
+                wake=lambda: self._inbox.put(Wake()),
+                read_threads=self.config.disk_read_threads,
+            )
+            until_owned.pop_all()
+        return cache
+
+    def _post(self, message: Message) -> None:
+        """Send the loop a message. Raises ValueError if the engine is closed: nobody would answer."""
+        with self._closing:  # against close(): what follows Stop would never be looked at
+            if self._closed:
+                raise ValueError("the engine is closed")
+            self._inbox.put(message)
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -140,7 +164,7 @@ class Engine:
         params = params or SamplingParams()
         requests = [self._request(each, params) for each in prompts]
         for request in requests:
-            self._inbox.put(Submit(request))
+            self._post(Submit(request))
         try:
             results = [request.future.result() for request in requests]
         except BaseException:
@@ -150,8 +174,6 @@ class Engine:
         return results[0] if single else results
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        if self._closed:
-            raise ValueError("the engine is closed")
         tokens = encode(prompt, self.model.tokenizer, self.model.vocab_size)
         room = self.model.max_len - len(tokens)
         if room < 1:
@@ -178,7 +200,7 @@ class Engine:
     def lookup(self, prompt: Prompt) -> dict[str, int]:
         """How many of a prompt's tokens each tier would serve now, by "device", "host" and "disk". Changes nothing."""
         future: Future[dict[str, int]] = Future()
-        self._inbox.put(Lookup(encode(prompt, self.model.tokenizer, self.model.vocab_size), future))
+        self._post(Lookup(encode(prompt, self.model.tokenizer, self.model.vocab_size), future))
         return future.result()
 
     def demote(self, to: Literal["host", "disk"]) -> None:
@@ -187,13 +209,13 @@ class Engine:
         if to not in tiers:
             raise ValueError(f'to must be "host" or "disk", not {to!r}')
         future: Future[None] = Future()
-        self._inbox.put(Demote(tiers[to], future))
+        self._post(Demote(tiers[to], future))
         future.result()
 
     def clear(self) -> bool:
         """Forget every cached block in every tier. False if requests still hold some."""
         future: Future[bool] = Future()
-        self._inbox.put(Clear(future))
+        self._post(Clear(future))
         return future.result()
 
     def stats(self) -> dict[str, Any]:
@@ -203,7 +225,7 @@ class Engine:
     def check(self) -> None:
         """Raise AssertionError unless the cache's books agree. Waits for the step that runs; for tests and debugging."""
         future: Future[None] = Future()
-        self._inbox.put(Check(future))
+        self._post(Check(future))
         future.result()
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -213,10 +235,11 @@ class Engine:
 
         Safe to call twice.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._inbox.put(Stop())
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            self._inbox.put(Stop())
         self._loop.join()
         joined = self._cache.close(flush_s)
         self._resources.close()

@@ -147,6 +147,8 @@ class EngineLoop:
             self._resolve_sweeps()
             self.snapshot = self._take_snapshot()
         self._end_all("cancelled")
+        for _, future in self._sweeps:
+            future.set_exception(ValueError("the engine was closed"))
         self.snapshot = self._take_snapshot()
 
     def _take_messages(self, *, block: bool) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from engine import EngineConfig, Result, SamplingParams
 from engine.engine import Engine
-from kvstore.errors import StoreFailed
+from kvstore.errors import StoreFailed, StoreLocked
 from kvstore.layers import FaultStore
 from kvstore.store import Store
 
@@ -270,9 +270,37 @@ def test_what_can_never_fit_is_refused_before_anything_is_computed(tiny_llama_di
 def test_a_closed_engine_says_so(tiny_llama_dir):
     with engine_on(tiny_llama_dir) as engine:
         pass
-    with pytest.raises(ValueError, match="closed"):
-        engine.generate([1, 2, 3])
+    for call in (
+        lambda: engine.generate([1, 2, 3]),
+        lambda: engine.lookup([1, 2, 3]),
+        engine.clear,
+        engine.check,
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            call()
     engine.close()
+
+
+def test_an_engine_that_cannot_start_lets_go_of_the_directory(tiny_llama_dir, tmp_path):
+    def refuse(store: Store) -> Store:
+        raise RuntimeError("not this one")
+
+    with (
+        pytest.raises(RuntimeError, match="not this one"),
+        engine_on(tiny_llama_dir, tmp_path, wrap_store=refuse),
+    ):
+        pass
+    with engine_on(tiny_llama_dir, tmp_path) as engine:
+        assert engine.generate([1, 2, 3], GREEDY).token_ids
+
+
+def test_two_engines_on_one_directory_get_a_sentence(tiny_llama_dir, tmp_path):
+    with (
+        engine_on(tiny_llama_dir, tmp_path),
+        pytest.raises(StoreLocked, match=str(tmp_path)),
+        engine_on(tiny_llama_dir, tmp_path),
+    ):
+        pass
 
 
 def test_the_reply_ends_at_the_models_limit(tiny_llama_dir):
