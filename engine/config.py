@@ -7,8 +7,6 @@ from typing import Literal
 
 from .sizes import available_memory_bytes, parse_bytes
 
-Auto = Literal["auto"]
-
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
 LOADS = ("always", "never")

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, overload
+from typing import Any, Literal, overload
 
 import torch
 
 from kvstore.block import BlockLayout, Namespace
+from kvstore.closing import Closing
 from kvstore.host import HostSlab
 from kvstore.store import Store
 from tiering.cache import TieredCache
@@ -34,11 +34,12 @@ from .results import Result
 from .scheduler import Scheduler
 from .sequence import Marks
 from .sequence import Sequence as Request
+from .sizes import format_bytes
 
 _MIN_HOST_SLOTS = 8  # below this a disk tier would read in drops
 
 
-class Engine:
+class Engine(Closing):
     """A model served from paged KV, whose prefixes are kept on the device, in host memory and on disk.
 
     `model` is "demo", a local Hugging Face directory, a hub name, or a Model. Everything but construction may be
@@ -246,14 +247,6 @@ class Engine:
         if joined:  # else a thread that hangs in a read may still write there
             self._slab.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     # --- facts ----------------------------------------------------------------------------------------------------
 
     def _facts(self) -> str:
@@ -265,8 +258,8 @@ class Engine:
             f"        device  {self.model.device}, computes in {self.model.dtype}, KV in {self.layout.dtype}".replace(
                 "torch.", ""
             ),
-            f"                {slots} blocks = {slots * config.block_tokens} tokens, {_mib(slots * block_bytes)}",
-            f"        host    {host} blocks = {host * config.block_tokens} tokens, {_mib(host * block_bytes)}",
+            f"                {slots} blocks = {slots * config.block_tokens} tokens, {format_bytes(slots * block_bytes)}",
+            f"        host    {host} blocks = {host * config.block_tokens} tokens, {format_bytes(host * block_bytes)}",
         ]
         if config.disk_path is None:
             lines.append("        disk    none (set disk_path)")
@@ -275,13 +268,9 @@ class Engine:
             disk = stats["disk"]
             lines.append(
                 f"        disk    {config.disk_path}: {disk['blocks']} blocks found, up to "
-                f"{_mib(disk['capacity_bytes'])}, {_mib(free)} free there"
+                f"{format_bytes(disk['capacity_bytes'])}, {format_bytes(free)} free there"
             )
         return "\n".join(lines)
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.0f} MiB"
 
 
 def _print(text: str) -> None:

@@ -1,16 +1,16 @@
 """The device's block pool: one tensor that holds the keys and values of every block."""
 
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
 from kvstore.block import BlockLayout
+from kvstore.closing import Closing
 
 from .dtypes import torch_dtype
 
 
-class DevicePool:
+class DevicePool(Closing):
     """`num_slots` places for one block each, plus a scratch slot that dummy rows write to.
 
     Block-major: the tensor is [num_slots + 1, layers, 2, block_tokens, kv_heads, head_dim] (2: keys, then
@@ -71,14 +71,3 @@ class DevicePool:
         self._closed = True
         self._bytes = None
         self._blocks = torch.empty(0)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -2,16 +2,16 @@
 
 import contextlib
 import mmap
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvstore.closing import Closing
+
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module of Python 3.11 has no name for it
 
 
-class HostSlab:
+class HostSlab(Closing):
     """`num_slots` blocks of `block_bytes` bytes in one mapping, which a device can page-lock with one call.
 
     Pages are taken from the system when they are first touched; `prefault` takes them all. Slots start as
@@ -71,11 +71,3 @@ class HostSlab:
         except OSError:
             return False
         return True
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -1,10 +1,10 @@
 """Stores around a store."""
 
 from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from kvstore.block import BlockKey, BlockLayout, Namespace
+from kvstore.closing import Closing
 from kvstore.store import BlockMeta, BlockRef, ReadOutcome, Store, StoreStats
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ Gate: TypeAlias = Callable[[Sequence[BlockKey]], None]
 """Called with the keys of a batch before the batch. It may wait (a slow disk) or raise (a failing one)."""
 
 
-class FaultStore:
+class FaultStore(Closing):
     """A store that fails and stalls on command, for tests of what is built on stores.
 
     `read_gate` runs before each `get_many` and `scan` (which passes no keys), `write_gate` before each
@@ -70,14 +70,6 @@ class FaultStore:
 
     def close(self) -> None:
         self.store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _pass(gate: Gate | None, keys: Sequence[BlockKey]) -> None:

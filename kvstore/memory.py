@@ -3,10 +3,10 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from kvstore.block import BlockKey, BlockLayout, Namespace
+from kvstore.closing import Closing
 from kvstore.errors import StoreClosed, StoreFull
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
@@ -20,7 +20,7 @@ Shelf: TypeAlias = MutableMapping[tuple[bytes, BlockKey], tuple[BlockMeta, bytes
 """(namespace digest, key) -> what a scan tells, and the record."""
 
 
-class MemoryStore:
+class MemoryStore(Closing):
     """A `Store` in memory, with the same records as on disk, so that damage and compression behave alike.
 
     A `shelf` outlives the store: two stores that are given the same one, one after the other, play a restart;
@@ -174,11 +174,3 @@ class MemoryStore:
         with self._lock:
             meta, _ = self._shelf[self._place(key)]
             self._shelf[self._place(key)] = (meta, record)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

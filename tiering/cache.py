@@ -5,10 +5,10 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from kvstore.block import BlockKey, chain_key
+from kvstore.closing import Closing
 from kvstore.slots import SlotMemory
 from kvstore.store import BlockRef, Store
 from tiering.index import Index, IndexConfig, Wait
@@ -24,11 +24,11 @@ from tiering.writes import Sweep
 _SETTLE_STEP_S = 0.1  # how long to wait for news before planning again: a resting disk wakes nobody
 
 
-class TieredCache:
+class TieredCache(Closing):
     """A prefix cache over device, host and disk. One thread calls it, except `close` after that thread has ended.
 
     Nothing here decides where a block goes (the core does) or in which order copies run (the mover does). Calls do
-    not block, save `before_compute` on a CPU, `demote`, `clear` and `close`. `wake` is called from other threads
+    not block, save `before_compute` on a CPU, `settle`, `clear` and `close`. `wake` is called from other threads
     when `pump` has news; it must only post.
     """
 
@@ -234,11 +234,3 @@ class TieredCache:
         if self._store is not None and self._joined:
             self._store.close()
         return self._joined
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -60,12 +60,11 @@ class Holdings:
 
     def _idle(self, tier: Tier, ids: Ids) -> Mask:
         """Present, and no copy out of it in flight."""
-        mask: Mask = (self.residency.state[tier, ids] == PRESENT) & (self.residency.readers[tier, ids] == 0)
+        mask: Mask = self.residency.present(tier, ids) & (self.residency.readers[tier][ids] == 0)
         return mask
 
     def _is_device_victim(self, ids: Ids) -> Mask:
-        mask: Mask = self._idle(DEVICE, ids) & (self.residency.leases[ids] == 0)
-        return mask
+        return self.residency.evictable(DEVICE, ids)
 
     def _is_host_clean(self, ids: Ids) -> Mask:
         """A host copy that may go because the block is elsewhere.

@@ -25,7 +25,7 @@ from tiering.loads import Loads
 from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote, Read, Write, Written
 from tiering.outbox import Outbox
 from tiering.radix import Tokens
-from tiering.residency import Ids, Tier
+from tiering.residency import NO_BLOCK, Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import restore
 from tiering.slot_table import SlotState
@@ -220,7 +220,7 @@ class Index:
         `tokens`: its token ids, [block_tokens] int32. Its KV is in the slot at position len(lease.ids).
         """
         position = len(lease.ids)
-        above = lease.ids.item(-1) if position else -1
+        above = lease.ids.item(-1) if position else NO_BLOCK
         block = self._holdings.radix.extend(above, np.ascontiguousarray(tokens, dtype="<i4").tobytes())
         lease.ids = np.concatenate([lease.ids, block])
         self._holdings.residency.lease(block)

@@ -8,8 +8,7 @@ import numpy as np
 from kvstore.block import BlockKey
 from kvstore.store import BlockMeta
 from tiering.holdings import DISK, Holdings
-
-NO_BLOCK = -1
+from tiering.residency import NO_BLOCK
 
 
 def restore(holdings: Holdings, root_key: BlockKey, found: Iterable[BlockMeta]) -> list[BlockKey]:

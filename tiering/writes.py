@@ -97,7 +97,7 @@ class Writes:
         The parent of a block that has a key has one too: keys become known from the root down.
         """
         residency = self._holdings.residency
-        known: dict[int, BlockKey] = {-1: self._root_key}
+        known: dict[int, BlockKey] = {NO_BLOCK: self._root_key}
         lineage: dict[int, Ancestor] = {}
         for block in ids.tolist():
             climb: list[Ancestor] = []

@@ -6,10 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from kvstore.block import BlockKey, BlockLayout, Namespace
+from kvstore.closing import Closing
 from kvstore.disk.directory import Directory
 from kvstore.disk.door import Door
 from kvstore.disk.entry import entry_key, unpack_entry
@@ -36,7 +36,7 @@ _GIB: Final = 1 << 30
 _HEAD_BYTES: Final = 256
 
 
-class LmdbStore:
+class LmdbStore(Closing):
     """Blocks in LMDB, in the directory `path`, which it has for itself while it is open.
 
     Several namespaces may rest in one directory, opened one at a time. The capacity covers all of them: on
@@ -166,14 +166,6 @@ class LmdbStore:
             return
         with self._resources, lmdb_errors("closing"):
             self._writer.run(self._end)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     # ---- on the calling thread -------------------------------------------------------------------------
 

@@ -48,8 +48,10 @@ class TtftBench:
     reference: bool
     seed: int
 
-    def engine_config(self, block_bytes: int, disk_path: str | None) -> EngineConfig:
+    def engine_config(self, model: Model, disk_path: str | None) -> EngineConfig:
         """Tiers that hold the longest prompt, and little more."""
+        kv_dtype = "bfloat16" if self.kv_dtype == "auto" else self.kv_dtype
+        block_bytes = model.layout(kv_dtype, _BLOCK_TOKENS).block_bytes
         num_tokens = self.prefix_tokens + self.suffix_tokens + self.new_tokens
         size = (-(-num_tokens // _BLOCK_TOKENS) + _SPARE_BLOCKS) * block_bytes
         return EngineConfig(
@@ -95,9 +97,9 @@ class _Row:
         }
 
 
-def load(bench: TtftBench, config: EngineConfig) -> Model:
+def load(bench: TtftBench) -> Model:
     """The model, with weights of its own."""
-    chosen = config.resolve()
+    chosen = EngineConfig(device=bench.device).resolve()  # type: ignore[arg-type]  # checked by EngineConfig itself
     if bench.model == RANDOM:
         length = bench.prefix_tokens + bench.suffix_tokens + bench.new_tokens
         return random_model(seed=bench.seed, device=chosen.device, dtype=chosen.dtype, min_len=length)
@@ -123,14 +125,11 @@ def run(bench: TtftBench, json_path: Path | None) -> None:
     """Measure, print a table, and write the rows."""
     console = Console(stderr=True)
     rows = {tier: _Row(tier) for tier in (*_reference_tiers(bench), *bench.tiers)}
-    model = load(bench, EngineConfig(device=bench.device, num_threads=bench.threads))  # type: ignore[arg-type]
-    block_bytes = model.layout(
-        "bfloat16" if bench.kv_dtype == "auto" else bench.kv_dtype, _BLOCK_TOKENS
-    ).block_bytes
+    model = load(bench)
     prefix, suffixes = prompts(bench, model)
     with tempfile.TemporaryDirectory(prefix="kvtide-bench-") as scratch:
-        config = bench.engine_config(block_bytes, f"{scratch}/kv" if "disk" in bench.tiers else None)
-        reference = Reference(load(bench, config).hf) if bench.reference else None
+        config = bench.engine_config(model, f"{scratch}/kv" if "disk" in bench.tiers else None)
+        reference = Reference(load(bench).hf) if bench.reference else None
         with Engine(model, config, announce=console.print) as engine:
             prefix_cache = reference.prefill(prefix) if reference is not None else None
             for repeat, suffix in enumerate(suffixes):
@@ -212,12 +211,9 @@ def run_process(spec: str) -> None:
     """One phase of a restart row: print its result as JSON."""
     given = json.loads(spec)
     bench = TtftBench(**{**given["bench"], "tiers": tuple(given["bench"]["tiers"])})
-    model = load(bench, EngineConfig(device=bench.device, num_threads=bench.threads))  # type: ignore[arg-type]
-    block_bytes = model.layout(
-        "bfloat16" if bench.kv_dtype == "auto" else bench.kv_dtype, _BLOCK_TOKENS
-    ).block_bytes
+    model = load(bench)
     prefix, suffixes = prompts(bench, model)
-    config = bench.engine_config(block_bytes, given["disk_path"])
+    config = bench.engine_config(model, given["disk_path"])
     with Engine(model, config, announce=lambda _: None) as engine:
         if given["phase"] == "fill":
             _fill(engine, prefix)

@@ -15,6 +15,7 @@ from engine import EngineConfig, Result, SamplingParams
 from engine.demo_model import default_cache_dir, demo_model_dir
 from engine.engine import Engine
 from engine.model import Model, load_model
+from engine.sizes import format_bytes
 from tiering.cli.texts import handbook, questions, traffic
 
 Messages = list[dict[str, str]]
@@ -22,6 +23,7 @@ Messages = list[dict[str, str]]
 _PLACES = ("device", "host", "disk", "after restart")
 _REPLY = SamplingParams(max_tokens=24)
 _TRAFFIC_REPLY = SamplingParams(max_tokens=4, ignore_eos=True)
+_BLOCK_TOKENS = 16
 _SPARE_HOST_BLOCKS = 64
 _MAX_TRAFFIC = 100
 
@@ -41,12 +43,13 @@ class Demo:
         self._console = console
         self._model: Model = load_model("demo")
         self._questions = questions()[: len(_PLACES)]
-        block_bytes = self._model.layout("bfloat16", 16).block_bytes
+        self._block_bytes = block_bytes = self._model.layout("bfloat16", _BLOCK_TOKENS).block_bytes
         longest = max(len(self._tokens(self._about_handbook(q))) for q in self._questions)
-        blocks = -(-(longest + _REPLY.max_tokens) // 16) + 2
+        blocks = -(-(longest + _REPLY.max_tokens) // _BLOCK_TOKENS) + 2
         # Just room for the document and one question on the device, and for a little more in host memory: other
         # traffic has to push it out of both.
         self.config = EngineConfig(
+            block_tokens=_BLOCK_TOKENS,
             device_bytes=blocks * block_bytes,
             host_bytes=(blocks + _SPARE_HOST_BLOCKS) * block_bytes,
             disk_path=disk_path,
@@ -165,21 +168,18 @@ class Demo:
         self._show_bytes(before)
 
     def _show_bytes(self, stats: dict[str, Any]) -> None:
-        block_bytes = self._model.layout("bfloat16", 16).block_bytes
         store, tiers = stats["store"], stats["tiers"]
         for tier in ("device", "host"):
-            used = tiers[tier]["indexed"] * block_bytes
-            self._console.print(f"{tier}: {_mib(used)} of {_mib(tiers[tier]['slots'] * block_bytes)} in use")
+            used = tiers[tier]["indexed"] * self._block_bytes
+            self._console.print(
+                f"{tier}: {format_bytes(used)} of {format_bytes(tiers[tier]['slots'] * self._block_bytes)} in use"
+            )
         if store["stored_bytes"]:
             ratio = store["raw_bytes"] / store["stored_bytes"]
             self._console.print(
-                f"disk: {_mib(store['raw_bytes'])} of KV in {_mib(store['stored_bytes'])}: {ratio:.2f}x smaller, "
+                f"disk: {format_bytes(store['raw_bytes'])} of KV in {format_bytes(store['stored_bytes'])}: {ratio:.2f}x smaller, "
                 "every byte checked when read"
             )
-
-
-def _mib(num_bytes: int) -> str:
-    return f"{num_bytes / 2**20:,.1f} MiB"
 
 
 def run_demo(*, threads: int | None, keep: Path | None) -> None:
