@@ -12,7 +12,7 @@ from kvstore.closing import Closing
 from kvstore.slots import SlotMemory
 from kvstore.store import BlockRef, Store
 from tiering.index import Index, IndexConfig, Wait
-from tiering.io_threads import IoThreads
+from tiering.io_threads import IoThreads, Jobs
 from tiering.lease import Lease
 from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote, Read, Write, Written
 from tiering.radix import Tokens
@@ -45,10 +45,12 @@ class TieredCache(Closing):
         read_threads: int = 2,
         join_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        jobs: Callable[[str, int], Jobs] = IoThreads,
     ) -> None:
         """Takes over `device` and `store`: closing the cache closes them. What the store holds is found again.
 
-        `join_s`: for how long reads, and then writes, that do not end may hold up `close`. Raises StoreError if the
+        `join_s`: for how long reads, and then writes, that do not end may hold up `close`. `jobs` makes what runs
+        the store's calls, from a name and a number of threads. Raises StoreError if the
         store cannot be listed; then nothing was started, and device and store stay the caller's.
         """
         self._index = Index(config, root_key)
@@ -59,8 +61,8 @@ class TieredCache(Closing):
         self._mover = Mover(device, pool, slab, self._announce)
         self._slab, self._store, self._clock = slab, store, clock
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
-        self._readers = IoThreads("read", read_threads if store is not None else 0)
-        self._writer = IoThreads("write", 1 if store is not None else 0)
+        self._readers = jobs("read", read_threads if store is not None else 0)
+        self._writer = jobs("write", 1 if store is not None else 0)
         self._failed_deletes = 0
         self._join_s = join_s
         self._joined: bool | None = None

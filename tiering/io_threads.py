@@ -4,10 +4,21 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
+
+
+class Jobs(Protocol):
+    """Something that runs jobs later: threads, or a test that chooses when and in which order."""
+
+    def put(self, job: Callable[[], None]) -> None:
+        """Run a job soon. It must not raise: it reports by itself."""
+
+    def close(self, timeout_s: float) -> bool:
+        """Let jobs that were put end, for so long; False if one still runs. Idempotent."""
 
 
 class IoThreads:
-    """Runs jobs on daemon threads. With one thread, jobs run in the order in which they were put.
+    """`Jobs` on daemon threads. With one thread, jobs run in the order in which they were put.
 
     Unlike the standard library's executor it never makes interpreter exit wait for a job that hangs in the kernel.
     """
@@ -26,11 +37,9 @@ class IoThreads:
             job()
 
     def put(self, job: Callable[[], None]) -> None:
-        """Run a job soon. It must not raise: it reports by itself."""
         self._jobs.put(job)
 
     def close(self, timeout_s: float) -> bool:
-        """Let jobs that were put end, for so long; False if one still runs. Idempotent."""
         for _ in self._threads:
             self._jobs.put(None)
         deadline_s = time.monotonic() + timeout_s
