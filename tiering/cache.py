@@ -11,12 +11,28 @@ from kvstore.block import BlockKey, chain_key
 from kvstore.closing import Closing
 from kvstore.slots import SlotMemory
 from kvstore.store import BlockRef, Store
-from tiering.index import Index, IndexConfig, Wait
+from tiering.eviction import Room
+from tiering.index import Index, IndexConfig
 from tiering.io_threads import IoThreads, Jobs
 from tiering.lease import Lease
-from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote, Read, Write, Written
+from tiering.leases import Wait
+from tiering.moves import (
+    Answer,
+    Copied,
+    Demote,
+    Forget,
+    HasRead,
+    Move,
+    Promote,
+    Read,
+    SwapIn,
+    SwapOut,
+    Write,
+    Written,
+)
 from tiering.radix import Tokens
 from tiering.residency import Tier
+from tiering.swaps import Stash
 from tiering.transfer.device import Device
 from tiering.transfer.mover import Mover
 from tiering.writes import Sweep
@@ -71,11 +87,42 @@ class TieredCache(Closing):
 
     # --- what requests do -----------------------------------------------------------------------------------------
 
-    def admit(self, tokens: Tokens, num_blocks: int) -> Lease | Wait:
+    def admit(
+        self,
+        tokens: Tokens,
+        max_blocks: int,
+        *,
+        ahead_blocks: int,
+        compute_last: bool = True,
+        stash: Stash | None = None,
+    ) -> Lease | Wait:
         """See Index.admit."""
-        outcome = self._index.admit(tokens, num_blocks)
+        outcome = self._index.admit(
+            tokens, max_blocks, ahead_blocks=ahead_blocks, compute_last=compute_last, stash=stash
+        )
         self._start_moves()
         return outcome
+
+    def num_matching(self, tokens: Tokens) -> int:
+        """See Index.num_matching."""
+        return self._index.num_matching(tokens)
+
+    def grow(self, lease: Lease, num_blocks: int) -> Room:
+        """See Index.grow."""
+        room = self._index.grow(lease, num_blocks)
+        if room is Room.SOON:
+            self._start_moves()
+        return room
+
+    def preempt(self, lease: Lease, num_used: int) -> Stash | None:
+        """See Index.preempt."""
+        stash = self._index.preempt(lease, num_used)
+        self._start_moves()
+        return stash
+
+    def drop(self, stash: Stash) -> None:
+        """See Index.drop."""
+        self._index.drop(stash)
 
     def lookup(self, tokens: Tokens) -> dict[str, int]:
         """See Index.lookup."""
@@ -113,6 +160,11 @@ class TieredCache(Closing):
         self._start_moves()
         return bool(answers)
 
+    @property
+    def deadline_s(self) -> float | None:
+        """When `pump` must be called even if nothing has ended before, on the cache's clock; None for never."""
+        return self._index.deadline_s()
+
     def _drain(self) -> list[Answer]:
         answers = []
         while True:
@@ -127,9 +179,9 @@ class TieredCache(Closing):
 
     def _start(self, move: Move) -> None:
         match move:
-            case Demote():
+            case Demote() | SwapOut():
                 self._mover.submit_demote(move.number, move.device_slots.tolist(), move.host_slots.tolist())
-            case Promote():
+            case Promote() | SwapIn():
                 self._mover.submit_promote(move.number, move.host_slots.tolist(), move.device_slots.tolist())
             case Read():
                 self._readers.put(lambda: self._report(self._read(move)))

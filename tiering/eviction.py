@@ -7,6 +7,7 @@ every copy of its descendants, so that what the tiers hold together always reach
 
 from collections import Counter
 from collections.abc import Callable
+from enum import Enum, auto
 
 import numpy as np
 
@@ -18,6 +19,16 @@ from tiering.residency import Ids, Tier
 from tiering.slot_table import SlotState
 
 _DISK_BATCH = 64  # victims looked at in one go
+
+
+class Room(Enum):
+    """Whether there is room on the device."""
+
+    NOW = auto()
+    SOON = auto()
+    """When copies that are in flight have ended; as many as are needed were begun."""
+    NO = auto()
+    """Not before a request gives up what it holds."""
 
 
 class Eviction:
@@ -35,16 +46,16 @@ class Eviction:
 
     # --- device ---------------------------------------------------------------------------------------------------
 
-    def device_room(self, num_slots: int) -> bool:
+    def device_room(self, num_slots: int) -> Room:
         """Whether so many device slots are free; if not, start freeing them, if that is possible at all."""
-        free = self._holdings.slots[DEVICE].num_free
-        short = num_slots - free - self.num_leaving
+        table = self._holdings.slots[DEVICE]
+        short = num_slots - table.num_free - self.num_leaving
         if short > 0:
             victims = self._holdings.device_victims.peek(short)
             if len(victims) < short:
-                return False
+                return Room.SOON if self._holdings.is_device_moving() else Room.NO
             self.evict_device(victims)
-        return self._holdings.slots[DEVICE].num_free >= num_slots
+        return Room.NOW if table.num_free >= num_slots else Room.SOON
 
     def evict_device(self, victims: Ids) -> None:
         """Give up device copies, in this order; those that no lower tier has go to host memory if it has room."""

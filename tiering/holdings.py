@@ -86,10 +86,12 @@ class Holdings:
         return mask
 
     def _elsewhere(self, ids: Ids) -> Mask:
-        """Whether a block is elsewhere than in host memory. What is leased is, save while it is being admitted."""
-        mask: Mask = (self.residency.state[DEVICE, ids] != ABSENT) | (
-            self.residency.state[DISK, ids] == PRESENT
-        )
+        """Whether a block is, or is about to be, elsewhere than in host memory.
+
+        What is leased is, save while it is being admitted.
+        """
+        on_device = (self.residency.state[DEVICE, ids] != ABSENT) | self.residency.computing[ids]
+        mask: Mask = on_device | (self.residency.state[DISK, ids] == PRESENT)
         return mask
 
     def _is_host_dirty(self, ids: Ids) -> Mask:
@@ -175,6 +177,15 @@ class Holdings:
         self.residency.release(path)
         self.order.touch(path)
 
+    def will_compute(self, ids: Ids) -> None:
+        """A request is going to fill these blocks on the device, whether they have a place there already or not."""
+        self.residency.computing[ids] = True
+        self._rewind(ids)
+
+    def wont_compute(self, ids: Ids) -> None:
+        """It has done so, or will not."""
+        self.residency.computing[ids] = False
+
     def is_nowhere(self, block: int) -> bool:
         """Whether no tier holds the block or expects it."""
         return not any(self.residency.state.item(tier, block) for tier in Tier)
@@ -196,6 +207,12 @@ class Holdings:
                 self.radix.remove(gone)
                 block = parent
         return [block for block in holes if self.residency.live.item(block)]
+
+    def is_device_moving(self) -> bool:
+        """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""
+        residency = self.residency
+        moving = (residency.state[DEVICE] == WRITING) | (residency.readers[DEVICE] > 0)
+        return bool((moving & (residency.leases == 0)).any())
 
     def in_use(self, ids: Ids) -> bool:
         """Whether a request holds one of the blocks, or a copy of one is in flight."""

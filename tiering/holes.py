@@ -36,6 +36,7 @@ class Holes:
         live = np.flatnonzero(residency.live)
         below = live[residency.parent[live] >= 0]
         above = residency.parent[below].astype(np.intp)
-        gap = residency.resident_anywhere(below) & ~residency.resident_anywhere(above)
+        held_above = residency.resident_anywhere(above) | residency.computing[above]
+        gap = residency.resident_anywhere(below) & ~held_above
         unexplained = set(above[gap].tolist()) - self._found_s.keys()
         assert not unexplained, f"blocks {unexplained} are nowhere but have descendants that are"

@@ -2,43 +2,47 @@
 
 The driver (TieredCache in real time, a simulator on a virtual clock) calls it from one thread::
 
-    admit / publish / append / release      what requests do
-    answer(...)                             a move that the driver was asked for is over
-    plan(now_s) -> moves                    what to do next, in this order
+    admit / grow / publish / append / preempt / release      what requests do
+    answer(...)                                              a move that the driver was asked for is over
+    plan(now_s) -> moves                                     what to do next, in this order
 """
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Any
 
 import numpy as np
 
 from kvstore.block import BlockKey
+from kvstore.reasons import MissReason
 from kvstore.store import BlockMeta
-from tiering.eviction import Eviction
-from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
+from tiering.eviction import Eviction, Room
+from tiering.holdings import DISK, Holdings
 from tiering.holes import Holes
 from tiering.lease import Lease
+from tiering.leases import Leases, Wait
 from tiering.loads import Loads
-from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote, Read, Write, Written
+from tiering.moves import (
+    Answer,
+    Copied,
+    Demote,
+    Forget,
+    HasRead,
+    Move,
+    Promote,
+    Read,
+    SwapIn,
+    SwapOut,
+    Write,
+    Written,
+)
 from tiering.outbox import Outbox
 from tiering.radix import Tokens
-from tiering.residency import NO_BLOCK, Ids, Tier
+from tiering.residency import Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import restore
-from tiering.slot_table import SlotState
+from tiering.swaps import Stash, Swaps
 from tiering.writes import Sweep, Writes
-
-
-class Wait(Enum):
-    """Why a request is not admitted yet. It holds nothing, and is matched again when it is tried again."""
-
-    FOR_BLOCKS = auto()
-    """Another request is computing or loading blocks that this one shares."""
-    FOR_ROOM = auto()
-    """The device has no room; blocks are on their way out, or running requests must end first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +72,10 @@ class IndexConfig:
     """Failed reads in a row after which blocks on disk are computed rather than read; failed writes, none written ..."""
     disk_rest_s: float = 30.0
     """... for so long."""
+    io_deadline_s: float = 10.0
+    """A read that takes longer is waited for no more: its requests compute. Nor does a sweep wait for such a write."""
+    max_overdue_reads: int = 2
+    """With so many reads that hang, as many as threads read by default, the disk is left alone until they end."""
 
     def __post_init__(self) -> None:
         if self.device_slots < 1:
@@ -100,6 +108,7 @@ class Index:
             root_key=root_key,
             batch=config.read_batch_blocks,
             budget=config.read_budget_blocks,
+            deadline_s=config.io_deadline_s,
         )
         self._writes = Writes(
             self._holdings,
@@ -110,166 +119,109 @@ class Index:
             batch=config.write_batch_blocks,
             budget=config.write_budget_blocks,
             clean_share=config.clean_share,
+            deadline_s=config.io_deadline_s,
         )
         self._holes = Holes(self._holdings, self._eviction, config.hole_ttl_s)
+        self._swaps = Swaps(self._holdings, self._eviction, self._outbox)
+        self._leases = Leases(
+            self._holdings, self._eviction, self._loads, self._swaps, self._prune, host_loads=config.loads
+        )
         self._now_s = 0.0
         self._reads_rest = Rest(config.disk_failures, config.disk_rest_s)
         self._writes_rest = Rest(config.disk_failures, config.disk_rest_s)
-        self._leases: list[Lease] = []
+
+    def _prune(self, ids: Ids) -> None:
+        self._holes.prune(ids, self._now_s)
 
     # --- requests -------------------------------------------------------------------------------------------------
 
-    def admit(self, tokens: Tokens, num_blocks: int) -> Lease | Wait:
-        """Give a request its path and `num_blocks` device slots, all or nothing, and start its loads.
+    def admit(
+        self,
+        tokens: Tokens,
+        max_blocks: int,
+        *,
+        ahead_blocks: int,
+        compute_last: bool = True,
+        stash: Stash | None = None,
+    ) -> Lease | Wait:
+        """Give a request its path and the device slots that it needs to begin, all or nothing, and start its loads.
 
-        `tokens`: the prompt, 1-D contiguous little-endian int32; `num_blocks` must have room for it. At most
-        floor((n - 1) / block_tokens) of its blocks match, so that one token is always computed. What is left of its
-        whole blocks is entered in the index as being computed by this request: whoever shares it waits. Raises
-        ValueError if the slots do not exist at all, or are too few for the prompt.
+        `tokens`: the prompt, 1-D contiguous little-endian int32; `max_blocks`: the most that it may grow to, with room
+        for the prompt; `ahead_blocks`: slots behind the matched prefix, for what is computed first. With
+        `compute_last` one token is always left to be computed: at most floor((n - 1) / block_tokens) blocks match.
+        What is left of its whole blocks is entered in the index as being computed by this request: whoever shares it
+        waits. `stash`: what `preempt` answered, unless it is lost; it is copied back up, and then over.
+
+        Raises ValueError if so many slots do not exist at all, or are too few for the prompt.
         """
-        if num_blocks > self.config.device_slots:
+        if max_blocks > self.config.device_slots:
             raise ValueError(
-                f"{num_blocks} blocks will never fit into {self.config.device_slots} device slots"
+                f"{max_blocks} blocks will never fit into {self.config.device_slots} device slots"
             )
-        if len(tokens) > num_blocks * self.config.block_tokens:
-            raise ValueError(f"{len(tokens)} tokens need more than {num_blocks} blocks")
-        matched = self._match(tokens)
-        if self._pending(matched):
-            return Wait.FOR_BLOCKS
-        # leased while room is made, or the path might be what is evicted
-        self._holdings.lease(matched)
-        state = self._holdings.residency.state
-        absent = np.flatnonzero(state[DEVICE, matched] != PRESENT)
-        # and read: its host copies would be clean, if the disk has them too, and first to go
-        in_host = matched[absent][state[HOST, matched[absent]] == PRESENT]
-        self._holdings.read_begins(HOST, in_host)
-        has_room = self._eviction.device_room(num_blocks - len(matched) + len(absent))
-        self._holdings.read_ended(HOST, in_host)
-        if not has_room:
-            self._holdings.release(matched)
-            return Wait.FOR_ROOM
-        lease = self._grant(tokens, matched, absent, num_blocks)
-        self._holdings.release(matched)
-        return lease
+        if len(tokens) > max_blocks * self.config.block_tokens:
+            raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
+        matched = self._match(tokens, compute_last=compute_last)
+        return self._leases.admit(tokens, matched, max_blocks, ahead_blocks, stash)
+
+    def _match(self, tokens: Tokens, *, compute_last: bool = True) -> Ids:
+        return self._leases.match(tokens, compute_last=compute_last, disk_ready=self._can_read)
 
     def lookup(self, tokens: Tokens) -> dict[str, int]:
         """How many tokens of a prompt each tier would serve now, by the tier's label. Changes nothing."""
         nearest = self._holdings.residency.nearest_tier(self._match(tokens))
         return {tier.label: int((nearest == tier).sum()) * self.config.block_tokens for tier in Tier}
 
-    def _match(self, tokens: Tokens) -> Ids:
-        """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way to the device."""
-        num_tokens = max(0, len(tokens) - 1) // self.config.block_tokens * self.config.block_tokens
-        matched = self._holdings.radix.match(tokens[:num_tokens])
-        state = self._holdings.residency.state
-        usable = state[DEVICE, matched] != ABSENT
-        if self.config.loads:
-            usable |= state[HOST, matched] != ABSENT
-            if self._reads_rest.over(self._now_s):
-                usable |= state[DISK, matched] == PRESENT
-        ends = np.flatnonzero(~usable)
-        return matched[: ends[0]] if len(ends) else matched
+    def num_matching(self, tokens: Tokens) -> int:
+        """How many leading blocks of a prompt would not be computed again, those on their way included."""
+        return len(self._match(tokens))
 
-    def _pending(self, matched: Ids) -> bool:
-        """Whether a block is being computed or loaded for another request."""
-        state = self._holdings.residency.state
-        on_its_way = (state[DEVICE, matched] == WRITING) | (
-            (state[DEVICE, matched] == ABSENT) & (state[HOST, matched] == WRITING)
-        )
-        return bool(on_its_way.any())
-
-    def _grant(self, tokens: Tokens, matched: Ids, absent: Ids, num_blocks: int) -> Lease:
-        """Take the slots, enter the rest of the prompt into the index, and start the loads."""
-        residency, table = self._holdings.residency, self._holdings.slots[DEVICE]
-        found_in = residency.nearest_tier(matched).astype(np.int8)
-        loading = table.take(len(absent), SlotState.IN_FLIGHT)
-        private = table.take(num_blocks - len(matched), SlotState.PRIVATE)
-        assert loading is not None and private is not None, "room was made for both"
-        self._holdings.expect(DEVICE, matched[absent], loading)
-        slots = np.concatenate([residency.place[DEVICE, matched], private]).astype(np.intp)
-        whole = len(tokens) // self.config.block_tokens * self.config.block_tokens
-        path = self._holdings.radix.insert(tokens[:whole])
-        lease = Lease(path, slots, found_in)
-        lease.ready[: len(matched)] = True
-        lease.ready[absent] = False
-        self._holdings.lease(path)
-        self._leases.append(lease)
-        self._claim(lease, len(matched), len(path))
-        self._loads.start(lease, absent)
-        return lease
-
-    def _claim(self, lease: Lease, start: int, end: int) -> None:
-        """Have this request compute, for all, the blocks in [start, end) that the device neither has nor expects."""
-        ids = lease.ids[start:end]
-        mine = start + np.flatnonzero(self._holdings.residency.state[DEVICE, ids] == ABSENT)
-        self._holdings.slots[DEVICE].turn(lease.slots[mine], SlotState.PRIVATE, SlotState.IN_FLIGHT)
-        self._holdings.expect(DEVICE, lease.ids[mine], lease.slots[mine])
-        lease.filling[mine] = True
+    def grow(self, lease: Lease, num_blocks: int) -> Room:
+        """Extend the block table to `num_blocks`, if that is more. Room.NOW if it is done; else nothing has changed."""
+        return self._leases.grow(lease, num_blocks)
 
     def publish(self, lease: Lease, start: int, end: int) -> None:
         """The request has computed the blocks at positions [start, end): whole blocks become usable for all."""
-        lease.ready[start:end] = True
-        indexed = slice(start, min(end, len(lease.ids)))
-        filled = start + np.flatnonzero(lease.filling[indexed])
-        lease.filling[filled] = False
-        self._holdings.arrived(DEVICE, lease.ids[filled])
+        self._leases.publish(lease, start, end)
 
     def append(self, lease: Lease, tokens: Tokens) -> None:
         """The reply has filled the next whole block behind the indexed path: index it, unless it is there already.
 
         `tokens`: its token ids, [block_tokens] int32. Its KV is in the slot at position len(lease.ids).
         """
-        position = len(lease.ids)
-        above = lease.ids.item(-1) if position else NO_BLOCK
-        block = self._holdings.radix.extend(above, np.ascontiguousarray(tokens, dtype="<i4").tobytes())
-        lease.ids = np.concatenate([lease.ids, block])
-        self._holdings.residency.lease(block)
-        self._holdings.order.touch(lease.ids)
-        self._claim(lease, position, position + 1)
-        self.publish(lease, position, position + 1)
+        self._leases.append(lease, tokens)
+
+    def preempt(self, lease: Lease, num_used: int) -> Stash | None:
+        """`release`, but keep what the request computed for itself behind the indexed path, up to `num_used` blocks.
+
+        None if there is no such thing, or no place for it: then it is lost.
+        """
+        return self._leases.preempt(lease, num_used)
+
+    def drop(self, stash: Stash) -> None:
+        """The preempted request will not come back. A stash that is over already is fine."""
+        self._swaps.drop(stash)
 
     def release(self, lease: Lease) -> None:
         """The request has ended, in whatever way: give back what is its own, keep what is cached."""
-        assert not lease.released, "a lease is released once"
-        lease.released = True
-        self._leases.remove(lease)
-        cancelled = self._loads.cancel(lease)
-        unfilled = lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])]
-        self._holdings.failed(DEVICE, unfilled)
-        table = self._holdings.slots[DEVICE]
-        table.free(lease.slots[table.states(lease.slots) == SlotState.PRIVATE], SlotState.PRIVATE)
-        self._holdings.release(lease.ids)
-        self._hand_over(cancelled)
-        self._hand_over(unfilled)
-        self._holes.prune(lease.ids[::-1], self._now_s)
-
-    def _hand_over(self, ids: Ids) -> None:
-        """Blocks that were on their way to the device and are not any more: whoever else holds them provides them.
-
-        So a leased block always is on the device or on its way there.
-        """
-        for block in ids[self._holdings.residency.leases[ids] > 0].tolist():
-            heirs = [(lease, lease.position_of(block)) for lease in self._leases]
-            found = [(lease, position) for lease, position in heirs if position is not None]
-            # best who has computed its private copy already
-            lease, position = max(found, key=lambda heir: heir[0].ready.item(heir[1]))
-            self._claim(lease, position, position + 1)
-            if lease.ready.item(position):
-                self.publish(lease, position, position + 1)
+        self._leases.release(lease)
 
     # --- the driver -----------------------------------------------------------------------------------------------
 
     def answer(self, answer: Answer) -> None:
         """A move that the driver was asked for is over."""
-        move = self._outbox.answered(answer)
+        move = self._outbox.answered(answer.number)
         match move, answer:
             case Demote(), Copied():
                 self._eviction.demoted(move, answer.error)
             case Promote(), Copied():
-                self._hand_over(self._loads.promoted(move, answer.error))
+                self._leases.hand_over(self._loads.promoted(move, answer.error))
+            case SwapOut(), Copied():
+                self._swaps.swapped_out(move, answer.error)
+            case SwapIn(), Copied():
+                self._swaps.swapped_in(move, answer.error)
             case Read(), HasRead():
                 self._reads_rest.note(answer.error, self._now_s)
-                self._holes.prune(self._loads.was_read(move, answer), self._now_s)
+                self._prune(self._loads.was_read(move, answer))
             case Write(), Written():
                 self._writes_rest.note(answer.error, self._now_s)
                 self._writes.written(move, answer)
@@ -279,10 +231,20 @@ class Index:
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: seconds on any clock that does not go backwards. Loads come before writes."""
         self._now_s = max(now_s, self._now_s)
+        self._outbox.at(self._now_s)
         self._holes.expire(self._now_s)
-        self._loads.plan()
-        self._writes.plan(disk_ready=self._has_disk and self._writes_rest.over(self._now_s))
+        self._loads.expire()
+        self._writes.expire()
+        if not self._can_read:
+            self._loads.give_up(MissReason.TIER_OFF)
+        self._loads.plan(self._now_s)
+        self._writes.plan(disk_ready=self._can_write)
         return self._outbox.take()
+
+    def deadline_s(self) -> float | None:
+        """When `plan` must be called again even if nothing ends before; None for never."""
+        deadlines = [self._loads.deadline_s(), self._writes.deadline_s() if self._writes.sweeping else None]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def sweep(self, to: Tier, *, then_free: bool) -> Sweep:
         """Move everything that can be moved down to `to`, over the next plans; an earlier sweep ends."""
@@ -306,21 +268,27 @@ class Index:
         self._eviction.fit_disk()  # the capacity may be smaller than it was
 
     @property
-    def _has_disk(self) -> bool:
-        return self.config.disk_bytes > 0
+    def _can_read(self) -> bool:
+        """Whether the disk may be read: it is, and neither fails nor hangs."""
+        hangs = self._outbox.num_overdue(Read) >= self.config.max_overdue_reads
+        return self.config.disk_bytes > 0 and not hangs and self._reads_rest.over(self._now_s)
+
+    @property
+    def _can_write(self) -> bool:
+        return self.config.disk_bytes > 0 and not self._writes.hang and self._writes_rest.over(self._now_s)
 
     # --- figures --------------------------------------------------------------------------------------------------
 
     @property
     def idle(self) -> bool:
-        """Whether no move is asked for or in flight and no sweep is under way."""
+        """Whether no move is asked for, none is in flight that is not overdue, and no sweep is under way."""
         return self._outbox.idle and not self._writes.sweeping
 
     def stats(self) -> dict[str, Any]:
         """A snapshot: blocks, slots and counts by tier. See docs/architecture.md for the meaning of each."""
         tiers = self._holdings.stats()
-        rests = (self._reads_rest, self._writes_rest)
-        tiers[DISK.label]["ready"] = self._has_disk and all(rest.over(self._now_s) for rest in rests)
+        tiers[DISK.label]["ready"] = self._can_read and self._can_write
+        tiers[DISK.label]["overdue_reads"] = self._outbox.num_overdue(Read)
         tiers[DISK.label]["failed_writes"] = self._writes.num_failed
         for tier in Tier:
             tiers[tier.label]["evicted"] = self._eviction.evicted[tier]
@@ -330,17 +298,15 @@ class Index:
             "blocks": len(self._holdings.radix),
             "leases": len(self._leases),
             "failed_loads": {reason.value: count for reason, count in self._loads.misses.items()},
+            "preempted": {
+                "requests": self._leases.num_preempted,
+                "swapped_out_blocks": self._swaps.num_swapped_out,
+                "swapped_in_blocks": self._swaps.num_swapped_in,
+            },
         }
 
     def check(self) -> None:
         """Raise AssertionError unless every part is consistent, and leases hold what they must."""
         self._holdings.check()
         self._holes.check()
-        residency = self._holdings.residency
-        leased = Counter(block for lease in self._leases for block in lease.ids.tolist())
-        live = np.flatnonzero(residency.live)
-        assert residency.leases[live].tolist() == [leased[block] for block in live.tolist()], (
-            "a lease is lost"
-        )
-        held = live[residency.leases[live] > 0]
-        assert (residency.state[DEVICE, held] != ABSENT).all(), "a leased block is not coming to the device"
+        self._leases.check()

@@ -15,29 +15,38 @@ class Lease:
 
     Positions count blocks from the start of the prompt::
 
-        position     0   1   2   3   4   5   6
-        ids          a   b   c   d   e            indexed blocks of the path; grows as the reply does
-        slots        7   3   9   4   8   2   5    the block table: a device slot for each position, from the start on
-        found_in     D   D   K   K   -            the tier that had the block at admission
-        ready        x   x   .   .   .   .   .    its bytes are on the device
-        filling      .   .   .   .   x   .   .    this request computes the block for all
+        position     0   1   2   3   4   5   6   7
+        ids          a   b   c   d   e   f            indexed blocks of the path; grows as the reply does
+        slots        7   3   9   4   8                the block table: a device slot for each position, as far as it got
+        found_in     D   D   K   K   -   -            the tier that had the block at admission
+        ready        x   x   .   .   .   .   .   .    its bytes are on the device
+        filling      .   .   .   .   x   x   .   .    this request computes the block for all
 
     Where another request has a block of the same tokens on the device already, `slots` keeps a private copy.
     """
 
-    def __init__(self, ids: Ids, slots: Ids, found_in: NDArray[np.int8]) -> None:
-        """`ids`: the path, [P] intp; `slots`: the block table, [B] intp; `found_in`: [M] int8 of the M <= P matched."""
+    def __init__(self, ids: Ids, slots: Ids, found_in: NDArray[np.int8], max_blocks: int) -> None:
+        """What a request starts with.
+
+        `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [M] int8 of the M <= P, M <= S blocks
+        that were matched; `max_blocks`: how long the block table may become.
+        """
         self.ids = ids
         self.slots = slots
-        self.found_in = np.full(len(slots), NOT_CACHED, dtype=np.int8)
+        self.found_in = np.full(max_blocks, NOT_CACHED, dtype=np.int8)
         self.found_in[: len(found_in)] = found_in
-        self.ready: NDArray[np.bool_] = np.zeros(len(slots), dtype=np.bool_)
-        self.filling: NDArray[np.bool_] = np.zeros(len(slots), dtype=np.bool_)
+        self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
+        self.filling: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
         self.num_loading = 0
         """Blocks that are still on their way to the device."""
         self.num_lost = 0
         """Matched blocks that could not be loaded and must be computed after all."""
         self.released = False
+
+    @property
+    def max_blocks(self) -> int:
+        """How many positions there are."""
+        return len(self.ready)
 
     @property
     def num_cached_blocks(self) -> int:

@@ -1,7 +1,7 @@
 """Bringing blocks up: from disk to host slots, from host slots to the device, for the requests that wait for them."""
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from tiering.holdings import DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
 from tiering.lease import NOT_CACHED, Lease
 from tiering.moves import HasRead, Promote, Read
 from tiering.outbox import Outbox
-from tiering.residency import Ids
+from tiering.residency import Ids, Mask
 
 
 @dataclass(slots=True)
 class _Load:
     lease: Lease
-    unread: deque[int] = field(default_factory=deque)
+    unread: deque[int]
     """Blocks on disk whose read has not been asked for, in prefix order."""
 
 
@@ -35,16 +35,25 @@ class Loads:
         root_key: BlockKey,
         batch: int,
         budget: int,
+        deadline_s: float,
     ) -> None:
-        """`batch`: blocks in one read; `budget`: blocks that may be in reads in flight together."""
+        """Sizes of the work.
+
+        `batch`: blocks in one read; `budget`: blocks that may be in reads in flight together; `deadline_s`: how long
+        a read may take, and how long a load may go on without being given a place to read into.
+        """
         self._holdings, self._eviction, self._outbox = holdings, eviction, outbox
         self._root_key = root_key
-        self._batch, self._budget = batch, budget
+        self._batch, self._budget, self._deadline_s = batch, budget, deadline_s
         self._loads: list[_Load] = []
         self._wanted: dict[int, tuple[Lease, int]] = {}
         """Who waits for a block on its way to the device, and at which position of its path."""
+        self._overdue: set[int] = set()
+        """Blocks whose read took too long and is not over: their host places are not to be touched until it is."""
+        self._now_s = self._since_s = 0.0
+        """`_since_s`: when a read was last asked for, or the first of the loads was begun if that is later."""
         self.misses: Counter[MissReason] = Counter()
-        """Blocks that were matched but could not be loaded, by reason."""
+        """Blocks that a request waited for but that did not come, by reason."""
 
     def start(self, lease: Lease, positions: Ids) -> None:
         """Load the blocks at these positions of the lease, whose device places are reserved and WRITING."""
@@ -56,19 +65,48 @@ class Loads:
         self._promote(ids[on_host])
         load = _Load(lease, deque(ids[~on_host].tolist()))
         if load.unread:
+            self._since_s = self._since_s if self._loads else self._now_s
             self._loads.append(load)
 
-    def plan(self) -> None:
-        """Ask for reads as far as the budget and host memory allow."""
+    def plan(self, now_s: float) -> None:
+        """Ask for reads as far as the budget and host memory allow; give up loads for which there has been no place."""
+        self._now_s = now_s
         while self._loads:
             load = self._loads[0]
             allowed = self._budget - self._outbox.blocks_in_flight(Read)
             slots = self._eviction.host_slots(min(self._batch, allowed, len(load.unread)))
             if not len(slots):
-                return
+                break
+            self._since_s = now_s
             self._read(np.array([load.unread.popleft() for _ in slots], dtype=np.intp), slots)
             if not load.unread:
                 self._loads.pop(0)
+        if self._loads and now_s - self._since_s >= self._deadline_s:
+            self.give_up(MissReason.OVERDUE)
+
+    def expire(self) -> None:
+        """Give up the reads that have taken too long; what they read into stays taken until they are over after all."""
+        for move in self._outbox.expire(Read, self._deadline_s):
+            assert isinstance(move, Read), "reads were asked for"
+            self._overdue.update(move.ids.tolist())
+            self._lose(move.ids, MissReason.OVERDUE)
+
+    def give_up(self, reason: MissReason) -> None:
+        """Do not read what has not been asked for yet: the requests compute it."""
+        loads, self._loads = self._loads, []
+        for load in loads:
+            self._lose(np.array(load.unread, dtype=np.intp), reason)
+
+    def deadline_s(self) -> float | None:
+        """When `expire` or `plan` will have something to give up, unless something ends before; None for never."""
+        since_s = [self._outbox.oldest_s(Read), self._since_s if self._loads else None]
+        return min((each + self._deadline_s for each in since_s if each is not None), default=None)
+
+    def is_overdue(self, ids: Ids) -> Mask:
+        """Which of these blocks are being read by a read that takes too long: they cannot be loaded."""
+        if not self._overdue:
+            return np.zeros(len(ids), dtype=np.bool_)
+        return np.isin(ids, list(self._overdue))
 
     def _read(self, ids: Ids, slots: Ids) -> None:
         self._holdings.read_begins(DISK, ids)
@@ -87,12 +125,12 @@ class Loads:
     def was_read(self, move: Read, answer: HasRead) -> Ids:
         """A read is over: promote what arrived, give back what did not. Answers the blocks that did not come."""
         self._holdings.read_ended(DISK, move.ids)
+        self._overdue.difference_update(move.ids.tolist())
         if answer.error is None:
-            hit = np.array([outcome.hit for outcome in answer.outcomes])
-            self.misses.update(o.reason for o in answer.outcomes if o.reason is not None)
+            reasons = [outcome.reason for outcome in answer.outcomes]
         else:
-            hit = np.zeros(len(move.ids), dtype=np.bool_)
-            self.misses[MissReason.READ_FAILED] += len(move.ids)
+            reasons = [MissReason.READ_FAILED] * len(move.ids)
+        hit = np.array([reason is None for reason in reasons])
         arrived: Ids = move.ids[hit]
         lost: Ids = move.ids[~hit]
         self._holdings.arrived(HOST, arrived)
@@ -101,18 +139,22 @@ class Loads:
             self._holdings.left(DISK, lost)
         awaited = np.array([block in self._wanted for block in arrived.tolist()], dtype=np.bool_)
         self._promote(arrived[awaited])
-        for block in lost.tolist():
-            self._lose(block)
+        for block, reason in zip(move.ids.tolist(), reasons, strict=True):
+            if reason is not None:
+                self._lose(np.array([block], dtype=np.intp), reason)
         return lost
 
-    def _lose(self, block: int) -> None:
-        """A block did not come: whoever waits for it computes it, in the slot that was reserved."""
-        if (wanted := self._wanted.pop(block, None)) is not None:
-            lease, position = wanted
+    def _lose(self, ids: Ids, reason: MissReason) -> None:
+        """Blocks did not come: whoever waits for them computes them, in the slots that were reserved."""
+        awaited = [block for block in ids.tolist() if block in self._wanted]
+        self.misses[reason] += len(awaited)
+        for block in awaited:
+            lease, position = self._wanted.pop(block)
             lease.found_in[position] = NOT_CACHED
             lease.filling[position] = True
             lease.num_loading -= 1
             lease.num_lost += 1
+        self._holdings.will_compute(np.array(awaited, dtype=np.intp))
 
     def _promote(self, ids: Ids) -> None:
         if len(ids):
@@ -138,10 +180,8 @@ class Loads:
         return move.ids[:0]
 
     def _promotion_failed(self, ids: Ids) -> Ids:
-        self.misses[MissReason.READ_FAILED] += len(ids)
         wanted = np.array([block in self._wanted for block in ids.tolist()], dtype=np.bool_)
-        for block in ids[wanted].tolist():
-            self._lose(block)
+        self._lose(ids[wanted], MissReason.COPY_FAILED)
         self._holdings.failed(DEVICE, ids[~wanted])
         return ids[~wanted]
 

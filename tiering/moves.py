@@ -65,18 +65,36 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True)
+class SwapOut:
+    """Copy a preempted request's own device slots to host slots."""
+
+    number: int
+    device_slots: Ids
+    host_slots: Ids
+
+
+@dataclass(frozen=True, slots=True)
+class SwapIn:
+    """Copy a request's own blocks back from host slots to device slots."""
+
+    number: int
+    host_slots: Ids
+    device_slots: Ids
+
+
+@dataclass(frozen=True, slots=True)
 class Forget:
     """Delete records. Nobody waits for the answer; must run before any Write that was asked for later."""
 
     keys: tuple[BlockKey, ...]
 
 
-Move: TypeAlias = Demote | Promote | Write | Read | Forget
+Move: TypeAlias = Demote | Promote | SwapOut | SwapIn | Write | Read | Forget
 
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A Demote or Promote is over."""
+    """A copy between device and host is over."""
 
     number: int
     error: Exception | None = None

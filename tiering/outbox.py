@@ -1,18 +1,31 @@
 """Moves that the core has asked for: to be taken by the driver, and then in flight until they are answered."""
 
 from collections import Counter
+from dataclasses import dataclass
 
-from tiering.moves import Answer, Forget, Move
+from tiering.moves import Demote, Forget, Move, Promote, Read, SwapIn, SwapOut, Write
+
+Answered = Demote | Promote | SwapOut | SwapIn | Read | Write
+"""All moves but those that nobody answers."""
+
+
+@dataclass(slots=True)
+class _Flight:
+    move: Answered
+    since_s: float
+    overdue: bool = False
 
 
 class Outbox:
-    """Numbers moves, hands them out once, and remembers those that are not over."""
+    """Numbers moves, hands them out once, and remembers which are not over, and since when."""
 
     def __init__(self) -> None:
         self._last_number = 0
         self._new: list[Move] = []
-        self._in_flight: dict[int, Move] = {}
+        self._in_flight: dict[int, _Flight] = {}
         self._blocks: Counter[type] = Counter()
+        self._overdue: Counter[type] = Counter()
+        self._now_s = 0.0
 
     def next_number(self) -> int:
         """A number for the next move. Numbers are never reused."""
@@ -23,26 +36,71 @@ class Outbox:
         """Ask for a move."""
         self._new.append(move)
         if not isinstance(move, Forget):
-            self._in_flight[move.number] = move
-            self._blocks[type(move)] += len(move.ids)
+            self._in_flight[move.number] = _Flight(move, self._now_s)
+            self._blocks[type(move)] += _num_blocks(move)
 
     def take(self) -> list[Move]:
         """The moves asked for since the last call, in the order in which they must be started."""
         new, self._new = self._new, []
         return new
 
-    def answered(self, answer: Answer) -> Move:
+    def answered(self, number: int) -> Answered:
         """The move that is over. Each is answered once."""
-        move = self._in_flight.pop(answer.number)
-        assert not isinstance(move, Forget), "nobody answers a Forget"
-        self._blocks[type(move)] -= len(move.ids)
-        return move
+        flight = self._in_flight.pop(number)
+        if flight.overdue:
+            self._overdue[type(flight.move)] -= 1
+        else:
+            self._blocks[type(flight.move)] -= _num_blocks(flight.move)
+        return flight.move
 
     def blocks_in_flight(self, kind: type) -> int:
-        """Blocks of all moves of this kind that are not over."""
+        """Blocks of all moves of this kind that are neither over nor overdue."""
         return self._blocks[kind]
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def at(self, now_s: float) -> None:
+        """It is `now_s`: what is sent from here on is in flight since then."""
+        self._now_s = now_s
+
+    def expire(self, kind: type, deadline_s: float) -> list[Answered]:
+        """The moves of this kind that have been in flight for `deadline_s`; each is told once and is overdue then."""
+        late = [
+            flight
+            for flight in self._in_flight.values()
+            if type(flight.move) is kind and not flight.overdue and self._now_s - flight.since_s >= deadline_s
+        ]
+        for flight in late:
+            flight.overdue = True
+            self._overdue[kind] += 1
+            self._blocks[kind] -= _num_blocks(flight.move)
+        return [flight.move for flight in late]
+
+    def num_overdue(self, kind: type) -> int:
+        """Moves of this kind that took too long and are still not over."""
+        return self._overdue[kind]
+
+    def oldest_s(self, *kinds: type) -> float | None:
+        """Since when the oldest move of these kinds is in flight that is not overdue; None if there is none."""
+        return min(
+            (
+                flight.since_s
+                for flight in self._in_flight.values()
+                if type(flight.move) in kinds and not flight.overdue
+            ),
+            default=None,
+        )
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether something is in flight that is not overdue."""
+        return any(self._blocks.values())
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is asked for and nothing is in flight."""
-        return not self._new and not self._in_flight
+        """Whether nothing is asked for and nothing is in flight, save what is overdue."""
+        return not self._new and not self.is_moving
+
+
+def _num_blocks(move: Answered) -> int:
+    return len(move.host_slots)

@@ -10,6 +10,7 @@ eviction policy and the core each own some of the columns and may read all of th
     node                       [cap] int32              radix    number of the radix node that holds it, -1 for none
     stamp                      [cap] int64              policy   time of the last touch, 0 for never
     leases                     [cap] int32              core     requests that hold the path through this block
+    computing                  [cap] bool               core     a request is going to fill the block on the device
     state                      [tiers, cap] uint8       core     a State
     place                      [tiers, cap] int64       core     slot number, on disk stored bytes; void where ABSENT
     readers                    [tiers, cap] int16       core     copies that are reading the place
@@ -73,6 +74,7 @@ class Residency:
     node: NDArray[np.int32]
     stamp: NDArray[np.int64]
     leases: NDArray[np.int32]
+    computing: NDArray[np.bool_]
     state: NDArray[np.uint8]
     place: NDArray[np.int64]
     readers: NDArray[np.int16]
@@ -283,7 +285,7 @@ class Residency:
         self._check_family(live)
 
     def _check_blank(self, dead: Ids, free: NDArray[np.int32]) -> None:
-        for name in ("num_children", "stamp", "leases", "has_key"):
+        for name in ("num_children", "stamp", "leases", "computing", "has_key"):
             assert not getattr(self, name)[dead].any(), f"a dead id kept its {name}"
         assert not self.resident_anywhere(dead).any(), "a dead id is resident"
         assert not self._read_anywhere(dead).any(), "a dead id is read"
@@ -311,6 +313,7 @@ _COLUMNS: dict[str, type] = {
     "node": np.int32,
     "stamp": np.int64,
     "leases": np.int32,
+    "computing": np.bool_,
     "has_key": np.bool_,
     "_free": np.int32,
 }

@@ -37,18 +37,20 @@ class Writes:
         batch: int,
         budget: int,
         clean_share: float,
+        deadline_s: float,
     ) -> None:
         """Sizes of the work.
 
         `reserved_bytes`: the most that a block may take on disk; `batch`, `budget`: blocks in one write, in all
-        writes in flight; `clean_share`: of the host slots, those to be kept free or clean.
+        writes in flight; `clean_share`: of the host slots, those to be kept free or clean; `deadline_s`: how long a
+        write may take.
         """
         self._holdings, self._eviction, self._outbox = holdings, eviction, outbox
         self._root_key = root_key
         self._reserved_bytes = reserved_bytes
         # a disk of a few blocks must not be asked for room for a whole batch
         self._batch = max(1, min(batch, holdings.disk_capacity_bytes // (2 * reserved_bytes)))
-        self._budget = budget
+        self._budget, self._deadline_s = budget, deadline_s
         num_slots = holdings.slots[HOST].num_slots
         self._max_dirty = num_slots - max(1, int(num_slots * clean_share))
         self._sweep: Sweep | None = None
@@ -66,6 +68,20 @@ class Writes:
             # a batch at a time: writing single blocks would commit once for each
             if excess > 0:
                 self._write(self._holdings.host_dirty.peek(self._allowed(max(excess, self._batch))))
+
+    def expire(self) -> None:
+        """Wait no longer for the writes that have taken too long; what they write from stays taken until they end."""
+        self._outbox.expire(Write, self._deadline_s)
+
+    @property
+    def hang(self) -> bool:
+        """Whether a write has taken too long and is not over."""
+        return self._outbox.num_overdue(Write) > 0
+
+    def deadline_s(self) -> float | None:
+        """When `expire` will have something to give up, unless it ends before; None for never."""
+        since_s = self._outbox.oldest_s(Write)
+        return None if since_s is None else since_s + self._deadline_s
 
     def _allowed(self, wanted: int) -> int:
         return max(0, min(wanted, self._budget - self._outbox.blocks_in_flight(Write)))
@@ -139,7 +155,7 @@ class Writes:
         num_demoted = self._sweep_device(sweep.ids)
         residency = self._holdings.residency
         moving = (residency.state[HOST:, sweep.ids] == WRITING).any() or residency.readers[:, sweep.ids].any()
-        if not (num_written or num_demoted or moving):
+        if not (num_written or num_demoted or (moving and self._outbox.is_moving)):
             self._finish(sweep)
 
     def _sweep_host(self, ids: Ids) -> int:

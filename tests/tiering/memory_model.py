@@ -14,10 +14,25 @@ import numpy as np
 from kvstore.block import BlockKey, chain_key
 from kvstore.reasons import MissReason
 from kvstore.store import HIT, BlockMeta, ReadOutcome
-from tiering.index import Index, IndexConfig, Wait
+from tiering.eviction import Room
+from tiering.index import Index, IndexConfig
 from tiering.lease import Lease
-from tiering.moves import Copied, Demote, Forget, HasRead, Move, Promote, Read, Write, Written
+from tiering.leases import Wait
+from tiering.moves import (
+    Copied,
+    Demote,
+    Forget,
+    HasRead,
+    Move,
+    Promote,
+    Read,
+    SwapIn,
+    SwapOut,
+    Write,
+    Written,
+)
 from tiering.residency import Tier
+from tiering.swaps import Stash
 
 Content = tuple[int, ...]
 Place = tuple[Tier, int]
@@ -29,7 +44,7 @@ DIED = RuntimeError("the copy died")
 
 @dataclass
 class Flight:
-    move: Demote | Promote | Read | Write
+    move: Demote | Promote | SwapOut | SwapIn | Read | Write
     sources: dict[Place, Content]
     destinations: list[Place]
 
@@ -42,17 +57,31 @@ class Record:
 
 @dataclass
 class Request:
-    """A sequence of tokens that the model stands for: `lease` once it was admitted."""
+    """A sequence of tokens that the model stands for: `lease` once it was admitted.
+
+    Behind the indexed path it may compute blocks that are its own, as a deterministic reply is.
+    """
 
     tokens: list[int]
     num_blocks: int
+    ahead_blocks: int
     lease: Lease | None = None
+    stash: Stash | None = None
     wait: Wait | None = None
     prompt_blocks: int = 0
+    own_blocks: int = 0
 
     @property
     def array(self):
         return np.array(self.tokens, dtype="<i4")
+
+    def own(self, position):
+        """What a block of its own holds."""
+        return (id(self), position)
+
+    def missing(self):
+        """The parts of its blocks that are to be computed, indexed ones and then its own."""
+        return self.lease.gaps(self.prompt_blocks + self.own_blocks)
 
 
 @dataclass
@@ -75,29 +104,53 @@ class MemoryModel:
 
     # ---- requests
 
-    def request(self, tokens, num_blocks=None):
+    def request(self, tokens, num_blocks=None, ahead_blocks=None):
         """A request for the blocks of these tokens and at least one token more, unless `num_blocks` says otherwise."""
-        return Request(list(tokens), num_blocks or len(tokens) // self.config.block_tokens + 1)
+        num_blocks = num_blocks or len(tokens) // self.config.block_tokens + 1
+        return Request(list(tokens), num_blocks, ahead_blocks or num_blocks)
 
     def try_to_admit(self, request):
-        outcome = self.index.admit(request.array, request.num_blocks)
+        if request.stash is not None and request.stash.lost:
+            request.stash, request.own_blocks = None, 0
+        resumed = request.stash is not None
+        whole = len(request.tokens) // self.config.block_tokens * self.config.block_tokens
+        outcome = self.index.admit(
+            request.array[:whole] if resumed else request.array,
+            request.num_blocks,
+            ahead_blocks=request.ahead_blocks,
+            compute_last=not resumed,
+            stash=request.stash,
+        )
         if isinstance(outcome, Wait):
             request.wait = outcome
             return False
-        request.lease, request.wait = outcome, None
+        request.lease, request.wait, request.stash = outcome, None, None
         request.prompt_blocks = len(outcome.ids)
-        assert len(outcome.slots) == request.num_blocks
-        assert len(outcome.ids) == len(request.tokens) // self.config.block_tokens
-        assert outcome.num_cached_blocks * self.config.block_tokens < len(request.tokens), (
+        assert len(outcome.slots) >= min(request.num_blocks, outcome.num_cached_blocks + request.ahead_blocks)
+        assert len(outcome.ids) == whole // self.config.block_tokens
+        assert resumed or outcome.num_cached_blocks * self.config.block_tokens < len(request.tokens), (
             "nothing is left to compute"
         )
         self.running.append(request)
-        table = self.index._holdings.residency
-        for position, slot in enumerate(outcome.slots.tolist()):
-            shared = position < len(outcome.ids) and table.state[Tier.DEVICE, outcome.ids[position]] != 0
-            if outcome.filling[position] or not (outcome.ready[position] or shared):
-                self.write((Tier.DEVICE, slot), POISON)
+        self._poison(request, 0)
         return True
+
+    def _poison(self, request, start):
+        """What a request may write to from here on holds nothing that anybody may count on."""
+        lease, residency = request.lease, self.index._holdings.residency
+        for position, slot in enumerate(lease.slots.tolist()[start:], start):
+            shared = position < len(lease.ids) and residency.state[Tier.DEVICE, lease.ids[position]] != 0
+            if lease.filling[position] or not (lease.ready[position] or shared):
+                self.write((Tier.DEVICE, slot), POISON)
+
+    def grow(self, request, num_blocks):
+        """Ask for more slots. Whether they are there."""
+        before = len(request.lease.slots)
+        room = self.index.grow(request.lease, num_blocks)
+        after = len(request.lease.slots)
+        assert after == (max(before, min(num_blocks, request.num_blocks)) if room is Room.NOW else before)
+        self._poison(request, before)
+        return room is Room.NOW
 
     def admit(self, tokens, num_blocks=None):
         """A request that must be admitted at once."""
@@ -118,11 +171,36 @@ class MemoryModel:
                 assert before == self.prefix(request, position - 1), "computed from something else"
             self.write((Tier.DEVICE, lease.slots.item(position)), self.prefix(request, position))
 
+    def compute_own(self, request):
+        """Compute the next block behind the indexed path, for the request alone."""
+        position = len(request.lease.ids) + request.own_blocks
+        self.write((Tier.DEVICE, request.lease.slots.item(position)), request.own(position))
+        request.lease.ready[position] = True
+        request.own_blocks += 1
+
+    def preempt(self, request):
+        """Take the device from a request; what is its own is saved if there is a place."""
+        lease = request.lease
+        end = len(lease.ids) + request.own_blocks
+        here = lease.ready[len(lease.ids) : end].all()
+        request.stash = self.index.preempt(lease, end if here else 0)
+        request.lease = None
+        if request.stash is None:
+            request.own_blocks = 0
+        self.running.remove(request)
+
     def prefill(self, request):
         """Compute all that is missing of the prompt and publish it, as an engine does that has got its loads."""
         for start, end in request.lease.gaps(request.prompt_blocks):
+            for _ in range(10):
+                if self.grow(request, end):
+                    break
+                self.settle()
             self.compute(request, start, end)
             self.index.publish(request.lease, start, end)
+        request.own_blocks = min(request.own_blocks, request.num_blocks - request.prompt_blocks)
+        if request.missing():  # the copy back failed
+            request.own_blocks = 0
 
     def reply(self, request, tokens):
         """Decode up to the end of a block; `tokens` fill it from where the request ends."""
@@ -159,9 +237,9 @@ class MemoryModel:
 
     def _start(self, move):
         match move:
-            case Demote():
+            case Demote() | SwapOut():
                 self._depart(move, Tier.DEVICE, move.device_slots, Tier.HOST, move.host_slots)
-            case Promote():
+            case Promote() | SwapIn():
                 self._depart(move, Tier.HOST, move.host_slots, Tier.DEVICE, move.device_slots)
             case Read():
                 self._depart(move, None, [], Tier.HOST, move.host_slots)
@@ -291,7 +369,8 @@ class MemoryModel:
                 owner = self.prefix(request, position) if block else (id(request), position)
                 assert owners.setdefault(slot, owner) == owner, f"slot {slot} is used twice"
                 if lease.ready[position]:
-                    assert self.memory[Tier.DEVICE, slot] == self.prefix(request, position), "wrong bytes"
+                    right = self.prefix(request, position) if block else request.own(position)
+                    assert self.memory[Tier.DEVICE, slot] == right, "wrong bytes"
 
     def where(self, tokens):
         """The tiers that hold each whole block of these tokens, as letters: "D", "DH", "K" for disk, "" for a hole."""

@@ -14,8 +14,9 @@ from kvstore.layers import FaultStore
 from kvstore.memory import MemoryStore
 from tests.tiering.slot_arrays import GIVE_UP_S, Gate, SlotArray
 from tiering.cache import TieredCache
-from tiering.index import IndexConfig, Wait
+from tiering.index import IndexConfig
 from tiering.io_threads import IoThreads
+from tiering.leases import Wait
 from tiering.residency import Tier
 from tiering.transfer.cpu import CpuDevice
 
@@ -75,7 +76,8 @@ class Rig:
 
     def admit(self, tokens):
         for _ in range(10):
-            outcome = self.cache.admit(tokens, len(tokens) // LAYOUT.block_tokens + 1)
+            num_blocks = len(tokens) // LAYOUT.block_tokens + 1
+            outcome = self.cache.admit(tokens, num_blocks, ahead_blocks=num_blocks)
             if not isinstance(outcome, Wait):
                 return outcome
             self.settle()

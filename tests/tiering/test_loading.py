@@ -5,7 +5,7 @@ import pytest
 from kvstore.reasons import MissReason
 from tests.tiering.memory_model import DIED, MemoryModel
 from tests.tiering.small_tiers import config, lookup, model, on_disk, prompt, stats
-from tiering.index import Wait
+from tiering.leases import Wait
 from tiering.moves import Demote, Promote, Read, Write
 from tiering.residency import Tier
 

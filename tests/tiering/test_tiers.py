@@ -4,7 +4,8 @@ import pytest
 
 from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import BLOCK_TOKENS, RECORD_BYTES, lookup, model, on_disk, prompt, stats
-from tiering.index import IndexConfig, Wait
+from tiering.index import IndexConfig
+from tiering.leases import Wait
 from tiering.moves import Demote, Read, Write
 from tiering.residency import Tier
 
@@ -267,7 +268,7 @@ def test_sizes_that_cannot_work_are_refused(sizes, message):
 def test_a_request_that_never_fits_is_refused():
     tiers = model(device=3)
     with pytest.raises(ValueError, match="4 blocks will never fit into 3"):
-        tiers.index.admit(tiers.request(prompt(1, 2, 3)).array, 4)
+        tiers.admit(prompt(1, 2, 3), 4)
     with pytest.raises(ValueError, match="7 tokens need more than 3 blocks"):
-        tiers.index.admit(tiers.request(prompt(1, 2, 3)).array, 3)
+        tiers.admit(prompt(1, 2, 3), 3)
     assert tiers.index.stats()["leases"] == 0

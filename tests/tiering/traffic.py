@@ -52,6 +52,9 @@ class Traffic:
             *[self.compute] * 6,
             *[self.reply] * 3,
             *[self.release] * 4,
+            *[self.grow] * 2,
+            *[self.compute_own] * 3,
+            *[self.preempt] * 2,
             *[self.complete] * 6,
             *[self.fail] * 2,
             *[self.read_in_part] * 2,
@@ -89,7 +92,9 @@ class Traffic:
     def _request(self):
         tokens = self._prompt()
         num_blocks = len(tokens) // self.config.block_tokens + self.choose([1, 1, 2, 3])
-        return self.model.request(tokens, num_blocks) if num_blocks <= self.config.device_slots else None
+        if num_blocks > self.config.device_slots:
+            return None
+        return self.model.request(tokens, num_blocks, self.choose([1, 2, num_blocks, num_blocks]))
 
     def arrive(self):
         request = self._request()
@@ -110,7 +115,10 @@ class Traffic:
 
     def give_up_waiting(self):
         if self.waiting:
-            self.waiting.remove(self.choose(self.waiting))
+            request = self.choose(self.waiting)
+            self.waiting.remove(request)
+            if request.stash is not None:
+                self.model.index.drop(request.stash)
 
     def compute(self):
         """A part of the first gap of a request whose loads are over."""
@@ -119,22 +127,49 @@ class Traffic:
         gaps = [(request, missing) for request, missing in gaps if missing]
         if gaps:
             request, [(start, end), *_] = self.choose(gaps)
-            end = self.choose(range(start + 1, end + 1))
-            self.model.compute(request, start, end)
-            self.model.index.publish(request.lease, start, end)
+            end = min(self.choose(range(start + 1, end + 1)), len(request.lease.slots))
+            if end > start:
+                self.model.compute(request, start, end)
+                self.model.index.publish(request.lease, start, end)
+
+    def grow(self):
+        if self.model.running:
+            request = self.choose(self.model.running)
+            self.model.grow(request, len(request.lease.slots) + self.choose([1, 1, 2]))
+
+    def compute_own(self):
+        """The next block of a reply that is not indexed."""
+        decoding = [
+            request
+            for request in self._decoding()
+            if not request.lease.gaps(len(request.lease.ids) + request.own_blocks)
+            and len(request.lease.ids) + request.own_blocks < len(request.lease.slots)
+        ]
+        if decoding:
+            self.model.compute_own(self.choose(decoding))
+
+    def preempt(self):
+        if self.model.running:
+            request = self.choose(self.model.running)
+            self.model.preempt(request)
+            self.waiting.append(request)
 
     def reply(self):
         """The next whole block of a reply."""
-        decoding = [
-            request
-            for request in self.model.running
-            if request.lease.ready[: len(request.lease.ids)].all()
-            and len(request.lease.ids) < request.num_blocks
-        ]
+        decoding = [request for request in self._decoding() if not request.own_blocks]
         if decoding:
             request = self.choose(decoding)
             short = self.config.block_tokens - len(request.tokens) % self.config.block_tokens
             self.model.reply(request, [self.choose([0, 0, 1])] * short)
+
+    def _decoding(self):
+        """Requests whose indexed blocks are all computed and that have a place for the next."""
+        return [
+            request
+            for request in self.model.running
+            if request.lease.ready[: len(request.lease.ids)].all()
+            and len(request.lease.ids) < len(request.lease.slots)
+        ]
 
     def release(self):
         if self.model.running:
@@ -208,9 +243,13 @@ class Traffic:
         """Everything comes to its end: whoever waits is served, nothing moves any more, and nothing is held."""
         self.model.settle(self.choose)
         for request in [*self.model.running]:
-            self.model.prefill(request)
-            self.model.check()
-            self.model.release(request)
+            if self.model.grow(request, request.prompt_blocks):
+                self.model.prefill(request)
+                self.model.check()
+                self.model.release(request)
+            else:
+                self.model.preempt(request)
+                self.waiting.append(request)
         self.model.settle(self.choose)
         for request in self.waiting:
             self._serve_alone(request)

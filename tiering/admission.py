@@ -1,0 +1,188 @@
+"""Which request gets room on the device next, and which gives it up.
+
+The law of progress: if a waiting request fits alone, finitely many completions admit it. It holds because
+
+* whoever waits holds nothing, save host memory for what a preemption saved;
+* a request is overtaken a bounded number of times, and after that nobody passes it: what ends leaves room for it;
+* what runs can end: only younger requests give up their room to older ones, so the oldest always gets what it needs.
+"""
+
+import bisect
+from typing import Generic, Protocol, TypeVar
+
+from tiering.eviction import Room
+from tiering.lease import Lease
+from tiering.leases import Wait
+from tiering.radix import Tokens
+from tiering.swaps import Stash
+
+WINDOW = 32
+"""Waiting requests that are looked at in one go: each costs a match in the index."""
+
+PATIENCE = {Wait.FOR_ROOM: 4, Wait.FOR_BLOCKS: 64}
+"""How often a request may be overtaken. Who waits for blocks takes no room yet, so others may pass for longer."""
+
+
+class Request(Protocol):
+    """A request as admission sees it; `lease`, `stash` and the three figures are kept there by `Admission`."""
+
+    lease: Lease | None
+    stash: Stash | None
+    arrival: int
+    overtaken: int
+    waits: Wait
+
+    @property
+    def tokens(self) -> Tokens:
+        """What is to be found in the index and entered there: for Index.admit. May change with a preemption."""
+        ...
+
+    @property
+    def compute_last(self) -> bool:
+        """For Index.admit."""
+        ...
+
+    @property
+    def max_blocks(self) -> int:
+        """For Index.admit. Must not be more than the device has."""
+        ...
+
+    def num_used_blocks(self) -> int:
+        """Asked when the request is about to be preempted: how far its block table holds what it has computed.
+
+        0 if nothing behind the indexed path is worth keeping.
+        """
+        ...
+
+    def preempted(self) -> None:
+        """Told after it: `lease` is None now, `stash` what was saved."""
+
+
+class Places(Protocol):
+    """What gives out the room: an Index or a TieredCache, whose methods these are."""
+
+    def admit(
+        self, tokens: Tokens, max_blocks: int, *, ahead_blocks: int, compute_last: bool, stash: Stash | None
+    ) -> Lease | Wait: ...
+
+    def num_matching(self, tokens: Tokens) -> int: ...
+
+    def grow(self, lease: Lease, num_blocks: int) -> Room: ...
+
+    def preempt(self, lease: Lease, num_used: int) -> Stash | None: ...
+
+    def release(self, lease: Lease) -> None: ...
+
+    def drop(self, stash: Stash) -> None: ...
+
+
+R = TypeVar("R", bound=Request)
+
+
+class Admission(Generic[R]):
+    """All requests that have not ended: those that wait and those that run, each in order of arrival.
+
+    In place of that order goes, among those that wait, who would find most of its prompt in the cache: so requests
+    that share a prefix come together, while it is there. How often that may pass somebody is bounded.
+    """
+
+    def __init__(self, places: Places, *, max_running: int, ahead_blocks: int) -> None:
+        """`max_running`: requests that run together; `ahead_blocks`: of room behind the prefix, for each to begin."""
+        self._places = places
+        self._max_running, self._ahead_blocks = max_running, ahead_blocks
+        self._arrivals = 0
+        self.waiting: list[R] = []
+        self.running: list[R] = []
+
+    def add(self, request: R) -> None:
+        """A request has arrived."""
+        self._arrivals += 1
+        request.arrival, request.overtaken, request.waits = self._arrivals, 0, Wait.FOR_ROOM
+        self.waiting.append(request)
+
+    def remove(self, request: R) -> None:
+        """A request has ended, in whatever way: it holds nothing any more. `lease` stays, to be read."""
+        if request in self.running:
+            self.running.remove(request)
+            assert request.lease is not None, "what runs has a lease"
+            self._places.release(request.lease)
+        else:
+            self.waiting.remove(request)
+            if request.stash is not None:
+                self._places.drop(request.stash)
+
+    # --- who may begin --------------------------------------------------------------------------------------------
+
+    def admit(self) -> list[R]:
+        """Let requests begin as long as there is room. Answers who did, in that order."""
+        admitted: list[R] = []
+        while len(self.running) < self._max_running and (request := self._admit_one()) is not None:
+            admitted.append(request)
+        return admitted
+
+    def _admit_one(self) -> R | None:
+        for request in self._candidates():
+            outcome = self._places.admit(
+                request.tokens,
+                request.max_blocks,
+                ahead_blocks=self._ahead_blocks,
+                compute_last=request.compute_last,
+                stash=_alive(request.stash),
+            )
+            if isinstance(outcome, Wait):
+                request.waits = outcome
+                continue
+            request.lease, request.stash = outcome, None
+            self._begin(request)
+            return request
+        return None
+
+    def _candidates(self) -> list[R]:
+        """Who may be tried, best first: those up to the first that must not be passed any more."""
+        window: list[R] = []
+        for request in self.waiting[:WINDOW]:
+            window.append(request)
+            if request.overtaken >= PATIENCE[request.waits]:
+                break
+        if len(window) > 1:
+            # sorting is stable: where the cache has as much of one as of the other, who came first goes first
+            window.sort(key=lambda request: -self._places.num_matching(request.tokens))
+        return window
+
+    def _begin(self, request: R) -> None:
+        self.waiting.remove(request)
+        for other in self.waiting:
+            if other.arrival < request.arrival:
+                other.overtaken += 1
+        _insert(self.running, request)
+
+    # --- who goes on ----------------------------------------------------------------------------------------------
+
+    def grow(self, request: R, num_blocks: int) -> bool:
+        """Give a running request room for `num_blocks` blocks in all. False if it must wait for that.
+
+        Where no idle block can go, the youngest of the requests that came later gives up its room and waits again.
+        """
+        assert request.lease is not None, "what runs has a lease"
+        while (room := self._places.grow(request.lease, num_blocks)) is Room.NO:
+            youngest = self.running[-1]
+            if youngest is request:
+                return False
+            self._preempt(youngest)
+        return room is Room.NOW
+
+    def _preempt(self, request: R) -> None:
+        assert request.lease is not None, "what runs has a lease"
+        self.running.remove(request)
+        request.stash = self._places.preempt(request.lease, request.num_used_blocks())
+        request.lease = None
+        request.preempted()
+        _insert(self.waiting, request)
+
+
+def _alive(stash: Stash | None) -> Stash | None:
+    return stash if stash is not None and not stash.lost else None
+
+
+def _insert(requests: list[R], request: R) -> None:
+    bisect.insort(requests, request, key=lambda other: other.arrival)

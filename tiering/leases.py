@@ -1,0 +1,250 @@
+"""What requests hold: from admission, all or nothing, through growth and publication, to release or preemption."""
+
+from collections import Counter
+from collections.abc import Callable
+from enum import Enum, auto
+
+import numpy as np
+
+from tiering.eviction import Eviction, Room
+from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
+from tiering.lease import Lease
+from tiering.loads import Loads
+from tiering.radix import Tokens
+from tiering.residency import NO_BLOCK, Ids
+from tiering.slot_table import SlotState
+from tiering.swaps import Stash, Swaps
+
+
+class Wait(Enum):
+    """Why a request is not admitted yet. It holds nothing, and is matched again when it is tried again."""
+
+    FOR_BLOCKS = auto()
+    """Another request is computing or loading blocks that this one shares."""
+    FOR_ROOM = auto()
+    """The device has no room; blocks are on their way out, or running requests must end first."""
+
+
+class Leases:
+    """The leases of all admitted requests, and the matching of those that are not."""
+
+    def __init__(
+        self,
+        holdings: Holdings,
+        eviction: Eviction,
+        loads: Loads,
+        swaps: Swaps,
+        prune: Callable[[Ids], None],
+        *,
+        host_loads: bool,
+    ) -> None:
+        """`prune` is told of blocks that may have no more use; `host_loads`: whether blocks in host memory are used."""
+        self._holdings, self._eviction = holdings, eviction
+        self._loads, self._swaps = loads, swaps
+        self._prune, self._host_loads = prune, host_loads
+        self._leases: list[Lease] = []
+        self.num_preempted = 0
+
+    def __len__(self) -> int:
+        return len(self._leases)
+
+    # --- before admission -----------------------------------------------------------------------------------------
+
+    def match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool) -> Ids:
+        """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way."""
+        block_tokens = self._holdings.radix.block_tokens
+        usable_tokens = max(0, len(tokens) - 1) if compute_last else len(tokens)
+        matched = self._holdings.radix.match(tokens[: usable_tokens // block_tokens * block_tokens])
+        residency = self._holdings.residency
+        state = residency.state
+        below = np.zeros(len(matched), dtype=np.bool_)
+        if self._host_loads:
+            below |= state[HOST, matched] != ABSENT
+            if disk_ready:
+                below |= state[DISK, matched] == PRESENT
+            below &= ~self._loads.is_overdue(matched)
+        ends = np.flatnonzero(~(below | (state[DEVICE, matched] != ABSENT) | residency.computing[matched]))
+        return matched[: ends[0]] if len(ends) else matched
+
+    def is_pending(self, matched: Ids) -> bool:
+        """Whether a block is being computed or loaded for another request."""
+        residency = self._holdings.residency
+        state = residency.state
+        on_its_way = (state[DEVICE, matched] == WRITING) | (
+            (state[DEVICE, matched] == ABSENT) & (state[HOST, matched] == WRITING)
+        )
+        return bool((on_its_way | residency.computing[matched]).any())
+
+    # --- admission ------------------------------------------------------------------------------------------------
+
+    def admit(
+        self, tokens: Tokens, matched: Ids, max_blocks: int, ahead_blocks: int, stash: Stash | None
+    ) -> Lease | Wait:
+        """See Index.admit."""
+        if self.is_pending(matched):
+            return Wait.FOR_BLOCKS
+        num_blocks = min(max_blocks, len(matched) + ahead_blocks)
+        if stash is not None:
+            if stash.arriving:
+                return Wait.FOR_ROOM
+            num_blocks = max(num_blocks, stash.start + len(stash))
+        # leased while room is made, or the path might be what is evicted
+        self._holdings.lease(matched)
+        state = self._holdings.residency.state
+        absent = np.flatnonzero(state[DEVICE, matched] != PRESENT)
+        # and read: its host copies would be clean, if the disk has them too, and first to go
+        in_host = matched[absent][state[HOST, matched[absent]] == PRESENT]
+        self._holdings.read_begins(HOST, in_host)
+        room = self._eviction.device_room(num_blocks - len(matched) + len(absent))
+        self._holdings.read_ended(HOST, in_host)
+        if room is not Room.NOW:
+            self._holdings.release(matched)
+            return Wait.FOR_ROOM
+        lease = self._grant(tokens, matched, absent, num_blocks, max_blocks)
+        self._holdings.release(matched)
+        if stash is not None:
+            self._swaps.swap_in(stash, lease)
+        return lease
+
+    def _grant(self, tokens: Tokens, matched: Ids, absent: Ids, num_blocks: int, max_blocks: int) -> Lease:
+        """Take the slots, enter the rest of the prompt into the index, and start the loads."""
+        residency, table = self._holdings.residency, self._holdings.slots[DEVICE]
+        found_in = residency.nearest_tier(matched).astype(np.int8)
+        loading = table.take(len(absent), SlotState.IN_FLIGHT)
+        private = table.take(num_blocks - len(matched), SlotState.PRIVATE)
+        assert loading is not None and private is not None, "room was made for both"
+        self._holdings.expect(DEVICE, matched[absent], loading)
+        slots = np.concatenate([residency.place[DEVICE, matched], private]).astype(np.intp)
+        block_tokens = self._holdings.radix.block_tokens
+        path = self._holdings.radix.insert(tokens[: len(tokens) // block_tokens * block_tokens])
+        lease = Lease(path, slots, found_in, max_blocks)
+        lease.ready[: len(matched)] = True
+        lease.ready[absent] = False
+        self._holdings.lease(path)
+        self._leases.append(lease)
+        self._claim(lease, len(matched), len(path))
+        self._loads.start(lease, absent)
+        return lease
+
+    def _claim(self, lease: Lease, start: int, end: int) -> None:
+        """Have this request compute, for all, the blocks in [start, end) that the device neither has nor expects."""
+        residency = self._holdings.residency
+        ids = lease.ids[start:end]
+        unclaimed = (residency.state[DEVICE, ids] == ABSENT) & ~residency.computing[ids]
+        mine = start + np.flatnonzero(unclaimed)
+        lease.filling[mine] = True
+        self._holdings.will_compute(lease.ids[mine])
+        self._fill(lease, mine[mine < len(lease.slots)])
+
+    def _fill(self, lease: Lease, positions: Ids) -> None:
+        """The places of blocks that this request computes for all are known: private slots become theirs."""
+        slots = lease.slots[positions]
+        self._holdings.slots[DEVICE].turn(slots, SlotState.PRIVATE, SlotState.IN_FLIGHT)
+        self._holdings.expect(DEVICE, lease.ids[positions], slots)
+
+    # --- while it runs --------------------------------------------------------------------------------------------
+
+    def grow(self, lease: Lease, num_blocks: int) -> Room:
+        """See Index.grow."""
+        old, new = len(lease.slots), min(num_blocks, lease.max_blocks)
+        if new <= old:
+            return Room.NOW
+        room = self._eviction.device_room(new - old)
+        if room is Room.NOW:
+            slots = self._holdings.slots[DEVICE].take(new - old, SlotState.PRIVATE)
+            assert slots is not None, "room was made"
+            lease.slots = np.concatenate([lease.slots, slots])
+            self._fill(lease, old + np.flatnonzero(lease.filling[old:new]))
+        return room
+
+    def publish(self, lease: Lease, start: int, end: int) -> None:
+        """See Index.publish."""
+        lease.ready[start:end] = True
+        indexed = slice(start, min(end, len(lease.ids)))
+        filled = start + np.flatnonzero(lease.filling[indexed])
+        lease.filling[filled] = False
+        self._holdings.wont_compute(lease.ids[filled])
+        self._holdings.arrived(DEVICE, lease.ids[filled])
+
+    def append(self, lease: Lease, tokens: Tokens) -> None:
+        """See Index.append."""
+        position = len(lease.ids)
+        above = lease.ids.item(-1) if position else NO_BLOCK
+        block = self._holdings.radix.extend(above, np.ascontiguousarray(tokens, dtype="<i4").tobytes())
+        lease.ids = np.concatenate([lease.ids, block])
+        self._holdings.residency.lease(block)
+        self._holdings.order.touch(lease.ids)
+        self._claim(lease, position, position + 1)
+        self.publish(lease, position, position + 1)
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def release(self, lease: Lease) -> None:
+        """See Index.release."""
+        table = self._holdings.slots[DEVICE]
+        arriving = self._swaps.release(lease)
+        private = lease.slots[table.states(lease.slots) == SlotState.PRIVATE]
+        self._end(lease, private[~np.isin(private, arriving)])
+
+    def preempt(self, lease: Lease, num_used: int) -> Stash | None:
+        """See Index.preempt."""
+        self.num_preempted += 1
+        stash = self._swaps.keep(lease)
+        if stash is not None:
+            self.release(lease)
+            return stash
+        start = len(lease.ids)
+        table = self._holdings.slots[DEVICE]
+        stash = self._swaps.swap_out(start, lease.slots[start:num_used])
+        private = lease.slots[table.states(lease.slots) == SlotState.PRIVATE]
+        if stash is not None:
+            private = private[~np.isin(private, lease.slots[start:num_used])]
+        self._end(lease, private)
+        return stash
+
+    def _end(self, lease: Lease, private: Ids) -> None:
+        """Give back these slots and what was to come, keep what is cached."""
+        assert not lease.released, "a lease is released once"
+        lease.released = True
+        self._leases.remove(lease)
+        cancelled = self._loads.cancel(lease)
+        unfilled = lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])]
+        self._holdings.wont_compute(unfilled)
+        placed = unfilled[self._holdings.residency.state[DEVICE, unfilled] == WRITING]
+        self._holdings.failed(DEVICE, placed)
+        self._holdings.slots[DEVICE].free(private, SlotState.PRIVATE)
+        self._holdings.release(lease.ids)
+        self.hand_over(cancelled)
+        self.hand_over(unfilled)
+        self._prune(lease.ids[::-1])
+
+    def hand_over(self, ids: Ids) -> None:
+        """Blocks that were on their way to the device and are not any more: whoever else holds them provides them.
+
+        So a leased block always is on the device or on its way there.
+        """
+        for block in ids[self._holdings.residency.leases[ids] > 0].tolist():
+            heirs = [(lease, lease.position_of(block)) for lease in self._leases]
+            found = [(lease, position) for lease, position in heirs if position is not None]
+            # best who has computed its private copy already
+            lease, position = max(found, key=lambda heir: heir[0].ready.item(heir[1]))
+            self._claim(lease, position, position + 1)
+            if lease.ready.item(position):
+                self.publish(lease, position, position + 1)
+
+    def check(self) -> None:
+        """Raise AssertionError unless leases hold what they must."""
+        residency = self._holdings.residency
+        leased = Counter(block for lease in self._leases for block in lease.ids.tolist())
+        live = np.flatnonzero(residency.live)
+        assert residency.leases[live].tolist() == [leased[block] for block in live.tolist()], (
+            "a lease is lost"
+        )
+        held = live[residency.leases[live] > 0]
+        coming = (residency.state[DEVICE, held] != ABSENT) | residency.computing[held]
+        assert coming.all(), "a leased block is not coming to the device"
+        filling = [lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])] for lease in self._leases]
+        computed = sorted(block for ids in filling for block in ids.tolist())
+        assert computed == np.flatnonzero(residency.computing).tolist(), (
+            f"requests compute {computed}, marked are {np.flatnonzero(residency.computing).tolist()}"
+        )
