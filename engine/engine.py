@@ -1,6 +1,7 @@
 """The facade: one model, one cache, one thread; prompts in, results out."""
 
 import contextlib
+import itertools
 import queue
 import shutil
 import sys
@@ -26,6 +27,7 @@ from tiering.transfer.device import Device
 
 from .chat import Prompt, detokenise, encode, split_prompts
 from .config import EngineConfig, Resources, SamplingParams
+from .handle import Handle
 from .identity import identity
 from .loop import Cancel, Check, Clear, Demote, EngineLoop, Lookup, Message, Stop, Submit, Wake
 from .model import Model, load_model
@@ -63,6 +65,7 @@ class Engine(Closing):
         self.config = config = config or EngineConfig()
         self._closed = False
         self._closing = threading.Lock()
+        self._ids = itertools.count(1)
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         with ExitStack() as stack:
@@ -164,15 +167,25 @@ class Engine(Closing):
         prompts, single = split_prompts(prompt)
         params = params or SamplingParams()
         requests = [self._request(each, params) for each in prompts]
-        for request in requests:
-            self._post(Submit(request))
+        handles = [self._start(request) for request in requests]
         try:
-            results = [request.future.result() for request in requests]
+            results = [handle.result() for handle in handles]
         except BaseException:
-            for request in requests:
-                self._inbox.put(Cancel(request.future))
+            for handle in handles:
+                handle.cancel()
             raise
         return results[0] if single else results
+
+    def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> Handle:
+        """Start one prompt, and do not wait for the reply. Raises as `generate` does."""
+        return self._start(self._request(prompt, params or SamplingParams()))
+
+    def _start(self, request: Request) -> Handle:
+        self._post(Submit(request))
+        return Handle(next(self._ids), request.future, cancel=self._cancel)
+
+    def _cancel(self, future: "Future[Result]") -> None:
+        self._inbox.put(Cancel(future))  # a loop that has ended has nothing left to cancel
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
         tokens = encode(prompt, self.model.tokenizer, self.model.vocab_size)
@@ -186,13 +199,15 @@ class Engine(Closing):
             params=params,
             max_tokens=min(params.max_tokens, room),
             eos_ids=self.model.eos_ids,
+            block_tokens=self.config.block_tokens,
+            deterministic=self.config.deterministic,
             future=Future(),
             marks=Marks(submitted_s=time.monotonic()),
         )
-        if (needed := request.num_blocks(self.config.block_tokens)) > self.pool.num_slots:
+        if request.max_blocks > self.pool.num_slots:
             raise ValueError(
-                f"prompt and reply need {needed} blocks of {self.config.block_tokens} tokens, the device pool has "
-                f"{self.pool.num_slots}; raise device_bytes or lower max_tokens"
+                f"prompt and reply need {request.max_blocks} blocks of {self.config.block_tokens} tokens, the device "
+                f"pool has {self.pool.num_slots}; raise device_bytes or lower max_tokens"
             )
         return request
 
@@ -242,7 +257,8 @@ class Engine(Closing):
             self._closed = True
             self._inbox.put(Stop())
         self._loop.join()
-        joined = self._cache.close(flush_s)
+        # an engine that has failed cannot say what is worth keeping, and to whom it belongs
+        joined = self._cache.close(flush_s) if self._loop.failure is None else self._cache.abandon()
         self._resources.close()
         if joined:  # else a thread that hangs in a read may still write there
             self._slab.close()

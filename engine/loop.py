@@ -4,6 +4,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -121,6 +122,8 @@ class EngineLoop:
         }
         self.snapshot: dict[str, Any] = self._take_snapshot()
         """Figures as of the last step; replaced, never changed."""
+        self.failure: str | None = None
+        """Why the engine cannot go on; None while it can."""
         self._thread = threading.Thread(target=self._run, name="kvtide-engine", daemon=True)
         self._thread.start()
 
@@ -131,32 +134,61 @@ class EngineLoop:
     # --- the loop's own thread ------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        step: list[tuple[Sequence, Chunk]] = []
-        while not self._stopping:
-            try:
-                self._take_messages(block=not step)
-                self._cache.pump()
-                self._scheduler.admit()
-                step = self._scheduler.next_step()
-                if step:
-                    self._compute(step)
-            except Exception as error:  # noqa: BLE001 - the thread's top: reaches every caller that waits
-                _log.exception("the engine's step failed")
-                self._end_all("error", "".join(traceback.format_exception_only(error)).strip())
-                step = []
-            self._resolve_sweeps()
-            self.snapshot = self._take_snapshot()
-        self._end_all("cancelled")
+        try:
+            idle = True
+            while not self._stopping:
+                idle = not self._turn(block=idle)
+            self._end_all("cancelled")
+        except Exception as error:  # noqa: BLE001 - the thread's top: reaches every caller that waits, or will
+            _log.exception("the engine has failed")
+            self._refuse("".join(traceback.format_exception_only(error)).strip())
         for _, future in self._sweeps:
             future.set_exception(ValueError("the engine was closed"))
+
+    def _turn(self, *, block: bool) -> bool:
+        """Everything once: messages, news of the cache, admission, one step. Whether something was computed.
+
+        With `block` it sleeps until there is a message, or something in the cache has taken too long.
+        """
+        self._take_messages(block=block)
+        self._cache.pump()
+        self._scheduler.admit()
+        step = self._scheduler.next_step()
+        if step:
+            self._compute(step)
+        self._resolve_sweeps()
         self.snapshot = self._take_snapshot()
+        return bool(step)
 
     def _take_messages(self, *, block: bool) -> None:
+        timeout_s = None
+        if block and (deadline_s := self._cache.deadline_s) is not None:
+            timeout_s = max(0.0, deadline_s - time.monotonic())
         with contextlib.suppress(queue.Empty):
-            while True:
-                message = self._inbox.get(block=block)
+            while not self._stopping:
+                message = self._inbox.get(block=block, timeout=timeout_s)
                 block = False
                 self._take(message)
+
+    def _refuse(self, error: str) -> None:
+        """The books cannot be trusted any more: tell everybody who waits or still comes, until the engine is closed."""
+        self.failure = error
+        for sequence in self._scheduler.all():
+            self._answer(sequence, "error", error)
+        failed = RuntimeError(f"the engine has failed: {error}")
+        for _, future in self._sweeps:
+            future.set_exception(failed)
+        self._sweeps = []
+        while not self._stopping:
+            match self._inbox.get():
+                case Submit(sequence):
+                    self._answer(sequence, "error", error)
+                case Lookup(_, asked) | Demote(_, asked) | Clear(asked) | Check(asked):
+                    asked.set_exception(failed)
+                case Cancel() | Wake():
+                    pass
+                case Stop():
+                    self._stopping = True
 
     def _take(self, message: Message) -> None:
         match message:
@@ -185,14 +217,21 @@ class EngineLoop:
                 self._stopping = True
 
     def _compute(self, step: list[tuple[Sequence, Chunk]]) -> None:
-        """One forward over the chunks, and what follows from it."""
+        """One forward over the chunks, and what follows from it. Where that fails, their requests end with the error."""
         chunks = [chunk for _, chunk in step]
-        batch = self._model.batch(chunks, self._pool, deterministic=self._deterministic)
-        self._cache.before_compute(*self._slots_of(chunks))
-        logits = self._model.forward(batch, self._pool)
-        self._cache.after_compute()
+        try:
+            batch = self._model.batch(chunks, self._pool, deterministic=self._deterministic)
+            self._cache.before_compute(*self._slots_of(chunks))
+            logits = self._model.forward(batch, self._pool)
+            self._cache.after_compute()
+            chosen = greedy(logits).tolist() if len(logits) else []
+        except Exception as error:  # noqa: BLE001 - the model's errors have no common type; its requests report them
+            _log.exception("a step failed")
+            for sequence, _ in step:
+                self._end(sequence, "error", "".join(traceback.format_exception_only(error)).strip())
+            return
         self._counts["steps"] += 1
-        tokens = iter(greedy(logits).tolist() if len(logits) else [])
+        tokens = iter(chosen)
         for sequence, chunk in step:
             self._computed(sequence, chunk)
             if chunk.wants_logits:
@@ -209,29 +248,32 @@ class EngineLoop:
 
     def _computed(self, sequence: Sequence, chunk: Chunk) -> None:
         """Whole blocks that a chunk has completed become usable for all."""
-        assert sequence.lease is not None, "what is computed has a lease"
-        first, end = chunk.start // self._block_tokens, chunk.end // self._block_tokens
+        lease = sequence.lease
+        assert lease is not None, "what is computed has a lease"
+        sequence.computed(chunk)
         if not chunk.decode:
             self._counts["prefilled_tokens"] += len(chunk.tokens)
-            sequence.prefilled(chunk)
-            self._cache.publish(sequence.lease, first, end)
-        elif end > first and not self._deterministic:
+            self._cache.publish(lease, chunk.start // self._block_tokens, chunk.end // self._block_tokens)
+        if not sequence.gaps and not self._deterministic:
             # decode computes other last bits than prefill: in the deterministic mode it is not cached
-            self._cache.append(sequence.lease, sequence.block(first, self._block_tokens))
+            while len(lease.ids) < chunk.end // self._block_tokens:
+                self._cache.append(lease, sequence.block(len(lease.ids)))
 
     def _accept(self, sequence: Sequence, token: int) -> None:
-        if not sequence.reply:
+        reason = sequence.accept(token)
+        if len(sequence.reply) == 1:
             assert sequence.lease is not None, "what is computed has a lease"
             self._counts["cached_tokens"] += sequence.lease.num_cached_blocks * self._block_tokens
         self._counts["generated_tokens"] += 1
-        if (reason := sequence.accept(token)) is not None:
+        if reason is not None:
             self._end(sequence, reason)
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
         self._scheduler.remove(sequence)
-        result = sequence.result(reason, self._decode, self._block_tokens, error)
-        if not sequence.future.cancelled():
-            sequence.future.set_result(result)
+        self._answer(sequence, reason, error)
+
+    def _answer(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
+        sequence.future.set_result(sequence.result(reason, self._decode, error))
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
         for sequence in self._scheduler.all():

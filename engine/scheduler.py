@@ -1,21 +1,18 @@
-"""Which requests run, and what the next step computes."""
+"""What the next step computes, and for whom."""
 
 import time
-from collections import deque
-from collections.abc import Iterator
 
+from tiering.admission import Admission
 from tiering.cache import TieredCache
-from tiering.index import Wait
 
 from .batch import Chunk
 from .sequence import Sequence
 
 
 class Scheduler:
-    """Admits in order of arrival, and fills each step: one token for every reply, the rest with prompts.
+    """Fills each step: one token for every reply, the rest with prompts, oldest requests first.
 
-    A request that waits for blocks that another one computes or loads lets others pass; one that waits for room does
-    not, so that room is not taken from under it. Only the loop's thread calls it.
+    Who runs is `Admission`'s business. Only the loop's thread calls this.
     """
 
     def __init__(
@@ -29,60 +26,73 @@ class Scheduler:
     ) -> None:
         self._cache = cache
         self._block_tokens = block_tokens
-        self._max_num_seqs = max_num_seqs
         self._max_batch_tokens = max_batch_tokens
-        self._deterministic = deterministic
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []
+        self._multiple = max_batch_tokens if deterministic else None
+        # room for the first chunk, and for a block to decode into
+        ahead_blocks = self._blocks(max_batch_tokens) + 1
+        self._requests: Admission[Sequence] = Admission(
+            cache, max_running=max_num_seqs, ahead_blocks=ahead_blocks
+        )
+
+    def _blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._block_tokens)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a request."""
-        self._waiting.append(sequence)
+        self._requests.add(sequence)
 
     def admit(self) -> None:
-        """Give waiting requests what they need, as long as there is room."""
-        passed: list[Sequence] = []
-        while self._waiting and len(self._running) < self._max_num_seqs:
-            sequence = self._waiting.popleft()
-            outcome = self._cache.admit(sequence.prompt, sequence.num_blocks(self._block_tokens))
-            if isinstance(outcome, Wait):
-                passed.append(sequence)
-                if outcome is Wait.FOR_ROOM:
-                    break
-            else:
-                sequence.lease = outcome
-                sequence.marks.admitted_s = time.monotonic()
-                self._running.append(sequence)
-        self._waiting.extendleft(reversed(passed))
+        """Give waiting requests what they need to begin, as long as there is room."""
+        for sequence in self._requests.admit():
+            sequence.marks.admitted_s = sequence.marks.admitted_s or time.monotonic()
 
     def next_step(self) -> list[tuple[Sequence, Chunk]]:
-        """What to compute next; empty if all that runs is waiting for its blocks to arrive."""
-        ready = [sequence for sequence in self._running if not sequence.loading]
+        """What to compute next; empty if all that runs is waiting for blocks to arrive, or for room."""
+        ready = [sequence for sequence in self._requests.running if not sequence.loading]
         for sequence in ready:
-            sequence.begin_prefill(self._block_tokens)
-        step = [(sequence, sequence.decode_chunk()) for sequence in ready if not sequence.gaps]
-        step.extend(self._prefills([sequence for sequence in ready if sequence.gaps], len(step)))
+            sequence.begin_prefill()
+        num_decodes = sum(not sequence.gaps for sequence in ready)
+        left = max(self._block_tokens, self._max_batch_tokens - num_decodes)
+        step: list[tuple[Sequence, Chunk]] = []
+        prefilling = False
+        for sequence in ready:
+            if sequence.lease is None:
+                continue  # has just lost its room to an older one
+            if not sequence.gaps:
+                if (chunk := self._decode(sequence)) is not None:
+                    step.append((sequence, chunk))
+            elif left > 0 and (chunk := self._prefill(sequence, left, first=not prefilling)) is not None:
+                step.append((sequence, chunk))
+                prefilling = True
+                left -= len(chunk.tokens)
         return step
 
-    def _prefills(self, sequences: list[Sequence], num_decodes: int) -> Iterator[tuple[Sequence, Chunk]]:
-        left = max(self._block_tokens, self._max_batch_tokens - num_decodes)
-        for i, sequence in enumerate(sequences):
-            chunk = sequence.prefill_chunk(left, self._max_batch_tokens if self._deterministic else None)
-            # a deterministic chunk cannot be cut to fit: where it does not, it comes in a later step
-            if i == 0 or len(chunk.tokens) <= left:
-                yield sequence, chunk
-                left -= len(chunk.tokens)
-            if left < 1:
-                return
+    def _decode(self, sequence: Sequence) -> Chunk | None:
+        num_blocks = sequence.num_computed // self._block_tokens + 1
+        if not self._requests.grow(sequence, num_blocks):
+            return None
+        assert sequence.lease is not None, "who grows keeps its lease"
+        # what must leave for the next block leaves while this one is filled
+        self._cache.grow(sequence.lease, num_blocks + 1)
+        return sequence.decode_chunk()
+
+    def _prefill(self, sequence: Sequence, left: int, *, first: bool) -> Chunk | None:
+        """The next chunk; None if it has no room yet, or, save for the step's first, not fit into what is left."""
+        assert sequence.gaps, "there is something to prefill"
+        start, _ = sequence.gaps[0]
+        end = sequence.next_end(left, self._multiple)
+        if not self._requests.grow(sequence, self._blocks(end)):
+            assert sequence.lease is not None, "who grows keeps its lease"
+            room_tokens = len(sequence.lease.slots) * self._block_tokens - start
+            if room_tokens < 1 or self._multiple is not None:
+                return None
+            end = sequence.next_end(min(left, room_tokens), None)
+        # a deterministic chunk cannot be cut to fit: where it does not, it comes in a later step
+        return sequence.prefill_chunk(end) if first or end - start <= left else None
 
     def remove(self, sequence: Sequence) -> None:
         """The request has ended: give up what it holds."""
-        if sequence in self._waiting:
-            self._waiting.remove(sequence)
-        else:
-            self._running.remove(sequence)
-            assert sequence.lease is not None, "what runs has a lease"
-            self._cache.release(sequence.lease)
+        self._requests.remove(sequence)
 
     def find(self, future: object) -> Sequence | None:
         """The request whose result this future will hold, None if it has ended."""
@@ -90,14 +100,14 @@ class Scheduler:
 
     def all(self) -> list[Sequence]:
         """All requests that have not ended, running ones first."""
-        return [*self._running, *self._waiting]
+        return [*self._requests.running, *self._requests.waiting]
 
     @property
     def num_running(self) -> int:
         """Requests that are admitted."""
-        return len(self._running)
+        return len(self._requests.running)
 
     @property
     def num_waiting(self) -> int:
-        """Requests that are not admitted yet."""
-        return len(self._waiting)
+        """Requests that are not admitted yet, or not any more."""
+        return len(self._requests.waiting)

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiering.lease import Lease
+from tiering.leases import Wait
+from tiering.swaps import Stash
 
 from .batch import Chunk
 from .config import SamplingParams
@@ -30,64 +32,156 @@ class Marks:
 class Sequence:
     """A prompt, its reply so far, and what it holds. Only the loop's thread changes it.
 
-    The KV of `tokens[:num_computed]` and of cached blocks is in the slots of the lease; `gaps` are the parts of the
-    prompt, [start, end) in tokens, that are still to be computed.
+    What it holds it may lose at any time to an older request (see `tiering.admission`, whose `Request` this is). Its
+    tokens stay, and their KV is found, loaded, brought back or computed again when it is next admitted::
+
+        tokens       prompt                  reply
+                     |---------------------|--------|
+        context      what is prefilled after an admission; at first the prompt
+        gaps         [start, end) of it that are still to be computed; None until the loads are over
+        num_computed tokens whose KV is there once there are no gaps; what follows is fed one at a time
     """
 
     prompt: NDArray[np.int32]
     params: SamplingParams
     max_tokens: int
     eos_ids: frozenset[int]
+    block_tokens: int
+    deterministic: bool
     future: "Future[Result]"
     marks: Marks
-    lease: Lease | None = None
-    gaps: list[tuple[int, int]] | None = None
     reply: list[int] = field(default_factory=list)
+    # kept by Admission
+    lease: Lease | None = None
+    stash: Stash | None = None
+    arrival: int = 0
+    overtaken: int = 0
+    waits: Wait = Wait.FOR_ROOM
+    # of this admission
+    gaps: list[tuple[int, int]] | None = None
+    num_computed: int = 0
+    # beyond it
+    kept_tokens: int = 0
+    """Tokens whose KV was there when the stash was made."""
+    cached_blocks: dict[str, int] | None = None
+    """By tier, as of the first token: what the request did not have to compute."""
 
-    def num_blocks(self, block_tokens: int) -> int:
+    # --- for admission --------------------------------------------------------------------------------------------
+
+    @property
+    def max_blocks(self) -> int:
         """Blocks for prompt and reply. The last token of a reply is never fed back, so it has no KV."""
-        return -(-(len(self.prompt) + self.max_tokens - 1) // block_tokens)
+        return self._blocks(len(self.prompt) + self.max_tokens - 1)
+
+    @property
+    def tokens(self) -> NDArray[np.int32]:
+        """What the cache is asked for.
+
+        In the deterministic mode that is never the reply: decoding makes other last bits than prefilling.
+        """
+        if self._keeps:
+            assert self.stash is not None, "it keeps one"
+            return self._known[: self.stash.start * self.block_tokens]
+        return self.prompt if self.deterministic else self._known
+
+    @property
+    def compute_last(self) -> bool:
+        """Whether the last of `tokens` must be computed, because what comes next is not known yet."""
+        return not self.reply or not (self._keeps or self.deterministic)
+
+    def num_used_blocks(self) -> int:
+        """About to be preempted: how far the slots hold what this request has computed and nobody else can find."""
+        if not self.reply:
+            return 0
+        if self.gaps == []:
+            self.kept_tokens = self.num_computed
+        elif not self._is_back:
+            return 0
+        return self._blocks(self.kept_tokens)
+
+    def preempted(self) -> None:
+        """The device is gone; what could be saved is in the stash."""
+        self.gaps = None
+        if self.stash is None:
+            self.kept_tokens = 0
+
+    @property
+    def _keeps(self) -> bool:
+        return self.stash is not None and not self.stash.lost
+
+    @property
+    def _is_back(self) -> bool:
+        """Whether what was in the stash is on the device again."""
+        assert self.lease is not None, "only what is admitted has anything on the device"
+        return self.kept_tokens > 0 and bool(self.lease.ready[self._blocks(self.kept_tokens) - 1])
+
+    @property
+    def _known(self) -> NDArray[np.int32]:
+        """Prompt and reply."""
+        return (
+            np.concatenate([self.prompt, np.array(self.reply, dtype=np.int32)]) if self.reply else self.prompt
+        )
+
+    def _blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_tokens)
+
+    # --- computing ------------------------------------------------------------------------------------------------
 
     @property
     def loading(self) -> bool:
         """Admitted, with blocks still on their way to the device."""
         return self.lease is not None and self.lease.num_loading > 0
 
-    def begin_prefill(self, block_tokens: int) -> None:
+    def begin_prefill(self) -> None:
         """The last load is over: find out what is left to compute."""
         assert self.lease is not None, "only an admitted sequence can be prefilled"
-        if self.gaps is None:
-            length = len(self.prompt)
-            runs = self.lease.gaps(-(-length // block_tokens))
-            self.gaps = [(start * block_tokens, min(end * block_tokens, length)) for start, end in runs]
-            self.marks.loaded_s = time.monotonic()
+        if self.gaps is not None:
+            return
+        if self._is_back:
+            context = self.kept_tokens
+        else:
+            # a reply is computed again as it was the first time where bits matter, else as fast as a prompt
+            context = len(self.prompt) if self.deterministic else self.num_tokens
+        runs = self.lease.gaps(self._blocks(context))
+        self.gaps = [
+            (start * self.block_tokens, min(end * self.block_tokens, context)) for start, end in runs
+        ]
+        self.num_computed = context
+        self.marks.loaded_s = self.marks.loaded_s or time.monotonic()
 
-    def prefill_chunk(self, max_tokens: int, multiple: int | None) -> Chunk:
-        """The next part of the prompt to compute, at most `max_tokens`; up to a multiple of `multiple` if given."""
-        assert self.gaps and self.lease is not None, "nothing is left to prefill"
+    def next_end(self, max_tokens: int, multiple: int | None) -> int:
+        """Where the next part of the context to compute ends, if it may have `max_tokens`; or at a multiple."""
+        assert self.gaps, "nothing is left to prefill"
         start, end = self.gaps[0]
-        limit = start + max_tokens if multiple is None else (start // multiple + 1) * multiple
-        end = min(end, limit)
+        return min(end, start + max_tokens if multiple is None else (start // multiple + 1) * multiple)
+
+    def prefill_chunk(self, end: int) -> Chunk:
+        """The next part of the context, up to `end`."""
+        assert self.gaps and self.lease is not None, "nothing is left to prefill"
+        start, _ = self.gaps[0]
         return Chunk(
-            tokens=self.prompt[start:end],
+            tokens=self._known[start:end],
             start=start,
             slots=self.lease.slots,
-            wants_logits=end == len(self.prompt),
+            wants_logits=end == self.num_tokens,
         )
 
     def decode_chunk(self) -> Chunk:
-        """The last token, to be fed back."""
+        """The first token that has no KV yet, to be fed back; the next one is wanted if that is not known."""
         assert self.lease is not None, "only an admitted sequence can decode"
         return Chunk(
-            tokens=np.array(self.reply[-1:], dtype=np.int32),
-            start=self.num_tokens - 1,
+            tokens=np.array([self.reply[self.num_computed - len(self.prompt)]], dtype=np.int32),
+            start=self.num_computed,
             slots=self.lease.slots,
-            wants_logits=True,
+            wants_logits=self.num_computed == self.num_tokens - 1,
             decode=True,
         )
 
-    def prefilled(self, chunk: Chunk) -> None:
+    def computed(self, chunk: Chunk) -> None:
         """That chunk has been computed."""
+        if chunk.decode:
+            self.num_computed = chunk.end
+            return
         assert self.gaps is not None, "a chunk was computed that was not asked for"
         _, end = self.gaps[0]
         if chunk.end == end:
@@ -100,15 +194,18 @@ class Sequence:
         """Prompt and reply so far."""
         return len(self.prompt) + len(self.reply)
 
-    def block(self, position: int, block_tokens: int) -> NDArray[np.int32]:
+    def block(self, position: int) -> NDArray[np.int32]:
         """The token ids of one block of prompt and reply, [block_tokens]."""
-        start, end = position * block_tokens, (position + 1) * block_tokens
+        start, end = position * self.block_tokens, (position + 1) * self.block_tokens
         length = len(self.prompt)
         own = np.array(self.reply[max(0, start - length) : max(0, end - length)], dtype=np.int32)
         return np.concatenate([self.prompt[start:end], own])
 
     def accept(self, token: int) -> FinishReason | None:
         """Take the next token of the reply. Why the reply ends with it, or None."""
+        if not self.reply:
+            assert self.lease is not None, "what is computed has a lease"
+            self.cached_blocks = self.lease.cached_blocks_by_tier()
         self.reply.append(token)
         self.marks.last_token_s = time.monotonic()
         self.marks.first_token_s = self.marks.first_token_s or self.marks.last_token_s
@@ -116,33 +213,39 @@ class Sequence:
             return "stop"
         return "length" if len(self.reply) >= self.max_tokens else None
 
+    # --- the end --------------------------------------------------------------------------------------------------
+
     def result(
-        self,
-        reason: FinishReason,
-        decode: Callable[[list[int]], str],
-        block_tokens: int,
-        error: str | None = None,
+        self, reason: FinishReason, decode: Callable[[list[int]], str], error: str | None = None
     ) -> Result:
         """Everything about the request, as its caller sees it."""
-        by_tier = {"device": 0, "host": 0, "disk": 0}
-        if self.lease is not None:
-            by_tier = {tier: n * block_tokens for tier, n in self.lease.cached_blocks_by_tier().items()}
-        cached = sum(by_tier.values())
-        unfinished = sum(end - start for start, end in self.gaps or [])
-        prefilled = len(self.prompt) - cached - unfinished if self.gaps is not None else 0
+        usage = self._usage()
         return Result(
             text=decode(self.reply),
             token_ids=list(self.reply),
             finish_reason=reason,
-            usage=Usage(
-                prompt_tokens=len(self.prompt),
-                cached_tokens=cached,
-                prefilled_tokens=prefilled,
-                completion_tokens=len(self.reply),
-                cached_by_tier=by_tier,
-            ),
+            usage=usage,
             timings=self._timings(),
             error=error,
+        )
+
+    def _usage(self) -> Usage:
+        blocks = {"device": 0, "host": 0, "disk": 0}
+        unfinished = len(self.prompt)
+        if self.cached_blocks is not None:
+            blocks, unfinished = self.cached_blocks, 0
+        elif self.lease is not None:
+            blocks = self.lease.cached_blocks_by_tier()
+            if self.gaps is not None:
+                unfinished = sum(end - start for start, end in self.gaps)
+        by_tier = {tier: num * self.block_tokens for tier, num in blocks.items()}
+        cached = sum(by_tier.values())
+        return Usage(
+            prompt_tokens=len(self.prompt),
+            cached_tokens=cached,
+            prefilled_tokens=max(0, len(self.prompt) - cached - unfinished),
+            completion_tokens=len(self.reply),
+            cached_by_tier=by_tier,
         )
 
     def _timings(self) -> Timings:

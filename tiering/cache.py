@@ -283,6 +283,13 @@ class TieredCache(Closing):
             self._index.sweep(Tier.DISK, then_free=False)
             self._start_moves()
         self.settle(flush_s)
+        return self._end()
+
+    def abandon(self) -> bool:
+        """`close` without a look at the books, for when they are wrong: nothing more is written."""
+        return self._end() if self._joined is None else self._joined
+
+    def _end(self) -> bool:
         self._mover.close()
         self._joined = self._readers.close(self._join_s) & self._writer.close(self._join_s)
         if self._store is not None and self._joined:
