@@ -253,11 +253,10 @@ class EngineLoop:
         sequence.computed(chunk)
         if not chunk.decode:
             self._counts["prefilled_tokens"] += len(chunk.tokens)
-            self._cache.publish(lease, chunk.start // self._block_tokens, chunk.end // self._block_tokens)
-        if not sequence.gaps and not self._deterministic:
-            # decode computes other last bits than prefill: in the deterministic mode it is not cached
-            while len(lease.ids) < chunk.end // self._block_tokens:
-                self._cache.append(lease, sequence.block(len(lease.ids)))
+        first, end = chunk.start // self._block_tokens, chunk.end // self._block_tokens
+        # decode computes other last bits than prefill: in the deterministic mode it is not cached
+        if end > first and not (chunk.decode and self._deterministic):
+            self._cache.publish(lease, sequence.indexable, first, end)
 
     def _accept(self, sequence: Sequence, token: int) -> None:
         reason = sequence.accept(token)

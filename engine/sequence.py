@@ -75,14 +75,11 @@ class Sequence:
 
     @property
     def tokens(self) -> NDArray[np.int32]:
-        """What the cache is asked for.
-
-        In the deterministic mode that is never the reply: decoding makes other last bits than prefilling.
-        """
+        """What the cache is asked for."""
         if self._keeps:
             assert self.stash is not None, "it keeps one"
             return self._known[: self.stash.start * self.block_tokens]
-        return self.prompt if self.deterministic else self._known
+        return self.indexable
 
     @property
     def compute_last(self) -> bool:
@@ -194,12 +191,10 @@ class Sequence:
         """Prompt and reply so far."""
         return len(self.prompt) + len(self.reply)
 
-    def block(self, position: int) -> NDArray[np.int32]:
-        """The token ids of one block of prompt and reply, [block_tokens]."""
-        start, end = position * self.block_tokens, (position + 1) * self.block_tokens
-        length = len(self.prompt)
-        own = np.array(self.reply[max(0, start - length) : max(0, end - length)], dtype=np.int32)
-        return np.concatenate([self.prompt[start:end], own])
+    @property
+    def indexable(self) -> NDArray[np.int32]:
+        """The tokens whose blocks others may use, from the first on."""
+        return self.prompt if self.deterministic else self._known
 
     def accept(self, token: int) -> FinishReason | None:
         """Take the next token of the reply. Why the reply ends with it, or None."""

@@ -4,7 +4,8 @@ The law of progress: if a waiting request fits alone, finitely many completions 
 
 * whoever waits holds nothing, save host memory for what a preemption saved;
 * a request is overtaken a bounded number of times, and after that nobody passes it: what ends leaves room for it;
-* what runs can end: only younger requests give up their room to older ones, so the oldest always gets what it needs.
+* what runs can end: only younger requests give up their room to older ones, so the oldest always gets what it needs,
+  and nobody is admitted into room that somebody who runs has asked for.
 """
 
 import bisect
@@ -93,6 +94,8 @@ class Admission(Generic[R]):
         self._arrivals = 0
         self.waiting: list[R] = []
         self.running: list[R] = []
+        self._starved: set[R] = set()
+        """Running requests that have asked for more room and not got it yet."""
 
     def add(self, request: R) -> None:
         """A request has arrived."""
@@ -104,6 +107,7 @@ class Admission(Generic[R]):
         """A request has ended, in whatever way: it holds nothing any more. `lease` stays, to be read."""
         if request in self.running:
             self.running.remove(request)
+            self._starved.discard(request)
             assert request.lease is not None, "what runs has a lease"
             self._places.release(request.lease)
         else:
@@ -116,6 +120,8 @@ class Admission(Generic[R]):
     def admit(self) -> list[R]:
         """Let requests begin as long as there is room. Answers who did, in that order."""
         admitted: list[R] = []
+        if self._starved:
+            return admitted
         while len(self.running) < self._max_running and (request := self._admit_one()) is not None:
             admitted.append(request)
         return admitted
@@ -165,15 +171,19 @@ class Admission(Generic[R]):
         """
         assert request.lease is not None, "what runs has a lease"
         while (room := self._places.grow(request.lease, num_blocks)) is Room.NO:
-            youngest = self.running[-1]
-            if youngest is request:
-                return False
-            self._preempt(youngest)
-        return room is Room.NOW
+            if self.running[-1] is request:
+                break
+            self._preempt(self.running[-1])
+        if room is Room.NOW:
+            self._starved.discard(request)
+            return True
+        self._starved.add(request)
+        return False
 
     def _preempt(self, request: R) -> None:
         assert request.lease is not None, "what runs has a lease"
         self.running.remove(request)
+        self._starved.discard(request)
         request.stash = self._places.preempt(request.lease, request.num_used_blocks())
         request.lease = None
         request.preempted()

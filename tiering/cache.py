@@ -128,13 +128,9 @@ class TieredCache(Closing):
         """See Index.lookup."""
         return self._index.lookup(tokens)
 
-    def publish(self, lease: Lease, start: int, end: int) -> None:
+    def publish(self, lease: Lease, tokens: Tokens, start: int, end: int) -> None:
         """See Index.publish."""
-        self._index.publish(lease, start, end)
-
-    def append(self, lease: Lease, tokens: Tokens) -> None:
-        """See Index.append."""
-        self._index.append(lease, tokens)
+        self._index.publish(lease, tokens, start, end)
 
     def release(self, lease: Lease) -> None:
         """See Index.release."""

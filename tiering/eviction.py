@@ -13,6 +13,7 @@ import numpy as np
 
 from kvstore.block import BlockKey
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, Holdings
+from tiering.holes import Holes
 from tiering.moves import Demote, Forget
 from tiering.outbox import Outbox
 from tiering.residency import Ids, Tier
@@ -34,8 +35,8 @@ class Room(Enum):
 class Eviction:
     """Frees places in each tier, all or nothing where the caller needs all. Never waits: answers what is free now."""
 
-    def __init__(self, holdings: Holdings, outbox: Outbox) -> None:
-        self._holdings = holdings
+    def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox) -> None:
+        self._holdings, self._holes = holdings, holes
         self._outbox = outbox
         self.num_leaving = 0
         """Device slots that will be free when the copies out of them have ended."""
@@ -178,6 +179,11 @@ class Eviction:
                 self._leave(tier, one)
             elif self.drop(block, tier):
                 self.evicted[tier] += 1
+            elif tier is DEVICE and self._outbox.hangs:
+                # what is below may never be free to go, and somebody needs this place: better a hole than to wait
+                self._leave(DEVICE, one)
+                self.dropped[DEVICE] += 1
+                self._holes.prune(one)
 
     def _has_other_copy(self, tier: Tier, block: int) -> bool:
         state = self._holdings.residency.state

@@ -1,9 +1,10 @@
 """Blocks that were lost while others that follow them were not."""
 
+from collections.abc import Callable
+
 import numpy as np
 
-from tiering.eviction import Eviction
-from tiering.holdings import DISK, Holdings
+from tiering.holdings import Holdings
 from tiering.residency import Ids
 
 
@@ -13,21 +14,22 @@ class Holes:
     What is below a hole cannot be used, until a request computes the hole anew or, after `ttl_s`, all of it is dropped.
     """
 
-    def __init__(self, holdings: Holdings, eviction: Eviction, ttl_s: float) -> None:
-        self._holdings, self._eviction, self._ttl_s = holdings, eviction, ttl_s
+    def __init__(self, holdings: Holdings, ttl_s: float) -> None:
+        self._holdings, self._ttl_s = holdings, ttl_s
+        self._now_s = 0.0
         self._found_s: dict[int, float] = {}
 
-    def prune(self, ids: Ids, now_s: float) -> None:
+    def prune(self, ids: Ids) -> None:
         """Blocks may have lost their last copy or lease: take those out of the index that have no more use there."""
         for block in self._holdings.prune(ids):
-            self._found_s.setdefault(block, now_s)
+            self._found_s.setdefault(block, self._now_s)
 
-    def expire(self, now_s: float) -> None:
-        """Drop what is below holes that were not filled in time, unless it is in use."""
+    def expire(self, now_s: float, drop: Callable[[int], bool]) -> None:
+        """`drop` what is below holes that were not filled in time; what is in use it leaves, for a later call."""
+        self._now_s = now_s
         for block, found_s in list(self._found_s.items()):
             healed = not self._holdings.residency.live.item(block) or not self._holdings.is_nowhere(block)
-            expired = now_s - found_s > self._ttl_s
-            if healed or (expired and self._eviction.drop(block, DISK)):
+            if healed or (now_s - found_s > self._ttl_s and drop(block)):
                 del self._found_s[block]
 
     def check(self) -> None:

@@ -2,9 +2,9 @@
 
 The driver (TieredCache in real time, a simulator on a virtual clock) calls it from one thread::
 
-    admit / grow / publish / append / preempt / release      what requests do
-    answer(...)                                              a move that the driver was asked for is over
-    plan(now_s) -> moves                                     what to do next, in this order
+    admit / grow / publish / preempt / release      what requests do
+    answer(...)                                     a move that the driver was asked for is over
+    plan(now_s) -> moves                            what to do next, in this order
 """
 
 from collections.abc import Iterable
@@ -100,7 +100,8 @@ class Index:
             disk_bytes=config.disk_bytes,
         )
         self._outbox = Outbox()
-        self._eviction = Eviction(self._holdings, self._outbox)
+        self._holes = Holes(self._holdings, config.hole_ttl_s)
+        self._eviction = Eviction(self._holdings, self._holes, self._outbox)
         self._loads = Loads(
             self._holdings,
             self._eviction,
@@ -121,17 +122,13 @@ class Index:
             clean_share=config.clean_share,
             deadline_s=config.io_deadline_s,
         )
-        self._holes = Holes(self._holdings, self._eviction, config.hole_ttl_s)
         self._swaps = Swaps(self._holdings, self._eviction, self._outbox)
         self._leases = Leases(
-            self._holdings, self._eviction, self._loads, self._swaps, self._prune, host_loads=config.loads
+            self._holdings, self._holes, self._eviction, self._loads, self._swaps, host_loads=config.loads
         )
         self._now_s = 0.0
         self._reads_rest = Rest(config.disk_failures, config.disk_rest_s)
         self._writes_rest = Rest(config.disk_failures, config.disk_rest_s)
-
-    def _prune(self, ids: Ids) -> None:
-        self._holes.prune(ids, self._now_s)
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -179,16 +176,13 @@ class Index:
         """Extend the block table to `num_blocks`, if that is more. Room.NOW if it is done; else nothing has changed."""
         return self._leases.grow(lease, num_blocks)
 
-    def publish(self, lease: Lease, start: int, end: int) -> None:
-        """The request has computed the blocks at positions [start, end): whole blocks become usable for all."""
-        self._leases.publish(lease, start, end)
+    def publish(self, lease: Lease, tokens: Tokens, start: int, end: int) -> None:
+        """The request has computed the blocks at positions [start, end): whole blocks become usable for all.
 
-    def append(self, lease: Lease, tokens: Tokens) -> None:
-        """The reply has filled the next whole block behind the indexed path: index it, unless it is there already.
-
-        `tokens`: its token ids, [block_tokens] int32. Its KV is in the slot at position len(lease.ids).
+        `tokens`: its tokens from the first on, as far as they may be indexed, 1-D contiguous int32. Blocks behind the
+        path extend it; where another request was faster, its block is used from now on, and `lease.slots` says so.
         """
-        self._leases.append(lease, tokens)
+        self._leases.publish(lease, tokens, start, end)
 
     def preempt(self, lease: Lease, num_used: int) -> Stash | None:
         """`release`, but keep what the request computed for itself behind the indexed path, up to `num_used` blocks.
@@ -214,14 +208,14 @@ class Index:
             case Demote(), Copied():
                 self._eviction.demoted(move, answer.error)
             case Promote(), Copied():
-                self._leases.hand_over(self._loads.promoted(move, answer.error))
+                self._loads.promoted(move, answer.error)
             case SwapOut(), Copied():
                 self._swaps.swapped_out(move, answer.error)
             case SwapIn(), Copied():
                 self._swaps.swapped_in(move, answer.error)
             case Read(), HasRead():
                 self._reads_rest.note(answer.error, self._now_s)
-                self._prune(self._loads.was_read(move, answer))
+                self._holes.prune(self._loads.was_read(move, answer))
             case Write(), Written():
                 self._writes_rest.note(answer.error, self._now_s)
                 self._writes.written(move, answer)
@@ -232,7 +226,7 @@ class Index:
         """What to do next. `now_s`: seconds on any clock that does not go backwards. Loads come before writes."""
         self._now_s = max(now_s, self._now_s)
         self._outbox.at(self._now_s)
-        self._holes.expire(self._now_s)
+        self._holes.expire(self._now_s, lambda block: self._eviction.drop(block, DISK))
         self._loads.expire()
         self._writes.expire()
         if not self._can_read:
@@ -243,7 +237,7 @@ class Index:
 
     def deadline_s(self) -> float | None:
         """When `plan` must be called again even if nothing ends before; None for never."""
-        deadlines = [self._loads.deadline_s(), self._writes.deadline_s() if self._writes.sweeping else None]
+        deadlines = [self._loads.deadline_s(), self._writes.deadline_s()]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def sweep(self, to: Tier, *, then_free: bool) -> Sweep:

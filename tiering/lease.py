@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.radix import Tokens
 from tiering.residency import Ids, Tier
 
 NOT_CACHED = -1
@@ -18,11 +19,11 @@ class Lease:
         position     0   1   2   3   4   5   6   7
         ids          a   b   c   d   e   f            indexed blocks of the path; grows as the reply does
         slots        7   3   9   4   8                the block table: a device slot for each position, as far as it got
-        found_in     D   D   K   K   -   -            the tier that had the block at admission
+        found_in     D   D   K   K   -   -   -   -    the tier that had the block at admission
         ready        x   x   .   .   .   .   .   .    its bytes are on the device
         filling      .   .   .   .   x   x   .   .    this request computes the block for all
 
-    Where another request has a block of the same tokens on the device already, `slots` keeps a private copy.
+    The path holds no block that another request is bringing to the device. Slots behind it are private.
     """
 
     def __init__(self, ids: Ids, slots: Ids, found_in: NDArray[np.int8], max_blocks: int) -> None:
@@ -41,6 +42,8 @@ class Lease:
         """Blocks that are still on their way to the device."""
         self.num_lost = 0
         """Matched blocks that could not be loaded and must be computed after all."""
+        self.indexable: Tokens = ids[:0].astype(np.int32)
+        """Tokens from the first on whose blocks may be indexed, once they are computed; given with the last of them."""
         self.released = False
 
     @property
@@ -56,11 +59,6 @@ class Lease:
     def cached_blocks_by_tier(self) -> dict[str, int]:
         """Served blocks by the tier in which they lay at admission."""
         return {tier.label: int((self.found_in == tier).sum()) for tier in Tier}
-
-    def position_of(self, block: int) -> int | None:
-        """Where in the path a block is, None if it is not."""
-        found = np.flatnonzero(self.ids == block)
-        return found.item() if len(found) else None
 
     def gaps(self, num_blocks: int) -> list[tuple[int, int]]:
         """The runs of positions below `num_blocks` that must be computed, as [start, end) pairs, in order.

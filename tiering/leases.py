@@ -1,13 +1,13 @@
 """What requests hold: from admission, all or nothing, through growth and publication, to release or preemption."""
 
 from collections import Counter
-from collections.abc import Callable
 from enum import Enum, auto
 
 import numpy as np
 
 from tiering.eviction import Eviction, Room
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
+from tiering.holes import Holes
 from tiering.lease import Lease
 from tiering.loads import Loads
 from tiering.radix import Tokens
@@ -31,17 +31,17 @@ class Leases:
     def __init__(
         self,
         holdings: Holdings,
+        holes: Holes,
         eviction: Eviction,
         loads: Loads,
         swaps: Swaps,
-        prune: Callable[[Ids], None],
         *,
         host_loads: bool,
     ) -> None:
-        """`prune` is told of blocks that may have no more use; `host_loads`: whether blocks in host memory are used."""
-        self._holdings, self._eviction = holdings, eviction
+        """`host_loads`: whether blocks below the device are used."""
+        self._holdings, self._holes, self._eviction = holdings, holes, eviction
         self._loads, self._swaps = loads, swaps
-        self._prune, self._host_loads = prune, host_loads
+        self._host_loads = host_loads
         self._leases: list[Lease] = []
         self.num_preempted = 0
 
@@ -115,26 +115,33 @@ class Leases:
         assert loading is not None and private is not None, "room was made for both"
         self._holdings.expect(DEVICE, matched[absent], loading)
         slots = np.concatenate([residency.place[DEVICE, matched], private]).astype(np.intp)
-        block_tokens = self._holdings.radix.block_tokens
-        path = self._holdings.radix.insert(tokens[: len(tokens) // block_tokens * block_tokens])
+        path = self._holdings.radix.insert(self._own_part(tokens, len(matched)))
         lease = Lease(path, slots, found_in, max_blocks)
         lease.ready[: len(matched)] = True
         lease.ready[absent] = False
         self._holdings.lease(path)
         self._leases.append(lease)
-        self._claim(lease, len(matched), len(path))
+        mine = np.arange(len(matched), len(path))
+        lease.filling[mine] = True
+        self._holdings.will_compute(path[mine])
+        self._fill(lease, mine[mine < num_blocks])
         self._loads.start(lease, absent)
         return lease
 
-    def _claim(self, lease: Lease, start: int, end: int) -> None:
-        """Have this request compute, for all, the blocks in [start, end) that the device neither has nor expects."""
+    def _own_part(self, tokens: Tokens, num_matched: int) -> Tokens:
+        """The whole blocks of a prompt up to the first behind its match that is another's.
+
+        That one is on the device, or another request brings it there, but it cannot be waited for: the last block of
+        a prompt, or one below a hole. A lease on it would keep two slots for one block.
+        """
         residency = self._holdings.residency
-        ids = lease.ids[start:end]
-        unclaimed = (residency.state[DEVICE, ids] == ABSENT) & ~residency.computing[ids]
-        mine = start + np.flatnonzero(unclaimed)
-        lease.filling[mine] = True
-        self._holdings.will_compute(lease.ids[mine])
-        self._fill(lease, mine[mine < len(lease.slots)])
+        block_tokens = self._holdings.radix.block_tokens
+        num_blocks = len(tokens) // block_tokens
+        known = self._holdings.radix.match(tokens[: num_blocks * block_tokens])[num_matched:]
+        others = np.flatnonzero((residency.state[DEVICE, known] != ABSENT) | residency.computing[known])
+        if len(others):
+            num_blocks = num_matched + others.item(0)
+        return tokens[: num_blocks * block_tokens]
 
     def _fill(self, lease: Lease, positions: Ids) -> None:
         """The places of blocks that this request computes for all are known: private slots become theirs."""
@@ -157,7 +164,7 @@ class Leases:
             self._fill(lease, old + np.flatnonzero(lease.filling[old:new]))
         return room
 
-    def publish(self, lease: Lease, start: int, end: int) -> None:
+    def publish(self, lease: Lease, tokens: Tokens, start: int, end: int) -> None:
         """See Index.publish."""
         lease.ready[start:end] = True
         indexed = slice(start, min(end, len(lease.ids)))
@@ -165,72 +172,79 @@ class Leases:
         lease.filling[filled] = False
         self._holdings.wont_compute(lease.ids[filled])
         self._holdings.arrived(DEVICE, lease.ids[filled])
+        lease.indexable = tokens
+        self._extend(lease)
 
-    def append(self, lease: Lease, tokens: Tokens) -> None:
-        """See Index.append."""
-        position = len(lease.ids)
+    def _extend(self, lease: Lease) -> None:
+        """Index the computed blocks behind the path, up to one that another request is filling."""
+        num_blocks = len(lease.indexable) // self._holdings.radix.block_tokens
+        while len(lease.ids) < num_blocks and lease.ready.item(len(lease.ids)):
+            if not self._extend_by_one(lease, lease.indexable):
+                break
+
+    def _extend_by_one(self, lease: Lease, tokens: Tokens) -> bool:
+        """Index the computed block behind the path, or use the one that is there. False if another is filling it."""
+        residency, table = self._holdings.residency, self._holdings.slots[DEVICE]
+        position, block_tokens = len(lease.ids), self._holdings.radix.block_tokens
         above = lease.ids.item(-1) if position else NO_BLOCK
-        block = self._holdings.radix.extend(above, np.ascontiguousarray(tokens, dtype="<i4").tobytes())
+        own = np.ascontiguousarray(
+            tokens[position * block_tokens : (position + 1) * block_tokens], dtype="<i4"
+        )
+        block = self._holdings.radix.extend(above, own.tobytes())
+        if residency.computing[block].any() or (residency.state[DEVICE, block] == WRITING).any():
+            return False
+        slot = lease.slots[position : position + 1]
+        if residency.state[DEVICE, block].item() == PRESENT:
+            table.free(slot, SlotState.PRIVATE)
+            lease.slots = (
+                lease.slots.copy()
+            )  # chunks of the step that was just computed still show the old one
+            lease.slots[position] = residency.place[DEVICE, block].item()
+        else:
+            table.turn(slot, SlotState.PRIVATE, SlotState.IN_FLIGHT)
+            self._holdings.expect(DEVICE, block, slot)
+            self._holdings.arrived(DEVICE, block)
         lease.ids = np.concatenate([lease.ids, block])
-        self._holdings.residency.lease(block)
+        residency.lease(block)
         self._holdings.order.touch(lease.ids)
-        self._claim(lease, position, position + 1)
-        self.publish(lease, position, position + 1)
+        return True
 
     # --- the end --------------------------------------------------------------------------------------------------
 
     def release(self, lease: Lease) -> None:
         """See Index.release."""
-        table = self._holdings.slots[DEVICE]
-        arriving = self._swaps.release(lease)
-        private = lease.slots[table.states(lease.slots) == SlotState.PRIVATE]
-        self._end(lease, private[~np.isin(private, arriving)])
+        self._extend(lease)
+        self._end(lease, self._swaps.release(lease))
 
     def preempt(self, lease: Lease, num_used: int) -> Stash | None:
         """See Index.preempt."""
         self.num_preempted += 1
+        self._extend(lease)
         stash = self._swaps.keep(lease)
         if stash is not None:
-            self.release(lease)
+            self._end(lease, self._swaps.release(lease))
             return stash
         start = len(lease.ids)
-        table = self._holdings.slots[DEVICE]
-        stash = self._swaps.swap_out(start, lease.slots[start:num_used])
-        private = lease.slots[table.states(lease.slots) == SlotState.PRIVATE]
-        if stash is not None:
-            private = private[~np.isin(private, lease.slots[start:num_used])]
-        self._end(lease, private)
+        leaving = lease.slots[start:num_used]
+        stash = self._swaps.swap_out(start, leaving)
+        self._end(lease, leaving if stash is not None else leaving[:0])
         return stash
 
-    def _end(self, lease: Lease, private: Ids) -> None:
-        """Give back these slots and what was to come, keep what is cached."""
+    def _end(self, lease: Lease, copied: Ids) -> None:
+        """Give back what was to come and the private slots, save those that are `copied`; keep what is cached."""
         assert not lease.released, "a lease is released once"
         lease.released = True
         self._leases.remove(lease)
-        cancelled = self._loads.cancel(lease)
+        table = self._holdings.slots[DEVICE]
+        private = lease.slots[table.states(lease.slots) == SlotState.PRIVATE]
+        private = private[~np.isin(private, copied)]
+        self._loads.cancel(lease)
         unfilled = lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])]
         self._holdings.wont_compute(unfilled)
-        placed = unfilled[self._holdings.residency.state[DEVICE, unfilled] == WRITING]
-        self._holdings.failed(DEVICE, placed)
+        self._holdings.failed(DEVICE, unfilled[self._holdings.residency.state[DEVICE, unfilled] == WRITING])
         self._holdings.slots[DEVICE].free(private, SlotState.PRIVATE)
         self._holdings.release(lease.ids)
-        self.hand_over(cancelled)
-        self.hand_over(unfilled)
-        self._prune(lease.ids[::-1])
-
-    def hand_over(self, ids: Ids) -> None:
-        """Blocks that were on their way to the device and are not any more: whoever else holds them provides them.
-
-        So a leased block always is on the device or on its way there.
-        """
-        for block in ids[self._holdings.residency.leases[ids] > 0].tolist():
-            heirs = [(lease, lease.position_of(block)) for lease in self._leases]
-            found = [(lease, position) for lease, position in heirs if position is not None]
-            # best who has computed its private copy already
-            lease, position = max(found, key=lambda heir: heir[0].ready.item(heir[1]))
-            self._claim(lease, position, position + 1)
-            if lease.ready.item(position):
-                self.publish(lease, position, position + 1)
+        self._holes.prune(lease.ids[::-1])
 
     def check(self) -> None:
         """Raise AssertionError unless leases hold what they must."""
@@ -243,8 +257,17 @@ class Leases:
         held = live[residency.leases[live] > 0]
         coming = (residency.state[DEVICE, held] != ABSENT) | residency.computing[held]
         assert coming.all(), "a leased block is not coming to the device"
+        self._check_private()
         filling = [lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])] for lease in self._leases]
         computed = sorted(block for ids in filling for block in ids.tolist())
         assert computed == np.flatnonzero(residency.computing).tolist(), (
             f"requests compute {computed}, marked are {np.flatnonzero(residency.computing).tolist()}"
         )
+
+    def _check_private(self) -> None:
+        table = self._holdings.slots[DEVICE]
+        held = [lease.slots[table.states(lease.slots) == SlotState.PRIVATE] for lease in self._leases]
+        owned = sorted(slot for slots in (*held, *self._swaps.device_slots()) for slot in slots.tolist())
+        states = table.states(np.arange(table.num_slots))
+        found = np.flatnonzero(states == SlotState.PRIVATE).tolist()
+        assert owned == found, f"private device slots are {found}, requests and their swaps own {owned}"

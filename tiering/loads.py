@@ -163,33 +163,23 @@ class Loads:
             number = self._outbox.next_number()
             self._outbox.send(Promote(number, ids, place[HOST, ids], place[DEVICE, ids]))
 
-    def promoted(self, move: Promote, error: Exception | None) -> Ids:
-        """A copy up is over. A block whose request has gone stays on the device: it is cached there now.
-
-        Answers the blocks that are not on their way to the device any more.
-        """
+    def promoted(self, move: Promote, error: Exception | None) -> None:
+        """A copy up is over. A block whose request has gone stays on the device: it is cached there now."""
         self._holdings.read_ended(HOST, move.ids)
         if error is not None:
-            return self._promotion_failed(move.ids)
+            awaited = np.array([block in self._wanted for block in move.ids.tolist()], dtype=np.bool_)
+            self._lose(move.ids[awaited], MissReason.COPY_FAILED)
+            self._holdings.failed(DEVICE, move.ids[~awaited])
+            return
         self._holdings.arrived(DEVICE, move.ids)
         for block in move.ids.tolist():
             if (wanted := self._wanted.pop(block, None)) is not None:
                 lease, position = wanted
                 lease.ready[position] = True
                 lease.num_loading -= 1
-        return move.ids[:0]
 
-    def _promotion_failed(self, ids: Ids) -> Ids:
-        wanted = np.array([block in self._wanted for block in ids.tolist()], dtype=np.bool_)
-        self._lose(ids[wanted], MissReason.COPY_FAILED)
-        self._holdings.failed(DEVICE, ids[~wanted])
-        return ids[~wanted]
-
-    def cancel(self, lease: Lease) -> Ids:
-        """The request ends: what is not being copied to the device already will not be.
-
-        Answers the blocks that are not on their way to the device any more.
-        """
+    def cancel(self, lease: Lease) -> None:
+        """The request ends: what is not being copied to the device already will not be."""
         self._loads = [load for load in self._loads if load.lease is not lease]
         state = self._holdings.residency.state
         coming = lease.ids[state[DEVICE, lease.ids] == WRITING].tolist()
@@ -198,7 +188,5 @@ class Loads:
             del self._wanted[block]
         ids = np.array(mine, dtype=np.intp)
         # what is in host memory is being copied up already; its slot stays taken until that copy ends
-        given_up: Ids = ids[state[HOST, ids] != PRESENT]
-        self._holdings.failed(DEVICE, given_up)
+        self._holdings.failed(DEVICE, ids[state[HOST, ids] != PRESENT])
         lease.num_loading = 0
-        return given_up

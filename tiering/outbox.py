@@ -92,6 +92,11 @@ class Outbox:
         )
 
     @property
+    def hangs(self) -> bool:
+        """Whether something has taken too long and is still not over."""
+        return any(self._overdue.values())
+
+    @property
     def is_moving(self) -> bool:
         """Whether something is in flight that is not overdue."""
         return any(self._blocks.values())

@@ -127,6 +127,11 @@ class Swaps:
                 return back.device_slots
         return np.empty(0, dtype=np.intp)
 
+    def device_slots(self) -> list[Ids]:
+        """Device slots that no lease holds, because a copy out of them or into them has not ended."""
+        leaving = [device_slots for _, device_slots in self._out.values()]
+        return leaving + [back.device_slots for back in self._in.values() if back.lease.released]
+
     def drop(self, stash: Stash) -> None:
         """The request will not come back: its host slots are free, at the latest when the copy into them has ended."""
         if stash.dropped or stash.lost:

@@ -113,9 +113,8 @@ class MemoryModel:
         if request.stash is not None and request.stash.lost:
             request.stash, request.own_blocks = None, 0
         resumed = request.stash is not None
-        whole = len(request.tokens) // self.config.block_tokens * self.config.block_tokens
         outcome = self.index.admit(
-            request.array[:whole] if resumed else request.array,
+            request.array[: request.stash.start * self.config.block_tokens] if resumed else request.array,
             request.num_blocks,
             ahead_blocks=request.ahead_blocks,
             compute_last=not resumed,
@@ -125,9 +124,9 @@ class MemoryModel:
             request.wait = outcome
             return False
         request.lease, request.wait, request.stash = outcome, None, None
-        request.prompt_blocks = len(outcome.ids)
+        request.prompt_blocks = len(request.tokens) // self.config.block_tokens
         assert len(outcome.slots) >= min(request.num_blocks, outcome.num_cached_blocks + request.ahead_blocks)
-        assert len(outcome.ids) == whole // self.config.block_tokens
+        assert len(outcome.ids) <= request.prompt_blocks
         assert resumed or outcome.num_cached_blocks * self.config.block_tokens < len(request.tokens), (
             "nothing is left to compute"
         )
@@ -173,7 +172,7 @@ class MemoryModel:
 
     def compute_own(self, request):
         """Compute the next block behind the indexed path, for the request alone."""
-        position = len(request.lease.ids) + request.own_blocks
+        position = request.prompt_blocks + request.own_blocks
         self.write((Tier.DEVICE, request.lease.slots.item(position)), request.own(position))
         request.lease.ready[position] = True
         request.own_blocks += 1
@@ -181,7 +180,7 @@ class MemoryModel:
     def preempt(self, request):
         """Take the device from a request; what is its own is saved if there is a place."""
         lease = request.lease
-        end = len(lease.ids) + request.own_blocks
+        end = request.prompt_blocks + request.own_blocks
         here = lease.ready[len(lease.ids) : end].all()
         request.stash = self.index.preempt(lease, end if here else 0)
         request.lease = None
@@ -197,17 +196,25 @@ class MemoryModel:
                     break
                 self.settle()
             self.compute(request, start, end)
-            self.index.publish(request.lease, start, end)
+            self.publish(request, start, end)
         request.own_blocks = min(request.own_blocks, request.num_blocks - request.prompt_blocks)
         if request.missing():  # the copy back failed
             request.own_blocks = 0
 
+    def publish(self, request, start, end):
+        """Blocks that were computed become usable for all. A slot that is given back may be overwritten at once."""
+        before = request.lease.slots
+        self.index.publish(request.lease, request.array, start, end)
+        for slot in set(before.tolist()) - set(request.lease.slots.tolist()):
+            self.write((Tier.DEVICE, slot), POISON)
+
     def reply(self, request, tokens):
         """Decode up to the end of a block; `tokens` fill it from where the request ends."""
         request.tokens += tokens
-        position = len(request.lease.ids)
+        position = request.prompt_blocks
+        request.prompt_blocks += 1
         self.compute(request, position, position + 1)
-        self.index.append(request.lease, request.array[-self.config.block_tokens :])
+        self.publish(request, position, position + 1)
 
     def release(self, request):
         self.index.release(request.lease)
@@ -365,7 +372,7 @@ class MemoryModel:
         for request in self.running:
             lease = request.lease
             for position, slot in enumerate(lease.slots.tolist()):
-                block = position < len(lease.ids)
+                block = position < request.prompt_blocks
                 owner = self.prefix(request, position) if block else (id(request), position)
                 assert owners.setdefault(slot, owner) == owner, f"slot {slot} is used twice"
                 if lease.ready[position]:

@@ -103,7 +103,7 @@ class Rig:
         for position in range(start, end):
             self.pool.bytes[slots[position]] = kv_of(tokens[: (position + 1) * LAYOUT.block_tokens])
         self.cache.after_compute()
-        self.cache.publish(lease, start, end)
+        self.cache.publish(lease, tokens, start, end)
 
     def look(self, lease, tokens):
         for position in np.flatnonzero(lease.ready[: len(lease.ids)]).tolist():

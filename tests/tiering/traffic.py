@@ -130,7 +130,7 @@ class Traffic:
             end = min(self.choose(range(start + 1, end + 1)), len(request.lease.slots))
             if end > start:
                 self.model.compute(request, start, end)
-                self.model.index.publish(request.lease, start, end)
+                self.model.publish(request, start, end)
 
     def grow(self):
         if self.model.running:
@@ -142,8 +142,7 @@ class Traffic:
         decoding = [
             request
             for request in self._decoding()
-            if not request.lease.gaps(len(request.lease.ids) + request.own_blocks)
-            and len(request.lease.ids) + request.own_blocks < len(request.lease.slots)
+            if not request.missing() and request.prompt_blocks + request.own_blocks < len(request.lease.slots)
         ]
         if decoding:
             self.model.compute_own(self.choose(decoding))
@@ -167,8 +166,8 @@ class Traffic:
         return [
             request
             for request in self.model.running
-            if request.lease.ready[: len(request.lease.ids)].all()
-            and len(request.lease.ids) < len(request.lease.slots)
+            if not request.lease.gaps(request.prompt_blocks)
+            and request.prompt_blocks < len(request.lease.slots)
         ]
 
     def release(self):
