@@ -28,10 +28,8 @@ class Scheduler:
         self._block_tokens = block_tokens
         self._max_batch_tokens = max_batch_tokens
         self._multiple = max_batch_tokens if deterministic else None
-        # room for the first chunk, and for a block to decode into
-        ahead_blocks = self._blocks(max_batch_tokens) + 1
         self._requests: Admission[Sequence] = Admission(
-            cache, max_running=max_num_seqs, ahead_blocks=ahead_blocks
+            cache, max_running=max_num_seqs, chunk_blocks=self._blocks(max_batch_tokens)
         )
 
     def _blocks(self, num_tokens: int) -> int:

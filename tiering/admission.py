@@ -63,7 +63,7 @@ class Places(Protocol):
     """What gives out the room: an Index or a TieredCache, whose methods these are."""
 
     def admit(
-        self, tokens: Tokens, max_blocks: int, *, ahead_blocks: int, compute_last: bool, stash: Stash | None
+        self, tokens: Tokens, max_blocks: int, *, chunk_blocks: int, compute_last: bool, stash: Stash | None
     ) -> Lease | Wait: ...
 
     def num_matching(self, tokens: Tokens) -> int: ...
@@ -87,10 +87,10 @@ class Admission(Generic[R]):
     that share a prefix come together, while it is there. How often that may pass somebody is bounded.
     """
 
-    def __init__(self, places: Places, *, max_running: int, ahead_blocks: int) -> None:
-        """`max_running`: requests that run together; `ahead_blocks`: of room behind the prefix, for each to begin."""
+    def __init__(self, places: Places, *, max_running: int, chunk_blocks: int) -> None:
+        """`max_running`: requests that run together; `chunk_blocks`: for Index.admit."""
         self._places = places
-        self._max_running, self._ahead_blocks = max_running, ahead_blocks
+        self._max_running, self._chunk_blocks = max_running, chunk_blocks
         self._arrivals = 0
         self.waiting: list[R] = []
         self.running: list[R] = []
@@ -131,7 +131,7 @@ class Admission(Generic[R]):
             outcome = self._places.admit(
                 request.tokens,
                 request.max_blocks,
-                ahead_blocks=self._ahead_blocks,
+                chunk_blocks=self._chunk_blocks,
                 compute_last=request.compute_last,
                 stash=_alive(request.stash),
             )

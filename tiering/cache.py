@@ -92,13 +92,13 @@ class TieredCache(Closing):
         tokens: Tokens,
         max_blocks: int,
         *,
-        ahead_blocks: int,
+        chunk_blocks: int,
         compute_last: bool = True,
         stash: Stash | None = None,
     ) -> Lease | Wait:
         """See Index.admit."""
         outcome = self._index.admit(
-            tokens, max_blocks, ahead_blocks=ahead_blocks, compute_last=compute_last, stash=stash
+            tokens, max_blocks, chunk_blocks=chunk_blocks, compute_last=compute_last, stash=stash
         )
         self._start_moves()
         return outcome

@@ -137,14 +137,15 @@ class Index:
         tokens: Tokens,
         max_blocks: int,
         *,
-        ahead_blocks: int,
+        chunk_blocks: int,
         compute_last: bool = True,
         stash: Stash | None = None,
     ) -> Lease | Wait:
         """Give a request its path and the device slots that it needs to begin, all or nothing, and start its loads.
 
         `tokens`: the prompt, 1-D contiguous little-endian int32; `max_blocks`: the most that it may grow to, with room
-        for the prompt; `ahead_blocks`: slots behind the matched prefix, for what is computed first. With
+        for the prompt; `chunk_blocks`: how far behind the matched prefix the first chunk reaches. It gets slots for the
+        prefix, that chunk, and a block to decode into. With
         `compute_last` one token is always left to be computed: at most floor((n - 1) / block_tokens) blocks match.
         What is left of its whole blocks is entered in the index as being computed by this request: whoever shares it
         waits. `stash`: what `preempt` answered, unless it is lost; it is copied back up, and then over.
@@ -158,7 +159,7 @@ class Index:
         if len(tokens) > max_blocks * self.config.block_tokens:
             raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
         matched = self._match(tokens, compute_last=compute_last)
-        return self._leases.admit(tokens, matched, max_blocks, ahead_blocks, stash)
+        return self._leases.admit(tokens, matched, max_blocks, chunk_blocks, stash)
 
     def _match(self, tokens: Tokens, *, compute_last: bool = True) -> Ids:
         return self._leases.match(tokens, compute_last=compute_last, disk_ready=self._can_read)

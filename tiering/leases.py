@@ -78,16 +78,14 @@ class Leases:
     # --- admission ------------------------------------------------------------------------------------------------
 
     def admit(
-        self, tokens: Tokens, matched: Ids, max_blocks: int, ahead_blocks: int, stash: Stash | None
+        self, tokens: Tokens, matched: Ids, max_blocks: int, chunk_blocks: int, stash: Stash | None
     ) -> Lease | Wait:
         """See Index.admit."""
         if self.is_pending(matched):
             return Wait.FOR_BLOCKS
-        num_blocks = min(max_blocks, len(matched) + ahead_blocks)
-        if stash is not None:
-            if stash.arriving:
-                return Wait.FOR_ROOM
-            num_blocks = max(num_blocks, stash.start + len(stash))
+        if stash is not None and stash.arriving:
+            return Wait.FOR_ROOM
+        num_blocks = min(max_blocks, self._num_to_begin(tokens, len(matched), chunk_blocks, stash))
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched)
         state = self._holdings.residency.state
@@ -105,6 +103,12 @@ class Leases:
         if stash is not None:
             self._swaps.swap_in(stash, lease)
         return lease
+
+    def _num_to_begin(self, tokens: Tokens, num_matched: int, chunk_blocks: int, stash: Stash | None) -> int:
+        """Blocks of the prefix, of what is computed first or comes back, and one to decode into."""
+        prompt_blocks = -(-len(tokens) // self._holdings.radix.block_tokens)
+        first = min(num_matched + chunk_blocks, prompt_blocks)
+        return max(first, 0 if stash is None else stash.start + len(stash)) + 1
 
     def _grant(self, tokens: Tokens, matched: Ids, absent: Ids, num_blocks: int, max_blocks: int) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads."""

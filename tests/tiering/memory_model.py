@@ -64,7 +64,7 @@ class Request:
 
     tokens: list[int]
     num_blocks: int
-    ahead_blocks: int
+    chunk_blocks: int
     lease: Lease | None = None
     stash: Stash | None = None
     wait: Wait | None = None
@@ -104,10 +104,10 @@ class MemoryModel:
 
     # ---- requests
 
-    def request(self, tokens, num_blocks=None, ahead_blocks=None):
+    def request(self, tokens, num_blocks=None, chunk_blocks=None):
         """A request for the blocks of these tokens and at least one token more, unless `num_blocks` says otherwise."""
         num_blocks = num_blocks or len(tokens) // self.config.block_tokens + 1
-        return Request(list(tokens), num_blocks, ahead_blocks or num_blocks)
+        return Request(list(tokens), num_blocks, chunk_blocks or num_blocks)
 
     def try_to_admit(self, request):
         if request.stash is not None and request.stash.lost:
@@ -116,7 +116,7 @@ class MemoryModel:
         outcome = self.index.admit(
             request.array[: request.stash.start * self.config.block_tokens] if resumed else request.array,
             request.num_blocks,
-            ahead_blocks=request.ahead_blocks,
+            chunk_blocks=request.chunk_blocks,
             compute_last=not resumed,
             stash=request.stash,
         )
@@ -125,7 +125,7 @@ class MemoryModel:
             return False
         request.lease, request.wait, request.stash = outcome, None, None
         request.prompt_blocks = len(request.tokens) // self.config.block_tokens
-        assert len(outcome.slots) >= min(request.num_blocks, outcome.num_cached_blocks + request.ahead_blocks)
+        assert len(outcome.slots) >= outcome.num_cached_blocks
         assert len(outcome.ids) <= request.prompt_blocks
         assert resumed or outcome.num_cached_blocks * self.config.block_tokens < len(request.tokens), (
             "nothing is left to compute"

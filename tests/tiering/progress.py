@@ -84,7 +84,7 @@ class Progress:
         )
         self.model = MemoryModel(self.config, {}, record_bytes=lambda: choose([RECORD_BYTES, 4]))
         self.admission: Admission[Client] = Admission(
-            self.model.index, max_running=choose([1, 2, 4, 8]), ahead_blocks=choose([1, 2, 3])
+            self.model.index, max_running=choose([1, 2, 4, 8]), chunk_blocks=choose([1, 2, 3])
         )
         self.num_arrived = 0
         self.ended: list[Client] = []

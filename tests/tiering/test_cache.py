@@ -77,7 +77,7 @@ class Rig:
     def admit(self, tokens):
         for _ in range(10):
             num_blocks = len(tokens) // LAYOUT.block_tokens + 1
-            outcome = self.cache.admit(tokens, num_blocks, ahead_blocks=num_blocks)
+            outcome = self.cache.admit(tokens, num_blocks, chunk_blocks=num_blocks)
             if not isinstance(outcome, Wait):
                 return outcome
             self.settle()

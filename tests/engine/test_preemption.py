@@ -1,0 +1,96 @@
+"""More replies than the device has room for: some give way, come back, and say the same as if they had been alone."""
+
+import pytest
+
+from engine import SamplingParams
+from engine.engine import Engine
+from tests.engine.test_engine import engine_on, reference, tokens  # noqa: F401 - `reference` is a fixture
+
+LONG = SamplingParams(max_tokens=60, ignore_eos=True)
+BLOCK_BYTES = 12 * 1024
+
+
+def bytes_of(num_blocks: int) -> str:
+    return f"{num_blocks * BLOCK_BYTES // 1024}KiB"
+
+
+def preempted(engine: Engine) -> dict[str, int]:
+    return engine.stats()["cache"]["preempted"]
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("host_blocks", [0, 2, 40])
+def test_the_same_tokens_with_preemption(tiny_llama_dir, reference, host_blocks, deterministic):  # noqa: F811
+    """With a place for what they had, with hardly any, and with none: then it is computed again."""
+    prompts = [tokens(i, 40 + 5 * i) for i in range(6)]
+    settings = {"device_bytes": bytes_of(16), "host_bytes": bytes_of(host_blocks)}
+    with engine_on(tiny_llama_dir, deterministic=deterministic, **settings) as engine:
+        results = engine.generate(prompts, LONG)
+        engine.check()
+        stats = preempted(engine)
+    assert [result.token_ids for result in results] == [reference(prompt, LONG) for prompt in prompts]
+    assert all(
+        result.usage.cached_tokens + result.usage.prefilled_tokens == result.usage.prompt_tokens
+        for result in results
+    )
+    assert stats["requests"] > 0
+    if host_blocks == 0:
+        assert stats["swapped_out_blocks"] == 0
+    if host_blocks == 40:
+        assert stats["swapped_in_blocks"] > 0
+
+
+def test_preemption_during_prefill_loses_nothing(tiny_llama_dir, reference):  # noqa: F811
+    prompts = [tokens(i, 200) for i in range(4)]
+    settings = {"device_bytes": bytes_of(20), "host_bytes": bytes_of(40), "max_batch_tokens": 32}
+    with engine_on(tiny_llama_dir, **settings) as engine:
+        results = engine.generate(prompts, LONG)
+        assert preempted(engine)["requests"] > 0
+    assert [result.token_ids for result in results] == [reference(prompt, LONG) for prompt in prompts]
+
+
+@pytest.mark.parametrize("host_blocks", [0, 40])
+def test_idle_cached_blocks_cost_no_decode_its_place(tiny_llama_dir, host_blocks):
+    """A pool full of them runs as many replies together as an empty one, in as many steps, and preempts nobody."""
+    prompts = [tokens(i, 16) for i in range(4)]
+    settings = {"device_bytes": bytes_of(20), "host_bytes": bytes_of(host_blocks)}
+    steps = []
+    for filled in (False, True):
+        with engine_on(tiny_llama_dir, **settings) as engine:
+            if filled:
+                for i in range(10):
+                    engine.generate(tokens(100 + i, 64), SamplingParams(max_tokens=1))
+                assert engine.stats()["cache"]["tiers"]["device"]["indexed"] == 20
+            before = engine.stats()["engine"]["steps"]
+            engine.generate(prompts, LONG)
+            engine.check()
+            steps.append(engine.stats()["engine"]["steps"] - before)
+            assert preempted(engine)["requests"] == 0
+    empty, full = steps
+    assert full <= empty + 4
+
+
+def test_a_preempted_request_can_be_cancelled(tiny_llama_dir, reference):  # noqa: F811
+    with engine_on(tiny_llama_dir, device_bytes=bytes_of(12), host_bytes=bytes_of(12)) as engine:
+        handles = [engine.submit(tokens(i, 40), LONG) for i in range(6)]
+        assert handles[0].result(60).token_ids == reference(tokens(0, 40), LONG)
+        for handle in handles[1:]:
+            handle.cancel()
+        assert all(handle.result(60).finish_reason in ("cancelled", "length") for handle in handles)
+        engine.check()
+        tiers = engine.stats()["cache"]["tiers"]
+    assert tiers["device"]["private"] == tiers["host"]["private"] == 0
+
+
+def test_a_handle_waits_as_long_as_it_is_told_to(tiny_llama_dir):
+    with engine_on(tiny_llama_dir) as engine:
+        first, second = (engine.submit(tokens(i, 100), SamplingParams(max_tokens=400)) for i in range(2))
+        assert first.id != second.id
+        with pytest.raises(TimeoutError):
+            first.result(0.0)
+        first.cancel()
+        assert first.result(60).finish_reason == "cancelled"
+        second.cancel()
+        second.result(60)
+        assert second.done
+        second.cancel()
