@@ -222,6 +222,146 @@ def test_writes_that_keep_failing_rest_and_begin_again():
     assert tiers.where(prompt(1, 2)) == ["DHK", "DHK"]
 
 
+# ---- a disk that hangs
+
+
+def test_a_read_that_hangs_is_computed_and_what_comes_in_the_end_is_kept():
+    tiers = model(device=8, host=4, disk=8, io_deadline_s=10.0)
+    on_disk(tiers, 1, 2)
+    request = tiers.admit(prompt(1, 2))
+    tiers.plan()
+    assert tiers.index.deadline_s() == 10.0
+    tiers.now_s += 9.0
+    tiers.plan()
+    assert request.lease.num_loading == 2
+    tiers.now_s += 1.0
+    tiers.plan()
+    assert request.lease.gaps(2) == [(0, 2)]
+    assert tiers.index.stats()["failed_loads"] == {"overdue": 2}
+    assert tiers.index.deadline_s() is None
+    assert tiers.index.idle, "nobody waits for it"
+    tiers.prefill(request)
+    tiers.release(request)
+    tiers.complete(tiers.moves(Read)[0].number)
+    assert tiers.where(prompt(1, 2)) == ["DHK", "DHK"]
+
+
+def test_a_block_that_hangs_in_a_read_is_waited_for_by_nobody():
+    tiers = model(device=8, host=4, disk=8, io_deadline_s=10.0)
+    on_disk(tiers, 1, 2)
+    first, second = tiers.admit(prompt(1, 2)), tiers.request(prompt(1, 2, 3))
+    assert not tiers.try_to_admit(second)
+    tiers.plan()
+    tiers.now_s += 10.0
+    tiers.plan()
+    tiers.release(first)
+    assert lookup(tiers, 1, 2) == {}
+    assert tiers.try_to_admit(second)
+    assert second.lease.gaps(3) == [(0, 3)]
+    tiers.prefill(second)
+    tiers.release(second)
+    tiers.settle()
+    assert lookup(tiers, 1, 2, 3) == {"device": 3}
+
+
+def test_with_too_many_reads_that_hang_the_disk_is_off_until_they_end():
+    tiers = model(device=8, host=6, disk=8, read_batch_blocks=1, io_deadline_s=10.0, max_overdue_reads=2)
+    on_disk(tiers, 1, 2)
+    on_disk(tiers, 3, 4)
+    tiers.admit(prompt(1, 2))
+    tiers.plan()
+    tiers.now_s += 10.0
+    tiers.plan()
+    assert stats(tiers, "disk")["overdue_reads"] == 2
+    assert not stats(tiers, "disk")["ready"]
+    assert lookup(tiers, 3, 4) == {}
+    tiers.complete(tiers.moves(Read)[0].number)
+    assert lookup(tiers, 3, 4) == {"disk": 2}
+    tiers.complete(tiers.moves(Read)[1].number, error=DIED)
+    assert stats(tiers, "disk")["ready"]
+
+
+def test_what_was_not_asked_for_when_the_disk_went_off_is_computed():
+    tiers = model(
+        device=8,
+        host=6,
+        disk=8,
+        read_batch_blocks=1,
+        read_budget_blocks=1,
+        io_deadline_s=10.0,
+        max_overdue_reads=1,
+    )
+    on_disk(tiers, 1, 2, 3)
+    request = tiers.admit(prompt(1, 2, 3))
+    tiers.plan()
+    tiers.now_s += 10.0
+    tiers.plan()
+    assert len(tiers.moves(Read)) == 1
+    assert request.lease.gaps(3) == [(0, 3)]
+    assert tiers.index.stats()["failed_loads"] == {"overdue": 1, "tier_off": 2}
+
+
+def test_a_load_that_gets_no_place_to_read_into_is_given_up():
+    tiers = model(device=8, host=1, disk=8, io_deadline_s=10.0, max_overdue_reads=5)
+    on_disk(tiers, 1)
+    on_disk(tiers, 3)
+    tiers.admit(prompt(1))
+    tiers.plan()
+    tiers.now_s += 5.0
+    tiers.plan()
+    other = tiers.admit(prompt(3))
+    tiers.now_s += 5.0
+    tiers.plan()
+    assert other.lease.num_loading == 1, "the only place is taken by a read that hangs"
+    tiers.now_s += 5.0
+    tiers.plan()
+    assert other.lease.gaps(1) == [(0, 1)]
+
+
+def test_a_sweep_does_not_wait_for_a_write_that_hangs():
+    tiers = model(device=4, host=4, disk=8, io_deadline_s=10.0)
+    tiers.run(prompt(1, 2))
+    sweep = tiers.index.sweep(Tier.DISK, then_free=True)
+    tiers.plan()
+    tiers.complete(tiers.moves(Demote)[0].number)
+    tiers.plan()
+    assert tiers.moves(Write)
+    tiers.now_s += 10.0
+    tiers.plan()
+    assert sweep.done
+    assert not stats(tiers, "disk")["ready"]
+    assert tiers.where(prompt(1, 2)) == ["H", "H"]
+    tiers.complete(tiers.moves(Write)[0].number)
+    assert tiers.where(prompt(1, 2)) == ["HK", "HK"]
+    assert stats(tiers, "disk")["ready"]
+
+
+def test_what_hangs_below_a_block_does_not_keep_its_place_on_the_device():
+    """The block's last copy is on the device, and what follows it hangs in a read: it becomes a hole."""
+    tiers = model(device=4, host=1, disk=8, io_deadline_s=10.0, max_overdue_reads=5)
+    on_disk(tiers, 1, 2)
+    first = tiers.admit(prompt(1, 2))
+    tiers.plan()
+    tiers.complete(tiers.moves(Read)[0].number, misses={0: MissReason.ABSENT})
+    tiers.plan()
+    hanging = tiers.moves(Read)[1]
+    tiers.now_s += 10.0
+    tiers.plan()
+    tiers.prefill(first)
+    tiers.release(first)
+    assert tiers.where(prompt(1, 2)) == ["D", "DK"]
+    running = tiers.request(prompt(5, 6, 7))
+    for _ in range(3):
+        if tiers.try_to_admit(running):
+            break
+        tiers.plan()
+    assert running.lease is not None
+    assert tiers.where(prompt(1, 2))[0] == ""
+    tiers.check()
+    tiers.complete(hanging.number)
+    tiers.check()
+
+
 # ---- restart
 
 

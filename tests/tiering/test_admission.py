@@ -1,0 +1,289 @@
+"""Who begins, who is passed and how often, who gives way: `test_progress` shows that it all comes to an end."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from tests.tiering.small_tiers import BLOCK_TOKENS, model, prompt, stats
+from tiering.admission import PATIENCE, WINDOW, Admission
+from tiering.leases import Wait
+from tiering.residency import Tier
+
+
+@dataclass(eq=False)
+class Asker:
+    """The least that admission knows of a request."""
+
+    names: tuple[int, ...]
+    max_blocks: int
+    lease: object = None
+    stash: object = None
+    arrival: int = 0
+    overtaken: int = 0
+    waits: Wait = Wait.FOR_ROOM
+    used_blocks: int = 0
+    compute_last: bool = True
+    num_preempted: int = 0
+
+    @property
+    def tokens(self):
+        whole = (
+            prompt(*self.names)
+            if self.stash is None
+            else prompt(*self.names)[: self.stash.start * BLOCK_TOKENS]
+        )
+        return np.array(whole, dtype="<i4")
+
+    def num_used_blocks(self):
+        return self.used_blocks
+
+    def preempted(self):
+        self.num_preempted += 1
+
+
+class Queue:
+    """An admission over small tiers, and askers by name."""
+
+    def __init__(self, tiers, max_running=8, chunk_blocks=8) -> None:
+        self.tiers = tiers
+        self.admission = Admission(tiers.index, max_running=max_running, chunk_blocks=chunk_blocks)
+
+    def ask(self, *names: int, max_blocks=None):
+        asker = Asker(names, max_blocks or len(names) + 1)
+        self.admission.add(asker)
+        return asker
+
+    def admit(self):
+        return self.admission.admit()
+
+    def fill(self, asker):
+        """It computes all of its prompt."""
+        end = len(asker.lease.ids)
+        self.tiers.index.publish(asker.lease, asker.tokens, 0, end)
+
+
+def test_requests_begin_in_order_of_arrival():
+    queue = Queue(model(device=8))
+    askers = [queue.ask(name) for name in (1, 2, 3)]
+    assert queue.admit() == askers
+
+
+def test_no_more_run_than_may():
+    queue = Queue(model(device=8), max_running=2)
+    first, second, third = (queue.ask(name) for name in (1, 2, 3))
+    assert queue.admit() == [first, second]
+    assert queue.admit() == []
+    queue.admission.remove(first)
+    assert queue.admit() == [third]
+
+
+def test_who_finds_most_in_the_cache_goes_first():
+    tiers = model(device=8)
+    tiers.run(prompt(1, 2, 3))
+    queue = Queue(tiers, max_running=1)
+    cold, short, long = queue.ask(7), queue.ask(1, 8), queue.ask(1, 2, 3, 9)
+    order = []
+    for _ in range(3):
+        order += queue.admit()
+        queue.admission.remove(order[-1])
+    assert order == [long, short, cold]
+
+
+def test_nobody_is_passed_more_often_than_bounded():
+    tiers = model(device=8)
+    tiers.run(prompt(1))
+    queue = Queue(tiers, max_running=1)
+    cold = queue.ask(7)
+    warm = [queue.ask(1, 10 + i) for i in range(8)]
+    order = []
+    while queue.admission.waiting:
+        order += queue.admit()
+        queue.admission.remove(order[-1])
+    bound = PATIENCE[Wait.FOR_ROOM]
+    assert order == [*warm[:bound], cold, *warm[bound:]]
+
+
+def test_one_that_needs_room_is_not_starved_by_small_ones():
+    """Small requests come for ever, and there is always room for them, never for the big one while they run."""
+    tiers = model(device=4)
+    queue = Queue(tiers)
+    running = [queue.ask(1), queue.ask(2)]
+    queue.admit()
+    big = queue.ask(5, 6, 7)
+    name = 10
+    for _ in range(20):
+        queue.ask(name := name + 1)
+        queue.admission.remove(running.pop(0))
+        running += queue.admit()
+        if big in running:
+            break
+        tiers.settle()
+    assert big in running
+    assert big.overtaken <= PATIENCE[Wait.FOR_ROOM]
+
+
+def test_who_waits_for_anothers_blocks_lets_others_pass():
+    queue = Queue(model(device=12))
+    owner, sharer = queue.ask(1, 2), queue.ask(1, 2, 3)
+    others = [queue.ask(10 + i) for i in range(PATIENCE[Wait.FOR_ROOM])]
+    last = queue.ask(20)
+    admitted = queue.admit()
+    assert admitted[0] is owner
+    assert set(admitted[1:]) >= set(others[:3])
+    assert sharer.waits is Wait.FOR_BLOCKS
+    queue.fill(owner)
+    for other in admitted[1:]:
+        queue.admission.remove(other)
+    assert sharer in queue.admit()
+    assert last.lease is not None
+
+
+def test_if_who_computes_is_cancelled_the_first_who_waits_takes_over():
+    queue = Queue(model(device=12))
+    owner, first, second = queue.ask(1, 2), queue.ask(1, 2, 3), queue.ask(1, 2, 4)
+    assert queue.admit() == [owner]
+    queue.admission.remove(owner)
+    assert queue.admit() == [first]
+    assert first.lease.filling[:3].all()
+    assert second.waits is Wait.FOR_BLOCKS
+
+
+def test_only_so_many_are_matched_in_one_go():
+    tiers = model(device=4)
+    queue = Queue(tiers)
+    queue.ask(1, 2, 3)
+    queue.admit()
+    for name in range(100):
+        queue.ask(5, name)
+    calls = []
+    match = tiers.index.num_matching
+    tiers.index.num_matching = lambda tokens: calls.append(1) or match(tokens)
+    assert queue.admit() == []
+    assert len(calls) == WINDOW
+
+
+# ---- growth and preemption
+
+
+def test_a_request_begins_with_its_first_chunk_and_a_block_to_decode_into():
+    tiers = model(device=8)
+    tiers.run(prompt(1, 2))
+    queue = Queue(tiers, chunk_blocks=1)
+    asker = queue.ask(1, 2, 3, 4, 5, max_blocks=8)
+    queue.admit()
+    assert len(asker.lease.slots) == 2 + 1 + 1
+    assert queue.admission.grow(asker, 6)
+    assert len(asker.lease.slots) == 6
+    assert queue.admission.grow(asker, 100)
+    assert len(asker.lease.slots) == 8, "what it said at most"
+
+
+def test_idle_blocks_make_room_and_nobody_is_preempted():
+    tiers = model(device=4, host=4)
+    tiers.run(prompt(1, 2, 3))
+    queue = Queue(tiers)
+    asker = queue.ask(5, max_blocks=4)
+    queue.admit()
+    tiers.settle()
+    queue.admit()
+    for num_blocks in (3, 4):
+        while not queue.admission.grow(asker, num_blocks):
+            tiers.settle()
+    assert tiers.index.stats()["preempted"]["requests"] == 0
+    assert tiers.where(prompt(1, 2, 3)) == ["H", "H", "H"]
+
+
+def test_the_youngest_gives_way_to_the_oldest():
+    tiers = model(device=9)
+    queue = Queue(tiers)
+    oldest, middle, youngest = (queue.ask(name, max_blocks=5) for name in (1, 2, 3))
+    assert queue.admit() == [oldest, middle, youngest]
+    assert queue.admission.grow(oldest, 4)
+    assert queue.admission.running == [oldest, middle]
+    assert queue.admission.waiting == [youngest]
+    assert youngest.num_preempted == 1
+    assert youngest.lease is None
+    tiers.index.check()
+
+
+def test_the_youngest_waits_rather_than_take_from_older_ones():
+    queue = Queue(model(device=6))
+    older, youngest = queue.ask(1, max_blocks=4), queue.ask(2, max_blocks=4)
+    queue.admit()
+    assert not queue.admission.grow(youngest, 4)
+    assert queue.admission.running == [older, youngest]
+    queue.admission.remove(older)
+    assert queue.admission.grow(youngest, 4)
+
+
+def test_what_a_running_request_has_asked_for_is_not_given_to_a_new_one():
+    tiers = model(device=7)
+    queue = Queue(tiers)
+    older, youngest = queue.ask(1, max_blocks=3), queue.ask(2, max_blocks=5)
+    queue.admit()
+    assert not queue.admission.grow(youngest, 5)
+    new = queue.ask(max_blocks=1)
+    assert queue.admit() == [], "there is a slot, but it is asked for"
+    queue.admission.remove(older)
+    assert queue.admission.grow(youngest, 5)
+    assert queue.admit() == [new]
+
+
+def test_a_preempted_request_comes_back_before_later_ones_with_what_it_had():
+    tiers = model(device=6, host=4)
+    queue = Queue(tiers)
+    older, younger = queue.ask(1, max_blocks=6), queue.ask(2, max_blocks=4)
+    queue.admit()
+    later = queue.ask(max_blocks=1)
+    queue.fill(younger)
+    slot = younger.lease.slots.item(1)
+    tiers.write((Tier.DEVICE, slot), ("own", 1))
+    tiers.write((Tier.DEVICE, younger.lease.slots.item(0)), (2, 2))
+    younger.used_blocks = 2
+    assert not queue.admission.grow(older, 6), "what leaves has not left yet"
+    assert not younger.stash.lost
+    assert stats(tiers, "host")["private"] == 1
+    tiers.settle()
+    assert queue.admission.grow(older, 6)
+    queue.admission.remove(older)
+    younger.compute_last = False
+    assert queue.admit() == [younger, later]
+    tiers.settle()
+    assert younger.lease.ready[:2].all()
+    assert tiers.memory[Tier.DEVICE, younger.lease.slots.item(1)] == ("own", 1)
+    assert stats(tiers, "host")["private"] == 0
+    tiers.index.check()
+
+
+@pytest.mark.parametrize("settled", [False, True])
+def test_a_preempted_request_that_is_cancelled_leaves_nothing(settled):
+    tiers = model(device=6, host=4)
+    queue = Queue(tiers)
+    older, younger = queue.ask(1, max_blocks=4), queue.ask(2, max_blocks=4)
+    queue.admit()
+    queue.fill(younger)
+    for slot in younger.lease.slots.tolist():
+        tiers.write((Tier.DEVICE, slot), ("own", 1))
+    younger.used_blocks = 2
+    queue.admission.grow(older, 4)
+    if settled:
+        tiers.settle()
+    queue.admission.remove(younger)
+    tiers.settle()
+    assert stats(tiers, "host")["private"] == 0
+    queue.admission.remove(older)
+    assert stats(tiers, "device")["private"] == 0
+
+
+def test_swapped_out_blocks_never_take_more_than_half_of_host_memory():
+    tiers = model(device=9, host=4)
+    queue = Queue(tiers)
+    older, younger = queue.ask(1, max_blocks=8), queue.ask(2, max_blocks=8)
+    queue.admit()
+    queue.fill(younger)
+    assert queue.admission.grow(younger, 6)
+    younger.used_blocks = 4
+    queue.admission.grow(older, 5)
+    assert younger.stash is None
+    assert younger.num_preempted == 1
