@@ -39,6 +39,8 @@ class EngineConfig:
     disk_bytes: bound of everything below disk_path, after compression.
     disk_min_free_bytes: space on that file system which the tier never takes.
     disk_read_threads: reading is mostly waiting and decompressing; two keep two cores busy.
+    disk_deadline_s: a read from disk that takes longer is waited for no more: the blocks are computed. The slowest
+        honest read, a few megabytes behind others, takes a fraction of it.
     max_model_len: tokens of prompt and reply together; None is the model's own limit.
     max_num_seqs: requests computed at the same time.
     max_batch_tokens: tokens of one forward, and so the size of a prefill chunk. With 1024 a cold prompt of 4160 tokens
@@ -59,6 +61,7 @@ class EngineConfig:
     disk_bytes: int | str = "16GiB"
     disk_min_free_bytes: int | str = "2GiB"
     disk_read_threads: int = 2
+    disk_deadline_s: float = 10.0
     max_model_len: int | None = None
     max_num_seqs: int = 8
     max_batch_tokens: int = 1024
@@ -75,6 +78,7 @@ class EngineConfig:
         _check_choice("block_tokens", self.block_tokens, (16, 32))
         for name in ("disk_read_threads", "max_num_seqs", "max_batch_tokens"):
             _check_count(name, getattr(self, name))
+        _check_seconds("disk_deadline_s", self.disk_deadline_s)
         for name in ("max_model_len", "num_threads"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))
@@ -176,6 +180,11 @@ def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None
 def _check_count(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _check_seconds(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
 
 
 def _resolve_device(device: str) -> str:

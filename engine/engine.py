@@ -57,10 +57,12 @@ class Engine(Closing):
         config: EngineConfig | None = None,
         *,
         wrap_store: Callable[[Store], Store] | None = None,
+        wrap_device: Callable[[Device], Device] | None = None,
         announce: Callable[[str], None] | None = None,
     ) -> None:
-        """`wrap_store` puts a store of the caller's around the disk store. `announce` gets the block of facts that is
-        otherwise printed to standard error at start.
+        """`wrap_store` puts a store of the caller's around the disk store, `wrap_device` a device around what makes the
+        copies between device and host. `announce` gets the block of facts that is otherwise printed to standard error
+        at start.
         """
         self.config = config = config or EngineConfig()
         self._closed = False
@@ -69,7 +71,7 @@ class Engine(Closing):
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         with ExitStack() as stack:
-            self._build(stack, model, config, wrap_store)
+            self._build(stack, model, config, wrap_store, wrap_device)
             self._resources = stack.pop_all()
         (announce or _print)(self._facts())
 
@@ -79,6 +81,7 @@ class Engine(Closing):
         model: str | Path | Model,
         config: EngineConfig,
         wrap_store: Callable[[Store], Store] | None,
+        wrap_device: Callable[[Device], Device] | None,
     ) -> None:
         chosen = config.resolve()
         self.model = _load(model, config, chosen)
@@ -90,7 +93,7 @@ class Engine(Closing):
         slab = HostSlab(host_slots, self.layout.block_bytes)
         self.model.warm_up(self.pool)
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._cache = self._open_cache(stack, chosen, host_slots, slab, wrap_store)
+        self._cache = self._open_cache(stack, chosen, host_slots, slab, wrap_store, wrap_device)
         self._slab = slab
         self._loop = EngineLoop(
             self._inbox,
@@ -115,10 +118,12 @@ class Engine(Closing):
         host_slots: int,
         slab: HostSlab,
         wrap_store: Callable[[Store], Store] | None,
+        wrap_device: Callable[[Device], Device] | None,
     ) -> TieredCache:
         with ExitStack() as until_owned:  # the cache closes device and store, once it has them
             device = _device(chosen.device, slab, stack)
             until_owned.callback(device.close)
+            device = wrap_device(device) if wrap_device is not None else device
             store = _store(self.config, chosen, self.namespace, self.layout)
             if store is not None:
                 until_owned.callback(store.close)
@@ -357,4 +362,6 @@ def _index_config(
         disk_bytes=chosen.disk_bytes - others if store is not None else 0,
         record_bytes=store.max_stored_bytes if store is not None else 0,
         loads=config.load == "always",
+        io_deadline_s=config.disk_deadline_s,
+        max_overdue_reads=config.disk_read_threads,
     )

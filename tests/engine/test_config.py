@@ -108,6 +108,7 @@ def test_what_is_given_is_kept(tmp_path):
         ("max_batch_tokens", 1.5),
         ("max_model_len", -1),
         ("num_threads", 0),
+        ("disk_deadline_s", 0),
         ("deterministic", 1),
         ("load", "sometimes"),
     ],

@@ -45,7 +45,7 @@ def reference(tiny_llama_dir: Path):
 
 @contextmanager
 def engine_on(model: Path, disk: Path | None = None, **settings) -> Iterator[Engine]:
-    wrap = settings.pop("wrap_store", None)
+    wraps = {name: settings.pop(name, None) for name in ("wrap_store", "wrap_device")}
     facts = {
         "kv_dtype": "float32",
         "block_tokens": BLOCK,
@@ -56,9 +56,7 @@ def engine_on(model: Path, disk: Path | None = None, **settings) -> Iterator[Eng
         "disk_min_free_bytes": 0,
         "max_batch_tokens": 128,
     }
-    with Engine(
-        model, EngineConfig(**{**facts, **settings}), wrap_store=wrap, announce=lambda _: None
-    ) as engine:
+    with Engine(model, EngineConfig(**{**facts, **settings}), announce=lambda _: None, **wraps) as engine:
         yield engine
         engine.check()
 
