@@ -24,7 +24,19 @@ from kvstore.store import HIT, BlockMeta, BlockRef, ReadOutcome, Store, StoreSta
 if TYPE_CHECKING:
     from kvstore.disk import LmdbStore
     from kvstore.host import HostSlab
-    from kvstore.layers import FaultStore
+    from kvstore.layers import (
+        Delay,
+        DirtyMiss,
+        ErrorAfter,
+        ErrorBefore,
+        FalseMiss,
+        Fault,
+        FaultStore,
+        Garbage,
+        Gate,
+        Hang,
+        ShortData,
+    )
     from kvstore.memory import MemoryStore
 
 __all__ = [
@@ -35,14 +47,24 @@ __all__ = [
     "BlockMeta",
     "BlockRef",
     "CodecError",
+    "Delay",
+    "DirtyMiss",
+    "ErrorAfter",
+    "ErrorBefore",
+    "FalseMiss",
+    "Fault",
     "FaultStore",
     "FormatError",
+    "Garbage",
+    "Gate",
+    "Hang",
     "HostSlab",
     "LmdbStore",
     "MemoryStore",
     "MissReason",
     "Namespace",
     "ReadOutcome",
+    "ShortData",
     "SlotMemory",
     "Store",
     "StoreClosed",
@@ -56,10 +78,20 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Delay": "kvstore.layers",
+    "DirtyMiss": "kvstore.layers",
+    "ErrorAfter": "kvstore.layers",
+    "ErrorBefore": "kvstore.layers",
+    "FalseMiss": "kvstore.layers",
+    "Fault": "kvstore.layers",
     "FaultStore": "kvstore.layers",
+    "Garbage": "kvstore.layers",
+    "Gate": "kvstore.layers",
+    "Hang": "kvstore.layers",
     "HostSlab": "kvstore.host",
     "LmdbStore": "kvstore.disk",
     "MemoryStore": "kvstore.memory",
+    "ShortData": "kvstore.layers",
 }
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 from kvstore.block import BlockKey
 
@@ -11,7 +12,7 @@ class RawRecords:
     """Reads and writes the records of one open store below all of its checks.
 
     `read` answers a copy of the record under a key, or None; `write` replaces the record of a key that is
-    there and leaves what the store believes about it as it was. Any thread may call both.
+    there and leaves what the store believes about it as it was, or raises KeyError. Any thread may call both.
     """
 
     read: Callable[[BlockKey], bytes | None]
@@ -37,3 +38,12 @@ class RawRecords:
         if record is None:
             raise KeyError(key.hex())
         return record
+
+
+@runtime_checkable
+class HasRaw(Protocol):
+    """A store that gives access to its records. `Store` does not ask for it."""
+
+    def raw(self) -> RawRecords:
+        """The records below all checks."""
+        ...

@@ -12,8 +12,18 @@ from transformers import AutoModelForCausalLM
 
 from engine import EngineConfig, Result, SamplingParams
 from engine.engine import Engine
-from kvstore.errors import StoreFailed, StoreLocked
-from kvstore.layers import FaultStore
+from kvstore.errors import StoreLocked
+from kvstore.layers import (
+    DirtyMiss,
+    ErrorAfter,
+    ErrorBefore,
+    FalseMiss,
+    FaultStore,
+    Garbage,
+    Gate,
+    Hang,
+    ShortData,
+)
 from kvstore.store import Store
 
 BLOCK = 16
@@ -155,66 +165,61 @@ def test_many_threads_at_once(tiny_llama_dir, reference, tmp_path):
 # --- a disk that is slow, fails, or lies ------------------------------------------------------------------------------
 
 
-class Gate:
-    """Holds reads back until it is opened, and says when the first one has arrived."""
-
-    def __init__(self) -> None:
-        self.arrived, self.open = threading.Event(), threading.Event()
-        self.open.set()
-
-    def __call__(self, keys: Sequence[bytes]) -> None:
-        if keys:
-            self.arrived.set()
-            assert self.open.wait(60), "the test never opened the gate"
-
-
 def test_a_miss_finishes_while_anothers_load_is_pending(tiny_llama_dir, reference, tmp_path):
-    gate = Gate()
+    gate, layers = Gate(), []
     slow, other = [*tokens(0, 300), 7], tokens(1, 200)
-    with engine_on(tiny_llama_dir, tmp_path, wrap_store=lambda s: FaultStore(s, read_gate=gate)) as engine:
+
+    def wrap(store: Store) -> Store:
+        layers.append(FaultStore(store))
+        return layers[0]
+
+    with engine_on(tiny_llama_dir, tmp_path, wrap_store=wrap) as engine:
         engine.generate(slow, GREEDY)
         engine.demote("disk")
-        gate.open.clear()
+        layers[0].faults = [Hang(gate, on="read")]
         loaded: list[Result] = []
         thread = threading.Thread(target=lambda: loaded.append(engine.generate(slow, GREEDY)))
         thread.start()
         try:
-            assert gate.arrived.wait(60)
+            assert gate.wait_until_reached(60)
             missed = engine.generate(other, GREEDY)
             assert not loaded
         finally:
-            gate.open.set()
+            gate.open()
             thread.join()
     assert missed.token_ids == reference(other)
     assert loaded[0].token_ids == reference(slow)
     assert loaded[0].usage.cached_by_tier["disk"] == 300 // BLOCK * BLOCK
 
 
-def failing_reads(store: Store) -> Store:
-    def fail(keys: Sequence[bytes]) -> None:
-        if keys:
-            raise StoreFailed("the disk is on fire")
-
-    return FaultStore(store, read_gate=fail)
-
-
-def failing_writes(store: Store) -> Store:
-    def fail(keys: Sequence[bytes]) -> None:
-        if keys:
-            raise StoreFailed("the disk is on fire")
-
-    return FaultStore(store, write_gate=fail)
-
-
-@pytest.mark.parametrize("wrap", [failing_reads, failing_writes])
-def test_a_store_that_fails_costs_time_and_nothing_else(tiny_llama_dir, reference, tmp_path, wrap):
+@pytest.mark.parametrize(
+    "fault",
+    [
+        ErrorBefore(on="read"),
+        ErrorAfter(on="read"),
+        FalseMiss(),
+        Garbage(on="read"),
+        ShortData(on="write"),
+        ErrorBefore(on=("write", "delete")),
+        ErrorAfter(on=("write", "delete")),
+    ],
+    ids=lambda fault: f"{type(fault).__name__} on {fault.on or 'all'}",
+)
+def test_a_store_that_fails_costs_time_and_nothing_else(tiny_llama_dir, reference, tmp_path, fault):
     prompts = [tokens(i % 3, 150) + tokens(50 + i, 5) for i in range(9)]
+    layers = []
+
+    def wrap(store: Store) -> Store:
+        layers.append(FaultStore(store, [fault, DirtyMiss()]))
+        return layers[0]
+
     settings = {"device_bytes": "240KiB", "host_bytes": "120KiB", "wrap_store": wrap}
     with engine_on(tiny_llama_dir, tmp_path, **settings) as engine:
         results = [engine.generate(prompt, GREEDY) for prompt in prompts]
         engine.demote("disk")
         results += [engine.generate(prompt, GREEDY) for prompt in prompts]
     assert [result.token_ids for result in results] == [reference(prompt) for prompt in prompts * 2]
+    assert layers[0].injected(type(fault)) > 0
 
 
 def test_garbage_on_disk_is_never_served(tiny_llama_dir, reference, tmp_path):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from kvstore import BlockLayout, FaultStore, LmdbStore, MemoryStore, Namespace
+from kvstore import BlockLayout, LmdbStore, MemoryStore, Namespace
 
 LAYOUT = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=16, dtype="bfloat16", block_tokens=16)
 FLOAT32 = BlockLayout(num_layers=2, num_kv_heads=1, head_dim=16, dtype="float32", block_tokens=8)
@@ -39,11 +39,6 @@ STORES: dict[str, Callable[[Path], MemoryStore | LmdbStore]] = {
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryStore | LmdbStore]:
     with STORES[request.param](tmp_path) as opened:
         yield opened
-
-
-@pytest.fixture
-def wrapped(store: MemoryStore | LmdbStore) -> FaultStore:
-    return FaultStore(store)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ from kvstore.block import BlockLayout, Namespace, chain_key
 from kvstore.disk import LmdbStore
 from kvstore.errors import StoreFailed, StoreFull
 from kvstore.host import HostSlab
-from kvstore.layers import FaultStore
+from kvstore.layers import ErrorBefore, FaultStore, Gate, Hang
 from kvstore.memory import MemoryStore
-from tests.tiering.slot_arrays import GIVE_UP_S, Gate, SlotArray
+from tests.tiering.slot_arrays import GIVE_UP_S, SlotArray
 from tiering.cache import TieredCache
 from tiering.index import IndexConfig
 from tiering.io_threads import IoThreads
@@ -162,15 +162,8 @@ def start():
 
 
 @pytest.fixture
-def faults():
+def faulty():
     return FaultStore(MemoryStore(NAMESPACE, LAYOUT, 1 << 20))
-
-
-def raising(error):
-    def gate(keys):
-        raise error
-
-    return gate
 
 
 # ---- the right bytes
@@ -257,18 +250,18 @@ def test_a_damaged_record_is_never_served(open_store, start):
     assert sum(rig.failed_loads().values()) == 1
 
 
-def test_a_store_that_cannot_read_makes_the_request_compute(faults, start):
-    rig = start(faults)
+def test_a_store_that_cannot_read_makes_the_request_compute(faulty, start):
+    rig = start(faulty)
     rig.put_on_disk(1, 2)
-    faults.read_gate = raising(StoreFailed("the medium is gone"))
+    faulty.faults = [ErrorBefore(on="read")]
     assert rig.serve(1, 2) == {}
     assert rig.failed_loads() == {"read_failed": 2}
     assert rig.cache.close()
 
 
-def test_a_store_that_cannot_write_leaves_the_blocks_in_host_memory(faults, start):
-    rig = start(faults)
-    faults.write_gate = raising(StoreFull("not a byte is left"))
+def test_a_store_that_cannot_write_leaves_the_blocks_in_host_memory(faulty, start):
+    rig = start(faulty)
+    faulty.faults = [ErrorBefore(StoreFull, on="write")]
     rig.serve(1, 2)
     rig.cache.sweep(Tier.DISK, then_free=True)
     rig.settle()
@@ -279,29 +272,29 @@ def test_a_store_that_cannot_write_leaves_the_blocks_in_host_memory(faults, star
     assert rig.cache.close(flush_s=GIVE_UP_S), "a disk that rests does not hold up the end"
 
 
-def test_deletes_that_fail_are_counted(faults, start):
-    rig = start(faults)
+def test_deletes_that_fail_are_counted(faulty, start):
+    rig = start(faulty)
     rig.put_on_disk(1, 2)
-    faults.write_gate = raising(StoreFailed("the medium is gone"))
+    faulty.faults = [ErrorBefore(on="delete")]
     rig.cache.clear(GIVE_UP_S)
     assert rig.cache.close()
     assert rig.cache._failed_deletes == 2
 
 
-def test_a_store_that_cannot_be_listed_leaves_nothing_running(faults):
-    faults.read_gate = raising(StoreFailed("the medium is gone"))
+def test_a_store_that_cannot_be_listed_leaves_nothing_running(faulty):
+    faulty.faults = [ErrorBefore(on="scan")]
     before = threading.active_count()
-    with pytest.raises(StoreFailed, match="the medium is gone"):
-        Rig(faults)
+    with pytest.raises(StoreFailed, match="scan failed"):
+        Rig(faulty)
     assert threading.active_count() <= before
 
 
-def test_others_run_while_a_read_hangs_and_close_does_not_wait_for_it(faults, start):
-    rig, gate = start(faults), Gate()
+def test_others_run_while_a_read_hangs_and_close_does_not_wait_for_it(faulty, start):
+    rig, gate = start(faulty), Gate()
     rig.put_on_disk(1)
-    faults.read_gate = gate
+    faulty.faults = [Hang(gate, on="read")]
     hanging = rig.admit(prompt(1))
-    gate.wait_until_reached()
+    assert gate.wait_until_reached(GIVE_UP_S)
     other = rig.admit(prompt(2))
     rig.compute(other, prompt(2), 0, 1)
     rig.cache.release(other)
@@ -313,21 +306,21 @@ def test_others_run_while_a_read_hangs_and_close_does_not_wait_for_it(faults, st
     gate.open()
 
 
-def test_close_does_not_wait_for_a_write_that_hangs(faults, start):
-    rig, gate = start(faults), Gate()
+def test_close_does_not_wait_for_a_write_that_hangs(faulty, start):
+    rig, gate = start(faulty), Gate()
     rig.serve(1, 2)
     rig.cache.sweep(Tier.HOST, then_free=True)
     rig.settle()
-    faults.write_gate = gate
+    faulty.faults = [Hang(gate, on="write")]
     rig.cache.sweep(Tier.DISK, then_free=True)
-    gate.wait_until_reached()
+    assert gate.wait_until_reached(GIVE_UP_S)
     assert rig.lookup(1, 2) == {"host": 2}
     assert not rig.cache.close(flush_s=0.05)
     gate.open()
 
 
-def test_each_end_of_a_move_wakes_the_loop(faults, start):
-    rig = start(faults)
+def test_each_end_of_a_move_wakes_the_loop(faulty, start):
+    rig = start(faulty)
     rig.put_on_disk(1)
     rig.woken.clear()
     lease = rig.admit(prompt(1))
@@ -339,16 +332,16 @@ def test_each_end_of_a_move_wakes_the_loop(faults, start):
     rig.cache.release(lease)
 
 
-def test_settle_wakes_up_when_a_move_ends(faults, start, monkeypatch):
+def test_settle_wakes_up_when_a_move_ends(faulty, start, monkeypatch):
     monkeypatch.setattr("tiering.cache._SETTLE_STEP_S", GIVE_UP_S)
-    start(faults).put_on_disk(1, 2)
+    start(faulty).put_on_disk(1, 2)
 
 
-def test_a_cache_closes_at_the_end_of_a_with_block(faults):
-    with Rig(faults).cache as cache:
+def test_a_cache_closes_at_the_end_of_a_with_block(faulty):
+    with Rig(faulty).cache as cache:
         pass
     assert cache.close()
-    assert faults.store._closed
+    assert faulty.store._closed
 
 
 # ---- threads
@@ -372,8 +365,8 @@ def test_two_threads_run_jobs_side_by_side():
 
 def test_a_job_that_hangs_does_not_hold_up_close():
     threads, gate = IoThreads("test", 2), Gate()
-    threads.put(gate)
-    gate.wait_until_reached()
+    threads.put(gate.wait)
+    assert gate.wait_until_reached(GIVE_UP_S)
     assert not threads.close(0.0)
     gate.open()
     assert threads.close(GIVE_UP_S)
