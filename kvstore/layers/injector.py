@@ -130,7 +130,7 @@ class Injector:
             with self._lock:
                 self._hanging_at.remove(gate)
         if self._closed:
-            raise self._make_closed(f"closed while a {operation} hung")
+            raise self._make_closed(f"closed while it hung: {operation}")
 
     def close(self) -> None:
         """Let what hangs end, by raising; nothing is injected from here on."""

@@ -189,7 +189,7 @@ def test_close_lets_go_of_what_hangs_and_its_work_is_not_done(memory_store):
     store.close()
     for thread, ends in hung:
         thread.join(GIVE_UP_S)
-        assert [(type(end), str(end)) for end in ends] == [(StoreClosed, "closed while a write hung")]
+        assert [(type(end), str(end)) for end in ends] == [(StoreClosed, "closed while it hung: write")]
     assert memory_store._shelf == {}
     assert elsewhere_ends == [], "a gate that two layers share is open for neither"
     with pytest.raises(StoreClosed):

@@ -7,11 +7,12 @@ import pytest
 
 from tests.tiering.slot_arrays import GIVE_UP_S, Gate, SlotArray
 from tiering.transfer.cpu import CpuDevice
+from tiering.transfer.faults import FaultDevice
 
 
-@pytest.fixture
-def device():
-    device = CpuDevice()
+@pytest.fixture(params=[CpuDevice, lambda: FaultDevice(CpuDevice())], ids=["bare", "with no faults"])
+def device(request):
+    device = request.param()
     yield device
     device.close()
 
