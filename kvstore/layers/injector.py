@@ -22,9 +22,9 @@ class Strike:
 class Injector:
     """The faults of one layer: draws which of them are due at a call, and counts those that acted.
 
-    A draw depends on the seed, the fault's place in the list, the operation and the number of the call, and on
-    nothing else: the n-th read meets the same faults with the same seed, whichever thread makes it and whatever
-    was written meanwhile. Any thread may call all of it.
+    A draw depends on the seed, the fault's place in the list, the operation and the number of the call, and
+    on nothing else: the n-th read meets the same faults with the same seed, whichever thread makes it and
+    whatever was written meanwhile. Any thread may call all of it.
     """
 
     def __init__(
@@ -36,8 +36,8 @@ class Injector:
         failed: Callable[[str], Exception],
         closed: Callable[[str], Exception],
     ) -> None:
-        """`possible`: which operations a kind of fault can strike here. `failed` makes the error of a fault that
-        names none, `closed` that of a call which hung when the layer was closed.
+        """`possible`: which operations a kind of fault can strike here. `failed` makes the error of a fault
+        that names none, `closed` that of a call which hung when the layer was closed.
         """
         self._possible = possible
         self._seed, self._sleep, self._make_failed, self._make_closed = seed, sleep, failed, closed
@@ -54,7 +54,10 @@ class Injector:
         return self._faults
 
     def replace(self, faults: Iterable[Fault]) -> None:
-        """Put other faults in force, and number calls from one again. Raises ValueError for one that cannot act here."""
+        """Put other faults in force, and number calls from one again.
+
+        Raises ValueError for one that cannot act here; then nothing has changed.
+        """
         faults = tuple(faults)
         for fault in faults:
             self._check(fault)

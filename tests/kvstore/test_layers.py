@@ -199,6 +199,16 @@ def test_close_lets_go_of_what_hangs_and_its_work_is_not_done(memory_store):
     assert [type(end) for end in elsewhere_ends] == [StoreClosed], "of the store, which is closed by now"
 
 
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_closed_layer_injects_nothing_it_says_that_it_is_closed(memory_store, operation):
+    refs, blocks = fill(memory_store, 1)
+    store = FaultStore(memory_store, [Garbage(), ErrorBefore(StoreFull), Hang()])
+    store.close()
+    with pytest.raises(StoreClosed):
+        calls_of(store, refs, blocks)[operation]()
+    assert store.injected() == 0
+
+
 # ---- damage
 
 

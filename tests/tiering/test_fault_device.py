@@ -71,8 +71,7 @@ def test_garbage_lies_in_the_slots_of_the_copy_and_in_no_other(start):
     assert isinstance(error, OSError)
     assert firsts(destination)[::2] == [0, 0]
     for slot in (1, 3):
-        content = destination.bytes[slot]
-        assert (content != 10 + slot).sum() > len(content) // 2
+        assert len(np.unique(destination.bytes[slot])) > 20, "bytes of no block"
     assert device.injected(Garbage, "up") == 1
 
 

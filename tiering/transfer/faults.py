@@ -20,9 +20,9 @@ class FaultDevice:
     """A `Device` whose copies are slow, hang and fail on command. See `Device` for the contract.
 
     The operations that faults strike are the streams' names, "down" and "up", and "compute" for any other. Copies are
-    numbered when they are enqueued; a fault acts when the copy runs, as far as that shows in when the wrapped device
-    asks for the views of slots: `CpuDevice` does so on the stream's thread, a device that asks while it enqueues is
-    delayed, hung and failed there.
+    numbered when they are enqueued. A fault acts when the wrapped device asks for the views of slots: with `CpuDevice`
+    on the stream's thread, as the copy runs; with a device that asks while it enqueues, such as `CudaDevice`, then and
+    there, on the calling thread, so that an error comes out of `copy` itself.
 
     Every fault but Delay and Hang ends in an error: ErrorBefore before a byte was copied, ErrorAfter when all were,
     ShortData after the first half of the slots, Garbage after the destination slots were overwritten with junk. There
