@@ -82,7 +82,7 @@ class FaultStore(Closing):
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """The faults in force. To assign others numbers the calls from one again; what hangs goes on hanging."""
+        """The faults in force. Assigning others numbers the calls from one again; what hangs goes on hanging."""
         return self._injector.faults
 
     @faults.setter
