@@ -4,7 +4,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvstore.block import BlockKey, chain_key
@@ -34,7 +34,7 @@ from tiering.radix import Tokens
 from tiering.residency import Tier
 from tiering.swaps import Stash
 from tiering.transfer.device import Device
-from tiering.transfer.mover import Mover
+from tiering.transfer.mover import WHOLE_SLOT, Mover
 from tiering.writes import Sweep
 
 _SETTLE_STEP_S = 0.1  # how long to wait for news before planning again: a resting disk wakes nobody
@@ -62,11 +62,12 @@ class TieredCache(Closing):
         join_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
         jobs: Callable[[str, int], Jobs] = IoThreads,
+        layer_groups: Sequence[slice] = (WHOLE_SLOT,),
     ) -> None:
         """Takes over `device` and `store`: closing the cache closes them. What the store holds is found again.
 
         `join_s`: for how long reads, and then writes, that do not end may hold up `close`. `jobs` makes what runs
-        the store's calls, from a name and a number of threads. Raises StoreError if the
+        the store's calls, from a name and a number of threads. `layer_groups`: see Mover. Raises StoreError if the
         store cannot be listed; then nothing was started, and device and store stay the caller's.
         """
         self._index = Index(config, root_key)
@@ -74,7 +75,7 @@ class TieredCache(Closing):
             self._index.restore(store.scan())
         self._news = threading.Event()
         self._wake = wake
-        self._mover = Mover(device, pool, slab, self._announce)
+        self._mover = Mover(device, pool, slab, self._announce, layer_groups)
         self._slab, self._store, self._clock = slab, store, clock
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._readers = jobs("read", read_threads if store is not None else 0)
@@ -137,9 +138,9 @@ class TieredCache(Closing):
         self._index.release(lease)
         self._start_moves()
 
-    def before_compute(self, read_slots: "list[int]", written_slots: "list[int]") -> None:
+    def before_compute(self, read_slots: "list[int]", written_slots: "list[int]", group: int = 0) -> None:
         """See Mover.before_compute."""
-        self._mover.before_compute(read_slots, written_slots)
+        self._mover.before_compute(read_slots, written_slots, group)
 
     def after_compute(self) -> None:
         """See Mover.after_compute."""

@@ -7,6 +7,7 @@ run, and to make it wait is to block. numpy copies release the GIL, so copies an
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -48,11 +49,18 @@ class CpuEvent:
         self._done.wait()
 
 
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Work behind it starts after the event."""
+
+    event: CpuEvent
+
+
 class CpuStream:
     """A thread that runs jobs in order. An error is kept until the next event has carried it away."""
 
     def __init__(self, name: str) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | CpuEvent | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Callable[[], None] | CpuEvent | Wait | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=f"kvtide-{name}", daemon=True)
         self._thread.start()
 
@@ -62,13 +70,15 @@ class CpuStream:
             if isinstance(job, CpuEvent):
                 job.complete(error)
                 error = None
+            elif isinstance(job, Wait):  # also after a failure: what comes behind the next event counts on it
+                job.event.wait()
             elif error is None:  # after a failure what follows is skipped: its inputs may be garbage
                 try:
                     job()
                 except Exception as failure:  # noqa: BLE001 - the thread's top: reaches whoever queries the event
                     error = failure
 
-    def put(self, job: Callable[[], None] | CpuEvent) -> None:
+    def put(self, job: Callable[[], None] | CpuEvent | Wait) -> None:
         self._jobs.put(job)
 
     def close(self) -> None:
@@ -98,10 +108,11 @@ class CpuDevice:
         destination_slots: Sequence[int],
         source: SlotMemory,
         source_slots: Sequence[int],
+        part: slice,
     ) -> None:
         def run() -> None:
             for to, fro in zip(destination_slots, source_slots, strict=True):
-                np.copyto(destination.view(to), source.view(fro))
+                np.copyto(destination.view(to)[part], source.view(fro)[part])
 
         if stream is None:
             run()
@@ -120,7 +131,7 @@ class CpuDevice:
         if stream is None:
             event.wait()
         else:
-            stream.put(event.wait)
+            stream.put(Wait(event))
 
     def query(self, event: CpuEvent) -> bool:
         return event.query()

@@ -5,6 +5,7 @@ slots are numpy rows of a slab; the slab is registered with CUDA once, because a
 the calling thread and serialise with everything else.
 """
 
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -69,11 +70,13 @@ class CudaDevice:
         destination_slots: Sequence[int],
         source: SlotMemory,
         source_slots: Sequence[int],
+        part: slice,
     ) -> None:
         with torch.cuda.stream(stream):
             for to, fro in zip(destination_slots, source_slots, strict=True):
+                target, origin = _tensor(destination.view(to))[part], _tensor(source.view(fro))[part]
                 # non_blocking: the host must not wait here; the mover's event says when the bytes are there
-                _tensor(destination.view(to)).copy_(_tensor(source.view(fro)), non_blocking=True)
+                target.copy_(origin, non_blocking=True)
 
     def record(self, stream: torch.cuda.Stream) -> torch.cuda.Event:
         event = torch.cuda.Event()
@@ -95,10 +98,9 @@ class CudaDevice:
     def _notify(self) -> None:
         while (notice := self._notices.get()) is not None:
             event, wake = notice
-            try:
+            with contextlib.suppress(RuntimeError):  # a failed event is reported by the loop's own query
                 event.synchronize()  # releases the GIL while it waits
-            finally:
-                wake()  # a failed event is reported by the loop's own query
+            wake()
 
     def close(self) -> None:
         for stream in self._streams:

@@ -35,14 +35,15 @@ class Device(Protocol):
         destination_slots: Sequence[int],
         source: SlotMemory,
         source_slots: Sequence[int],
+        part: slice,
     ) -> None:
-        """Enqueue the copy of whole slots, pairwise; both sequences have one length."""
+        """Enqueue the copy of slots, pairwise; both sequences have one length. `part`: which bytes of each slot."""
 
     def record(self, stream: Any) -> Any:
         """An event that completes when what is now enqueued on the stream has ended."""
 
     def wait(self, stream: Any, event: Any) -> None:
-        """Later work on `stream` starts only after `event`, in whatever way the work before that has ended."""
+        """Later work on `stream` starts only after `event`, in whatever way the work before either has ended."""
 
     def query(self, event: Any) -> bool:
         """Whether the event has completed. Raises what the work before it raised."""

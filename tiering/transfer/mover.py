@@ -2,17 +2,21 @@
 
 Two copy streams, one for each direction, beside the engine's compute stream::
 
-    compute  --[ step n ]--E1------------------[ wait E3 | step n+1 reads slot 7 ]--
+    compute  --[ step n ]--E1----------------[ wait E3 | layers 0-3 of step n+1 ][ wait E4 | layers 4-7 ]--
     down     ------------wait E1 [ slot 5 -> host 2 ] E2
-    up       ------------wait E1 [ host 9 -> slot 7 ] E3
+    up       ------------wait E1 [ host 9 -> slot 7, layers 0-3 ] E3 [ layers 4-7 ] E4
+
+A copy up goes in *layer groups*, byte ranges of a slot with an event each: a step begins when the first have arrived.
 
 The hazards, and what prevents each:
 
 * a copy down reads a slot that a step is still writing: it waits for the last step's event (E1);
 * a copy up overwrites a slot that a step is still reading: the same wait;
-* a step reads a slot whose copy up has not ended: `before_compute` makes compute wait for its event (E3);
+* a step reads layers whose copy up has not ended: `before_compute` makes compute wait for their event (E3, then E4);
 * a step overwrites a slot that a copy down still reads: `before_compute` makes compute wait for E2;
 * a slot or host place is reused before the copy out of it has ended: its owner frees it only when `poll` says so.
+
+docs/ordering.md says which test shows each.
 """
 
 from collections import deque
@@ -22,6 +26,8 @@ from typing import Any
 
 from kvstore.slots import SlotMemory
 from tiering.transfer.device import Device
+
+WHOLE_SLOT = slice(None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,8 @@ class Ended:
 @dataclass(frozen=True, slots=True)
 class _Flight:
     number: int
-    event: Any
+    events: tuple[Any, ...]
+    """One for each part, in the order in which they end: a copy up has a part for each layer group."""
     device_slots: frozenset[int]
 
 
@@ -44,11 +51,36 @@ class Mover:
 
     One thread calls it. No call blocks on a device with a real compute stream; where compute is the calling thread,
     `before_compute` blocks until what the step needs has arrived.
+
+    A step is everything between its first `before_compute` and its `after_compute`; no copy may be submitted
+    meanwhile. With several layer groups, each is announced before its layers are enqueued::
+
+        before_compute(read, written)           group 0
+        ... enqueue the layers of group 0 ...
+        before_compute(read, written, 1)
+        ... enqueue the layers of group 1, and so on ...
+        after_compute()
     """
 
-    def __init__(self, device: Device, pool: SlotMemory, slab: SlotMemory, wake: Callable[[], None]) -> None:
-        """`wake` is called, from any thread, when a transfer has ended and `poll` has something to say."""
+    def __init__(
+        self,
+        device: Device,
+        pool: SlotMemory,
+        slab: SlotMemory,
+        wake: Callable[[], None],
+        groups: Sequence[slice] = (WHOLE_SLOT,),
+    ) -> None:
+        """`wake` is called, from any thread, when a transfer has ended and `poll` has something to say.
+
+        `groups`: the layer groups, byte ranges that follow each other and together are the slot.
+        """
+        edges = [group.indices(pool.block_bytes) for group in groups]
+        assert [0, *(stop for _, stop, _ in edges)] == [
+            *(start for start, _, _ in edges),
+            pool.block_bytes,
+        ], f"the layer groups {list(groups)} must be a slot of {pool.block_bytes} bytes, cut into pieces"
         self._device, self._pool, self._slab, self._wake = device, pool, slab, wake
+        self._groups = tuple(groups)
         self._down, self._up = device.stream("down"), device.stream("up")
         self._downs: deque[_Flight] = deque()
         self._ups: deque[_Flight] = deque()
@@ -56,39 +88,51 @@ class Mover:
         self._closed = False
 
     def submit_demote(self, number: int, device_slots: Sequence[int], host_slots: Sequence[int]) -> None:
-        """Copy device slots to host slots. Both stay taken until `poll` reports `number`."""
+        """Copy device slots to host slots. Both stay taken until `poll` reports `number`.
+
+        A step alone may overwrite the device slots before that: `before_compute` keeps it behind the copy.
+        """
         # the step that computed these blocks may still run: reading now would copy half-written KV
         self._device.wait(self._down, self._computed)
-        self._device.copy(self._down, self._slab, host_slots, self._pool, device_slots)
-        self._depart(self._down, self._downs, number, device_slots)
+        self._device.copy(self._down, self._slab, host_slots, self._pool, device_slots, WHOLE_SLOT)
+        self._depart(self._downs, number, [self._device.record(self._down)], device_slots)
 
     def submit_promote(self, number: int, host_slots: Sequence[int], device_slots: Sequence[int]) -> None:
-        """Copy host slots to device slots. Both stay taken until `poll` reports `number`."""
+        """Copy host slots to device slots. Both stay taken until `poll` reports `number`.
+
+        Steps alone may read the device slots before that: `before_compute` keeps them behind the copy. If `poll`
+        reports an error, what they have computed is worth nothing.
+        """
         # a slot's last owner has left, but the step it was in may still read the slot on the device
         self._device.wait(self._up, self._computed)
-        self._device.copy(self._up, self._pool, device_slots, self._slab, host_slots)
-        self._depart(self._up, self._ups, number, device_slots)
+        events = []
+        for group in self._groups:
+            self._device.copy(self._up, self._pool, device_slots, self._slab, host_slots, group)
+            events.append(self._device.record(self._up))
+        self._depart(self._ups, number, events, device_slots)
 
-    def _depart(self, stream: Any, flights: deque[_Flight], number: int, device_slots: Sequence[int]) -> None:
-        event = self._device.record(stream)
-        flights.append(_Flight(number, event, frozenset(device_slots)))
-        self._device.notify(event, self._wake)
+    def _depart(
+        self, flights: deque[_Flight], number: int, events: list[Any], device_slots: Sequence[int]
+    ) -> None:
+        flights.append(_Flight(number, tuple(events), frozenset(device_slots)))
+        self._device.notify(events[-1], self._wake)  # the parts are on one stream: the last one ends last
 
-    def before_compute(self, read_slots: Iterable[int], written_slots: Iterable[int]) -> None:
-        """Make the next step wait for copies into slots that it reads and out of slots that it writes.
+    def before_compute(self, read_slots: Iterable[int], written_slots: Iterable[int], group: int = 0) -> None:
+        """Make the step's next layers wait for copies into slots that they read and out of slots that they write.
 
-        A copy that failed has ended too: only `poll` tells whether the bytes are there.
+        Group 0 comes first, and waits for the copies out of written slots for the whole step. A copy that failed has
+        ended too: only `poll` tells whether the bytes are there.
         """
         if self._ups:
-            self._wait_for(self._ups, frozenset(read_slots))
-        if self._downs:
-            self._wait_for(self._downs, frozenset(written_slots))
+            self._wait_for(self._ups, group, frozenset(read_slots))
+        if self._downs and group == 0:
+            self._wait_for(self._downs, 0, frozenset(written_slots))
 
-    def _wait_for(self, flights: Iterable[_Flight], slots: frozenset[int]) -> None:
+    def _wait_for(self, flights: Iterable[_Flight], part: int, slots: frozenset[int]) -> None:
         for flight in flights:
             if not slots.isdisjoint(flight.device_slots):
                 # up: the step would read bytes that have not arrived; down: it would overwrite bytes not yet read
-                self._device.wait(self._device.compute, flight.event)
+                self._device.wait(self._device.compute, flight.events[part])
 
     def after_compute(self) -> None:
         """Note that a step has been enqueued: later copies wait for it."""
@@ -101,11 +145,12 @@ class Mover:
     def _landed(self, flights: deque[_Flight]) -> Iterable[Ended]:
         while flights:
             error: Exception | None = None
-            try:
-                if not self._device.query(flights[0].event):
-                    return
-            except Exception as failure:  # noqa: BLE001 - a device's errors have no common type; reported, not hidden
-                error = failure
+            for event in flights[0].events:
+                try:
+                    if not self._device.query(event):
+                        return  # also after an error: the parts behind it are still being copied
+                except Exception as failure:  # noqa: BLE001 - devices' errors have no common type; reported, not hidden
+                    error = failure
             yield Ended(flights.popleft().number, error)
 
     @property
