@@ -137,16 +137,15 @@ class VirtualDevice:
     ) -> None:
         """`fails` is asked when a copy begins, with its destination: whether it breaks off at some piece."""
         self._choose, self._fails = choose, fails
-        self._compute = VirtualStream("compute")
-        self._streams = [self._compute]
+        self.streams = [VirtualStream("compute")]
 
     @property
     def compute(self) -> VirtualStream:
-        return self._compute
+        return self.streams[0]
 
     def stream(self, name: str) -> VirtualStream:
-        self._streams.append(VirtualStream(name))
-        return self._streams[-1]
+        self.streams.append(VirtualStream(name))
+        return self.streams[-1]
 
     def launch(self, job: Callable[[], Iterator[None] | None]) -> None:
         """Enqueue the model's own work on the compute stream: a function, in pieces if it is a generator function."""
@@ -155,7 +154,7 @@ class VirtualDevice:
             if (running := job()) is not None:
                 yield from running
 
-        self._compute.work.append(pieces())
+        self.compute.work.append(pieces())
 
     def copy(
         self,
@@ -218,7 +217,7 @@ class VirtualDevice:
     def run(self, most: int | None = None, *, only: Collection[VirtualStream] | None = None) -> int:
         """Run pieces of work until nothing can run or `most` have run; `only` on these streams. How many ran."""
         num = 0
-        streams = self._streams if only is None else only
+        streams = self.streams if only is None else only
         while num != most and (ready := [stream for stream in streams if stream.may_run()]):
             (ready[0] if len(ready) == 1 else self._choose(ready)).run_piece()
             num += 1
@@ -234,14 +233,14 @@ class VirtualDevice:
 
     def close(self) -> None:
         self.run()
-        if any(stream.work for stream in self._streams):
+        if any(stream.work for stream in self.streams):
             raise Stuck(f"the device cannot come to its end: {self._told()}")
-        for stream in self._streams:
+        for stream in self.streams:
             stream.land()
 
     def _told(self) -> str:
         """Who waits for whom, in words."""
-        heads = [(stream.name, stream.work[0]) for stream in self._streams if stream.work]
+        heads = [(stream.name, stream.work[0]) for stream in self.streams if stream.work]
         waits = [f"{name} waits for {head.event.stream}" for name, head in heads if isinstance(head, Wait)]
         return "; ".join(waits) or "all streams are empty"
 
