@@ -53,6 +53,7 @@ class CheckedStore(MemoryStore):
         self.walk = walk
 
     def put_many(self, refs, data):
+        self.walk.counts["written"] += len(refs)
         for ref, block in zip(refs, data, strict=True):
             right = self.walk.kv_by_key[ref.key]
             if block.tolist() != right.tolist():
@@ -61,6 +62,7 @@ class CheckedStore(MemoryStore):
         return super().put_many(refs, data)
 
     def get_many(self, refs, out):
+        self.walk.counts["read"] += len(refs)
         self.walk.may_fail("a read")
         return super().get_many(refs, out)
 
@@ -150,6 +152,7 @@ class CacheWalk:
         self.running: list[Request] = []
         self.failed_copies: set[int] = set()
         self.now_s = 0.0
+        self.failures_left = 10
         self.free = {Tier.DEVICE: set(), Tier.HOST: set()}
         store = CheckedStore(self.shelf, self)
         self.cache = TieredCache(
@@ -184,7 +187,8 @@ class CacheWalk:
         return self.cache._mover
 
     def copy_fails(self, destination, slots):
-        failing = self.choose([True, *[False] * (self.fail_one_in - 1)])
+        self.counts["promoted" if destination is self.pool else "demoted"] += len(slots)
+        failing = self.fails()
         if failing and destination is self.pool:
             found = [flight.number for flight in self.mover._ups if flight.device_slots == set(slots)]
             assert len(found) == 1, "the places of a copy are its own until it has ended"
@@ -192,8 +196,14 @@ class CacheWalk:
         self.counts["failed copies"] += failing
         return failing
 
+    def fails(self):
+        """Now and then, but not for ever: a copy that always fails is tried for ever."""
+        failing = self.failures_left > 0 and self.choose([*[False] * (self.fail_one_in - 1), True])
+        self.failures_left -= failing
+        return failing
+
     def may_fail(self, what):
-        if self.choose([True, *[False] * (self.fail_one_in - 1)]):
+        if self.fails():
             raise StoreFailed(f"{what} was told to fail")
 
     def act(self):

@@ -80,7 +80,7 @@ class MoverWalk:
             yield
 
     def fails(self, destination, slots):
-        if not self.choose([True, *[False] * (self.fail_one_in - 1)]):
+        if not self.choose([*[False] * (self.fail_one_in - 1), True]):
             return False
         side = "device_slots" if destination is self.pool else "host_slots"
         found = [n for n, transfer in self.transfers.items() if getattr(transfer, side) == tuple(slots)]

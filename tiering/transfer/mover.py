@@ -46,6 +46,12 @@ class _Flight:
     device_slots: frozenset[int]
 
 
+def _are_one_slot(groups: Sequence[slice], num_bytes: int) -> bool:
+    """Whether each begins where the one before it ends, from the first byte to the last."""
+    edges = [group.indices(num_bytes) for group in groups]
+    return [0, *(stop for _, stop, _ in edges)] == [*(start for start, _, _ in edges), num_bytes]
+
+
 class Mover:
     """Copies whole blocks between the device pool and the host slab, in an order that is safe beside compute.
 
@@ -74,11 +80,9 @@ class Mover:
 
         `groups`: the layer groups, byte ranges that follow each other and together are the slot.
         """
-        edges = [group.indices(pool.block_bytes) for group in groups]
-        assert [0, *(stop for _, stop, _ in edges)] == [
-            *(start for start, _, _ in edges),
-            pool.block_bytes,
-        ], f"the layer groups {list(groups)} must be a slot of {pool.block_bytes} bytes, cut into pieces"
+        assert _are_one_slot(groups, pool.block_bytes), (
+            f"the layer groups {list(groups)} must be a slot of {pool.block_bytes} bytes, cut into pieces"
+        )
         self._device, self._pool, self._slab, self._wake = device, pool, slab, wake
         self._groups = tuple(groups)
         self._down, self._up = device.stream("down"), device.stream("up")

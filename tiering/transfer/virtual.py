@@ -82,10 +82,10 @@ class VirtualStream:
     """Work in order: events to complete, events to wait for, and jobs that run piece by piece."""
 
     name: str
-    work: deque[VirtualEvent | Wait | Iterator[None]] = field(default_factory=deque)
-    error: Exception | None = None
+    work: deque[VirtualEvent | Wait | Iterator[None]] = field(default_factory=deque, repr=False)
+    error: Exception | None = field(default=None, repr=False)
     """Of a job, until the next event has carried it away."""
-    landing: list[tuple[Bytes, Bytes]] = field(default_factory=list)
+    landing: list[tuple[Bytes, Bytes]] = field(default_factory=list, repr=False)
     """Host memory, and what copies have written to it that is not seen yet."""
 
     def may_run(self) -> bool:

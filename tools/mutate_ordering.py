@@ -1,0 +1,282 @@
+"""`make mutate`: take each wait out of the mover, one at a time, and see whether the ordering tests notice.
+
+Every mutant is the mover with one thing removed or misplaced: a wait, an event, a wake-up, a note of what is in flight,
+or a condition or loop that chooses what to wait for. Each runs against the tests in a copy of the tree; the working
+tree is not touched. A mutant that hangs is noticed as well. Exit status: 0 if every survivor is named in
+docs/ordering.md, and these are at most three; 1 otherwise.
+"""
+
+import argparse
+import ast
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from queue import SimpleQueue
+
+ROOT = Path(__file__).resolve().parent.parent
+MOVER = "tiering/transfer/mover.py"
+REASONS = "docs/ordering.md"
+NEEDED = ("kvstore", "tiering", "tests/tiering", "tests/conftest.py", "pyproject.toml")
+TESTS = ("tests/tiering/test_ordering.py",)
+MAX_EXCUSED = 3
+TIMEOUT_S = 120.0
+
+REMOVABLE = {"wait", "host_wait", "notify", "append", "close", "_wait_for"}
+"""Calls whose statement is taken out. `append` notes what is in flight, which is where the mover looks for events;
+`notify` because a loop that nobody wakes is as wrong as a byte that is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One change of the mover: the text at [start, end) becomes `replacement`."""
+
+    line: int
+    text: str
+    """The source line, stripped."""
+    change: str
+    start: int
+    end: int
+    replacement: str
+
+    @property
+    def name(self) -> str:
+        """How docs/ordering.md would speak of it."""
+        return f"`{self.text}`: {self.change}"
+
+    def apply(self, source: str) -> str:
+        """The mutated source."""
+        return source[: self.start] + self.replacement + source[self.end :]
+
+
+# ---- what can be changed ---------------------------------------------------------------------------------------------
+
+
+class Enumerator:
+    """Finds the mutants of a source text."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._lines = source.splitlines(keepends=True)
+        self._starts = [0]
+        for line in self._lines:
+            self._starts.append(self._starts[-1] + len(line))
+
+    def _offset(self, line: int, column: int) -> int:
+        """Of a node's position, which counts UTF-8 bytes."""
+        return self._starts[line - 1] + len(self._lines[line - 1].encode()[:column].decode())
+
+    def _span(self, node: ast.expr | ast.stmt) -> tuple[int, int]:
+        assert node.end_lineno is not None and node.end_col_offset is not None, "a parsed node knows its end"
+        return self._offset(node.lineno, node.col_offset), self._offset(node.end_lineno, node.end_col_offset)
+
+    def _mutant(self, node: ast.expr | ast.stmt, replacement: str, change: str) -> Mutant:
+        return Mutant(node.lineno, self._line(node), change, *self._span(node), replacement)
+
+    def _line(self, node: ast.expr | ast.stmt) -> str:
+        """The source line without indentation and comment."""
+        return self._lines[node.lineno - 1].partition("  # ")[0].strip()
+
+    def mutants(self) -> list[Mutant]:
+        """All of them, in the order of the source."""
+        methods = [
+            method
+            for node in ast.parse(self._source).body
+            if isinstance(node, ast.ClassDef) and node.name == "Mover"
+            for method in node.body
+            if isinstance(method, ast.FunctionDef)
+        ]
+        found = [mutant for method in methods for mutant in self._method(method)]
+        return sorted(found, key=lambda mutant: (mutant.start, mutant.change))
+
+    def _method(self, method: ast.FunctionDef) -> Iterator[Mutant]:
+        if method.name == "after_compute" and isinstance(last := method.body[-1], ast.Assign):
+            yield self._mutant(last, "pass", "assignment removed")
+        yield from self._too_late(method.body)
+        for statement in method.body:  # not the signature: types are written like indices
+            yield from self._walk(statement)
+
+    def _walk(self, node: ast.AST) -> Iterator[Mutant]:
+        if isinstance(node, ast.Assert | ast.AnnAssign):
+            return
+        yield from self._of(node)
+        for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
+            yield from self._too_late(body or [])
+        for child in ast.iter_child_nodes(node):
+            yield from self._walk(child)
+
+    def _of(self, node: ast.AST) -> Iterator[Mutant]:
+        match node:
+            case ast.Expr(value=ast.Call(func=ast.Attribute(attr=attr))) if attr in REMOVABLE:
+                yield self._mutant(node, "pass", f"{attr} removed")
+            case ast.Call(func=ast.Attribute(attr="record", value=device)):
+                fresh = ast.unparse(device)
+                # the value is needed: an event of a stream on which nothing is, which is complete at once
+                yield self._mutant(
+                    node, f'{fresh}.record({fresh}.stream("empty"))', "event of an empty stream"
+                )
+            case ast.Call(func=ast.Attribute(attr="wait"), args=[stream, _]):
+                yield from self._other_streams(stream)
+            case ast.Call(func=ast.Name(id="frozenset"), args=[_]):
+                yield self._mutant(node, "frozenset()", "no slots")
+            case ast.AugAssign():
+                yield self._mutant(node, "pass", "count removed")
+            case ast.If(test=test) | ast.While(test=test):
+                yield self._mutant(test, "False", "never")
+            case ast.UnaryOp(op=ast.Not(), operand=operand):
+                yield self._mutant(node, ast.unparse(operand), "the opposite")
+            case ast.Compare(left=left, ops=[ast.Eq()], comparators=[right]):
+                yield self._mutant(node, f"{ast.unparse(left)} != {ast.unparse(right)}", "the opposite")
+            case ast.For(iter=values) | ast.comprehension(iter=values):
+                yield from self._fewer(values)
+            case ast.Subscript(slice=ast.expr() as index) if not isinstance(index, ast.Slice):
+                if ast.unparse(index) != "0":
+                    yield self._mutant(index, "0", "the first instead")
+            case ast.ExceptHandler(body=[statement]):
+                yield self._mutant(statement, "pass", "error dropped")
+
+    def _other_streams(self, stream: ast.expr) -> Iterator[Mutant]:
+        for other in ("self._down", "self._up", "self._device.compute"):
+            if ast.unparse(stream) != other:
+                yield self._mutant(stream, other, f"{other} waits instead")
+
+    def _fewer(self, values: ast.expr) -> Iterator[Mutant]:
+        text = ast.unparse(values)
+        yield self._mutant(values, "()", f"over nothing of {text}")
+        yield self._mutant(values, f"tuple({text})[:1]", f"over the first of {text} only")
+        yield self._mutant(values, f"tuple({text})[-1:]", f"over the last of {text} only")
+
+    def _too_late(self, body: list[ast.stmt]) -> Iterator[Mutant]:
+        """A wait behind the copy that should wait."""
+        for number, node in enumerate(body):
+            if not (isinstance(node, ast.Expr) and _calls(node, "wait")):
+                continue
+            copies = [after for after in body[number + 1 :] if _calls(after, "copy")]
+            if copies:
+                (start, wait_end), (_, end) = self._span(node), self._span(copies[0])
+                indent, wait = " " * node.col_offset, self._source[start:wait_end]
+                late = f"{self._source[wait_end:end].lstrip()}\n{indent}{wait}"
+                yield Mutant(node.lineno, self._line(node), "behind the copy", start, end, late)
+
+
+def _calls(node: ast.stmt, method: str) -> bool:
+    """Whether a method of this name is called somewhere in a statement."""
+    calls = [each.func for each in ast.walk(node) if isinstance(each, ast.Call)]
+    return any(isinstance(called, ast.Attribute) and called.attr == method for called in calls)
+
+
+def mutants_of(source: str) -> list[Mutant]:
+    """Every mutant of a mover's source text."""
+    return Enumerator(source).mutants()
+
+
+# ---- running the tests against one -----------------------------------------------------------------------------------
+
+
+def copy_tree(to: Path) -> None:
+    """Copy what the tests need, without compiled files: these would be taken for current by their date."""
+    for name in NEEDED:
+        source, target = ROOT / name, to / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+
+
+def first_failure(tree: Path) -> str | None:
+    """The first ordering test that fails in a tree, None if all pass. Raises RuntimeError if they could not be run."""
+    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    try:
+        done = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"no end within {TIMEOUT_S:.0f} s"
+    if done.returncode == 0:
+        return None
+    failed = re.search(r"^FAILED \S+::(\S+)", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or failed is None:
+        raise RuntimeError(f"the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return failed[1]
+
+
+def run_all(mutants: list[Mutant], source: str, num_processes: int) -> list[str | None]:
+    """The test that notices each mutant, None for a survivor. Prints each as it is over."""
+    with tempfile.TemporaryDirectory(prefix="kvtide-mutate-") as folder:
+        trees: SimpleQueue[Path] = SimpleQueue()
+        for number in range(num_processes):
+            copy_tree(Path(folder) / str(number))
+            trees.put(Path(folder) / str(number))
+
+        def run(mutated: str) -> str | None:
+            tree = trees.get()
+            try:
+                (tree / MOVER).write_text(mutated, encoding="utf-8")
+                return first_failure(tree)
+            finally:
+                trees.put(tree)
+
+        if (failed := run(source)) is not None:
+            raise SystemExit(f"{failed} fails on the mover as it is: nothing can be learnt from mutants")
+        with ThreadPoolExecutor(num_processes) as pool:
+            results = []
+            for mutant, killer in zip(
+                mutants, pool.map(run, [m.apply(source) for m in mutants]), strict=True
+            ):
+                print(f"{'killed' if killer else 'SURVIVES':8}  {mutant.line:4}  {mutant.name}", flush=True)
+                results.append(killer)
+            return results
+
+
+def told(mutant: Mutant) -> dict[str, str | int | None]:
+    """A mutant for the JSON file."""
+    return {
+        key: value for key, value in dataclasses.asdict(mutant).items() if key in {"line", "text", "change"}
+    }
+
+
+def main() -> None:
+    """Run all mutants, say which survive, and exit 1 if one does so without a reason."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--list", action="store_true", help="only list the mutants")
+    parser.add_argument("--processes", type=int, default=2, help="how many run side by side (default: 2)")
+    options = parser.parse_args()
+    source = (ROOT / MOVER).read_text(encoding="utf-8")
+    mutants = mutants_of(source)
+    if options.list:
+        print("\n".join(f"{mutant.line:4}  {mutant.name}" for mutant in mutants))
+        return
+    began_s = time.monotonic()
+    killers = run_all(mutants, source, options.processes)
+    survivors = [mutant for mutant, killer in zip(mutants, killers, strict=True) if killer is None]
+    num_killed = len(mutants) - len(survivors)
+    print(f"{num_killed} of {len(mutants)} mutants killed in {time.monotonic() - began_s:.0f} s")
+    if options.json is not None:
+        result = {
+            "mutants": len(mutants),
+            "killed": num_killed,
+            "survivors": [told(each) for each in survivors],
+        }
+        result["list"] = [told(each) for each in mutants]
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    reasons = (ROOT / REASONS).read_text(encoding="utf-8")
+    unexplained = [mutant for mutant in survivors if mutant.name not in reasons]
+    for mutant in unexplained:
+        print(f"no reason in {REASONS}: {mutant.name}")
+    sys.exit(bool(unexplained) or len(survivors) > MAX_EXCUSED)
+
+
+if __name__ == "__main__":
+    main()
