@@ -102,7 +102,9 @@ class Doorbell:
     def wait(self, timeout_s):
         while not self.rung and self.walk.something_happens():
             pass
-        assert self.rung or not self.walk.mover.in_flight, "a copy is in flight and nothing will tell the cache"
+        assert self.rung or not self.walk.mover.in_flight, (
+            "a copy is in flight and nothing will tell the cache"
+        )
 
 
 @dataclass
@@ -217,7 +219,10 @@ class CacheWalk:
         """One of a few documents with forks, so that prompts share blocks and push others out."""
         if len(self.running) >= 3:
             return
-        blocks = [self.choose([1, 1, 2]), *(self.choose(range(k)) for k in (2, 8)[: self.choose([0, 1, 2, 2])])]
+        blocks = [
+            self.choose([1, 1, 2]),
+            *(self.choose(range(k)) for k in (2, 8)[: self.choose([0, 1, 2, 2])]),
+        ]
         tokens = [token for token in blocks for _ in range(LAYOUT.block_tokens)] + [9]
         num_blocks = len(blocks) + self.choose([1, 2])
         if num_blocks > self.pool.num_slots:
@@ -378,7 +383,9 @@ class CacheWalk:
     def run_device(self):
         """The device goes on, or only a part of it while the rest hangs behind."""
         streams = self.device.streams
-        self.device.run(self.choose([1, 2, 5, 10, 40]), only=self.choose([None, *([each] for each in streams)]))
+        self.device.run(
+            self.choose([1, 2, 5, 10, 40]), only=self.choose([None, *([each] for each in streams)])
+        )
 
     def run_job(self):
         if waiting := [jobs for jobs in self.jobs if jobs.jobs]:
@@ -397,7 +404,9 @@ class CacheWalk:
         return bool(waiting)
 
     def sweep(self):
-        self.cache.sweep(self.choose([Tier.HOST, Tier.HOST, Tier.DISK]), then_free=self.choose([True, True, False]))
+        self.cache.sweep(
+            self.choose([Tier.HOST, Tier.HOST, Tier.DISK]), then_free=self.choose([True, True, False])
+        )
 
     def settle(self):
         """The loop has nothing to compute and sleeps until all moves are over."""

@@ -107,7 +107,9 @@ class MoverWalk:
 
     def step(self, reads=None, writes=None):
         """The model reads some slots and overwrites others, whoever had these, layer group by layer group."""
-        arriving = {slot for transfer in self.transfers.values() if transfer.up for slot in transfer.device_slots}
+        arriving = {
+            slot for transfer in self.transfers.values() if transfer.up for slot in transfer.device_slots
+        }
         if reads is None:
             reads = self.some(self.blocks, 3) if self.choose([True, True, False]) else []
         if writes is None:
@@ -229,7 +231,9 @@ class MoverWalk:
     def run(self):
         """The device goes on, or only a part of it while the rest hangs behind."""
         streams = self.device.streams
-        self.device.run(self.choose([1, 2, 5, 10, 40]), only=self.choose([None, *([each] for each in streams)]))
+        self.device.run(
+            self.choose([1, 2, 5, 10, 40]), only=self.choose([None, *([each] for each in streams)])
+        )
 
     def sleep(self):
         """The loop has nothing to do until a copy has ended."""
