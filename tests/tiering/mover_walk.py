@@ -43,7 +43,7 @@ class Transfer:
 
 
 class MoverWalk:
-    def __init__(self, choose, groups=None, fail_one_in=12):
+    def __init__(self, choose, groups=None, fail_one_in=12) -> None:
         self.choose = choose
         self.groups = groups or choose(LAYER_GROUPS)
         self.fail_one_in = fail_one_in
@@ -105,15 +105,11 @@ class MoverWalk:
 
     # ---- steps
 
-    def step(self, reads=None, writes=None):
+    def step(self):
         """The model reads some slots and overwrites others, whoever had these, layer group by layer group."""
-        arriving = {
-            slot for transfer in self.transfers.values() if transfer.up for slot in transfer.device_slots
-        }
-        if reads is None:
-            reads = self.some(self.blocks, 3) if self.choose([True, True, False]) else []
-        if writes is None:
-            writes = self.some(set(range(NUM_DEVICE)) - arriving - set(reads), 2)
+        reads = self.some(self.blocks, 3) if self.choose([True, True, False]) else []
+        arriving = self._busy("device_slots", up_only=True)
+        writes = self.some(set(range(NUM_DEVICE)) - arriving - set(reads), 2)
         found = {slot: self.blocks[slot] for slot in reads}
         written = {slot: self.new_name() for slot in writes}
         for number, group in enumerate(self.groups):
@@ -155,14 +151,14 @@ class MoverWalk:
         self.transfers[self.last_number] = Transfer(up, tuple(device_slots), tuple(host_slots), tuple(names))
         return self.last_number
 
-    def _busy(self, side, *directions):
-        """Places of copies that have not ended, in these directions."""
-        found = [transfer for transfer in self.transfers.values() if transfer.up in directions]
+    def _busy(self, side, *, up_only=False):
+        """Places of copies that have not ended."""
+        found = [transfer for transfer in self.transfers.values() if transfer.up or not up_only]
         return {slot for transfer in found for slot in getattr(transfer, side)}
 
     def demote(self):
-        ready = self.blocks.keys() - self._busy("device_slots", True)
-        free = set(range(NUM_HOST)) - self.host.keys() - self._busy("host_slots", True, False)
+        ready = self.blocks.keys() - self._busy("device_slots", up_only=True)
+        free = set(range(NUM_HOST)) - self.host.keys() - self._busy("host_slots")
         slots, hosts = self.some(ready, 2), self.some(free, 2)
         if slots and hosts:
             slots, hosts = slots[: len(hosts)], hosts[: len(slots)]
@@ -172,7 +168,7 @@ class MoverWalk:
 
     def promote(self):
         hosts = self.some(self.host, 2)
-        slots = self.some(set(range(NUM_DEVICE)) - self._busy("device_slots", True, False), 2)
+        slots = self.some(set(range(NUM_DEVICE)) - self._busy("device_slots"), 2)
         if hosts and slots:
             slots, hosts = slots[: len(hosts)], hosts[: len(slots)]
             names = [self.host[slot] for slot in hosts]
@@ -214,14 +210,14 @@ class MoverWalk:
 
     def fill_host(self):
         """A read from disk comes into free host slots."""
-        free = set(range(NUM_HOST)) - self.host.keys() - self._busy("host_slots", True, False)
+        free = set(range(NUM_HOST)) - self.host.keys() - self._busy("host_slots")
         for slot in self.some(free, 2):
             self.host[slot] = self.new_name()
             self.slab.view(slot)[:] = content_of(self.host[slot])
 
     def free_host(self):
         """What no copy reads any more is given up, and overwritten at once."""
-        for slot in self.some(self.host.keys() - self._busy("host_slots", True, False), 2):
+        for slot in self.some(self.host.keys() - self._busy("host_slots"), 2):
             self.look_at_host([slot])
             del self.host[slot]
             self._scribble([slot])

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.tiering.cache_walk import CacheWalk
 from tests.tiering.mover_walk import MoverWalk
+from tiering.transfer.virtual import Choose
 
 WALKS = 50
 
@@ -68,7 +69,7 @@ class Machine(RuleBasedStateMachine):
         self.walk.act()
 
     @staticmethod
-    def choose_by(data):
+    def choose_by(data) -> Choose:
         return lambda values: data.draw(st.sampled_from(list(values)))
 
     def teardown(self):

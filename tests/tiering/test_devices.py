@@ -1,0 +1,420 @@
+"""What every device must do, and what is one device's own: threads on a CPU, chosen orders and poison on the virtual one."""
+
+import random
+import threading
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from tests.tiering.slot_arrays import GIVE_UP_S, Gate, SlotArray
+from tiering.transfer.cpu import CpuDevice
+from tiering.transfer.mover import WHOLE_SLOT
+from tiering.transfer.virtual import POISON, Stuck, VirtualDevice, VirtualMemory
+
+BLOCK_BYTES = 8
+
+
+class OnCpu:
+    """A device with memory, and a way to make copies into a slot fail."""
+
+    def __init__(self) -> None:
+        self.device = CpuDevice()
+
+    def memory(self, num_slots, fill=0):
+        return SlotArray(num_slots, BLOCK_BYTES, fill=fill)
+
+    def break_slot(self, memory, bad):
+        def check(slot):
+            if slot == bad:
+                raise OSError(f"slot {bad} is broken")
+
+        memory.before_view = check
+
+
+class OnVirtual:
+    page_locked = False
+
+    def __init__(self) -> None:
+        self.broken = set()
+        self.device = VirtualDevice(random.Random(0).choice, fails=self.fails)
+
+    def fails(self, destination, slots):
+        return any((id(destination), slot) in self.broken for slot in slots)
+
+    def memory(self, num_slots, fill=0):
+        memory = VirtualMemory(num_slots, BLOCK_BYTES, page_locked=self.page_locked)
+        for slot in range(num_slots):
+            memory.view(slot)[:] = fill + slot
+        return memory
+
+    def break_slot(self, memory, bad):
+        self.broken.add((id(memory), bad))
+
+
+class OnVirtualHost(OnVirtual):
+    page_locked = True
+
+
+@pytest.fixture(params=[OnCpu, OnVirtual, OnVirtualHost])
+def place(request):
+    place = request.param()
+    yield place
+    place.device.close()
+
+
+@pytest.fixture
+def device(place):
+    return place.device
+
+
+def copy(device, stream, to, to_slots, fro, fro_slots, part=WHOLE_SLOT):
+    device.copy(stream, to, to_slots, fro, fro_slots, part)
+
+
+def firsts(memory):
+    return [memory.view(slot)[0] for slot in range(memory.num_slots)]
+
+
+def holds(memory, slot, value, part=WHOLE_SLOT):
+    return set(memory.view(slot)[part].tolist()) == {value}
+
+
+# ---- every device
+
+
+def test_copies_pair_slots_and_the_event_says_when_they_are_there(place, device):
+    stream = device.stream("up")
+    source, destination = place.memory(4, fill=10), place.memory(4)
+    copy(device, stream, destination, [2, 0], source, [1, 3])
+    device.host_wait(device.record(stream))
+    assert firsts(destination) == [13, 1, 11, 3]
+
+
+def test_a_copy_of_a_part_leaves_the_rest(place, device):
+    stream = device.stream("up")
+    source, destination = place.memory(2, fill=10), place.memory(2)
+    copy(device, stream, destination, [1], source, [0], slice(2, 5))
+    device.host_wait(device.record(stream))
+    assert destination.view(1).tolist() == [1, 1, 10, 10, 10, 1, 1, 1]
+
+
+def test_a_stream_runs_in_order(place, device):
+    stream = device.stream("up")
+    memory = place.memory(1, fill=1)
+    others = [place.memory(1, fill=fill) for fill in range(10, 20)]
+    for here, there in pairwise([memory, *others]):
+        copy(device, stream, there, [0], here, [0])
+    device.host_wait(device.record(stream))
+    assert all(holds(other, 0, 1) for other in others), "one value went from each memory to the next"
+
+
+def test_a_stream_can_wait_for_another(place, device):
+    first, second = device.stream("down"), device.stream("up")
+    one, two, three = (place.memory(4, fill=fill) for fill in (10, 20, 30))
+    copy(device, first, two, range(4), one, range(4))
+    device.wait(second, device.record(first))
+    copy(device, second, three, range(4), two, range(4))
+    device.host_wait(device.record(second))
+    assert firsts(three) == [10, 11, 12, 13], "the second copy saw what the first had written"
+
+
+def test_an_error_is_carried_by_the_next_event_only(place, device):
+    stream = device.stream("up")
+    memory, source = place.memory(4, fill=1), place.memory(4, fill=10)
+    place.break_slot(memory, 0)
+    copy(device, stream, memory, [0], source, [0])
+    copy(device, stream, memory, [2], source, [2])
+    failed = device.record(stream)
+    copy(device, stream, memory, [1], source, [1])
+    good = device.record(stream)
+    device.host_wait(good)
+    with pytest.raises(Exception, match=r"slot 0 is broken|told to fail"):
+        device.query(failed)
+    with pytest.raises(Exception, match=r"slot 0 is broken|told to fail"):
+        device.host_wait(failed)
+    assert not holds(memory, 2, 12), "what follows a failure in the same transfer is left out"
+    assert holds(memory, 1, 11)
+
+
+def test_an_error_stays_with_its_own_stream(place, device):
+    first, second = device.stream("down"), device.stream("up")
+    broken, memory, source = place.memory(2), place.memory(2, fill=1), place.memory(2, fill=10)
+    place.break_slot(broken, 0)
+    copy(device, first, broken, [0], source, [1])
+    failed = device.record(first)
+    device.wait(device.compute, failed)
+    device.wait(second, failed)
+    copy(device, second, memory, [1], source, [0])
+    device.host_wait(device.record(second))
+    assert holds(memory, 1, 10)
+    with pytest.raises(Exception, match=r"slot 0 is broken|told to fail"):
+        device.query(failed)
+
+
+def test_a_wait_behind_a_failed_copy_is_kept(place, device):
+    """What comes behind the next event counts on it."""
+    first, second = device.stream("down"), device.stream("up")
+    slow, broken, memory = (place.memory(40, fill=fill) for fill in (50, 100, 150))
+    place.break_slot(broken, 0)
+    copy(device, first, slow, range(40), place.memory(40, fill=1), range(40))
+    arrived = device.record(first)
+    copy(device, second, broken, [0], memory, [1])
+    device.wait(second, arrived)
+    device.record(second)
+    copy(device, second, memory, range(40), slow, range(40))
+    device.host_wait(device.record(second))
+    assert firsts(memory) == list(range(1, 41))
+
+
+@pytest.mark.parametrize("bad", [None, 1])
+def test_a_wake_up_comes_once_however_late_it_was_asked_for(place, device, bad):
+    stream, woken = device.stream("up"), threading.Semaphore(0)
+    memory = place.memory(3)
+    place.break_slot(memory, bad)
+    copy(device, stream, memory, [0, 1], place.memory(3), [2, 2])
+    event = device.record(stream)
+    device.notify(event, woken.release)
+    device.host_wait(device.record(stream))
+    assert woken.acquire(timeout=GIVE_UP_S)
+    device.notify(event, woken.release)
+    assert woken.acquire(timeout=GIVE_UP_S), "at once, for what has ended already"
+    assert not woken.acquire(blocking=False)
+
+
+def test_compute_is_a_stream_for_copies_too(place, device):
+    memory, source = place.memory(2, fill=1), place.memory(2, fill=10)
+    copy(device, device.compute, memory, [0], source, [1])
+    event = device.record(device.compute)
+    device.host_wait(event)
+    assert device.query(event)
+    assert holds(memory, 0, 11)
+
+
+def test_close_lets_what_was_enqueued_end(place, device):
+    memory, source = place.memory(2, fill=1), place.memory(2, fill=10)
+    copy(device, device.stream("up"), memory, [0], source, [1])
+    device.close()
+    device.close()
+    assert holds(memory, 0, 11)
+
+
+# ---- threads
+
+
+@pytest.fixture
+def cpu():
+    device = CpuDevice()
+    yield device
+    device.close()
+
+
+def test_an_event_is_complete_only_when_the_work_before_it_has_ended(cpu):
+    stream = cpu.stream("up")
+    memory, gate = SlotArray(2, fill=1), Gate()
+    memory.before_view = gate
+    early = cpu.record(stream)
+    copy(cpu, stream, memory, [0], memory, [1])
+    late = cpu.record(stream)
+    gate.wait_until_reached()
+    assert cpu.query(early)
+    assert not cpu.query(late)
+    gate.open()
+    cpu.host_wait(late)
+    assert cpu.query(late)
+
+
+def test_streams_do_not_wait_for_each_other(cpu):
+    blocked, free = cpu.stream("down"), cpu.stream("up")
+    stuck, memory, gate = SlotArray(2), SlotArray(2, fill=1), Gate()
+    stuck.before_view = gate
+    copy(cpu, blocked, stuck, [0], stuck, [1])
+    copy(cpu, free, memory, [0], memory, [1])
+    cpu.host_wait(cpu.record(free))
+    assert holds(memory, 0, 2)
+    gate.open()
+
+
+def test_a_stream_that_waits_for_another_does_not_run_before_it(cpu):
+    first, second = cpu.stream("down"), cpu.stream("up")
+    memory, gate = SlotArray(3, fill=1), Gate()
+    memory.before_view = lambda slot: gate() if slot == 0 else None
+    copy(cpu, first, memory, [1], memory, [0])
+    cpu.wait(second, cpu.record(first))
+    copy(cpu, second, memory, [2], memory, [1])
+    done = cpu.record(second)
+    gate.wait_until_reached()
+    assert not cpu.query(done)
+    gate.open()
+    cpu.host_wait(done)
+    assert holds(memory, 2, 1)
+
+
+def test_a_thread_waits_although_a_copy_before_has_failed(cpu):
+    first, second = cpu.stream("down"), cpu.stream("up")
+    slow, broken, gate, passed = SlotArray(2), SlotArray(2), Gate(), threading.Semaphore(0)
+    slow.before_view, broken.before_view = gate, lambda slot: 1 // 0
+    copy(cpu, first, slow, [0], slow, [1])
+    arrived = cpu.record(first)
+    copy(cpu, second, broken, [0], broken, [1])
+    cpu.wait(second, arrived)
+    cpu.notify(cpu.record(second), passed.release)
+    assert not passed.acquire(timeout=0.05), "it went past what it was to wait for"
+    gate.open()
+    assert passed.acquire(timeout=GIVE_UP_S)
+
+
+def test_a_wake_up_does_not_come_before_the_end(cpu):
+    stream = cpu.stream("up")
+    memory, gate, woken = SlotArray(3), Gate(), threading.Semaphore(0)
+    memory.before_view = gate
+    copy(cpu, stream, memory, [0], memory, [2])
+    cpu.notify(cpu.record(stream), woken.release)
+    gate.wait_until_reached()
+    assert not woken.acquire(blocking=False)
+    gate.open()
+    assert woken.acquire(timeout=GIVE_UP_S)
+
+
+def test_compute_is_the_caller(cpu):
+    memory = SlotArray(2, fill=1)
+    copy(cpu, cpu.compute, memory, [0], memory, [1])
+    assert holds(memory, 0, 2)
+    assert cpu.query(cpu.record(cpu.compute))
+
+
+# ---- chosen orders and poison
+
+
+@pytest.fixture
+def virtual():
+    return VirtualDevice(lambda ready: ready[0])
+
+
+def pool_of(values):
+    return memory_of(values, page_locked=False)
+
+
+def slab_of(values):
+    return memory_of(values, page_locked=True)
+
+
+def memory_of(values, *, page_locked):
+    memory = VirtualMemory(len(values), BLOCK_BYTES, page_locked=page_locked)
+    for slot, value in enumerate(values):
+        if value is not None:
+            memory.view(slot)[:] = value
+    return memory
+
+
+def test_memory_is_poison_at_first():
+    assert holds(pool_of([None]), 0, POISON)
+    assert holds(slab_of([None]), 0, POISON)
+    with pytest.raises(IndexError, match="slot -1 is outside"):
+        pool_of([None]).view(-1)
+
+
+def test_nothing_runs_by_itself(virtual):
+    pool, slab = pool_of([1]), slab_of([2])
+    copy(virtual, virtual.stream("up"), pool, [0], slab, [0])
+    assert holds(pool, 0, 1)
+
+
+def test_what_a_copy_overwrites_is_poison_from_its_beginning_on_the_device(virtual):
+    pool, slab = pool_of([1]), slab_of([2])
+    copy(virtual, virtual.stream("up"), pool, [0], slab, [0])
+    virtual.run(1)
+    assert holds(pool, 0, POISON)
+    virtual.run(1)
+    assert set(pool.view(0).tolist()) == {2, POISON}, "a copy is seen half done"
+    virtual.run()
+    assert holds(pool, 0, 2)
+
+
+def test_what_a_copy_overwrites_is_poison_at_once_in_host_memory_until_an_event_completes(virtual):
+    pool, slab = pool_of([1]), slab_of([2])
+    stream = virtual.stream("down")
+    copy(virtual, stream, slab, [0], pool, [0])
+    assert holds(slab, 0, POISON)
+    event = virtual.record(stream)
+    while len(stream.work) > 1:
+        virtual.run(1)
+    assert not virtual.query(event)
+    assert holds(slab, 0, POISON), "all of it is copied, and nobody may know"
+    virtual.run()
+    assert virtual.query(event)
+    assert holds(slab, 0, 1)
+
+
+def test_any_other_memory_is_host_memory(virtual):
+    slab = SlotArray(1, BLOCK_BYTES, fill=5)
+    copy(virtual, virtual.stream("down"), slab, [0], pool_of([1]), [0])
+    assert holds(slab, 0, POISON)
+    virtual.close()
+    assert holds(slab, 0, 1)
+
+
+def test_a_copy_that_fails_leaves_poison_behind():
+    device = VirtualDevice(lambda several: several[-1], fails=lambda *_: True)
+    pool = pool_of([1, 1])
+    copy(device, device.stream("up"), pool, [0, 1], slab_of([2, 2]), [0, 1])
+    device.run()
+    assert holds(pool, 0, 2)
+    assert POISON in pool.view(1), "it broke off at its last piece"
+
+
+def orders(num_schedules):
+    """In which orders three kernels' and copies' pieces come, by seed."""
+    found = set()
+    for seed in range(num_schedules):
+        device = VirtualDevice(random.Random(seed).choice)
+        up, down = device.stream("up"), device.stream("down")
+        pool, slab = pool_of([0, 0]), slab_of([1, 2])
+        steps = []
+
+        def kernel(steps=steps, pool=pool):
+            for _ in range(2):
+                steps.append(pool.view(0).tolist())
+                yield
+
+        device.launch(kernel)
+        copy(device, up, pool, [0], slab, [0])
+        copy(device, down, slab, [1], pool, [0])
+        device.close()
+        found.add((str(steps), str(slab.view(1).tolist())))
+    return found
+
+
+def test_without_waits_everything_can_come_between_everything():
+    assert len(orders(300)) > 40
+
+
+def test_a_seed_is_an_order():
+    assert orders(20) == orders(20)
+
+
+def test_a_job_may_be_a_plain_function(virtual):
+    pool = pool_of([0])
+    virtual.launch(lambda: pool.view(0).fill(7))
+    virtual.host_wait(virtual.record(virtual.compute))
+    assert holds(pool, 0, 7)
+
+
+def test_what_a_job_asserts_fails_whoever_runs_it(virtual):
+    def job():
+        assert np.array_equal(pool_of([0]).view(0), slab_of([1]).view(0)), "wrong bytes"
+
+    virtual.launch(job)
+    with pytest.raises(AssertionError, match="wrong bytes"):
+        virtual.close()
+
+
+def test_work_that_can_never_run_is_told(virtual):
+    elsewhere = VirtualDevice(lambda ready: ready[0])
+    up = virtual.stream("up")
+    virtual.wait(up, elsewhere.record(elsewhere.stream("down")))
+    event = virtual.record(up)
+    with pytest.raises(Stuck, match="an event of up that never completes: up waits for down"):
+        virtual.host_wait(event)
+    with pytest.raises(Stuck, match="cannot come to its end: up waits for down"):
+        virtual.close()
