@@ -193,9 +193,21 @@ def copy_tree(to: Path) -> None:
             shutil.copy(source, target)
 
 
-def first_failure(tree: Path) -> str | None:
+def first_failure(tree: Path, select: str) -> str | None:
     """The first ordering test that fails in a tree, None if all pass. Raises RuntimeError if they could not be run."""
-    command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *TESTS]
+    command = [
+        sys.executable,
+        "-B",
+        "-m",
+        "pytest",
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        select,
+        *TESTS,
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
@@ -211,7 +223,7 @@ def first_failure(tree: Path) -> str | None:
     return failed[1]
 
 
-def run_all(mutants: list[Mutant], source: str, num_processes: int) -> list[str | None]:
+def run_all(mutants: list[Mutant], source: str, num_processes: int, select: str) -> list[str | None]:
     """The test that notices each mutant, None for a survivor. Prints each as it is over."""
     with tempfile.TemporaryDirectory(prefix="kvtide-mutate-") as folder:
         trees: SimpleQueue[Path] = SimpleQueue()
@@ -223,7 +235,7 @@ def run_all(mutants: list[Mutant], source: str, num_processes: int) -> list[str 
             tree = trees.get()
             try:
                 (tree / MOVER).write_text(mutated, encoding="utf-8")
-                return first_failure(tree)
+                return first_failure(tree, select)
             finally:
                 trees.put(tree)
 
@@ -252,6 +264,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--list", action="store_true", help="only list the mutants")
     parser.add_argument("--processes", type=int, default=2, help="how many run side by side (default: 2)")
+    parser.add_argument("--select", default="", help="which of the tests, as pytest's -k (default: all)")
     options = parser.parse_args()
     source = (ROOT / MOVER).read_text(encoding="utf-8")
     mutants = mutants_of(source)
@@ -259,7 +272,7 @@ def main() -> None:
         print("\n".join(f"{mutant.line:4}  {mutant.name}" for mutant in mutants))
         return
     began_s = time.monotonic()
-    killers = run_all(mutants, source, options.processes)
+    killers = run_all(mutants, source, options.processes, options.select)
     survivors = [mutant for mutant, killer in zip(mutants, killers, strict=True) if killer is None]
     num_killed = len(mutants) - len(survivors)
     print(f"{num_killed} of {len(mutants)} mutants killed in {time.monotonic() - began_s:.0f} s")

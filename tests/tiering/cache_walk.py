@@ -155,7 +155,9 @@ class CacheWalk:
         self.failed_copies: set[int] = set()
         self.now_s = 0.0
         self.failures_left = 10
+        self.every_slot = {Tier.DEVICE: np.arange(device_slots), Tier.HOST: np.arange(host_slots)}
         self.free = {Tier.DEVICE: set(), Tier.HOST: set()}
+        self.device.launch(self.clear_pool)
         store = CheckedStore(self.shelf, self)
         self.cache = TieredCache(
             IndexConfig(
@@ -179,6 +181,12 @@ class CacheWalk:
             layer_groups=self.groups,
         )
         self.cache._news = Doorbell(self)
+
+    def clear_pool(self):
+        """What an engine has enqueued before it made the cache: copies must wait for that too."""
+        for slot in range(self.pool.num_slots):
+            self.pool.view(slot)[:] = 0
+            yield
 
     def make_jobs(self, name, num_threads):
         self.jobs.append(ChosenJobs(num_threads))
@@ -359,10 +367,9 @@ class CacheWalk:
         """The next owner of a slot writes at once: a step into the device's, the host into its own."""
         newly_free = {}
         for tier, known in self.free.items():
-            table = self.cache._index._holdings.slots[tier]
-            free = np.flatnonzero(table.states(np.arange(table.num_slots)) == SlotState.FREE).tolist()
-            newly_free[tier] = set(free) - known
-            self.free[tier] = set(free)
+            states = self.cache._index._holdings.slots[tier].states(self.every_slot[tier]).tolist()
+            self.free[tier] = {slot for slot, state in enumerate(states) if state == SlotState.FREE}
+            newly_free[tier] = self.free[tier] - known
         for slot in newly_free[Tier.HOST]:
             self.slab.view(slot)[:] = 1
         if slots := newly_free[Tier.DEVICE]:

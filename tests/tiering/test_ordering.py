@@ -46,7 +46,7 @@ def test_slots_from_owner_to_owner(first):
 @pytest.mark.parametrize("first", range(0, 4 * WALKS, WALKS))
 def test_blocks_from_computing_to_restart(first):
     """The real cache, with an engine that enqueues ahead, and stores and copies that fail."""
-    counts = walks(CacheWalk, first, 250)
+    counts = walks(CacheWalk, first, 200)
     assert counts["steps"] > 10 * WALKS
     for event in ("computed ahead", "failed copies", "restarts", "promoted", "demoted", "read", "written"):
         assert counts[event] > WALKS // 10, event
