@@ -26,11 +26,12 @@ TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= --prefix-tokens 1024 --suffix-tokens 64 --tiers cold,device,host,disk,restart --repeats 3
 GPU_CHECK_ARGS ?=
+MUTATE_ARGS ?=
 
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check format bench sizes gpu-check clean help
+.PHONY: setup demo test check mutate format bench sizes gpu-check clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -79,6 +80,9 @@ check: setup ## lint, types, and which package may import which
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest -q tests/test_layers.py
+
+mutate: setup ## take each wait out of the mover and see whether the tests notice (minutes)
+	@$(BIN)/python tools/mutate_ordering.py $(MUTATE_ARGS)
 
 format: setup ## let the formatter have its way
 	@$(BIN)/ruff check --fix-only .

@@ -280,9 +280,11 @@ def main() -> None:
         result = {
             "mutants": len(mutants),
             "killed": num_killed,
-            "survivors": [told(each) for each in survivors],
+            "survivors": [told(mutant) for mutant in survivors],
+            "list": [
+                told(mutant) | {"killed_by": killer} for mutant, killer in zip(mutants, killers, strict=True)
+            ],
         }
-        result["list"] = [told(each) for each in mutants]
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     reasons = (ROOT / REASONS).read_text(encoding="utf-8")
     unexplained = [mutant for mutant in survivors if mutant.name not in reasons]
