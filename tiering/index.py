@@ -208,6 +208,8 @@ class Index:
         match move, answer:
             case Demote(), Copied():
                 self._eviction.demoted(move, answer.error)
+                if answer.error is not None:
+                    self._writes.not_demoted(move.ids)
             case Promote(), Copied():
                 self._loads.promoted(move, answer.error)
             case SwapOut(), Copied():

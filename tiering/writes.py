@@ -150,6 +150,11 @@ class Writes:
             self._sweep.done = True
         self._sweep = sweep
 
+    def not_demoted(self, ids: Ids) -> None:
+        """A copy down has failed: the sweep leaves these blocks where they are, or it might try for ever."""
+        if self._sweep is not None:
+            self._sweep.ids = self._sweep.ids[~np.isin(self._sweep.ids, ids)]
+
     def _plan_sweep(self, sweep: Sweep, *, disk_ready: bool) -> None:
         num_written = self._sweep_host(sweep.ids) if sweep.to is DISK and disk_ready else 0
         num_demoted = self._sweep_device(sweep.ids)

@@ -6,7 +6,7 @@ waits. Slots that nobody holds are overwritten at once. The store's calls run wh
 
 import functools
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,9 +14,13 @@ from kvstore.block import BlockLayout, Namespace, chain_key
 from kvstore.errors import StoreFailed
 from kvstore.memory import MemoryStore
 from tiering.cache import TieredCache
-from tiering.index import IndexConfig, Wait
+from tiering.eviction import Room
+from tiering.index import IndexConfig
+from tiering.lease import Lease
+from tiering.leases import Wait
 from tiering.residency import Tier
 from tiering.slot_table import SlotState
+from tiering.swaps import Stash
 from tiering.transfer.mover import WHOLE_SLOT
 from tiering.transfer.virtual import VirtualDevice, VirtualMemory
 
@@ -29,6 +33,9 @@ LAYER_GROUPS = [
     tuple(slice(start, start + LAYER_BYTES) for start in range(0, LAYOUT.block_bytes, LAYER_BYTES)),
 ]
 CAPACITY_BYTES = 1 << 16
+TAIL = (7,)
+"""Stands for the tokens of a block that is not whole: what a request has decoded for itself alone."""
+
 FLUSH_S = 60.0  # never waited for: the walk makes time pass
 
 
@@ -110,12 +117,24 @@ class Doorbell:
 @dataclass
 class Request:
     tokens: list[int]
-    lease: object
-    prompt_blocks: int
+    max_blocks: int
+    lease: Lease
+    stash: Stash | None = None
+    has_tail: bool = False
+    """A block behind the whole ones has been written."""
+    came_back: bool = False
+    """And was swapped out since then; whether it arrived is still to be seen."""
     ahead: tuple[int, int] | None = None
     """Blocks that were computed while others that they need were still on their way."""
     lost_before: int = 0
-    slots: list[int] = field(default_factory=list)
+
+    @property
+    def whole_blocks(self):
+        return len(self.tokens) // LAYOUT.block_tokens
+
+    @property
+    def array(self):
+        return np.array(self.tokens, dtype="<i4")
 
     def prefix(self, position):
         return tuple(self.tokens[: (position + 1) * LAYOUT.block_tokens])
@@ -132,9 +151,11 @@ class CacheWalk:
             *[self.serve] * 6,
             *[self.compute] * 8,
             *[self.compute_ahead] * 6,
-            *[self.decode] * 2,
+            *[self.decode] * 4,
             *[self.reply] * 2,
             *[self.release] * 6,
+            *[self.preempt] * 3,
+            *[self.resume] * 8,
             *[self.pump] * 8,
             *[self.run_device] * 8,
             *[self.run_job] * 4,
@@ -146,12 +167,13 @@ class CacheWalk:
     def start(self):
         """A process begins, with whatever the last one left on the shelf."""
         self.device = VirtualDevice(self.choose, fails=self.copy_fails)
-        device_slots, host_slots = self.choose([4, 6, 8, 10]), self.choose([1, 2, 4, 6])
+        device_slots, host_slots = self.choose([4, 6, 8, 10]), self.choose([1, 2, 4, 8])
         self.pool = VirtualMemory(device_slots, LAYOUT.block_bytes, page_locked=False)
         self.slab = VirtualMemory(host_slots, LAYOUT.block_bytes, page_locked=True)
         self.groups = self.choose(LAYER_GROUPS)
         self.jobs: list[ChosenJobs] = []
         self.running: list[Request] = []
+        self.preempted: list[Request] = []
         self.failed_copies: set[int] = set()
         self.now_s = 0.0
         self.failures_left = 10
@@ -235,13 +257,14 @@ class CacheWalk:
         num_blocks = len(blocks) + self.choose([1, 2])
         if num_blocks > self.pool.num_slots:
             return
-        outcome = self.cache.admit(np.array(tokens, dtype="<i4"), num_blocks)
+        chunk_blocks = self.choose([1, num_blocks])
+        outcome = self.cache.admit(np.array(tokens, dtype="<i4"), num_blocks, chunk_blocks=chunk_blocks)
         self.counts["arrived"] += 1
         if isinstance(outcome, Wait):
             return
         self.counts["admitted"] += 1
-        request = Request(tokens, outcome, len(outcome.ids))
-        for position in range(len(outcome.ids)):
+        request = Request(tokens, num_blocks, outcome)
+        for position in range(request.whole_blocks):
             self.know(request.prefix(position))
         self.running.append(request)
         if self.choose([True, False]):
@@ -256,12 +279,17 @@ class CacheWalk:
                 self.finish(request)
 
     def finish(self, request):
-        for start, end in request.lease.gaps(request.prompt_blocks):
-            self.step([(request, start, end)])
-            self.cache.publish(request.lease, start, end)
-        self.step([(request, len(request.lease.ids), len(request.lease.slots))], part_of_block=True)
+        if self.has_room(request, request.whole_blocks):
+            for start, end in request.lease.gaps(request.whole_blocks):
+                self.step([(request, start, end)])
+                self.cache.publish(request.lease, request.array, start, end)
+            self.step([(request, request.whole_blocks, len(request.lease.slots))], part_of_block=True)
         self.running.remove(request)
         self.cache.release(request.lease)
+
+    def has_room(self, request, num_blocks):
+        """Whether the block table reaches so far, or could be made to."""
+        return self.cache.grow(request.lease, num_blocks) is Room.NOW
 
     def know(self, prefix):
         self.kv_by_key[key_of(prefix)] = kv_of(prefix)
@@ -273,16 +301,18 @@ class CacheWalk:
         """One step of a batch: of some requests a part of the first gap, published before it has run."""
         chunks = []
         for request in self.loaded():
-            gaps = request.lease.gaps(request.prompt_blocks)
+            gaps = request.lease.gaps(request.whole_blocks)
             if request.ahead is not None:
                 self.settle_ahead(request)
             elif gaps and self.choose([True, True, False]):
                 start, end = gaps[0]
-                chunks.append((request, start, self.choose(range(start + 1, end + 1))))
+                end = self.choose(range(start + 1, end + 1))
+                if self.has_room(request, end):
+                    chunks.append((request, start, end))
         if chunks:
             self.step(chunks)
             for request, start, end in chunks:
-                self.cache.publish(request.lease, start, end)
+                self.cache.publish(request.lease, request.array, start, end)
 
     def compute_ahead(self):
         """A step that reads blocks whose copy up is in flight, layer group by layer group."""
@@ -291,6 +321,8 @@ class CacheWalk:
             lease = request.lease
             filling = np.flatnonzero(lease.filling[: len(lease.ids)]).tolist()
             if not lease.num_loading or request.ahead is not None or not filling:
+                continue
+            if filling[0] >= len(lease.slots):
                 continue
             before = [lease.slots.item(p) for p in range(filling[0]) if not lease.ready[p]]
             if all(slot in arriving for slot in before):
@@ -303,28 +335,65 @@ class CacheWalk:
         """What was computed ahead counts if all that it read has come."""
         (start, end), request.ahead = request.ahead, None
         if request.lease.num_lost == request.lost_before:
-            self.cache.publish(request.lease, start, end)
+            self.cache.publish(request.lease, request.array, start, end)
 
     def decode(self):
         """A token of a reply: reads everything before it, writes into a block that is not whole."""
         for request in self.whole():
-            if len(request.lease.ids) < len(request.lease.slots):
-                self.step([(request, len(request.lease.ids), len(request.lease.ids) + 1)], part_of_block=True)
+            position = request.whole_blocks
+            if position < request.max_blocks and self.has_room(request, position + 1):
+                self.step([(request, position, position + 1)], part_of_block=True)
+                request.has_tail = True
 
     def reply(self):
         """A reply has filled the block behind the path."""
         for request in self.whole():
-            position = len(request.lease.ids)
+            position = request.whole_blocks
             if position < len(request.lease.slots) and self.choose([True, False]):
                 short = (position + 1) * LAYOUT.block_tokens - len(request.tokens)
                 request.tokens += [self.choose([0, 1])] * short
                 self.know(request.prefix(position))
                 self.step([(request, position, position + 1)])
-                tokens = np.array(request.tokens[-LAYOUT.block_tokens :], dtype="<i4")
-                self.cache.append(request.lease, tokens)
+                request.has_tail = False
+                self.cache.publish(request.lease, request.array, position, position + 1)
 
     def whole(self):
-        return [request for request in self.loaded() if request.lease.ready[: len(request.lease.ids)].all()]
+        loaded = [request for request in self.loaded() if request.ahead is None]
+        return [request for request in loaded if not request.lease.gaps(request.whole_blocks)]
+
+    def preempt(self):
+        """At any time: while it loads, while a step that has not run writes what is to be saved."""
+        if not self.running:
+            return
+        self.choose([self.decode, lambda: None])()
+        whole = self.whole()
+        request = self.choose([each for each in whole if each.has_tail] or self.running)
+        num_used = request.whole_blocks + request.has_tail if request in whole else 0
+        if request.came_back and not request.lease.ready[request.whole_blocks]:
+            num_used = 0
+        request.stash, request.ahead = self.cache.preempt(request.lease, num_used), None
+        request.has_tail &= request.stash is not None
+        self.running.remove(request)
+        self.preempted.append(request)
+        self.counts["preempted"] += 1
+
+    def resume(self):
+        if not self.preempted:
+            return
+        request = self.choose(self.preempted)
+        stash = request.stash
+        if stash is not None and stash.lost:
+            request.stash = stash = None
+            request.has_tail = False
+        tokens = request.array if stash is None else request.array[: stash.start * LAYOUT.block_tokens]
+        outcome = self.cache.admit(
+            tokens, request.max_blocks, chunk_blocks=1, compute_last=stash is None, stash=stash
+        )
+        if not isinstance(outcome, Wait):
+            request.lease, request.stash, request.came_back = outcome, None, stash is not None
+            self.preempted.remove(request)
+            self.running.append(request)
+            self.counts["swapped in"] += stash is not None
 
     def release(self):
         """The end of a request, at any time: it may be loading, or be read by a step that has not run."""
@@ -342,8 +411,13 @@ class CacheWalk:
             slots = request.lease.slots.tolist()
             transfers = arriving or {}
             found.update((slots[p], (request.prefix(p), transfers.get(slots[p]))) for p in range(start))
+            if request.came_back:
+                request.came_back = False
+                request.has_tail = request.has_tail and bool(request.lease.ready[request.whole_blocks])
+            if request.has_tail and start >= request.whole_blocks:
+                found[slots[request.whole_blocks]] = (TAIL, None)
             content = {} if part_of_block else {p: kv_of(request.prefix(p)) for p in range(start, end)}
-            written.update((slots[p], content.get(p, kv_of((7,)))) for p in range(start, end))
+            written.update((slots[p], content.get(p, kv_of(TAIL))) for p in range(start, end))
         for number, group in enumerate(self.groups):
             self.cache.before_compute(list(found), list(written), number)
             self.device.launch(lambda group=group: self.kernel(found, written, group))
@@ -431,6 +505,7 @@ class CacheWalk:
     def restart(self):
         for request in self.running:
             self.cache.release(request.lease)
+        self.preempted.clear()
         self.close()
         self.start()
         self.counts["restarts"] += 1
@@ -447,6 +522,9 @@ class CacheWalk:
         self.settle()
         for request in [*self.running]:
             self.finish(request)
+        for request in self.preempted:
+            if request.stash is not None:
+                self.cache.drop(request.stash)
         self.overwrite_what_is_free()
         self.close()
         return self.counts

@@ -9,6 +9,7 @@ import pytest
 
 from tests.tiering.slot_arrays import GIVE_UP_S, Gate, SlotArray
 from tiering.transfer.cpu import CpuDevice
+from tiering.transfer.faults import FaultDevice
 from tiering.transfer.mover import WHOLE_SLOT
 from tiering.transfer.virtual import POISON, Stuck, VirtualDevice, VirtualMemory
 
@@ -19,7 +20,10 @@ class OnCpu:
     """A device with memory, and a way to make copies into a slot fail."""
 
     def __init__(self) -> None:
-        self.device = CpuDevice()
+        self.device = self.make()
+
+    def make(self):
+        return CpuDevice()
 
     def memory(self, num_slots, fill=0):
         return SlotArray(num_slots, BLOCK_BYTES, fill=fill)
@@ -30,6 +34,13 @@ class OnCpu:
                 raise OSError(f"slot {bad} is broken")
 
         memory.before_view = check
+
+
+class OnCpuWithoutFaults(OnCpu):
+    """The layer that injects faults, with none to inject."""
+
+    def make(self):
+        return FaultDevice(CpuDevice())
 
 
 class OnVirtual:
@@ -56,7 +67,7 @@ class OnVirtualHost(OnVirtual):
     page_locked = True
 
 
-@pytest.fixture(params=[OnCpu, OnVirtual, OnVirtualHost])
+@pytest.fixture(params=[OnCpu, OnCpuWithoutFaults, OnVirtual, OnVirtualHost])
 def place(request):
     place = request.param()
     yield place

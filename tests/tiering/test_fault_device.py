@@ -18,7 +18,7 @@ from kvstore.layers import (
 from tests.tiering.slot_arrays import GIVE_UP_S, SlotArray
 from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.faults import FaultDevice
-from tiering.transfer.mover import Mover
+from tiering.transfer.mover import WHOLE_SLOT, Mover
 
 SLOTS = list(range(4))
 RAISING = [ErrorBefore, ErrorAfter, ShortData, Garbage]
@@ -41,7 +41,7 @@ def start():
 def copied(device, stream, slots=SLOTS):
     """Copy these slots and wait for it. The destination, of zeros before, and what the copy raised, if anything."""
     source, destination = SlotArray(4, fill=10), SlotArray(4)
-    device.copy(stream, destination, slots, source, slots)
+    device.copy(stream, destination, slots, source, slots, WHOLE_SLOT)
     try:
         device.host_wait(device.record(stream))
     except Exception as error:  # noqa: BLE001 - looked at by the test
@@ -81,7 +81,7 @@ def test_the_event_behind_the_copy_carries_the_error_and_no_other_event_does(sta
     up, down = device.stream("up"), device.stream("down")
     source, destination = SlotArray(4, fill=10), SlotArray(4)
     before = device.record(up)
-    device.copy(up, destination, SLOTS, source, SLOTS)
+    device.copy(up, destination, SLOTS, source, SLOTS, WHOLE_SLOT)
     struck = device.record(up)
     with pytest.raises(OSError, match="injected"):
         device.host_wait(struck)
@@ -122,7 +122,7 @@ def test_a_delay_passes_on_the_streams_own_thread_before_a_byte_is_copied(start)
     device = start(Delay(0.5), sleep=sleep)
     stream = device.stream("up")
     source, destination = SlotArray(4, fill=10), SlotArray(4)
-    device.copy(stream, destination, SLOTS, source, SLOTS)
+    device.copy(stream, destination, SLOTS, source, SLOTS, WHOLE_SLOT)
     event = device.record(stream)
     assert passing.wait(GIVE_UP_S)
     assert not device.query(event)
@@ -137,7 +137,7 @@ def test_a_copy_hangs_until_it_is_let_go_and_the_other_stream_goes_on(start):
     device = start(Hang(gate, on="up"))
     up = device.stream("up")
     source, destination = SlotArray(4, fill=10), SlotArray(4)
-    device.copy(up, destination, SLOTS, source, SLOTS)
+    device.copy(up, destination, SLOTS, source, SLOTS, WHOLE_SLOT)
     event = device.record(up)
     assert gate.wait_until_reached(GIVE_UP_S)
     assert copied(device, device.stream("down"))[1] is None
@@ -153,7 +153,7 @@ def test_close_lets_go_of_what_hangs_and_copies_none_of_it():
     device = FaultDevice(CpuDevice(), [Hang(gate)])
     stream = device.stream("up")
     source, destination = SlotArray(4, fill=10), SlotArray(4)
-    device.copy(stream, destination, SLOTS, source, SLOTS)
+    device.copy(stream, destination, SLOTS, source, SLOTS, WHOLE_SLOT)
     event = device.record(stream)
     assert gate.wait_until_reached(GIVE_UP_S)
     device.close()

@@ -50,6 +50,8 @@ def test_blocks_from_computing_to_restart(first):
     assert counts["steps"] > 10 * WALKS
     for event in ("computed ahead", "failed copies", "restarts", "promoted", "demoted", "read", "written"):
         assert counts[event] > WALKS // 10, event
+    assert counts["preempted"] > WALKS
+    assert counts["swapped in"] > 0
 
 
 class Machine(RuleBasedStateMachine):

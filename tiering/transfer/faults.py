@@ -74,11 +74,12 @@ class FaultDevice:
         destination_slots: Sequence[int],
         source: SlotMemory,
         source_slots: Sequence[int],
+        part: slice,
     ) -> None:
         _, operation = self._names.get(id(stream), (stream, "compute"))
         struck = _StruckCopy(self._injector, self._injector.draw(operation))
         for pairs in struck.parts(destination, destination_slots, source, source_slots):
-            self.device.copy(stream, *pairs)
+            self.device.copy(stream, *pairs, part)
 
     def record(self, stream: Any) -> Any:
         return self.device.record(stream)
