@@ -179,7 +179,6 @@ class CacheWalk:
         self.failures_left = 10
         self.every_slot = {Tier.DEVICE: np.arange(device_slots), Tier.HOST: np.arange(host_slots)}
         self.free = {Tier.DEVICE: set(), Tier.HOST: set()}
-        self.device.launch(self.clear_pool)
         store = CheckedStore(self.shelf, self)
         self.cache = TieredCache(
             IndexConfig(
@@ -203,12 +202,6 @@ class CacheWalk:
             layer_groups=self.groups,
         )
         self.cache._news = Doorbell(self)
-
-    def clear_pool(self):
-        """What an engine has enqueued before it made the cache: copies must wait for that too."""
-        for slot in range(self.pool.num_slots):
-            self.pool.view(slot)[:] = 0
-            yield
 
     def make_jobs(self, name, num_threads):
         self.jobs.append(ChosenJobs(num_threads))
