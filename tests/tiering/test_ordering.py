@@ -5,6 +5,7 @@
 
 import random
 from collections import Counter
+from typing import ClassVar
 
 import pytest
 from hypothesis import settings
@@ -13,7 +14,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.tiering.cache_walk import CacheWalk
 from tests.tiering.mover_walk import MoverWalk
-from tiering.transfer.virtual import Choose
 
 WALKS = 50
 
@@ -57,27 +57,30 @@ def test_blocks_from_computing_to_restart(first):
 class Machine(RuleBasedStateMachine):
     """Short histories, which hypothesis makes shorter still when one fails."""
 
-    kind = None
-    walk = None
+    kind: ClassVar[type]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lives = None
 
     @initialize(data=st.data())
     def make(self, data):
-        self.walk = self.kind(self.choose_by(data))
+        self.data = data
+        self.lives = self.kind(self.choose)
 
     @rule(data=st.data())
     def act(self, data):
-        choose = self.choose_by(data)
-        self.walk.choose = self.walk.device._choose = choose
-        self.walk.act()
+        self.data = data
+        self.lives.act()
 
-    @staticmethod
-    def choose_by(data) -> Choose:
-        return lambda values: data.draw(st.sampled_from(list(values)))
+    def choose(self, several):
+        """A draw; at the end, where nothing can be drawn any more, the first."""
+        return several[0] if self.data is None else self.data.draw(st.sampled_from(several))
 
     def teardown(self):
-        if self.walk is not None:
-            self.walk.choose = self.walk.device._choose = lambda values: values[0]
-            self.walk.end()
+        self.data = None
+        if self.lives is not None:
+            self.lives.end()
 
 
 class MoverMachine(Machine):
