@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from tools.mutate_ordering import MOVER, ROOT, copy_tree, mutants_of
+from tools.mutate_ordering import MOVER, ROOT, complaints_about, copy_tree, mutants_of
 
 SOURCE = (ROOT / MOVER).read_text(encoding="utf-8")
 MUTANTS = mutants_of(SOURCE)
@@ -71,3 +71,13 @@ def test_the_copied_tree_has_no_compiled_files_that_would_hide_a_mutant(tmp_path
     copy_tree(tmp_path)
     assert (tmp_path / MOVER).read_text(encoding="utf-8") == SOURCE
     assert not list(tmp_path.rglob("*.pyc"))
+
+
+def test_a_survivor_needs_a_reason_and_there_are_few():
+    few, many = MUTANTS[:2], MUTANTS[:4]
+    assert complaints_about([], "") == []
+    assert complaints_about(few, f"Hardware needs {few[0].name} because") == [
+        f"no reason in docs/ordering.md: {few[1].name}"
+    ]
+    assert complaints_about(few, " ".join(mutant.name for mutant in few)) == []
+    assert len(complaints_about(many, " ".join(mutant.name for mutant in many))) == 1
