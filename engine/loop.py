@@ -112,7 +112,7 @@ class EngineLoop:
         self._deterministic = deterministic
         self._block_tokens = pool.layout.block_tokens
         self._sweeps: list[tuple[Sweep, Future[None]]] = []
-        self._stopping = False
+        self._stopping = self._has_published = False
         self._counts = {
             "requests": 0,
             "steps": 0,
@@ -151,9 +151,10 @@ class EngineLoop:
         With `block` it sleeps until there is a message, or something in the cache has taken too long.
         """
         self._take_messages(block=block)
-        self._cache.pump()
-        self._scheduler.admit()
+        news = self._cache.pump()
+        self._scheduler.admit(news=news or self._has_published)
         step = self._scheduler.next_step()
+        self._has_published = any(not chunk.decode for _, chunk in step)
         if step:
             self._compute(step)
         self._resolve_sweeps()

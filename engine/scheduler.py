@@ -39,8 +39,13 @@ class Scheduler:
         """Queue a request."""
         self._requests.add(sequence)
 
-    def admit(self) -> None:
-        """Give waiting requests what they need to begin, as long as there is room."""
+    def admit(self, *, news: bool) -> None:
+        """Give waiting requests what they need to begin, as long as there is room.
+
+        `news`: whether a move has ended or a prompt's blocks were published since the last call.
+        """
+        if news:
+            self._requests.stir()
         for sequence in self._requests.admit():
             sequence.marks.admitted_s = sequence.marks.admitted_s or time.monotonic()
 

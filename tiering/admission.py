@@ -94,6 +94,7 @@ class Admission(Generic[R]):
         self._arrivals = 0
         self.waiting: list[R] = []
         self.running: list[R] = []
+        self._worth_trying = True
         self._starved: set[R] = set()
         """Running requests that have asked for more room and not got it yet."""
 
@@ -102,9 +103,11 @@ class Admission(Generic[R]):
         self._arrivals += 1
         request.arrival, request.overtaken, request.waits = self._arrivals, 0, Wait.FOR_ROOM
         self.waiting.append(request)
+        self._worth_trying = True
 
     def remove(self, request: R) -> None:
         """A request has ended, in whatever way: it holds nothing any more. `lease` stays, to be read."""
+        self._worth_trying = True
         if request in self.running:
             self.running.remove(request)
             self._starved.discard(request)
@@ -115,15 +118,23 @@ class Admission(Generic[R]):
             if request.stash is not None:
                 self._places.drop(request.stash)
 
+    def stir(self) -> None:
+        """A move has ended, or blocks of a prompt were published: who waits may find what it waits for.
+
+        To be told, as trying costs a match in the index for each: between such events nobody is tried twice.
+        """
+        self._worth_trying = True
+
     # --- who may begin --------------------------------------------------------------------------------------------
 
     def admit(self) -> list[R]:
         """Let requests begin as long as there is room. Answers who did, in that order."""
         admitted: list[R] = []
-        if self._starved:
-            return admitted
-        while len(self.running) < self._max_running and (request := self._admit_one()) is not None:
-            admitted.append(request)
+        while self._worth_trying and not self._starved and len(self.running) < self._max_running:
+            if (request := self._admit_one()) is None:
+                self._worth_trying = False
+            else:
+                admitted.append(request)
         return admitted
 
     def _admit_one(self) -> R | None:
@@ -182,6 +193,7 @@ class Admission(Generic[R]):
 
     def _preempt(self, request: R) -> None:
         assert request.lease is not None, "what runs has a lease"
+        self._worth_trying = True
         self.running.remove(request)
         self._starved.discard(request)
         request.stash = self._places.preempt(request.lease, request.num_used_blocks())

@@ -149,13 +149,14 @@ class TieredCache(Closing):
     # --- the driver -----------------------------------------------------------------------------------------------
 
     def pump(self) -> bool:
-        """Take in what has ended and start what follows from it. True if anything had ended."""
+        """Take in what has ended and start what follows from it. True if anything had ended, or has taken too long."""
+        num_expired = self._index.num_expired
         news = [Copied(ended.number, ended.error) for ended in self._mover.poll()]
         answers: list[Answer] = [*news, *self._drain()]
         for answer in answers:
             self._index.answer(answer)
         self._start_moves()
-        return bool(answers)
+        return bool(answers) or self._index.num_expired > num_expired
 
     @property
     def deadline_s(self) -> float | None:

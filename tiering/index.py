@@ -265,6 +265,11 @@ class Index:
         self._eviction.fit_disk()  # the capacity may be smaller than it was
 
     @property
+    def num_expired(self) -> int:
+        """Moves that have taken too long, ever: what they kept from happening may be possible now."""
+        return self._outbox.num_expired
+
+    @property
     def _can_read(self) -> bool:
         """Whether the disk may be read: it is, and neither fails nor hangs."""
         hangs = self._outbox.num_overdue(Read) >= self.config.max_overdue_reads

@@ -26,6 +26,8 @@ class Outbox:
         self._blocks: Counter[type] = Counter()
         self._overdue: Counter[type] = Counter()
         self._now_s = 0.0
+        self.num_expired = 0
+        """Moves that have become overdue, ever."""
 
     def next_number(self) -> int:
         """A number for the next move. Numbers are never reused."""
@@ -72,6 +74,7 @@ class Outbox:
         ]
         for flight in late:
             flight.overdue = True
+            self.num_expired += 1
             self._overdue[kind] += 1
             self._blocks[kind] -= _num_blocks(flight.move)
         return [flight.move for flight in late]

@@ -107,7 +107,10 @@ class Progress:
         self.turn()
 
     def turn(self):
+        num_expired = self.model.index.num_expired
         self.model.plan()
+        if self.model.index.num_expired > num_expired:
+            self.admission.stir()
         self.admit()
         self.model.plan()
         self.model.check()
@@ -148,6 +151,7 @@ class Progress:
             if self._grow(client, start + 1):
                 self.model.compute(request, start, start + 1)
                 self.model.publish(request, start, start + 1)
+                self.admission.stir()
             return
         if request.own_blocks and not lease.ready[request.prompt_blocks + request.own_blocks - 1]:
             client.decoded -= request.own_blocks  # what was saved is lost: it is computed again
@@ -192,13 +196,13 @@ class Progress:
         """What may end now. Where a write hangs, those behind it wait."""
         return [number for number in self.model.completable() if number not in self.hanging]
 
-    def complete(self):
+    def complete(self, error=None):
         if numbers := self._completable():
-            self.model.complete(self.choose(numbers))
+            self.model.complete(self.choose(numbers), error=error)
+            self.admission.stir()
 
     def fail(self):
-        if numbers := self._completable():
-            self.model.complete(self.choose(numbers), error=DIED)
+        self.complete(error=DIED)
 
     def hang(self):
         """The disk does not answer."""
@@ -230,8 +234,8 @@ class Progress:
                 break
             self.turn()
             self.step()
-            if numbers := self._completable():
-                self.model.complete(self.choose(numbers))
+            if self._completable():
+                self.complete()
             else:
                 deadline_s = self.model.index.deadline_s()
                 if deadline_s is not None:

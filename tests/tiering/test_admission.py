@@ -55,6 +55,7 @@ class Queue:
         return asker
 
     def admit(self):
+        self.admission.stir()
         return self.admission.admit()
 
     def fill(self, asker):
@@ -161,6 +162,17 @@ def test_only_so_many_are_matched_in_one_go():
     tiers.index.num_matching = lambda tokens: calls.append(1) or match(tokens)
     assert queue.admit() == []
     assert len(calls) == WINDOW
+
+
+def test_nobody_is_tried_again_before_something_has_happened():
+    tiers = model(device=6)
+    queue = Queue(tiers)
+    first, second = queue.ask(1, 2, 3), queue.ask(1, 2, 4)
+    assert queue.admit() == [first]
+    queue.tiers.index.publish(first.lease, first.tokens, 0, 3)
+    assert queue.admission.admit() == []
+    queue.admission.remove(first)
+    assert queue.admission.admit() == [second]
 
 
 # ---- growth and preemption
