@@ -53,8 +53,7 @@ def reference(tiny_llama_dir: Path):
     return generate
 
 
-@contextmanager
-def engine_on(model: Path, disk: Path | None = None, **settings) -> Iterator[Engine]:
+def open_engine(model: Path, disk: Path | None = None, **settings) -> Engine:
     wraps = {name: settings.pop(name, None) for name in ("wrap_store", "wrap_device")}
     facts = {
         "kv_dtype": "float32",
@@ -66,7 +65,12 @@ def engine_on(model: Path, disk: Path | None = None, **settings) -> Iterator[Eng
         "disk_min_free_bytes": 0,
         "max_batch_tokens": 128,
     }
-    with Engine(model, EngineConfig(**{**facts, **settings}), announce=lambda _: None, **wraps) as engine:
+    return Engine(model, EngineConfig(**{**facts, **settings}), announce=lambda _: None, **wraps)
+
+
+@contextmanager
+def engine_on(model: Path, disk: Path | None = None, **settings) -> Iterator[Engine]:
+    with open_engine(model, disk, **settings) as engine:
         yield engine
         engine.check()
 

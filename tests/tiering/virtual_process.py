@@ -29,7 +29,6 @@ LAYER_GROUPS = [
 ]
 CAPACITY_BYTES = 1 << 16
 FAIL_ONE_IN = 15
-MAX_FAILURES = 10  # in one life: the cache tries a copy that always fails for ever
 
 
 @functools.cache
@@ -121,7 +120,6 @@ class Process:
         self.choose, self.kv_by_key, self.counts = choose, kv_by_key, counts
         self.wrong: list[str] = []
         self.failed_promotions: set[int] = set()
-        self.failures_left = MAX_FAILURES
         self.jobs: list[ChosenJobs] = []
         self.now_s = 0.0
         self.device = VirtualDevice(choose, fails=self.copy_fails)
@@ -171,9 +169,7 @@ class Process:
     # ---- failures
 
     def fails(self):
-        failing = self.failures_left > 0 and self.choose([*[False] * (FAIL_ONE_IN - 1), True])
-        self.failures_left -= failing
-        return failing
+        return self.choose([*[False] * (FAIL_ONE_IN - 1), True])
 
     def copy_fails(self, destination, slots):
         up = destination is self.pool

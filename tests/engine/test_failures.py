@@ -1,0 +1,56 @@
+"""Whatever goes wrong inside, everybody who waits gets an answer."""
+
+import threading
+
+import pytest
+
+from engine import SamplingParams
+from tests.engine.test_engine import GREEDY, engine_on, open_engine, reference, tokens  # noqa: F401 - `reference` is a fixture
+
+
+def fail_once(monkeypatch, owner, name, error):
+    """The next call of a method raises; later ones work again."""
+    sound = getattr(owner, name)
+
+    def fail(*_args: object, **_kwargs: object):
+        monkeypatch.setattr(owner, name, sound)
+        raise error
+
+    monkeypatch.setattr(owner, name, fail)
+
+
+def test_a_step_that_fails_ends_its_requests_and_no_others(tiny_llama_dir, reference, monkeypatch):  # noqa: F811
+    prompts = [tokens(0, 100), tokens(1, 100)]
+    with engine_on(tiny_llama_dir, max_num_seqs=1) as engine:
+        fail_once(monkeypatch, engine.model, "forward", RuntimeError("the GPU has fallen off the bus"))
+        failed, served = (engine.submit(prompt, GREEDY) for prompt in prompts)
+        result = failed.result(60)
+        assert (result.finish_reason, result.error) == (
+            "error",
+            "RuntimeError: the GPU has fallen off the bus",
+        )
+        assert served.result(60).token_ids == reference(prompts[1])
+        engine.check()
+        assert engine.generate(prompts[0], GREEDY).token_ids == reference(prompts[0])
+
+
+def test_an_engine_whose_books_are_wrong_tells_everybody_and_closes(tiny_llama_dir, tmp_path, monkeypatch):
+    before = {thread.name for thread in threading.enumerate()}
+    engine = open_engine(tiny_llama_dir, tmp_path)
+    try:
+        running = engine.submit(tokens(0, 100), SamplingParams(max_tokens=2000, ignore_eos=True))
+        fail_once(monkeypatch, engine._cache, "pump", AssertionError("a slot is lost"))
+        result = running.result(60)
+        assert result.finish_reason == "error"
+        assert "a slot is lost" in result.error
+        assert engine.generate([1, 2, 3], GREEDY).finish_reason == "error"
+        calls = lambda: engine.lookup([1, 2, 3]), lambda: engine.demote("host"), engine.clear, engine.check
+        for call in calls:
+            with pytest.raises(RuntimeError, match="a slot is lost"):
+                call()
+        running.cancel()
+    finally:
+        engine.close()
+    assert {thread.name for thread in threading.enumerate()} <= before
+    with engine_on(tiny_llama_dir, tmp_path) as engine:
+        assert engine.generate([1, 2, 3], GREEDY).token_ids, "the directory was let go of"
