@@ -26,12 +26,15 @@ TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= --prefix-tokens 1024 --suffix-tokens 64 --tiers cold,device,host,disk,restart --repeats 3
 GPU_CHECK_ARGS ?=
+SOAK_REQUESTS ?= 20000
+SOAK_SEEDS ?= 1000
+SOAK_JSON ?=
 MUTATE_ARGS ?=
 
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check mutate format bench sizes gpu-check clean help
+.PHONY: setup demo test check mutate soak format bench sizes gpu-check clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -83,6 +86,10 @@ check: setup ## lint, types, and which package may import which
 
 mutate: setup ## take each wait out of the mover and see whether the tests notice (minutes)
 	@$(BIN)/python tools/mutate_ordering.py $(MUTATE_ARGS)
+
+soak: setup ## the stress and progress tests for as long as you like: SOAK_REQUESTS, SOAK_SEEDS; figures to SOAK_JSON
+	@KVTIDE_STRESS_REQUESTS=$(SOAK_REQUESTS) KVTIDE_PROGRESS_SEEDS=$(SOAK_SEEDS) KVTIDE_STRESS_JSON=$(SOAK_JSON) \
+		$(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/engine/test_stress.py tests/tiering/test_progress.py
 
 format: setup ## let the formatter have its way
 	@$(BIN)/ruff check --fix-only .
