@@ -122,6 +122,8 @@ class EngineLoop:
         }
         self.snapshot: dict[str, Any] = self._take_snapshot()
         """Figures as of the last step; replaced, never changed."""
+        self._at_hand: Message | None = None
+        """The message that is being looked at."""
         self.failure: str | None = None
         """Why the engine cannot go on; None while it can."""
         self._thread = threading.Thread(target=self._run, name="kvtide-engine", daemon=True)
@@ -167,9 +169,10 @@ class EngineLoop:
             timeout_s = max(0.0, deadline_s - time.monotonic())
         with contextlib.suppress(queue.Empty):
             while not self._stopping:
-                message = self._inbox.get(block=block, timeout=timeout_s)
+                self._at_hand = self._inbox.get(block=block, timeout=timeout_s)
                 block = False
-                self._take(message)
+                self._take(self._at_hand)
+                self._at_hand = None
 
     def _refuse(self, error: str) -> None:
         """The books cannot be trusted any more: tell everybody who waits or still comes, until the engine is closed."""
@@ -180,16 +183,17 @@ class EngineLoop:
         for _, future in self._sweeps:
             future.set_exception(failed)
         self._sweeps = []
+        message = self._at_hand
         while not self._stopping:
-            match self._inbox.get():
+            match message:
                 case Submit(sequence):
                     self._answer(sequence, "error", error)
                 case Lookup(_, asked) | Demote(_, asked) | Clear(asked) | Check(asked):
                     asked.set_exception(failed)
-                case Cancel() | Wake():
-                    pass
                 case Stop():
                     self._stopping = True
+                    return
+            message = self._inbox.get()
 
     def _take(self, message: Message) -> None:
         match message:
@@ -269,11 +273,14 @@ class EngineLoop:
             self._end(sequence, reason)
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
-        self._scheduler.remove(sequence)
-        self._answer(sequence, reason, error)
+        try:
+            self._scheduler.remove(sequence)
+        finally:  # the books may be wrong, but nobody is left waiting
+            self._answer(sequence, reason, error)
 
     def _answer(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
-        sequence.future.set_result(sequence.result(reason, self._decode, error))
+        if not sequence.future.done():
+            sequence.future.set_result(sequence.result(reason, self._decode, error))
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
         for sequence in self._scheduler.all():

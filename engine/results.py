@@ -10,6 +10,8 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 class Usage:
     """Tokens of one request. prompt_tokens = cached_tokens + prefilled_tokens.
 
+    A request that gave up its room before its first token counts as cached what it finds again of its own.
+
     cached_by_tier: cached tokens by the tier in which their blocks lay when the request was admitted; exactly the
         keys "device", "host" and "disk".
     """

@@ -34,6 +34,24 @@ def test_a_step_that_fails_ends_its_requests_and_no_others(tiny_llama_dir, refer
         assert engine.generate(prompts[0], GREEDY).token_ids == reference(prompts[0])
 
 
+@pytest.mark.parametrize("broken", ["lookup", "sweep", "release"])
+def test_who_asked_when_it_broke_is_told_too(tiny_llama_dir, monkeypatch, broken):
+    """Also if it was the answer to a question, or the end of a request, that could not be given."""
+    engine = open_engine(tiny_llama_dir)
+    try:
+        fail_once(monkeypatch, engine._cache, broken, AssertionError("a slot is lost"))
+        if broken == "release":
+            assert engine.generate([1, 2, 3], GREEDY).finish_reason == "length"
+        else:
+            ask = {"lookup": lambda: engine.lookup([1, 2, 3]), "sweep": lambda: engine.demote("host")}[broken]
+            with pytest.raises(RuntimeError, match="a slot is lost"):
+                ask()
+        with pytest.raises(RuntimeError, match="a slot is lost"):
+            engine.check()
+    finally:
+        engine.close()
+
+
 def test_an_engine_whose_books_are_wrong_tells_everybody_and_closes(tiny_llama_dir, tmp_path, monkeypatch):
     before = {thread.name for thread in threading.enumerate()}
     engine = open_engine(tiny_llama_dir, tmp_path)
