@@ -191,18 +191,15 @@ class Leases:
         residency, table = self._holdings.residency, self._holdings.slots[DEVICE]
         position, block_tokens = len(lease.ids), self._holdings.radix.block_tokens
         above = lease.ids.item(-1) if position else NO_BLOCK
-        own = np.ascontiguousarray(
-            tokens[position * block_tokens : (position + 1) * block_tokens], dtype="<i4"
-        )
-        block = self._holdings.radix.extend(above, own.tobytes())
-        if residency.computing[block].any() or (residency.state[DEVICE, block] == WRITING).any():
+        own = tokens[position * block_tokens : (position + 1) * block_tokens]
+        block = self._holdings.radix.extend(above, np.ascontiguousarray(own, dtype="<i4").tobytes())
+        if residency.computing[block].item() or residency.state[DEVICE, block].item() == WRITING:
             return False
         slot = lease.slots[position : position + 1]
         if residency.state[DEVICE, block].item() == PRESENT:
             table.free(slot, SlotState.PRIVATE)
-            lease.slots = (
-                lease.slots.copy()
-            )  # chunks of the step that was just computed still show the old one
+            # a copy: chunks of the step that was just computed still show the old slot
+            lease.slots = lease.slots.copy()
             lease.slots[position] = residency.place[DEVICE, block].item()
         else:
             table.turn(slot, SlotState.PRIVATE, SlotState.IN_FLIGHT)
