@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from tests.tiering.small_tiers import BLOCK_TOKENS, model, prompt, stats
+from tests.tiering.small_tiers import BLOCK_TOKENS, model, on_disk, prompt, stats
 from tiering.admission import PATIENCE, WINDOW, Admission
 from tiering.leases import Wait
+from tiering.moves import Read
 from tiering.residency import Tier
 
 
@@ -266,6 +267,25 @@ def test_a_preempted_request_comes_back_before_later_ones_with_what_it_had():
     assert tiers.memory[Tier.DEVICE, younger.lease.slots.item(1)] == ("own", 1)
     assert stats(tiers, "host")["private"] == 0
     tiers.index.check()
+
+
+def test_a_request_that_still_loads_gives_way_and_its_reads_are_called_off():
+    tiers = model(device=7, host=4, disk=8, read_batch_blocks=1, read_budget_blocks=1)
+    on_disk(tiers, 5, 6, 7)
+    queue = Queue(tiers)
+    older, loading = queue.ask(1, max_blocks=6), queue.ask(5, 6, 7, max_blocks=4)
+    assert set(queue.admit()) == {older, loading}
+    tiers.plan()
+    assert loading.lease.num_loading == 3
+    assert len(tiers.moves(Read)) == 1, "the budget"
+    assert queue.admission.grow(older, 6)
+    assert loading.lease is None
+    tiers.settle()
+    assert len(tiers.moves(Read)) == 1, "what had not been asked for is not read"
+    queue.admission.remove(older)
+    assert queue.admit() == [loading]
+    tiers.settle()
+    assert loading.lease.ready[:3].all()
 
 
 @pytest.mark.parametrize("settled", [False, True])

@@ -362,6 +362,39 @@ def test_what_hangs_below_a_block_does_not_keep_its_place_on_the_device():
     tiers.check()
 
 
+def test_loads_do_not_wait_for_writes_that_hang():
+    tiers = model(device=4, host=6, disk=12, write_batch_blocks=1, write_budget_blocks=1, io_deadline_s=10.0)
+    on_disk(tiers, 1, 2)
+    tiers.run(prompt(3, 4))
+    tiers.index.sweep(Tier.DISK, then_free=False)
+    tiers.plan()
+    for demote in tiers.moves(Demote)[-1:]:
+        tiers.complete(demote.number)
+    tiers.plan()
+    assert tiers.moves(Write)[-1].number in tiers.flights, "a write fills the budget, and hangs"
+    request = tiers.request(prompt(1, 2))
+    assert tiers.try_to_admit(request)
+    tiers.plan()
+    assert tiers.moves(Read)
+    assert request.lease.num_loading == 2
+
+
+def test_demotion_does_not_wait_where_hanging_reads_hold_all_of_host_memory():
+    tiers = model(device=3, host=2, disk=8, io_deadline_s=10.0)
+    on_disk(tiers, 1, 2)
+    first = tiers.admit(prompt(1, 2))
+    tiers.plan()
+    tiers.now_s += 10.0
+    tiers.plan()
+    tiers.release(first)
+    other = tiers.admit(prompt(3))
+    tiers.prefill(other)
+    tiers.release(other)
+    tiers.admit(prompt(5, 6))  # at once
+    assert tiers.where(prompt(3)) == []
+    assert stats(tiers, "device")["dropped"] == 1
+
+
 # ---- restart
 
 
