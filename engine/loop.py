@@ -112,7 +112,9 @@ class EngineLoop:
         self._deterministic = deterministic
         self._block_tokens = pool.layout.block_tokens
         self._sweeps: list[tuple[Sweep, Future[None]]] = []
-        self._stopping = self._has_published = False
+        self._stopping = False
+        self._has_news = False
+        """Something has happened, other than what `pump` tells, for which a waiting request may have waited."""
         self._counts = {
             "requests": 0,
             "steps": 0,
@@ -154,9 +156,9 @@ class EngineLoop:
         """
         self._take_messages(block=block)
         news = self._cache.pump()
-        self._scheduler.admit(news=news or self._has_published)
+        self._scheduler.admit(news=news or self._has_news)
         step = self._scheduler.next_step()
-        self._has_published = any(not chunk.decode for _, chunk in step)
+        self._has_news = any(not chunk.decode for _, chunk in step)
         if step:
             self._compute(step)
         self._resolve_sweeps()
@@ -208,6 +210,7 @@ class EngineLoop:
             case Demote(to, future):
                 self._sweeps.append((self._cache.sweep(to, then_free=True), future))
             case Clear(future):
+                self._has_news = True  # moves end while the cache settles
                 future.set_result(self._cache.clear(_CLEAR_S))
             case Check(future):
                 try:

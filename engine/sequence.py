@@ -79,7 +79,7 @@ class Sequence:
         if self._keeps:
             assert self.stash is not None, "it keeps one"
             return self._known[: self.stash.start * self.block_tokens]
-        return self.indexable
+        return self.prompt if self.deterministic else self._known
 
     @property
     def compute_last(self) -> bool:
@@ -90,11 +90,14 @@ class Sequence:
         """About to be preempted: how far the slots hold what this request has computed and nobody else can find."""
         if not self.reply:
             return 0
+        assert self.lease is not None, "only what is admitted is preempted"
         if self.gaps == []:
             self.kept_tokens = self.num_computed
-        elif not self._is_back:
-            return 0
-        return self._blocks(self.kept_tokens)
+            return self._blocks(self.kept_tokens)
+        # what came back is there, but a gap before it may not have been filled yet
+        num_blocks = self._blocks(self.kept_tokens)
+        is_there = self._is_back and self.lease.ready[len(self.lease.ids) : num_blocks].all()
+        return num_blocks if is_there else 0
 
     def preempted(self) -> None:
         """The device is gone; what could be saved is in the stash."""
@@ -193,8 +196,8 @@ class Sequence:
 
     @property
     def indexable(self) -> NDArray[np.int32]:
-        """The tokens whose blocks others may use, from the first on."""
-        return self.prompt if self.deterministic else self._known
+        """The tokens whose blocks others may use once they are computed: none whose KV is not there or in a gap."""
+        return self.prompt if self.deterministic else self._known[: self.num_computed]
 
     def accept(self, token: int) -> FinishReason | None:
         """Take the next token of the reply. Why the reply ends with it, or None."""
