@@ -113,8 +113,10 @@ class EngineLoop:
         self._block_tokens = pool.layout.block_tokens
         self._sweeps: list[tuple[Sweep, Future[None]]] = []
         self._stopping = False
-        self._has_news = False
-        """Something has happened, other than what `pump` tells, for which a waiting request may have waited."""
+        self._has_published = False
+        """Whether the last step computed parts of prompts, for which a waiting request may have waited."""
+        self._results: list[tuple[Future[Result], Result]] = []
+        """What is to be told when the figures say so too."""
         self._counts = {
             "requests": 0,
             "steps": 0,
@@ -143,6 +145,7 @@ class EngineLoop:
             while not self._stopping:
                 idle = not self._turn(block=idle)
             self._end_all("cancelled")
+            self._deliver()
         except Exception as error:  # noqa: BLE001 - the thread's top: reaches every caller that waits, or will
             _log.exception("the engine has failed")
             self._refuse("".join(traceback.format_exception_only(error)).strip())
@@ -156,13 +159,14 @@ class EngineLoop:
         """
         self._take_messages(block=block)
         news = self._cache.pump()
-        self._scheduler.admit(news=news or self._has_news)
+        self._scheduler.admit(news=news or self._has_published)
         step = self._scheduler.next_step()
-        self._has_news = any(not chunk.decode for _, chunk in step)
+        self._has_published = any(not chunk.decode for _, chunk in step)
         if step:
             self._compute(step)
-        self._resolve_sweeps()
         self.snapshot = self._take_snapshot()
+        self._resolve_sweeps()
+        self._deliver()
         return bool(step)
 
     def _take_messages(self, *, block: bool) -> None:
@@ -181,6 +185,7 @@ class EngineLoop:
         self.failure = error
         for sequence in self._scheduler.all():
             self._answer(sequence, "error", error)
+        self._deliver()
         failed = RuntimeError(f"the engine has failed: {error}")
         for _, future in self._sweeps:
             future.set_exception(failed)
@@ -190,6 +195,7 @@ class EngineLoop:
             match message:
                 case Submit(sequence):
                     self._answer(sequence, "error", error)
+                    self._deliver()
                 case Lookup(_, asked) | Demote(_, asked) | Clear(asked) | Check(asked):
                     asked.set_exception(failed)
                 case Stop():
@@ -210,7 +216,6 @@ class EngineLoop:
             case Demote(to, future):
                 self._sweeps.append((self._cache.sweep(to, then_free=True), future))
             case Clear(future):
-                self._has_news = True  # moves end while the cache settles
                 future.set_result(self._cache.clear(_CLEAR_S))
             case Check(future):
                 try:
@@ -282,8 +287,13 @@ class EngineLoop:
             self._answer(sequence, reason, error)
 
     def _answer(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
-        if not sequence.future.done():
-            sequence.future.set_result(sequence.result(reason, self._decode, error))
+        self._results.append((sequence.future, sequence.result(reason, self._decode, error)))
+
+    def _deliver(self) -> None:
+        results, self._results = self._results, []
+        for future, result in results:
+            if not future.done():
+                future.set_result(result)
 
     def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
         for sequence in self._scheduler.all():

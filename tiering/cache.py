@@ -81,6 +81,7 @@ class TieredCache(Closing):
         self._readers = jobs("read", read_threads if store is not None else 0)
         self._writer = jobs("write", 1 if store is not None else 0)
         self._failed_deletes = 0
+        self._num_ended = self._num_told = 0
         self._join_s = join_s
         self._joined: bool | None = None
         """What `close` answers; None while the cache is open."""
@@ -149,14 +150,24 @@ class TieredCache(Closing):
     # --- the driver -----------------------------------------------------------------------------------------------
 
     def pump(self) -> bool:
-        """Take in what has ended and start what follows from it. True if anything had ended, or has taken too long."""
-        num_expired = self._index.num_expired
+        """Take in what has ended and start what follows from it.
+
+        True if since the last call anything has ended or taken too long: whoever waits may find what it waits for.
+        """
+        self._take_in()
+        num_events = self._num_ended + self._index.num_expired
+        news, self._num_told = num_events > self._num_told, num_events
+        return news
+
+    def _take_in(self) -> bool:
+        """Whether anything had ended."""
         news = [Copied(ended.number, ended.error) for ended in self._mover.poll()]
         answers: list[Answer] = [*news, *self._drain()]
         for answer in answers:
             self._index.answer(answer)
+        self._num_ended += len(answers)
         self._start_moves()
-        return bool(answers) or self._index.num_expired > num_expired
+        return bool(answers)
 
     @property
     def deadline_s(self) -> float | None:
@@ -243,7 +254,7 @@ class TieredCache(Closing):
         deadline_s = time.monotonic() + timeout_s
         while not self._index.idle:
             self._news.clear()
-            if not self.pump():
+            if not self._take_in():
                 self._news.wait(max(0.0, min(_SETTLE_STEP_S, deadline_s - time.monotonic())))
             if time.monotonic() >= deadline_s:
                 return self._index.idle

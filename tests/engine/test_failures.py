@@ -72,3 +72,10 @@ def test_an_engine_whose_books_are_wrong_tells_everybody_and_closes(tiny_llama_d
     assert {thread.name for thread in threading.enumerate()} <= before
     with engine_on(tiny_llama_dir, tmp_path) as engine:
         assert engine.generate([1, 2, 3], GREEDY).token_ids, "the directory was let go of"
+
+
+def test_the_figures_count_a_request_as_soon_as_it_is_answered(tiny_llama_dir):
+    with open_engine(tiny_llama_dir) as engine:
+        for number in range(1, 21):
+            engine.generate(tokens(number, 20), SamplingParams(max_tokens=1))
+            assert engine.stats()["engine"]["generated_tokens"] == number
