@@ -234,7 +234,10 @@ class Engine(Closing):
         future.result()
 
     def clear(self) -> bool:
-        """Forget every cached block in every tier. False if requests still hold some."""
+        """Forget every cached block in every tier. False if requests, or copies that take too long, still hold some.
+
+        Waits for copies in flight, at most 30 seconds; meanwhile nobody is served.
+        """
         future: Future[bool] = Future()
         self._post(Clear(future))
         return future.result()
