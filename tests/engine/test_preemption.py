@@ -67,7 +67,7 @@ def test_idle_cached_blocks_cost_no_decode_its_place(tiny_llama_dir, host_blocks
             steps.append(engine.stats()["engine"]["steps"] - before)
             assert preempted(engine)["requests"] == 0
     empty, full = steps
-    assert full <= empty + 4
+    assert full <= empty * 1.25, "one after the other they would take four times as many"
 
 
 def test_a_preempted_request_can_be_cancelled(tiny_llama_dir, reference):  # noqa: F811
@@ -84,7 +84,9 @@ def test_a_preempted_request_can_be_cancelled(tiny_llama_dir, reference):  # noq
 
 def test_a_handle_waits_as_long_as_it_is_told_to(tiny_llama_dir):
     with engine_on(tiny_llama_dir) as engine:
-        first, second = (engine.submit(tokens(i, 100), SamplingParams(max_tokens=400)) for i in range(2))
+        first, second = (
+            engine.submit(tokens(i, 100), SamplingParams(max_tokens=3000, ignore_eos=True)) for i in range(2)
+        )
         assert first.id != second.id
         with pytest.raises(TimeoutError):
             first.result(0.0)
