@@ -144,11 +144,12 @@ class EngineLoop:
             idle = True
             while not self._stopping:
                 idle = not self._turn(block=idle)
-            self._end_all("cancelled")
+            for sequence in self._scheduler.all():
+                self._end(sequence, "cancelled")
             self._deliver()
         except Exception as error:  # noqa: BLE001 - the thread's top: reaches every caller that waits, or will
             _log.exception("the engine has failed")
-            self._refuse("".join(traceback.format_exception_only(error)).strip())
+            self._refuse(_told(error))
         for _, future in self._sweeps:
             future.set_exception(ValueError("the engine was closed"))
 
@@ -241,7 +242,7 @@ class EngineLoop:
         except Exception as error:  # noqa: BLE001 - the model's errors have no common type; its requests report them
             _log.exception("a step failed")
             for sequence, _ in step:
-                self._end(sequence, "error", "".join(traceback.format_exception_only(error)).strip())
+                self._end(sequence, "error", _told(error))
             return
         self._counts["steps"] += 1
         tokens = iter(chosen)
@@ -295,10 +296,6 @@ class EngineLoop:
             if not future.done():
                 future.set_result(result)
 
-    def _end_all(self, reason: FinishReason, error: str | None = None) -> None:
-        for sequence in self._scheduler.all():
-            self._end(sequence, reason, error)
-
     def _resolve_sweeps(self) -> None:
         for sweep, future in self._sweeps:
             if sweep.done:
@@ -308,3 +305,8 @@ class EngineLoop:
     def _take_snapshot(self) -> dict[str, Any]:
         requests = {"running": self._scheduler.num_running, "waiting": self._scheduler.num_waiting}
         return {"engine": {**self._counts, **requests}, "cache": self._cache.stats()}
+
+
+def _told(error: Exception) -> str:
+    """An error as one who waits is told of it: its type and its sentence."""
+    return "".join(traceback.format_exception_only(error)).strip()

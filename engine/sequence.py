@@ -76,15 +76,14 @@ class Sequence:
     @property
     def tokens(self) -> NDArray[np.int32]:
         """What the cache is asked for."""
-        if self._keeps:
-            assert self.stash is not None, "it keeps one"
+        if self.stash is not None:
             return self._known[: self.stash.start * self.block_tokens]
         return self.prompt if self.deterministic else self._known
 
     @property
     def compute_last(self) -> bool:
         """Whether the last of `tokens` must be computed, because what comes next is not known yet."""
-        return not self.reply or not (self._keeps or self.deterministic)
+        return not self.reply or (self.stash is None and not self.deterministic)
 
     def num_used_blocks(self) -> int:
         """About to be preempted: how far the slots hold what this request has computed and nobody else can find."""
@@ -104,10 +103,6 @@ class Sequence:
         self.gaps = None
         if self.stash is None:
             self.kept_tokens = 0
-
-    @property
-    def _keeps(self) -> bool:
-        return self.stash is not None and not self.stash.lost
 
     @property
     def _is_back(self) -> bool:
@@ -217,12 +212,11 @@ class Sequence:
         self, reason: FinishReason, decode: Callable[[list[int]], str], error: str | None = None
     ) -> Result:
         """Everything about the request, as its caller sees it."""
-        usage = self._usage()
         return Result(
             text=decode(self.reply),
             token_ids=list(self.reply),
             finish_reason=reason,
-            usage=usage,
+            usage=self._usage(),
             timings=self._timings(),
             error=error,
         )

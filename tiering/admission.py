@@ -35,7 +35,7 @@ class Request(Protocol):
 
     @property
     def tokens(self) -> Tokens:
-        """What is to be found in the index and entered there: for Index.admit. May change with a preemption."""
+        """What is to be found in the index and entered there: for Index.admit. May depend on whether there is a stash."""
         ...
 
     @property
@@ -144,7 +144,7 @@ class Admission(Generic[R]):
                 request.max_blocks,
                 chunk_blocks=self._chunk_blocks,
                 compute_last=request.compute_last,
-                stash=_alive(request.stash),
+                stash=request.stash,
             )
             if isinstance(outcome, Wait):
                 request.waits = outcome
@@ -158,6 +158,8 @@ class Admission(Generic[R]):
         """Who may be tried, best first: those up to the first that must not be passed any more."""
         window: list[R] = []
         for request in self.waiting[:WINDOW]:
+            if request.stash is not None and request.stash.lost:
+                request.stash = None
             window.append(request)
             if request.overtaken >= PATIENCE[request.waits]:
                 break
@@ -200,10 +202,6 @@ class Admission(Generic[R]):
         request.lease = None
         request.preempted()
         _insert(self.waiting, request)
-
-
-def _alive(stash: Stash | None) -> Stash | None:
-    return stash if stash is not None and not stash.lost else None
 
 
 def _insert(requests: list[R], request: R) -> None:

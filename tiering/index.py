@@ -234,7 +234,7 @@ class Index:
         self._writes.expire()
         if not self._can_read:
             self._loads.give_up(MissReason.TIER_OFF)
-        self._loads.plan(self._now_s)
+        self._loads.plan()
         self._writes.plan(disk_ready=self._can_write)
         return self._outbox.take()
 

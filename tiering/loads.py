@@ -50,8 +50,8 @@ class Loads:
         """Who waits for a block on its way to the device, and at which position of its path."""
         self._overdue: set[int] = set()
         """Blocks whose read took too long and is not over: their host places are not to be touched until it is."""
-        self._now_s = self._since_s = 0.0
-        """`_since_s`: when a read was last asked for, or the first of the loads was begun if that is later."""
+        self._since_s = 0.0
+        """When a read was last asked for, or the first of the loads was begun if that is later."""
         self.misses: Counter[MissReason] = Counter()
         """Blocks that a request waited for but that did not come, by reason."""
 
@@ -65,23 +65,22 @@ class Loads:
         self._promote(ids[on_host])
         load = _Load(lease, deque(ids[~on_host].tolist()))
         if load.unread:
-            self._since_s = self._since_s if self._loads else self._now_s
+            self._since_s = self._since_s if self._loads else self._outbox.now_s
             self._loads.append(load)
 
-    def plan(self, now_s: float) -> None:
+    def plan(self) -> None:
         """Ask for reads as far as the budget and host memory allow; give up loads for which there has been no place."""
-        self._now_s = now_s
         while self._loads:
             load = self._loads[0]
             allowed = self._budget - self._outbox.blocks_in_flight(Read)
             slots = self._eviction.host_slots(min(self._batch, allowed, len(load.unread)))
             if not len(slots):
                 break
-            self._since_s = now_s
+            self._since_s = self._outbox.now_s
             self._read(np.array([load.unread.popleft() for _ in slots], dtype=np.intp), slots)
             if not load.unread:
                 self._loads.pop(0)
-        if self._loads and now_s - self._since_s >= self._deadline_s:
+        if self._loads and self._outbox.now_s - self._since_s >= self._deadline_s:
             self.give_up(MissReason.OVERDUE)
 
     def expire(self) -> None:

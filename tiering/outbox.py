@@ -25,7 +25,8 @@ class Outbox:
         self._in_flight: dict[int, _Flight] = {}
         self._blocks: Counter[type] = Counter()
         self._overdue: Counter[type] = Counter()
-        self._now_s = 0.0
+        self.now_s = 0.0
+        """The time as of the last `at`."""
         self.num_expired = 0
         """Moves that have become overdue, ever."""
 
@@ -38,7 +39,7 @@ class Outbox:
         """Ask for a move."""
         self._new.append(move)
         if not isinstance(move, Forget):
-            self._in_flight[move.number] = _Flight(move, self._now_s)
+            self._in_flight[move.number] = _Flight(move, self.now_s)
             self._blocks[type(move)] += _num_blocks(move)
 
     def take(self) -> list[Move]:
@@ -63,14 +64,14 @@ class Outbox:
 
     def at(self, now_s: float) -> None:
         """It is `now_s`: what is sent from here on is in flight since then."""
-        self._now_s = now_s
+        self.now_s = now_s
 
     def expire(self, kind: type, deadline_s: float) -> list[Answered]:
         """The moves of this kind that have been in flight for `deadline_s`; each is told once and is overdue then."""
         late = [
             flight
             for flight in self._in_flight.values()
-            if type(flight.move) is kind and not flight.overdue and self._now_s - flight.since_s >= deadline_s
+            if type(flight.move) is kind and not flight.overdue and self.now_s - flight.since_s >= deadline_s
         ]
         for flight in late:
             flight.overdue = True
@@ -83,13 +84,13 @@ class Outbox:
         """Moves of this kind that took too long and are still not over."""
         return self._overdue[kind]
 
-    def oldest_s(self, *kinds: type) -> float | None:
-        """Since when the oldest move of these kinds is in flight that is not overdue; None if there is none."""
+    def oldest_s(self, kind: type) -> float | None:
+        """Since when the oldest move of this kind is in flight that is not overdue; None if there is none."""
         return min(
             (
                 flight.since_s
                 for flight in self._in_flight.values()
-                if type(flight.move) in kinds and not flight.overdue
+                if type(flight.move) is kind and not flight.overdue
             ),
             default=None,
         )

@@ -34,18 +34,16 @@ class Client:
     decoded: int = 0
 
     @property
-    def _keeps(self):
-        return self.stash is not None and not self.stash.lost
-
-    @property
     def tokens(self):
         return (
-            self.request.array[: self.stash.start * self.block_tokens] if self._keeps else self.request.array
+            self.request.array[: self.stash.start * self.block_tokens]
+            if self.stash is not None
+            else self.request.array
         )
 
     @property
     def compute_last(self):
-        return not self._keeps
+        return self.stash is None
 
     @property
     def max_blocks(self):
