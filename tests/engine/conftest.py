@@ -1,16 +1,26 @@
 """Models for tests: tiny ones with random weights, and the demo model, converted once a session if not before."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, Qwen2Config, Qwen3Config, SmolLM3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
+from engine import SamplingParams
 from engine.demo_model import demo_model_dir
 from engine.model import Model, load_model
+from tests.engine.engines import GREEDY
 
 _TINY = {
     "vocab_size": 512,
@@ -69,3 +79,23 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_llama_dir: Path) -> Callable[..., list[int]]:
+    """What transformers' own `generate` says to a prompt: generate(prompt, params) -> token ids."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32).eval()
+    model.generation_config.eos_token_id = None  # every test here goes on to max_tokens
+
+    def generate(prompt: Sequence[int], params: SamplingParams = GREEDY) -> list[int]:
+        with torch.inference_mode():
+            out = model.generate(
+                torch.tensor([list(prompt)]),
+                attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
+                max_new_tokens=params.max_tokens,
+                do_sample=False,
+                pad_token_id=0,
+            )
+        return out[0, len(prompt) :].tolist()
+
+    return generate

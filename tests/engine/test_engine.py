@@ -1,16 +1,11 @@
 """The whole thing on a real transformers model with random weights: what a user calls, and what they get."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterator
 
-import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
-from engine import EngineConfig, Result, SamplingParams
+from engine import Result, SamplingParams
 from engine.engine import Engine
 from kvstore.errors import StoreLocked
 from kvstore.layers import (
@@ -25,54 +20,7 @@ from kvstore.layers import (
     ShortData,
 )
 from kvstore.store import Store
-
-BLOCK = 16
-GREEDY = SamplingParams(max_tokens=12, ignore_eos=True)
-
-
-def tokens(seed: int, n: int) -> list[int]:
-    return np.random.default_rng(seed).integers(3, 500, n).tolist()
-
-
-@pytest.fixture(scope="module")
-def reference(tiny_llama_dir: Path):
-    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32).eval()
-    model.generation_config.eos_token_id = None  # every test here goes on to max_tokens
-
-    def generate(prompt: Sequence[int], params: SamplingParams = GREEDY) -> list[int]:
-        with torch.inference_mode():
-            out = model.generate(
-                torch.tensor([list(prompt)]),
-                attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-                max_new_tokens=params.max_tokens,
-                do_sample=False,
-                pad_token_id=0,
-            )
-        return out[0, len(prompt) :].tolist()
-
-    return generate
-
-
-def open_engine(model: Path, disk: Path | None = None, **settings) -> Engine:
-    wraps = {name: settings.pop(name, None) for name in ("wrap_store", "wrap_device")}
-    facts = {
-        "kv_dtype": "float32",
-        "block_tokens": BLOCK,
-        "device_bytes": "16MiB",
-        "host_bytes": "16MiB",
-        "disk_path": disk,
-        "disk_bytes": "64MiB",
-        "disk_min_free_bytes": 0,
-        "max_batch_tokens": 128,
-    }
-    return Engine(model, EngineConfig(**{**facts, **settings}), announce=lambda _: None, **wraps)
-
-
-@contextmanager
-def engine_on(model: Path, disk: Path | None = None, **settings) -> Iterator[Engine]:
-    with open_engine(model, disk, **settings) as engine:
-        yield engine
-        engine.check()
+from tests.engine.engines import BLOCK, GREEDY, engine_on, tokens
 
 
 def test_a_shared_prefix_is_prefilled_once(tiny_llama_dir, reference):

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from engine import SamplingParams
-from tests.engine.test_engine import GREEDY, engine_on, open_engine, reference, tokens  # noqa: F401 - `reference` is a fixture
+from tests.engine.engines import GREEDY, engine_on, open_engine, tokens
 
 
 def fail_once(monkeypatch, owner, name, error):
@@ -19,7 +19,7 @@ def fail_once(monkeypatch, owner, name, error):
     monkeypatch.setattr(owner, name, fail)
 
 
-def test_a_step_that_fails_ends_its_requests_and_no_others(tiny_llama_dir, reference, monkeypatch):  # noqa: F811
+def test_a_step_that_fails_ends_its_requests_and_no_others(tiny_llama_dir, reference, monkeypatch):
     prompts = [tokens(0, 100), tokens(1, 100)]
     with engine_on(tiny_llama_dir, max_num_seqs=1) as engine:
         fail_once(monkeypatch, engine.model, "forward", RuntimeError("the GPU has fallen off the bus"))

@@ -4,14 +4,9 @@ import pytest
 
 from engine import SamplingParams
 from engine.engine import Engine
-from tests.engine.test_engine import engine_on, reference, tokens  # noqa: F401 - `reference` is a fixture
+from tests.engine.engines import bytes_of, engine_on, tokens
 
 LONG = SamplingParams(max_tokens=60, ignore_eos=True)
-BLOCK_BYTES = 12 * 1024
-
-
-def bytes_of(num_blocks: int) -> str:
-    return f"{num_blocks * BLOCK_BYTES // 1024}KiB"
 
 
 def preempted(engine: Engine) -> dict[str, int]:
@@ -20,7 +15,7 @@ def preempted(engine: Engine) -> dict[str, int]:
 
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("host_blocks", [0, 2, 40])
-def test_the_same_tokens_with_preemption(tiny_llama_dir, reference, host_blocks, deterministic):  # noqa: F811
+def test_the_same_tokens_with_preemption(tiny_llama_dir, reference, host_blocks, deterministic):
     """With a place for what they had, with hardly any, and with none: then it is computed again."""
     prompts = [tokens(i, 40 + 5 * i) for i in range(6)]
     settings = {"device_bytes": bytes_of(16), "host_bytes": bytes_of(host_blocks)}
@@ -40,7 +35,7 @@ def test_the_same_tokens_with_preemption(tiny_llama_dir, reference, host_blocks,
         assert stats["swapped_in_blocks"] > 0
 
 
-def test_preemption_during_prefill_loses_nothing(tiny_llama_dir, reference):  # noqa: F811
+def test_preemption_during_prefill_loses_nothing(tiny_llama_dir, reference):
     prompts = [tokens(i, 200) for i in range(4)]
     settings = {"device_bytes": bytes_of(20), "host_bytes": bytes_of(40), "max_batch_tokens": 32}
     with engine_on(tiny_llama_dir, **settings) as engine:
@@ -70,7 +65,7 @@ def test_idle_cached_blocks_cost_no_decode_its_place(tiny_llama_dir, host_blocks
     assert full <= empty * 1.25, "one after the other they would take four times as many"
 
 
-def test_a_preempted_request_can_be_cancelled(tiny_llama_dir, reference):  # noqa: F811
+def test_a_preempted_request_can_be_cancelled(tiny_llama_dir, reference):
     with engine_on(tiny_llama_dir, device_bytes=bytes_of(12), host_bytes=bytes_of(12)) as engine:
         handles = [engine.submit(tokens(i, 40), LONG) for i in range(6)]
         assert handles[0].result(60).token_ids == reference(tokens(0, 40), LONG)

@@ -13,9 +13,8 @@ import pytest
 
 from engine import SamplingParams
 from kvstore.layers import Delay, ErrorAfter, ErrorBefore, FaultStore, Garbage, Gate, Hang, ShortData
+from tests.engine.engines import bytes_of, engine_on, tokens
 from tests.engine.stress import Stress, idle_cpu_share, leaks_of, leaks_when_settled, num_descriptors
-from tests.engine.test_engine import engine_on, reference, tokens  # noqa: F401 - `reference` is a fixture
-from tests.engine.test_preemption import bytes_of
 from tiering.transfer.faults import FaultDevice
 
 NUM_REQUESTS = int(os.environ.get("KVTIDE_STRESS_REQUESTS", "2000"))
@@ -31,7 +30,7 @@ def prompts():
 
 
 @pytest.fixture(scope="module")
-def right(prompts, reference):  # noqa: F811
+def right(prompts, reference):
     return [reference(prompt, REPLY) for prompt in prompts]
 
 

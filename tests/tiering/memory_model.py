@@ -379,6 +379,21 @@ class MemoryModel:
                     right = self.prefix(request, position) if block else request.own(position)
                     assert self.memory[Tier.DEVICE, slot] == right, "wrong bytes"
 
+    def check_rest(self):
+        """Nobody runs and nothing moves: so nothing is held either."""
+        self.check()
+        stats = self.index.stats()
+        assert stats["leases"] == 0
+        for tier in ("device", "host"):
+            assert stats["tiers"][tier]["private"] == stats["tiers"][tier]["in_flight"] == 0, (
+                "a slot has leaked"
+            )
+        residency = self.index._holdings.residency
+        assert not residency.leases.any()
+        assert not residency.readers.any()
+        assert not residency.computing.any()
+        assert stats["tiers"]["disk"]["overdue_reads"] == 0
+
     def where(self, tokens):
         """The tiers that hold each whole block of these tokens, as letters: "D", "DH", "K" for disk, "" for a hole."""
         ids = self.index._holdings.radix.match(np.array(tokens, dtype="<i4"))

@@ -241,23 +241,12 @@ class Progress:
         waiting = [client.name for client in self.admission.waiting]
         running = [client.name for client in self.admission.running]
         assert not (waiting or running), f"requests {waiting} wait and {running} run for ever"
-        self._check_rest()
+        self._come_to_rest()
 
-    def _check_rest(self):
+    def _come_to_rest(self):
         self.hanging.clear()
         self.model.settle(self.choose)
-        self.model.check()
-        stats = self.model.index.stats()
-        assert stats["leases"] == 0
-        for tier in ("device", "host"):
-            assert stats["tiers"][tier]["private"] == stats["tiers"][tier]["in_flight"] == 0, (
-                "a slot has leaked"
-            )
-        residency = self.model.index._holdings.residency
-        assert not residency.leases.any()
-        assert not residency.readers.any()
-        assert not residency.computing.any()
-        assert stats["tiers"]["disk"]["overdue_reads"] == 0
+        self.model.check_rest()
         self.model.now_s += 1000.0
         self.model.settle(self.choose)
         assert self.model.index.clear()

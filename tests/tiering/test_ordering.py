@@ -5,14 +5,12 @@
 
 import random
 from collections import Counter
-from typing import ClassVar
 
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from tests.tiering.cache_walk import CacheWalk
+from tests.tiering.histories import Histories
 from tests.tiering.mover_walk import MoverWalk
 
 WALKS = 50
@@ -54,44 +52,15 @@ def test_blocks_from_computing_to_restart(first):
     assert counts["swapped in"] > 0
 
 
-class Machine(RuleBasedStateMachine):
-    """Short histories, which hypothesis makes shorter still when one fails."""
-
-    kind: ClassVar[type]
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lives = None
-
-    @initialize(data=st.data())
-    def make(self, data):
-        self.data = data
-        self.lives = self.kind(self.choose)
-
-    @rule(data=st.data())
-    def act(self, data):
-        self.data = data
-        self.lives.act()
-
-    def choose(self, several):
-        """A draw; at the end, where nothing can be drawn any more, the first."""
-        return several[0] if self.data is None else self.data.draw(st.sampled_from(several))
-
-    def teardown(self):
-        self.data = None
-        if self.lives is not None:
-            self.lives.end()
-
-
-class MoverMachine(Machine):
+class MoverHistories(Histories):
     kind = MoverWalk
 
 
-class CacheMachine(Machine):
+class CacheHistories(Histories):
     kind = CacheWalk
 
 
-TestMover = MoverMachine.TestCase
+TestMover = MoverHistories.TestCase
 TestMover.settings = settings(max_examples=60, stateful_step_count=30)
-TestCache = CacheMachine.TestCase
+TestCache = CacheHistories.TestCase
 TestCache.settings = settings(max_examples=40, stateful_step_count=40)

@@ -1,44 +1,21 @@
 """The law of progress: whatever the disk does, finitely many completions serve every request that fits alone."""
 
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
 
 import pytest
 from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from tests.tiering.histories import Histories
 from tests.tiering.progress import Progress, walk
 
 NUM_SEEDS = int(os.environ.get("KVTIDE_PROGRESS_SEEDS", "40"))
 
 
-class Machine(RuleBasedStateMachine):
-    """Short histories, which hypothesis makes shorter still when one fails."""
-
-    progress = None
-
-    @initialize(data=st.data())
-    def make(self, data):
-        self.progress = Progress(self.choose_by(data))
-
-    @rule(data=st.data())
-    def act(self, data):
-        self.progress.choose = self.choose_by(data)
-        self.progress.act()
-
-    @staticmethod
-    def choose_by(data) -> Callable[[Iterable[Any]], Any]:
-        return lambda values: data.draw(st.sampled_from(list(values)))
-
-    def teardown(self):
-        if self.progress is not None:
-            self.progress.choose = lambda values: values[0]
-            self.progress.end()
+class ProgressHistories(Histories):
+    kind = Progress
 
 
-TestProgress = Machine.TestCase
+TestProgress = ProgressHistories.TestCase
 TestProgress.settings = settings(stateful_step_count=40)
 
 

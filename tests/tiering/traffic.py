@@ -254,7 +254,7 @@ class Traffic:
             self._serve_alone(request)
         self.model.now_s += 100.0
         self.model.settle(self.choose)
-        self._check_rest()
+        self.model.check_rest()
         assert self.model.index.clear()
         assert self.num_blocks == 0
 
@@ -270,13 +270,3 @@ class Traffic:
         self.model.check()
         self.model.release(request)
         self.model.settle(self.choose)
-
-    def _check_rest(self):
-        self.model.check()
-        stats = self.model.index.stats()
-        assert stats["leases"] == 0
-        for tier in ("device", "host"):
-            assert stats["tiers"][tier]["private"] == stats["tiers"][tier]["in_flight"] == 0
-        residency = self.model.index._holdings.residency
-        assert not residency.leases.any()
-        assert not residency.readers.any()
