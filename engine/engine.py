@@ -172,8 +172,9 @@ class Engine(Closing):
         prompts, single = split_prompts(prompt)
         params = params or SamplingParams()
         requests = [self._request(each, params) for each in prompts]
-        handles = [self._start(request) for request in requests]
+        handles: list[Handle] = []
         try:
+            handles += (self._start(request) for request in requests)
             results = [handle.result() for handle in handles]
         except BaseException:
             for handle in handles:
@@ -266,8 +267,10 @@ class Engine(Closing):
             self._inbox.put(Stop())
         self._loop.join()
         # an engine that has failed cannot say what is worth keeping, and to whom it belongs
-        joined = self._cache.close(flush_s) if self._loop.failure is None else self._cache.abandon()
-        self._resources.close()
+        try:
+            joined = self._cache.close(flush_s) if self._loop.failure is None else self._cache.abandon()
+        finally:  # whatever the disk says
+            self._resources.close()
         if joined:  # else a thread that hangs in a read may still write there
             self._slab.close()
 

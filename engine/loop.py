@@ -236,8 +236,10 @@ class EngineLoop:
         try:
             batch = self._model.batch(chunks, self._pool, deterministic=self._deterministic)
             self._cache.before_compute(*self._slots_of(chunks))
-            logits = self._model.forward(batch, self._pool)
-            self._cache.after_compute()
+            try:
+                logits = self._model.forward(batch, self._pool)
+            finally:  # also where it breaks off: layers that were enqueued before that still write to their slots
+                self._cache.after_compute()
             chosen = greedy(logits).tolist() if len(logits) else []
         except Exception as error:  # noqa: BLE001 - the model's errors have no common type; its requests report them
             _log.exception("a step failed")
@@ -288,7 +290,14 @@ class EngineLoop:
             self._answer(sequence, reason, error)
 
     def _answer(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
-        self._results.append((sequence.future, sequence.result(reason, self._decode, error)))
+        text = ""
+        if self.failure is None:  # else nothing may run that could raise: this is the last answer there is
+            try:
+                text = self._decode(sequence.reply)
+            except Exception as failure:  # noqa: BLE001 - a tokenizer is not ours; its request reports what it raises
+                _log.exception("a reply cannot be turned into text")
+                reason, error = "error", error or _told(failure)
+        self._results.append((sequence.future, sequence.result(reason, text, error)))
 
     def _deliver(self) -> None:
         results, self._results = self._results, []

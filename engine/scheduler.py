@@ -24,7 +24,6 @@ class Scheduler:
         max_batch_tokens: int,
         deterministic: bool,
     ) -> None:
-        self._cache = cache
         self._block_tokens = block_tokens
         self._max_batch_tokens = max_batch_tokens
         self._multiple = max_batch_tokens if deterministic else None
@@ -74,9 +73,8 @@ class Scheduler:
         num_blocks = sequence.num_computed // self._block_tokens + 1
         if not self._requests.grow(sequence, num_blocks):
             return None
-        assert sequence.lease is not None, "who grows keeps its lease"
         # what must leave for the next block leaves while this one is filled
-        self._cache.grow(sequence.lease, num_blocks + 1)
+        self._requests.look_ahead(sequence, num_blocks + 1)
         return sequence.decode_chunk()
 
     def _prefill(self, sequence: Sequence, left: int, *, first: bool) -> Chunk | None:

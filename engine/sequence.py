@@ -1,7 +1,6 @@
 """One request on its way through the engine."""
 
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -208,12 +207,10 @@ class Sequence:
 
     # --- the end --------------------------------------------------------------------------------------------------
 
-    def result(
-        self, reason: FinishReason, decode: Callable[[list[int]], str], error: str | None = None
-    ) -> Result:
-        """Everything about the request, as its caller sees it."""
+    def result(self, reason: FinishReason, text: str, error: str | None = None) -> Result:
+        """Everything about the request, as its caller sees it; `text` is its reply's."""
         return Result(
-            text=decode(self.reply),
+            text=text,
             token_ids=list(self.reply),
             finish_reason=reason,
             usage=self._usage(),

@@ -56,7 +56,7 @@ class Request(Protocol):
         ...
 
     def preempted(self) -> None:
-        """Told after it: `lease` is None now, `stash` what was saved."""
+        """Told after it: `lease` is None now, `stash` what was saved. Told again if that is lost."""
 
 
 class Places(Protocol):
@@ -160,6 +160,7 @@ class Admission(Generic[R]):
         for request in self.waiting[:WINDOW]:
             if request.stash is not None and request.stash.lost:
                 request.stash = None
+                request.preempted()
             window.append(request)
             if request.overtaken >= PATIENCE[request.waits]:
                 break
@@ -192,6 +193,12 @@ class Admission(Generic[R]):
             return True
         self._starved.add(request)
         return False
+
+    def look_ahead(self, request: R, num_blocks: int) -> None:
+        """Make room now for what a running request will soon ask for, unless somebody has asked for room already."""
+        assert request.lease is not None, "what runs has a lease"
+        if not self._starved:
+            self._places.grow(request.lease, num_blocks)
 
     def _preempt(self, request: R) -> None:
         assert request.lease is not None, "what runs has a lease"

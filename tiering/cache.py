@@ -288,19 +288,23 @@ class TieredCache(Closing):
         if self._joined is not None:
             return self._joined
         self._joined = False
-        if self._store is not None and flush_s > 0:
-            self._index.sweep(Tier.DISK, then_free=False)
-            self._start_moves()
-        self.settle(flush_s)
-        return self._end()
+        try:
+            if self._store is not None and flush_s > 0:
+                self._index.sweep(Tier.DISK, then_free=False)
+                self._start_moves()
+            self.settle(flush_s)
+        finally:
+            self._end()
+        return self._joined
 
     def abandon(self) -> bool:
         """`close` without a look at the books, for when they are wrong: nothing more is written."""
-        return self._end() if self._joined is None else self._joined
+        if self._joined is None:
+            self._end()
+        return bool(self._joined)
 
-    def _end(self) -> bool:
+    def _end(self) -> None:
         self._mover.close()
         self._joined = self._readers.close(self._join_s) & self._writer.close(self._join_s)
         if self._store is not None and self._joined:
             self._store.close()
-        return self._joined

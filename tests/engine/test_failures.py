@@ -34,6 +34,56 @@ def test_a_step_that_fails_ends_its_requests_and_no_others(tiny_llama_dir, refer
         assert engine.generate(prompts[0], GREEDY).token_ids == reference(prompts[0])
 
 
+def test_layers_that_a_failed_step_has_enqueued_are_waited_for(tiny_llama_dir, monkeypatch):
+    """They may still run on the device: a copy into or out of their slots must not pass them."""
+    with engine_on(tiny_llama_dir) as engine:
+        ended = []
+        after_compute = engine._cache.after_compute
+        monkeypatch.setattr(engine._cache, "after_compute", lambda: ended.append(after_compute()))
+        fail_once(monkeypatch, engine.model, "forward", RuntimeError("out of memory"))
+        assert engine.generate(tokens(0, 20), GREEDY).finish_reason == "error"
+        assert len(ended) == 1
+
+
+class BrokenTokenizer:
+    def decode(self, ids: list[int], **_settings: object) -> str:
+        raise TypeError(f"what is {ids[0]}?")
+
+
+def test_a_reply_that_cannot_be_turned_into_text_is_an_error_of_its_request(tiny_llama_dir, reference):
+    prompts = [tokens(0, 100), tokens(1, 100)]
+    with engine_on(tiny_llama_dir) as engine:
+        sound, engine.model.tokenizer = engine.model.tokenizer, BrokenTokenizer()
+        for prompt, result in zip(prompts, engine.generate(prompts, GREEDY), strict=True):
+            assert result.finish_reason == "error"
+            assert result.error == f"TypeError: what is {result.token_ids[0]}?"
+            assert (result.text, result.token_ids) == ("", reference(prompt))
+        engine.model.tokenizer = sound
+        assert engine.generate(prompts[0], GREEDY).finish_reason == "length"
+
+
+def test_an_engine_that_has_failed_asks_no_tokenizer(tiny_llama_dir, monkeypatch):
+    engine = open_engine(tiny_llama_dir)
+    try:
+        engine.model.tokenizer = BrokenTokenizer()
+        fail_once(monkeypatch, engine._cache, "pump", AssertionError("a slot is lost"))
+        for _ in range(2):
+            assert engine.generate([1, 2, 3], GREEDY).error == "AssertionError: a slot is lost"
+    finally:
+        engine.close()
+
+
+def test_a_store_that_cannot_be_closed_costs_no_memory(tiny_llama_dir, tmp_path, monkeypatch):
+    engine = open_engine(tiny_llama_dir, tmp_path)
+    engine.generate(tokens(0, 100), GREEDY)
+    monkeypatch.setattr(engine._cache._store, "close", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.close()
+    with pytest.raises(AssertionError, match="the pool is closed"):
+        engine.pool.view(0)
+    engine.close()
+
+
 @pytest.mark.parametrize("broken", ["lookup", "sweep", "release"])
 def test_who_asked_when_it_broke_is_told_too(tiny_llama_dir, monkeypatch, broken):
     """Also if it was the answer to a question, or the end of a request, that could not be given."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import BLOCK_TOKENS, model, on_disk, prompt, stats
 from tiering.admission import PATIENCE, WINDOW, Admission
 from tiering.leases import Wait
-from tiering.moves import Read
+from tiering.moves import Read, SwapOut
 from tiering.residency import Tier
 
 
@@ -243,6 +244,19 @@ def test_what_a_running_request_has_asked_for_is_not_given_to_a_new_one():
     assert queue.admit() == [new]
 
 
+def test_nobody_looks_ahead_into_room_that_another_has_asked_for():
+    queue = Queue(model(device=7))
+    older, youngest = queue.ask(1, max_blocks=5), queue.ask(2, max_blocks=6)
+    queue.admit()
+    assert not queue.admission.grow(youngest, 5), "one slot is free, two are asked for"
+    queue.admission.look_ahead(older, 4)
+    assert len(older.lease.slots) == 3
+    assert queue.admission.grow(youngest, 4)
+    queue.admission.remove(youngest)
+    queue.admission.look_ahead(older, 4)
+    assert len(older.lease.slots) == 4
+
+
 def test_a_preempted_request_comes_back_before_later_ones_with_what_it_had():
     tiers = model(device=6, host=4)
     queue = Queue(tiers)
@@ -319,3 +333,21 @@ def test_swapped_out_blocks_never_take_more_than_half_of_host_memory():
     queue.admission.grow(older, 5)
     assert younger.stash is None
     assert younger.num_preempted == 1
+
+
+def test_who_loses_what_was_saved_is_told():
+    tiers = model(device=6, host=4)
+    queue = Queue(tiers)
+    older, younger = queue.ask(1, max_blocks=6), queue.ask(2, max_blocks=4)
+    queue.admit()
+    queue.fill(younger)
+    for slot in younger.lease.slots.tolist():
+        tiers.write((Tier.DEVICE, slot), ("own", 1))
+    younger.used_blocks = 2
+    queue.admission.grow(older, 6)
+    tiers.plan()
+    [number] = [n for n, flight in tiers.flights.items() if isinstance(flight.move, SwapOut)]
+    tiers.complete(number, error=DIED)
+    queue.admission.remove(older)
+    assert queue.admit() == [younger]
+    assert younger.num_preempted == 2
