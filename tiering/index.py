@@ -312,3 +312,4 @@ class Index:
         self._holdings.check()
         self._holes.check()
         self._leases.check()
+        self._swaps.check()

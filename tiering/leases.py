@@ -13,7 +13,7 @@ from tiering.loads import Loads
 from tiering.radix import Tokens
 from tiering.residency import NO_BLOCK, Ids
 from tiering.slot_table import SlotState
-from tiering.swaps import Stash, Swaps
+from tiering.swaps import Stash, StashState, Swaps
 
 
 class Wait(Enum):
@@ -83,7 +83,7 @@ class Leases:
         """See Index.admit."""
         if self.is_pending(matched):
             return Wait.FOR_BLOCKS
-        if stash is not None and stash.arriving:
+        if stash is not None and stash.state is StashState.MOVING:
             return Wait.FOR_ROOM
         num_blocks = min(max_blocks, self._num_to_begin(tokens, len(matched), chunk_blocks, stash))
         # leased while room is made, or the path might be what is evicted

@@ -1,6 +1,7 @@
 """What preempted requests had computed for themselves alone: it waits in host memory until they run again."""
 
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import numpy as np
 
@@ -13,19 +14,40 @@ from tiering.residency import Ids
 from tiering.slot_table import SlotState
 
 
+class StashState(Enum):
+    """How far a stash is::
+
+    preempted -> MOVING -> WAITING -> RETURNING -> OVER
+                   |  ^                   |         ^
+                   |  '---- preempted ----'         |
+                   '-> LOST      MOVING, WAITING -> DROPPED
+    """
+
+    MOVING = auto()
+    """Its request waits, and a copy into it or out of it has not ended."""
+    WAITING = auto()
+    """Its request waits, and it can be copied back."""
+    RETURNING = auto()
+    """It is being copied back for its request, which has been admitted."""
+    DROPPED = auto()
+    """Its request will not come back; it is over when no copy needs it any more."""
+    LOST = auto()
+    """The copy into it has failed."""
+    OVER = auto()
+
+
 @dataclass(slots=True, eq=False)
 class Stash:
-    """A request's own blocks in host memory: those at positions `start`, `start` + 1, ... of its block table.
-
-    Made by a preemption; ended by the next admission, by `drop`, or, then it is `lost`, by a copy that failed.
-    """
+    """A request's own blocks in host memory: those at positions `start`, `start` + 1, ... of its block table."""
 
     start: int
     host_slots: Ids
-    arriving: bool = True
-    """The copy down has not ended."""
-    dropped: bool = False
-    lost: bool = False
+    state: StashState = StashState.MOVING
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is nothing to come back for."""
+        return self.state is StashState.LOST
 
     def __len__(self) -> int:
         return len(self.host_slots)
@@ -38,8 +60,6 @@ class _Return:
     stash: Stash
     lease: Lease
     device_slots: Ids
-    kept: bool = False
-    """The request was preempted again: the stash waits on for it."""
 
 
 class Swaps:
@@ -51,6 +71,8 @@ class Swaps:
         self._holdings, self._eviction, self._outbox = holdings, eviction, outbox
         self._out: dict[int, tuple[Stash, Ids]] = {}
         self._in: dict[int, _Return] = {}
+        self._stashes: list[Stash] = []
+        """Those that hold host slots."""
         self.num_swapped_out = 0
         self.num_swapped_in = 0
         """Blocks copied down for preempted requests, and back up."""
@@ -66,6 +88,7 @@ class Swaps:
             return None
         table.turn(host_slots, SlotState.IN_FLIGHT, SlotState.PRIVATE)
         stash = Stash(start, host_slots)
+        self._stashes.append(stash)
         number = self._outbox.next_number()
         self._out[number] = (stash, device_slots)
         self._eviction.num_leaving += len(device_slots)
@@ -77,17 +100,19 @@ class Swaps:
         stash, device_slots = self._out.pop(move.number)
         self._eviction.num_leaving -= len(device_slots)
         self._holdings.slots[DEVICE].free(device_slots, SlotState.PRIVATE)
-        stash.arriving = False
         if error is None:
             self.num_swapped_out += len(stash)
+        if stash.state is StashState.DROPPED:
+            self._free(stash, StashState.OVER)
+        elif error is not None:
+            self._free(stash, StashState.LOST)
         else:
-            stash.lost = True
-        if stash.lost or stash.dropped:
-            self._free(stash)
+            stash.state = StashState.WAITING
 
     def swap_in(self, stash: Stash, lease: Lease) -> None:
         """Copy a stash up into the slots of a new lease, which is loading until that has ended."""
-        assert not (stash.arriving or stash.dropped or stash.lost), "there is nothing to bring back"
+        assert stash.state is StashState.WAITING, f"a stash that is {stash.state.name} cannot be brought back"
+        stash.state = StashState.RETURNING
         device_slots = lease.slots[stash.start : stash.start + len(stash)]
         lease.num_loading += len(stash)
         number = self._outbox.next_number()
@@ -100,10 +125,10 @@ class Swaps:
         if back.lease.released:
             self._eviction.num_leaving -= len(back.device_slots)
             self._holdings.slots[DEVICE].free(back.device_slots, SlotState.PRIVATE)
-        if back.kept:
-            back.stash.arriving = False
-        if back.stash.dropped or not back.kept:
-            self._free(back.stash)
+        if back.stash.state is StashState.MOVING:  # its request waits again
+            back.stash.state = StashState.WAITING
+        else:
+            self._free(back.stash, StashState.OVER)
         if back.lease.released:
             return
         back.lease.num_loading -= len(back.stash)
@@ -115,7 +140,7 @@ class Swaps:
         """The lease is preempted: what is still being copied up for it goes back to waiting. None if nothing is."""
         for back in self._in.values():
             if back.lease is lease:
-                back.kept = back.stash.arriving = True
+                back.stash.state = StashState.MOVING
                 return back.stash
         return None
 
@@ -134,11 +159,23 @@ class Swaps:
 
     def drop(self, stash: Stash) -> None:
         """The request will not come back: its host slots are free, at the latest when the copy into them has ended."""
-        if stash.dropped or stash.lost:
-            return
-        stash.dropped = True
-        if not stash.arriving:
-            self._free(stash)
+        if stash.state is StashState.WAITING:
+            self._free(stash, StashState.OVER)
+        elif stash.state is StashState.MOVING:
+            stash.state = StashState.DROPPED
 
-    def _free(self, stash: Stash) -> None:
+    def _free(self, stash: Stash, end: StashState) -> None:
+        stash.state = end
+        self._stashes.remove(stash)
         self._holdings.slots[HOST].free(stash.host_slots, SlotState.PRIVATE)
+
+    def check(self) -> None:
+        """Raise AssertionError unless the private slots of host memory are those of stashes, each with the copies it says."""
+        table = self._holdings.slots[HOST]
+        owned = sorted(slot for stash in self._stashes for slot in stash.host_slots.tolist())
+        found = np.flatnonzero(table.states(np.arange(table.num_slots)) == SlotState.PRIVATE).tolist()
+        assert owned == found, f"private host slots are {found}, stashes own {owned}"
+        copied = [stash for stash, _ in self._out.values()] + [back.stash for back in self._in.values()]
+        resting = [stash for stash in self._stashes if stash.state is StashState.WAITING]
+        assert len(copied) + len(resting) == len(self._stashes), "a stash is moved twice, or by nobody"
+        assert not set(map(id, copied)) & set(map(id, resting)), "a stash that is copied does not wait"
