@@ -36,7 +36,7 @@ class EngineConfig:
     host_bytes: of the second tier; "auto" is a quarter of the memory that the control group leaves, at most
         16 GiB; 0 switches the tier off.
     disk_path: directory of the third tier; None (the default) switches it off.
-    disk_bytes: bound of everything below disk_path, after compression.
+    disk_bytes: bound of all records below disk_path, after compression; the files may become a quarter larger.
     disk_min_free_bytes: space on that file system which the tier never takes.
     disk_read_threads: reading is mostly waiting and decompressing; two keep two cores busy.
     disk_deadline_s: a read from disk that takes longer is waited for no more: the blocks are computed. The slowest

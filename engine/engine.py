@@ -191,7 +191,7 @@ class Engine(Closing):
         return Handle(next(self._ids), request.future, cancel=self._cancel)
 
     def _cancel(self, future: "Future[Result]") -> None:
-        self._inbox.put(Cancel(future))  # a loop that has ended has nothing left to cancel
+        self._inbox.put(Cancel(future))  # also after Stop: what is left then is cancelled anyway
 
     def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
         tokens = encode(prompt, self.model.tokenizer, self.model.vocab_size)

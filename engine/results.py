@@ -8,9 +8,10 @@ FinishReason = Literal["stop", "length", "cancelled", "error"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """Tokens of one request. prompt_tokens = cached_tokens + prefilled_tokens.
+    """Tokens of one request. Once it has its first token, prompt_tokens = cached_tokens + prefilled_tokens.
 
-    A request that gave up its room before its first token counts as cached what it finds again of its own.
+    A request that ended before counts neither what it had not computed nor, unless it was admitted, what it would
+    have found. One that gave up its room before its first token counts as cached what it finds again of its own.
 
     cached_by_tier: cached tokens by the tier in which their blocks lay when the request was admitted; exactly the
         keys "device", "host" and "disk".

@@ -7,7 +7,7 @@ class MissReason(StrEnum):
     """Why a lookup of one block missed.
 
     A store says ABSENT, or one of the damage reasons. It cannot know whether an absent record was never
-    written or was evicted: who keeps that history (the tiers) turns ABSENT into NEVER_STORED or EVICTED.
+    written or was evicted: NEVER_STORED and EVICTED are for who keeps that history, which nobody does so far.
     """
 
     ABSENT = "absent"

@@ -1,6 +1,6 @@
 """The core: one index over all tiers. No I/O, no thread, no clock: events come in, moves go out.
 
-The driver (TieredCache in real time, a simulator on a virtual clock) calls it from one thread::
+The driver (TieredCache in real time, models of memory on a virtual clock in tests) calls it from one thread::
 
     admit / grow / publish / preempt / release      what requests do
     answer(...)                                     a move that the driver was asked for is over
@@ -145,10 +145,10 @@ class Index:
 
         `tokens`: the prompt, 1-D contiguous little-endian int32; `max_blocks`: the most that it may grow to, with room
         for the prompt; `chunk_blocks`: how far behind the matched prefix the first chunk reaches. It gets slots for the
-        prefix, that chunk, and a block to decode into. With
-        `compute_last` one token is always left to be computed: at most floor((n - 1) / block_tokens) blocks match.
-        What is left of its whole blocks is entered in the index as being computed by this request: whoever shares it
-        waits. `stash`: what `preempt` answered, unless it is lost; it is copied back up, and then over.
+        prefix, that chunk, and a block to decode into. With `compute_last` one token is always left to be computed: at
+        most floor((n - 1) / block_tokens) blocks match. What is left of its whole blocks is entered in the index as
+        being computed by this request: whoever shares it waits. `stash`: what `preempt` answered, unless it is lost;
+        it is copied back up, and then over.
 
         Raises ValueError if so many slots do not exist at all, or are too few for the prompt.
         """

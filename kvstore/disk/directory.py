@@ -1,8 +1,11 @@
 """The directory of a disk store: who has it open, and whether it was left in order.
 
-PATH/v1/lock       held by flock(2) while a store is open; holds the process id PATH/v1/clean      there
-if everything in the environments had reached the disk and nothing was written since PATH/v1/payload/
-LMDB: the records PATH/v1/meta/      LMDB: what a scan tells of each record
+    PATH/v1/lock       held by flock(2) while a store is open; contains the process id
+    PATH/v1/clean      there if everything in the environments had reached the disk and nothing was written since
+    PATH/v1/payload/   LMDB: the records
+    PATH/v1/meta/      LMDB: what a scan tells of each record
+
+See docs/block-format.md.
 """
 
 import fcntl
