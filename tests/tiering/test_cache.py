@@ -56,9 +56,12 @@ def key_of(*names: int):
 
 
 class Rig:
-    """A cache with its memories, and the part of an engine that computes what is missing and looks at the rest."""
+    """A cache with its memories, and the part of an engine that computes what is missing and looks at the rest.
 
-    def __init__(self, store, device=None, **changed) -> None:
+    `join_s` is how long its end waits for I/O: short only where a call hangs for good.
+    """
+
+    def __init__(self, store, device=None, *, join_s=GIVE_UP_S, **changed) -> None:
         self.store = store
         self.pool = SlotArray(DEVICE_SLOTS, LAYOUT.block_bytes)
         self.slab = HostSlab(HOST_SLOTS, LAYOUT.block_bytes)
@@ -79,7 +82,7 @@ class Rig:
             slab=self.slab,
             store=store,
             wake=self.woken.set,
-            join_s=0.05 if isinstance(store, FaultStore) else GIVE_UP_S,
+            join_s=join_s,
         )
 
     def settle(self):
@@ -164,8 +167,8 @@ def start():
     """Starts caches, and ends those that the test has not closed."""
     rigs = []
 
-    def start(store, device=None, **changed):
-        rigs.append(Rig(store, device, **changed))
+    def start(store, device=None, **settings):
+        rigs.append(Rig(store, device, **settings))
         return rigs[-1]
 
     yield start
@@ -302,7 +305,7 @@ def test_a_store_that_cannot_be_listed_leaves_nothing_running(faulty):
 
 
 def test_others_run_while_a_read_hangs_and_close_does_not_wait_for_it(faulty, start):
-    rig, gate = start(faulty), Gate()
+    rig, gate = start(faulty, join_s=0.05), Gate()
     rig.put_on_disk(1)
     faulty.faults = [Hang(gate, on="read")]
     hanging = rig.admit(prompt(1))
@@ -319,7 +322,7 @@ def test_others_run_while_a_read_hangs_and_close_does_not_wait_for_it(faulty, st
 
 
 def test_close_does_not_wait_for_a_write_that_hangs(faulty, start):
-    rig, gate = start(faulty), Gate()
+    rig, gate = start(faulty, join_s=0.05), Gate()
     rig.serve(1, 2)
     rig.cache.sweep(Tier.HOST, then_free=True)
     rig.settle()
