@@ -11,30 +11,38 @@ class Gate:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._open = False
-        self._reached = False
+        self._hanging: set[object] = set()
+        """A token for each call that hangs here; one that may go on is taken out before it has done so."""
 
     def open(self) -> None:
-        """Let those go on who wait here, and whoever comes later."""
+        """Let those go on who wait here, even if the gate is shut again at once, and whoever comes later."""
         with self._changed:
             self._open = True
+            self._hanging.clear()
             self._changed.notify_all()
 
     def shut(self) -> None:
-        """Stop whoever comes from now on; nobody counts as having come."""
+        """Stop whoever comes from now on."""
         with self._changed:
-            self._open = self._reached = False
+            self._open = False
 
-    def wait_until_reached(self, timeout_s: float | None = None) -> bool:
-        """Whether somebody has come since the gate was shut; waits for that, at most `timeout_s`."""
+    def wait_until_reached(self, timeout_s: float | None = None, *, by: int = 1) -> bool:
+        """Whether so many calls hang here; waits for that, at most `timeout_s`."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._reached, timeout_s)
+            return self._changed.wait_for(lambda: len(self._hanging) >= by, timeout_s)
 
     def wait(self, unless: Callable[[], bool] = lambda: False) -> None:
         """Come here and block until the gate is open, or until `unless` answers True after `look_again`."""
         with self._changed:
-            self._reached = True
+            if self._open:
+                return
+            me = object()
+            self._hanging.add(me)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._open or unless())
+            try:
+                self._changed.wait_for(lambda: me not in self._hanging or unless())
+            finally:
+                self._hanging.discard(me)
 
     def look_again(self) -> None:
         """Have everybody who waits here ask again whether they still must."""

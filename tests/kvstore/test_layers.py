@@ -51,7 +51,7 @@ def in_thread(call):
         else:
             ends.append(None)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)  # one that hangs for good does not hold up the end
     thread.start()
     return thread, ends
 
@@ -147,9 +147,9 @@ def test_a_hang_ends_when_the_gate_opens_and_the_work_is_done(memory_store, oper
     gate = Gate()
     store = FaultStore(memory_store, [Hang(gate, on=operation)])
     thread, ends = in_thread(calls_of(store, refs, blocks)[operation])
-    assert gate.wait_until_reached(GIVE_UP_S)
-    assert ends == []
+    assert gate.wait_until_reached(GIVE_UP_S), "it hangs: who comes and goes on does not count"
     store.faults = ()  # a call keeps the faults with which it began
+    assert gate.wait_until_reached(0)
     assert store.stats().blocks == 1
     assert ends == []
     gate.open()
@@ -164,9 +164,8 @@ def test_a_gate_can_be_shut_again(memory_store):
     gate.open()
     store = FaultStore(memory_store, [Hang(gate)])
     store.sync()
-    assert gate.wait_until_reached(0)
     gate.shut()
-    assert not gate.wait_until_reached(0), "nobody has come since"
+    assert not gate.wait_until_reached(0), "who has passed does not hang"
     thread, ends = in_thread(store.sync)
     assert gate.wait_until_reached(GIVE_UP_S)
     assert ends == []
@@ -175,28 +174,42 @@ def test_a_gate_can_be_shut_again(memory_store):
     assert ends == [None]
 
 
+def test_a_gate_that_is_shut_again_at_once_has_let_go_who_hung(memory_store):
+    gate = Gate()
+    store = FaultStore(memory_store, [Hang(gate)])
+    hung = [in_thread(store.sync) for _ in range(2)]
+    assert gate.wait_until_reached(GIVE_UP_S, by=2)
+    with gate._changed:  # nobody can move in between
+        gate.open()
+        gate.shut()
+        assert not gate.wait_until_reached(0), "who may go does not hang, though it has not gone yet"
+    for thread, ends in hung:
+        thread.join(GIVE_UP_S)
+        assert ends == [None]
+    assert not gate.wait_until_reached(0)
+
+
 def test_close_lets_go_of_what_hangs_and_its_work_is_not_done(memory_store):
     shared = Gate()
     refs, blocks = chain(memory_store, 1), kv_like(memory_store, 1)
     store, other = FaultStore(memory_store, [Hang(shared)]), FaultStore(memory_store, [Hang(shared)])
     hung = [in_thread(lambda: store.put_many(refs, blocks)) for _ in range(3)]
-    while store.injected(Hang) < 3:
-        assert shared.wait_until_reached(GIVE_UP_S)
-    elsewhere, elsewhere_ends = in_thread(lambda: list(other.scan()))
-    while not other.injected(Hang):
-        assert shared.wait_until_reached(GIVE_UP_S)
+    elsewhere = [in_thread(lambda: list(other.scan()))]
+    assert shared.wait_until_reached(GIVE_UP_S, by=4)
     store.close()
     store.close()
     for thread, ends in hung:
         thread.join(GIVE_UP_S)
         assert [(type(end), str(end)) for end in ends] == [(StoreClosed, "closed while it hung: write")]
     assert memory_store._shelf == {}
-    assert elsewhere_ends == [], "a gate that two layers share is open for neither"
+    elsewhere.append(in_thread(lambda: list(other.scan())))
+    assert shared.wait_until_reached(GIVE_UP_S, by=2), "a gate that two layers share is open for neither"
     with pytest.raises(StoreClosed):
         store.sync()
     shared.open()
-    elsewhere.join(GIVE_UP_S)
-    assert [type(end) for end in elsewhere_ends] == [StoreClosed], "of the store, which is closed by now"
+    for thread, ends in elsewhere:
+        thread.join(GIVE_UP_S)
+        assert [type(end) for end in ends] == [StoreClosed], "of the store, which is closed by now"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
