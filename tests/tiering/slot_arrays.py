@@ -1,7 +1,5 @@
 """Slot memory in a numpy array, whose views can be made to wait or to fail."""
 
-import threading
-
 import numpy as np
 
 GIVE_UP_S = 20.0  # a test that is right never waits so long
@@ -23,20 +21,3 @@ class SlotArray:
 
     def holds(self, slot, value):
         return bool((self.bytes[slot] == value).all())
-
-
-class Gate:
-    """Stops whoever passes until it is opened, and tells that somebody is there."""
-
-    def __init__(self) -> None:
-        self._reached, self._open = threading.Event(), threading.Event()
-
-    def __call__(self, *_: object) -> None:
-        self._reached.set()
-        assert self._open.wait(GIVE_UP_S), "nobody opened the gate"
-
-    def open(self):
-        self._open.set()
-
-    def wait_until_reached(self):
-        assert self._reached.wait(GIVE_UP_S), "nobody came to the gate"

@@ -6,7 +6,8 @@ from itertools import pairwise
 
 import pytest
 
-from tests.tiering.slot_arrays import GIVE_UP_S, Gate, SlotArray
+from kvstore.layers import Gate
+from tests.tiering.slot_arrays import GIVE_UP_S, SlotArray
 from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.faults import FaultDevice
 from tiering.transfer.mover import WHOLE_SLOT
@@ -213,20 +214,27 @@ def test_close_lets_what_was_enqueued_end(place, device):
 
 
 @pytest.fixture
-def cpu():
+def gate():
+    """Where slot memory may hold up a stream."""
+    return Gate()
+
+
+@pytest.fixture
+def cpu(gate):
     device = CpuDevice()
     yield device
+    gate.open()  # a stream that still waits there would never end
     device.close()
 
 
-def test_an_event_is_complete_only_when_the_work_before_it_has_ended(cpu):
+def test_an_event_is_complete_only_when_the_work_before_it_has_ended(cpu, gate):
     stream = cpu.stream("up")
-    memory, gate = SlotArray(2, fill=1), Gate()
-    memory.before_view = gate
+    memory = SlotArray(2, fill=1)
+    memory.before_view = lambda _: gate.wait()
     early = cpu.record(stream)
     copy(cpu, stream, memory, [0], memory, [1])
     late = cpu.record(stream)
-    gate.wait_until_reached()
+    assert gate.wait_until_reached(GIVE_UP_S)
     assert cpu.query(early)
     assert not cpu.query(late)
     gate.open()
@@ -234,36 +242,36 @@ def test_an_event_is_complete_only_when_the_work_before_it_has_ended(cpu):
     assert cpu.query(late)
 
 
-def test_streams_do_not_wait_for_each_other(cpu):
+def test_streams_do_not_wait_for_each_other(cpu, gate):
     blocked, free = cpu.stream("down"), cpu.stream("up")
-    stuck, memory, gate = SlotArray(2), SlotArray(2, fill=1), Gate()
-    stuck.before_view = gate
+    stuck, memory, passed = SlotArray(2), SlotArray(2, fill=1), threading.Semaphore(0)
+    stuck.before_view = lambda _: gate.wait()
     copy(cpu, blocked, stuck, [0], stuck, [1])
     copy(cpu, free, memory, [0], memory, [1])
-    cpu.host_wait(cpu.record(free))
+    cpu.notify(cpu.record(free), passed.release)
+    assert passed.acquire(timeout=GIVE_UP_S)
     assert holds(memory, 0, 2)
-    gate.open()
 
 
-def test_a_stream_that_waits_for_another_does_not_run_before_it(cpu):
+def test_a_stream_that_waits_for_another_does_not_run_before_it(cpu, gate):
     first, second = cpu.stream("down"), cpu.stream("up")
-    memory, gate = SlotArray(3, fill=1), Gate()
-    memory.before_view = lambda slot: gate() if slot == 0 else None
+    memory = SlotArray(3, fill=1)
+    memory.before_view = lambda slot: gate.wait() if slot == 0 else None
     copy(cpu, first, memory, [1], memory, [0])
     cpu.wait(second, cpu.record(first))
     copy(cpu, second, memory, [2], memory, [1])
     done = cpu.record(second)
-    gate.wait_until_reached()
+    assert gate.wait_until_reached(GIVE_UP_S)
     assert not cpu.query(done)
     gate.open()
     cpu.host_wait(done)
     assert holds(memory, 2, 1)
 
 
-def test_a_thread_waits_although_a_copy_before_has_failed(cpu):
+def test_a_thread_waits_although_a_copy_before_has_failed(cpu, gate):
     first, second = cpu.stream("down"), cpu.stream("up")
-    slow, broken, gate, passed = SlotArray(2), SlotArray(2), Gate(), threading.Semaphore(0)
-    slow.before_view, broken.before_view = gate, lambda slot: 1 // 0
+    slow, broken, passed = SlotArray(2), SlotArray(2), threading.Semaphore(0)
+    slow.before_view, broken.before_view = lambda _: gate.wait(), lambda _: 1 // 0
     copy(cpu, first, slow, [0], slow, [1])
     arrived = cpu.record(first)
     copy(cpu, second, broken, [0], broken, [1])
@@ -274,13 +282,13 @@ def test_a_thread_waits_although_a_copy_before_has_failed(cpu):
     assert passed.acquire(timeout=GIVE_UP_S)
 
 
-def test_a_wake_up_does_not_come_before_the_end(cpu):
+def test_a_wake_up_does_not_come_before_the_end(cpu, gate):
     stream = cpu.stream("up")
-    memory, gate, woken = SlotArray(3), Gate(), threading.Semaphore(0)
-    memory.before_view = gate
+    memory, woken = SlotArray(3), threading.Semaphore(0)
+    memory.before_view = lambda _: gate.wait()
     copy(cpu, stream, memory, [0], memory, [2])
     cpu.notify(cpu.record(stream), woken.release)
-    gate.wait_until_reached()
+    assert gate.wait_until_reached(GIVE_UP_S)
     assert not woken.acquire(blocking=False)
     gate.open()
     assert woken.acquire(timeout=GIVE_UP_S)

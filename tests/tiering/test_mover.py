@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from tests.tiering.slot_arrays import GIVE_UP_S, Gate, SlotArray
+from kvstore.layers import Gate
+from tests.tiering.slot_arrays import GIVE_UP_S, SlotArray
 from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.mover import WHOLE_SLOT, Ended, Mover
 from tiering.transfer.virtual import POISON, CopyFailed, VirtualDevice, VirtualMemory
@@ -257,7 +258,7 @@ class OpeningDevice(CpuDevice):
 def test_before_compute_blocks_the_caller_until_the_copy_has_ended(direction):
     gate = Gate()
     pool, slab = SlotArray(4, fill=10), SlotArray(4, fill=20)
-    slab.before_view = gate
+    slab.before_view = lambda _: gate.wait()
     mover = Mover(OpeningDevice(gate), pool, slab, lambda: None)
     if direction == "up":
         mover.submit_promote(1, [2], [1])
