@@ -1,5 +1,7 @@
 """More replies than the device has room for: some give way, come back, and say the same as if they had been alone."""
 
+import threading
+
 import pytest
 
 from engine import SamplingParams
@@ -65,15 +67,37 @@ def test_idle_cached_blocks_cost_no_decode_its_place(tiny_llama_dir, host_blocks
     assert full <= empty * 1.25, "one after the other they would take four times as many"
 
 
-def test_a_preempted_request_can_be_cancelled(tiny_llama_dir, reference):
-    with engine_on(tiny_llama_dir, device_bytes=bytes_of(12), host_bytes=bytes_of(12)) as engine:
-        handles = [engine.submit(tokens(i, 40), LONG) for i in range(6)]
-        assert handles[0].result(60).token_ids == reference(tokens(0, 40), LONG)
-        for handle in handles[1:]:
-            handle.cancel()
-        assert all(handle.result(60).finish_reason in ("cancelled", "length") for handle in handles)
+@pytest.mark.parametrize("host_blocks", [0, 12])
+def test_a_preempted_request_can_be_cancelled(tiny_llama_dir, reference, monkeypatch, host_blocks):
+    """Whoever loses its room is called off while it waits to come back, with what was saved of it and without."""
+    prompts = [tokens(i, 40 + 5 * i) for i in range(6)]
+    settings = {"device_bytes": bytes_of(12), "host_bytes": bytes_of(host_blocks)}
+    with engine_on(tiny_llama_dir, **settings) as engine:
+        all_there, handles, saved_blocks = threading.Event(), [], {}
+        forward, find = engine.model.forward, engine._loop._scheduler.find
+
+        def call_off_and_forward(batch, pool):
+            """On the loop's thread: a cancellation is taken up before anybody is admitted again."""
+            assert all_there.wait(60)
+            for number, handle in enumerate(handles):
+                request = find(handle._future)
+                if request is not None and request.marks.admitted_s and request.lease is None:
+                    saved_blocks[number] = len(request.stash or ())
+                    handle.cancel()
+            return forward(batch, pool)
+
+        monkeypatch.setattr(engine.model, "forward", call_off_and_forward)
+        handles += [engine.submit(prompt, LONG) for prompt in prompts]
+        all_there.set()
+        results = [handle.result(60) for handle in handles]
         engine.check()
+        num_preempted = preempted(engine)["requests"]
         tiers = engine.stats()["cache"]["tiers"]
+    assert num_preempted == len(saved_blocks) > 0
+    assert any(saved_blocks.values()) is (host_blocks > 0)
+    for number, (prompt, result) in enumerate(zip(prompts, results, strict=True)):
+        assert result.finish_reason == ("cancelled" if number in saved_blocks else "length")
+        assert result.token_ids == reference(prompt, LONG)[: len(result.token_ids)]
     assert tiers["device"]["private"] == tiers["host"]["private"] == 0
 
 
