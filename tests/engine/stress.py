@@ -4,7 +4,7 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ class Report:
     tokens: int = 0
     cached_tokens: int = 0
     prompt_tokens: int = 0
+    disk_tokens_by_third: list[int] = field(default_factory=lambda: [0, 0, 0])
+    """Prompt tokens that came from disk, in each third of the answers."""
     seconds: float = 0.0
     complaints: list[str] = field(default_factory=list)
 
@@ -39,15 +41,25 @@ class Stress:
     """Threads that keep requests in flight: `prompts`, and the tokens that must follow each."""
 
     def __init__(
-        self, engine: Engine, prompts: Sequence[list[int]], right: Sequence[list[int]], *, in_flight: int
+        self,
+        engine: Engine,
+        prompts: Sequence[list[int]],
+        right: Sequence[list[int]],
+        *,
+        in_flight: int,
+        after_answer: Callable[[int], None] = lambda _: None,
     ) -> None:
+        """`after_answer` is told how many requests have been answered, after each of them and one at a time."""
         self.engine, self.prompts, self.right, self.in_flight = engine, prompts, right, in_flight
         self.report = Report()
+        self._after_answer = after_answer
+        self._num_requests = 0
         self._lock = threading.Lock()
 
     def run(self, num_requests: int, *, num_threads: int, seed: int) -> Report:
         """Serve so many requests, `in_flight` of them at a time."""
         start_s = time.monotonic()
+        self._num_requests = num_requests
         threads = [
             threading.Thread(
                 target=self._work,
@@ -96,6 +108,8 @@ class Stress:
         result = handle.result(GIVE_UP_S)
         expected = self.right[which][: len(result.token_ids)]
         with self._lock:
+            third = 3 * self.report.requests // self._num_requests
+            self.report.disk_tokens_by_third[third] += result.usage.cached_by_tier["disk"]
             self.report.requests += 1
             self.report.tokens += len(result.token_ids)
             self.report.cached_tokens += result.usage.cached_tokens
@@ -109,6 +123,7 @@ class Stress:
             ):
                 self.report.wrong += 1
                 self.report.complaints.append(f"prompt {which}: {result.token_ids}, not {expected}")
+            self._after_answer(self.report.requests)
 
 
 def leaks_of(engine: Engine) -> dict[str, int]:
