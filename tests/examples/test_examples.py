@@ -1,10 +1,19 @@
-"""The programs in examples/ and in docs/, as a reader runs them."""
+"""The programs in examples/, and those on pages, as a reader runs them."""
 
 import re
 import runpy
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = {
+    f"{page} {number}": program
+    for page in ("README.md", "docs/faults.md")
+    for number, program in enumerate(
+        re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL), start=1
+    )
+}
 
 
 def test_a_faulty_disk_changes_no_token(capsys):
@@ -17,10 +26,17 @@ def test_a_faulty_disk_changes_no_token(capsys):
     assert 0 < faulty[1] < sound[1], "the disk served some, and less than a sound one"
 
 
-def test_the_store_of_the_page_on_faults_runs_as_it_stands_there(tmp_path):
-    """Its asserts are the test."""
-    page = (ROOT / "docs" / "faults.md").read_text("utf-8")
-    programs = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert "assert" in programs[0]
-    (tmp_path / "program.py").write_text(programs[0], "utf-8")
-    runpy.run_path(str(tmp_path / "program.py"))
+@pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS)
+def test_a_program_on_a_page_runs_as_it_stands_there(program, request, monkeypatch, tmp_path):
+    """In an empty folder; its own asserts, if it has any, are the test."""
+    if '"demo"' in program:
+        folder = request.getfixturevalue("demo_dir").parent
+        monkeypatch.setattr("engine.demo_model.default_cache_dir", lambda: folder)
+    monkeypatch.chdir(tmp_path)
+    Path("program.py").write_text(program, "utf-8")
+    runpy.run_path("program.py", run_name="__main__")
+
+
+def test_every_page_has_its_programs():
+    """Else none would be run, and nobody would know."""
+    assert list(PROGRAMS) == ["README.md 1", "docs/faults.md 1", "docs/faults.md 2"]
