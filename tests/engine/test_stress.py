@@ -25,6 +25,7 @@ from kvstore.layers import (
 )
 from tests.engine.engines import bytes_of, engine_on, tokens
 from tests.engine.stress import Stress, idle_cpu_share, leaks_of, leaks_when_settled, num_descriptors
+from tiering.rest import Rest
 from tiering.transfer.faults import FaultDevice
 
 NUM_REQUESTS = int(os.environ.get("KVTIDE_STRESS_REQUESTS", "2000"))
@@ -99,6 +100,12 @@ class Faults:
             self.gate.shut()
 
 
+@pytest.fixture(autouse=True)
+def short_rests(monkeypatch):
+    """After failures in a row the disk rests for a second: half a minute would be most of a run."""
+    monkeypatch.setattr("tiering.index.Rest", lambda failures, _: Rest(failures, 1.0))
+
+
 @pytest.mark.parametrize("faulty", [False, True], ids=["sound", "faulty"])
 def test_nothing_is_wrong_and_nothing_is_left(tiny_llama_dir, tmp_path, prompts, right, faulty, request):
     assert len(prompts) == NUM_PREFIXES * PER_PREFIX
@@ -136,6 +143,7 @@ def test_nothing_is_wrong_and_nothing_is_left(tiny_llama_dir, tmp_path, prompts,
             "disk_came_back": faults.num_back,
             "preempted": stats["preempted"],
             "failed_loads": stats["failed_loads"],
+            "failed_writes": stats["tiers"]["disk"]["failed_writes"],
             "evicted": {tier: figures["evicted"] for tier, figures in stats["tiers"].items()},
             "idle_cpu_share": round(busy, 4),
             "hanging": hanging,
