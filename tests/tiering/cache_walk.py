@@ -3,6 +3,7 @@
 Blocks are published, demoted and read by others while the kernel that makes them still waits in its stream.
 """
 
+import itertools
 from collections import Counter
 from dataclasses import dataclass
 
@@ -18,7 +19,21 @@ from tiering.swaps import Stash
 TAIL = (7,)
 """Stands for the tokens of a block that is not whole: what a request has decoded for itself alone."""
 
+MORE_BLOCKS = (2, 8)
+"""A prompt has one of two first blocks, and up to two behind it, of which there are so many."""
+
 FLUSH_S = 60.0  # never waited for: while the cache waits, the process goes on
+
+
+def prompt_of(blocks):
+    return [token for token in blocks for _ in range(LAYOUT.block_tokens)] + [9]
+
+
+PROMPTS = [
+    prompt_of(blocks)
+    for num_more in range(len(MORE_BLOCKS) + 1)
+    for blocks in itertools.product((1, 2), *map(range, MORE_BLOCKS[:num_more]))
+]
 
 
 @dataclass
@@ -64,6 +79,7 @@ class CacheWalk:
             *[self.serve] * 6,
             *[self.compute] * 8,
             *[self.compute_ahead] * 6,
+            *[self.break_off] * 6,
             *[self.decode] * 4,
             *[self.reply] * 2,
             *[self.release] * 6,
@@ -92,14 +108,14 @@ class CacheWalk:
 
     def arrive(self):
         """One of a few documents with forks, so that prompts share blocks and push others out."""
-        if len(self.running) >= 3:
-            return
-        blocks = [
-            self.choose([1, 1, 2]),
-            *(self.choose(range(k)) for k in (2, 8)[: self.choose([0, 1, 2, 2])]),
-        ]
-        tokens = [token for token in blocks for _ in range(LAYOUT.block_tokens)] + [9]
-        num_blocks = len(blocks) + self.choose([1, 2])
+        if len(self.running) < 3:
+            more = MORE_BLOCKS[: self.choose([0, 1, 2, 2])]
+            self.admit(prompt_of([self.choose([1, 1, 2]), *(self.choose(range(k)) for k in more)]))
+            if self.choose([True, False]):
+                self.compute_ahead()
+
+    def admit(self, tokens):
+        num_blocks = len(tokens) // LAYOUT.block_tokens + self.choose([1, 2])
         if num_blocks > self.process.pool.num_slots:
             return
         chunk_blocks = self.choose([1, num_blocks])
@@ -110,8 +126,9 @@ class CacheWalk:
         for position in range(request.whole_blocks):
             self.know(request.prefix(position))
         self.running.append(request)
-        if self.choose([True, False]):
-            self.compute_ahead()
+
+    def prompts_in_host(self):
+        return [prompt for prompt in PROMPTS if self.cache.lookup(np.array(prompt, dtype="<i4"))["host"]]
 
     def know(self, prefix):
         self.kv_by_key[key_of(prefix)] = kv_of(prefix)
@@ -188,8 +205,11 @@ class CacheWalk:
 
     # ---- steps
 
-    def step(self, chunks, arriving=None, *, part_of_block=False):
-        """Each chunk (request, start, end) reads what is before it and writes its blocks, whole or not."""
+    def step(self, chunks, arriving=None, *, part_of_block=False, num_layers=LAYOUT.num_layers):
+        """Each chunk (request, start, end) reads what is before it and writes its blocks, whole or not.
+
+        `num_layers`: the step breaks off behind so many. Returns the slots that it reads or writes.
+        """
         found, written, promotions = {}, {}, arriving or {}
         for request, start, end in chunks:
             for position, slot in enumerate(request.lease.slots[:end].tolist()):
@@ -200,10 +220,11 @@ class CacheWalk:
                     written[slot] = right
             if start >= request.whole_blocks and request.look_for_tail():
                 found[request.lease.slots.item(request.whole_blocks)] = kv_of(TAIL), None
-        self.process.step(found, written)
+        self.process.step(found, written, num_layers)
+        return found.keys() | written.keys()
 
-    def compute(self):
-        """A batch: of some requests a part of the first gap, published before it has run."""
+    def batch(self):
+        """Of some requests a part of the first gap."""
         chunks = []
         for request in self.loaded():
             gaps = request.lease.gaps(request.whole_blocks)
@@ -212,10 +233,28 @@ class CacheWalk:
                 end = self.choose(range(start + 1, end + 1))
                 if self.has_room(request, end):
                     chunks.append((request, start, end))
-        if chunks:
+        return chunks
+
+    def compute(self):
+        """A batch, published before it has run."""
+        if chunks := self.batch():
             self.step(chunks)
             for request, start, end in chunks:
                 self.publish(request, start, end)
+
+    def break_off(self):
+        """Some layers of a step are enqueued, the rest never will be, and its requests are gone at once.
+
+        Whoever comes next loads into their slots while those layers still wait in their stream.
+        """
+        chunks = self.batch() or self.next_tokens()
+        if chunks and (in_host := self.prompts_in_host()):
+            slots = self.step(chunks, num_layers=self.choose(range(1, LAYOUT.num_layers)))
+            for request, _, _ in chunks:
+                self.end_of(request)
+            self.admit(self.choose(in_host))
+            self.counts["broken off"] += 1
+            self.counts["behind a broken step"] += not slots.isdisjoint(self.process.arriving())
 
     def compute_ahead(self):
         """A step that reads blocks whose copy up is in flight, and begins with the layers that come first."""
@@ -239,13 +278,20 @@ class CacheWalk:
                 if request.lease.num_lost == request.lost_before:
                     self.publish(request, start, end)
 
+    def next_tokens(self):
+        """Of each whole request the block, not whole, into which the next token of its reply goes."""
+        ends = [(request, request.whole_blocks) for request in self.whole()]
+        return [
+            (request, end, end + 1)
+            for request, end in ends
+            if end < request.max_blocks and self.has_room(request, end + 1)
+        ]
+
     def decode(self):
         """A token of a reply: reads everything before it, writes into a block that is not whole."""
-        for request in self.whole():
-            position = request.whole_blocks
-            if position < request.max_blocks and self.has_room(request, position + 1):
-                self.step([(request, position, position + 1)], part_of_block=True)
-                request.has_tail = True
+        for chunk in self.next_tokens():
+            self.step([chunk], part_of_block=True)
+            chunk[0].has_tail = True
 
     def reply(self):
         """A reply has filled the block behind the path."""

@@ -21,6 +21,14 @@ LAYER_GROUPS = [
 ]
 
 
+def layers_before(groups, end):
+    """The layer groups of a step that breaks off at byte `end` of each slot, the last of them cut off there."""
+    for group in groups:
+        start, stop, _ = group.indices(end)
+        if start < stop:
+            yield slice(start, stop)
+
+
 def content_of(name):
     """Bytes that no other block of a walk has in any place, and none of them poison."""
     return ((name * 29 + np.arange(BLOCK_BYTES)) % 211).astype(np.uint8)
@@ -58,7 +66,9 @@ class MoverWalk:
         self.host: dict[int, int] = {}
         self.transfers: dict[int, Transfer] = {}
         self.failed: set[int] = set()
-        self.looks = 0
+        self.broken: list[set[int]] = []
+        """The slots of each step that has broken off and whose kernels may still run."""
+        self.counts = Counter()
         self.actions = [
             *[self.step] * 6,
             *[self.demote] * 3,
@@ -90,6 +100,7 @@ class MoverWalk:
 
     def act(self):
         self.choose(self.actions)()
+        assert self.mover.in_flight == len(self.transfers)
 
     def some(self, values, most):
         """Up to `most` of these, in any order."""
@@ -106,21 +117,37 @@ class MoverWalk:
     # ---- steps
 
     def step(self):
-        """The model reads some slots and overwrites others, whoever had these, layer group by layer group."""
+        """The model reads some slots and overwrites others, whoever had these, layer group by layer group.
+
+        Now and then it breaks off: some layers are enqueued, the rest never will be.
+        """
         reads = self.some(self.blocks, 3) if self.choose([True, True, False]) else []
         arriving = self._busy("device_slots", up_only=True)
         writes = self.some(set(range(NUM_DEVICE)) - arriving - set(reads), 2)
         found = {slot: self.blocks[slot] for slot in reads}
         written = {slot: self.new_name() for slot in writes}
-        for number, group in enumerate(self.groups):
+        end = self.choose([*[BLOCK_BYTES] * 14, LAYER_BYTES, 2 * LAYER_BYTES])
+        for number, group in enumerate(layers_before(self.groups, end)):
             if number == 0:
                 self.mover.before_compute(reads, writes)
             else:
                 self.mover.before_compute(reads, writes, number)
             self.device.launch(lambda group=group: self.kernel(found, written, group))
             self.run_a_little()
+        if end < BLOCK_BYTES:
+            self.break_off({*reads, *writes}, writes)
+        else:
+            self.mover.after_compute()
+            self.blocks.update((slot, Block(name)) for slot, name in written.items())
+
+    def break_off(self, slots, writes):
+        """Nobody will read what the step has half written, and its slots are free at once."""
+        self.counts["broken off"] += 1
+        self.broken.append(slots)
+        self.device.launch(lambda: self.broken.remove(slots))
         self.mover.after_compute()
-        self.blocks.update((slot, Block(name)) for slot, name in written.items())
+        for slot in writes:
+            self.blocks.pop(slot, None)
 
     def run_a_little(self):
         """The device does not wait until the host has enqueued everything."""
@@ -139,7 +166,7 @@ class MoverWalk:
             yield
 
     def look(self, slot, block, group=WHOLE_SLOT):
-        self.looks += 1
+        self.counts["looks"] += 1
         if block.transfer not in self.failed:
             seen, right = self.pool.view(slot)[group].tolist(), content_of(block.name)[group].tolist()
             assert seen == right, f"a step reads {seen} in device slot {slot}, not {right}"
@@ -173,6 +200,7 @@ class MoverWalk:
             slots, hosts = slots[: len(hosts)], hosts[: len(slots)]
             names = [self.host[slot] for slot in hosts]
             number = self._depart(up=True, device_slots=slots, host_slots=hosts, names=names)
+            self.counts["behind a broken step"] += any(not taken.isdisjoint(slots) for taken in self.broken)
             self.mover.submit_promote(number, hosts, slots)
             self.blocks.update((slot, Block(name, number)) for slot, name in zip(slots, names, strict=True))
 
@@ -200,7 +228,7 @@ class MoverWalk:
 
     def look_at_host(self, slots):
         for slot in slots:
-            self.looks += 1
+            self.counts["looks"] += 1
             seen, right = self.slab.view(slot).tolist(), content_of(self.host[slot]).tolist()
             assert seen == right, f"the host reads {seen} in its slot {slot}, not {right}"
 
@@ -251,4 +279,4 @@ class MoverWalk:
         for slot, block in self.blocks.items():
             self.look(slot, block)
         self.look_at_host(self.host)
-        return Counter(looks=self.looks, transfers=self.last_number, failed=len(self.failed))
+        return self.counts + Counter(transfers=self.last_number, failed=len(self.failed))

@@ -5,6 +5,7 @@
 
 import random
 from collections import Counter
+from unittest.mock import patch
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,7 @@ from hypothesis import settings
 from tests.tiering.cache_walk import CacheWalk
 from tests.tiering.histories import Histories
 from tests.tiering.mover_walk import MoverWalk
+from tiering.transfer.mover import Mover
 
 WALKS = 50
 
@@ -39,6 +41,8 @@ def test_slots_from_owner_to_owner(first):
     assert counts["looks"] > 20 * WALKS, "bytes were looked at"
     assert counts["transfers"] > 5 * WALKS, "and moved"
     assert counts["failed"] > WALKS // 10, "not always well"
+    assert counts["broken off"] > WALKS // 2, "steps came to an end half-way"
+    assert counts["behind a broken step"] > WALKS // 10, "and copies into their slots had to wait"
 
 
 @pytest.mark.parametrize("first", range(0, 4 * WALKS, WALKS))
@@ -50,6 +54,21 @@ def test_blocks_from_computing_to_restart(first):
         assert counts[event] > WALKS // 10, event
     assert counts["preempted"] > WALKS
     assert counts["swapped in"] > 0
+    assert counts["broken off"] > WALKS // 10
+    assert counts["behind a broken step"] > 0
+
+
+@pytest.mark.parametrize(("kind", "num_actions"), [(MoverWalk, 60), (CacheWalk, 200)])
+def test_an_engine_that_says_nothing_of_a_step_that_breaks_off_is_noticed(kind, num_actions):
+    """Without `after_compute` copies overtake the layers that were enqueued before it broke off."""
+
+    class Forgetful(kind):
+        def break_off(self, *step: object):
+            with patch.object(Mover, "after_compute", lambda _: None):
+                super().break_off(*step)
+
+    with pytest.raises(AssertionError, match="a step reads"):
+        walks(Forgetful, 0, num_actions)
 
 
 class MoverHistories(Histories):

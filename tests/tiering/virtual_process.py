@@ -12,6 +12,7 @@ import numpy as np
 from kvstore.block import BlockLayout, Namespace, chain_key
 from kvstore.errors import StoreFailed
 from kvstore.memory import MemoryStore
+from tests.tiering.mover_walk import layers_before
 from tiering.cache import TieredCache
 from tiering.index import IndexConfig
 from tiering.residency import Tier
@@ -184,13 +185,14 @@ class Process:
 
     # ---- steps
 
-    def step(self, found, written):
+    def step(self, found, written, num_layers=LAYOUT.num_layers):
         """Enqueue a step, layer group by layer group. Nothing has run afterwards.
 
         `found`: {slot: (bytes that must be there, the promotion that brings them, if any)}; `written`: {slot: bytes}.
+        `num_layers`: it breaks off behind so many.
         """
         self.counts["steps"] += 1
-        for number, group in enumerate(self.groups):
+        for number, group in enumerate(layers_before(self.groups, num_layers * LAYER_BYTES)):
             self.cache.before_compute(list(found), list(written), number)
             self.device.launch(lambda group=group: self._kernel(found, written, group))
         self.cache.after_compute()
