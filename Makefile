@@ -28,6 +28,7 @@ BENCH_ARGS ?= --prefix-tokens 1024 --suffix-tokens 64 --tiers cold,device,host,d
 GPU_CHECK_ARGS ?=
 SOAK_REQUESTS ?= 20000
 SOAK_SEEDS ?= 1000
+SOAK_WALKS ?= 40000
 SOAK_JSON ?=
 MUTATE_ARGS ?=
 
@@ -87,9 +88,11 @@ check: setup ## lint, types, and which package may import which
 mutate: setup ## take each wait out of the mover and see whether the tests notice (minutes)
 	@$(BIN)/python tools/mutate_ordering.py $(MUTATE_ARGS)
 
-soak: setup ## the stress and progress tests for as long as you like: SOAK_REQUESTS, SOAK_SEEDS; figures to SOAK_JSON
-	@KVTIDE_STRESS_REQUESTS=$(SOAK_REQUESTS) KVTIDE_PROGRESS_SEEDS=$(SOAK_SEEDS) KVTIDE_STRESS_JSON=$(SOAK_JSON) \
-		$(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/engine/test_stress.py tests/tiering/test_progress.py
+soak: setup ## the long tests for as long as you like: SOAK_REQUESTS, SOAK_SEEDS, SOAK_WALKS; figures to SOAK_JSON
+	@KVTIDE_STRESS_REQUESTS=$(SOAK_REQUESTS) KVTIDE_PROGRESS_SEEDS=$(SOAK_SEEDS) KVTIDE_ORDERING_WALKS=$(SOAK_WALKS) \
+		KVTIDE_STRESS_JSON=$(SOAK_JSON) KVTIDE_ORDERING_JSON=$(SOAK_JSON) \
+		$(BIN)/python -m pytest -q -o faulthandler_timeout=0 \
+		tests/engine/test_stress.py tests/tiering/test_progress.py tests/tiering/test_ordering.py
 
 format: setup ## let the formatter have its way
 	@$(BIN)/ruff check --fix-only .

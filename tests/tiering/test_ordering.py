@@ -1,10 +1,16 @@
 """No order of compute and copies that streams and events allow shows anybody a wrong byte: thousands of them, by seed.
 
 `tools/mutate_ordering.py` removes each wait from the mover and sees these tests fail. docs/ordering.md has the hazards.
+
+`make soak` runs the same for longer: KVTIDE_ORDERING_WALKS says how many histories of the mover there are, and of the
+cache a tenth of that; KVTIDE_ORDERING_JSON where the figures go.
 """
 
+import json
+import os
 import random
 from collections import Counter
+from pathlib import Path
 from unittest.mock import patch
 
 import pytest
@@ -15,7 +21,19 @@ from tests.tiering.histories import Histories
 from tests.tiering.mover_walk import MoverWalk
 from tiering.transfer.mover import Mover
 
+NUM_WALKS = int(os.environ.get("KVTIDE_ORDERING_WALKS", "2000"))
 WALKS = 50
+"""In one test: so many seeds from its first."""
+
+
+@pytest.fixture(scope="module")
+def totals():
+    """What all histories of a kind together have seen."""
+    totals = {"mover": Counter(), "cache": Counter()}
+    yield totals
+    if path := os.environ.get("KVTIDE_ORDERING_JSON"):
+        known = json.loads(Path(path).read_text()) if Path(path).exists() else {}
+        Path(path).write_text(json.dumps({**known, "ordering": totals}, indent=1) + "\n")
 
 
 def walk(kind, seed, num_actions):
@@ -31,13 +49,15 @@ def walk(kind, seed, num_actions):
 
 
 def walks(kind, first, num_actions):
-    return sum((walk(kind, seed, num_actions) for seed in range(first, first + WALKS)), Counter())
+    histories = (walk(kind, seed, num_actions) for seed in range(first, first + WALKS))
+    return sum(histories, Counter(histories=WALKS))
 
 
-@pytest.mark.parametrize("first", range(0, 40 * WALKS, WALKS))
-def test_slots_from_owner_to_owner(first):
+@pytest.mark.parametrize("first", range(0, NUM_WALKS, WALKS))
+def test_slots_from_owner_to_owner(first, totals):
     """The mover alone, every slot with its next owner at once."""
     counts = walks(MoverWalk, first, 60)
+    totals["mover"] += counts
     assert counts["looks"] > 20 * WALKS, "bytes were looked at"
     assert counts["transfers"] > 5 * WALKS, "and moved"
     assert counts["failed"] > WALKS // 10, "not always well"
@@ -45,10 +65,11 @@ def test_slots_from_owner_to_owner(first):
     assert counts["behind a broken step"] > WALKS // 10, "and copies into their slots had to wait"
 
 
-@pytest.mark.parametrize("first", range(0, 4 * WALKS, WALKS))
-def test_blocks_from_computing_to_restart(first):
+@pytest.mark.parametrize("first", range(0, NUM_WALKS // 10, WALKS))
+def test_blocks_from_computing_to_restart(first, totals):
     """The real cache, with an engine that enqueues ahead, and stores and copies that fail."""
     counts = walks(CacheWalk, first, 200)
+    totals["cache"] += counts
     assert counts["steps"] > 10 * WALKS
     for event in ("computed ahead", "failed copies", "restarts", "promoted", "demoted", "read", "written"):
         assert counts[event] > WALKS // 10, event
