@@ -1,9 +1,9 @@
 """`make mutate`: take each wait out of the mover, one at a time, and see whether the ordering tests notice.
 
-Every mutant is the mover with one thing removed or misplaced: a wait, an event, a wake-up, a note of what is in flight,
-or a condition or loop that chooses what to wait for. Each runs against the tests in a copy of the tree; the working
-tree is not touched. A mutant that hangs is noticed as well. Exit status: 0 if every survivor is named in
-docs/ordering.md, and these are at most three; 1 otherwise.
+Every mutant is the mover with one thing removed, misplaced or mistaken for its counterpart: a wait, an event, a copy, a
+wake-up, a note of what is in flight, or a condition or loop that chooses what to wait for. Each runs against the tests
+in a copy of the tree; the working tree is not touched. A mutant that hangs is noticed as well, and counted apart. Exit
+status: 0 if every survivor is named in docs/ordering.md, and these are at most three; 1 otherwise.
 """
 
 import argparse
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,10 +31,17 @@ NEEDED = ("kvstore", "tiering", "tests/tiering", "tests/conftest.py", "pyproject
 TESTS = ("tests/tiering/test_ordering.py",)
 MAX_EXCUSED = 3
 TIMEOUT_S = 120.0
+NO_END = f"no end within {TIMEOUT_S:.0f} s"
 
 REMOVABLE = {"wait", "host_wait", "notify", "append", "close", "_wait_for"}
 """Calls whose statement is taken out. `append` notes what is in flight, which is where the mover looks for events;
 `notify` because a loop that nobody wakes is as wrong as a byte that is."""
+
+STREAMS = ("self._down", "self._up", "self._device.compute")
+
+PAIRS = [("read_slots", "written_slots"), ("device_slots", "host_slots"), ("self._ups", "self._downs")]
+COUNTERPART = {one: other for a, b in PAIRS for one, other in ((a, b), (b, a))}
+"""What is easily mistaken for each other in the arguments of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,8 @@ class Enumerator:
     def __init__(self, source: str) -> None:
         self._source = source
         self._lines = source.splitlines(keepends=True)
+        self._parameters: set[str] = set()
+        """Of the method that is being looked at."""
         self._starts = [0]
         for line in self._lines:
             self._starts.append(self._starts[-1] + len(line))
@@ -96,12 +106,22 @@ class Enumerator:
             if isinstance(method, ast.FunctionDef)
         ]
         found = [mutant for method in methods for mutant in self._method(method)]
-        return sorted(found, key=lambda mutant: (mutant.start, mutant.change))
+        found += self._of_steps({method.name: method.body for method in methods})
+        return sorted(found, key=lambda mutant: (mutant.line, mutant.start, mutant.change))
+
+    def _of_steps(self, bodies: dict[str, list[ast.stmt]]) -> Iterator[Mutant]:
+        """The event of a step left out, or recorded when the step or its next layer group is only announced."""
+        if "after_compute" in bodies:
+            first, last = bodies["before_compute"][1], bodies["after_compute"][-1]
+            yield self._mutant(last, "pass", "assignment removed")
+            (start, _), (record, end) = self._span(first), self._span(last)
+            announced, between = self._source[record:end], self._source[start:record]
+            early = f"{announced}\n{' ' * first.col_offset}{between}pass"
+            yield Mutant(last.lineno, self._line(last), "before the step", start, end, early)
 
     def _method(self, method: ast.FunctionDef) -> Iterator[Mutant]:
-        if method.name == "after_compute" and isinstance(last := method.body[-1], ast.Assign):
-            yield self._mutant(last, "pass", "assignment removed")
-        yield from self._too_late(method.body)
+        self._parameters = {each.arg for each in method.args.args}
+        yield from self._misplaced(method.body)
         for statement in method.body:  # not the signature: types are written like indices
             yield from self._walk(statement)
 
@@ -110,7 +130,7 @@ class Enumerator:
             return
         yield from self._of(node)
         for body in (getattr(node, name, None) for name in ("body", "orelse", "finalbody")):
-            yield from self._too_late(body or [])
+            yield from self._misplaced(body or [])
         for child in ast.iter_child_nodes(node):
             yield from self._walk(child)
 
@@ -118,16 +138,23 @@ class Enumerator:
         match node:
             case ast.Expr(value=ast.Call(func=ast.Attribute(attr=attr))) if attr in REMOVABLE:
                 yield self._mutant(node, "pass", f"{attr} removed")
-            case ast.Call(func=ast.Attribute(attr="record", value=device)):
+            case ast.Call(func=ast.Attribute(attr="record", value=device), args=[stream]):
                 fresh = ast.unparse(device)
                 # the value is needed: an event of a stream on which nothing is, which is complete at once
                 yield self._mutant(
                     node, f'{fresh}.record({fresh}.stream("empty"))', "event of an empty stream"
                 )
+                yield from self._other_streams(stream, "event of {}")
             case ast.Call(func=ast.Attribute(attr="wait"), args=[stream, _]):
-                yield from self._other_streams(stream)
-            case ast.Call(func=ast.Name(id="frozenset"), args=[_]):
+                yield from self._other_streams(stream, "{} waits instead")
+            case ast.Call(func=ast.Attribute(attr="copy"), args=[stream, *ends, _]):
+                yield from self._other_streams(stream, "copied on {}")
+                yield from self._other_ends(ends)
+            case ast.Call(func=ast.Name(id="frozenset"), args=[slots]):
                 yield self._mutant(node, "frozenset()", "no slots")
+                yield from self._counterparts([slots])
+            case ast.Call(args=arguments):
+                yield from self._counterparts(arguments)
             case ast.AugAssign():
                 yield self._mutant(node, "pass", "count removed")
             case ast.If(test=test) | ast.While(test=test):
@@ -144,10 +171,26 @@ class Enumerator:
             case ast.ExceptHandler(body=[statement]):
                 yield self._mutant(statement, "pass", "error dropped")
 
-    def _other_streams(self, stream: ast.expr) -> Iterator[Mutant]:
-        for other in ("self._down", "self._up", "self._device.compute"):
-            if ast.unparse(stream) != other:
-                yield self._mutant(stream, other, f"{other} waits instead")
+    def _other_streams(self, stream: ast.expr, change: str) -> Iterator[Mutant]:
+        for other in STREAMS:
+            if ast.unparse(stream).removeprefix("self._") != other.removeprefix("self._"):
+                yield self._mutant(stream, other, change.format(other))
+
+    def _other_ends(self, ends: list[ast.expr]) -> Iterator[Mutant]:
+        """Of a copy: what it writes and what it reads, each a memory and its slots."""
+        start, end = self._span(ends[0])[0], self._span(ends[-1])[1]
+        to, to_slots, fro, fro_slots = map(ast.unparse, ends)
+        for change, *swapped in (
+            ("the other way", fro, fro_slots, to, to_slots),
+            ("slots swapped", to, fro_slots, fro, to_slots),
+        ):
+            yield Mutant(ends[0].lineno, self._line(ends[0]), change, start, end, ", ".join(swapped))
+
+    def _counterparts(self, arguments: list[ast.expr]) -> Iterator[Mutant]:
+        for argument in arguments:
+            other = COUNTERPART.get(ast.unparse(argument), "")
+            if other.startswith("self.") or other in self._parameters:
+                yield self._mutant(argument, other, f"{other} instead")
 
     def _fewer(self, values: ast.expr) -> Iterator[Mutant]:
         text = ast.unparse(values)
@@ -155,23 +198,35 @@ class Enumerator:
         yield self._mutant(values, f"tuple({text})[:1]", f"over the first of {text} only")
         yield self._mutant(values, f"tuple({text})[-1:]", f"over the last of {text} only")
 
-    def _too_late(self, body: list[ast.stmt]) -> Iterator[Mutant]:
-        """A wait behind the copy that should wait."""
+    def _misplaced(self, body: list[ast.stmt]) -> Iterator[Mutant]:
+        """A wait behind the copy that should wait, an event in front of the copy that it should follow."""
         for number, node in enumerate(body):
-            if not (isinstance(node, ast.Expr) and _calls(node, "wait")):
-                continue
-            copies = [after for after in body[number + 1 :] if _calls(after, "copy")]
-            if copies:
-                (start, wait_end), (_, end) = self._span(node), self._span(copies[0])
-                indent, wait = " " * node.col_offset, self._source[start:wait_end]
-                late = f"{self._source[wait_end:end].lstrip()}\n{indent}{wait}"
-                yield Mutant(node.lineno, self._line(node), "behind the copy", start, end, late)
+            if _calls(node, "copy"):
+                waits = [
+                    each for each in body[:number] if isinstance(each, ast.Expr) and _calls(each, "wait")
+                ]
+                yield from (self._too_late(wait, node) for wait in waits)
+                after = [(each, record) for each in body[number + 1 :] for record in _calls(each, "record")]
+                yield from (self._too_early(node, each, record) for each, record in after)
+
+    def _too_late(self, wait: ast.Expr, copy: ast.stmt) -> Mutant:
+        (start, wait_end), (_, end) = self._span(wait), self._span(copy)
+        between, waits = self._source[wait_end:end].lstrip(), self._source[start:wait_end]
+        late = f"{between}\n{' ' * wait.col_offset}{waits}"
+        return Mutant(wait.lineno, self._line(wait), "behind the copy", start, end, late)
+
+    def _too_early(self, copy: ast.stmt, statement: ast.stmt, record: ast.Call) -> Mutant:
+        """`record` is somewhere in `statement`, which follows the copy."""
+        (start, _), (record_start, end) = self._span(copy), self._span(record)
+        between, event = self._source[start:record_start], self._source[record_start:end]
+        early = f"early = {event}\n{' ' * copy.col_offset}{between}early"
+        return Mutant(statement.lineno, self._line(statement), "before the copy", start, end, early)
 
 
-def _calls(node: ast.stmt, method: str) -> bool:
-    """Whether a method of this name is called somewhere in a statement."""
-    calls = [each.func for each in ast.walk(node) if isinstance(each, ast.Call)]
-    return any(isinstance(called, ast.Attribute) and called.attr == method for called in calls)
+def _calls(node: ast.stmt, method: str) -> list[ast.Call]:
+    """The calls of a method of this name in a statement."""
+    calls = [each for each in ast.walk(node) if isinstance(each, ast.Call)]
+    return [each for each in calls if isinstance(each.func, ast.Attribute) and each.func.attr == method]
 
 
 def mutants_of(source: str) -> list[Mutant]:
@@ -214,13 +269,18 @@ def first_failure(tree: Path, select: str) -> str | None:
             command, cwd=tree, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"no end within {TIMEOUT_S:.0f} s"
+        return NO_END
     if done.returncode == 0:
         return None
     failed = re.search(r"^FAILED \S+::(\S+)", done.stdout, re.MULTILINE)
     if done.returncode != 1 or failed is None:
         raise RuntimeError(f"the tests did not run:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
     return failed[1]
+
+
+def fate_of(killer: str | None) -> str:
+    """One of "killed", "timeout" and "SURVIVES", by what `first_failure` says."""
+    return {None: "SURVIVES", NO_END: "timeout"}.get(killer, "killed")
 
 
 def run_all(mutants: list[Mutant], source: str, num_processes: int, select: str) -> list[str | None]:
@@ -246,7 +306,8 @@ def run_all(mutants: list[Mutant], source: str, num_processes: int, select: str)
             for mutant, killer in zip(
                 mutants, pool.map(run, [m.apply(source) for m in mutants]), strict=True
             ):
-                print(f"{'killed' if killer else 'SURVIVES':8}  {mutant.line:4}  {mutant.name}", flush=True)
+                by = f"  [{killer}]" if killer else ""
+                print(f"{fate_of(killer):8}  {mutant.line:4}  {mutant.name}{by}", flush=True)
                 results.append(killer)
             return results
 
@@ -282,12 +343,16 @@ def main() -> None:
     began_s = time.monotonic()
     killers = run_all(mutants, source, options.processes, options.select)
     survivors = [mutant for mutant, killer in zip(mutants, killers, strict=True) if killer is None]
-    num_killed = len(mutants) - len(survivors)
-    print(f"{num_killed} of {len(mutants)} mutants killed in {time.monotonic() - began_s:.0f} s")
+    fates = Counter(map(fate_of, killers))
+    print(
+        f"{fates['killed']} of {len(mutants)} mutants killed, {fates['timeout']} noticed by timeout, "
+        f"{len(survivors)} survived, in {time.monotonic() - began_s:.0f} s"
+    )
     if options.json is not None:
         result = {
             "mutants": len(mutants),
-            "killed": num_killed,
+            "killed": fates["killed"],
+            "timeouts": fates["timeout"],
             "survivors": [told(mutant) for mutant in survivors],
             "list": [
                 told(mutant) | {"killed_by": killer} for mutant, killer in zip(mutants, killers, strict=True)

@@ -100,7 +100,9 @@ class MoverWalk:
 
     def act(self):
         self.choose(self.actions)()
-        assert self.mover.in_flight == len(self.transfers)
+        assert self.mover.in_flight == len(self.transfers), (
+            "each transfer is in flight until `poll` reports it"
+        )
 
     def some(self, values, most):
         """Up to `most` of these, in any order."""
