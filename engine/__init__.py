@@ -8,20 +8,39 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from engine.config import EngineConfig, SamplingParams
+    from engine.aio import AsyncEngine
+    from engine.config import EngineConfig
     from engine.engine import Engine
-    from engine.results import Result, Timings, Usage
+    from engine.params import RequestOptions, SamplingParams
+    from engine.results import Delta, Result, Sample, Timings, TokenLogprob, Usage
 
 _HOME = {
+    "AsyncEngine": "engine.aio",
+    "Delta": "engine.results",
     "Engine": "engine.engine",
     "EngineConfig": "engine.config",
+    "RequestOptions": "engine.params",
     "Result": "engine.results",
-    "SamplingParams": "engine.config",
+    "Sample": "engine.results",
+    "SamplingParams": "engine.params",
     "Timings": "engine.results",
+    "TokenLogprob": "engine.results",
     "Usage": "engine.results",
 }
 
-__all__ = ["Engine", "EngineConfig", "Result", "SamplingParams", "Timings", "Usage"]
+__all__ = [
+    "AsyncEngine",
+    "Delta",
+    "Engine",
+    "EngineConfig",
+    "RequestOptions",
+    "Result",
+    "Sample",
+    "SamplingParams",
+    "Timings",
+    "TokenLogprob",
+    "Usage",
+]
 
 
 def __getattr__(name: str) -> Any:

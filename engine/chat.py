@@ -1,6 +1,7 @@
 """Prompts as users give them, and the token ids that the engine works with."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,39 @@ def encode(prompt: Prompt, tokenizer: Any, vocab_size: int) -> NDArray[np.int32]
         wrong = low if low < 0 else high
         raise ValueError(f"token id {wrong} is outside the vocabulary: ids are from 0 to {vocab_size - 1}")
     return np.ascontiguousarray(ids, dtype="<i4")
+
+
+def notes_on(prompt: Prompt, tokenizer: Any) -> tuple[str, ...]:
+    """Sentences on what about a prompt keeps its earlier turns from being found in the cache.
+
+    A chat template may write a turn in one way while it is the last and in another once more follow, such as without
+    the reasoning in it. What was computed for the turn as it was is then not a prefix of what is asked now.
+    """
+    messages = [dict(message) for message in prompt if isinstance(message, Mapping)]
+    replies = [number for number, message in enumerate(messages, 1) if message["role"] == "assistant"]
+    if tokenizer is None or not replies:
+        return ()
+    num_before = replies[-1]  # earlier ones were written anew when this one was asked for
+    whole, before = _rendered(messages, tokenizer), _rendered(messages[:num_before], tokenizer).rstrip()
+    if whole.startswith(before):
+        return ()
+    num_kept = next(at for at, pair in enumerate(zip_longest(whole, before)) if pair[0] != pair[1])
+    note = (
+        f"the chat template writes message {num_before} in another way now that more follow: what was computed for "
+        f"it, from {before[num_kept : num_kept + 30]!r} on, is not found"
+    )
+    return (note,)
+
+
+def _rendered(messages: list[dict[str, Any]], tokenizer: Any) -> str:
+    """A conversation as text; "" where the template does not take it, such as one cut short."""
+    from jinja2 import TemplateError
+
+    try:
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+    except TemplateError:
+        return ""
+    return text
 
 
 def detokenise(ids: Sequence[int] | NDArray[np.int32], tokenizer: Any) -> str:

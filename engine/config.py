@@ -1,10 +1,11 @@
-"""What a user may set: one flat configuration for the engine, and the parameters of one request."""
+"""What a user may set for an engine: one flat configuration."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from .params import check_number, check_whole
 from .sizes import available_memory_bytes, parse_bytes
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -77,11 +78,11 @@ class EngineConfig:
         _check_choice("deterministic", self.deterministic, (True, False))
         _check_choice("block_tokens", self.block_tokens, (16, 32))
         for name in ("disk_read_threads", "max_num_seqs", "max_batch_tokens"):
-            _check_count(name, getattr(self, name))
-        _check_seconds("disk_deadline_s", self.disk_deadline_s)
+            check_whole(name, getattr(self, name), 1)
+        check_number("disk_deadline_s", self.disk_deadline_s, 0.0, above=True)
         for name in ("max_model_len", "num_threads"):
             if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name))
+                check_whole(name, getattr(self, name), 1)
         for name in ("device_bytes", "host_bytes", "disk_bytes", "disk_min_free_bytes"):
             self._parse_size(name, allow_auto=name in ("device_bytes", "host_bytes"))
         if self.disk_path is not None:
@@ -137,32 +138,6 @@ class Resources:
     disk_min_free_bytes: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplingParams:
-    """How one request's reply is chosen and where it ends.
-
-    max_tokens: at most this many new tokens.
-    temperature: only 0, the most probable token each time, so far.
-    seed: of the random choice; unused while only temperature 0 is offered.
-    ignore_eos: go on to max_tokens even after an end-of-sequence token (for measurements).
-    """
-
-    max_tokens: int = 128
-    temperature: float = 0.0
-    seed: int | None = None
-    ignore_eos: bool = False
-
-    def __post_init__(self) -> None:
-        _check_count("max_tokens", self.max_tokens)
-        if self.temperature != 0:
-            raise ValueError(
-                f"temperature {self.temperature!r} is not offered yet: only 0, greedy decoding, is"
-            )
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int)):
-            raise ValueError(f"seed must be a whole number or None, got {self.seed!r}")
-        _check_choice("ignore_eos", self.ignore_eos, (True, False))
-
-
 def config_from(values: dict[str, object]) -> EngineConfig:
     """Build a configuration from a mapping, as read from a file. Raises ValueError for unknown keys."""
     known = [field.name for field in fields(EngineConfig)]
@@ -175,16 +150,6 @@ def config_from(values: dict[str, object]) -> EngineConfig:
 def _check_choice(name: str, value: object, choices: tuple[object, ...]) -> None:
     if not any(value is choice or (value == choice and type(value) is type(choice)) for choice in choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
-def _check_count(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-def _check_seconds(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"{name} must be more than 0 seconds, got {value!r}")
 
 
 def _resolve_device(device: str) -> str:

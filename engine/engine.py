@@ -7,7 +7,7 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,30 +15,27 @@ from typing import Any, Literal, overload
 
 import torch
 
-from kvstore.block import BlockLayout, Namespace
 from kvstore.closing import Closing
-from kvstore.host import HostSlab
-from kvstore.store import Store
-from tiering.cache import TieredCache
-from tiering.index import IndexConfig
 from tiering.residency import Tier
-from tiering.transfer.cpu import CpuDevice
-from tiering.transfer.device import Device
 
-from .chat import Prompt, detokenise, encode, split_prompts
-from .config import EngineConfig, Resources, SamplingParams
-from .handle import Handle
-from .identity import identity
+from .chat import Prompt, encode, notes_on, split_prompts
+from .config import EngineConfig
+from .handle import Handle, Stream
 from .loop import Cancel, Check, Clear, Demote, EngineLoop, Lookup, Message, Stop, Submit, Wake
-from .model import Model, load_model
-from .pool import DevicePool
-from .results import Result
+from .model import Model
+from .params import RequestOptions, SamplingParams
+from .request import Marks, Request
+from .results import Delta, Result
+from .salt import Salt
+from .sampling import Dice
 from .scheduler import Scheduler
-from .sequence import Marks
-from .sequence import Sequence as Request
+from .sequence import Sequence as Reply
+from .sequence import blocks_needed
 from .sizes import format_bytes
+from .text import ReplyText
+from .tiers import WrapDevice, WrapStore, open_tiers
 
-_MIN_HOST_SLOTS = 8  # below this a disk tier would read in drops
+Prompts = list[str] | list[list[int]] | list[list[dict[str, str]]]
 
 
 class Engine(Closing):
@@ -56,8 +53,8 @@ class Engine(Closing):
         model: str | Path | Model,
         config: EngineConfig | None = None,
         *,
-        wrap_store: Callable[[Store], Store] | None = None,
-        wrap_device: Callable[[Device], Device] | None = None,
+        wrap_store: WrapStore | None = None,
+        wrap_device: WrapDevice | None = None,
         announce: Callable[[str], None] | None = None,
     ) -> None:
         """`wrap_store` puts a store of the caller's around the disk store, `wrap_device` a device around what makes the
@@ -68,78 +65,36 @@ class Engine(Closing):
         self._closed = False
         self._closing = threading.Lock()
         self._ids = itertools.count(1)
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         with ExitStack() as stack:
-            self._build(stack, model, config, wrap_store, wrap_device)
+            self._tiers = tiers = open_tiers(
+                stack,
+                model,
+                config,
+                wrap_store=wrap_store,
+                wrap_device=wrap_device,
+                wake=lambda: self._inbox.put(Wake()),
+            )
+            self.model, self.layout, self.namespace = tiers.model, tiers.layout, tiers.namespace
+            self._cache = tiers.cache
+            self._loop = EngineLoop(
+                self._inbox,
+                cache=tiers.cache,
+                scheduler=Scheduler(
+                    tiers.cache,
+                    block_tokens=config.block_tokens,
+                    max_num_seqs=config.max_num_seqs,
+                    max_batch_tokens=config.max_batch_tokens,
+                    deterministic=config.deterministic,
+                ),
+                model=tiers.model,
+                pool=tiers.pool,
+                deterministic=config.deterministic,
+            )
             self._resources = stack.pop_all()
         (announce or _print)(self._facts())
-
-    def _build(
-        self,
-        stack: ExitStack,
-        model: str | Path | Model,
-        config: EngineConfig,
-        wrap_store: Callable[[Store], Store] | None,
-        wrap_device: Callable[[Device], Device] | None,
-    ) -> None:
-        chosen = config.resolve()
-        self.model = _load(model, config, chosen)
-        chosen = config.resolve()  # sizes again: the weights are in memory now
-        self.layout = self.model.layout(chosen.kv_dtype, config.block_tokens)
-        self.namespace = identity(self.model, self.layout, config)
-        device_slots, host_slots = _slots(chosen, self.layout)
-        self.pool = stack.enter_context(DevicePool(self.layout, device_slots, chosen.device))
-        slab = HostSlab(host_slots, self.layout.block_bytes)
-        self.model.warm_up(self.pool)
-        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
-        self._cache = self._open_cache(stack, chosen, host_slots, slab, wrap_store, wrap_device)
-        self._slab = slab
-        self._loop = EngineLoop(
-            self._inbox,
-            cache=self._cache,
-            scheduler=Scheduler(
-                self._cache,
-                block_tokens=config.block_tokens,
-                max_num_seqs=config.max_num_seqs,
-                max_batch_tokens=config.max_batch_tokens,
-                deterministic=config.deterministic,
-            ),
-            model=self.model,
-            pool=self.pool,
-            decode=lambda ids: detokenise(ids, self.model.tokenizer),
-            deterministic=config.deterministic,
-        )
-
-    def _open_cache(
-        self,
-        stack: ExitStack,
-        chosen: Resources,
-        host_slots: int,
-        slab: HostSlab,
-        wrap_store: Callable[[Store], Store] | None,
-        wrap_device: Callable[[Device], Device] | None,
-    ) -> TieredCache:
-        with ExitStack() as until_owned:  # the cache closes device and store, once it has them
-            device = _device(chosen.device, slab, stack)
-            until_owned.callback(device.close)
-            device = wrap_device(device) if wrap_device is not None else device
-            store = _store(self.config, chosen, self.namespace, self.layout)
-            if store is not None:
-                until_owned.callback(store.close)
-                store = wrap_store(store) if wrap_store is not None else store
-            cache = TieredCache(
-                _index_config(self.config, chosen, self.pool.num_slots, host_slots, store),
-                root_key=self.namespace.root_key,
-                device=device,
-                pool=self.pool,
-                slab=slab,
-                store=store,
-                wake=lambda: self._inbox.put(Wake()),
-                read_threads=self.config.disk_read_threads,
-            )
-            until_owned.pop_all()
-        return cache
 
     def _post(self, message: Message) -> None:
         """Send the loop a message. Raises ValueError if the engine is closed: nobody would answer."""
@@ -152,29 +107,33 @@ class Engine(Closing):
 
     @overload
     def generate(
-        self, prompt: str | list[int] | list[dict[str, str]], params: SamplingParams | None = None
+        self,
+        prompt: str | list[int] | list[dict[str, str]],
+        params: SamplingParams | None = None,
+        options: RequestOptions | None = None,
     ) -> Result: ...
 
     @overload
     def generate(
         self,
-        prompt: list[str] | list[list[int]] | list[list[dict[str, str]]],
+        prompt: Prompts,
         params: SamplingParams | None = None,
+        options: RequestOptions | None = None,
     ) -> list[Result]: ...
 
-    def generate(self, prompt: Any, params: SamplingParams | None = None) -> Any:
+    def generate(
+        self, prompt: Any, params: SamplingParams | None = None, options: RequestOptions | None = None
+    ) -> Any:
         """Run one prompt, or a list of them together, and wait for the reply.
 
         A string, a list of token ids, or a list of chat messages ({"role", "content"}) is one prompt and gives one
-        Result; a list of those gives a list of Results. Raises ValueError, before anything is computed, for a prompt
-        that is empty, holds unknown token ids, or can never fit.
+        Result; a list of those gives a list of Results, and those that share a prefix are computed one after the other.
+        Raises ValueError, before anything is computed, for a prompt that is empty, holds unknown token ids, or can never
+        fit.
         """
         prompts, single = split_prompts(prompt)
-        params = params or SamplingParams()
-        requests = [self._request(each, params) for each in prompts]
-        handles: list[Handle] = []
+        handles = self.submit_all(prompts, params, options)
         try:
-            handles += (self._start(request) for request in requests)
             results = [handle.result() for handle in handles]
         except BaseException:
             for handle in handles:
@@ -182,47 +141,119 @@ class Engine(Closing):
             raise
         return results[0] if single else results
 
-    def submit(self, prompt: Prompt, params: SamplingParams | None = None) -> Handle:
-        """Start one prompt, and do not wait for the reply. Raises as `generate` does."""
-        return self._start(self._request(prompt, params or SamplingParams()))
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, options: RequestOptions | None = None
+    ) -> Stream:
+        """Start one prompt and read the reply as it comes. Raises as `generate` does."""
+        deltas: queue.SimpleQueue[Delta] = queue.SimpleQueue()
+        handle = self.submit(prompt, params, options, on_delta=deltas.put)
+        return Stream(handle, deltas, (params or SamplingParams()).n)
 
-    def _start(self, request: Request) -> Handle:
-        self._post(Submit(request))
-        return Handle(next(self._ids), request.future, cancel=self._cancel)
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        options: RequestOptions | None = None,
+        *,
+        on_delta: Callable[[Delta], None] | None = None,
+    ) -> Handle:
+        """Start one prompt, and do not wait for the reply. Raises as `generate` does.
 
-    def _cancel(self, future: "Future[Result]") -> None:
-        self._inbox.put(Cancel(future))  # also after Stop: what is left then is cancelled anyway
+        `on_delta` is told of the reply as it comes, on the engine's thread: it must only post, and must not raise.
+        """
+        [handle] = self.submit_all([prompt], params, options, on_delta=on_delta)
+        return handle
 
-    def _request(self, prompt: Prompt, params: SamplingParams) -> Request:
-        tokens = encode(prompt, self.model.tokenizer, self.model.vocab_size)
-        room = self.model.max_len - len(tokens)
-        if room < 1:
+    def submit_all(
+        self,
+        prompts: Sequence[Prompt],
+        params: SamplingParams | None = None,
+        options: RequestOptions | None = None,
+        *,
+        on_delta: Callable[[Delta], None] | None = None,
+    ) -> list[Handle]:
+        """`submit` for prompts that arrive together: all of them, or none where one is refused."""
+        params, options = params or SamplingParams(), options or RequestOptions()
+        requests = [self._request(prompt, params, options, on_delta) for prompt in prompts]
+        # in the order of their tokens, so that what shares a prefix comes together and finds it
+        self._post(
+            Submit(tuple(sorted(requests, key=lambda request: request.prompt.astype(">u4").tobytes())))
+        )
+        return [Handle(next(self._ids), request, cancel=self._cancel) for request in requests]
+
+    def warm(self, prompt: Any, options: RequestOptions | None = None) -> Any:
+        """Compute a prompt, or a list of them, and cache their whole blocks on the device; reply nothing.
+
+        Takes and gives what `generate` does, and raises as it does.
+        """
+        return self.generate(prompt, SamplingParams(max_tokens=0), options)
+
+    def _cancel(self, request: Request) -> None:
+        self._inbox.put(Cancel(request))  # also after Stop: what is left then is cancelled anyway
+
+    def _request(
+        self,
+        prompt: Prompt,
+        params: SamplingParams,
+        options: RequestOptions,
+        on_delta: Callable[[Delta], None] | None,
+    ) -> Request:
+        model, block_tokens = self.model, self.config.block_tokens
+        if params.stops and model.tokenizer is None:
             raise ValueError(
-                f"the prompt has {len(tokens)} tokens; prompt and reply may have {self.model.max_len}"
+                "this model has no tokenizer, so its replies have no text that could hold a stop text"
             )
+        tokens = encode(prompt, model.tokenizer, model.vocab_size)
+        room = model.max_len - len(tokens)
+        if room < min(params.max_tokens, 1):
+            raise ValueError(
+                f"the prompt has {len(tokens)} tokens; prompt and reply may have {model.max_len}"
+            )
+        if params.max_tokens == 0:
+            tokens = tokens[: len(tokens) // block_tokens * block_tokens]
         request = Request(
             prompt=tokens,
             params=params,
+            options=options,
             max_tokens=min(params.max_tokens, room),
+            marks=Marks(submitted_s=time.monotonic()),
+            sink=on_delta,
+            cache_notes=notes_on(prompt, model.tokenizer),
+        )
+        num_blocks = blocks_needed(len(tokens), request.max_tokens, block_tokens)
+        if num_blocks > self._tiers.pool.num_slots:
+            raise ValueError(
+                f"prompt and reply need {num_blocks} blocks of {block_tokens} tokens, the device pool has "
+                f"{self._tiers.pool.num_slots}; raise device_bytes or lower max_tokens"
+            )
+        salt = Salt(options, block_tokens)
+        request.sequences = [self._reply(request, salt, index) for index in range(params.n)]
+        return request
+
+    def _reply(self, request: Request, salt: Salt, index: int) -> Reply:
+        params = request.params
+        return Reply(
+            request=request,
             eos_ids=self.model.eos_ids,
             block_tokens=self.config.block_tokens,
             deterministic=self.config.deterministic,
-            future=Future(),
-            marks=Marks(submitted_s=time.monotonic()),
+            salt=salt,
+            text=ReplyText(self.model.tokenizer, params.stops),
+            dice=Dice(params.seed, index),
+            index=index,
         )
-        if request.max_blocks > self.pool.num_slots:
-            raise ValueError(
-                f"prompt and reply need {request.max_blocks} blocks of {self.config.block_tokens} tokens, the device "
-                f"pool has {self.pool.num_slots}; raise device_bytes or lower max_tokens"
-            )
-        return request
 
     # --- the cache ------------------------------------------------------------------------------------------------
 
-    def lookup(self, prompt: Prompt) -> dict[str, int]:
-        """How many of a prompt's tokens each tier would serve now, by "device", "host" and "disk". Changes nothing."""
+    def lookup(self, prompt: Prompt, options: RequestOptions | None = None) -> dict[str, int]:
+        """How many of a prompt's tokens each tier would serve now, by "device", "host" and "disk". Changes nothing.
+
+        Of `options` only tenant and salt count.
+        """
+        tokens = encode(prompt, self.model.tokenizer, self.model.vocab_size)
+        salt = Salt(options or RequestOptions(), self.config.block_tokens)
         future: Future[dict[str, int]] = Future()
-        self._post(Lookup(encode(prompt, self.model.tokenizer, self.model.vocab_size), future))
+        self._post(Lookup(salt(tokens), future))
         return future.result()
 
     def demote(self, to: Literal["host", "disk"]) -> None:
@@ -230,8 +261,20 @@ class Engine(Closing):
         tiers = {"host": Tier.HOST, "disk": Tier.DISK}
         if to not in tiers:
             raise ValueError(f'to must be "host" or "disk", not {to!r}')
+        self._sweep(tiers[to], then_free=True)
+
+    def flush(self) -> None:
+        """Write down every cached block that the disk does not have yet, and wait until that would survive a power cut.
+
+        What requests hold is written too. Nothing to do without a disk tier. Raises StoreError if the disk fails.
+        """
+        if self._tiers.store is not None:
+            self._sweep(Tier.DISK, then_free=False)
+            self._tiers.store.sync()
+
+    def _sweep(self, to: Tier, *, then_free: bool) -> None:
         future: Future[None] = Future()
-        self._post(Demote(tiers[to], future))
+        self._post(Demote(to, then_free, future))
         future.result()
 
     def clear(self) -> bool:
@@ -272,7 +315,7 @@ class Engine(Closing):
         finally:  # whatever the disk says
             self._resources.close()
         if joined:  # else a thread that hangs in a read may still write there
-            self._slab.close()
+            self._tiers.slab.close()
 
     # --- facts ----------------------------------------------------------------------------------------------------
 
@@ -303,71 +346,3 @@ class Engine(Closing):
 def _print(text: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         print(text, file=sys.stderr)  # noqa: T201 - the one thing that a library user sees unless they say otherwise
-
-
-def _load(model: str | Path | Model, config: EngineConfig, chosen: Resources) -> Model:
-    if isinstance(model, Model):
-        return model
-    return load_model(model, device=chosen.device, dtype=chosen.dtype, max_model_len=config.max_model_len)
-
-
-def _slots(chosen: Resources, layout: BlockLayout) -> tuple[int, int]:
-    """Device and host slots. Raises ValueError for sizes that hold no block."""
-    device_slots = chosen.device_bytes // layout.block_bytes
-    host_slots = chosen.host_bytes // layout.block_bytes
-    if device_slots < 1:
-        raise ValueError(
-            f"device_bytes of {chosen.device_bytes} holds no block of {layout.block_bytes} bytes"
-        )
-    if chosen.disk_bytes and host_slots < _MIN_HOST_SLOTS:
-        raise ValueError(
-            f"the disk tier reads through host memory: host_bytes must be at least {_MIN_HOST_SLOTS} blocks of "
-            f"{layout.block_bytes} bytes, got {chosen.host_bytes}"
-        )
-    return device_slots, host_slots
-
-
-def _device(kind: str, slab: HostSlab, stack: ExitStack) -> Device:
-    if kind == "cpu":
-        slab.prefault()
-        return CpuDevice()
-    from tiering.transfer.cuda import CudaDevice, registered  # needs a CUDA build of torch
-
-    stack.enter_context(registered(slab))
-    return CudaDevice()
-
-
-def _store(
-    config: EngineConfig, chosen: Resources, namespace: Namespace, layout: BlockLayout
-) -> Store | None:
-    if config.disk_path is None:
-        return None
-    from kvstore.disk import LmdbStore  # needs lmdb, which nothing else does
-
-    return LmdbStore(
-        config.disk_path,
-        namespace=namespace,
-        layout=layout,
-        capacity_bytes=chosen.disk_bytes,
-        min_free_bytes=chosen.disk_min_free_bytes,
-    )
-
-
-def _index_config(
-    config: EngineConfig,
-    chosen: Resources,
-    device_slots: int,
-    host_slots: int,
-    store: Store | None,
-) -> IndexConfig:
-    others = store.stats().other_namespaces_bytes if store is not None else 0
-    return IndexConfig(
-        block_tokens=config.block_tokens,
-        device_slots=device_slots,
-        host_slots=host_slots,
-        disk_bytes=chosen.disk_bytes - others if store is not None else 0,
-        record_bytes=store.max_stored_bytes if store is not None else 0,
-        loads=config.load == "always",
-        io_deadline_s=config.disk_deadline_s,
-        max_overdue_reads=config.disk_read_threads,
-    )

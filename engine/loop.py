@@ -6,12 +6,12 @@ import queue
 import threading
 import time
 import traceback
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from tiering.cache import TieredCache
 from tiering.radix import Tokens
@@ -21,8 +21,9 @@ from tiering.writes import Sweep
 from .batch import Chunk
 from .model import Model
 from .pool import DevicePool
-from .results import FinishReason, Result
-from .sampling import greedy
+from .request import Request
+from .results import Delta, FinishReason
+from .sampling import Choice, choose
 from .scheduler import Scheduler
 from .sequence import Sequence
 
@@ -33,21 +34,21 @@ _CLEAR_S = 30.0  # how long clear() may wait for copies in flight
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A new request."""
+    """New requests, which arrive together."""
 
-    sequence: Sequence
+    requests: tuple[Request, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
     """The caller does not want this result any more."""
 
-    future: "Future[Result]"
+    request: Request
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Ask where a prompt's prefix lies; the future gets tokens by tier."""
+    """Ask where a prompt's prefix lies; the future gets tokens by tier. `tokens` are salted."""
 
     tokens: Tokens
     future: "Future[dict[str, int]]"
@@ -55,9 +56,11 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Demote:
-    """Move what no request holds down to a tier; the future gets None when no more can be moved."""
+    """Copy what no request holds down to a tier; the future gets None when no more can be copied."""
 
     to: Tier
+    then_free: bool
+    """Whether it leaves the tiers above."""
     future: "Future[None]"
 
 
@@ -102,20 +105,20 @@ class EngineLoop:
         scheduler: Scheduler,
         model: Model,
         pool: DevicePool,
-        decode: Callable[[list[int]], str],
         deterministic: bool,
     ) -> None:
         """Takes over `cache`: from here on only the loop's thread calls it. `cache` wakes the loop through `inbox`."""
         self._inbox = inbox
         self._cache, self._scheduler = cache, scheduler
-        self._model, self._pool, self._decode = model, pool, decode
+        self._model, self._pool = model, pool
         self._deterministic = deterministic
         self._block_tokens = pool.layout.block_tokens
         self._sweeps: list[tuple[Sweep, Future[None]]] = []
         self._stopping = False
         self._has_published = False
         """Whether the last step computed parts of prompts, for which a waiting request may have waited."""
-        self._results: list[tuple[Future[Result], Result]] = []
+        self._deltas: list[tuple[Request, Delta]] = []
+        self._over: list[Request] = []
         """What is to be told when the figures say so too."""
         self._counts = {
             "requests": 0,
@@ -123,6 +126,7 @@ class EngineLoop:
             "prefilled_tokens": 0,
             "cached_tokens": 0,
             "generated_tokens": 0,
+            "forked_replies": 0,
         }
         self.snapshot: dict[str, Any] = self._take_snapshot()
         """Figures as of the last step; replaced, never changed."""
@@ -159,21 +163,24 @@ class EngineLoop:
         With `block` it sleeps until there is a message, or something in the cache has taken too long.
         """
         self._take_messages(block=block)
+        self._end_late()
         news = self._cache.pump()
         self._scheduler.admit(news=news or self._has_published)
         step = self._scheduler.next_step()
         self._has_published = any(not chunk.decode for _, chunk in step)
         if step:
             self._compute(step)
+        for sequence in self._scheduler.warmed():
+            self._end(sequence, "length")
         self.snapshot = self._take_snapshot()
         self._resolve_sweeps()
         self._deliver()
         return bool(step)
 
     def _take_messages(self, *, block: bool) -> None:
-        timeout_s = None
-        if block and (deadline_s := self._cache.deadline_s) is not None:
-            timeout_s = max(0.0, deadline_s - time.monotonic())
+        deadlines = [self._cache.deadline_s, self._scheduler.deadline_s] if block else []
+        waits_s = [max(0.0, deadline - time.monotonic()) for deadline in deadlines if deadline is not None]
+        timeout_s = min(waits_s, default=None)
         with contextlib.suppress(queue.Empty):
             while not self._stopping:
                 self._at_hand = self._inbox.get(block=block, timeout=timeout_s)
@@ -194,10 +201,11 @@ class EngineLoop:
         message = self._at_hand
         while not self._stopping:
             match message:
-                case Submit(sequence):
-                    self._answer(sequence, "error", error)
+                case Submit(requests):
+                    for request in requests:
+                        self._answer(request.sequences[0], "error", error)
                     self._deliver()
-                case Lookup(_, asked) | Demote(_, asked) | Clear(asked) | Check(asked):
+                case Lookup(_, asked) | Demote(_, _, asked) | Clear(asked) | Check(asked):
                     asked.set_exception(failed)
                 case Stop():
                     self._stopping = True
@@ -206,16 +214,18 @@ class EngineLoop:
 
     def _take(self, message: Message) -> None:
         match message:
-            case Submit(sequence):
-                self._counts["requests"] += 1
-                self._scheduler.add(sequence)
-            case Cancel(future):
-                if (found := self._scheduler.find(future)) is not None:
-                    self._end(found, "cancelled")
+            case Submit(requests):
+                self._counts["requests"] += len(requests)
+                for request in requests:
+                    self._scheduler.add(request.sequences[0])
+            case Cancel(request):
+                for sequence in self._scheduler.all():
+                    if sequence.request is request:
+                        self._end(sequence, "cancelled")
             case Lookup(tokens, future):
                 future.set_result(self._cache.lookup(tokens))
-            case Demote(to, future):
-                self._sweeps.append((self._cache.sweep(to, then_free=True), future))
+            case Demote(to, then_free, future):
+                self._sweeps.append((self._cache.sweep(to, then_free=then_free), future))
             case Clear(future):
                 future.set_result(self._cache.clear(_CLEAR_S))
             case Check(future):
@@ -230,28 +240,49 @@ class EngineLoop:
             case Stop():
                 self._stopping = True
 
+    def _end_late(self) -> None:
+        """End what has timed out."""
+        deadline_s = self._scheduler.deadline_s
+        if deadline_s is None or deadline_s > (now_s := time.monotonic()):
+            return
+        for sequence in self._scheduler.all():
+            if (due_s := sequence.request.deadline_s) is not None and due_s <= now_s:
+                self._end(sequence, "timeout")
+
     def _compute(self, step: list[tuple[Sequence, Chunk]]) -> None:
         """One forward over the chunks, and what follows from it. Where that fails, their requests end with the error."""
         chunks = [chunk for _, chunk in step]
+        wanting = [sequence for sequence, chunk in step if chunk.wants_logits]
+        # replies to one prompt begin with the same logits
+        replies = [
+            (row, reply)
+            for row, sequence in enumerate(wanting)
+            for reply in ([sequence] if sequence.reply else sequence.request.sequences)
+        ]
         try:
-            batch = self._model.batch(chunks, self._pool, deterministic=self._deterministic)
-            self._cache.before_compute(*self._slots_of(chunks))
-            try:
-                logits = self._model.forward(batch, self._pool)
-            finally:  # also where it breaks off: layers that were enqueued before that still write to their slots
-                self._cache.after_compute()
-            chosen = greedy(logits).tolist() if len(logits) else []
+            logits = self._forward(chunks)
+            if len(replies) > len(wanting):
+                logits = logits[[row for row, _ in replies]]
+            choices = choose(logits, [reply.draw() for _, reply in replies])
         except Exception as error:  # noqa: BLE001 - the model's errors have no common type; its requests report them
             _log.exception("a step failed")
             for sequence, _ in step:
                 self._end(sequence, "error", _told(error))
             return
         self._counts["steps"] += 1
-        tokens = iter(chosen)
         for sequence, chunk in step:
             self._computed(sequence, chunk)
-            if chunk.wants_logits:
-                self._accept(sequence, next(tokens))
+        # the one that computed the prompt last: the others take over what it holds
+        for (row, reply), choice in reversed(list(zip(replies, choices, strict=True))):
+            self._accept(reply, choice, parent=wanting[row])
+
+    def _forward(self, chunks: list[Chunk]) -> torch.Tensor:
+        batch = self._model.batch(chunks, self._pool, deterministic=self._deterministic)
+        self._cache.before_compute(*self._slots_of(chunks))
+        try:
+            return self._model.forward(batch, self._pool)
+        finally:  # also where it breaks off: layers that were enqueued before that still write to their slots
+            self._cache.after_compute()
 
     def _slots_of(self, chunks: list[Chunk]) -> tuple[list[int], list[int]]:
         """The slots that a step reads, and those that it writes."""
@@ -274,36 +305,96 @@ class EngineLoop:
         if end > first and not (chunk.decode and self._deterministic):
             self._cache.publish(lease, sequence.indexable, first, end)
 
-    def _accept(self, sequence: Sequence, token: int) -> None:
-        reason = sequence.accept(token)
-        if len(sequence.reply) == 1:
-            assert sequence.lease is not None, "what is computed has a lease"
-            self._counts["cached_tokens"] += sequence.lease.num_cached_blocks * self._block_tokens
+    def _accept(self, reply: Sequence, choice: Choice, parent: Sequence) -> None:
+        """A reply's next token. `parent`: whose lease it was computed with, the reply's own if it has begun."""
+        request = reply.request
+        if request.cached_blocks is None:
+            assert parent.lease is not None, "what is computed has a lease"
+            request.cached_blocks = parent.lease.cached_blocks_by_tier()
+            self._counts["cached_tokens"] += sum(request.cached_blocks.values()) * self._block_tokens
         self._counts["generated_tokens"] += 1
-        if reason is not None:
-            self._end(sequence, reason)
+        reason, error = self._take_token(reply, choice)
+        if reason is None:
+            if reply is not parent:
+                self._fork(parent, reply)
+            if request.sink is not None:
+                self._deltas.append((request, reply.news()))
+        elif reply is parent:
+            self._end(reply, reason, error)
+        else:
+            self._answer(reply, reason, error)
+
+    @staticmethod
+    def _take_token(reply: Sequence, choice: Choice) -> tuple[FinishReason | None, str | None]:
+        """Why the reply ends with this token, if it does, and the error if that is why."""
+        if not choice.is_sound:
+            return "error", "the model's logits are not numbers: its weights or its inputs are damaged"
+        try:
+            return reply.accept(choice), None
+        except Exception as failure:  # noqa: BLE001 - a tokenizer is not ours; its request reports what it raises
+            _log.exception("a reply cannot be turned into text")
+            return "error", _told(failure)
+
+    def _fork(self, parent: Sequence, child: Sequence) -> None:
+        """Let another reply go on from a prompt that `parent` has computed: its last block, if shared, is copied."""
+        if not self._scheduler.fork(parent, child):
+            return
+        self._counts["forked_replies"] += 1
+        assert parent.lease is not None and child.lease is not None, "both run"
+        own = slice(len(child.lease.ids), child.num_prompt_blocks)
+        source, destination = parent.lease.slots[own].tolist(), child.lease.slots[own].tolist()
+        if source:
+            self._cache.before_compute(source, destination)
+            try:
+                self._pool.copy(source, destination)
+            finally:
+                self._cache.after_compute()
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
+        """What is scheduled ends: it gives back what it holds."""
         try:
             self._scheduler.remove(sequence)
         finally:  # the books may be wrong, but nobody is left waiting
             self._answer(sequence, reason, error)
 
     def _answer(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
-        text = ""
-        if self.failure is None:  # else nothing may run that could raise: this is the last answer there is
-            try:
-                text = self._decode(sequence.reply)
-            except Exception as failure:  # noqa: BLE001 - a tokenizer is not ours; its request reports what it raises
-                _log.exception("a reply cannot be turned into text")
-                reason, error = "error", error or _told(failure)
-        self._results.append((sequence.future, sequence.result(reason, text, error)))
+        """Note how a reply has ended; with a prompt that was never computed all its replies do."""
+        request = sequence.request
+        has_begun = bool(sequence.reply) or sequence is not request.sequences[0]
+        for reply in [sequence] if has_begun else request.sequences:
+            if reply.index in request.samples:
+                continue
+            reason, error = self._finish_text(reply, reason, error)
+            request.samples[reply.index] = reply.sample(reason)
+            if request.sink is not None:
+                self._deltas.append((request, reply.news(reason, error)))
+        request.error = request.error or error
+        if request.is_over:
+            self._over.append(request)
+
+    def _finish_text(
+        self, reply: Sequence, reason: FinishReason, error: str | None
+    ) -> tuple[FinishReason, str | None]:
+        if (
+            self.failure is not None or reason == "error"
+        ):  # nothing may run that could raise: this is the last answer
+            return reason, error
+        try:
+            reply.text.finish()
+        except Exception as failure:  # noqa: BLE001 - see _take_token
+            _log.exception("a reply cannot be turned into text")
+            return "error", _told(failure)
+        return reason, error
 
     def _deliver(self) -> None:
-        results, self._results = self._results, []
-        for future, result in results:
-            if not future.done():
-                future.set_result(result)
+        deltas, self._deltas = self._deltas, []
+        for request, delta in deltas:
+            assert request.sink is not None, "only streams have deltas"
+            request.sink(delta)
+        over, self._over = self._over, []
+        for request in over:
+            if not request.future.done():
+                request.future.set_result(request.result())
 
     def _resolve_sweeps(self) -> None:
         for sweep, future in self._sweeps:

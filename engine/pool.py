@@ -1,5 +1,6 @@
 """The device's block pool: one tensor that holds the keys and values of every block."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,6 +60,11 @@ class DevicePool(Closing):
         """
         assert not self._closed, "the pool is closed"
         return self._blocks[:, layer]
+
+    def copy(self, source: Sequence[int], destination: Sequence[int]) -> None:
+        """Copy whole slots within the pool, as part of computing: on CUDA on the current stream."""
+        assert not self._closed, "the pool is closed"
+        self._blocks[list(destination)] = self._blocks[list(source)]
 
     def check(self) -> None:
         """Raise AssertionError unless views and tensor agree in size and place."""

@@ -3,7 +3,35 @@
 from dataclasses import dataclass
 from typing import Literal
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprob:
+    """How probable the model thought a token of the reply: natural logarithms.
+
+    top: the most probable tokens and their log-probabilities, most probable first; as many as were asked for.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One reply to a prompt; there are several where `n` was more than 1.
+
+    text: empty where the model has no tokenizer.   token_ids: the new tokens, the one that ended the reply included.
+    finish_reason: "stop" (the model, a stop text or a stop token ended it), "length" (max_tokens or the model's limit),
+        "cancelled", "timeout" or "error".   logprobs: one a token if they were asked for, else None.
+    """
+
+    index: int
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,7 +42,7 @@ class Usage:
     have found. One that gave up its room before its first token counts as cached what it finds again of its own.
 
     cached_by_tier: cached tokens by the tier in which their blocks lay when the request was admitted; exactly the
-        keys "device", "host" and "disk".
+        keys "device", "host" and "disk".   completion_tokens: of all replies together.
     """
 
     prompt_tokens: int
@@ -30,7 +58,7 @@ class Timings:
 
     queue_s: from submission to admission.   load_s: until the last cached block was on the device.
     prefill_s: from there to the first token.   ttft_s: from submission to the first token.
-    decode_tokens_per_s: of the tokens after the first; 0 where there are none.
+    decode_tokens_per_s: of the tokens after the first, of all replies together; 0 where there are none.
     """
 
     queue_s: float
@@ -42,16 +70,51 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The reply to one prompt.
+    """The reply to one prompt, or the replies; `text` and the like are the first one's.
 
-    text: empty where the model has no tokenizer.   token_ids: the new tokens, an end-of-sequence token included.
-    finish_reason: "stop" (the model ended it), "length" (max_tokens or the model's limit), "cancelled" or "error".
-    error: the sentence that goes with "error", else None.
+    samples: in order of their index, one unless `n` was more.
+    error: the sentence that goes with the finish reason "error", else None.
+    cache_notes: sentences that say why the cache could not serve more of this prompt than it did, if anything is known.
+    """
+
+    samples: tuple[Sample, ...]
+    usage: Usage
+    timings: Timings
+    error: str | None = None
+    cache_notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """See Sample."""
+        return self.samples[0].text
+
+    @property
+    def token_ids(self) -> list[int]:
+        """See Sample."""
+        return self.samples[0].token_ids
+
+    @property
+    def finish_reason(self) -> FinishReason:
+        """See Sample."""
+        return self.samples[0].finish_reason
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        """See Sample."""
+        return self.samples[0].logprobs
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delta:
+    """What a stream has new of one reply.
+
+    text: whole characters, and nothing that belongs to a stop text; the deltas of a reply add up to its text.
+    token_ids: the tokens since the last delta; their text may come with a later one.
+    index: which reply.   finish_reason: of the reply's last delta, else None.   error: as in Result.
     """
 
     text: str
-    token_ids: list[int]
-    finish_reason: FinishReason
-    usage: Usage
-    timings: Timings
+    token_ids: tuple[int, ...]
+    index: int = 0
+    finish_reason: FinishReason | None = None
     error: str | None = None

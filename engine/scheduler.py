@@ -46,14 +46,15 @@ class Scheduler:
         if news:
             self._requests.stir()
         for sequence in self._requests.admit():
-            sequence.marks.admitted_s = sequence.marks.admitted_s or time.monotonic()
+            marks = sequence.request.marks
+            marks.admitted_s = marks.admitted_s or time.monotonic()
 
     def next_step(self) -> list[tuple[Sequence, Chunk]]:
         """What to compute next; empty if all that runs is waiting for blocks to arrive, or for room."""
         ready = [sequence for sequence in self._requests.running if not sequence.loading]
         for sequence in ready:
             sequence.begin_prefill()
-        num_decodes = sum(not sequence.gaps for sequence in ready)
+        num_decodes = sum(not sequence.gaps and not sequence.is_warming for sequence in ready)
         left = max(self._block_tokens, self._max_batch_tokens - num_decodes)
         step: list[tuple[Sequence, Chunk]] = []
         prefilling = False
@@ -61,7 +62,7 @@ class Scheduler:
             if sequence.lease is None:
                 continue  # has just lost its room to an older one
             if not sequence.gaps:
-                if (chunk := self._decode(sequence)) is not None:
+                if not sequence.is_warming and (chunk := self._decode(sequence)) is not None:
                     step.append((sequence, chunk))
             elif left > 0 and (chunk := self._prefill(sequence, left, first=not prefilling)) is not None:
                 step.append((sequence, chunk))
@@ -95,9 +96,27 @@ class Scheduler:
         """The request has ended: give up what it holds."""
         self._requests.remove(sequence)
 
-    def find(self, future: object) -> Sequence | None:
-        """The request whose result this future will hold, None if it has ended."""
-        return next((s for s in self.all() if s.future is future), None)
+    def fork(self, parent: Sequence, child: Sequence) -> bool:
+        """Begin another reply to a prompt that `parent` has just computed. False if it has to wait for room.
+
+        What the prompt has in slots of the parent's own must be copied into the child's before the next step.
+        """
+        if not self._requests.fork(parent, child, parent.num_prompt_blocks):
+            return False
+        child.forked()
+        return True
+
+    def warmed(self) -> list[Sequence]:
+        """What only had its prompt to compute, and has it."""
+        return [
+            sequence for sequence in self._requests.running if sequence.is_warming and sequence.gaps == []
+        ]
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When the first of all requests times out, on the monotonic clock; None for never."""
+        deadlines = [sequence.request.deadline_s for sequence in self.all()]
+        return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def all(self) -> list[Sequence]:
         """All requests that have not ended, running ones first."""

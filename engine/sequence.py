@@ -1,35 +1,28 @@
-"""One request on its way through the engine."""
+"""One reply on its way through the engine: its tokens, and what it holds."""
 
 import time
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiering.lease import Lease
-from tiering.leases import Wait
+from tiering.leases import CacheUse, Wait
 from tiering.swaps import Stash
 
 from .batch import Chunk
-from .config import SamplingParams
-from .results import FinishReason, Result, Timings, Usage
+from .request import Request
+from .results import Delta, FinishReason, Sample, TokenLogprob
+from .salt import Salt
+from .sampling import Choice, Dice, Draw
+from .text import ReplyText
 
-
-@dataclass(slots=True)
-class Marks:
-    """When things happened, in seconds of the monotonic clock; 0 for not yet."""
-
-    submitted_s: float
-    admitted_s: float = 0.0
-    loaded_s: float = 0.0
-    first_token_s: float = 0.0
-    last_token_s: float = 0.0
+_CACHE_USES = {"readwrite": CacheUse.READ_WRITE, "read": CacheUse.READ, "off": CacheUse.OFF}
 
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """A prompt, its reply so far, and what it holds. Only the loop's thread changes it.
+    """A prompt, one reply so far, and what they hold. Only the loop's thread changes it.
 
     What it holds it may lose at any time to an older request (see `tiering.admission`, whose `Request` this is). Its
     tokens stay, and their KV is found, loaded, brought back or computed again when it is next admitted::
@@ -41,15 +34,18 @@ class Sequence:
         num_computed tokens whose KV is there once there are no gaps; what follows is fed one at a time
     """
 
-    prompt: NDArray[np.int32]
-    params: SamplingParams
-    max_tokens: int
+    request: Request
     eos_ids: frozenset[int]
     block_tokens: int
     deterministic: bool
-    future: "Future[Result]"
-    marks: Marks
+    salt: Salt
+    text: ReplyText
+    dice: Dice
+    index: int = 0
     reply: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    num_told: int = 0
+    """Tokens of the reply that a stream has shown."""
     # kept by Admission
     lease: Lease | None = None
     stash: Stash | None = None
@@ -62,27 +58,47 @@ class Sequence:
     # beyond it
     kept_tokens: int = 0
     """Tokens whose KV was there when the stash was made."""
-    cached_blocks: dict[str, int] | None = None
-    """By tier, as of the first token: what the request did not have to compute."""
 
     # --- for admission --------------------------------------------------------------------------------------------
 
     @property
+    def prompt(self) -> NDArray[np.int32]:
+        """The token ids that are given."""
+        return self.request.prompt
+
+    @property
+    def priority(self) -> int:
+        """The lowest goes first."""
+        return self.request.options.priority
+
+    @property
     def max_blocks(self) -> int:
-        """Blocks for prompt and reply. The last token of a reply is never fed back, so it has no KV."""
-        return self._blocks(len(self.prompt) + self.max_tokens - 1)
+        """Blocks for prompt and reply."""
+        return blocks_needed(len(self.prompt), self.request.max_tokens, self.block_tokens)
+
+    @property
+    def cache_use(self) -> CacheUse:
+        """What the request may do with the cache."""
+        return _CACHE_USES[self.request.options.cache]
 
     @property
     def tokens(self) -> NDArray[np.int32]:
         """What the cache is asked for."""
         if self.stash is not None:
-            return self._known[: self.stash.start * self.block_tokens]
-        return self.prompt if self.deterministic else self._known
+            return self.salt(self._known[: self.stash.start * self.block_tokens])
+        return self.salt(self.prompt if self.deterministic else self._known)
 
     @property
     def compute_last(self) -> bool:
         """Whether the last of `tokens` must be computed, because what comes next is not known yet."""
+        if self.is_warming:
+            return False
         return not self.reply or (self.stash is None and not self.deterministic)
+
+    @property
+    def is_warming(self) -> bool:
+        """Whether it is over when the prompt is computed."""
+        return self.request.max_tokens == 0
 
     def num_used_blocks(self) -> int:
         """About to be preempted: how far the slots hold what this request has computed and nobody else can find."""
@@ -119,6 +135,17 @@ class Sequence:
     def _blocks(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_tokens)
 
+    # --- one prompt, several replies ------------------------------------------------------------------------------
+
+    @property
+    def num_prompt_blocks(self) -> int:
+        """Blocks that hold the prompt: what another reply to it shares or copies."""
+        return self._blocks(len(self.prompt))
+
+    def forked(self) -> None:
+        """It goes on from a computed prompt: `lease` holds all of it, and the first token is known."""
+        self.gaps, self.num_computed = [], len(self.prompt)
+
     # --- computing ------------------------------------------------------------------------------------------------
 
     @property
@@ -141,7 +168,8 @@ class Sequence:
             (start * self.block_tokens, min(end * self.block_tokens, context)) for start, end in runs
         ]
         self.num_computed = context
-        self.marks.loaded_s = self.marks.loaded_s or time.monotonic()
+        marks = self.request.marks
+        marks.loaded_s = marks.loaded_s or time.monotonic()
 
     def next_end(self, max_tokens: int, multiple: int | None) -> int:
         """Where the next part of the context to compute ends, if it may have `max_tokens`; or at a multiple."""
@@ -157,7 +185,7 @@ class Sequence:
             tokens=self._known[start:end],
             start=start,
             slots=self.lease.slots,
-            wants_logits=end == self.num_tokens,
+            wants_logits=end == self.num_tokens and not self.is_warming,
         )
 
     def decode_chunk(self) -> Chunk:
@@ -191,59 +219,56 @@ class Sequence:
     @property
     def indexable(self) -> NDArray[np.int32]:
         """The tokens whose blocks others may use once they are computed: none whose KV is not there or in a gap."""
-        return self.prompt if self.deterministic else self._known[: self.num_computed]
+        if self.cache_use is not CacheUse.READ_WRITE:
+            return self.prompt[:0]
+        return self.salt(self.prompt if self.deterministic else self._known[: self.num_computed])
 
-    def accept(self, token: int) -> FinishReason | None:
-        """Take the next token of the reply. Why the reply ends with it, or None."""
-        if not self.reply:
-            assert self.lease is not None, "what is computed has a lease"
-            self.cached_blocks = self.lease.cached_blocks_by_tier()
-        self.reply.append(token)
-        self.marks.last_token_s = time.monotonic()
-        self.marks.first_token_s = self.marks.first_token_s or self.marks.last_token_s
-        if token in self.eos_ids and not self.params.ignore_eos:
+    # --- replying -------------------------------------------------------------------------------------------------
+
+    def draw(self) -> Draw:
+        """What decides over the next token."""
+        params = self.request.params
+        uniform = self.dice.roll() if params.temperature > 0 else 0.0
+        return Draw(params, uniform, self._known if params.penalises else self.prompt[:0], len(self.reply))
+
+    def accept(self, choice: Choice) -> FinishReason | None:
+        """Take the next token of the reply. Why the reply ends with it, or None. Raises what the tokenizer raises."""
+        request = self.request
+        self.reply.append(choice.token)
+        if choice.logprob is not None:
+            self.logprobs.append(choice.logprob)
+        request.marks.last_token_s = time.monotonic()
+        request.marks.first_token_s = request.marks.first_token_s or request.marks.last_token_s
+        if self._ends_with(choice.token):
             return "stop"
-        return "length" if len(self.reply) >= self.max_tokens else None
+        self.text.push(choice.token)
+        if self.text.stopped:
+            return "stop"
+        return "length" if len(self.reply) >= request.max_tokens else None
+
+    def _ends_with(self, token: int) -> bool:
+        params = self.request.params
+        return token in params.stop_token_ids or (token in self.eos_ids and not params.ignore_eos)
+
+    def news(self, reason: FinishReason | None = None, error: str | None = None) -> Delta:
+        """What a stream has not shown yet. `reason`, if this is the end."""
+        tokens, self.num_told = tuple(self.reply[self.num_told :]), len(self.reply)
+        text = self.text.take()
+        return Delta(text=text, token_ids=tokens, index=self.index, finish_reason=reason, error=error)
 
     # --- the end --------------------------------------------------------------------------------------------------
 
-    def result(self, reason: FinishReason, text: str, error: str | None = None) -> Result:
-        """Everything about the request, as its caller sees it; `text` is its reply's."""
-        return Result(
-            text=text,
+    def sample(self, reason: FinishReason) -> Sample:
+        """The reply as its caller sees it."""
+        return Sample(
+            index=self.index,
+            text=self.text.text,
             token_ids=list(self.reply),
             finish_reason=reason,
-            usage=self._usage(),
-            timings=self._timings(),
-            error=error,
+            logprobs=None if self.request.params.logprobs is None else tuple(self.logprobs),
         )
 
-    def _usage(self) -> Usage:
-        blocks = {"device": 0, "host": 0, "disk": 0}
-        unfinished = len(self.prompt)
-        if self.cached_blocks is not None:
-            blocks, unfinished = self.cached_blocks, 0
-        elif self.lease is not None:
-            blocks = self.lease.cached_blocks_by_tier()
-            if self.gaps is not None:
-                unfinished = sum(end - start for start, end in self.gaps)
-        by_tier = {tier: num * self.block_tokens for tier, num in blocks.items()}
-        cached = sum(by_tier.values())
-        return Usage(
-            prompt_tokens=len(self.prompt),
-            cached_tokens=cached,
-            prefilled_tokens=max(0, len(self.prompt) - cached - unfinished),
-            completion_tokens=len(self.reply),
-            cached_by_tier=by_tier,
-        )
 
-    def _timings(self) -> Timings:
-        marks = self.marks
-        decode_s = marks.last_token_s - marks.first_token_s
-        return Timings(
-            queue_s=max(0.0, marks.admitted_s - marks.submitted_s),
-            load_s=max(0.0, marks.loaded_s - marks.admitted_s),
-            prefill_s=max(0.0, marks.first_token_s - marks.loaded_s),
-            ttft_s=max(0.0, marks.first_token_s - marks.submitted_s),
-            decode_tokens_per_s=(len(self.reply) - 1) / decode_s if decode_s > 0 else 0.0,
-        )
+def blocks_needed(prompt_tokens: int, max_tokens: int, block_tokens: int) -> int:
+    """Blocks for a prompt and its reply. The last token of a reply is never fed back, so it has no KV."""
+    return -(-(prompt_tokens + max(max_tokens - 1, 0)) // block_tokens)

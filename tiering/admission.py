@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 
 from tiering.eviction import Room
 from tiering.lease import Lease
-from tiering.leases import Wait
+from tiering.leases import CacheUse, Wait
 from tiering.radix import Tokens
 from tiering.swaps import Stash
 
@@ -34,12 +34,22 @@ class Request(Protocol):
     waits: Wait
 
     @property
+    def priority(self) -> int:
+        """The lowest goes first; must not change."""
+        ...
+
+    @property
     def tokens(self) -> Tokens:
         """What is to be found in the index and entered there: for Index.admit. May depend on whether there is a stash."""
         ...
 
     @property
     def compute_last(self) -> bool:
+        """For Index.admit."""
+        ...
+
+    @property
+    def cache_use(self) -> CacheUse:
         """For Index.admit."""
         ...
 
@@ -63,10 +73,19 @@ class Places(Protocol):
     """What gives out the room: an Index or a TieredCache, whose methods these are."""
 
     def admit(
-        self, tokens: Tokens, max_blocks: int, *, chunk_blocks: int, compute_last: bool, stash: Stash | None
+        self,
+        tokens: Tokens,
+        max_blocks: int,
+        *,
+        chunk_blocks: int,
+        compute_last: bool,
+        stash: Stash | None,
+        use: CacheUse,
     ) -> Lease | Wait: ...
 
-    def num_matching(self, tokens: Tokens) -> int: ...
+    def num_matching(self, tokens: Tokens, use: CacheUse) -> int: ...
+
+    def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None: ...
 
     def grow(self, lease: Lease, num_blocks: int) -> Room: ...
 
@@ -81,7 +100,7 @@ R = TypeVar("R", bound=Request)
 
 
 class Admission(Generic[R]):
-    """All requests that have not ended: those that wait and those that run, each in order of arrival.
+    """All requests that have not ended: those that wait and those that run, each by priority and then arrival.
 
     In place of that order goes, among those that wait, who would find most of its prompt in the cache: so requests
     that share a prefix come together, while it is there. How often that may pass somebody is bounded.
@@ -102,8 +121,24 @@ class Admission(Generic[R]):
         """A request has arrived."""
         self._arrivals += 1
         request.arrival, request.overtaken, request.waits = self._arrivals, 0, Wait.FOR_ROOM
-        self.waiting.append(request)
+        _insert(self.waiting, request)
         self._worth_trying = True
+
+    def fork(self, parent: R, child: R, num_used: int) -> bool:
+        """Another reply to a prompt that a running request has computed, in `num_used` blocks.
+
+        True if it runs now, see Index.fork. Else it waits for its turn as one that has been preempted does.
+        """
+        assert parent.lease is not None, "what runs has a lease"
+        self.add(child)
+        if self._starved or len(self.running) >= self._max_running:
+            return False
+        child.lease = self._places.fork(parent.lease, num_used, child.max_blocks)
+        if child.lease is None:
+            return False
+        self.waiting.remove(child)  # passing nobody: its prompt was admitted long ago
+        _insert(self.running, child)
+        return True
 
     def remove(self, request: R) -> None:
         """A request has ended, in whatever way: it holds nothing any more. `lease` stays, to be read."""
@@ -145,6 +180,7 @@ class Admission(Generic[R]):
                 chunk_blocks=self._chunk_blocks,
                 compute_last=request.compute_last,
                 stash=request.stash,
+                use=request.cache_use,
             )
             if isinstance(outcome, Wait):
                 request.waits = outcome
@@ -166,13 +202,16 @@ class Admission(Generic[R]):
                 break
         if len(window) > 1:
             # sorting is stable: where the cache has as much of one as of the other, who came first goes first
-            window.sort(key=lambda request: -self._places.num_matching(request.tokens))
+            window.sort(key=self._merit)
         return window
+
+    def _merit(self, request: R) -> tuple[int, int]:
+        return request.priority, -self._places.num_matching(request.tokens, request.cache_use)
 
     def _begin(self, request: R) -> None:
         self.waiting.remove(request)
         for other in self.waiting:
-            if other.arrival < request.arrival:
+            if _rank(other) < _rank(request):
                 other.overtaken += 1
         _insert(self.running, request)
 
@@ -211,5 +250,9 @@ class Admission(Generic[R]):
         _insert(self.waiting, request)
 
 
+def _rank(request: R) -> tuple[int, int]:
+    return request.priority, request.arrival
+
+
 def _insert(requests: list[R], request: R) -> None:
-    bisect.insort(requests, request, key=lambda other: other.arrival)
+    bisect.insort(requests, request, key=_rank)

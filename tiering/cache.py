@@ -15,7 +15,7 @@ from tiering.eviction import Room
 from tiering.index import Index, IndexConfig
 from tiering.io_threads import IoThreads, Jobs
 from tiering.lease import Lease
-from tiering.leases import Wait
+from tiering.leases import CacheUse, Wait
 from tiering.moves import (
     Answer,
     Copied,
@@ -97,17 +97,24 @@ class TieredCache(Closing):
         chunk_blocks: int,
         compute_last: bool = True,
         stash: Stash | None = None,
+        use: CacheUse = CacheUse.READ_WRITE,
     ) -> Lease | Wait:
         """See Index.admit."""
         outcome = self._index.admit(
-            tokens, max_blocks, chunk_blocks=chunk_blocks, compute_last=compute_last, stash=stash
+            tokens, max_blocks, chunk_blocks=chunk_blocks, compute_last=compute_last, stash=stash, use=use
         )
         self._start_moves()
         return outcome
 
-    def num_matching(self, tokens: Tokens) -> int:
+    def num_matching(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> int:
         """See Index.num_matching."""
-        return self._index.num_matching(tokens)
+        return self._index.num_matching(tokens, use)
+
+    def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None:
+        """See Index.fork."""
+        forked = self._index.fork(lease, num_used, max_blocks)
+        self._start_moves()
+        return forked
 
     def grow(self, lease: Lease, num_blocks: int) -> Room:
         """See Index.grow."""

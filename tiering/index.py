@@ -20,7 +20,7 @@ from tiering.eviction import Eviction, Room
 from tiering.holdings import DISK, Holdings
 from tiering.holes import Holes
 from tiering.lease import Lease
-from tiering.leases import Leases, Wait
+from tiering.leases import CacheUse, Leases, Wait
 from tiering.loads import Loads
 from tiering.moves import (
     Answer,
@@ -140,6 +140,7 @@ class Index:
         chunk_blocks: int,
         compute_last: bool = True,
         stash: Stash | None = None,
+        use: CacheUse = CacheUse.READ_WRITE,
     ) -> Lease | Wait:
         """Give a request its path and the device slots that it needs to begin, all or nothing, and start its loads.
 
@@ -148,7 +149,7 @@ class Index:
         prefix, that chunk, and a block to decode into. With `compute_last` one token is always left to be computed: at
         most floor((n - 1) / block_tokens) blocks match. What is left of its whole blocks is entered in the index as
         being computed by this request: whoever shares it waits. `stash`: what `preempt` answered, unless it is lost;
-        it is copied back up, and then over.
+        it is copied back up, and then over. `use`: without leave to write nothing is entered.
 
         Raises ValueError if so many slots do not exist at all, or are too few for the prompt.
         """
@@ -158,20 +159,30 @@ class Index:
             )
         if len(tokens) > max_blocks * self.config.block_tokens:
             raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
-        matched = self._match(tokens, compute_last=compute_last)
-        return self._leases.admit(tokens, matched, max_blocks, chunk_blocks, stash)
+        matched = self._match(tokens, compute_last=compute_last, use=use)
+        return self._leases.admit(tokens, matched, max_blocks, chunk_blocks, stash, use)
 
-    def _match(self, tokens: Tokens, *, compute_last: bool = True) -> Ids:
-        return self._leases.match(tokens, compute_last=compute_last, disk_ready=self._can_read)
+    def _match(
+        self, tokens: Tokens, *, compute_last: bool = True, use: CacheUse = CacheUse.READ_WRITE
+    ) -> Ids:
+        return self._leases.match(tokens, compute_last=compute_last, disk_ready=self._can_read, use=use)
 
     def lookup(self, tokens: Tokens) -> dict[str, int]:
         """How many tokens of a prompt each tier would serve now, by the tier's label. Changes nothing."""
         nearest = self._holdings.residency.nearest_tier(self._match(tokens))
         return {tier.label: int((nearest == tier).sum()) * self.config.block_tokens for tier in Tier}
 
-    def num_matching(self, tokens: Tokens) -> int:
+    def num_matching(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> int:
         """How many leading blocks of a prompt would not be computed again, those on their way included."""
-        return len(self._match(tokens))
+        return len(self._match(tokens, use=use))
+
+    def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None:
+        """Another lease for a second reply to the same computed prompt; None if there is no room for it now.
+
+        It shares the path. Behind that, up to position `num_used`, it has slots of its own, into which the caller must
+        copy the first one's before anything is computed in them; and one more to decode into.
+        """
+        return self._leases.fork(lease, num_used, max_blocks)
 
     def grow(self, lease: Lease, num_blocks: int) -> Room:
         """Extend the block table to `num_blocks`, if that is more. Room.NOW if it is done; else nothing has changed."""

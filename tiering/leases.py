@@ -25,6 +25,16 @@ class Wait(Enum):
     """The device has no room; blocks are on their way out, or running requests must end first."""
 
 
+class CacheUse(Enum):
+    """What a request may do with what is cached."""
+
+    READ_WRITE = auto()
+    READ = auto()
+    """It uses what is there, and what it computes itself is found by nobody."""
+    OFF = auto()
+    """Nor does it use anything."""
+
+
 class Leases:
     """The leases of all admitted requests, and the matching of those that are not."""
 
@@ -50,8 +60,10 @@ class Leases:
 
     # --- before admission -----------------------------------------------------------------------------------------
 
-    def match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool) -> Ids:
+    def match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
         """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way."""
+        if use is CacheUse.OFF:
+            return np.empty(0, dtype=np.intp)
         block_tokens = self._holdings.radix.block_tokens
         usable_tokens = max(0, len(tokens) - 1) if compute_last else len(tokens)
         matched = self._holdings.radix.match(tokens[: usable_tokens // block_tokens * block_tokens])
@@ -78,7 +90,13 @@ class Leases:
     # --- admission ------------------------------------------------------------------------------------------------
 
     def admit(
-        self, tokens: Tokens, matched: Ids, max_blocks: int, chunk_blocks: int, stash: Stash | None
+        self,
+        tokens: Tokens,
+        matched: Ids,
+        max_blocks: int,
+        chunk_blocks: int,
+        stash: Stash | None,
+        use: CacheUse,
     ) -> Lease | Wait:
         """See Index.admit."""
         if self.is_pending(matched):
@@ -98,7 +116,8 @@ class Leases:
         if room is not Room.NOW:
             self._holdings.release(matched)
             return Wait.FOR_ROOM
-        lease = self._grant(tokens, matched, absent, num_blocks, max_blocks)
+        shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
+        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks)
         self._holdings.release(matched)
         if stash is not None:
             self._swaps.swap_in(stash, lease)
@@ -152,6 +171,23 @@ class Leases:
         slots = lease.slots[positions]
         self._holdings.slots[DEVICE].turn(slots, SlotState.PRIVATE, SlotState.IN_FLIGHT)
         self._holdings.expect(DEVICE, lease.ids[positions], slots)
+
+    def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None:
+        """See Index.fork."""
+        num_shared = len(lease.ids)
+        assert num_shared <= num_used <= len(lease.slots), "the prompt is not computed yet"
+        assert lease.ready[:num_shared].all(), "what is not computed cannot be shared"
+        num_private = min(max_blocks, num_used + 1) - num_shared
+        if self._eviction.device_room(num_private) is not Room.NOW:
+            return None
+        private = self._holdings.slots[DEVICE].take(num_private, SlotState.PRIVATE)
+        assert private is not None, "room was made"
+        slots = np.concatenate([lease.slots[:num_shared], private])
+        other = Lease(lease.ids, slots, lease.found_in[:0], max_blocks)
+        other.ready[:num_used] = lease.ready[:num_used]
+        self._holdings.lease(other.ids)
+        self._leases.append(other)
+        return other
 
     # --- while it runs --------------------------------------------------------------------------------------------
 

@@ -1,17 +1,20 @@
 """Models for tests: tiny ones with random weights, and the demo model, converted once a session if not before."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
     SmolLM3Config,
@@ -53,6 +56,34 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         LlamaForCausalLM(TINY_CONFIGS["llama"]()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A token for each byte, as byte-level BPE has before its merges, a few words, and a chat template."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = ["Ġthe", "Ġstop", "END", "##"]
+    vocab = {piece: number for number, piece in enumerate([*alphabet, *words, "<eos>"])}
+    bpe = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    made = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")  # noqa: S106 - no password
+    made.chat_template = (
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_text_dir(
+    tiny_llama_dir: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The tiny llama with that tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-text")
+    shutil.copytree(tiny_llama_dir, folder, dirs_exist_ok=True)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

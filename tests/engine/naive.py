@@ -9,7 +9,6 @@ import torch
 from engine.batch import Chunk
 from engine.model import Model
 from engine.pool import DevicePool
-from engine.sampling import greedy
 
 
 def tokens(seed: int, count: int, vocab: int = 512) -> np.ndarray:
@@ -72,7 +71,7 @@ class Driver:
         """`count` greedy tokens of each row, from the logits of its prompt."""
         replies: list[list[int]] = [[] for _ in rows]
         for step in range(count):
-            for row, reply, token in zip(rows, replies, greedy(logits).tolist(), strict=True):
+            for row, reply, token in zip(rows, replies, logits.argmax(-1).tolist(), strict=True):
                 row.tokens.append(token)
                 reply.append(token)
             if step < count - 1:

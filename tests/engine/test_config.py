@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.config import EngineConfig, SamplingParams, config_from
+from engine.config import EngineConfig, config_from
 from engine.sizes import available_memory_bytes, format_bytes, parse_bytes
 
 
@@ -129,11 +129,3 @@ def test_settings_from_a_file_must_be_known():
     assert config_from({"host_bytes": "1GiB"}).host_bytes == 2**30
     with pytest.raises(ValueError, match="'hots_bytes'; known are device"):
         config_from({"hots_bytes": 1})
-
-
-@pytest.mark.parametrize(
-    ("field", "value"), [("max_tokens", 0), ("temperature", 0.7), ("seed", "x"), ("ignore_eos", None)]
-)
-def test_sampling_is_checked(field, value):
-    with pytest.raises(ValueError, match=field):
-        SamplingParams(**{field: value})

@@ -22,7 +22,8 @@ def test_the_same_tokens_with_preemption(tiny_llama_dir, reference, host_blocks,
     prompts = [tokens(i, 40 + 5 * i) for i in range(6)]
     settings = {"device_bytes": bytes_of(16), "host_bytes": bytes_of(host_blocks)}
     with engine_on(tiny_llama_dir, deterministic=deterministic, **settings) as engine:
-        results = engine.generate(prompts, LONG)
+        handles = [engine.submit(prompt, LONG) for prompt in prompts]  # which keeps their order
+        results = [handle.result(60) for handle in handles]
         engine.check()
         stats = preempted(engine)
     assert [result.token_ids for result in results] == [reference(prompt, LONG) for prompt in prompts]

@@ -1,13 +1,15 @@
 """The scheduler and its sequences over the core and a model of memory: what becomes of KV that comes and goes."""
 
-from concurrent.futures import Future
-
 import numpy as np
 import pytest
 
-from engine import SamplingParams
+from engine import RequestOptions, SamplingParams
+from engine.request import Marks, Request
+from engine.salt import Salt
+from engine.sampling import Choice, Dice
 from engine.scheduler import Scheduler
-from engine.sequence import Marks, Sequence
+from engine.sequence import Sequence
+from engine.text import ReplyText
 from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import BLOCK_TOKENS, lookup, model, stats
 from tiering.residency import Tier
@@ -29,15 +31,21 @@ class Turns:
         )
 
     def add(self, prompt, max_tokens):
-        sequence = Sequence(
+        request = Request(
             prompt=np.array(prompt, dtype="<i4"),
             params=SamplingParams(max_tokens=max_tokens),
+            options=RequestOptions(),
             max_tokens=max_tokens,
+            marks=Marks(submitted_s=0.0),
+        )
+        sequence = Sequence(
+            request=request,
             eos_ids=frozenset(),
             block_tokens=BLOCK_TOKENS,
             deterministic=self.deterministic,
-            future=Future(),
-            marks=Marks(submitted_s=0.0),
+            salt=Salt(request.options, BLOCK_TOKENS),
+            text=ReplyText(None),
+            dice=Dice(0, 0),
         )
         self.scheduler.add(sequence)
         return sequence
@@ -55,7 +63,7 @@ class Turns:
             if end > first and not (chunk.decode and self.deterministic):
                 self.tiers.index.publish(sequence.lease, sequence.indexable, first, end)
             if chunk.wants_logits:
-                sequence.accept(REPLY)
+                sequence.accept(Choice(REPLY, None, is_sound=True))
 
     def make_way(self, older, num_blocks):
         """The older one needs room, and the youngest gives its own."""

@@ -8,7 +8,7 @@ from typing import Any
 from tests.tiering.memory_model import DIED, MemoryModel, Request
 from tiering.admission import PATIENCE, Admission
 from tiering.index import IndexConfig
-from tiering.leases import Wait
+from tiering.leases import CacheUse, Wait
 from tiering.moves import Read, Write
 from tiering.residency import Tier
 
@@ -31,6 +31,8 @@ class Client:
     arrival: int = 0
     overtaken: int = 0
     waits: Wait = Wait.FOR_ROOM
+    priority: int = 0
+    cache_use: CacheUse = CacheUse.READ_WRITE
     decoded: int = 0
 
     @property

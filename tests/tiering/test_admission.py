@@ -8,7 +8,7 @@ import pytest
 from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import BLOCK_TOKENS, model, on_disk, prompt, stats
 from tiering.admission import PATIENCE, WINDOW, Admission
-from tiering.leases import Wait
+from tiering.leases import CacheUse, Wait
 from tiering.moves import Read, SwapOut
 from tiering.residency import Tier
 
@@ -26,6 +26,8 @@ class Asker:
     waits: Wait = Wait.FOR_ROOM
     used_blocks: int = 0
     compute_last: bool = True
+    priority: int = 0
+    cache_use: CacheUse = CacheUse.READ_WRITE
     num_preempted: int = 0
 
     @property
@@ -161,7 +163,7 @@ def test_only_so_many_are_matched_in_one_go():
         queue.ask(5, name)
     calls = []
     match = tiers.index.num_matching
-    tiers.index.num_matching = lambda tokens: calls.append(1) or match(tokens)
+    tiers.index.num_matching = lambda tokens, use: calls.append(1) or match(tokens, use)
     assert queue.admit() == []
     assert len(calls) == WINDOW
 

@@ -225,9 +225,11 @@ def run_process(spec: str) -> None:
 
 
 def _result(answer: dict[str, Any]) -> Result:
-    from engine.results import Timings, Usage
+    from engine.results import Sample, Timings, Usage
 
-    return Result(**{**answer, "usage": Usage(**answer["usage"]), "timings": Timings(**answer["timings"])})
+    samples = tuple(Sample(**sample) for sample in answer["samples"])
+    usage, timings = Usage(**answer["usage"]), Timings(**answer["timings"])
+    return Result(**{**answer, "samples": samples, "usage": usage, "timings": timings})
 
 
 # --- output -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,103 @@
+"""The engine for asyncio: the same calls, awaited. Everything is done by the Engine underneath."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, Self
+
+from .chat import Prompt, split_prompts
+from .engine import Engine
+from .handle import Handle
+from .params import RequestOptions, SamplingParams
+from .results import Delta, Result
+
+
+class AsyncEngine:
+    """Wraps an Engine; see there for what each call does, takes and raises.
+
+    Cancelling a call calls its requests off. Calls may be made from any event loop, and beside calls of the Engine.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        """Takes `engine` over: closing this closes it."""
+        self.engine = engine
+
+    async def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        params: SamplingParams | None = None,
+        options: RequestOptions | None = None,
+    ) -> Any:
+        """A Result for one prompt, a list of them for several."""
+        prompts, single = split_prompts(prompt)
+        handles = await asyncio.to_thread(self.engine.submit_all, prompts, params, options)
+        try:
+            results = [await _result(handle) for handle in handles]
+        finally:
+            for handle in handles:
+                handle.cancel()  # those that have ended are left as they are
+        return results[0] if single else results
+
+    async def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, options: RequestOptions | None = None
+    ) -> AsyncIterator[Delta]:
+        """The reply as it comes. Leaving the iteration early calls the request off."""
+        deltas: asyncio.Queue[Delta] = asyncio.Queue()
+        here = asyncio.get_running_loop()
+
+        def post(delta: Delta) -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody reads any more
+                here.call_soon_threadsafe(deltas.put_nowait, delta)
+
+        handle = await asyncio.to_thread(self.engine.submit, prompt, params, options, on_delta=post)
+        num_open = (params or SamplingParams()).n
+        try:
+            while num_open:
+                delta = await deltas.get()
+                num_open -= delta.finish_reason is not None
+                yield delta
+        finally:
+            handle.cancel()
+
+    async def warm(self, prompt: Prompt | Sequence[Prompt], options: RequestOptions | None = None) -> Any:
+        """A Result for one prompt, a list of them for several."""
+        return await self.generate(prompt, SamplingParams(max_tokens=0), options)
+
+    async def lookup(self, prompt: Prompt, options: RequestOptions | None = None) -> dict[str, int]:
+        """See Engine.lookup."""
+        return await asyncio.to_thread(self.engine.lookup, prompt, options)
+
+    async def demote(self, to: Literal["host", "disk"]) -> None:
+        """See Engine.demote."""
+        await asyncio.to_thread(self.engine.demote, to)
+
+    async def flush(self) -> None:
+        """See Engine.flush."""
+        await asyncio.to_thread(self.engine.flush)
+
+    async def clear(self) -> bool:
+        """See Engine.clear."""
+        return await asyncio.to_thread(self.engine.clear)
+
+    async def close(self, flush_s: float = 60.0) -> None:
+        """See Engine.close."""
+        await asyncio.to_thread(self.engine.close, flush_s)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_raised: object) -> None:
+        await self.close()
+
+
+async def _result(handle: Handle) -> Result:
+    there = asyncio.Event()
+    here = asyncio.get_running_loop()
+
+    def post(_: Handle) -> None:
+        with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody waits any more
+            here.call_soon_threadsafe(there.set)
+
+    handle.when_done(post)
+    await there.wait()
+    return handle.result()

@@ -1,0 +1,157 @@
+"""What one request may ask for: how its reply is chosen, and what the cache may do with it."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+CACHE_USES = ("readwrite", "read", "off")
+
+_MAX_LOGPROBS = 100  # each of a reply's tokens carries them
+_MAX_SAMPLES = 1000
+_MAX_STOPS = 64
+_MAX_SEED = 2**64
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """How one request's reply is chosen and where it ends. Raises ValueError for what is out of range.
+
+    max_tokens: at most this many new tokens; 0 computes and caches the prompt and replies nothing.
+    temperature: 0 takes the most probable token each time; above, logits are divided by it and one is drawn.
+    top_k: draw from the most probable k only; 0 for all.
+    top_p: draw from the fewest most probable that together have this probability.
+    min_p: draw only from those with at least this share of the most probable one's probability.
+    repetition_penalty: logits of tokens in prompt or reply are divided by it, negative ones multiplied; 1 for none.
+    presence_penalty, frequency_penalty: taken off the logits of the reply's tokens, once and for each time.
+    seed: of the draws, from 0 to 2**64 - 1. Equal seeds draw alike whatever else runs; None draws anew each time.
+    stop: the reply ends before the first of these texts, of which it shows nothing. A model with a tokenizer only.
+    stop_token_ids: the reply ends with any of these tokens, as it does with the model's own end-of-sequence tokens.
+    ignore_eos: go on after an end-of-sequence token of the model's own (for measurements).
+    logprobs: for each token of the reply its log-probability and those of so many most probable ones, as the model
+        gave them, before temperature and penalties; None for none.
+    n: so many replies to the one prompt, which is computed once.
+
+    Filters apply in the order penalties, temperature, top_k, top_p, min_p, as in transformers.
+    """
+
+    max_tokens: int = 128
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        check_whole("max_tokens", self.max_tokens, 0)
+        check_number("temperature", self.temperature, 0.0, 100.0)
+        check_whole("top_k", self.top_k, 0)
+        check_number("top_p", self.top_p, 0.0, 1.0, above=True)
+        check_number("min_p", self.min_p, 0.0, 1.0)
+        check_number("repetition_penalty", self.repetition_penalty, 0.0, 100.0, above=True)
+        for name in ("presence_penalty", "frequency_penalty"):
+            check_number(name, getattr(self, name), -100.0, 100.0)
+        if self.seed is not None:
+            check_whole("seed", self.seed, 0, _MAX_SEED - 1)
+        if self.logprobs is not None:
+            check_whole("logprobs", self.logprobs, 0, _MAX_LOGPROBS)
+        check_whole("n", self.n, 1, _MAX_SAMPLES)
+        if not isinstance(self.ignore_eos, bool):
+            raise ValueError(f"ignore_eos must be True or False, got {self.ignore_eos!r}")
+        object.__setattr__(self, "stop", _texts(self.stop))
+        object.__setattr__(self, "stop_token_ids", _ids(self.stop_token_ids))
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """`stop` as a tuple."""
+        assert isinstance(self.stop, tuple), "made one at construction"
+        return self.stop
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the reply's tokens are simply the most probable ones, and nothing is told of the others."""
+        return self.temperature == 0 and self.logprobs is None and not self.penalises
+
+    @property
+    def penalises(self) -> bool:
+        """Whether what was said before changes what is said next."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestOptions:
+    """Who asks, and what the cache may do with the prompt. Raises ValueError for what is out of range.
+
+    tenant, cache_salt: what is computed behind `salt_offset` is found again only with the same two. None of both
+        shares with everybody who gives none.
+    salt_offset: tokens at the prompt's start that are public all the same, such as a common system prompt; whole blocks
+        of them are shared. Tokens, not characters: with a chat template its own tokens count.
+    cache: "readwrite"; "read" uses what is cached and adds nothing; "off" neither.
+    priority: who waits is served from the lowest number up, in order of arrival within a number.
+    timeout_s: the request ends after so long with what it has, its reason "timeout"; None for never.
+    """
+
+    tenant: str | None = None
+    cache_salt: str | None = None
+    salt_offset: int = 0
+    cache: Literal["readwrite", "read", "off"] = "readwrite"
+    priority: int = 0
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tenant", "cache_salt"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, str) and value):
+                raise ValueError(f"{name} must be a string that is not empty, or None, got {value!r}")
+        check_whole("salt_offset", self.salt_offset, 0)
+        if self.cache not in CACHE_USES:
+            raise ValueError(f"cache must be one of {', '.join(map(repr, CACHE_USES))}, got {self.cache!r}")
+        if isinstance(self.priority, bool) or not isinstance(self.priority, int):
+            raise ValueError(f"priority must be a whole number, got {self.priority!r}")
+        if self.timeout_s is not None:
+            check_number("timeout_s", self.timeout_s, 0.0, above=True)
+
+
+def check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
+    """Raise ValueError unless `value` is a whole number from `low` to `high`."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or value < low or (high is not None and value > high):  # type: ignore[operator]  # see is_whole
+        bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name} must be a whole number {bounds}, got {value!r}")
+
+
+def check_number(
+    name: str, value: object, low: float, high: float = math.inf, *, above: bool = False
+) -> None:
+    """Raise ValueError unless `value` is a finite number from `low` (with `above`: above it) to `high`."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and math.isfinite(value) and low <= value <= high and not (above and value == low):  # type: ignore[arg-type, operator]  # see is_number
+        return
+    lower = f"above {low:g}" if above else f"of at least {low:g}"
+    bounds = lower if high == math.inf else f"{lower} and at most {high:g}"
+    raise ValueError(f"{name} must be a number {bounds}, got {value!r}")
+
+
+def _texts(stop: object) -> tuple[str, ...]:
+    texts = (stop,) if isinstance(stop, str) else stop
+    if not isinstance(texts, Sequence) or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(f"stop must be a text or a list of texts, none of them empty, got {stop!r}")
+    if len(texts) > _MAX_STOPS:
+        raise ValueError(f"stop may hold {_MAX_STOPS} texts, got {len(texts)}")
+    return tuple(texts)
+
+
+def _ids(ids: object) -> tuple[int, ...]:
+    if isinstance(ids, str) or not isinstance(ids, Sequence):
+        raise ValueError(f"stop_token_ids must be a list of token ids, got {ids!r}")
+    for token in ids:
+        check_whole("each of stop_token_ids", token, 0)
+    return tuple(ids)

@@ -1,0 +1,104 @@
+"""One prompt on its way through the engine, with all of its replies."""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .params import RequestOptions, SamplingParams
+from .results import Delta, Result, Sample, Timings, Usage
+
+if TYPE_CHECKING:
+    from .sequence import Sequence
+
+
+@dataclass(slots=True)
+class Marks:
+    """When things happened, in seconds of the monotonic clock; 0 for not yet."""
+
+    submitted_s: float
+    admitted_s: float = 0.0
+    loaded_s: float = 0.0
+    first_token_s: float = 0.0
+    last_token_s: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """What a caller asked for, what became of it so far, and where the answer goes.
+
+    Made on the caller's thread; once submitted, only the loop's thread changes it. `sequences` are its replies that have
+    begun: one until the prompt is computed, then as many as were asked for.
+    """
+
+    prompt: NDArray[np.int32]
+    params: SamplingParams
+    options: RequestOptions
+    max_tokens: int
+    """As asked for, or what the model's limit leaves of it."""
+    marks: Marks
+    future: "Future[Result]" = field(default_factory=Future)
+    sink: Callable[[Delta], None] | None = None
+    """Told, on the loop's thread, of what a stream shows. Must only post."""
+    cache_notes: tuple[str, ...] = ()
+    sequences: "list[Sequence]" = field(default_factory=list)
+    samples: dict[int, Sample] = field(default_factory=dict)
+    """The replies that have ended, by index."""
+    error: str | None = None
+    cached_blocks: dict[str, int] | None = None
+    """By tier, as of the first token: what the request did not have to compute."""
+
+    @property
+    def deadline_s(self) -> float | None:
+        """When it times out, on the monotonic clock; None for never."""
+        timeout_s = self.options.timeout_s
+        return None if timeout_s is None else self.marks.submitted_s + timeout_s
+
+    @property
+    def is_over(self) -> bool:
+        """Whether every reply has ended."""
+        return len(self.samples) == self.params.n
+
+    def result(self) -> Result:
+        """Everything about the request, as its caller sees it. Replies that never began have the first one's end."""
+        first = self.sequences[0]
+        return Result(
+            samples=tuple(self.samples[index] for index in sorted(self.samples)),
+            usage=self._usage(first),
+            timings=self._timings(),
+            error=self.error,
+            cache_notes=self.cache_notes,
+        )
+
+    def _usage(self, first: "Sequence") -> Usage:
+        blocks, unfinished = {"device": 0, "host": 0, "disk": 0}, len(self.prompt)
+        if self.cached_blocks is not None:
+            blocks, unfinished = self.cached_blocks, 0
+        elif first.lease is not None:
+            blocks = first.lease.cached_blocks_by_tier()
+            if first.gaps is not None:
+                unfinished = sum(end - start for start, end in first.gaps)
+        by_tier = {tier: num * first.block_tokens for tier, num in blocks.items()}
+        cached = sum(by_tier.values())
+        return Usage(
+            prompt_tokens=len(self.prompt),
+            cached_tokens=cached,
+            prefilled_tokens=max(0, len(self.prompt) - cached - unfinished),
+            completion_tokens=sum(len(sample.token_ids) for sample in self.samples.values()),
+            cached_by_tier=by_tier,
+        )
+
+    def _timings(self) -> Timings:
+        marks = self.marks
+        decode_s = marks.last_token_s - marks.first_token_s
+        num_decoded = sum(max(0, len(sample.token_ids) - 1) for sample in self.samples.values())
+        return Timings(
+            queue_s=max(0.0, marks.admitted_s - marks.submitted_s),
+            load_s=max(0.0, marks.loaded_s - marks.admitted_s),
+            prefill_s=max(0.0, marks.first_token_s - marks.loaded_s),
+            ttft_s=max(0.0, marks.first_token_s - marks.submitted_s),
+            decode_tokens_per_s=num_decoded / decode_s if decode_s > 0 else 0.0,
+        )

@@ -1,0 +1,148 @@
+"""Opening what an engine computes with and keeps: model, pool, host memory, disk, and the cache over them."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from kvstore.block import BlockLayout, Namespace
+from kvstore.host import HostSlab
+from kvstore.store import Store
+from tiering.cache import TieredCache
+from tiering.index import IndexConfig
+from tiering.transfer.cpu import CpuDevice
+from tiering.transfer.device import Device
+
+from .config import EngineConfig, Resources
+from .identity import identity
+from .model import Model, load_model
+from .pool import DevicePool
+
+WrapStore = Callable[[Store], Store]
+WrapDevice = Callable[[Device], Device]
+
+_MIN_HOST_SLOTS = 8  # below this a disk tier would read in drops
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tiers:
+    """All of it, open. `cache` owns the store; pool and slab are closed after it, by who opened them."""
+
+    model: Model
+    layout: BlockLayout
+    namespace: Namespace
+    pool: DevicePool
+    slab: HostSlab
+    store: Store | None
+    cache: TieredCache
+
+
+def open_tiers(
+    stack: ExitStack,
+    model: str | Path | Model,
+    config: EngineConfig,
+    *,
+    wrap_store: WrapStore | None,
+    wrap_device: WrapDevice | None,
+    wake: Callable[[], None],
+) -> Tiers:
+    """Open everything; `stack` gets what is to be closed after the cache, save the slab. Raises as Engine does."""
+    chosen = config.resolve()
+    model = _load(model, config, chosen)
+    chosen = config.resolve()  # sizes again: the weights are in memory now
+    layout = model.layout(chosen.kv_dtype, config.block_tokens)
+    namespace = identity(model, layout, config)
+    device_slots, host_slots = _slots(chosen, layout)
+    pool = stack.enter_context(DevicePool(layout, device_slots, chosen.device))
+    slab = HostSlab(host_slots, layout.block_bytes)
+    model.warm_up(pool)
+    with ExitStack() as until_owned:  # the cache closes device and store, once it has them
+        device = _device(chosen.device, slab, stack)
+        until_owned.callback(device.close)
+        device = wrap_device(device) if wrap_device is not None else device
+        store = _store(config, chosen, namespace, layout)
+        if store is not None:
+            until_owned.callback(store.close)
+            store = wrap_store(store) if wrap_store is not None else store
+        cache = TieredCache(
+            _index_config(config, chosen, device_slots, host_slots, store),
+            root_key=namespace.root_key,
+            device=device,
+            pool=pool,
+            slab=slab,
+            store=store,
+            wake=wake,
+            read_threads=config.disk_read_threads,
+        )
+        until_owned.pop_all()
+    return Tiers(
+        model=model, layout=layout, namespace=namespace, pool=pool, slab=slab, store=store, cache=cache
+    )
+
+
+def _load(model: str | Path | Model, config: EngineConfig, chosen: Resources) -> Model:
+    if isinstance(model, Model):
+        return model
+    return load_model(model, device=chosen.device, dtype=chosen.dtype, max_model_len=config.max_model_len)
+
+
+def _slots(chosen: Resources, layout: BlockLayout) -> tuple[int, int]:
+    """Device and host slots. Raises ValueError for sizes that hold no block."""
+    device_slots = chosen.device_bytes // layout.block_bytes
+    host_slots = chosen.host_bytes // layout.block_bytes
+    if device_slots < 1:
+        raise ValueError(
+            f"device_bytes of {chosen.device_bytes} holds no block of {layout.block_bytes} bytes"
+        )
+    if chosen.disk_bytes and host_slots < _MIN_HOST_SLOTS:
+        raise ValueError(
+            f"the disk tier reads through host memory: host_bytes must be at least {_MIN_HOST_SLOTS} blocks of "
+            f"{layout.block_bytes} bytes, got {chosen.host_bytes}"
+        )
+    return device_slots, host_slots
+
+
+def _device(kind: str, slab: HostSlab, stack: ExitStack) -> Device:
+    if kind == "cpu":
+        slab.prefault()
+        return CpuDevice()
+    from tiering.transfer.cuda import CudaDevice, registered  # needs a CUDA build of torch
+
+    stack.enter_context(registered(slab))
+    return CudaDevice()
+
+
+def _store(
+    config: EngineConfig, chosen: Resources, namespace: Namespace, layout: BlockLayout
+) -> Store | None:
+    if config.disk_path is None:
+        return None
+    from kvstore.disk import LmdbStore  # needs lmdb, which nothing else does
+
+    return LmdbStore(
+        config.disk_path,
+        namespace=namespace,
+        layout=layout,
+        capacity_bytes=chosen.disk_bytes,
+        min_free_bytes=chosen.disk_min_free_bytes,
+    )
+
+
+def _index_config(
+    config: EngineConfig,
+    chosen: Resources,
+    device_slots: int,
+    host_slots: int,
+    store: Store | None,
+) -> IndexConfig:
+    others = store.stats().other_namespaces_bytes if store is not None else 0
+    return IndexConfig(
+        block_tokens=config.block_tokens,
+        device_slots=device_slots,
+        host_slots=host_slots,
+        disk_bytes=chosen.disk_bytes - others if store is not None else 0,
+        record_bytes=store.max_stored_bytes if store is not None else 0,
+        loads=config.load == "always",
+        io_deadline_s=config.disk_deadline_s,
+        max_overdue_reads=config.disk_read_threads,
+    )
