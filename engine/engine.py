@@ -21,7 +21,8 @@ from tiering.residency import Tier
 from .chat import Prompt, encode, notes_on, split_prompts
 from .config import EngineConfig
 from .handle import Handle, Stream
-from .loop import Cancel, Check, Clear, Demote, EngineLoop, Lookup, Message, Stop, Submit, Wake
+from .loop import EngineLoop
+from .messages import Cancel, Check, Clear, Demote, Lookup, Message, Stop, Submit, Wake
 from .model import Model
 from .params import RequestOptions, SamplingParams
 from .request import Marks, Request

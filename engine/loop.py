@@ -5,24 +5,21 @@ import logging
 import queue
 import threading
 import time
-import traceback
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from tiering.cache import TieredCache
-from tiering.radix import Tokens
-from tiering.residency import Tier
 from tiering.writes import Sweep
 
+from .answers import Answers, told
 from .batch import Chunk
+from .messages import Cancel, Check, Clear, Demote, Lookup, Message, Stop, Submit, Wake
 from .model import Model
 from .pool import DevicePool
-from .request import Request
-from .results import Delta, FinishReason
+from .results import FinishReason
 from .sampling import Choice, choose
 from .scheduler import Scheduler
 from .sequence import Sequence
@@ -30,65 +27,6 @@ from .sequence import Sequence
 _log = logging.getLogger(__name__)
 
 _CLEAR_S = 30.0  # how long clear() may wait for copies in flight
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """New requests, which arrive together."""
-
-    requests: tuple[Request, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """The caller does not want this result any more."""
-
-    request: Request
-
-
-@dataclass(frozen=True, slots=True)
-class Lookup:
-    """Ask where a prompt's prefix lies; the future gets tokens by tier. `tokens` are salted."""
-
-    tokens: Tokens
-    future: "Future[dict[str, int]]"
-
-
-@dataclass(frozen=True, slots=True)
-class Demote:
-    """Copy what no request holds down to a tier; the future gets None when no more can be copied."""
-
-    to: Tier
-    then_free: bool
-    """Whether it leaves the tiers above."""
-    future: "Future[None]"
-
-
-@dataclass(frozen=True, slots=True)
-class Clear:
-    """Forget everything that no request holds; the future gets whether nothing was left."""
-
-    future: "Future[bool]"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """Look at the books; the future gets None, or the AssertionError."""
-
-    future: "Future[None]"
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """Something has ended: look at the cache."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Cancel what is left, and end."""
-
-
-Message = Submit | Cancel | Lookup | Demote | Clear | Check | Wake | Stop
 
 
 class EngineLoop:
@@ -117,9 +55,7 @@ class EngineLoop:
         self._stopping = False
         self._has_published = False
         """Whether the last step computed parts of prompts, for which a waiting request may have waited."""
-        self._deltas: list[tuple[Request, Delta]] = []
-        self._over: list[Request] = []
-        """What is to be told when the figures say so too."""
+        self._answers = Answers()
         self._counts = {
             "requests": 0,
             "steps": 0,
@@ -150,10 +86,10 @@ class EngineLoop:
                 idle = not self._turn(block=idle)
             for sequence in self._scheduler.all():
                 self._end(sequence, "cancelled")
-            self._deliver()
+            self._answers.deliver()
         except Exception as error:  # noqa: BLE001 - the thread's top: reaches every caller that waits, or will
             _log.exception("the engine has failed")
-            self._refuse(_told(error))
+            self._refuse(told(error))
         for _, future in self._sweeps:
             future.set_exception(ValueError("the engine was closed"))
 
@@ -174,7 +110,7 @@ class EngineLoop:
             self._end(sequence, "length")
         self.snapshot = self._take_snapshot()
         self._resolve_sweeps()
-        self._deliver()
+        self._answers.deliver()
         return bool(step)
 
     def _take_messages(self, *, block: bool) -> None:
@@ -191,9 +127,10 @@ class EngineLoop:
     def _refuse(self, error: str) -> None:
         """The books cannot be trusted any more: tell everybody who waits or still comes, until the engine is closed."""
         self.failure = error
+        self._answers.asks_tokenizer = False
         for sequence in self._scheduler.all():
-            self._answer(sequence, "error", error)
-        self._deliver()
+            self._answers.end(sequence, "error", error)
+        self._answers.deliver()
         failed = RuntimeError(f"the engine has failed: {error}")
         for _, future in self._sweeps:
             future.set_exception(failed)
@@ -203,8 +140,8 @@ class EngineLoop:
             match message:
                 case Submit(requests):
                     for request in requests:
-                        self._answer(request.sequences[0], "error", error)
-                    self._deliver()
+                        self._answers.end(request.sequences[0], "error", error)
+                    self._answers.deliver()
                 case Lookup(_, asked) | Demote(_, _, asked) | Clear(asked) | Check(asked):
                     asked.set_exception(failed)
                 case Stop():
@@ -267,7 +204,7 @@ class EngineLoop:
         except Exception as error:  # noqa: BLE001 - the model's errors have no common type; its requests report them
             _log.exception("a step failed")
             for sequence, _ in step:
-                self._end(sequence, "error", _told(error))
+                self._end(sequence, "error", told(error))
             return
         self._counts["steps"] += 1
         for sequence, chunk in step:
@@ -317,12 +254,11 @@ class EngineLoop:
         if reason is None:
             if reply is not parent:
                 self._fork(parent, reply)
-            if request.sink is not None:
-                self._deltas.append((request, reply.news()))
+            self._answers.progress(reply)
         elif reply is parent:
             self._end(reply, reason, error)
         else:
-            self._answer(reply, reason, error)
+            self._answers.end(reply, reason, error)
 
     @staticmethod
     def _take_token(reply: Sequence, choice: Choice) -> tuple[FinishReason | None, str | None]:
@@ -333,7 +269,7 @@ class EngineLoop:
             return reply.accept(choice), None
         except Exception as failure:  # noqa: BLE001 - a tokenizer is not ours; its request reports what it raises
             _log.exception("a reply cannot be turned into text")
-            return "error", _told(failure)
+            return "error", told(failure)
 
     def _fork(self, parent: Sequence, child: Sequence) -> None:
         """Let another reply go on from a prompt that `parent` has computed: its last block, if shared, is copied."""
@@ -355,46 +291,7 @@ class EngineLoop:
         try:
             self._scheduler.remove(sequence)
         finally:  # the books may be wrong, but nobody is left waiting
-            self._answer(sequence, reason, error)
-
-    def _answer(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
-        """Note how a reply has ended; with a prompt that was never computed all its replies do."""
-        request = sequence.request
-        has_begun = bool(sequence.reply) or sequence is not request.sequences[0]
-        for reply in [sequence] if has_begun else request.sequences:
-            if reply.index in request.samples:
-                continue
-            reason, error = self._finish_text(reply, reason, error)
-            request.samples[reply.index] = reply.sample(reason)
-            if request.sink is not None:
-                self._deltas.append((request, reply.news(reason, error)))
-        request.error = request.error or error
-        if request.is_over:
-            self._over.append(request)
-
-    def _finish_text(
-        self, reply: Sequence, reason: FinishReason, error: str | None
-    ) -> tuple[FinishReason, str | None]:
-        if (
-            self.failure is not None or reason == "error"
-        ):  # nothing may run that could raise: this is the last answer
-            return reason, error
-        try:
-            reply.text.finish()
-        except Exception as failure:  # noqa: BLE001 - see _take_token
-            _log.exception("a reply cannot be turned into text")
-            return "error", _told(failure)
-        return reason, error
-
-    def _deliver(self) -> None:
-        deltas, self._deltas = self._deltas, []
-        for request, delta in deltas:
-            assert request.sink is not None, "only streams have deltas"
-            request.sink(delta)
-        over, self._over = self._over, []
-        for request in over:
-            if not request.future.done():
-                request.future.set_result(request.result())
+            self._answers.end(sequence, reason, error)
 
     def _resolve_sweeps(self) -> None:
         for sweep, future in self._sweeps:
@@ -405,8 +302,3 @@ class EngineLoop:
     def _take_snapshot(self) -> dict[str, Any]:
         requests = {"running": self._scheduler.num_running, "waiting": self._scheduler.num_waiting}
         return {"engine": {**self._counts, **requests}, "cache": self._cache.stats()}
-
-
-def _told(error: Exception) -> str:
-    """An error as one who waits is told of it: its type and its sentence."""
-    return "".join(traceback.format_exception_only(error)).strip()
