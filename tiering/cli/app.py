@@ -81,6 +81,51 @@ def ttft(
     _plainly(lambda: run(bench, json))
 
 
+@bench_app.command()
+def serve(
+    model: Annotated[
+        str, typer.Option(help='"demo", "random" (the demo\'s shape), or a model directory.')
+    ] = "demo",
+    sharing: Annotated[
+        str, typer.Option(help="Rows: percent of each prompt that all share, comma-separated.")
+    ] = "0,50,90",
+    clients: Annotated[int, typer.Option(help="Requests at a time.", min=1)] = 4,
+    requests: Annotated[int, typer.Option(help="Requests of each row.", min=1)] = 24,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.", min=1)] = 1000,
+    new_tokens: Annotated[int, typer.Option(help="Tokens generated after each prompt.", min=2)] = 16,
+    repeats: Annotated[int, typer.Option(help="Measurements of each row, interleaved.", min=1)] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the model; default: torch's choice.", min=1)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Where to write the rows, with all settings.")] = None,
+) -> None:
+    """Requests a second, and what each waits for, by how much of their prompts clients share."""
+    from tiering.cli.bench_serve import ServeBench, run
+
+    bench = ServeBench(
+        model=model,
+        sharing=_percents(sharing),
+        clients=clients,
+        requests=requests,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        repeats=repeats,
+        threads=threads,
+        device=device,
+        seed=seed,
+    )
+    _plainly(lambda: run(bench, json))
+
+
+def _percents(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) <= 99 for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a list of percents from 0 to 99", param_hint="--sharing")
+    return tuple(int(part) for part in parts)
+
+
 @bench_app.command(hidden=True)
 def ttft_process(spec: str) -> None:
     """One phase of a restart row, in a process of its own; prints one line of JSON."""

@@ -22,13 +22,12 @@ from rich.table import Table
 
 from engine import EngineConfig, Result, SamplingParams
 from engine.engine import Engine
-from engine.model import Model, load_model, random_model
+from engine.model import Model
 from tiering.cli.environment import environment
+from tiering.cli.prompts import load, real_text
 from tiering.cli.reference import Reference
-from tiering.cli.texts import long_text
 
 Tokens = NDArray[np.int32]
-RANDOM = "random"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,11 +77,17 @@ class _Row:
     ttft_s: list[float] = field(default_factory=list)
     last: Result | None = None
     token_ids: list[list[int]] = field(default_factory=list)
+    decode_tokens_per_s: list[float] = field(default_factory=list)
 
     def add(self, ttft_s: float, token_ids: list[int], result: Result | None = None) -> None:
         self.ttft_s.append(ttft_s)
         self.token_ids.append(token_ids)
-        self.last = result
+        if result is not None:
+            self.last = result
+            self.decode_tokens_per_s.append(result.timings.decode_tokens_per_s)
+
+    def _decode_tokens_per_s(self) -> float | None:
+        return statistics.median(self.decode_tokens_per_s) if self.decode_tokens_per_s else None
 
     def as_dict(self) -> dict[str, Any]:
         usage = self.last.usage if self.last is not None else None
@@ -93,17 +98,14 @@ class _Row:
             "cached_tokens": usage.cached_tokens if usage else None,
             "prefilled_tokens": usage.prefilled_tokens if usage else None,
             "cached_by_tier": usage.cached_by_tier if usage else None,
+            "decode_tokens_per_s": self._decode_tokens_per_s(),
             "token_ids": self.token_ids,
         }
 
 
-def load(bench: TtftBench) -> Model:
-    """The model, with weights of its own."""
-    chosen = EngineConfig(device=bench.device).resolve()  # type: ignore[arg-type]  # checked by EngineConfig itself
-    if bench.model == RANDOM:
-        length = bench.prefix_tokens + bench.suffix_tokens + bench.new_tokens
-        return random_model(seed=bench.seed, device=chosen.device, dtype=chosen.dtype, min_len=length)
-    return load_model(bench.model, device=chosen.device, dtype=chosen.dtype)
+def _load(bench: TtftBench) -> Model:
+    length = bench.prefix_tokens + bench.suffix_tokens + bench.new_tokens
+    return load(bench.model, bench.device, bench.seed, length)
 
 
 def prompts(bench: TtftBench, model: Model) -> tuple[Tokens, list[Tokens]]:
@@ -114,22 +116,18 @@ def prompts(bench: TtftBench, model: Model) -> tuple[Tokens, list[Tokens]]:
         return generator.integers(1, model.vocab_size, num_tokens, dtype=np.int32)
 
     suffixes = [draw(bench.suffix_tokens) for _ in range(bench.repeats)]
-    if model.tokenizer is None:
-        return draw(bench.prefix_tokens), suffixes
-    ids = model.tokenizer.encode(long_text(), add_special_tokens=False)
-    copies = -(-bench.prefix_tokens // len(ids))
-    return np.array((ids * copies)[: bench.prefix_tokens], dtype=np.int32), suffixes
+    return real_text(model, bench.prefix_tokens, generator), suffixes
 
 
 def run(bench: TtftBench, json_path: Path | None) -> None:
     """Measure, print a table, and write the rows."""
     console = Console(stderr=True)
     rows = {tier: _Row(tier) for tier in (*_reference_tiers(bench), *bench.tiers)}
-    model = load(bench)
+    model = _load(bench)
     prefix, suffixes = prompts(bench, model)
     with tempfile.TemporaryDirectory(prefix="kvtide-bench-") as scratch:
         config = bench.engine_config(model, f"{scratch}/kv" if "disk" in bench.tiers else None)
-        reference = Reference(load(bench).hf) if bench.reference else None
+        reference = Reference(_load(bench).hf) if bench.reference else None
         with Engine(model, config, announce=console.print) as engine:
             prefix_cache = reference.prefill(prefix) if reference is not None else None
             for repeat, suffix in enumerate(suffixes):
@@ -211,7 +209,7 @@ def run_process(spec: str) -> None:
     """One phase of a restart row: print its result as JSON."""
     given = json.loads(spec)
     bench = TtftBench(**{**given["bench"], "tiers": tuple(given["bench"]["tiers"])})
-    model = load(bench)
+    model = _load(bench)
     prefix, suffixes = prompts(bench, model)
     config = bench.engine_config(model, given["disk_path"])
     with Engine(model, config, announce=lambda _: None) as engine:
@@ -240,7 +238,7 @@ def _show(measured: dict[str, Any]) -> None:
     by_tier = {row["tier"]: row["ttft_s"] for row in rows}
     cold, hit = by_tier.get("cold"), by_tier.get("reference_hit")
     table = Table(title="time to first token, median")
-    for name in ("tier", "TTFT", "spread", "vs cold", "vs reference", "cached", "prefilled"):
+    for name in ("tier", "TTFT", "spread", "vs cold", "vs reference", "cached", "prefilled", "decode"):
         table.add_column(name, justify="left" if name == "tier" else "right")
     for row in rows:
         ttft_s, spread = row["ttft_s"], (min(row["ttft_s_all"]), max(row["ttft_s_all"]))
@@ -253,5 +251,6 @@ def _show(measured: dict[str, Any]) -> None:
             f"{ttft_s / yardstick:.2f}" if yardstick else "",
             "" if row["cached_tokens"] is None else str(row["cached_tokens"]),
             "" if row["prefilled_tokens"] is None else str(row["prefilled_tokens"]),
+            "" if row["decode_tokens_per_s"] is None else f"{row['decode_tokens_per_s']:.1f}/s",
         )
     Console().print(table)
