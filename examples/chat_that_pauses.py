@@ -16,9 +16,7 @@ SAYS = [
 def talk(folder: Path, chat: list[dict[str, str]], says: list[str]) -> list[str]:
     """Say these things one after the other, in a process of its own as it were, and add them to the chat."""
     told = []
-    config = EngineConfig(
-        device_bytes="128MiB", host_bytes="64MiB", disk_path=folder, disk_min_free_bytes=0
-    )
+    config = EngineConfig(device_bytes="128MiB", host_bytes="64MiB", disk_path=folder, disk_min_free_bytes=0)
     with Engine("demo", config) as engine:
         for each in says:
             chat.append({"role": "user", "content": each})

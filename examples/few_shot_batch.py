@@ -29,4 +29,6 @@ with Engine("demo", EngineConfig(device_bytes="256MiB", host_bytes=0)) as engine
 for text, result in zip(TEXTS, results, strict=True):
     print(f"{result.text.strip():5} {text}")
 cached = sum(result.usage.cached_tokens for result in results)
-print(f"{cached / sum(result.usage.prompt_tokens for result in results):.0%} of the prompts came from the cache")
+print(
+    f"{cached / sum(result.usage.prompt_tokens for result in results):.0%} of the prompts came from the cache"
+)

@@ -24,7 +24,7 @@ OTHERS = [f"Chapter {number}. " + "On this day nothing of note was seen. " * 60 
 GREEDY = SamplingParams(max_tokens=10, stop="\n")
 asked = [f"{DOCUMENT}\n\nQuestion: {question}\nAnswer:" for question in QUESTIONS]
 with tempfile.TemporaryDirectory() as folder:
-    config = EngineConfig(device_bytes="24MiB", host_bytes="12MiB", disk_path=folder, disk_min_free_bytes=0)
+    config = EngineConfig(device_bytes="14MiB", host_bytes="12MiB", disk_path=folder, disk_min_free_bytes=0)
     with Engine("demo", config) as engine:
         results = []
         for question, other in zip(asked, OTHERS, strict=True):
@@ -35,4 +35,6 @@ for question, result in zip(QUESTIONS, results, strict=True):
     found = {tier: tokens for tier, tokens in result.usage.cached_by_tier.items() if tokens}
     print(f"{question} {result.text.strip()}   {found}")
 cached = sum(result.usage.cached_tokens for result in results)
-print(f"{cached / sum(result.usage.prompt_tokens for result in results):.0%} of the prompts came from the cache")
+print(
+    f"{cached / sum(result.usage.prompt_tokens for result in results):.0%} of the prompts came from the cache"
+)

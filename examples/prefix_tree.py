@@ -6,7 +6,9 @@ A = "You are a guide to the museum. Keep to what the catalogue says, name the ro
 B = "Translate each line into the language of sailors, one line at a time, and add nothing of your own. " * 3
 CLOCKS = "Room 4: clocks. The oldest is of 1581 and has one hand. The newest was never finished. " * 5
 MAPS = "Room 7: maps. On the largest, which covers a wall, the island is twice as long as it is. " * 4
-SHOTS = "Line: It rains.\nSailors: She's weeping.\n\nLine: We are late.\nSailors: We've lost the tide.\n\n" * 2
+SHOTS = (
+    "Line: It rains.\nSailors: She's weeping.\n\nLine: We are late.\nSailors: We've lost the tide.\n\n" * 2
+)
 
 TREE = {
     "system A": (A, {"catalogue of clocks": (CLOCKS, {}), "catalogue of maps": (MAPS, {})}),
@@ -37,4 +39,6 @@ with Engine("demo", EngineConfig(device_bytes="128MiB", host_bytes="64MiB")) as 
     engine.warm(A + CLOCKS)  # this branch is wanted again
     draw(engine, TREE)
 cached = sum(result.usage.cached_tokens for result in results)
-print(f"{cached / sum(result.usage.prompt_tokens for result in results):.0%} of the prompts came from the cache")
+print(
+    f"{cached / sum(result.usage.prompt_tokens for result in results):.0%} of the prompts came from the cache"
+)

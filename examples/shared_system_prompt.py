@@ -26,4 +26,6 @@ for question, result in zip(QUESTIONS, results, strict=True):
     print(f"{result.usage.prefilled_tokens:4} of {result.usage.prompt_tokens} tokens computed: {question}")
     print(f"     {result.text.strip()}")
 cached = sum(result.usage.cached_tokens for result in results)
-print(f"{cached / sum(result.usage.prompt_tokens for result in results):.0%} of the prompts came from the cache")
+print(
+    f"{cached / sum(result.usage.prompt_tokens for result in results):.0%} of the prompts came from the cache"
+)
