@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from .params import RequestOptions
 
 MARK_SHIFT = 24
-"""Token ids are below 2 ** MARK_SHIFT."""
+MAX_VOCABULARY = 1 << MARK_SHIFT
+"""Token ids are below this."""
 
 
 class Salt:

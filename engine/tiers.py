@@ -17,6 +17,7 @@ from .config import EngineConfig, Resources
 from .identity import identity
 from .model import Model, load_model
 from .pool import DevicePool
+from .salt import MAX_VOCABULARY
 
 WrapStore = Callable[[Store], Store]
 WrapDevice = Callable[[Device], Device]
@@ -49,6 +50,8 @@ def open_tiers(
     """Open everything; `stack` gets what is to be closed after the cache, save the slab. Raises as Engine does."""
     chosen = config.resolve()
     model = _load(model, config, chosen)
+    if model.vocab_size > MAX_VOCABULARY:
+        raise ValueError(f"a vocabulary of {model.vocab_size} tokens is not served; {MAX_VOCABULARY} are")
     chosen = config.resolve()  # sizes again: the weights are in memory now
     layout = model.layout(chosen.kv_dtype, config.block_tokens)
     namespace = identity(model, layout, config)

@@ -15,16 +15,14 @@ QUESTIONS = [
     "In which year was the lock built?",
     "How long is the chamber?",
     "What are the gates made of?",
-    "How long does it take to pass?",
     "What was the toll?",
-    "Where are rowing boats carried around?",
 ]
-OTHERS = [f"Chapter {number}. " + "On this day nothing of note was seen. " * 60 for number in range(6)]
+OTHERS = [f"Chapter {number}. " + "On this day nothing of note was seen. " * 40 for number in range(4)]
 
 GREEDY = SamplingParams(max_tokens=10, stop="\n")
 asked = [f"{DOCUMENT}\n\nQuestion: {question}\nAnswer:" for question in QUESTIONS]
 with tempfile.TemporaryDirectory() as folder:
-    config = EngineConfig(device_bytes="14MiB", host_bytes="12MiB", disk_path=folder, disk_min_free_bytes=0)
+    config = EngineConfig(device_bytes="10MiB", host_bytes="8MiB", disk_path=folder, disk_min_free_bytes=0)
     with Engine("demo", config) as engine:
         results = []
         for question, other in zip(asked, OTHERS, strict=True):

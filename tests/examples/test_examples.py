@@ -30,8 +30,7 @@ def test_a_faulty_disk_changes_no_token(capsys):
 def test_a_program_on_a_page_runs_as_it_stands_there(program, request, monkeypatch, tmp_path):
     """In an empty folder; its own asserts, if it has any, are the test."""
     if '"demo"' in program:
-        folder = request.getfixturevalue("demo_dir").parent
-        monkeypatch.setattr("engine.demo_model.default_cache_dir", lambda: folder)
+        request.getfixturevalue("demo_at_hand")
     monkeypatch.chdir(tmp_path)
     Path("program.py").write_text(program, "utf-8")
     runpy.run_path("program.py", run_name="__main__")

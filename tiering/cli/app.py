@@ -98,6 +98,7 @@ def serve(
         int | None, typer.Option(help="Threads of the model; default: torch's choice.", min=1)
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    deterministic: Annotated[bool, typer.Option(help="Use the deterministic mode.")] = False,
     seed: Annotated[int, typer.Option(help="Of the prompts.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Where to write the rows, with all settings.")] = None,
 ) -> None:
@@ -114,6 +115,7 @@ def serve(
         repeats=repeats,
         threads=threads,
         device=device,
+        deterministic=deterministic,
         seed=seed,
     )
     _plainly(lambda: run(bench, json))

@@ -33,7 +33,6 @@ Tokens = NDArray[np.int32]
 
 _BLOCK_TOKENS = 16
 _SPARE_BLOCKS = 8
-_HOST_SHARE = 2  # host slots for each device slot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,10 +48,11 @@ class ServeBench:
     repeats: int
     threads: int | None
     device: str
+    deterministic: bool
     seed: int
 
     def engine_config(self, model: Model, disk_path: str | None) -> EngineConfig:
-        """A device that holds what runs and the shared part, and little more."""
+        """A device that holds what runs and the shared part, and little more; as much host memory; plenty of disk."""
         block_bytes = model.layout("bfloat16", _BLOCK_TOKENS).block_bytes
         blocks = -(-(self.prompt_tokens + self.new_tokens) // _BLOCK_TOKENS) + 1
         size = ((self.clients + 1) * blocks + _SPARE_BLOCKS) * block_bytes
@@ -61,11 +61,12 @@ class ServeBench:
             kv_dtype="bfloat16",
             block_tokens=_BLOCK_TOKENS,
             device_bytes=size,
-            host_bytes=_HOST_SHARE * size if disk_path is not None else 0,
+            host_bytes=size if disk_path is not None else 0,
             disk_path=disk_path,
             disk_bytes=8 * size,
             disk_min_free_bytes=0,
             max_num_seqs=self.clients,
+            deterministic=self.deterministic,
             num_threads=self.threads,
         )
 
