@@ -353,3 +353,118 @@ def test_who_loses_what_was_saved_is_told():
     queue.admission.remove(older)
     assert queue.admit() == [younger]
     assert younger.num_preempted == 2
+
+
+# ---- priorities, and replies that begin from another's prompt
+
+
+def test_the_lowest_number_goes_first_and_warmth_decides_within_it():
+    tiers = model(device=12)
+    tiers.run(prompt(1, 2, 3))
+    queue = Queue(tiers, max_running=1)
+    late, cold, warm, urgent = (queue.ask(*names) for names in ((1, 4), (7,), (1, 5), (8,)))
+    queue.admission.waiting.clear()
+    for asker, priority in ((late, 2), (cold, 1), (warm, 1), (urgent, 0)):
+        asker.priority = priority
+        queue.admission.add(asker)
+    order = []
+    while queue.admission.waiting:
+        order += queue.admit()
+        queue.admission.remove(order[-1])
+    assert order == [urgent, warm, cold, late]
+
+
+def test_who_matters_least_gives_way():
+    tiers = model(device=9)
+    queue = Queue(tiers)
+    least, oldest, youngest = Asker((1,), 5, priority=1), Asker((2,), 5), Asker((3,), 5)
+    for asker in (least, oldest, youngest):
+        queue.admission.add(asker)
+    assert set(queue.admit()) == {least, oldest, youngest}
+    assert queue.admission.grow(youngest, 4)
+    assert queue.admission.running == [oldest, youngest]
+
+
+def forked(queue, parent, max_blocks=5):
+    """Another reply to a prompt of one whole block and one token."""
+    child = Asker(parent.names, max_blocks)
+    return child, queue.admission.fork(parent, child, 2)
+
+
+@pytest.mark.parametrize("first", ["parent", "child"])
+def test_a_fork_shares_whole_blocks_and_has_slots_of_its_own(first):
+    tiers = model(device=8)
+    queue = Queue(tiers)
+    parent = queue.ask(1, max_blocks=5)
+    queue.admit()
+    queue.fill(parent)
+    child, begun = forked(queue, parent)
+    assert begun
+    assert child.lease.ids.tolist() == parent.lease.ids.tolist()
+    assert child.lease.slots[0] == parent.lease.slots[0]
+    assert len(child.lease.slots) == 3, "the block that is not whole, and one more"
+    assert not set(child.lease.slots[1:].tolist()) & set(parent.lease.slots[1:].tolist())
+    tiers.index.check()
+    both = {"parent": parent, "child": child}
+    queue.admission.remove(both.pop(first))
+    tiers.index.check()
+    assert not tiers.index.clear(), "the other one still holds the path"
+    queue.admission.remove(*both.values())
+    assert stats(tiers, "device")["private"] == 0
+    assert tiers.index.clear()
+
+
+def test_a_fork_without_room_waits_and_takes_it_from_nobody():
+    tiers = model(device=5)
+    queue = Queue(tiers)
+    parent, other = queue.ask(1, max_blocks=3), queue.ask(max_blocks=1)
+    queue.admit()
+    queue.fill(parent)
+    child, begun = forked(queue, parent, max_blocks=3)
+    assert not begun
+    assert child in queue.admission.waiting
+    assert child.lease is None
+    assert queue.admission.running == [parent, other]
+    tiers.index.check()
+    queue.admission.remove(parent)
+    assert queue.admit() == [child]
+
+
+@pytest.mark.parametrize("reason", ["starved", "enough run"])
+def test_a_fork_waits_where_a_new_request_would(reason):
+    tiers = model(device=9)
+    queue = Queue(tiers, max_running=2)
+    parent = queue.ask(1, max_blocks=9)
+    queue.admit()
+    queue.fill(parent)
+    if reason == "starved":
+        other = queue.ask(2, max_blocks=9)
+        queue.admit()
+        assert not queue.admission.grow(other, 9)
+    else:
+        queue.ask(max_blocks=1)
+        queue.admit()
+    child, begun = forked(queue, parent)
+    assert not begun
+    assert child in queue.admission.waiting
+
+
+# ---- what the cache may be used for
+
+
+def test_who_may_not_write_leaves_nothing_and_who_may_not_read_finds_nothing():
+    tiers = model(device=12)
+    tiers.run(prompt(1, 2))
+    queue = Queue(tiers)
+    reads = Asker((1, 2, 3), 5, cache_use=CacheUse.READ)
+    off = Asker((1, 2, 4), 5, cache_use=CacheUse.OFF)
+    for asker in (reads, off):
+        queue.admission.add(asker)
+    assert queue.admit() == [reads, off], "the one that finds something goes first"
+    assert (len(reads.lease.ids), len(off.lease.ids)) == (2, 0)
+    for asker in (reads, off):
+        tiers.index.publish(asker.lease, asker.tokens[:0], len(asker.lease.ids), 3)
+        queue.admission.remove(asker)
+    tiers.index.check()
+    assert tiers.index.stats()["blocks"] == 2
+    assert stats(tiers, "device")["private"] == 0
