@@ -99,7 +99,8 @@ class EngineLoop:
         With `block` it sleeps until there is a message, or something in the cache has taken too long.
         """
         self._take_messages(block=block)
-        self._end_late()
+        for sequence in self._scheduler.late(time.monotonic()):
+            self._end(sequence, "timeout")
         news = self._cache.pump()
         self._scheduler.admit(news=news or self._has_published)
         step = self._scheduler.next_step()
@@ -176,15 +177,6 @@ class EngineLoop:
                 pass
             case Stop():
                 self._stopping = True
-
-    def _end_late(self) -> None:
-        """End what has timed out."""
-        deadline_s = self._scheduler.deadline_s
-        if deadline_s is None or deadline_s > (now_s := time.monotonic()):
-            return
-        for sequence in self._scheduler.all():
-            if (due_s := sequence.request.deadline_s) is not None and due_s <= now_s:
-                self._end(sequence, "timeout")
 
     def _compute(self, step: list[tuple[Sequence, Chunk]]) -> None:
         """One forward over the chunks, and what follows from it. Where that fails, their requests end with the error."""

@@ -57,7 +57,6 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice]:
     """
     if not draws:
         return []
-    logits = logits[: len(draws)]
     allowed = _penalised(logits, draws)
     tokens = allowed.argmax(dim=-1)
     random = [row for row, draw in enumerate(draws) if draw.params.temperature > 0]

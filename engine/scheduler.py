@@ -27,6 +27,8 @@ class Scheduler:
         self._block_tokens = block_tokens
         self._max_batch_tokens = max_batch_tokens
         self._multiple = max_batch_tokens if deterministic else None
+        self._timed: list[Sequence] = []
+        """Those that time out if they take too long."""
         self._requests: Admission[Sequence] = Admission(
             cache, max_running=max_num_seqs, chunk_blocks=self._blocks(max_batch_tokens)
         )
@@ -37,6 +39,11 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Queue a request."""
         self._requests.add(sequence)
+        self._note_deadline(sequence)
+
+    def _note_deadline(self, sequence: Sequence) -> None:
+        if sequence.request.deadline_s is not None:
+            self._timed.append(sequence)
 
     def admit(self, *, news: bool) -> None:
         """Give waiting requests what they need to begin, as long as there is room.
@@ -94,6 +101,8 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """The request has ended: give up what it holds."""
+        if sequence in self._timed:
+            self._timed.remove(sequence)
         self._requests.remove(sequence)
 
     def fork(self, parent: Sequence, child: Sequence) -> bool:
@@ -101,6 +110,7 @@ class Scheduler:
 
         What the prompt has in slots of the parent's own must be copied into the child's before the next step.
         """
+        self._note_deadline(child)
         if not self._requests.fork(parent, child, parent.num_prompt_blocks):
             return False
         child.forked()
@@ -115,8 +125,11 @@ class Scheduler:
     @property
     def deadline_s(self) -> float | None:
         """When the first of all requests times out, on the monotonic clock; None for never."""
-        deadlines = [sequence.request.deadline_s for sequence in self.all()]
-        return min((deadline for deadline in deadlines if deadline is not None), default=None)
+        return min(map(_deadline_s, self._timed), default=None)
+
+    def late(self, now_s: float) -> list[Sequence]:
+        """Those that have timed out."""
+        return [sequence for sequence in self._timed if _deadline_s(sequence) <= now_s]
 
     def all(self) -> list[Sequence]:
         """All requests that have not ended, running ones first."""
@@ -131,3 +144,9 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Requests that are not admitted yet, or not any more."""
         return len(self._requests.waiting)
+
+
+def _deadline_s(sequence: Sequence) -> float:
+    deadline_s = sequence.request.deadline_s
+    assert deadline_s is not None, "only what times out is noted"
+    return deadline_s
