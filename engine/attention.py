@@ -14,7 +14,9 @@ NAME = "kvtide_paged"
 """Not registered as a mask function too, so that transformers builds no mask."""
 
 # What transformers' models pass along that has no effect here: positions are in the keys already.
-_HARMLESS = frozenset({"position_ids", "use_cache", "cache_position", "output_attentions"})
+_HARMLESS = frozenset(
+    {"position_ids", "use_cache", "cache_position", "output_attentions", "output_router_logits"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +47,23 @@ def paged_attention(
     """Write a layer's new keys and values to the pool, then attend over each sequence's blocks.
 
     query: [1, heads, R, head_dim]; key, value: [1, kv_heads, R, head_dim], after rotary embedding. Returns
-    [1, R, heads, head_dim] and None. Raises ValueError for what it does not implement: a mask of the model's own, a
-    sliding window that hides a token of this batch, attention sinks, soft caps.
+    [1, R, heads, head_dim] and None. sliding_window: of this layer, in tokens, one of those that the batch was built
+    for. Raises ValueError for what it does not implement: a mask of the model's own, attention sinks, soft caps.
     """
     assert paged is not None, "paged attention needs the batch: call the model through Model.forward"
     _refuse_unknown(attention_mask, dropout, unknown)
     batch = paged.batch
-    if sliding_window is not None and sliding_window < batch.max_kv_tokens:
+    if sliding_window not in batch.calls:
         raise ValueError(
-            f"a sliding window of {sliding_window} tokens is not implemented; lower max_model_len"
+            f"a layer's sliding window of {sliding_window} tokens is not what the model's config says"
         )
+    calls = batch.calls[sliding_window]
     layer = paged.pool.layer_view(module.layer_idx)  # type: ignore[arg-type]  # transformers numbers its layers
     _write(layer, key, value, batch)
-    if len(batch.calls) == 1 and batch.num_rows == batch.num_tokens:
-        return _attend(batch.calls[0], query, layer, scaling), None
+    if len(calls) == 1 and batch.num_rows == batch.num_tokens:
+        return _attend(calls[0], query, layer, scaling), None
     out = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
-    for call in batch.calls:
+    for call in calls:
         out[:, call.rows] = _attend(call, query, layer, scaling)
     return out, None
 
@@ -102,7 +105,7 @@ def _attend(
 def _prefill(
     call: PrefillCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
-    if call.tiles[-1].kv_tokens > call.num_tokens:
+    if call.tiles[-1].kv.stop > call.num_tokens:
         key[call.num_tokens :] = 0
         value[call.num_tokens :] = 0
     key, value = key.transpose(0, 1)[None], value.transpose(0, 1)[None]
@@ -118,7 +121,7 @@ def _tile(
     num_rows, padding = query.shape[2], tile.mask.shape[0] - query.shape[2]
     if padding:
         query = F.pad(query, (0, 0, 0, padding))
-    out = _sdpa(query, key[:, :, : tile.kv_tokens], value[:, :, : tile.kv_tokens], tile.mask, scaling)
+    out = _sdpa(query, key[:, :, tile.kv], value[:, :, tile.kv], tile.mask, scaling)
     return out[:, :, :num_rows].transpose(1, 2)
 
 
@@ -132,8 +135,8 @@ def _decode(
         value.index_fill_(0, call.stale, 0)
     # Query heads of one KV head become query rows: the kernel reads each key once, not once a head.
     grouped = query[0].transpose(0, 1).reshape(num_seqs, kv_heads, num_heads // kv_heads, head_dim)
-    key = key.unflatten(0, (num_seqs, -1))[:, : call.kv_tokens].transpose(1, 2)
-    value = value.unflatten(0, (num_seqs, -1))[:, : call.kv_tokens].transpose(1, 2)
+    key = key.unflatten(0, (num_seqs, -1))[:, call.kv].transpose(1, 2)
+    value = value.unflatten(0, (num_seqs, -1))[:, call.kv].transpose(1, 2)
     out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=call.mask, scale=scaling)
     return out.reshape(1, num_seqs, num_heads, head_dim)
 

@@ -1,6 +1,6 @@
 """What one forward computes: chunks of sequences packed along one row axis, and the attention calls they need."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,17 +45,18 @@ class Chunk:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tile:
-    """Query rows of a chunk that share one attention call: none of them sees a token beyond `kv_tokens`.
+    """Query rows of a chunk that share one attention call: none of them sees a token outside `kv`.
 
     rows: the tile's rows in the batch.
-    kv_tokens: the call's KV length, which a row's bits depend on: what its last row sees, and in deterministic mode
-        the next multiple of TILE_TOKENS, wherever the chunk or the prompt ends.
-    mask: [padded rows, kv_tokens], 0 where a row sees a token, -inf where not; the rows past the tile's own are
-        padding, appended as zero rows, and see at least what the last of its own sees.
+    kv: the gathered tokens that the call takes; a row's bits depend on how many. It ends with what the last row sees,
+        in deterministic mode at the next multiple of TILE_TOKENS, wherever the chunk or the prompt ends. It begins
+        with the block that the first row of a tile that begins at such a multiple sees first.
+    mask: [padded rows, tokens of kv], 0 where a row sees a token, -inf where not; the rows past the tile's own are
+        padding, appended as zero rows, and see something.
     """
 
     rows: slice
-    kv_tokens: int
+    kv: slice
     mask: torch.Tensor
 
 
@@ -63,14 +64,16 @@ class Tile:
 class PrefillCall:
     """Attention of one chunk: its blocks are gathered once, its tiles attend one after the other.
 
-    blocks: int64 [B], the slots to gather; what the last tile needs beyond the chunk's own is the scratch slot.
+    blocks: int64 [B], the slots to gather, from the first that a tile's window reaches; what the last tile needs
+        beyond the chunk's own is the scratch slot.
     num_tokens: tokens gathered up to the chunk's end. What a tile takes beyond them is zeroed in the gathered copy:
         the slots hold whatever was there before, and not even the mask makes a NaN harmless.
 
         tokens   0 ........... start .... | ........ | .. end . |
                  |   cached    |  tile 0  |  tile 1  | tile 2   |
         tile 1 attends over [0, its own end): what lies above the diagonal costs at most a tile's triangle. Tile 2
-        attends over [0, end), in deterministic mode over [0, where it would end in a longer prompt).
+        attends over [0, end), in deterministic mode over [0, where it would end in a longer prompt). With a window
+        each tile leaves out the blocks that none of its rows sees.
     """
 
     rows: slice
@@ -83,18 +86,23 @@ class PrefillCall:
 class DecodeCall:
     """Attention of N sequences with one row each, padded to the longest.
 
-    rows: their rows in the batch.   blocks: int64 [N * B], each sequence's slots, padded with the scratch slot.
-    kv_tokens: B * block_tokens, or the exact length where N is 1.
-    mask: [N, 1, 1, kv_tokens], or None where N is 1.
-    stale: int64, indices into [N * kv_tokens] of tokens in a sequence's last block that are not its own. They hold
-        whatever the slot held before; zeroed in the gathered copy, as not even the mask makes a NaN harmless.
+    rows: their rows in the batch.
+    blocks: int64 [N * B], the slots that each sequence's window reaches, padded with the scratch slot.
+    kv: which of a sequence's B * block_tokens gathered tokens it attends over: all, or exactly those that it sees
+        where N is 1.
+    mask: [N, 1, 1, B * block_tokens], or None where N is 1.
+    stale: int64, indices into [N * B * block_tokens] of tokens in a sequence's last block that are not its own. They
+        hold whatever the slot held before; zeroed in the gathered copy, as not even the mask makes a NaN harmless.
     """
 
     rows: slice
     blocks: torch.Tensor
-    kv_tokens: int
+    kv: slice
     mask: torch.Tensor | None
     stale: torch.Tensor | None
+
+
+Calls = tuple[PrefillCall | DecodeCall, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,6 +111,8 @@ class Batch:
 
     R rows: prefills first, then decodes, then dummy rows that write to the scratch slot.
     input_ids, positions: int64 [1, R].   slots, offsets: int64 [R], where each row's KV goes.
+    calls: for each sliding window that layers of the model have, None for no window, the attention calls of such a
+        layer.
     logit_rows: int64, the rows whose logits are wanted, in the order of the chunks; may be padded:
     only the first num_logits count.
     """
@@ -111,11 +121,10 @@ class Batch:
     positions: torch.Tensor
     slots: torch.Tensor
     offsets: torch.Tensor
-    calls: tuple[PrefillCall | DecodeCall, ...]
+    calls: Mapping[int | None, Calls]
     logit_rows: torch.Tensor
     num_logits: int
     num_tokens: int
-    max_kv_tokens: int
 
     @property
     def num_rows(self) -> int:
@@ -130,8 +139,9 @@ class Batch:
         assert all(slot == pool.scratch for slot in self.slots[self.num_tokens :].tolist()), (
             "a dummy row does not"
         )
-        covered = [row for call in self.calls for row in range(call.rows.start, call.rows.stop)]
-        assert covered == list(range(self.num_tokens)), "attention calls do not cover each row once"
+        for calls in self.calls.values():
+            covered = [row for call in calls for row in range(call.rows.start, call.rows.stop)]
+            assert covered == list(range(self.num_tokens)), "attention calls do not cover each row once"
 
 
 def build_batch(
@@ -140,12 +150,14 @@ def build_batch(
     *,
     dtype: torch.dtype = torch.float32,
     deterministic: bool = False,
+    windows: Sequence[int | None] = (None,),
 ) -> Batch:
     """Pack chunks of different sequences into one batch for `pool`.
 
     dtype: of the computing. deterministic: pad as measured, so that a row's bits do not depend on what else is in
-    the batch, nor on where its chunk starts and ends. Blocks until the small index tensors are on the pool's device.
-    Raises AssertionError for a chunk that its slots do not cover, or no chunk at all.
+    the batch, nor on where its chunk starts and ends. windows: all that the model's layers have, in tokens; a token
+    sees itself and the window - 1 before it. Blocks until the small index tensors are on the pool's device. Raises
+    AssertionError for a chunk that its slots do not cover, or no chunk at all.
     """
     assert chunks, "a batch needs at least one chunk"
     prefills = [i for i, chunk in enumerate(chunks) if not chunk.decode]
@@ -156,13 +168,6 @@ def build_batch(
     for chunk in packed:
         _check_chunk(chunk, pool)
     ends = np.cumsum([len(chunk.tokens) for chunk in packed])
-    widest = max((_tile_end(chunks[i].end) for i in prefills), default=0)
-    plan = _CallPlan(
-        pool=pool, dtype=dtype, deterministic=deterministic, staircase=_staircase(widest, dtype, pool.device)
-    )
-    calls = [
-        plan.prefill(chunk, int(end)) for chunk, end in zip(packed[: len(prefills)], ends, strict=False)
-    ] + plan.decodes(packed[len(prefills) :], int(ends[-1]) - len(decodes))
     last_row = dict(zip(order, ends - 1, strict=True))
     wanted = [int(last_row[i]) for i, chunk in enumerate(chunks) if chunk.wants_logits]
     num_tokens = int(ends[-1])
@@ -176,11 +181,12 @@ def build_batch(
         positions=torch.from_numpy(rows[1]).to(device)[None],
         slots=torch.from_numpy(rows[2]).to(device),
         offsets=torch.from_numpy(rows[3]).to(device),
-        calls=tuple(calls),
+        calls=_calls_by_window(
+            packed, len(prefills), windows, pool=pool, dtype=dtype, deterministic=deterministic
+        ),
         logit_rows=torch.tensor(wanted + wanted[:1] * padding, dtype=torch.int64, device=device),
         num_logits=len(wanted),
         num_tokens=num_tokens,
-        max_kv_tokens=max(chunk.end for chunk in packed),
     )
 
 
@@ -226,102 +232,163 @@ def _additive(unseen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask.masked_fill_(unseen, float("-inf"))
 
 
-def _staircase(width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+def _staircase(width: int, window: int | None, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """One mask of which every tile's mask is a view, [TILE_TOKENS + QUERY_MULTIPLE, width].
 
     What a row sees depends only on the distance to its tile's end, so all tiles share the lower right corner:
 
-        0 0 0 0 0 - - -      a call over e tokens takes the last e columns,
-        0 0 0 0 0 0 - -      the token n before its end the row TILE_TOKENS - n,
-        0 0 0 0 0 0 0 -      and padding the rows that follow, which see no less: a row that sees
-        0 0 0 0 0 0 0 0      nothing would be NaN.
-        0 0 0 0 0 0 0 0
+        0 0 0 0 0 - - -      a call whose tokens end with the tile's takes as many columns from the right,
+        - 0 0 0 0 0 - -      the token n before its end the row TILE_TOKENS - n (here with a window of 5),
+        - - 0 0 0 0 0 -      and padding the rows that follow, which see what the tile's last row does: a row that
+        - - - 0 0 0 0 0      sees nothing would be NaN.
+        - - - 0 0 0 0 0
     """
-    rows = torch.arange(TILE_TOKENS + QUERY_MULTIPLE, device=device)[:, None]
-    columns = torch.arange(width, device=device)[None]
-    return _additive(columns - (width - TILE_TOKENS) > rows, dtype)
+    rows = torch.arange(TILE_TOKENS + QUERY_MULTIPLE, device=device)[:, None].clamp(max=TILE_TOKENS - 1)
+    columns = torch.arange(width, device=device)[None] - (width - TILE_TOKENS)
+    unseen = columns > rows
+    if window is not None:
+        unseen |= columns <= rows - window
+    return _additive(unseen, dtype)
+
+
+def _calls_by_window(
+    packed: Sequence[Chunk],
+    num_prefills: int,
+    windows: Sequence[int | None],
+    *,
+    pool: DevicePool,
+    dtype: torch.dtype,
+    deterministic: bool,
+) -> dict[int | None, Calls]:
+    """The attention calls of these chunks, prefills first, for each window. Windows that hide nothing share theirs."""
+    longest = max(chunk.end for chunk in packed)
+    hiding = {window: None if window is None or window >= longest else window for window in windows}
+    calls = {
+        window: _CallPlan(pool=pool, dtype=dtype, deterministic=deterministic, window=window).all(
+            packed[:num_prefills], packed[num_prefills:]
+        )
+        for window in set(hiding.values())
+    }
+    return {window: calls[hides] for window, hides in hiding.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _CallPlan:
-    """Decides which attention calls a batch makes, and builds their masks."""
+    """Decides which attention calls a layer with this window makes for a batch, and builds their masks."""
 
     pool: DevicePool
     dtype: torch.dtype
     deterministic: bool
-    staircase: torch.Tensor
+    window: int | None
 
-    def prefill(self, chunk: Chunk, end_row: int) -> PrefillCall:
-        first_row = end_row - len(chunk.tokens)
+    def all(self, prefills: Sequence[Chunk], decodes: Sequence[Chunk]) -> Calls:
+        widest = max((_tile_end(chunk.end) for chunk in prefills), default=0)
+        if self.window is not None:
+            widest = min(widest, TILE_TOKENS + self.window + self.pool.layout.block_tokens)
+        staircase = _staircase(widest, self.window, self.dtype, self.pool.device)
+        calls: list[PrefillCall | DecodeCall] = []
+        row = 0
+        for chunk in prefills:
+            calls.append(self._prefill(chunk, row, staircase))
+            row += len(chunk.tokens)
+        return (*calls, *self._decodes(decodes, row))
+
+    def _first_seen(self, position: int) -> int:
+        """The first token that the token at `position` sees."""
+        return 0 if self.window is None else max(0, position - self.window + 1)
+
+    def _first_block(self, position: int) -> int:
+        """The block in which that is."""
+        return self._first_seen(position) // self.pool.layout.block_tokens
+
+    def _prefill(self, chunk: Chunk, first_row: int, staircase: torch.Tensor) -> PrefillCall:
         # Cut at absolute positions: then a row's call has the same KV length wherever its chunk started.
         edges = [chunk.start, *range(_tile_end(chunk.start + 1), chunk.end, TILE_TOKENS)]
+        first_block = self._first_block(_tile_end(chunk.start + 1) - TILE_TOKENS)
+        gathered = first_block * self.pool.layout.block_tokens
         tiles = []
+        kv_end = 0
         for begin, end in zip(edges, [*edges[1:], chunk.end], strict=True):
             # And wherever it ends: a later prompt that goes on from here must find what it would have computed.
-            kv_tokens = _tile_end(end) if self.deterministic else end
-            rows = slice(first_row + begin - chunk.start, first_row + end - chunk.start)
-            tiles.append(
-                Tile(rows=rows, kv_tokens=kv_tokens, mask=self._tile_mask(begin, end - begin, kv_tokens))
+            kv_end = _tile_end(end) if self.deterministic else end
+            kv_begin = self._first_block(_tile_end(end) - TILE_TOKENS) * self.pool.layout.block_tokens
+            first = TILE_TOKENS - (kv_end - begin)
+            tile = Tile(
+                rows=slice(first_row + begin - chunk.start, first_row + end - chunk.start),
+                kv=slice(kv_begin - gathered, kv_end - gathered),
+                mask=staircase[first : first + self._padded(end - begin), kv_begin - kv_end :],
             )
+            tiles.append(tile)
         return PrefillCall(
-            rows=slice(first_row, end_row),
-            blocks=self._blocks(chunk, tiles[-1].kv_tokens),
-            num_tokens=chunk.end,
+            rows=slice(first_row, first_row + len(chunk.tokens)),
+            blocks=self._tensor(self._blocks(chunk, first_block, kv_end)),
+            num_tokens=chunk.end - gathered,
             tiles=tuple(tiles),
         )
 
-    def _tile_mask(self, position: int, num_rows: int, kv_tokens: int) -> torch.Tensor:
-        """The mask of `num_rows` tokens from `position` on."""
-        padded = -(-num_rows // QUERY_MULTIPLE) * QUERY_MULTIPLE if self.deterministic else num_rows
-        first_row = TILE_TOKENS - (kv_tokens - position)
-        return self.staircase[first_row : first_row + padded, self.staircase.shape[1] - kv_tokens :]
+    def _padded(self, num_rows: int) -> int:
+        return -(-num_rows // QUERY_MULTIPLE) * QUERY_MULTIPLE if self.deterministic else num_rows
 
-    def decodes(self, chunks: Sequence[Chunk], first_row: int) -> list[DecodeCall]:
+    def _decodes(self, chunks: Sequence[Chunk], first_row: int) -> list[DecodeCall]:
         """Group the decodes, which come longest first, into calls that waste less than half of what they gather."""
+        seen = [chunk.end - self._first_seen(chunk.start) for chunk in chunks]
         calls: list[DecodeCall] = []
         first = 0
         while first < len(chunks):
             end = first + 1
-            while not self.deterministic and end < len(chunks) and 2 * chunks[end].end > chunks[first].end:
+            while not self.deterministic and end < len(chunks) and 2 * seen[end] > seen[first]:
                 end += 1
-            calls.append(self._decode_call(chunks[first:end], first_row + first))
+            alone = end - first == 1
+            calls.append(
+                self._lone_decode(chunks[first], first_row + first)
+                if alone
+                else self._decode_group(chunks[first:end], first_row + first)
+            )
             first = end
         return calls
 
-    def _decode_call(self, chunks: Sequence[Chunk], first_row: int) -> DecodeCall:
-        rows = slice(first_row, first_row + len(chunks))
-        if len(chunks) == 1:
-            end = chunks[0].end
-            return DecodeCall(
-                rows=rows, blocks=self._blocks(chunks[0], end), kv_tokens=end, mask=None, stale=None
-            )
-        block_tokens = self.pool.layout.block_tokens
-        num_blocks = -(-chunks[0].end // block_tokens)
-        table = np.full((len(chunks), num_blocks), self.pool.scratch, dtype=np.int64)
-        for row, chunk in enumerate(chunks):
-            used = -(-chunk.end // block_tokens)
-            table[row, :used] = chunk.slots[:used]
-        ends = np.array([chunk.end for chunk in chunks])
-        unseen = np.arange(num_blocks * block_tokens)[None] >= ends[:, None]
-        in_own_block = np.repeat(table != self.pool.scratch, block_tokens, axis=1)
+    def _lone_decode(self, chunk: Chunk, row: int) -> DecodeCall:
+        first_block = self._first_block(chunk.start)
+        gathered = first_block * self.pool.layout.block_tokens
         return DecodeCall(
-            rows=rows,
-            blocks=self._tensor(table.reshape(-1)),
-            kv_tokens=num_blocks * block_tokens,
-            mask=_additive(self._tensor(unseen), self.dtype)[:, None, None],
-            stale=self._tensor(np.flatnonzero(unseen & in_own_block)),
+            rows=slice(row, row + 1),
+            blocks=self._tensor(self._blocks(chunk, first_block, chunk.end)),
+            kv=slice(self._first_seen(chunk.start) - gathered, chunk.end - gathered),
+            mask=None,
+            stale=None,
         )
 
-    def _blocks(self, chunk: Chunk, kv_tokens: int) -> torch.Tensor:
-        """The slots of `kv_tokens` tokens, those beyond the chunk's end replaced by the scratch slot.
+    def _decode_group(self, chunks: Sequence[Chunk], first_row: int) -> DecodeCall:
+        block_tokens = self.pool.layout.block_tokens
+        tables = [self._blocks(chunk, self._first_block(chunk.start), chunk.end) for chunk in chunks]
+        num_blocks = max(map(len, tables))
+        table = np.full((len(chunks), num_blocks), self.pool.scratch, dtype=np.int64)
+        for row, slots in enumerate(tables):
+            table[row, : len(slots)] = slots
+        first = np.array([self._first_block(chunk.start) * block_tokens for chunk in chunks])
+        positions = first[:, None] + np.arange(num_blocks * block_tokens)
+        beyond = positions >= np.array([[chunk.end] for chunk in chunks])
+        before = positions < np.array([[self._first_seen(chunk.start)] for chunk in chunks])
+        in_own_block = np.repeat(table != self.pool.scratch, block_tokens, axis=1)
+        return DecodeCall(
+            rows=slice(first_row, first_row + len(chunks)),
+            blocks=self._tensor(table.reshape(-1)),
+            kv=slice(0, num_blocks * block_tokens),
+            mask=_additive(self._tensor(beyond | before), self.dtype)[:, None, None],
+            stale=self._tensor(np.flatnonzero(beyond & in_own_block)),
+        )
 
-        The sequence may own slots there already, but a copy into them may be under way.
+    def _blocks(self, chunk: Chunk, first: int, kv_end: int) -> NDArray[np.int64]:
+        """The slots of the blocks from number `first` up to token `kv_end`.
+
+        Those beyond the chunk's end are the scratch slot: the sequence may own slots there already, but a copy into
+        them may be under way.
         """
         block_tokens = self.pool.layout.block_tokens
         used = -(-chunk.end // block_tokens)
-        blocks = np.full(-(-kv_tokens // block_tokens), self.pool.scratch, dtype=np.int64)
-        blocks[:used] = chunk.slots[:used]
-        return self._tensor(blocks)
+        blocks = np.full(-(-kv_end // block_tokens) - first, self.pool.scratch, dtype=np.int64)
+        blocks[: used - first] = chunk.slots[first:used]
+        return blocks
 
     def _tensor(self, array: NDArray[np.generic]) -> torch.Tensor:
         return torch.from_numpy(array).to(self.pool.device)

@@ -15,7 +15,7 @@ from kvstore.block import BlockLayout, Namespace
 from . import attention
 from .batch import MIN_ROWS, MIN_ROWS_PER_THREAD, QUERY_MULTIPLE
 from .config import TILE_TOKENS, EngineConfig
-from .demo_model import default_cache_dir
+from .convert import default_cache_dir
 from .dtypes import dtype_name
 from .model import Model
 from .supported import check_deterministic
@@ -55,7 +55,7 @@ def identity(
         "mode": "deterministic" if config.deterministic else "fast",
     }
     if config.deterministic:
-        check_deterministic(model.hf.config)
+        check_deterministic(model.shape)
         facts |= compute_fingerprint(model.device)
     return Namespace.of(facts)
 

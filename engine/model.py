@@ -1,7 +1,7 @@
 """A transformers model that computes over the block pool."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from kvstore.block import BlockLayout
 from . import attention
 from .activation import align_activations
 from .batch import Batch, Chunk, build_batch
+from .checkpoint import NotLoaded, check_directory, gguf_at, local_place, why_not_loaded
+from .convert import Tell, converted
 from .demo_model import DEMO, demo_model_dir
 from .dtypes import torch_dtype
 from .pool import DevicePool
-from .supported import check_config
+from .supported import NotServed, length_limit, shape_of
 
 _DEMO_SHAPE: dict[str, Any] = {
     "vocab_size": 49152,
@@ -37,6 +39,7 @@ class Model:
     Read-only once built. `forward` may be called from one thread at a time.
 
     name: as the user named it.   source: directory of the weights, None for weights made in memory.
+    shape: what its config says of it.   windows: the sliding windows that its layers have, None for none at all.
     max_len: the most tokens of prompt and reply together.   eos_ids: the tokens that end a reply, maybe none.
     tokenizer: transformers' own, or None.   hf: the transformers model.
     """
@@ -50,11 +53,11 @@ class Model:
         tokenizer: Any = None,
         max_model_len: int | None = None,
     ) -> None:
-        config = hf.config
-        self.max_len = check_config(config, max_model_len)
+        self.shape = shape = shape_of(hf.config.to_dict())
+        self.max_len = length_limit(shape, max_model_len)
         attention.register()
         hf.set_attn_implementation(attention.NAME)
-        align_activations(hf)
+        align_activations(hf, shape.activation)
         self.hf = hf.eval()
         self.name = name
         self.source = source
@@ -62,26 +65,18 @@ class Model:
         self.device = torch.device(hf.device)
         self.dtype: torch.dtype = hf.dtype
         self.architecture = type(hf).__name__
-        self.num_layers = int(config.num_hidden_layers)
-        self.num_heads = int(config.num_attention_heads)
-        self.num_kv_heads = int(config.num_key_value_heads)
-        self.head_dim = int(getattr(config, "head_dim", None) or config.hidden_size // self.num_heads)
-        self.vocab_size = int(config.vocab_size)
+        self.num_layers = shape.num_layers
+        self.vocab_size = shape.vocab_size
+        self.windows = tuple(dict.fromkeys(shape.windows))
         self.eos_ids = _eos_ids(hf, tokenizer)
 
     def layout(self, kv_dtype: str, block_tokens: int) -> BlockLayout:
         """The layout of this model's blocks."""
-        return BlockLayout(
-            num_layers=self.num_layers,
-            num_kv_heads=self.num_kv_heads,
-            head_dim=self.head_dim,
-            dtype=kv_dtype,
-            block_tokens=block_tokens,
-        )
+        return self.shape.layout(kv_dtype, block_tokens)
 
     def batch(self, chunks: Sequence[Chunk], pool: DevicePool, *, deterministic: bool = False) -> Batch:
         """Pack chunks for `forward`; see build_batch."""
-        return build_batch(chunks, pool, dtype=self.dtype, deterministic=deterministic)
+        return build_batch(chunks, pool, dtype=self.dtype, deterministic=deterministic, windows=self.windows)
 
     @torch.inference_mode()
     def forward(self, batch: Batch, pool: DevicePool) -> torch.Tensor:
@@ -123,18 +118,18 @@ def load_model(
     dtype: str = "float32",
     max_model_len: int | None = None,
     cache_dir: Path | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Tell | None = None,
 ) -> Model:
-    """Load "demo", or the Hugging Face directory or hub name `name_or_dir`.
+    """Load "demo", a Hugging Face directory, a GGUF file or a directory with one, or a name on the hub.
 
-    dtype: of weights and computing. max_model_len: None is the model's own limit. cache_dir: where "demo" is
-    converted to, once; None is ~/.cache/kvtide. progress: told, in sentences, of what takes long. Raises ValueError,
-    with what to do, for an architecture or attention that is not supported, and for a model that is not to be found.
+    dtype: of weights and computing. max_model_len: None is the model's own limit. cache_dir: where "demo" and GGUF files
+    are converted to, once; None is ~/.cache/kvtide. progress: told, in sentences, of what takes long. Raises ValueError,
+    with what to do, for a model that is not served, and for one that is not to be found or not all there.
     """
     name = str(name_or_dir)
-    place = demo_model_dir(cache_dir, progress) if name == DEMO else name_or_dir
+    place = _place(name_or_dir, cache_dir, progress)
     hf = _load_weights(place, device=device, dtype=dtype)
-    source = Path(place) if Path(place).is_dir() else _hub_dir(hf, name)
+    source = place if isinstance(place, Path) else _hub_dir(hf, name)
     return Model(hf, name=name, source=source, tokenizer=_load_tokenizer(place), max_model_len=max_model_len)
 
 
@@ -163,28 +158,42 @@ def random_model(
     return Model(hf, name=f"random-{seed}", max_model_len=max_model_len)
 
 
+def _place(name_or_dir: str | Path, cache_dir: Path | None, progress: Tell | None) -> Path | str:
+    """The directory to load, all there as far as can be seen, or a name on the hub."""
+    if str(name_or_dir) == DEMO:
+        return demo_model_dir(cache_dir, progress)
+    place = local_place(name_or_dir)
+    if place is None:
+        return str(name_or_dir)
+    if (gguf := gguf_at(place)) is not None:
+        return converted(gguf, cache_dir, progress)
+    check_directory(place)
+    return place
+
+
 def _load_weights(place: str | Path, *, device: str, dtype: str) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
 
-    try:
-        config = AutoConfig.from_pretrained(place)
-    except (OSError, ValueError) as error:
-        raise _not_loaded(place, error) from error
-    check_config(config, None, only_kind=True)
-    try:
-        with _no_progress_bar():
-            hf: Any = AutoModelForCausalLM.from_pretrained(place, config=config, dtype=torch_dtype(dtype))
-    except OSError as error:
-        raise _not_loaded(place, error) from error
-    return hf.to(device)
-
-
-def _not_loaded(place: str | Path, error: Exception) -> ValueError:
-    """One sentence for what transformers raises for absent, gated, unreachable and unreadable models."""
-    return ValueError(
-        f"cannot load the model {str(place)!r}: give a directory with config.json and safetensors weights, "
-        f"a hub name you have access to, or {DEMO!r} ({error})"
+    auto: Any = (
+        AutoModelForCausalLM  # with output_loading_info it returns two things, which its types do not say
     )
+    try:
+        stated, _ = PreTrainedConfig.get_config_dict(place)
+        shape_of(
+            stated
+        )  # before transformers complains in words of its own, and before weights are downloaded
+        config = AutoConfig.from_pretrained(place)
+        with _no_progress_bar():
+            hf, info = auto.from_pretrained(
+                place, config=config, dtype=torch_dtype(dtype), output_loading_info=True
+            )
+    except NotServed:
+        raise
+    except (OSError, ValueError) as error:
+        raise why_not_loaded(place, error) from error
+    if missing := sorted(info["missing_keys"]):
+        raise NotLoaded(place, f"its files lack {len(missing)} weights, such as {missing[0]}")
+    return hf.to(device)
 
 
 @contextmanager

@@ -1,71 +1,144 @@
-"""Which models may run: those whose attention is known to be right over blocks."""
+"""Which models may run: those whose attention is known to be right over blocks. Needs neither torch nor weights."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-# Each gives its keys after rotary embedding and attends with plain softmax. Others may work, or may be
-# silently wrong (attention sinks, soft caps): they are refused by name until tried.
-ARCHITECTURES = (
-    "LlamaForCausalLM",
-    "MistralForCausalLM",
-    "Qwen2ForCausalLM",
-    "Qwen3ForCausalLM",
-    "SmolLM3ForCausalLM",
-)
-_MODEL_TYPES = {"llama", "mistral", "qwen2", "qwen3", "smollm3"}
+from kvstore.block import BlockLayout
 
-# "dynamic" and "longrope" turn keys by the longest sequence in the batch: a cached key would be wrong later.
-_ROPE_TYPES = {"default", "linear", "llama3", "yarn"}
+from .families import FAMILIES, Family
+from .refused import why_refused
+
+STABLE_ACTIVATIONS = frozenset({"silu", "swish", "gelu", "gelu_pytorch_tanh"})
+"""Those that engine/activation.py gives bits that do not depend on a row's place in the batch."""
+
+_OF_THE_BATCH = ("dynamic", "longrope", "su")
 
 
-def check_config(config: Any, max_model_len: int | None, *, only_kind: bool = False) -> int:
-    """Refuse a transformers config that would compute something wrong; return the length limit in tokens.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shape:
+    """The numbers of a served model that its KV, its attention and its limits follow from.
 
-    max_model_len: the user's limit, None for the model's own. only_kind: leave the length checks to a later call.
-    Raises ValueError with a sentence.
+    windows: the sliding window of each layer in tokens, None for a layer that sees everything; [num_layers].
+    max_len: the most tokens of prompt and reply together.   not_deterministic: why deterministic mode is not offered,
+    None where it is.
     """
-    _check_architecture(config)
-    _check_rope(config)
-    limit = int(config.max_position_embeddings)
-    if only_kind:
-        return limit
-    if max_model_len is not None and not 1 <= max_model_len <= limit:
-        raise ValueError(f"max_model_len must be from 1 to the model's {limit}, got {max_model_len}")
-    length = limit if max_model_len is None else max_model_len
-    _check_window(config, length)
-    return length
 
+    model_type: str
+    architecture: str
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    vocab_size: int
+    activation: str
+    max_len: int
+    windows: tuple[int | None, ...]
+    not_deterministic: str | None
 
-def check_deterministic(config: Any) -> None:
-    """Refuse a transformers config whose bits are not known to be the same from batch to batch."""
-    if config.hidden_act != "silu":
-        raise ValueError(
-            f"deterministic mode is not offered for models with the activation {config.hidden_act!r}"
+    def layout(self, kv_dtype: str, block_tokens: int) -> BlockLayout:
+        """The layout of this model's blocks."""
+        return BlockLayout(
+            num_layers=self.num_layers,
+            num_kv_heads=self.num_kv_heads,
+            head_dim=self.head_dim,
+            dtype=kv_dtype,
+            block_tokens=block_tokens,
         )
 
 
-def _check_architecture(config: Any) -> None:
-    named = list(getattr(config, "architectures", None) or [])
-    if config.model_type not in _MODEL_TYPES or any(name not in ARCHITECTURES for name in named):
-        what = named[0] if named else config.model_type
-        raise ValueError(f"{what} is not supported; supported are {', '.join(ARCHITECTURES)}")
-    if getattr(config, "quantization_config", None) is not None:
-        raise ValueError("quantised checkpoints are not supported yet; use the original weights")
+class NotServed(ValueError):
+    """A model of a kind that is not computed here; the sentence names it and says why."""
 
 
-def _check_rope(config: Any) -> None:
-    kind = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    if kind not in _ROPE_TYPES:
+def check_kind(config: Mapping[str, Any]) -> Family:
+    """The family of a config.json, or of a transformers config as a dict.
+
+    Raises NotServed for what is not computed here, ValueError for what is no model's config.
+    """
+    model_type = config.get("model_type")
+    if not isinstance(model_type, str):
+        raise ValueError("it names no model_type, so it is not the config.json of a transformers model")
+    named = config.get("architectures") or []
+    name = named[0] if named else model_type
+    if (why := why_refused(config)) is not None:
+        raise NotServed(f"{name} is not served: {why}")
+    family = FAMILIES.get(model_type)
+    if family is None:
+        raise NotServed(
+            f"{name} is not served: its family, {model_type}, has not been tried; served are {', '.join(FAMILIES)}"
+        )
+    if wrong := [other for other in named if other != family.architecture]:
+        raise NotServed(f"{wrong[0]} is not served: of its family only {family.architecture} is")
+    _check_rope(name, family, config)
+    return family
+
+
+def shape_of(config: Mapping[str, Any]) -> Shape:
+    """What a config.json, or a transformers config as a dict, says of a model. Raises as check_kind does."""
+    family = check_kind(config)
+    facts = {**family.defaults, **config}
+    for needed in ("num_hidden_layers", "num_attention_heads", "hidden_size", "vocab_size"):
+        if not isinstance(facts.get(needed), int):
+            raise ValueError(f"it does not say {needed}, which every model's config.json does")
+    activation = facts.get(family.activation_key, "silu")
+    num_heads = facts["num_attention_heads"]
+    windows = tuple(family.windows(facts))
+    if any(window is not None and window < 1 for window in windows):
+        raise ValueError(f"a sliding window must be at least 1 token, not {facts['sliding_window']}")
+    return Shape(
+        model_type=facts["model_type"],
+        architecture=family.architecture,
+        num_layers=facts["num_hidden_layers"],
+        num_heads=num_heads,
+        num_kv_heads=facts.get("num_key_value_heads") or num_heads,
+        head_dim=facts.get("head_dim") or facts["hidden_size"] // num_heads,
+        vocab_size=facts["vocab_size"],
+        activation=activation,
+        max_len=facts["max_position_embeddings"],
+        windows=windows,
+        not_deterministic=_why_not_deterministic(family, activation),
+    )
+
+
+def length_limit(shape: Shape, max_model_len: int | None) -> int:
+    """The most tokens of prompt and reply. Raises ValueError for a user's limit beyond the model's own."""
+    if max_model_len is not None and not 1 <= max_model_len <= shape.max_len:
+        raise ValueError(f"max_model_len must be from 1 to the model's {shape.max_len}, got {max_model_len}")
+    return shape.max_len if max_model_len is None else max_model_len
+
+
+def check_deterministic(shape: Shape) -> None:
+    """Refuse a model whose bits are not known to be the same from batch to batch."""
+    if shape.not_deterministic is not None:
         raise ValueError(
-            f"rotary embedding of type {kind!r} depends on the batch, so cached keys would be wrong; "
-            f"supported are {', '.join(sorted(_ROPE_TYPES))}"
+            f"deterministic mode is not offered for {shape.architecture}: {shape.not_deterministic}"
         )
 
 
-def _check_window(config: Any, length: int) -> None:
-    window = getattr(config, "sliding_window", None)
-    layer_types = getattr(config, "layer_types", None)
-    slides = "sliding_attention" in layer_types if layer_types else config.model_type == "mistral"
-    if window is not None and slides and window < length:
-        raise ValueError(
-            f"attention in a sliding window of {window} tokens is not implemented; set max_model_len to at most {window}"
-        )
+def _why_not_deterministic(family: Family, activation: str) -> str | None:
+    if family.not_deterministic is None and activation not in STABLE_ACTIVATIONS:
+        return f"its activation, {activation}, may give other bits in another batch"
+    return family.not_deterministic
+
+
+def _check_rope(name: str, family: Family, config: Mapping[str, Any]) -> None:
+    for kind in _rope_types(config):
+        if kind in _OF_THE_BATCH:
+            raise NotServed(
+                f"{name} is not served with a rotary embedding of type {kind!r}: it depends on the longest sequence "
+                "in the batch, so cached keys would be wrong later"
+            )
+        if kind not in family.rope_types:
+            raise NotServed(
+                f"{name} is not served with a rotary embedding of type {kind!r}: it has not been tried; "
+                f"tried are {', '.join(sorted(family.rope_types))}"
+            )
+
+
+def _rope_types(config: Mapping[str, Any]) -> set[str]:
+    """All rotary embeddings that a config names: for the model or by kind of layer, in the old spelling or the new."""
+    named = [config.get("rope_parameters"), config.get("rope_scaling")]
+    found = [rope for rope in named if isinstance(rope, Mapping)]
+    found += [each for rope in found for each in rope.values() if isinstance(each, Mapping)]
+    return {str(kind) for rope in found if (kind := rope.get("rope_type") or rope.get("type"))}

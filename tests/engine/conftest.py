@@ -4,49 +4,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import (
-    AutoModelForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MistralConfig,
-    PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen3Config,
-    SmolLM3Config,
-)
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from engine import SamplingParams
 from engine.demo_model import demo_model_dir
 from engine.model import Model, load_model
 from tests.engine.engines import GREEDY
-
-_TINY = {
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 4096,
-    # Large weights, so that argmax has clear winners and attention looks far back.
-    "initializer_range": 0.2,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 0,
-}
-TINY_CONFIGS: dict[str, Callable[[], Any]] = {
-    "llama": lambda: LlamaConfig(**_TINY),
-    "mistral": lambda: MistralConfig(**_TINY, sliding_window=None),
-    "qwen2": lambda: Qwen2Config(**_TINY),
-    "qwen3": lambda: Qwen3Config(**_TINY),
-    "smollm3": lambda: SmolLM3Config(**_TINY),
-}
+from tests.engine.families import CASES
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +23,7 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny-llama")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        LlamaForCausalLM(TINY_CONFIGS["llama"]()).save_pretrained(folder)
+        LlamaForCausalLM(CASES["llama"].config()).save_pretrained(folder)
     return folder
 
 

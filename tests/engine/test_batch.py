@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from engine.batch import MIN_ROWS, Batch, Chunk, DecodeCall, PrefillCall, build_batch
+from engine.batch import MIN_ROWS, Chunk, DecodeCall, PrefillCall, build_batch
 from engine.pool import DevicePool
 from kvstore.block import BlockLayout
 
+BLOCK = 16
+WINDOWS = [None, 1, 7, 16, 40, 128, 300]
 LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=4, dtype="float32", block_tokens=16)
 
 
@@ -22,49 +24,110 @@ def chunk(start: int, end: int, *, first_slot: int = 0, num_slots: int = 32, **m
     return Chunk(tokens=np.arange(start, end, dtype=np.int32), start=start, slots=slots, **facts)
 
 
-def seen(batch: Batch) -> list[int]:
-    """How many tokens each row of the only call sees."""
-    [call] = batch.calls
-    assert isinstance(call, PrefillCall)
-    return [
-        int((tile.mask[row] == 0).sum())
-        for tile in call.tiles
-        for row in range(tile.rows.stop - tile.rows.start)
-    ]
+def places(blocks: torch.Tensor) -> list[tuple[int, int]]:
+    """The slot and offset of each gathered token."""
+    return [(slot, offset) for slot in blocks.tolist() for offset in range(BLOCK)]
 
 
+def seen(call: PrefillCall | DecodeCall) -> dict[int, list[tuple[int, int]]]:
+    """The places of the tokens that each row of a call sees."""
+    found = {}
+    if isinstance(call, PrefillCall):
+        for tile in call.tiles:
+            taken = places(call.blocks)[tile.kv]
+            for row, mask in zip(range(tile.rows.start, tile.rows.stop), tile.mask, strict=False):
+                found[row] = [place for place, added in zip(taken, mask.tolist(), strict=True) if added == 0]
+        return found
+    rows = range(call.rows.start, call.rows.stop)
+    masks = [None] * len(rows) if call.mask is None else call.mask[:, 0, 0].tolist()
+    for row, blocks, mask in zip(rows, call.blocks.view(len(rows), -1), masks, strict=True):
+        taken = places(blocks)[call.kv]
+        found[row] = [
+            place for place, added in zip(taken, mask or [0] * len(taken), strict=True) if added == 0
+        ]
+    return found
+
+
+def within(position: int, window: int | None, first_slot: int = 0) -> list[tuple[int, int]]:
+    """The places of what the token at `position` has to see, from the definition of a sliding window."""
+    tokens = [other for other in range(position + 1) if window is None or position - other < window]
+    return [(first_slot + token // BLOCK, token % BLOCK) for token in tokens]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize(
     ("start", "end"), [(0, 1), (0, 128), (5, 6), (112, 144), (127, 129), (64, 100), (200, 400), (255, 257)]
 )
-def test_each_row_sees_itself_and_what_is_before(pool, start, end, deterministic):
-    batch = build_batch([chunk(start, end)], pool, deterministic=deterministic)
+def test_each_row_sees_itself_and_what_its_window_holds(pool, start, end, deterministic, window):
+    batch = build_batch([chunk(start, end)], pool, deterministic=deterministic, windows=[window])
     batch.check(pool)
-    assert seen(batch) == list(range(start + 1, end + 1))
+    [call] = batch.calls[window]
+    assert list(seen(call).values()) == [within(position, window) for position in range(start, end)]
 
 
+@pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("deterministic", [False, True])
-def test_padding_rows_see_something(pool, deterministic):
+def test_each_decode_sees_itself_and_what_its_window_holds(pool, deterministic, window):
+    lengths = (20, 70, 36, 64, 65, 16, 1)
+    batch = build_batch(decodes(*lengths), pool, deterministic=deterministic, windows=[window])
+    batch.check(pool)
+    rows = {row: places for call in batch.calls[window] for row, places in seen(call).items()}
+    assert [rows[row] for row in batch.logit_rows.tolist()[: len(lengths)]] == [
+        within(length - 1, window, first_slot=5 * i) for i, length in enumerate(lengths)
+    ]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_padding_rows_see_something(pool, deterministic, window):
     """A row that sees nothing would be NaN."""
     for start, end in ((0, 1), (40, 45), (100, 130), (120, 128), (0, 300)):
-        [call] = build_batch([chunk(start, end)], pool, deterministic=deterministic).calls
+        batch = build_batch([chunk(start, end)], pool, deterministic=deterministic, windows=[window])
+        [call] = batch.calls[window]
         assert all((tile.mask == 0).any(dim=1).all() for tile in call.tiles)
 
 
+def test_blocks_before_the_window_are_not_gathered(pool):
+    """A decode takes what it sees; a tile what it would see if it were whole, wherever its chunk starts."""
+    batch = build_batch([chunk(300, 330), *decodes(500)], pool, windows=[None, 40])
+    whole, windowed = batch.calls[None], batch.calls[40]
+    assert [len(call.blocks) for call in whole] == [21, 32]
+    assert windowed[0].blocks.tolist() == list(range((256 - 39) // BLOCK, 21))
+    assert windowed[1].blocks.tolist() == list(range(460 // BLOCK, 32))
+    assert windowed[1].kv == slice(460 % BLOCK, 460 % BLOCK + 40)
+
+
+def test_windows_that_hide_nothing_share_their_calls(pool):
+    batch = build_batch([chunk(0, 100)], pool, windows=[None, 99, 100, 4096])
+    assert batch.calls[100] is batch.calls[4096] is batch.calls[None]
+    assert batch.calls[99] is not batch.calls[None]
+
+
+def test_a_deterministic_tile_has_one_length_wherever_its_chunk_starts(pool):
+    """Its bits depend on it."""
+    lengths = set()
+    for start, end in ((256, 384), (300, 310), (383, 384), (130, 384), (256, 257)):
+        [call] = build_batch([chunk(start, end)], pool, deterministic=True, windows=[40]).calls[40]
+        lengths.add(call.tiles[-1].kv.stop - call.tiles[-1].kv.start)
+        assert call.tiles[-1].kv.start % BLOCK == 0
+    assert lengths == {384 - (256 - 39) // BLOCK * BLOCK}
+
+
 def test_a_tile_is_as_long_as_its_rows_need(pool):
-    [call] = build_batch([chunk(100, 300)], pool).calls
-    assert [(tile.rows, tile.kv_tokens) for tile in call.tiles] == [
-        (slice(0, 28), 128),
-        (slice(28, 156), 256),
-        (slice(156, 200), 300),
+    [call] = build_batch([chunk(100, 300)], pool).calls[None]
+    assert [(tile.rows, tile.kv) for tile in call.tiles] == [
+        (slice(0, 28), slice(0, 128)),
+        (slice(28, 156), slice(0, 256)),
+        (slice(156, 200), slice(0, 300)),
     ]
     assert call.blocks.tolist() == list(range(19))
 
 
 def test_a_deterministic_tile_is_as_long_as_if_the_prompt_went_on(pool):
     """And takes the scratch slot for what is beyond the chunk: the sequence's own slots may be written to just now."""
-    [call] = build_batch([chunk(100, 300)], pool, deterministic=True).calls
-    assert [tile.kv_tokens for tile in call.tiles] == [128, 256, 384]
+    [call] = build_batch([chunk(100, 300)], pool, deterministic=True).calls[None]
+    assert [tile.kv for tile in call.tiles] == [slice(0, 128), slice(0, 256), slice(0, 384)]
     assert [tile.mask.shape for tile in call.tiles] == [(32, 128), (128, 256), (64, 384)]
     assert call.blocks.tolist() == [*range(19), *[pool.scratch] * 5]
     assert call.num_tokens == 300
@@ -99,15 +162,16 @@ def decodes(*lengths: int) -> list[Chunk]:
 def test_decodes_of_like_length_share_a_call(pool):
     batch = build_batch([chunk(0, 3, first_slot=60, num_slots=1), *decodes(20, 70, 36, 64)], pool)
     batch.check(pool)
-    assert [type(call) for call in batch.calls] == [PrefillCall, DecodeCall, DecodeCall]
-    assert [call.rows for call in batch.calls] == [slice(0, 3), slice(3, 6), slice(6, 7)]
-    assert batch.calls[1].mask.shape == (3, 1, 1, 80)
+    calls = batch.calls[None]
+    assert [type(call) for call in calls] == [PrefillCall, DecodeCall, DecodeCall]
+    assert [call.rows for call in calls] == [slice(0, 3), slice(3, 6), slice(6, 7)]
+    assert calls[1].mask.shape == (3, 1, 1, 80)
     assert batch.logit_rows.tolist() == [6, 3, 5, 4], "in the order of the chunks"
 
 
 def test_deterministic_decodes_are_alone(pool):
     batch = build_batch(decodes(64, 64, 64), pool, deterministic=True)
-    assert [call.rows for call in batch.calls] == [slice(i, i + 1) for i in range(3)]
+    assert [call.rows for call in batch.calls[None]] == [slice(i, i + 1) for i in range(3)]
     assert batch.num_logits == 3
     assert len(batch.logit_rows) >= MIN_ROWS
 

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3Config
+from transformers.activations import ACT2FN
 
-from engine.activation import AlignedSiLU
+from engine.activation import ALIGNED, AlignedActivation
 from engine.model import Model, load_model, random_model
+from engine.supported import STABLE_ACTIVATIONS, check_deterministic, shape_of
+from tests.engine.families import CASES, DETERMINISTIC, ODD
 from tests.engine.naive import Driver, Row, tokens
 
 BLOCK = 16
@@ -142,18 +144,7 @@ class TestTiny:
 @pytest.mark.parametrize("threads", [1, 2, 5, 16], indirect=True)
 def test_sizes_that_no_vector_divides(threads, kv_dtype):
     """Runs of elements and of rows, as they are dealt out to the threads, end in the middle of everything."""
-    odd = Qwen3Config(
-        vocab_size=515,
-        hidden_size=200,
-        intermediate_size=500,
-        num_hidden_layers=2,
-        num_attention_heads=6,
-        num_key_value_heads=3,
-        head_dim=40,
-        max_position_embeddings=1024,
-        initializer_range=0.1,
-    )
-    driver, prompt = driver_on(random_model(odd), kv_dtype, 400), tokens(0, 420)
+    driver, prompt = driver_on(random_model(CASES["qwen3"].config(**ODD)), kv_dtype, 400), tokens(0, 420)
     cold, other = driver.row(prompt), driver.row(tokens(1, 200))
     logits = driver.prefill(cold, 0, 512)
     for cut in CUTS:
@@ -163,14 +154,65 @@ def test_sizes_that_no_vector_divides(threads, kv_dtype):
         assert_same(driver, row, cold)
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3, 5], indirect=True)
-@pytest.mark.parametrize("width", [500, 1536])
-def test_an_activations_bits_do_not_depend_on_its_place(threads, width):
-    activation, x = AlignedSiLU(), torch.randn(400, width, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("threads", [2, 5], indirect=True)
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_every_family_that_it_is_offered_for(name, threads):
+    """With their windows: hits, a prompt that goes on from a shorter one, other cuts, packed rows, and replies."""
+    driver, prompt = driver_on(random_model(CASES[name].config(**ODD)), "float32"), tokens(0, 300)
+    cold, short, other = driver.row(prompt), driver.row(prompt[:150]), driver.row(tokens(1, 90))
+    logits = driver.prefill(cold, 0, 512)
+    assert torch.isfinite(logits).all()
+    driver.prefill(short, 0, 37)
+    assert_same(driver, short, cold, end=150)
+    row = over(driver, prompt, short, (0, 9))
+    packed = driver.forward([other.chunk(0, 90), row.chunk(144, 300)])
+    assert torch.equal(packed[1:], logits)
+    assert_same(driver, row, cold)
+    late = over(driver, prompt, cold, (0, 18))
+    assert torch.equal(driver.prefill(late, 288), logits)
+    assert_same(driver, late, cold)
+    for _ in range(3):
+        for each, token in zip((cold, late, other), logits.argmax(-1).tolist() * 2 + [7], strict=True):
+            each.tokens.append(token)
+        logits = driver.decode([cold])
+        assert torch.equal(driver.decode([other, late])[1:], logits)
+
+
+def test_experts_are_not():
+    """How many rows an expert gets depends on the batch: the mode is refused, by name."""
+    with pytest.raises(ValueError, match="not offered for Qwen3MoeForCausalLM: how many rows an expert"):
+        check_deterministic(shape_of(CASES["qwen3_moe"].config().to_dict()))
+
+
+def test_nor_are_activations_that_nobody_aligned():
+    assert set(ALIGNED) == STABLE_ACTIVATIONS
+    with pytest.raises(ValueError, match="LlamaForCausalLM: its activation, gelu_new,"):
+        check_deterministic(shape_of(CASES["llama"].config(hidden_act="gelu_new").to_dict()))
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+def test_no_activation_of_a_feed_forward_is_left_as_it_was(name):
+    """Whatever a family calls it; the layers of a tiny model have one each."""
+    config = CASES[name].config()
+    found = [type(module) for module in random_model(config).hf.modules()]
+    assert found.count(AlignedActivation) == config.num_hidden_layers
+    assert not any(kind.__module__ == "transformers.activations" for kind in found)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5, 16], indirect=True)
+@pytest.mark.parametrize("width", [50, 500, 1536])
+@pytest.mark.parametrize("name", ALIGNED)
+def test_an_activations_bits_do_not_depend_on_its_place(threads, width, name):
+    activation, x = (
+        AlignedActivation(name),
+        torch.randn(400, width, generator=torch.Generator().manual_seed(0)),
+    )
     expected = activation(x)
-    torch.testing.assert_close(expected, torch.nn.functional.silu(x))
+    torch.testing.assert_close(expected, ACT2FN[name](x))
     for start, end in ((0, 17), (3, 22), (100, 119), (7, 301), (64, 400), (399, 400)):
         assert torch.equal(activation(x[start:end].clone()), expected[start:end])
+    both = torch.cat([x, x], dim=1)  # half of its columns are not contiguous
+    assert torch.equal(activation(both[:, :width]), expected)
 
 
 def test_the_demo_model_too(demo_model, kv_dtype, threads):

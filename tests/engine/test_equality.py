@@ -7,17 +7,17 @@ from transformers import AutoModelForCausalLM
 
 from engine.batch import build_batch
 from engine.model import Model, load_model, random_model
-from tests.engine.conftest import TINY_CONFIGS
+from tests.engine.families import CASES
 from tests.engine.naive import Driver, reference_generate, tokens
 
 NEW = 12
 
 
-@pytest.fixture(scope="module", params=TINY_CONFIGS)
+@pytest.fixture(scope="module", params=CASES)
 def pair(request: pytest.FixtureRequest):
     """A tiny model over blocks, and the same weights in transformers' own hands."""
-    model = random_model(TINY_CONFIGS[request.param](), seed=3)
-    reference = AutoModelForCausalLM.from_config(TINY_CONFIGS[request.param](), dtype=torch.float32).eval()
+    model = random_model(CASES[request.param].config(), seed=3)
+    reference = AutoModelForCausalLM.from_config(CASES[request.param].config(), dtype=torch.float32).eval()
     reference.load_state_dict(model.hf.state_dict())
     return model, reference
 

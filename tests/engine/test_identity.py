@@ -11,7 +11,7 @@ from engine import identity as module
 from engine.config import EngineConfig
 from engine.identity import identity
 from engine.model import load_model, random_model
-from tests.engine.conftest import TINY_CONFIGS
+from tests.engine.families import CASES
 
 CONFIG = EngineConfig()
 
@@ -50,9 +50,9 @@ def test_every_fact_counts(folder):
         name_of(model, block_tokens=32),
         name_of(model, config=EngineConfig(deterministic=True)),
         name_of(load_model(folder, dtype="bfloat16")),
-        name_of(random_model(TINY_CONFIGS["llama"]())),
-        name_of(random_model(TINY_CONFIGS["llama"](), seed=1)),
-        name_of(random_model(TINY_CONFIGS["qwen2"]())),
+        name_of(random_model(CASES["llama"].config())),
+        name_of(random_model(CASES["llama"].config(), seed=1)),
+        name_of(random_model(CASES["qwen2"].config())),
     ]
     (folder / "tokenizer.json").write_text("{}")
     names.append(name_of(model))
@@ -77,11 +77,11 @@ def test_threads_count_in_deterministic_mode_only(folder, threads):
 
 
 def test_deterministic_mode_is_for_activations_that_were_measured():
-    config = TINY_CONFIGS["llama"]()
-    config.hidden_act = "gelu"
+    config = CASES["llama"].config()
+    config.hidden_act = "gelu_new"
     model = random_model(config)
     assert name_of(model)
-    with pytest.raises(ValueError, match="activation 'gelu'"):
+    with pytest.raises(ValueError, match="its activation, gelu_new,"):
         name_of(model, config=EngineConfig(deterministic=True))
 
 

@@ -5,22 +5,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, Gemma2Config, LlamaConfig, MistralConfig, Qwen2Config
+from transformers import AutoConfig
 
-from engine.attention import PagedKV, paged_attention
+from engine.attention import PagedKV
 from engine.batch import build_batch
 from engine.demo_model import demo_model_dir
 from engine.model import load_model, random_model
-from engine.supported import check_config
-from tests.engine.conftest import TINY_CONFIGS
+from tests.engine.families import CASES
 from tests.engine.naive import Driver, tokens
 
 
 def test_facts_of_the_demo_model(demo_model):
     layout = demo_model.layout("bfloat16", 16)
     assert layout.token_bytes == 23_040
-    assert (demo_model.num_layers, demo_model.num_heads, demo_model.num_kv_heads) == (30, 9, 3)
-    assert (demo_model.head_dim, demo_model.vocab_size, demo_model.max_len) == (64, 49152, 8192)
+    shape = demo_model.shape
+    assert (shape.num_layers, shape.num_heads, shape.num_kv_heads, shape.head_dim) == (30, 9, 3, 64)
+    assert (demo_model.vocab_size, demo_model.max_len, demo_model.windows) == (49152, 8192, (None,))
     assert demo_model.dtype == torch.float32
     assert demo_model.eos_ids == {demo_model.tokenizer.convert_tokens_to_ids("<|im_end|>")}
 
@@ -44,22 +44,16 @@ def test_a_random_model_of_the_demo_shape_has_its_layout(demo_model):
 
 
 def test_the_same_seed_gives_the_same_weights():
-    one, same, other = (random_model(TINY_CONFIGS["llama"](), seed=seed) for seed in (1, 1, 2))
+    one, same, other = (random_model(CASES["llama"].config(), seed=seed) for seed in (1, 1, 2))
     weights = [model.hf.lm_head.weight for model in (one, same, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
 
 
 def test_a_random_model_can_be_longer():
-    config = TINY_CONFIGS["llama"]()
+    config = CASES["llama"].config()
     assert [random_model(config, min_len=n).max_len for n in (None, 100, 20_000)] == [4096, 4096, 20_000]
     assert config.max_position_embeddings == 4096, "the config given is left as it is"
-
-
-def test_a_refused_directory_is_refused_before_its_weights_are_read(tmp_path):
-    Gemma2Config(architectures=["Gemma2ForCausalLM"]).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="Gemma2ForCausalLM is not supported"):
-        load_model(tmp_path)
 
 
 def test_loading_a_directory(tiny_llama_dir):
@@ -67,40 +61,6 @@ def test_loading_a_directory(tiny_llama_dir):
     assert (model.architecture, model.max_len, model.eos_ids) == ("LlamaForCausalLM", 100, {2})
     assert model.tokenizer is None
     assert model.source == tiny_llama_dir
-
-
-def test_a_model_that_is_not_there(tmp_path):
-    with pytest.raises(ValueError, match=r"cannot load the model .*config\.json"):
-        load_model(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        (Gemma2Config(), "gemma2 is not supported; supported are LlamaForCausalLM"),
-        (LlamaConfig(architectures=["LlamaForSequenceClassification"]), "LlamaForSequenceClassification"),
-        (MistralConfig(sliding_window=4096, max_position_embeddings=8192), "max_model_len to at most 4096"),
-        (
-            Qwen2Config(use_sliding_window=True, sliding_window=64, max_window_layers=1),
-            "sliding window of 64",
-        ),
-        (
-            LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
-            "'dynamic' depends on the batch",
-        ),
-        (LlamaConfig(quantization_config={"quant_method": "gptq", "bits": 4}), "quantised checkpoints"),
-    ],
-)
-def test_what_would_be_wrong_is_refused(config, words):
-    with pytest.raises(ValueError, match=words):
-        check_config(config, None)
-
-
-def test_a_window_as_long_as_the_model_is_no_window():
-    config = MistralConfig(sliding_window=4096, max_position_embeddings=8192)
-    assert check_config(config, 4096) == 4096
-    with pytest.raises(ValueError, match="from 1 to the model's 8192"):
-        check_config(config, 9000)
 
 
 def test_attention_refuses_what_it_does_not_know(tiny_llama_dir):
@@ -124,14 +84,3 @@ def test_attention_refuses_what_it_does_not_know(tiny_llama_dir):
             forward(paged=paged, **extra)
     with pytest.raises(AssertionError, match=r"Model\.forward"):
         forward()
-    query = torch.zeros(1, 4, 20, 16)
-    with pytest.raises(ValueError, match="sliding window of 8 tokens"):
-        paged_attention(
-            model.hf.model.layers[0].self_attn,
-            query,
-            query[:, :2],
-            query[:, :2],
-            None,
-            sliding_window=8,
-            paged=paged,
-        )

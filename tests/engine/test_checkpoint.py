@@ -1,0 +1,158 @@
+"""A model that cannot be loaded gets one sentence that says what to do, before its weights are read."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import transformers
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+from engine.checkpoint import NotLoaded, config_at, local_place
+from engine.model import load_model
+from engine.supported import NotServed, shape_of
+from tests.engine.families import CASES, REFUSED
+
+
+@pytest.fixture
+def folder(tiny_llama_dir, tmp_path) -> Path:
+    """A copy of the tiny model that a test may spoil."""
+    return shutil.copytree(tiny_llama_dir, tmp_path / "model")
+
+
+def change(folder: Path, **facts) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | facts))
+
+
+def complaint(name: object) -> str:
+    """The one sentence."""
+    with pytest.raises(ValueError) as caught:
+        load_model(name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def unreadable(*_: object, **__: object):
+    raise AssertionError("the weights were read")
+
+
+@pytest.fixture
+def no_weights(monkeypatch) -> None:
+    """Reading any fails the test."""
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", unreadable)
+
+
+@pytest.mark.usefixtures("no_weights")
+class TestDirectories:
+    @pytest.mark.parametrize("name", REFUSED)
+    def test_a_refused_model(self, folder, name):
+        (folder / "config.json").write_text(json.dumps(REFUSED[name].config(), default=str))
+        assert complaint(folder) == f"{name} is not served: {REFUSED[name].refusal.why}"
+
+    @pytest.mark.parametrize("method", ["awq", "gptq", "fp8"])
+    def test_a_quantised_one(self, folder, method):
+        change(folder, quantization_config={"quant_method": method})
+        said = complaint(folder)
+        assert said.startswith("LlamaForCausalLM is not served: its weights are quantised")
+        assert method.upper() in said
+        assert "use the original weights, or a GGUF of them" in said
+
+    def test_an_absent_one(self, tmp_path):
+        for name in (tmp_path / "none", "./none", "~/none-of-these", "some/where/else", "none.gguf"):
+            assert (
+                complaint(name) == f"cannot load the model {str(name)!r}: there is no such file or directory"
+            )
+
+    def test_an_empty_one(self, tmp_path):
+        assert complaint(tmp_path).endswith(
+            "it holds neither a config.json nor a GGUF file; give the directory of a transformers model"
+        )
+
+    def test_one_without_weights(self, folder):
+        """As a gated model's files look where its terms were not accepted."""
+        (folder / "model.safetensors").unlink()
+        assert "if the model is gated, accept its terms on the hub, then run `hf auth login`" in complaint(
+            folder
+        )
+
+    def test_one_with_pointers_in_place_of_weights(self, folder):
+        (folder / "model.safetensors").write_text(
+            "version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
+        )
+        assert "model.safetensors is a Git LFS pointer and not the weights; run `git lfs pull`" in complaint(
+            folder
+        )
+
+    def test_one_with_a_part_of_its_weights(self, folder):
+        shutil.move(folder / "model.safetensors", folder / "model-00001-of-00003.safetensors")
+        files = {f"layer.{i}": f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+        assert "2 files of its weights are absent, such as model-00002-of-00003" in complaint(folder)
+        (folder / "model.safetensors.index.json").write_text("{")
+        assert "index.json cannot be read; download it again" in complaint(folder)
+
+    @pytest.mark.parametrize("content", ["{", "[1]", ""])
+    def test_one_whose_config_is_broken(self, folder, content):
+        (folder / "config.json").write_text(content)
+        assert "config.json" in complaint(folder)
+
+    def test_one_whose_config_lacks_something(self, folder):
+        (folder / "config.json").write_text('{"model_type": "llama"}')
+        assert "does not say num_hidden_layers" in complaint(folder)
+
+
+def test_weights_that_the_files_lack_are_not_made_up(folder):
+    """transformers would fill them with random numbers, and warn."""
+    change(folder, num_hidden_layers=4)
+    assert "its files lack 9 weights, such as model.layers.3.input_layernorm.weight" in complaint(folder)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (GatedRepoError, "'org/model': it is gated: accept its terms at https://huggingface.co/org/model"),
+        (RepositoryNotFoundError, "neither a directory of this name nor a model on the hub that you may see"),
+        (LocalEntryNotFoundError, "run `hf download org/model --local-dir DIR`, and give DIR"),
+    ],
+)
+def test_what_the_hub_says_no_to(monkeypatch, error, words):
+    """transformers wraps the hub's error in one of its own, of several lines."""
+
+    def refuse(*_: object, **__: object):
+        cause = error.__new__(error)  # wants an HTTP response otherwise
+        raise OSError("You are trying to access a gated repo.\nMake sure to have access to it.") from cause
+
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", refuse)
+    assert words in complaint("org/model")
+
+
+def test_what_transformers_says_otherwise_is_kept_to_its_first_line(monkeypatch):
+    def refuse(*_: object, **__: object):
+        raise OSError("Something is odd.\nRead a lot.")
+
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", refuse)
+    assert complaint("org/model").endswith("or a name on the hub (Something is odd.)")
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_refused_model_on_the_hub_is_not_downloaded(monkeypatch):
+    config = REFUSED["GptOssForCausalLM"].config()
+    monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", lambda *_, **__: (config, {}))
+    assert complaint("org/model").startswith("GptOssForCausalLM is not served: its attention adds sinks")
+
+
+def test_names_and_places(tmp_path):
+    assert local_place(tmp_path) == tmp_path
+    assert local_place("org/model") is None
+    assert local_place("gpt2") is None
+
+
+def test_a_config_may_be_named_itself(folder):
+    assert shape_of(config_at(folder / "config.json")) == shape_of(config_at(folder))
+    assert shape_of(config_at(folder)) == shape_of(CASES["llama"].config().to_dict())
+
+
+def test_errors_are_what_they_are_called():
+    assert issubclass(NotLoaded, ValueError)
+    assert issubclass(NotServed, ValueError)
