@@ -127,7 +127,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _convert(source: Path, header: GgufHeader, target: Path) -> None:
-    model = _fresh_model(source)
+    model = _fresh_model(source, header)
     tokenizer = None
     if header.has_tokenizer:
         from transformers import AutoTokenizer
@@ -148,7 +148,7 @@ def _convert(source: Path, header: GgufHeader, target: Path) -> None:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _fresh_model(source: Path) -> Any:
+def _fresh_model(source: Path, header: GgufHeader) -> Any:
     """The model with its weights. One loaded from GGUF refuses to be saved; a fresh one that takes them over does not."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -156,11 +156,19 @@ def _fresh_model(source: Path) -> Any:
     auto: Any = (
         AutoModelForCausalLM  # with output_loading_info it returns two things, which its types do not say
     )
-    loaded, info = auto.from_pretrained(
-        str(source.parent), gguf_file=source.name, dtype=torch.float32, output_loading_info=True
-    )
+    try:
+        loaded, info = auto.from_pretrained(
+            str(source.parent), gguf_file=source.name, dtype=torch.float32, output_loading_info=True
+        )
+    except RuntimeError as error:
+        raise ValueError(
+            f"{source} has weights of other sizes than transformers makes of its header"
+        ) from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{source} lacks {len(missing)} weights of the model, such as {missing[0]}")
+    in_model, in_file = sum(each.numel() for each in loaded.parameters()), sum(header.num_elements.values())
+    if in_model != in_file:
+        raise ValueError(f"{source} holds {in_file} parameters, of which transformers reads {in_model}")
     facts = loaded.config.to_dict()
     facts.pop("quantization_config", None)
     with torch.device("meta"):  # no memory for weights that are replaced at once

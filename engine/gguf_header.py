@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
-from .supported import NotServed, check_kind
+from .supported import NotServed, check_kind, shape_of
 
 _MAGIC = b"GGUF"
 _STRING, _ARRAY = 8, 9
@@ -21,7 +21,6 @@ MODEL_TYPES: Mapping[str, str] = {
     "llama": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
-    "qwen3moe": "qwen3_moe",
     "phi3": "phi3",
     "gemma3": "gemma3_text",
 }
@@ -41,10 +40,23 @@ _FACTS = {
     "num_attention_heads": "attention.head_count",
     "num_key_value_heads": "attention.head_count_kv",
     "hidden_size": "embedding_length",
-    "head_dim": "attention.key_length",
     "max_position_embeddings": "context_length",
     "vocab_size": "vocab_size",
 }
+
+# Where transformers takes the size of a head from; for the other families it is as their config.json assumes.
+_HEAD_DIM = {"llama": "rope.dimension_count", "gemma3": "attention.key_length"}
+
+_SCALES = (
+    "expert_count",
+    "attention.scale",
+    "embedding_scale",
+    "residual_scale",
+    "logit_scale",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+)
+"""Of no family above, but of others whose files go by the name of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,44 +81,51 @@ class GgufHeader:
         """The facts that a config.json of this model would state.
 
         Raises NotServed, naming what it is, for a family that is not served or not read, for parts of a model, and for
-        a file that asks for what transformers would drop without a word.
+        a file that asks for what transformers would drop without a word; ValueError for one that lacks something.
         """
-        name, kind = self._name(), str(self.metadata.get("general.architecture"))
-        if self._value("split.count", 1) > 1:
+        kind = str(self.metadata.get("general.architecture"))
+        name = str(self.metadata.get("general.name") or kind)
+        if self.metadata.get("split.count", 1) > 1:
             raise NotServed(f"{name} is one of several parts; join them with `llama-gguf-split --merge`")
         if (model_type := MODEL_TYPES.get(kind)) is None:
-            check_kind({"model_type": _REFUSED_TYPES.get(kind, kind)})  # has a better reason, as a rule
-            raise NotServed(
-                f"{name} is not served: GGUF files of {kind} are not read, those of {', '.join(MODEL_TYPES)} are; "
-                "use the original weights"
-            )
-        found = {fact: self._value(f"{kind}.{key}") for fact, key in _FACTS.items()}
+            _refuse(name, kind)
+        found = {fact: self.metadata.get(f"{kind}.{key}") for fact, key in _FACTS.items()}
+        found["head_dim"] = self.metadata.get(f"{kind}.{_HEAD_DIM.get(kind)}")
+        if kind == "gemma3":
+            found["sliding_window"] = self.metadata.get("gemma3.attention.sliding_window")
         if isinstance(tokens := self.metadata.get("tokenizer.ggml.tokens"), ArrayOf):
             found["vocab_size"] = found["vocab_size"] or tokens.length
-        config = {fact: value for fact, value in found.items() if isinstance(value, int)}
-        window = self._value(f"{kind}.attention.sliding_window", 0)
-        if kind == "gemma3" and window:
-            config["sliding_window"] = window
-        elif window and window < config.get("max_position_embeddings", 0):
-            raise NotServed(_dropped(name, "its sliding window"))
-        if self._has_scaled_rope(kind):
-            raise NotServed(_dropped(name, "the scaling of its rotary embedding"))
-        return {**config, "model_type": model_type}
+        config: dict[str, Any] = {fact: value for fact, value in found.items() if isinstance(value, int)}
+        config["model_type"] = model_type
+        if (dropped := self._dropped(kind, config)) is not None:
+            raise NotServed(
+                f"{name} is not served from a GGUF: transformers would not read {dropped}; use the original weights"
+            )
+        return config
 
-    def _name(self) -> str:
-        return str(self.metadata.get("general.name") or self.metadata.get("general.architecture"))
+    def _dropped(self, kind: str, config: Mapping[str, Any]) -> str | None:
+        """What the file asks for and transformers does not read, if there is anything."""
+        shape = shape_of(config)
+        said = {key.removeprefix(f"{kind}."): value for key, value in self.metadata.items()}
+        window = said.get("attention.sliding_window") or shape.max_len
+        if window < shape.max_len and window not in shape.windows:
+            return "its sliding window"
+        sizes = [said.get(f"attention.{which}_length") for which in ("key", "value")]
+        if any(size not in {None, shape.head_dim} for size in (*sizes, said.get("rope.dimension_count"))):
+            return "the size of its heads"
+        factor = said.get("rope.scaling.factor", said.get("rope.scale_linear", 1.0))
+        scaled = said.get("rope.scaling.type", "none") != "none" or factor not in {0.0, 1.0}
+        if scaled or any(tensor.startswith(("rope_freqs", "rope_factors")) for tensor in self.num_elements):
+            return "the scaling of its rotary embedding"
+        return next((f"its {key}" for key in _SCALES if said.get(key)), None)
 
-    def _value(self, key: str, default: Any = None) -> Any:
-        return self.metadata.get(key, default)
 
-    def _has_scaled_rope(self, kind: str) -> bool:
-        scaled = self._value(f"{kind}.rope.scaling.type", "none") != "none"
-        factor = self._value(f"{kind}.rope.scaling.factor", self._value(f"{kind}.rope.scale_linear", 1.0))
-        return scaled or factor not in {0.0, 1.0} or any("rope_f" in name for name in self.num_elements)
-
-
-def _dropped(name: str, what: str) -> str:
-    return f"{name} is not served from a GGUF: transformers would not read {what}; use the original weights"
+def _refuse(name: str, kind: str) -> NoReturn:
+    check_kind({"model_type": _REFUSED_TYPES.get(kind, kind)})  # has a better reason, as a rule
+    raise NotServed(
+        f"{name} is not served: GGUF files of {kind} are not read, those of {', '.join(MODEL_TYPES)} are; "
+        "use the original weights"
+    )
 
 
 def read_header(path: Path) -> GgufHeader:
