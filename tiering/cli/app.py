@@ -34,6 +34,17 @@ def demo(
     _plainly(lambda: run_demo(threads=threads, keep=keep))
 
 
+@app.command()
+def models(
+    config: Annotated[Path, typer.Argument(help="A config.json, a directory with one, or a GGUF file.")],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object, with sizes in bytes.")] = False,
+) -> None:
+    """Say whether a model is served, and what its KV costs, without its weights. Exits with 0, 1 if not, 2 if unreadable."""
+    from tiering.cli.models import run
+
+    _plainly(lambda: run(config, as_json=json))
+
+
 @bench_app.command()
 def ttft(
     model: Annotated[
@@ -136,10 +147,12 @@ def ttft_process(spec: str) -> None:
     run_process(spec)
 
 
-def _plainly(job: Callable[[], None]) -> None:
-    """Turn what a user can mend into one sentence on standard error, without a traceback."""
+def _plainly(job: Callable[[], int | None]) -> None:
+    """Turn what a user can mend into one sentence on standard error, without a traceback; exit with the job's status."""
     try:
-        job()
+        status = job()
     except ValueError as error:
         typer.secho(f"kvtide: {error}", err=True, fg="red")
         raise typer.Exit(2) from error
+    if status:
+        raise typer.Exit(status)
