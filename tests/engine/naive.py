@@ -92,3 +92,10 @@ def reference_generate(hf: Any, prompt: np.ndarray, count: int) -> list[int]:
             eos_token_id=None,
         )
     return [int(token) for token in out[0, len(prompt) :]]
+
+
+def reference_logits(hf: Any, prompts: Sequence[np.ndarray]) -> torch.Tensor:
+    """What transformers' own forward gives for each prompt's last token, [prompts, vocab]."""
+    with torch.inference_mode():
+        rows = [hf(torch.from_numpy(prompt.astype(np.int64))[None]).logits[0, -1] for prompt in prompts]
+    return torch.stack(rows)

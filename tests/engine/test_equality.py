@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 from engine.batch import build_batch
 from engine.model import Model, load_model, random_model
 from tests.engine.families import CASES
-from tests.engine.naive import Driver, reference_generate, tokens
+from tests.engine.naive import Driver, reference_generate, reference_logits, tokens
 
 NEW = 12
 
@@ -41,6 +41,7 @@ def test_suffix_over_blocks_of_another_prompt(pair):
     second = driver.row(prompt)
     second.slots[:11] = first.slots[:11]
     logits = driver.prefill(second, start=len(shared))
+    torch.testing.assert_close(logits, reference_logits(reference, [prompt]), rtol=1e-4, atol=1e-4)
     assert driver.generate([second], logits, NEW)[0] == reference_generate(reference, prompt, NEW)
 
 
@@ -55,6 +56,7 @@ def test_prompts_of_different_lengths_packed_and_decoded_together(pair):
     logits = driver.forward(
         [row.chunk(start, len(row.tokens)) for row, start in zip(rows, starts, strict=True)]
     )
+    torch.testing.assert_close(logits, reference_logits(reference, prompts), rtol=1e-4, atol=1e-4)
     replies = driver.generate(rows, logits, NEW)
     assert replies == [reference_generate(reference, prompt, NEW) for prompt in prompts]
 
@@ -79,9 +81,12 @@ def test_logits_are_close_to_transformers(pair):
     model, reference = pair
     prompt = tokens(4, 200)
     driver = Driver(model)
-    with torch.inference_mode():
-        expected = reference(torch.from_numpy(prompt.astype(np.int64))[None]).logits[0, -1:]
+    expected = reference_logits(reference, [prompt])
     torch.testing.assert_close(driver.prefill(driver.row(prompt)), expected, rtol=1e-4, atol=1e-4)
+    row = driver.row(prompt[:-1])
+    driver.prefill(row)
+    row.tokens.append(int(prompt[-1]))
+    torch.testing.assert_close(driver.decode([row]), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_bfloat16_blocks_stay_close(pair):
@@ -89,8 +94,7 @@ def test_bfloat16_blocks_stay_close(pair):
     model, reference = pair
     prompt = tokens(4, 200)
     driver = Driver(model, kv_dtype="bfloat16")
-    with torch.inference_mode():
-        expected = reference(torch.from_numpy(prompt.astype(np.int64))[None]).logits[0, -1]
+    [expected] = reference_logits(reference, [prompt])
     logits = driver.prefill(driver.row(prompt))[0]
     assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
 
