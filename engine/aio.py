@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal, Self
 
 from .chat import Prompt, split_prompts
@@ -30,7 +30,7 @@ class AsyncEngine:
     ) -> Any:
         """A Result for one prompt, a list of them for several."""
         prompts, single = split_prompts(prompt)
-        handles = await asyncio.to_thread(self.engine.submit_all, prompts, params, options)
+        handles = await _started(lambda: self.engine.submit_all(prompts, params, options))
         try:
             results = [await _result(handle) for handle in handles]
         finally:
@@ -41,7 +41,7 @@ class AsyncEngine:
     async def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, options: RequestOptions | None = None
     ) -> AsyncIterator[Delta]:
-        """The reply as it comes. Leaving the iteration early calls the request off."""
+        """The reply as it comes, from the first iteration on. Leaving it early calls the request off."""
         deltas: asyncio.Queue[Delta] = asyncio.Queue()
         here = asyncio.get_running_loop()
 
@@ -49,7 +49,7 @@ class AsyncEngine:
             with contextlib.suppress(RuntimeError):  # the event loop is closed: nobody reads any more
                 here.call_soon_threadsafe(deltas.put_nowait, delta)
 
-        handle = await asyncio.to_thread(self.engine.submit, prompt, params, options, on_delta=post)
+        [handle] = await _started(lambda: self.engine.submit_all([prompt], params, options, on_delta=post))
         num_open = (params or SamplingParams()).n
         try:
             while num_open:
@@ -88,6 +88,22 @@ class AsyncEngine:
 
     async def __aexit__(self, *_raised: object) -> None:
         await self.close()
+
+
+async def _started(submit: Callable[[], list[Handle]]) -> list[Handle]:
+    """Run `submit` on a thread. Who is cancelled meanwhile leaves nothing that runs."""
+    handles = asyncio.ensure_future(asyncio.to_thread(submit))
+    try:
+        return await asyncio.shield(handles)
+    except asyncio.CancelledError:
+        handles.add_done_callback(_call_off)
+        raise
+
+
+def _call_off(handles: "asyncio.Future[list[Handle]]") -> None:
+    if not handles.cancelled() and handles.exception() is None:
+        for handle in handles.result():
+            handle.cancel()
 
 
 async def _result(handle: Handle) -> Result:

@@ -42,6 +42,7 @@ class Answers:
         if self.asks_tokenizer and reason != "error":
             try:
                 reply.text.finish()
+                reason = "stop" if reply.text.stopped else reason
             except Exception as failure:  # noqa: BLE001 - a tokenizer is not ours; its request reports what it raises
                 _log.exception("a reply cannot be turned into text")
                 reason, error = "error", told(failure)
@@ -54,8 +55,12 @@ class Answers:
         """Tell all of it."""
         deltas, self._deltas = self._deltas, []
         for request, delta in deltas:
-            assert request.sink is not None, "only who has a sink has deltas"
-            request.sink(delta)
+            try:
+                if request.sink is not None:
+                    request.sink(delta)
+            except Exception:  # noqa: BLE001 - a caller's code: it harms nobody else, and is not called again
+                _log.exception("what was to be told of a reply has failed")
+                request.sink = None
         over, self._over = self._over, []
         for request in over:
             if not request.future.done():

@@ -60,9 +60,11 @@ def notes_on(prompt: Prompt, tokenizer: Any) -> tuple[str, ...]:
     A chat template may write a turn in one way while it is the last and in another once more follow, such as without
     the reasoning in it. What was computed for the turn as it was is then not a prefix of what is asked now.
     """
+    if not (isinstance(prompt, Sequence) and prompt and _is_message(prompt[0])):
+        return ()
     messages = [dict(message) for message in prompt if isinstance(message, Mapping)]
     replies = [number for number, message in enumerate(messages, 1) if message["role"] == "assistant"]
-    if tokenizer is None or not replies:
+    if not replies:
         return ()
     num_before = replies[-1]  # earlier ones were written anew when this one was asked for
     whole, before = _rendered(messages, tokenizer), _rendered(messages[:num_before], tokenizer).rstrip()

@@ -16,6 +16,7 @@ from typing import Any, Literal, overload
 import torch
 
 from kvstore.closing import Closing
+from kvstore.errors import StoreFailed
 from tiering.residency import Tier
 
 from .chat import Prompt, encode, notes_on, split_prompts
@@ -30,10 +31,10 @@ from .results import Delta, Result
 from .salt import Salt
 from .sampling import Dice
 from .scheduler import Scheduler
-from .sequence import Sequence as Reply
+from .sequence import Sequence as EngineSequence
 from .sequence import blocks_needed
 from .sizes import format_bytes
-from .text import ReplyText
+from .text import ReplyText, special_ids
 from .tiers import WrapDevice, WrapStore, open_tiers
 
 Prompts = list[str] | list[list[int]] | list[list[dict[str, str]]]
@@ -200,6 +201,8 @@ class Engine(Closing):
         on_delta: Callable[[Delta], None] | None,
     ) -> Request:
         model, block_tokens = self.model, self.config.block_tokens
+        if params.max_tokens == 0 and options.cache != "readwrite":
+            raise ValueError(f"warming a prompt writes to the cache, which cache={options.cache!r} rules out")
         if params.stops and model.tokenizer is None:
             raise ValueError(
                 "this model has no tokenizer, so its replies have no text that could hold a stop text"
@@ -227,15 +230,16 @@ class Engine(Closing):
                 f"prompt and reply need {num_blocks} blocks of {block_tokens} tokens, the device pool has "
                 f"{self._tiers.pool.num_slots}; raise device_bytes or lower max_tokens"
             )
-        salt = Salt(options, block_tokens)
-        request.sequences = [self._reply(request, salt, index) for index in range(params.n)]
+        salt = Salt(options, len(tokens), block_tokens)
+        request.sequences = [self._sequence(request, salt, index) for index in range(params.n)]
         return request
 
-    def _reply(self, request: Request, salt: Salt, index: int) -> Reply:
+    def _sequence(self, request: Request, salt: Salt, index: int) -> EngineSequence:
         params = request.params
-        return Reply(
+        return EngineSequence(
             request=request,
             eos_ids=self.model.eos_ids,
+            stop_ids=frozenset(params.stop_token_ids) | special_ids(params.stops, self.model.tokenizer),
             block_tokens=self.config.block_tokens,
             deterministic=self.config.deterministic,
             salt=salt,
@@ -252,7 +256,7 @@ class Engine(Closing):
         Of `options` only tenant and salt count.
         """
         tokens = encode(prompt, self.model.tokenizer, self.model.vocab_size)
-        salt = Salt(options or RequestOptions(), self.config.block_tokens)
+        salt = Salt(options or RequestOptions(), len(tokens), self.config.block_tokens)
         future: Future[dict[str, int]] = Future()
         self._post(Lookup(salt(tokens), future))
         return future.result()
@@ -267,16 +271,20 @@ class Engine(Closing):
     def flush(self) -> None:
         """Write down every cached block that the disk does not have yet, and wait until that would survive a power cut.
 
-        What requests hold is written too. Nothing to do without a disk tier. Raises StoreError if the disk fails.
+        What requests hold is written too. Nothing to do without a disk tier. Raises StoreFailed if the disk is full,
+        fails or rests, so that some blocks are not there.
         """
+        num_left = self._sweep(Tier.DISK, then_free=False)
         if self._tiers.store is not None:
-            self._sweep(Tier.DISK, then_free=False)
             self._tiers.store.sync()
+            if num_left:
+                raise StoreFailed(f"{num_left} cached blocks are not on disk: it is full, fails, or rests")
 
-    def _sweep(self, to: Tier, *, then_free: bool) -> None:
-        future: Future[None] = Future()
+    def _sweep(self, to: Tier, *, then_free: bool) -> int:
+        """Blocks that are above the tier and not in it afterwards."""
+        future: Future[int] = Future()
         self._post(Demote(to, then_free, future))
-        future.result()
+        return future.result()
 
     def clear(self) -> bool:
         """Forget every cached block in every tier. False if requests, or copies that take too long, still hold some.

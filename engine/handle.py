@@ -46,22 +46,23 @@ class Stream(Closing, Iterator[Delta]):
         self.handle = handle
         """Has the whole result, once the stream has ended."""
         self._deltas, self._num_open = deltas, num_replies
+        self._closed = False
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Delta:
-        """Waits for the next."""
-        if not self._num_open:
+        """Waits for the next. One thread at a time; another may close the stream meanwhile."""
+        if self._closed or not self._num_open:
             raise StopIteration
-        delta = self._deltas.get()
+        delta = self._deltas.get()  # a request that is called off has its last ones too
         self._num_open -= delta.finish_reason is not None
         return delta
 
     def close(self) -> None:
         """Call the request off if it still runs. Safe to call twice; also done when nobody refers to the stream."""
-        if self._num_open:
-            self._num_open = 0
+        if not self._closed:
+            self._closed = True
             self.handle.cancel()
 
     def __del__(self) -> None:

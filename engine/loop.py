@@ -5,7 +5,7 @@ import logging
 import queue
 import threading
 import time
-from concurrent.futures import Future
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,8 @@ from .sequence import Sequence
 
 _log = logging.getLogger(__name__)
 
+_LONGEST_SLEEP_S = 3600.0  # no deadline is slept towards for longer: the system's own timers have limits
+_ROWS_AT_ONCE = 64  # logits that tokens are drawn from together: each takes memory of several vocabularies
 _CLEAR_S = 30.0  # how long clear() may wait for copies in flight
 
 
@@ -51,10 +53,12 @@ class EngineLoop:
         self._model, self._pool = model, pool
         self._deterministic = deterministic
         self._block_tokens = pool.layout.block_tokens
-        self._sweeps: list[tuple[Sweep, Future[None]]] = []
+        self._sweeps: deque[Demote] = deque()
+        """One at a time: the first is under way."""
+        self._sweep: Sweep | None = None
         self._stopping = False
-        self._has_published = False
-        """Whether the last step computed parts of prompts, for which a waiting request may have waited."""
+        self._has_news = False
+        """Whether the last step computed parts of prompts, or met news of the cache: a request may have waited for it."""
         self._answers = Answers()
         self._counts = {
             "requests": 0,
@@ -90,8 +94,8 @@ class EngineLoop:
         except Exception as error:  # noqa: BLE001 - the thread's top: reaches every caller that waits, or will
             _log.exception("the engine has failed")
             self._refuse(told(error))
-        for _, future in self._sweeps:
-            future.set_exception(ValueError("the engine was closed"))
+        for asked in self._sweeps:
+            asked.future.set_exception(ValueError("the engine was closed"))
 
     def _turn(self, *, block: bool) -> bool:
         """Everything once: messages, news of the cache, admission, one step. Whether something was computed.
@@ -102,22 +106,24 @@ class EngineLoop:
         for sequence in self._scheduler.late(time.monotonic()):
             self._end(sequence, "timeout")
         news = self._cache.pump()
-        self._scheduler.admit(news=news or self._has_published)
+        self._scheduler.admit(news=news or self._has_news)
         step = self._scheduler.next_step()
-        self._has_published = any(not chunk.decode for _, chunk in step)
+        self._has_news = any(not chunk.decode for _, chunk in step)
         if step:
             self._compute(step)
-        for sequence in self._scheduler.warmed():
+        warmed = self._scheduler.warmed()
+        for sequence in warmed:
+            self._note_cached(sequence)
             self._end(sequence, "length")
         self.snapshot = self._take_snapshot()
-        self._resolve_sweeps()
+        self._go_on_sweeping()
         self._answers.deliver()
-        return bool(step)
+        return bool(step or warmed)  # what has ended leaves room: look at who waits
 
     def _take_messages(self, *, block: bool) -> None:
         deadlines = [self._cache.deadline_s, self._scheduler.deadline_s] if block else []
         waits_s = [max(0.0, deadline - time.monotonic()) for deadline in deadlines if deadline is not None]
-        timeout_s = min(waits_s, default=None)
+        timeout_s = min([*waits_s, _LONGEST_SLEEP_S]) if waits_s else None
         with contextlib.suppress(queue.Empty):
             while not self._stopping:
                 self._at_hand = self._inbox.get(block=block, timeout=timeout_s)
@@ -133,9 +139,9 @@ class EngineLoop:
             self._answers.end(sequence, "error", error)
         self._answers.deliver()
         failed = RuntimeError(f"the engine has failed: {error}")
-        for _, future in self._sweeps:
-            future.set_exception(failed)
-        self._sweeps = []
+        for asked in self._sweeps:
+            asked.future.set_exception(failed)
+        self._sweeps.clear()
         message = self._at_hand
         while not self._stopping:
             match message:
@@ -143,8 +149,9 @@ class EngineLoop:
                     for request in requests:
                         self._answers.end(request.sequences[0], "error", error)
                     self._answers.deliver()
-                case Lookup(_, asked) | Demote(_, _, asked) | Clear(asked) | Check(asked):
-                    asked.set_exception(failed)
+                case Lookup(_, future) | Demote(_, _, future) | Clear(future) | Check(future):
+                    if not future.done():
+                        future.set_exception(failed)
                 case Stop():
                     self._stopping = True
                     return
@@ -162,8 +169,9 @@ class EngineLoop:
                         self._end(sequence, "cancelled")
             case Lookup(tokens, future):
                 future.set_result(self._cache.lookup(tokens))
-            case Demote(to, then_free, future):
-                self._sweeps.append((self._cache.sweep(to, then_free=then_free), future))
+            case Demote():
+                self._sweeps.append(message)
+                self._go_on_sweeping()
             case Clear(future):
                 future.set_result(self._cache.clear(_CLEAR_S))
             case Check(future):
@@ -190,9 +198,7 @@ class EngineLoop:
         ]
         try:
             logits = self._forward(chunks)
-            if len(replies) > len(wanting):
-                logits = logits[[row for row, _ in replies]]
-            choices = choose(logits, [reply.draw() for _, reply in replies])
+            choices = self._choices(logits, replies)
         except Exception as error:  # noqa: BLE001 - the model's errors have no common type; its requests report them
             _log.exception("a step failed")
             for sequence, _ in step:
@@ -212,6 +218,15 @@ class EngineLoop:
             return self._model.forward(batch, self._pool)
         finally:  # also where it breaks off: layers that were enqueued before that still write to their slots
             self._cache.after_compute()
+
+    @staticmethod
+    def _choices(logits: torch.Tensor, replies: list[tuple[int, Sequence]]) -> list[Choice]:
+        """The next token of each reply, from its row of the logits."""
+        choices: list[Choice] = []
+        for start in range(0, len(replies), _ROWS_AT_ONCE):
+            some = replies[start : start + _ROWS_AT_ONCE]
+            choices += choose(logits[[row for row, _ in some]], [reply.draw() for _, reply in some])
+        return choices
 
     def _slots_of(self, chunks: list[Chunk]) -> tuple[list[int], list[int]]:
         """The slots that a step reads, and those that it writes."""
@@ -236,11 +251,7 @@ class EngineLoop:
 
     def _accept(self, reply: Sequence, choice: Choice, parent: Sequence) -> None:
         """A reply's next token. `parent`: whose lease it was computed with, the reply's own if it has begun."""
-        request = reply.request
-        if request.cached_blocks is None:
-            assert parent.lease is not None, "what is computed has a lease"
-            request.cached_blocks = parent.lease.cached_blocks_by_tier()
-            self._counts["cached_tokens"] += sum(request.cached_blocks.values()) * self._block_tokens
+        self._note_cached(parent)
         self._counts["generated_tokens"] += 1
         reason, error = self._take_token(reply, choice)
         if reason is None:
@@ -251,6 +262,14 @@ class EngineLoop:
             self._end(reply, reason, error)
         else:
             self._answers.end(reply, reason, error)
+
+    def _note_cached(self, sequence: Sequence) -> None:
+        """The prompt is computed: what the cache had of it is known for good."""
+        request = sequence.request
+        if request.cached_blocks is None:
+            assert sequence.lease is not None, "what is computed has a lease"
+            request.cached_blocks = sequence.lease.cached_blocks_by_tier()
+            self._counts["cached_tokens"] += sum(request.cached_blocks.values()) * self._block_tokens
 
     @staticmethod
     def _take_token(reply: Sequence, choice: Choice) -> tuple[FinishReason | None, str | None]:
@@ -265,6 +284,7 @@ class EngineLoop:
 
     def _fork(self, parent: Sequence, child: Sequence) -> None:
         """Let another reply go on from a prompt that `parent` has computed: its last block, if shared, is copied."""
+        self._has_news |= self._cache.pump()  # what has left for it meanwhile
         if not self._scheduler.fork(parent, child):
             return
         self._counts["forked_replies"] += 1
@@ -285,11 +305,14 @@ class EngineLoop:
         finally:  # the books may be wrong, but nobody is left waiting
             self._answers.end(sequence, reason, error)
 
-    def _resolve_sweeps(self) -> None:
-        for sweep, future in self._sweeps:
-            if sweep.done:
-                future.set_result(None)
-        self._sweeps = [(sweep, future) for sweep, future in self._sweeps if not sweep.done]
+    def _go_on_sweeping(self) -> None:
+        """Answer the sweep that is over, and begin the next."""
+        if self._sweep is not None and self._sweep.done:
+            self._sweeps.popleft().future.set_result(self._sweep.num_left)
+            self._sweep = None
+        if self._sweep is None and self._sweeps:
+            asked = self._sweeps[0]
+            self._sweep = self._cache.sweep(asked.to, then_free=asked.then_free)
 
     def _take_snapshot(self) -> dict[str, Any]:
         requests = {"running": self._scheduler.num_running, "waiting": self._scheduler.num_waiting}

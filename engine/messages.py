@@ -33,12 +33,12 @@ class Lookup:
 
 @dataclass(frozen=True, slots=True)
 class Demote:
-    """Copy what no request holds down to a tier; the future gets None when no more can be copied."""
+    """Copy what is cached down to a tier; the future gets how many blocks are not there when no more can be copied."""
 
     to: Tier
     then_free: bool
-    """Whether it leaves the tiers above."""
-    future: "Future[None]"
+    """Whether what no request holds leaves the tiers above."""
+    future: "Future[int]"
 
 
 @dataclass(frozen=True, slots=True)

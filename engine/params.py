@@ -24,8 +24,10 @@ class SamplingParams:
     min_p: draw only from those with at least this share of the most probable one's probability.
     repetition_penalty: logits of tokens in prompt or reply are divided by it, negative ones multiplied; 1 for none.
     presence_penalty, frequency_penalty: taken off the logits of the reply's tokens, once and for each time.
-    seed: of the draws, from 0 to 2**64 - 1. Equal seeds draw alike whatever else runs; None draws anew each time.
-    stop: the reply ends before the first of these texts, of which it shows nothing. A model with a tokenizer only.
+    seed: of the draws, from 0 to 2**64 - 1. Equal seeds roll the same numbers whatever else runs; which tokens these pick
+        is the same too in the deterministic mode, and elsewhere up to the last bits of logits. None rolls anew.
+    stop: the reply ends before the first of these texts, of which it shows nothing; the name of a special token stands for
+        that token. A model with a tokenizer only.
     stop_token_ids: the reply ends with any of these tokens, as it does with the model's own end-of-sequence tokens.
     ignore_eos: go on after an end-of-sequence token of the model's own (for measurements).
     logprobs: for each token of the reply its log-probability and those of so many most probable ones, as the model
@@ -95,7 +97,8 @@ class RequestOptions:
     salt_offset: tokens at the prompt's start that are public all the same, such as a common system prompt; whole blocks
         of them are shared. Tokens, not characters: with a chat template its own tokens count.
     cache: "readwrite"; "read" uses what is cached and adds nothing; "off" neither.
-    priority: who waits is served from the lowest number up, in order of arrival within a number.
+    priority: who waits is served from the lowest number up, in order of arrival within a number. Higher numbers wait as
+        long as lower ones keep coming.
     timeout_s: the request ends after so long with what it has, its reason "timeout"; None for never.
     """
 
@@ -109,8 +112,8 @@ class RequestOptions:
     def __post_init__(self) -> None:
         for name in ("tenant", "cache_salt"):
             value = getattr(self, name)
-            if value is not None and not (isinstance(value, str) and value):
-                raise ValueError(f"{name} must be a string that is not empty, or None, got {value!r}")
+            if value is not None and not (isinstance(value, str) and value and value.isprintable()):
+                raise ValueError(f"{name} must be a string of printable characters, or None, got {value!r}")
         check_whole("salt_offset", self.salt_offset, 0)
         if self.cache not in CACHE_USES:
             raise ValueError(f"cache must be one of {', '.join(map(repr, CACHE_USES))}, got {self.cache!r}")

@@ -26,9 +26,9 @@ MAX_VOCABULARY = 1 << MARK_SHIFT
 class Salt:
     """The mark of one tenant and salt, for blocks of `block_tokens` tokens: at least 16, so that it has 128 bits."""
 
-    def __init__(self, options: RequestOptions, block_tokens: int) -> None:
-        """Marks nothing if neither tenant nor salt is given."""
-        self.start = options.salt_offset // block_tokens * block_tokens
+    def __init__(self, options: RequestOptions, prompt_tokens: int, block_tokens: int) -> None:
+        """Marks nothing if neither tenant nor salt is given. What follows the prompt is never public."""
+        self.start = min(options.salt_offset, prompt_tokens) // block_tokens * block_tokens
         """Position of the first private token; those of its block are, too."""
         self._mark = _mark(options, block_tokens)
 

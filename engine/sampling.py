@@ -12,6 +12,7 @@ from .params import SamplingParams
 from .results import TokenLogprob
 
 _SEED_BITS = 64
+_FIRST_TRIED = 1024  # most probable tokens in which top_p and min_p mostly end
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +60,10 @@ def choose(logits: torch.Tensor, draws: Sequence[Draw]) -> list[Choice]:
         return []
     allowed = _penalised(logits, draws)
     tokens = allowed.argmax(dim=-1)
-    random = [row for row, draw in enumerate(draws) if draw.params.temperature > 0]
-    if random:
-        tokens[random] = _drawn(allowed[random], [draws[row] for row in random])
     sound = logits.amax(dim=-1).isfinite()  # a NaN anywhere is the largest of its row
+    for row, draw in enumerate(draws):
+        if draw.params.temperature > 0 and sound[row]:
+            tokens[row] = _drawn(allowed[row], draw)
     logprobs = [_logprob(logits[row], tokens[row], draw.params.logprobs) for row, draw in enumerate(draws)]
     return [
         Choice(token, logprob, is_sound)
@@ -88,33 +89,34 @@ def _penalised(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
     return logits
 
 
-def _drawn(logits: torch.Tensor, draws: Sequence[Draw]) -> torch.Tensor:
-    """A token of each row at random, int64 [rows]: the one at which the cumulated probabilities pass `uniform`.
+def _drawn(logits: torch.Tensor, draw: Draw) -> torch.Tensor:
+    """A token of one row at random, int64 []: the one at which the cumulated probabilities pass `uniform`.
 
-    In float64, the most probable first: rounding then moves a border between two tokens by next to nothing, so that
-    the same logits give the same token on any device.
+    In float64, so that rounding moves a border between two tokens by next to nothing. Sorts no more than it must: a
+    vocabulary takes tens of milliseconds.
     """
+    params = draw.params
+    scaled = (logits.double() - logits.max()) / params.temperature
+    if not (params.top_k or params.top_p < 1.0 or params.min_p):
+        return _picked(scaled.exp().cumsum(dim=0), draw.uniform)
+    whole = scaled.exp().sum()
+    num = min(params.top_k or _FIRST_TRIED, len(scaled))
+    while True:
+        best, ids = scaled.topk(num)
+        probabilities = best.exp() / (best.exp().sum() if params.top_k else whole)
+        before = probabilities.cumsum(dim=0) - probabilities
+        kept = (before < params.top_p) & (probabilities >= params.min_p * probabilities[0])
+        kept[0] = True
+        if params.top_k or num == len(scaled) or not kept[-1]:
+            return ids[_picked((probabilities * kept).cumsum(dim=0), draw.uniform)]
+        num = len(scaled)
 
-    def column(values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=logits.device)[:, None]
 
-    def setting(name: str) -> torch.Tensor:
-        return column([getattr(draw.params, name) for draw in draws])
-
-    ordered, ids = (logits.double() / setting("temperature")).sort(dim=-1, descending=True, stable=True)
-    ranks = torch.arange(logits.shape[1], device=logits.device)
-    most = column([draw.params.top_k or logits.shape[1] for draw in draws])
-    probabilities = ordered.softmax(dim=-1) * (ranks < most)
-    probabilities /= probabilities.sum(dim=-1, keepdim=True)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    kept = (before < setting("top_p")) & (probabilities >= setting("min_p") * probabilities[:, :1])
-    kept &= ranks < most
-    kept[:, 0] = True
-    cumulated = (probabilities * kept).cumsum(dim=-1)
-    target = column([draw.uniform for draw in draws]) * cumulated[:, -1:]
-    # what is kept is the first so many: rounding must not pick one behind them
-    rank = torch.minimum((cumulated <= target).sum(dim=-1), kept.sum(dim=-1) - 1)
-    return ids.gather(1, rank[:, None])[:, 0]
+def _picked(cumulated: torch.Tensor, uniform: float) -> torch.Tensor:
+    """Where cumulated weights pass `uniform` of their sum: never at a weight of 0, whatever the rounding."""
+    at = torch.searchsorted(cumulated, cumulated[-1:] * uniform, right=True)
+    last = torch.searchsorted(cumulated, cumulated[-1:])  # the first at which the sum is whole
+    return torch.minimum(at, last)[0]
 
 
 def _logprob(logits: torch.Tensor, token: torch.Tensor, num_top: int | None) -> TokenLogprob | None:

@@ -97,7 +97,11 @@ class Scheduler:
                 return None
             end = sequence.next_end(min(left, room_tokens), None)
         # a deterministic chunk cannot be cut to fit: where it does not, it comes in a later step
-        return sequence.prefill_chunk(end) if first or end - start <= left else None
+        if not first and end - start > left:
+            return None
+        if sequence.num_forks:
+            self._requests.make_room_for_forks(sequence.num_forks)  # it leaves while this is computed
+        return sequence.prefill_chunk(end)
 
     def remove(self, sequence: Sequence) -> None:
         """The request has ended: give up what it holds."""

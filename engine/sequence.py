@@ -41,6 +41,8 @@ class Sequence:
     salt: Salt
     text: ReplyText
     dice: Dice
+    stop_ids: frozenset[int] = frozenset()
+    """Tokens that end the reply because its caller said so."""
     index: int = 0
     reply: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -141,6 +143,11 @@ class Sequence:
     def num_prompt_blocks(self) -> int:
         """Blocks that hold the prompt: what another reply to it shares or copies."""
         return self._blocks(len(self.prompt))
+
+    @property
+    def num_forks(self) -> int:
+        """Replies that will begin when the prompt is computed."""
+        return 0 if self.reply or self.is_warming else self.request.params.n - 1
 
     def forked(self) -> None:
         """It goes on from a computed prompt: `lease` holds all of it, and the first token is known."""
@@ -247,8 +254,7 @@ class Sequence:
         return "length" if len(self.reply) >= request.max_tokens else None
 
     def _ends_with(self, token: int) -> bool:
-        params = self.request.params
-        return token in params.stop_token_ids or (token in self.eos_ids and not params.ignore_eos)
+        return token in self.stop_ids or (token in self.eos_ids and not self.request.params.ignore_eos)
 
     def news(self, reason: FinishReason | None = None, error: str | None = None) -> Delta:
         """What a stream has not shown yet. `reason`, if this is the end."""

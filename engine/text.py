@@ -22,6 +22,7 @@ class ReplyText:
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
         """`tokenizer`: None gives no text. `stops`: texts that end the reply."""
         self._tokenizer, self._stops = tokenizer, tuple(stops)
+        self._textless = frozenset() if tokenizer is None else frozenset(tokenizer.all_special_ids)
         self._ids: list[int] = []
         self._start = self._end = 0
         self._held = ""
@@ -33,7 +34,7 @@ class ReplyText:
 
     def push(self, token: int) -> None:
         """The next token. Raises what the tokenizer raises."""
-        if self._tokenizer is None or self.stopped:
+        if self._tokenizer is None or self.stopped or token in self._textless:
             return
         self._ids.append(token)
         news = self._news()
@@ -77,3 +78,11 @@ class ReplyText:
             if any(stop.startswith(text[-num:]) for stop in self._stops):
                 return num
         return 0
+
+
+def special_ids(stops: Sequence[str], tokenizer: Any) -> frozenset[int]:
+    """Those stop texts that are special tokens, such as "<|im_end|>": as these have no text, their ids must do."""
+    if not stops:
+        return frozenset()
+    written = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    return frozenset(written[stop] for stop in stops if stop in written)

@@ -1,6 +1,7 @@
 """Which request gets room on the device next, and which gives it up.
 
-The law of progress: if a waiting request fits alone, finitely many completions admit it. It holds because
+The law of progress: if a waiting request fits alone, and none of a better priority keeps coming, finitely many
+completions admit it. It holds because
 
 * whoever waits holds nothing, save host memory for what a preemption saved;
 * a request is overtaken a bounded number of times, and after that nobody passes it: what ends leaves room for it;
@@ -87,6 +88,8 @@ class Places(Protocol):
 
     def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None: ...
 
+    def make_room(self, num_blocks: int) -> None: ...
+
     def grow(self, lease: Lease, num_blocks: int) -> Room: ...
 
     def preempt(self, lease: Lease, num_used: int) -> Stash | None: ...
@@ -127,18 +130,29 @@ class Admission(Generic[R]):
     def fork(self, parent: R, child: R, num_used: int) -> bool:
         """Another reply to a prompt that a running request has computed, in `num_used` blocks.
 
-        True if it runs now, see Index.fork. Else it waits for its turn as one that has been preempted does.
+        True if it runs now, see Index.fork. Else it waits, in the place of its parent, as one that has been preempted does.
         """
         assert parent.lease is not None, "what runs has a lease"
-        self.add(child)
-        if self._starved or len(self.running) >= self._max_running:
+        child.arrival, child.overtaken, child.waits = parent.arrival, 0, Wait.FOR_ROOM
+        _insert(self.waiting, child)
+        self._worth_trying = True
+        passed = [other for other in self.waiting if _rank(other) < _rank(child)]
+        may_pass = all(other.overtaken < PATIENCE[other.waits] for other in passed)
+        if self._starved or len(self.running) >= self._max_running or not may_pass:
             return False
         child.lease = self._places.fork(parent.lease, num_used, child.max_blocks)
         if child.lease is None:
             return False
-        self.waiting.remove(child)  # passing nobody: its prompt was admitted long ago
-        _insert(self.running, child)
+        self._begin(child)
         return True
+
+    def make_room_for_forks(self, num_forks: int) -> None:
+        """Let idle blocks leave for forks that will soon come, unless somebody has asked for room already.
+
+        Each copies a block that is not whole and decodes into another.
+        """
+        if not self._starved:
+            self._places.make_room(2 * min(num_forks, self._max_running - len(self.running)))
 
     def remove(self, request: R) -> None:
         """A request has ended, in whatever way: it holds nothing any more. `lease` stays, to be read."""

@@ -116,6 +116,11 @@ class TieredCache(Closing):
         self._start_moves()
         return forked
 
+    def make_room(self, num_blocks: int) -> None:
+        """See Index.make_room."""
+        self._index.make_room(num_blocks)
+        self._start_moves()
+
     def grow(self, lease: Lease, num_blocks: int) -> Room:
         """See Index.grow."""
         room = self._index.grow(lease, num_blocks)

@@ -184,6 +184,10 @@ class Index:
         """
         return self._leases.fork(lease, num_used, max_blocks)
 
+    def make_room(self, num_blocks: int) -> None:
+        """Let idle blocks leave the device until so many slots are free, or will be."""
+        self._eviction.device_room(num_blocks)
+
     def grow(self, lease: Lease, num_blocks: int) -> Room:
         """Extend the block table to `num_blocks`, if that is more. Room.NOW if it is done; else nothing has changed."""
         return self._leases.grow(lease, num_blocks)

@@ -21,6 +21,8 @@ class Sweep:
     """Whether the copies above are given up. Otherwise they stay, clean."""
     ids: Ids = field(default_factory=lambda: np.empty(0, dtype=np.intp))
     done: bool = False
+    num_left: int = 0
+    """When it is done: blocks above the tier that are not in it."""
 
 
 class Writes:
@@ -185,6 +187,9 @@ class Writes:
                 below = (state[tier + 1 :, sweep.ids] == PRESENT).any(axis=0)
                 going = (state[tier, sweep.ids] == PRESENT) & below & (leases[sweep.ids] == 0)
                 self._holdings.left(tier, sweep.ids[going])
+        state, live = self._holdings.residency.state[:, sweep.ids], self._holdings.residency.live[sweep.ids]
+        above = (state[: sweep.to] == PRESENT).any(axis=0) & live
+        sweep.num_left = int((above & (state[sweep.to] != PRESENT)).sum())
         sweep.done = True
         self._sweep = None
 

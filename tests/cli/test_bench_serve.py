@@ -32,7 +32,7 @@ def test_what_is_shared_is_saved_with_tier_traffic_and_without(tiny_dir, tmp_pat
         assert 0 < row["ttft_p50_s"] <= row["ttft_p99_s"]
         assert 0 < row["between_tokens_p50_s"] <= row["between_tokens_p99_s"]
         assert (row["disk_blocks"] > 0) is (tiers and not sharing)
-    assert rows[0, True]["demoted_blocks"] > 0
+    assert rows[0, True]["evicted_blocks"] > 0
     assert measured["environment"]["versions"]["torch"]
 
 

@@ -199,9 +199,9 @@ def _ask(engine: Engine, prompt: Tokens, params: SamplingParams) -> _Answer:
 
 
 def _moved(engine: Engine) -> dict[str, int]:
-    """Blocks that have left the device for host memory, and that lie on disk."""
+    """Blocks that have left the device to make room, and that lie on disk."""
     tiers = engine.stats()["cache"]["tiers"]
-    return {"demoted_blocks": tiers["device"]["evicted"], "disk_blocks": tiers["disk"]["blocks"]}
+    return {"evicted_blocks": tiers["device"]["evicted"], "disk_blocks": tiers["disk"]["blocks"]}
 
 
 def _show(rows: Sequence[dict[str, Any]]) -> None:
