@@ -365,16 +365,17 @@ class _CallPlan:
         table = np.full((len(chunks), num_blocks), self.pool.scratch, dtype=np.int64)
         for row, slots in enumerate(tables):
             table[row, : len(slots)] = slots
-        first = np.array([self._first_block(chunk.start) * block_tokens for chunk in chunks])
-        positions = first[:, None] + np.arange(num_blocks * block_tokens)
-        beyond = positions >= np.array([[chunk.end] for chunk in chunks])
-        before = positions < np.array([[self._first_seen(chunk.start)] for chunk in chunks])
+        first = [self._first_block(chunk.start) * block_tokens for chunk in chunks]
+        gathered = np.arange(num_blocks * block_tokens)
+        beyond = gathered >= np.array([[chunk.end - at] for chunk, at in zip(chunks, first, strict=True)])
+        seen = [[self._first_seen(chunk.start) - at] for chunk, at in zip(chunks, first, strict=True)]
+        unseen = beyond if self.window is None else beyond | (gathered < np.array(seen))
         in_own_block = np.repeat(table != self.pool.scratch, block_tokens, axis=1)
         return DecodeCall(
             rows=slice(first_row, first_row + len(chunks)),
             blocks=self._tensor(table.reshape(-1)),
             kv=slice(0, num_blocks * block_tokens),
-            mask=_additive(self._tensor(beyond | before), self.dtype)[:, None, None],
+            mask=_additive(self._tensor(unseen), self.dtype)[:, None, None],
             stale=self._tensor(np.flatnonzero(beyond & in_own_block)),
         )
 

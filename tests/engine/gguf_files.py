@@ -22,6 +22,22 @@ def write_gguf(
     config = hf.config
     kind = _KINDS.get(config.model_type, config.model_type)
     writer = GGUFWriter(path, kind)
+    _add_facts(writer, config, kind)
+    for key, value in (metadata or {}).items():
+        _add(writer, key, value)
+    if tokenizer is not None:
+        _add_tokenizer(writer, tokenizer)
+    _add_weights(writer, hf, kind, quantise=quantise)
+    for name in more_tensors:
+        writer.add_tensor(name, np.ones(8, dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def _add_facts(writer: GGUFWriter, config: Any, kind: str) -> None:
     writer.add_name(f"Tiny {kind}")
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -38,18 +54,6 @@ def write_gguf(
     writer.add_rope_freq_base(rope.get("full_attention", rope)["rope_theta"])
     if config.model_type == "gemma3_text":
         writer.add_sliding_window(config.sliding_window)
-    for key, value in (metadata or {}).items():
-        _add(writer, key, value)
-    if tokenizer is not None:
-        _add_tokenizer(writer, tokenizer)
-    _add_weights(writer, hf, kind, quantise=quantise)
-    for name in more_tensors:
-        writer.add_tensor(name, np.ones(8, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 def _add(writer: GGUFWriter, key: str, value: Any) -> None:
