@@ -43,8 +43,8 @@ Prompts = list[str] | list[list[int]] | list[list[dict[str, str]]]
 class Engine(Closing):
     """A model served from paged KV, whose prefixes are kept on the device, in host memory and on disk.
 
-    `model` is "demo", a local Hugging Face directory, a hub name, or a Model. Everything but construction may be
-    called from any thread. A context manager; leaving it closes the engine, which keeps what the disk may hold.
+    `model` is "demo", a local Hugging Face directory, a GGUF file, a hub name, or a Model. Everything but construction
+    may be called from any thread. A context manager; leaving it closes the engine, which keeps what the disk may hold.
 
     Raises ValueError, with what to do, for a model that is not supported or settings that do not fit together, and
     StoreError where `disk_path` cannot be used.

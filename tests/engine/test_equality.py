@@ -10,7 +10,7 @@ from engine.model import Model, load_model, random_model
 from tests.engine.families import CASES
 from tests.engine.naive import Driver, reference_generate, reference_logits, tokens
 
-NEW = 12
+NEW = 8
 
 
 @pytest.fixture(scope="module", params=CASES)

@@ -33,16 +33,31 @@ def test_there_is_a_model_for_each_family():
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_file_that_is_silent_on_something_means_what_transformers_assumes(name, tmp_path):
-    """Each key is left out in turn."""
+    """Each key is left out in turn; also of a model so deep that its layers' own rules show."""
     stated = saved(CASES[name].config(), tmp_path)
     kind = CONFIG_MAPPING[stated["model_type"]]
-    for key in [None, *sorted(set(stated) - STATED)]:
-        config = {name: value for name, value in stated.items() if name != key}
-        theirs = kind.from_dict(config)
-        assert shape_of(config) == shape_of(theirs.to_dict()), key
-        assert shape_of(config).num_kv_heads == getattr(
-            theirs, "num_key_value_heads", theirs.num_attention_heads
-        )
+    without_lists = {
+        key: value for key, value in stated.items() if key not in {"layer_types", "no_rope_layers"}
+    }
+    deep = {**without_lists, "num_hidden_layers": 30}
+    for facts in (stated, deep, {**deep, "use_sliding_window": True, "sliding_window": 40}):
+        for key in [None, *sorted(set(facts) - STATED)]:
+            config = {name: value for name, value in facts.items() if name != key}
+            theirs = kind.from_dict(config)
+            shape = shape_of(config)
+            assert shape == shape_of(theirs.to_dict()), key
+            assert shape.num_kv_heads == getattr(theirs, "num_key_value_heads", theirs.num_attention_heads)
+            assert shape.windows == _windows(theirs), key
+
+
+def _windows(config: Any) -> tuple[int | None, ...]:
+    """What a transformers config says of each layer, once it has filled itself in."""
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    knows_windows = hasattr(
+        type(config), "sliding_window"
+    )  # else it is a stranger's key, which nothing reads
+    window = config.sliding_window if knows_windows and getattr(config, "use_sliding_window", True) else None
+    return tuple(window if each == "sliding_attention" else None for each in types)
 
 
 @pytest.mark.parametrize("name", CASES)
