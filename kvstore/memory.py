@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -45,7 +46,7 @@ class MemoryStore(Closing):
         self._shelf: Shelf = {} if shelf is None else shelf
         self._lock = threading.Lock()  # the shelf and the counts change together, or not at all
         self._closed = False
-        self._damaged_blocks = 0
+        self._damaged: Counter[MissReason] = Counter()
         self._blocks, self._stored_bytes, self._other_bytes = self._count()
 
     @property
@@ -105,7 +106,7 @@ class MemoryStore(Closing):
                 raw_bytes=self._blocks * self.layout.block_bytes,
                 capacity_bytes=self.capacity_bytes,
                 other_namespaces_bytes=self._other_bytes,
-                damaged_blocks=self._damaged_blocks,
+                damaged=dict(self._damaged),
             )
 
     def check(self) -> None:
@@ -131,7 +132,7 @@ class MemoryStore(Closing):
         if reason is None:
             return HIT
         with self._lock:
-            self._damaged_blocks += 1
+            self._damaged[reason] += 1
             if self._shelf.get(place) is entry:  # not if a sound record has replaced it meanwhile
                 self._forget(place)
         return ReadOutcome(reason)

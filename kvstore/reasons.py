@@ -35,7 +35,7 @@ class MissReason(StrEnum):
 
     @property
     def damaged(self) -> bool:
-        """Whether there was a record and it must not be trusted: stores count and delete such records."""
+        """Whether there was a record and it must not be trusted: stores count such records and take them out of use."""
         return self in _DAMAGE
 
 

@@ -1,6 +1,6 @@
 """The store interface: where the bytes of blocks rest, by key, batch first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
@@ -75,8 +75,13 @@ class StoreStats:
     """The bound on stored bytes of all namespaces together."""
     other_namespaces_bytes: int
     """Stored bytes of the others that share the medium; they count against the capacity."""
-    damaged_blocks: int
-    """Reads that found a record which failed a check, since this store was opened."""
+    damaged: Mapping[MissReason, int]
+    """Reads that found a record which failed a check, since this store was opened, by reason."""
+
+    @property
+    def damaged_blocks(self) -> int:
+        """All of them together."""
+        return sum(self.damaged.values())
 
 
 class Store(Protocol):
@@ -102,7 +107,8 @@ class Store(Protocol):
         """Read blocks, each into the buffer of `layout.block_bytes` bytes at the same place in `out`.
 
         Answers one outcome a block, in order. A buffer holds the block if its outcome is a hit, and is
-        undefined otherwise. A record that fails a check is a miss: it is counted and deleted. Raises
+        undefined otherwise. A record that fails a check is a miss: it is counted by reason, and taken out of
+        use. Raises
         ValueError for a buffer of another size or another number of buffers; StoreError if the batch as a
         whole failed.
         """

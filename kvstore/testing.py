@@ -249,6 +249,23 @@ def damage_is_a_miss(store: Store, raw: RawRecords) -> None:
     assert_holds(store, refs, blocks)
 
 
+def damage_is_counted_by_reason(store: Store, raw: RawRecords) -> None:
+    """Each failed check under its own name, and nothing else."""
+    refs, _ = fill(store, 4)
+    sound = raw.read(refs[0].key)
+    assert sound is not None
+    raw.write(refs[1].key, sound)
+    raw.truncate(refs[2].key)
+    raw.corrupt(refs[3].key)
+    assert reasons(store, refs)[0] is None
+    assert store.stats().damaged == {
+        MissReason.WRONG_IDENTITY: 1,
+        MissReason.DAMAGED_LENGTH: 1,
+        MissReason.DAMAGED_CHECKSUM: 1,
+    }
+    assert store.stats().damaged_blocks == 3
+
+
 def short_records_are_a_miss(store: Store, raw: RawRecords) -> None:
     """Records that were cut, to nothing at last, or that have grown."""
     refs, blocks = fill(store, 1)
@@ -348,6 +365,7 @@ LAWS: Final[tuple[Law, ...]] = (
     stats_add_up,
     a_full_store_refuses_whole_batches,
     damage_is_a_miss,
+    damage_is_counted_by_reason,
     short_records_are_a_miss,
     misplaced_records_are_a_miss,
     all_of_the_reference_counts,

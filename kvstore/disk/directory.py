@@ -4,6 +4,7 @@
     PATH/v1/clean      there if everything in the environments had reached the disk and nothing was written since
     PATH/v1/payload/   LMDB: the records
     PATH/v1/meta/      LMDB: what a scan tells of each record
+    PATH/v1/quarantine/  records that failed a check
 
 See docs/block-format.md.
 """
@@ -47,6 +48,10 @@ class Directory:
     @property
     def meta(self) -> Path:
         return self.root / "meta"
+
+    @property
+    def quarantine(self) -> Path:
+        return self.root / "quarantine"
 
     @property
     def clean(self) -> bool:

@@ -4,8 +4,10 @@ import logging
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from kvstore.block import BlockKey, BlockLayout, Namespace
@@ -15,6 +17,7 @@ from kvstore.disk.door import Door
 from kvstore.disk.entry import entry_key, unpack_entry
 from kvstore.disk.environment import Unsound, items, lmdb_errors, page_rounded
 from kvstore.disk.opening import open_tables
+from kvstore.disk.quarantine import Quarantine, Quarantined
 from kvstore.disk.tables import Usage
 from kvstore.disk.writer import Writer
 from kvstore.errors import StoreError, StoreFailed, StoreFull
@@ -34,6 +37,15 @@ _GIB: Final = 1 << 30
 
 # Enough of a record to tell it from a later one under the same key: the time of writing and all checksums.
 _HEAD_BYTES: Final = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Damage:
+    """A record that failed a check."""
+
+    key: bytes
+    head: bytes
+    reason: MissReason
 
 
 class LmdbStore(Closing):
@@ -75,12 +87,13 @@ class LmdbStore(Closing):
         self._format = RecordFormat(namespace, layout, compress=compress)
         self._now_ns = now_ns
         self._failure: Exception | None = None
-        self._damaged_blocks = 0
+        self._damaged: Counter[MissReason] = Counter()
         self._damage_lock = threading.Lock()  # readers may find damage at the same time: no count gets lost
         self._door = Door(f"the store at {os.fspath(path)}")
         with ExitStack() as resources:
             self._directory = Directory(path)
             resources.callback(self._directory.close)
+            self._quarantine = Quarantine(self._directory.quarantine)
             self._free_bytes = free_bytes or self._directory.free_bytes
             self._writer = Writer(self._sync_in_background, sync_interval_s)
             resources.callback(self._writer.close)
@@ -109,10 +122,11 @@ class LmdbStore(Closing):
             outcomes, damaged = self._read(refs, out)
             if damaged:
                 with self._damage_lock:
-                    self._damaged_blocks += len(damaged)
+                    self._damaged.update(found.reason for found in damaged)
                 # Should this fail, the record stays, and the next reader finds it damaged again.
                 with suppress(StoreError):
-                    self._write(lambda: self._quarantine(damaged))
+                    evidence = self._write(lambda: self._take_out(damaged))
+                    self._writer.post(lambda: self._put_aside(evidence))  # nobody waits for it
         return outcomes
 
     def put_many(self, refs: Sequence[BlockRef], data: "Sequence[Readable]") -> list[int]:
@@ -143,6 +157,8 @@ class LmdbStore(Closing):
     def stats(self) -> StoreStats:
         with self._door.enter():
             usage = dict(self._tables.usage)
+        with self._damage_lock:
+            damaged = dict(self._damaged)
         own = usage.pop(self.namespace.digest, Usage())
         return StoreStats(
             blocks=own.blocks,
@@ -150,7 +166,7 @@ class LmdbStore(Closing):
             raw_bytes=own.blocks * self.layout.block_bytes,
             capacity_bytes=self.capacity_bytes,
             other_namespaces_bytes=sum(used.stored_bytes for used in usage.values()),
-            damaged_blocks=self._damaged_blocks,
+            damaged=damaged,
         )
 
     def check(self) -> None:
@@ -160,6 +176,11 @@ class LmdbStore(Closing):
     def raw(self) -> RawRecords:
         """The records below all checks, for tests and tools."""
         return RawRecords(self._read_raw, self._write_raw)
+
+    def quarantined(self) -> list[Quarantined]:
+        """The damaged records that were put aside, of all namespaces in the directory, oldest first."""
+        with self._door.enter():
+            return self._quarantine.listed()
 
     def close(self) -> None:
         if not self._door.close():
@@ -171,8 +192,8 @@ class LmdbStore(Closing):
 
     def _read(
         self, refs: Sequence[BlockRef], out: "Sequence[Writable]"
-    ) -> tuple[list[ReadOutcome], list[tuple[bytes, bytes]]]:
-        """Outcomes, and the entry key and the head of each record that failed a check."""
+    ) -> tuple[list[ReadOutcome], list[_Damage]]:
+        """Outcomes, and what failed a check."""
         outcomes, damaged = [], []
         with self._noting_failure(), lmdb_errors("reading"), self._tables.records.begin(buffers=True) as txn:
             for ref, buffer in zip(refs, out, strict=True):
@@ -182,7 +203,7 @@ class LmdbStore(Closing):
                 reason = MissReason.ABSENT if record is None else self._format.unpack(record, ref, buffer)
                 outcomes.append(HIT if reason is None else ReadOutcome(reason))
                 if record is not None and reason is not None:
-                    damaged.append((key, bytes(record[:_HEAD_BYTES])))
+                    damaged.append(_Damage(key, bytes(record[:_HEAD_BYTES]), reason))
         return outcomes, damaged
 
     def _pack(self, refs: Sequence[BlockRef], data: "Sequence[Readable]") -> Batch:
@@ -263,11 +284,18 @@ class LmdbStore(Closing):
         self._writer.changed()
         self._tables.delete(keys)
 
-    def _quarantine(self, damaged: Sequence[tuple[bytes, bytes]]) -> None:
-        """Delete damaged records, except where a new one has been written since it was read."""
-        with lmdb_errors("reading"), self._tables.records.begin(buffers=True) as txn:
-            doomed = [key for key, head in damaged if bytes((txn.get(key) or b"")[:_HEAD_BYTES]) == head]
-        self._delete(doomed)
+    def _take_out(self, damaged: Sequence[_Damage]) -> list[tuple[_Damage, bytes]]:
+        """Delete damaged records, except where a new one has been written since it was read. Answers them."""
+        with lmdb_errors("reading"), self._tables.records.begin() as txn:
+            found = [(one, record) for one in damaged if (record := txn.get(one.key)) is not None]
+        doomed = [(one, record) for one, record in found if record[:_HEAD_BYTES] == one.head]
+        self._delete([one.key for one, _ in doomed])
+        return doomed
+
+    def _put_aside(self, evidence: Sequence[tuple[_Damage, bytes]]) -> None:
+        for one, record in evidence:
+            if self._free_bytes() - len(record) >= self.min_free_bytes:
+                self._quarantine.add(one.key, one.reason, record, self._now_ns())
 
     def _sync(self) -> None:
         self._tables.sync()

@@ -42,6 +42,14 @@ class Writer:
             self._jobs.put((job, future))
         return future.result()
 
+    def post(self, job: Callable[[], object]) -> None:
+        """Run `job` after what is queued, and do not wait. What it raises is lost; it may never run if the
+        writer ends.
+        """
+        with self._lock:
+            if not self._closed:
+                self._jobs.put((job, Future()))
+
     def changed(self) -> None:
         """Start the clock for a sync, unless it runs. For jobs: called on the writer's thread."""
         if self._sync_due_s is None:

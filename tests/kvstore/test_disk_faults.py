@@ -196,5 +196,5 @@ def test_a_record_that_was_replaced_in_time_is_not_taken_for_the_damaged_one(ope
     _, damaged = store._read(refs, [np.empty_like(blocks[0])])
     assert len(damaged) == 1
     store.put_many(refs, blocks)
-    store._write(lambda: store._quarantine(damaged))
+    assert store._write(lambda: store._take_out(damaged)) == []
     assert_holds(store, refs, blocks)
