@@ -78,6 +78,9 @@ class StoreStats:
     damaged: Mapping[MissReason, int]
     """Reads that found a record which failed a check, since this store was opened, by reason."""
 
+    fresh_starts: int = 0
+    """How often the medium itself failed and the store went on empty, since it was opened."""
+
     @property
     def damaged_blocks(self) -> int:
         """All of them together."""

@@ -80,7 +80,9 @@ class TieredCache(Closing):
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._readers = jobs("read", read_threads if store is not None else 0)
         self._writer = jobs("write", 1 if store is not None else 0)
-        self._failed_deletes = 0
+        self._failed_deletes = self._fresh_starts = 0
+        self._suspect = False
+        """Whether a read or write has failed since the store last went on empty: it may do so at any time."""
         self._num_ended = self._num_told = 0
         self._join_s = join_s
         self._joined: bool | None = None
@@ -178,8 +180,20 @@ class TieredCache(Closing):
         for answer in answers:
             self._index.answer(answer)
         self._num_ended += len(answers)
+        for answer in answers:
+            if isinstance(answer, HasRead | Written):
+                self._suspect |= answer.error is not None
         self._start_moves()
         return bool(answers)
+
+    def _note_fresh_start(self) -> None:
+        """Tell the index if the store has gone on empty: it would take blocks for safe that are not there."""
+        assert self._store is not None, "only reads and writes make it suspect"
+        fresh_starts = self._store.stats().fresh_starts
+        if fresh_starts != self._fresh_starts:
+            self._fresh_starts = fresh_starts
+            self._suspect = False
+            self._index.disk_was_emptied()
 
     @property
     def deadline_s(self) -> float | None:
@@ -195,6 +209,8 @@ class TieredCache(Closing):
                 return answers
 
     def _start_moves(self) -> None:
+        if self._suspect:
+            self._note_fresh_start()
         for move in self._index.plan(self._clock()):
             self._start(move)
 

@@ -17,7 +17,7 @@ from kvstore.block import BlockKey
 from kvstore.reasons import MissReason
 from kvstore.store import BlockMeta
 from tiering.eviction import Eviction, Room
-from tiering.holdings import DISK, Holdings
+from tiering.holdings import DISK, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Leases, Wait
@@ -270,6 +270,21 @@ class Index:
         roots = np.flatnonzero(residency.live & (residency.parent < 0))
         removed = [self._eviction.remove(block) for block in roots.tolist()]
         return all(removed)
+
+    def disk_was_emptied(self) -> None:
+        """The store has lost its records: none that was there is counted on, and what nobody else holds is a hole.
+
+        What is being read or written is not touched: how that ends, its answer tells. What may have been written to
+        the empty store already is deleted with the rest.
+        """
+        self._reads_rest.end()
+        self._writes_rest.end()
+        self._loads.give_up(MissReason.ABSENT)
+        state, readers = self._holdings.residency.state, self._holdings.residency.readers
+        lost = np.flatnonzero((state[DISK] == PRESENT) & (readers[DISK] == 0))
+        self._eviction.forget(lost)
+        self._holdings.left(DISK, lost)
+        self._holes.prune(lost)
 
     def restore(self, found: Iterable[BlockMeta]) -> None:
         """Enter what a store holds into an empty index. Records whose parents are missing are forgotten."""

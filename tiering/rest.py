@@ -17,6 +17,11 @@ class Rest:
             self._in_row = 0
             self._until_s = now_s + self._rest_s
 
+    def end(self) -> None:
+        """What made it fail has been put right: it may be tried at once."""
+        self._in_row = 0
+        self._until_s = float("-inf")
+
     def over(self, now_s: float) -> bool:
         """Whether it may be tried."""
         return now_s >= self._until_s

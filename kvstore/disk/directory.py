@@ -5,6 +5,7 @@
     PATH/v1/payload/   LMDB: the records
     PATH/v1/meta/      LMDB: what a scan tells of each record
     PATH/v1/quarantine/  records that failed a check
+    PATH/v1/damaged-*/   environments that failed as a whole, the last ones only
 
 See docs/block-format.md.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from kvstore.errors import StoreFailed, StoreLocked
 
+_ASIDE = "damaged-"
 FORMAT = "v1"
 """A program that lays out the directory differently uses another name, and leaves this one alone."""
 
@@ -30,8 +32,10 @@ class Directory:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.root = Path(path) / FORMAT
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            Path(path).mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, exist_ok=True)
+            self.root.chmod(0o700)  # whatever made it: token ids are prompts that anybody could read
+            self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreFailed(f"cannot use {self.root} as a store: {error}") from error
         try:
@@ -61,9 +65,9 @@ class Directory:
     def mark_clean(self) -> None:
         """To be called when the environments have been synced."""
         if not self._clean:
-            self._clean_mark.touch()
+            self._clean = True  # first: should this fail half-way, the next change must look for the mark
+            self._clean_mark.touch(mode=0o600)
             self._sync_names()
-            self._clean = True
 
     def mark_unclean(self) -> None:
         """To be called before a change. The mark is gone from the disk when this returns: a loss of power
@@ -74,11 +78,26 @@ class Directory:
             self._sync_names()
             self._clean = False
 
-    def clear(self) -> None:
-        """Delete both environments, which must be closed."""
+    def set_aside(self, now_ns: int) -> Path:
+        """Move both environments to a directory of their own, in place of what was set aside before.
+
+        They may be open still, and go on as they are. Answers where they are now.
+        """
         self.mark_unclean()
+        self.drop_set_aside()
+        aside = self.root / f"{_ASIDE}{now_ns:020d}"
+        aside.mkdir(mode=0o700)
         for environment in (self.payload, self.meta):
-            shutil.rmtree(environment, ignore_errors=True)
+            if environment.exists():
+                environment.rename(aside / environment.name)
+        return aside
+
+    def drop_set_aside(self) -> bool:
+        """Delete what was set aside. Answers whether there was anything."""
+        found = list(self.root.glob(f"{_ASIDE}*"))
+        for aside in found:
+            shutil.rmtree(aside, ignore_errors=True)
+        return bool(found)
 
     def free_bytes(self) -> int:
         """What the file system would still give to this user."""

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
-from lmdb.verify import VerifyError, verify
 
 from kvstore.errors import StoreFailed, StoreFull
 
@@ -14,18 +13,23 @@ PAGE_BYTES = 4096
 _VALUE_OVERHEAD_BYTES = 16  # LMDB's header on the first page of a value that has pages of its own
 _KEYS_PER_READ = 1024
 
-# Errors after which the tree itself cannot be trusted: going on could abort the process.
-_STRUCTURAL = (
-    lmdb.CorruptedError,
-    lmdb.InvalidError,
-    lmdb.PageNotFoundError,
-    lmdb.PanicError,
-    lmdb.VersionMismatchError,
+# What LMDB raises although its trees are in order. After anything else they are not trusted: going on could
+# abort the process.
+_HARMLESS = (
+    lmdb.LockError,
+    lmdb.MemoryError,
+    lmdb.ReadersFullError,
+    lmdb.ReadonlyError,
+    lmdb.TlsFullError,
+    lmdb.TxnFullError,
 )
 
 
 class Unsound(StoreFailed):
-    """The environments can no longer be trusted. The next opening repairs them, or starts afresh."""
+    """The environments can no longer be trusted. Others take their place."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, temporary=True)
 
 
 def page_rounded(value_bytes: int) -> int:
@@ -34,11 +38,16 @@ def page_rounded(value_bytes: int) -> int:
 
 
 def open_environment(path: Path, map_bytes: int) -> lmdb.Environment:
-    """Open or create. Raises StoreFailed, of the kind Unsound where the file is not a sound environment."""
+    """Open or create, for the owner alone; no other process may have it open. Raises StoreFailed, of the kind Unsound where the file is not a sound environment."""
     with lmdb_errors(f"opening {path}"):
+        path.mkdir(mode=0o700, exist_ok=True)
+        # The table of readers knows processes by number, and numbers repeat: in another PID namespace a reader
+        # that was killed there looks alive here, and would keep old pages from being reused for ever.
+        (path / "lock.mdb").unlink(missing_ok=True)
         environment = lmdb.open(
             str(path),
             map_size=map_bytes,
+            mode=0o600,
             # Without readahead each page of a value is a read of its own: up to ten times slower from a cold
             # disk.
             readahead=True,
@@ -49,22 +58,7 @@ def open_environment(path: Path, map_bytes: int) -> lmdb.Environment:
             max_readers=512,
             max_spare_txns=32,
         )
-        environment.reader_check()  # frees the slots of readers that were killed: they would pin old pages
     return environment
-
-
-def problems(path: Path) -> list[str]:
-    """What is structurally wrong with an environment that is not open. Reads trees, not values.
-
-    Opening a damaged environment can end in a signal rather than an error, so one that was not closed in
-    order is looked at from outside first.
-    """
-    if not (path / "data.mdb").exists():
-        return []
-    try:
-        return list(verify(str(path)))  # type: ignore[no-untyped-call]
-    except (VerifyError, OSError) as error:
-        return [str(error)]
 
 
 @contextmanager
@@ -74,13 +68,13 @@ def lmdb_errors(doing: str) -> Iterator[None]:
         yield
     except lmdb.MapFullError as error:
         raise StoreFull(f"{doing}: no run of free pages in the file is long enough") from error
-    except _STRUCTURAL as error:
-        raise Unsound(f"{doing}: {error}") from error
     except (lmdb.Error, OSError) as error:
-        number = error.errno if isinstance(error, OSError) else error.code
+        number = getattr(error, "errno", None) or getattr(error, "code", None)
         if number in (errno.ENOSPC, errno.EDQUOT):
             raise StoreFull(f"{doing}: {error}") from error
-        raise StoreFailed(f"{doing}: {error}") from error
+        if isinstance(error, (OSError, *_HARMLESS)):
+            raise StoreFailed(f"{doing}: {error}") from error
+        raise Unsound(f"{doing}: {error}") from error
 
 
 def items(environment: lmdb.Environment, prefix: bytes = b"") -> Iterator[list[tuple[bytes, bytes]]]:
@@ -89,15 +83,21 @@ def items(environment: lmdb.Environment, prefix: bytes = b"") -> Iterator[list[t
     Each list is read in a transaction of its own, which has ended when the list is handed out: one that lived
     as long as its reader would keep freed pages from being reused, and the file would grow.
     """
-    start = prefix
-    while True:
-        with lmdb_errors("scanning"), environment.begin() as txn:
-            batch = _items_from(txn.cursor(), start, prefix)
+    start: bytes | None = prefix
+    while start is not None:
+        batch, start = some_items(environment, start, prefix)
         if batch:
             yield batch
-        if len(batch) < _KEYS_PER_READ:
-            return
-        start = batch[-1][0] + b"\x00"  # the least key after the last one
+
+
+def some_items(
+    environment: lmdb.Environment, start: bytes, prefix: bytes
+) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+    """One list of `items`, from the key `start` on, and where the next one starts; None after the last."""
+    with lmdb_errors("scanning"), environment.begin() as txn:
+        batch = _items_from(txn.cursor(), start, prefix)
+    more = len(batch) == _KEYS_PER_READ
+    return batch, batch[-1][0] + b"\x00" if more else None  # the least key after the last one
 
 
 def _items_from(cursor: "lmdb.Cursor[bytes]", start: bytes, prefix: bytes) -> list[tuple[bytes, bytes]]:

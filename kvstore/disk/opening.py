@@ -7,8 +7,9 @@ from typing import Final
 from kvstore.block import Namespace
 from kvstore.disk.directory import Directory
 from kvstore.disk.entry import owner
-from kvstore.disk.environment import Unsound, lmdb_errors, problems
+from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.tables import Tables
+from kvstore.disk.verification import is_short, problems
 
 _log = logging.getLogger(__name__)
 
@@ -25,28 +26,41 @@ class Opening:
     clean: bool
     """Everything was on the disk when the directory was last used."""
     dropped: str | None = None
-    """What was wrong with LMDB's own pages, if it was: everything was deleted then."""
+    """What was wrong with LMDB's own pages, if it was: everything was set aside then."""
     orphans: int = 0
     """Records and entries without their counterpart, left by a crash; deleted."""
     trimmed_blocks: int = 0
     """Blocks of other namespaces that were deleted to leave this one its share."""
 
 
-def open_tables(directory: Directory, namespace: Namespace, capacity_bytes: int) -> tuple[Tables, Opening]:
+def open_tables(
+    directory: Directory, namespace: Namespace, capacity_bytes: int, now_ns: int
+) -> tuple[Tables, Opening]:
     """Open the environments of a directory, or new ones in their place if they are not sound.
 
     Counts everything: some 4 microseconds a record. After a crash it also walks the trees and compares the
     keys of both: some 10 more, and from a cold disk one read of a page for each record.
     """
     clean = directory.clean
-    map_bytes = int(capacity_bytes * _MAP_SLACK) + _MAP_EXTRA_BYTES
-    tables, orphans, dropped = _open_or_replace(directory, map_bytes)
+    tables, orphans, dropped = _open_or_replace(directory, _map_bytes(capacity_bytes), now_ns)
     try:
         trimmed = _trim_others(tables, namespace.digest, capacity_bytes // 2)
     except BaseException:
         tables.close()
         raise
     return tables, Opening(clean=clean, dropped=dropped, orphans=orphans, trimmed_blocks=trimmed)
+
+
+def fresh_tables(directory: Directory, capacity_bytes: int, now_ns: int) -> Tables:
+    """Set the environments aside, which may be open still, and open empty ones in their place."""
+    with lmdb_errors("setting damaged environments aside"):
+        aside = directory.set_aside(now_ns)
+    _log.warning("%s starts empty; what it held is in %s", directory.root, aside.name)
+    return Tables(directory, _map_bytes(capacity_bytes))
+
+
+def _map_bytes(capacity_bytes: int) -> int:
+    return int(capacity_bytes * _MAP_SLACK) + _MAP_EXTRA_BYTES
 
 
 def _trim_others(tables: Tables, namespace_digest: bytes, most_bytes: int) -> int:
@@ -69,17 +83,17 @@ def _trim_others(tables: Tables, namespace_digest: bytes, most_bytes: int) -> in
     return len(doomed)
 
 
-def _open_or_replace(directory: Directory, map_bytes: int) -> tuple[Tables, int, str | None]:
+def _open_or_replace(directory: Directory, map_bytes: int, now_ns: int) -> tuple[Tables, int, str | None]:
     """Counted tables, the number of orphans swept, and what was wrong with the tables that these replace."""
-    dropped = None if directory.clean else _first_problem(directory)
+    dropped = _first_problem(directory)
     if dropped is None:
         try:
             return *_open_counted(directory, map_bytes), None
         except Unsound as error:
             dropped = str(error)
-    _log.warning("%s is damaged and starts empty: %s", directory.root, dropped)
-    with lmdb_errors("starting afresh"):
-        directory.clear()
+    with lmdb_errors("setting damaged environments aside"):
+        aside = directory.set_aside(now_ns)
+    _log.warning("%s is damaged and starts empty (%s): %s", directory.root, aside.name, dropped)
     return *_open_counted(directory, map_bytes), dropped
 
 
@@ -94,8 +108,9 @@ def _open_counted(directory: Directory, map_bytes: int) -> tuple[Tables, int]:
 
 
 def _first_problem(directory: Directory) -> str | None:
-    for environment in (directory.payload, directory.meta):
-        found = problems(environment)
-        if found:
-            return f"{environment.name}: {found[0]} ({len(found)} in all)"
-    return None
+    """What is wrong with environments that were not closed in order, or of which an end is missing."""
+    environments = (directory.payload, directory.meta)
+    if directory.clean and not any(is_short(environment) for environment in environments):
+        return None
+    found = problems(environments)
+    return f"{found[0]} ({len(found)} in all)" if found else None

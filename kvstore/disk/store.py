@@ -8,17 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar, cast
 
 from kvstore.block import BlockKey, BlockLayout, Namespace
 from kvstore.closing import Closing
 from kvstore.disk.directory import Directory
 from kvstore.disk.door import Door
 from kvstore.disk.entry import entry_key, unpack_entry
-from kvstore.disk.environment import Unsound, items, lmdb_errors, page_rounded
-from kvstore.disk.opening import open_tables
+from kvstore.disk.environment import Unsound, lmdb_errors, page_rounded, some_items
+from kvstore.disk.lender import Lender
+from kvstore.disk.opening import fresh_tables, open_tables
 from kvstore.disk.quarantine import Quarantine, Quarantined
-from kvstore.disk.tables import Usage
+from kvstore.disk.tables import Tables, Usage
 from kvstore.disk.writer import Writer
 from kvstore.errors import StoreError, StoreFailed, StoreFull
 from kvstore.raw import RawRecords
@@ -61,6 +62,10 @@ class LmdbStore(Closing):
     is lost before, the trees are checked at the next opening, and a store whose trees are damaged starts
     empty.
 
+    If LMDB itself fails, the call raises StoreFailed, what it held is set aside, and the store goes on empty:
+    `StoreStats.fresh_starts` counts that. While the disk does not even allow that, every call raises
+    StoreFailed, and tries again.
+
     Records are packed and unpacked on the calling threads, so several threads read and compress side by side;
     one thread of the store's own does all writing. Raises StoreLocked if another store has the directory,
     StoreFailed if it cannot be used.
@@ -88,7 +93,8 @@ class LmdbStore(Closing):
         self._now_ns = now_ns
         self._failure: Exception | None = None
         self._damaged: Counter[MissReason] = Counter()
-        self._damage_lock = threading.Lock()  # readers may find damage at the same time: no count gets lost
+        self._fresh_starts = 0
+        self._lock = threading.Lock()  # readers find damage, of records and of trees, at the same time
         self._door = Door(f"the store at {os.fspath(path)}")
         with ExitStack() as resources:
             self._directory = Directory(path)
@@ -97,8 +103,8 @@ class LmdbStore(Closing):
             self._free_bytes = free_bytes or self._directory.free_bytes
             self._writer = Writer(self._sync_in_background, sync_interval_s)
             resources.callback(self._writer.close)
-            self._writer.run(self._open)
-            resources.callback(self._tables.close)
+            self._lender: Lender[Tables] = self._writer.run(self._open)
+            resources.callback(self._lender.close)
             # Last in, first out: the writer ends, then its environments close, then others get the lock.
             resources.callback(self._writer.close)
             self._resources = resources.pop_all()
@@ -121,7 +127,7 @@ class LmdbStore(Closing):
             self._check_sound()
             outcomes, damaged = self._read(refs, out)
             if damaged:
-                with self._damage_lock:
+                with self._lock:
                     self._damaged.update(found.reason for found in damaged)
                 # Should this fail, the record stays, and the next reader finds it damaged again.
                 with suppress(StoreError):
@@ -133,7 +139,6 @@ class LmdbStore(Closing):
         if len(refs) != len(data):
             raise ValueError(f"{len(refs)} blocks but {len(data)} buffers")
         with self._door.enter():
-            self._check_sound()
             batch = self._pack(refs, data)
             if batch:
                 self._write(lambda: self._put(batch))
@@ -156,8 +161,8 @@ class LmdbStore(Closing):
 
     def stats(self) -> StoreStats:
         with self._door.enter():
-            usage = dict(self._tables.usage)
-        with self._damage_lock:
+            usage = dict(self._lender.current.usage)
+        with self._lock:
             damaged = dict(self._damaged)
         own = usage.pop(self.namespace.digest, Usage())
         return StoreStats(
@@ -167,11 +172,12 @@ class LmdbStore(Closing):
             capacity_bytes=self.capacity_bytes,
             other_namespaces_bytes=sum(used.stored_bytes for used in usage.values()),
             damaged=damaged,
+            fresh_starts=self._fresh_starts,
         )
 
     def check(self) -> None:
         with self._door.enter():
-            self._write(self._tables.check)
+            self._write(lambda: self._tables.check())  # noqa: PLW0108 - the tables of then
 
     def raw(self) -> RawRecords:
         """The records below all checks, for tests and tools."""
@@ -195,7 +201,7 @@ class LmdbStore(Closing):
     ) -> tuple[list[ReadOutcome], list[_Damage]]:
         """Outcomes, and what failed a check."""
         outcomes, damaged = [], []
-        with self._noting_failure(), lmdb_errors("reading"), self._tables.records.begin(buffers=True) as txn:
+        with self._reading() as tables, tables.records.begin(buffers=True) as txn:
             for ref, buffer in zip(refs, out, strict=True):
                 key = self._entry_key(ref.key)
                 # Decoded before the transaction ends: after it, the view would show reused pages.
@@ -205,6 +211,22 @@ class LmdbStore(Closing):
                 if record is not None and reason is not None:
                     damaged.append(_Damage(key, bytes(record[:_HEAD_BYTES]), reason))
         return outcomes, damaged
+
+    @contextmanager
+    def _reading(self) -> Iterator[Tables]:
+        """The tables, open until the body ends. What LMDB raises there turns into a StoreError, and has the
+        tables replaced if it means that they are not sound.
+        """
+        with self._lender.lend() as tables:
+            try:
+                with lmdb_errors("reading"):
+                    yield tables
+            except Unsound as error:
+                with self._lock:
+                    if tables is self._lender.current:
+                        self._failure = error  # nobody else goes in
+                self._writer.post(lambda: self._replace(tables))
+                raise
 
     def _pack(self, refs: Sequence[BlockRef], data: "Sequence[Readable]") -> Batch:
         written_ns = self._now_ns()
@@ -217,17 +239,18 @@ class LmdbStore(Closing):
         return batch
 
     def _scan(self) -> Iterator[BlockMeta]:
-        pages = items(self._tables.entries, self.namespace.digest)
-        while True:
-            with self._door.enter(), self._noting_failure():
-                page = next(pages, None)
-            if page is None:
-                return
+        prefix = self.namespace.digest
+        begun, start = self._fresh_starts, cast("bytes | None", prefix)
+        while start is not None:
+            with self._door.enter(), self._reading() as tables:
+                if self._fresh_starts != begun:
+                    return  # what there was is gone
+                page, start = some_items(tables.entries, start, prefix)
             metas = (unpack_entry(key, value) for key, value in page)
             yield from (meta for meta in metas if meta is not None)
 
     def _read_raw(self, key: BlockKey) -> bytes | None:
-        with self._door.enter(), lmdb_errors("reading"), self._tables.records.begin() as txn:
+        with self._door.enter(), self._reading() as tables, tables.records.begin() as txn:
             return txn.get(self._entry_key(key))
 
     def _write_raw(self, key: BlockKey, record: bytes) -> None:
@@ -238,33 +261,60 @@ class LmdbStore(Closing):
         return entry_key(self.namespace, key)
 
     def _write(self, job: Callable[[], T]) -> T:
-        """Run a job of the writer's, unless the store has failed."""
-
-        def guarded() -> T:
-            self._check_sound()
-            with self._noting_failure():
-                return job()
-
-        return self._writer.run(guarded)
+        """Run a job of the writer's, on tables that are sound."""
+        return self._writer.run(lambda: self._guarded(job))
 
     def _check_sound(self) -> None:
-        if self._failure is not None:
-            raise StoreFailed(f"{self._directory.root} failed earlier: {self._failure}") from self._failure
+        """Raise unless the tables are sound. If they are not, they are being replaced, or will be tried again."""
+        failure, tables = self._failure, self._lender.current
+        if failure is not None:
+            self._writer.post(lambda: self._replace(tables))
+            self._raise_failed(failure)
 
-    @contextmanager
-    def _noting_failure(self) -> Iterator[None]:
-        """Turn the store off for good once its trees cannot be trusted: going on could end the process."""
-        try:
-            yield
-        except Unsound as error:
-            self._failure = error
-            raise
+    def _raise_failed(self, failure: Exception) -> NoReturn:
+        message = f"{self._directory.root} failed earlier: {failure}"
+        raise StoreFailed(message, temporary=True) from failure
 
     # ---- on the writer's thread ------------------------------------------------------------------------
 
-    def _open(self) -> None:
-        self._tables, self.opening = open_tables(self._directory, self.namespace, self.capacity_bytes)
+    @property
+    def _tables(self) -> Tables:
+        return self._lender.current
+
+    def _open(self) -> Lender[Tables]:
+        tables, self.opening = open_tables(
+            self._directory, self.namespace, self.capacity_bytes, self._now_ns()
+        )
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
+        return Lender(tables, Tables.close)
+
+    def _guarded(self, job: Callable[[], T]) -> T:
+        if self._failure is not None:
+            self._replace(self._tables)
+        if self._failure is not None:
+            self._raise_failed(self._failure)
+        try:
+            return job()
+        except Unsound as error:
+            self._failure = error
+            self._replace(self._tables)
+            raise
+
+    def _replace(self, failed: Tables) -> None:
+        """Go on with empty tables in place of these, if nobody has done so yet, and if the disk lets us."""
+        if failed is not self._tables or self._failure is None:
+            return
+        _log.error("%s failed: %s", self._directory.root, self._failure)
+        try:
+            fresh = fresh_tables(self._directory, self.capacity_bytes, self._now_ns())
+        except StoreError as error:
+            _log.error("%s cannot start afresh yet: %s", self._directory.root, error)
+            return
+        self._fresh_starts += 1  # first: a scan that borrows the new ones must see it
+        with self._lock:
+            self._lender.replace(fresh)
+            self._failure = None
+        self._writer.changed()
 
     def _put(self, batch: Batch) -> None:
         needed = sum(meta.stored_bytes for meta, _ in batch.values())
@@ -273,6 +323,8 @@ class LmdbStore(Closing):
         if needed > room:
             raise StoreFull(f"the batch needs {needed} bytes, {room} of {self.capacity_bytes} are left")
         with lmdb_errors("asking for free space"):
+            free = self._free_bytes()
+        if free - needed < self.min_free_bytes and self._directory.drop_set_aside():
             free = self._free_bytes()
         if free - needed < self.min_free_bytes:
             floor = self.min_free_bytes
@@ -303,10 +355,9 @@ class LmdbStore(Closing):
 
     def _sync_in_background(self) -> None:
         try:
-            self._sync()
-        except Exception as error:  # noqa: BLE001 - nobody waits for this one: the next call will tell
-            self._failure = error
-            _log.error("%s is off from here on: %s", self._directory.root, error)
+            self._guarded(self._sync)
+        except Exception as error:  # noqa: BLE001 - nobody waits for this one
+            _log.error("%s could not be synced: %s", self._directory.root, error)
 
     def _end(self) -> None:
         if self._failure is None:

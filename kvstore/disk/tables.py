@@ -17,7 +17,7 @@ from typing import Final
 from kvstore.disk.directory import Directory
 from kvstore.disk.entry import owner, pack_entry, unpack_entry
 from kvstore.disk.environment import Unsound, items, lmdb_errors, open_environment, unpaired
-from kvstore.errors import StoreError
+from kvstore.errors import StoreError, StoreFull
 from kvstore.store import BlockMeta
 
 _KEYS_PER_COMMIT: Final = 4096  # LMDB bounds the pages that one transaction may change
@@ -49,16 +49,21 @@ class Tables:
             raise
         self.usage: dict[bytes, Usage] = {}
         """By namespace digest. Values are replaced, never changed: any thread may look."""
+        self._unsettled: set[bytes] = set()
+        """Keys of which one environment may have what the other has not: the disk was full in between."""
 
     def put(self, batch: Mapping[bytes, tuple[BlockMeta, bytes]]) -> None:
-        """Write records and their entries: all of them, or nothing if this raises."""
+        """Write records and their entries: all of them, or nothing if this raises; of what was to be replaced
+        nothing may be left then.
+        """
+        self._settle()
         with lmdb_errors("writing records"):
             self._directory.mark_unclean()
         with lmdb_errors("writing records"), self.records.begin(write=True) as txn:
             for key, (_, record) in batch.items():
                 txn.put(key, record)
         replaced = []
-        with _second_step("writing entries"), self.entries.begin(write=True) as txn:
+        with self._second_step("writing entries", batch), self.entries.begin(write=True) as txn:
             for key, (meta, _) in batch.items():
                 old = txn.replace(key, pack_entry(key, meta))
                 if old is not None:
@@ -66,8 +71,9 @@ class Tables:
         self._account(replaced, [(key, meta) for key, (meta, _) in batch.items()])
 
     def delete(self, keys: Sequence[bytes]) -> None:
-        """Delete what there is under these keys."""
-        self._account(self._remove(keys), [])
+        """Delete what there is under these keys. Raises StoreFull if the disk has no room even for that."""
+        self._settle()
+        self._delete(keys)
 
     def overwrite(self, key: bytes, record: bytes) -> None:
         """Replace a record and leave its entry as it is, to play damage. KeyError if there is none."""
@@ -109,8 +115,8 @@ class Tables:
             else:
                 _add(usage, key, 1, meta.stored_bytes)
         self.usage = usage
-        if damaged:
-            self._remove(damaged)
+        for some in _commits(damaged):
+            self._remove(some)
 
     def sync(self) -> None:
         """Bring everything to the disk, and say so in the directory. Does nothing if it is there."""
@@ -118,14 +124,19 @@ class Tables:
             return
         # After a failed sync the system may call pages clean that never reached the disk: another one would
         # lie.
-        with _second_step("syncing"):
-            # Records first: an entry must not outlive its record.
-            self.records.sync(True)
-            self.entries.sync(True)
+        try:
+            with lmdb_errors("syncing"):
+                # Records first: an entry must not outlive its record.
+                self.records.sync(True)
+                self.entries.sync(True)
+        except StoreError as error:
+            raise Unsound(str(error)) from error
+        with lmdb_errors("marking the directory clean"):
             self._directory.mark_clean()
 
     def check(self) -> None:
         """Raise AssertionError unless the two environments hold the same keys and the counts are right."""
+        self._settle()
         only_records, only_entries = unpaired(self.records, self.entries)
         assert not only_records, f"{len(only_records)} records have no entry"
         assert not only_entries, f"{len(only_entries)} entries have no record"
@@ -140,19 +151,44 @@ class Tables:
         self.records.close()
         self.entries.close()
 
+    def _settle(self) -> None:
+        """Delete what a full disk has left in one environment only."""
+        if self._unsettled:
+            self._delete(list(self._unsettled))
+
+    def _delete(self, keys: Sequence[bytes]) -> None:
+        for some in _commits(keys):
+            self._account(self._remove(some), [])
+
     def _remove(self, keys: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-        """Delete without counting. Answers the entries that were there."""
+        """Delete without counting, in one commit to each environment. Answers the entries that were there."""
         with lmdb_errors("deleting entries"):
             self._directory.mark_unclean()
-        removed = []
-        for begin in range(0, len(keys), _KEYS_PER_COMMIT):
-            some = keys[begin : begin + _KEYS_PER_COMMIT]
-            with lmdb_errors("deleting entries"), self.entries.begin(write=True) as txn:
-                removed += [(key, old) for key in some if (old := txn.pop(key)) is not None]
-            with _second_step("deleting records"), self.records.begin(write=True) as txn:
-                for key in some:
+        with lmdb_errors("deleting entries"), self.entries.begin(write=True) as txn:
+            removed = [(key, old) for key in keys if (old := txn.pop(key)) is not None]
+        try:
+            with self._second_step("deleting records", keys), self.records.begin(write=True) as txn:
+                for key in keys:
                     txn.delete(key)
+        except StoreFull:
+            self._account(removed, [])
+            raise
+        self._unsettled.difference_update(keys)
         return removed
+
+    @contextmanager
+    def _second_step(self, doing: str, keys: Iterable[bytes]) -> Iterator[None]:
+        """As `lmdb_errors`, where failing leaves the environments out of step with each other: for these keys
+        if the disk is full, and who knows for which otherwise.
+        """
+        try:
+            with lmdb_errors(doing):
+                yield
+        except StoreFull:
+            self._unsettled.update(keys)
+            raise
+        except StoreError as error:
+            raise Unsound(str(error)) from error
 
     def _account(self, gone: Sequence[tuple[bytes, bytes]], come: Sequence[tuple[bytes, BlockMeta]]) -> None:
         metas = [(key, unpack_entry(key, value)) for key, value in gone]
@@ -166,14 +202,9 @@ class Tables:
             _add(self.usage, key, 1, meta.stored_bytes)
 
 
-@contextmanager
-def _second_step(doing: str) -> Iterator[None]:
-    """As `lmdb_errors`, where failing leaves the environments out of step with each other or the disk."""
-    try:
-        with lmdb_errors(doing):
-            yield
-    except StoreError as error:
-        raise Unsound(str(error)) from error
+def _commits(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for begin in range(0, len(keys), _KEYS_PER_COMMIT):
+        yield keys[begin : begin + _KEYS_PER_COMMIT]
 
 
 def _add(usage: dict[bytes, Usage], key: bytes, blocks: int, stored_bytes: int) -> None:

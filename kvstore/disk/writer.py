@@ -71,8 +71,8 @@ class Writer:
         while True:
             timeout_s = None if self._sync_due_s is None else self._sync_due_s - time.monotonic()
             if timeout_s is not None and timeout_s <= 0:
+                self.synced()  # before it, so that a sync that failed can ask for another
                 self._sync()
-                self.synced()
                 continue
             try:
                 queued = self._jobs.get(timeout=timeout_s)

@@ -1,5 +1,6 @@
 """The whole thing on a real transformers model with random weights: what a user calls, and what they get."""
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -194,6 +195,27 @@ def test_garbage_on_disk_is_never_served(tiny_llama_dir, reference, tmp_path):
     assert result.token_ids == reference(prompt)
     assert 0 < result.usage.cached_tokens < 300 // BLOCK * BLOCK
     assert sum(failed.values()) > 0
+
+
+def test_a_disk_whose_trees_break_costs_time_and_no_token(tiny_llama_dir, reference, tmp_path):
+    """LMDB fails in the middle of the work: requests are computed, and the tier comes back without a restart."""
+    prompts = [tokens(seed, 300) for seed in range(3)]
+    with engine_on(tiny_llama_dir, tmp_path) as engine:
+        for prompt in prompts:
+            engine.generate(prompt, GREEDY)
+        engine.demote("disk")
+        data = tmp_path / "v1" / "payload" / "data.mdb"
+        with data.open("r+b") as file:
+            for page in range(2, data.stat().st_size // 4096):
+                os.pwrite(file.fileno(), bytes(2), page * 4096 + 10)  # none says any more what it is
+        results = engine.generate(prompts, GREEDY)
+        assert [result.token_ids for result in results] == [reference(prompt) for prompt in prompts]
+        assert all(result.finish_reason == "length" for result in results)
+        assert engine.stats()["cache"]["store"]["fresh_starts"] == 1
+        engine.demote("disk")
+        again = engine.generate(prompts[0], GREEDY)
+        assert again.token_ids == reference(prompts[0])
+        assert again.usage.cached_by_tier["disk"] == 288
 
 
 # --- what a user does wrong -------------------------------------------------------------------------------------------

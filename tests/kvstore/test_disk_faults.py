@@ -3,11 +3,10 @@
 import threading
 from pathlib import Path
 
-import lmdb
 import numpy as np
 import pytest
 
-from kvstore import MissReason, StoreClosed, StoreFailed
+from kvstore import MissReason, StoreClosed, StoreFull
 from kvstore.disk.environment import Unsound
 from kvstore.disk.tables import Tables
 from kvstore.testing import assert_holds, fill, read, reasons
@@ -74,41 +73,24 @@ def test_a_tree_that_fails_while_it_is_counted_is_dropped(open_lmdb, monkeypatch
     second.check()
 
 
-def test_a_tree_that_fails_in_use_turns_the_store_off(open_lmdb, tmp_path, monkeypatch):
-    """Everything raises from then on, and the next opening does not trust what it finds."""
-    store = open_lmdb()
-    refs, blocks = fill(store, 2)
-    store.sync()
-
-    def corrupted(record, ref, out):
-        raise lmdb.CorruptedError("page 7")
-
-    monkeypatch.setattr(store._format, "unpack", corrupted)
-    for _ in range(2):
-        with pytest.raises(StoreFailed, match="page 7"):
-            read(store, refs)
-    with pytest.raises(StoreFailed, match="page 7"):
-        store.put_many(refs, blocks)
-    store.close()
-    assert not clean_mark(tmp_path)
-    assert_holds(open_lmdb(), refs, blocks)
-
-
-def test_a_failed_sync_turns_the_store_off(open_lmdb, monkeypatch, tmp_path):
-    """The system may have dropped what it could not write: a second sync would prove nothing."""
+def test_a_mark_that_cannot_be_set_harms_nothing(open_lmdb, monkeypatch, tmp_path):
+    """All is on the disk, only nobody may rely on it; the next sync that follows a change tries again."""
     store = open_lmdb()
     refs, blocks = fill(store, 1)
 
     def fail():
-        raise OSError(5, "Input/output error")
+        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store._directory, "mark_clean", fail)
-    with pytest.raises(StoreFailed, match="Input/output"):
-        store.sync()
-    with pytest.raises(StoreFailed, match="failed earlier"):
-        store.put_many(refs, blocks)
-    store.close()
+    with monkeypatch.context() as full:
+        full.setattr(store._directory, "_sync_names", fail)
+        with pytest.raises(StoreFull, match="No space left"):
+            store.sync()
+    assert_holds(store, refs, blocks)
+    store.put_many(refs, blocks)
     assert not clean_mark(tmp_path)
+    store.sync()
+    assert clean_mark(tmp_path)
+    assert store.stats().fresh_starts == 0
 
 
 # ---- closing -------------------------------------------------------------------------------------------

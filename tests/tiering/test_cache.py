@@ -1,5 +1,6 @@
 """The cache with real threads, copies and stores: the right bytes come back, and nothing hangs whatever the store does."""
 
+import os
 import threading
 from collections import Counter
 
@@ -185,6 +186,36 @@ def faulty():
 
 
 PROMPTS = [(1, 2, 3), (1, 2, 4), (5, 6), (7, 8, 9, 10), (1, 11), (12, 13, 14)]
+
+
+def test_a_store_that_loses_everything_is_not_counted_on(start, tmp_path):
+    """One read fails; from then on nothing is looked for there that is gone, and no byte of it is counted."""
+    store = lmdb_stores(tmp_path)()
+    rig = start(store)
+    rig.put_on_disk(1, 2, 3)
+    rig.put_on_disk(5, 6)
+    assert rig.cache.stats()["tiers"]["disk"]["blocks"] == 5
+    break_pages(tmp_path / "v1" / "payload" / "data.mdb")
+    rig.serve(1, 2, 3)
+    store.sync()  # what the writer was told before is done
+    rig.serve(7, 8)
+    rig.serve(5, 6)
+    rig.settle()
+    rig.cache.check()
+    disk = rig.cache.stats()["tiers"]["disk"]
+    assert (disk["blocks"], disk["bytes"]) == (0, 0)
+    assert store.stats().fresh_starts == 1
+    rig.put_on_disk(1, 2, 3)
+    rig.serve(1, 2, 3)
+    store.check()
+    assert store.stats().blocks >= 3
+
+
+def break_pages(data):
+    """No page of an LMDB file says of itself any more what it is."""
+    with data.open("r+b") as file:
+        for page in range(2, data.stat().st_size // 4096):
+            os.pwrite(file.fileno(), bytes(2), page * 4096 + 10)
 
 
 def test_what_was_filled_and_flushed_is_read_back_after_a_restart(open_store, start):

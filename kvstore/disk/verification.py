@@ -1,0 +1,105 @@
+"""Whether environments that are not open are sound, found out without risking this process.
+
+LMDB maps its file and follows what it reads there: a damaged tree, or a file that is shorter than its tree, can
+end the process by a signal. py-lmdb's verifier reads the file instead, in a process of its own here: so neither
+a bug of it nor what it costs (memory by the size of the file) is the engine's.
+"""
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+TIMEOUT_S: Final = 120.0  # two seconds a million records were measured; the rest is for cold disks
+
+_VERIFY: Final = """
+import sys
+from lmdb.verify import VerifyError, verify
+for path in sys.argv[1:]:
+    try:
+        found = verify(path)
+    except (VerifyError, OSError) as error:
+        found = [error]
+    for problem in found:
+        print(f"{path}: {problem}")
+"""
+
+# What LMDB 0.9 keeps in its two meta pages, on 64-bit machines, from the page's begin.
+_MAGIC: Final = 0xBEEFC0DE
+_MAGIC_AT, _PAGE_BYTES_AT, _LAST_PAGE_AT = 16, 40, 136
+_META_BYTES: Final = 152
+
+
+def problems(
+    environments: Sequence[Path], *, command: Sequence[str] | None = None, timeout_s: float = TIMEOUT_S
+) -> list[str]:
+    """What is structurally wrong with these environments; a directory without one is fine. Blocks.
+
+    `command` takes the directories as arguments and prints a line for each problem. If it does not end well, or
+    not within `timeout_s`, that is a problem too: what could not be verified is not to be opened.
+    """
+    paths = [str(path) for path in environments if (path / "data.mdb").exists()]
+    if not paths:
+        return []
+    try:
+        done = subprocess.run(
+            [*(command or (sys.executable, "-c", _VERIFY)), *paths],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=timeout_s,
+        )
+    except subprocess.TimeoutExpired:
+        return [f"not verified within {timeout_s:g} seconds"]
+    except OSError as error:
+        return [f"cannot be verified: {error}"]
+    found = done.stdout.splitlines()
+    if done.returncode < 0:
+        found.append(f"the verifier was ended by {_signal_name(-done.returncode)}")
+    elif done.returncode > 0:
+        found.append(f"the verifier ended with {done.returncode}: {done.stderr.strip()[-200:]}")
+    return found
+
+
+def is_short(environment: Path) -> bool:
+    """Whether the data file ends before the last page that LMDB has given out, or cannot be read as its file.
+
+    That is no damage in itself, as free pages at the end may never have been written; but reading beyond the end
+    of a mapped file ends the process, so it is reason to verify.
+    """
+    data = environment / "data.mdb"
+    if not data.exists():
+        return False
+    try:
+        with data.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            first = _Meta(file.read(_META_BYTES))
+            file.seek(first.page_bytes)
+            second = _Meta(file.read(_META_BYTES))
+    except (OSError, struct.error, ValueError):
+        return True
+    return size < (max(first.last_page, second.last_page) + 1) * first.page_bytes
+
+
+class _Meta:
+    """What is of interest here in a meta page. Raises ValueError or struct.error for what is none."""
+
+    def __init__(self, page: bytes) -> None:
+        (magic,) = struct.unpack_from("<I", page, _MAGIC_AT)
+        if magic != _MAGIC:
+            raise ValueError("no page of LMDB's")
+        self.page_bytes: int = struct.unpack_from("<I", page, _PAGE_BYTES_AT)[0]
+        self.last_page: int = struct.unpack_from("<Q", page, _LAST_PAGE_AT)[0]
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
