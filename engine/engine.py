@@ -47,7 +47,8 @@ class Engine(Closing):
     may be called from any thread. A context manager; leaving it closes the engine, which keeps what the disk may hold.
 
     Raises ValueError, with what to do, for a model that is not supported or settings that do not fit together, and
-    StoreError where `disk_path` cannot be used.
+    StoreError where `disk_path` cannot be used. If another process has it, the engine runs without a disk tier, and
+    says so.
     """
 
     def __init__(
@@ -297,7 +298,8 @@ class Engine(Closing):
 
     def stats(self) -> dict[str, Any]:
         """Figures as of the last step, a nested dict: see docs/architecture.md, "Figures"."""
-        return self._loop.snapshot
+        snapshot: dict[str, Any] = self._loop.snapshot
+        return {**snapshot, "disk_off": self._tiers.disk_off}
 
     def check(self) -> None:
         """Raise AssertionError unless the cache's books agree. Waits for the step that runs; for tests and debugging."""
@@ -342,6 +344,8 @@ class Engine(Closing):
         ]
         if config.disk_path is None:
             lines.append("        disk    none (set disk_path)")
+        elif self._tiers.disk_off is not None:
+            lines.append(f"        disk    none: {self._tiers.disk_off}")
         else:
             free = shutil.disk_usage(config.disk_path).free
             disk = stats["disk"]

@@ -1,11 +1,13 @@
 """Opening what an engine computes with and keeps: model, pool, host memory, disk, and the cache over them."""
 
+import logging
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvstore.block import BlockLayout, Namespace
+from kvstore.errors import StoreLocked
 from kvstore.host import HostSlab
 from kvstore.store import Store
 from tiering.cache import TieredCache
@@ -22,6 +24,8 @@ from .salt import MAX_VOCABULARY
 WrapStore = Callable[[Store], Store]
 WrapDevice = Callable[[Device], Device]
 
+_log = logging.getLogger(__name__)
+
 _MIN_HOST_SLOTS = 8  # below this a disk tier would read in drops
 
 
@@ -35,6 +39,8 @@ class Tiers:
     pool: DevicePool
     slab: HostSlab
     store: Store | None
+    disk_off: str | None
+    """Why there is no disk tier although one was asked for."""
     cache: TieredCache
 
 
@@ -63,7 +69,7 @@ def open_tiers(
         device = _device(chosen.device, slab, stack)
         until_owned.callback(device.close)
         device = wrap_device(device) if wrap_device is not None else device
-        store = _store(config, chosen, namespace, layout)
+        store, disk_off = _store(config, chosen, namespace, layout)
         if store is not None:
             until_owned.callback(store.close)
             store = wrap_store(store) if wrap_store is not None else store
@@ -79,7 +85,14 @@ def open_tiers(
         )
         until_owned.pop_all()
     return Tiers(
-        model=model, layout=layout, namespace=namespace, pool=pool, slab=slab, store=store, cache=cache
+        model=model,
+        layout=layout,
+        namespace=namespace,
+        pool=pool,
+        slab=slab,
+        store=store,
+        disk_off=disk_off,
+        cache=cache,
     )
 
 
@@ -117,18 +130,24 @@ def _device(kind: str, slab: HostSlab, stack: ExitStack) -> Device:
 
 def _store(
     config: EngineConfig, chosen: Resources, namespace: Namespace, layout: BlockLayout
-) -> Store | None:
+) -> tuple[Store | None, str | None]:
+    """The store, or why there is none although one was asked for: somebody else has it, which nobody did wrong."""
     if config.disk_path is None:
-        return None
+        return None, None
     from kvstore.disk import LmdbStore  # needs lmdb, which nothing else does
 
-    return LmdbStore(
-        config.disk_path,
-        namespace=namespace,
-        layout=layout,
-        capacity_bytes=chosen.disk_bytes,
-        min_free_bytes=chosen.disk_min_free_bytes,
-    )
+    try:
+        store = LmdbStore(
+            config.disk_path,
+            namespace=namespace,
+            layout=layout,
+            capacity_bytes=chosen.disk_bytes,
+            min_free_bytes=chosen.disk_min_free_bytes,
+        )
+    except StoreLocked as error:
+        _log.warning("runs without a disk tier: %s", error)
+        return None, str(error)
+    return store, None
 
 
 def _index_config(

@@ -1,6 +1,6 @@
 """The directory of a disk store: who has it open, and whether it was left in order.
 
-    PATH/v1/lock       held by flock(2) while a store is open; contains the process id
+    PATH/v1/lock       held by flock(2) while a store is open; says by which process, until that ends in order
     PATH/v1/clean      there if everything in the environments had reached the disk and nothing was written since
     PATH/v1/payload/   LMDB: the records
     PATH/v1/meta/      LMDB: what a scan tells of each record
@@ -29,6 +29,9 @@ class Directory:
     written.
     """
 
+    was_signed_off: bool
+    """Whether whoever had it before ended in order."""
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.root = Path(path) / FORMAT
         try:
@@ -44,6 +47,10 @@ class Directory:
             os.close(self._lock)
             raise
         self._clean = self._clean_mark.exists()
+
+    def sign_off(self) -> None:
+        """To be called when the store has ended in order: nobody need wonder why it ended."""
+        os.ftruncate(self._lock, 0)
 
     @property
     def payload(self) -> Path:
@@ -118,12 +125,20 @@ class Directory:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = os.pread(self._lock, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise StoreLocked(f"{self.root} is open in process {owner}") from error
+            raise StoreLocked(f"{self.root} is open in {self._owner()}") from error
         except OSError as error:
             raise StoreFailed(f"{self.root} is on a file system without locks: {error}") from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+        try:
+            self.was_signed_off = os.fstat(self._lock).st_size == 0
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"{os.getpid()} {_pid_namespace()}\n".encode(), 0)
+        except OSError as error:
+            raise StoreFailed(f"cannot write to {self.root}: {error}") from error
+
+    def _owner(self) -> str:
+        pid, _, namespace = os.pread(self._lock, 64, 0).decode(errors="replace").strip().partition(" ")
+        elsewhere = "" if namespace == _pid_namespace() else ", counted in another container"
+        return f"process {pid or 'unknown'}{elsewhere}"
 
     def _sync_names(self) -> None:
         names = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
@@ -131,3 +146,11 @@ class Directory:
             os.fsync(names)
         finally:
             os.close(names)
+
+
+def _pid_namespace() -> str:
+    """What tells apart two processes with the same number, each in a namespace of its own."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return "pid:unknown"

@@ -362,5 +362,6 @@ class LmdbStore(Closing):
     def _end(self) -> None:
         if self._failure is None:
             self._sync()
+            self._directory.sign_off()
         else:
             self._directory.mark_unclean()  # a reader may have failed on a store that was in order until then

@@ -8,7 +8,7 @@ import pytest
 
 from engine import Result, SamplingParams
 from engine.engine import Engine
-from kvstore.errors import StoreLocked
+from kvstore.errors import StoreFailed
 from kvstore.layers import (
     DirtyMiss,
     ErrorAfter,
@@ -271,12 +271,25 @@ def test_an_engine_that_cannot_start_lets_go_of_the_directory(tiny_llama_dir, tm
         assert engine.generate([1, 2, 3], GREEDY).token_ids
 
 
-def test_two_engines_on_one_directory_get_a_sentence(tiny_llama_dir, tmp_path):
-    with (
-        engine_on(tiny_llama_dir, tmp_path),
-        pytest.raises(StoreLocked, match=str(tmp_path)),
-        engine_on(tiny_llama_dir, tmp_path),
-    ):
+def test_a_second_engine_on_one_directory_runs_without_it(tiny_llama_dir, reference, tmp_path, caplog):
+    """One warning, a figure that says why, and the same tokens; the first engine notices nothing."""
+    prompt = tokens(0, 100)
+    with engine_on(tiny_llama_dir, tmp_path) as first:
+        with engine_on(tiny_llama_dir, tmp_path) as second:
+            assert second.generate(prompt, GREEDY).token_ids == reference(prompt)
+            second.demote("disk")
+            assert str(tmp_path) in second.stats()["disk_off"]
+            assert not second.stats()["cache"]["tiers"]["disk"]["ready"]
+        first.generate(prompt, GREEDY)
+        first.demote("disk")
+        assert first.generate(prompt, GREEDY).usage.cached_by_tier["disk"] == 96
+        assert first.stats()["disk_off"] is None
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_directory_that_cannot_be_used_gets_a_sentence(tiny_llama_dir, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreFailed, match="file"), engine_on(tiny_llama_dir, tmp_path / "file"):
         pass
 
 

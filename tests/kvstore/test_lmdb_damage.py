@@ -418,6 +418,22 @@ def test_nothing_is_verified_after_an_orderly_end(open_lmdb, monkeypatch):
     assert_holds(open_lmdb(), refs, blocks)
 
 
+def test_a_process_that_ended_while_all_was_synced_leaves_work_for_the_verifier(
+    open_lmdb, crash, monkeypatch
+):
+    """It may have been ended by what it read: the mark says that all was written, not that all is well."""
+    first = open_lmdb()
+    refs, blocks = fill(first, 2)
+    first.sync()
+    crash(first)
+    asked = []
+    monkeypatch.setattr("kvstore.disk.opening.problems", lambda paths: asked.append(paths) or [])
+    second = open_lmdb()
+    assert second.opening.clean
+    assert len(asked) == 1
+    assert_holds(second, refs, blocks)
+
+
 # ---- lending -------------------------------------------------------------------------------------------
 
 
