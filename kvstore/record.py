@@ -115,16 +115,7 @@ class RecordFormat:
         payload = source[head.header_bytes :]
         if xxhash.xxh3_64_intdigest(payload.data) != head.payload_checksum:
             return MissReason.DAMAGED_CHECKSUM
-        try:
-            decode(head.codec, payload, head.itemsize, out)
-        except CodecError:
-            return MissReason.DAMAGED_CHECKSUM
-        except FormatError:
-            return MissReason.UNKNOWN_FORMAT
-        # Once more, over what will be served: this covers the codec and the writer's buffer too.
-        if xxhash.xxh3_64_intdigest(as_bytes(out).data) != head.raw_checksum:
-            return MissReason.DAMAGED_CHECKSUM
-        return None
+        return _decoded(head, payload, out)
 
     def check_out(self, refs: "Sequence[BlockRef]", out: "Sequence[Writable]") -> None:
         """Raise ValueError unless there is one buffer for each block, and each has a block's size."""
@@ -152,6 +143,37 @@ class RecordFormat:
         if len(ref.tokens) != self.layout.token_id_bytes:
             expected = self.layout.token_id_bytes
             raise ValueError(f"{len(ref.tokens)} bytes of token ids where the layout has {expected}")
+
+
+def damage_of(record: Any, entry_key: bytes) -> MissReason | None:
+    """Why a record must not be trusted that rests under this namespace digest and key, as far as it tells by
+    itself; None if nothing is wrong. For tools, which know no layout: `unpack` compares more.
+    """
+    source = as_bytes(record)
+    head = _verified_head(source)
+    if isinstance(head, MissReason):
+        return head
+    if head.namespace_digest + head.key != entry_key:
+        return MissReason.WRONG_IDENTITY
+    payload = source[head.header_bytes :]
+    if xxhash.xxh3_64_intdigest(payload.data) != head.payload_checksum:
+        return MissReason.DAMAGED_CHECKSUM
+    out = bytearray(head.raw_bytes)
+    return _decoded(head, payload, out)
+
+
+def _decoded(head: _Head, payload: Any, out: "Writable") -> MissReason | None:
+    """Decode a payload, whose checksum is right, into `out`; None if that is what was encoded."""
+    try:
+        decode(head.codec, payload, head.itemsize, out)
+    except CodecError:
+        return MissReason.DAMAGED_CHECKSUM
+    except FormatError:
+        return MissReason.UNKNOWN_FORMAT
+    # Once more, over what will be served: this covers the codec and the writer's buffer too.
+    if xxhash.xxh3_64_intdigest(as_bytes(out).data) != head.raw_checksum:
+        return MissReason.DAMAGED_CHECKSUM
+    return None
 
 
 def _verified_head(source: Any) -> _Head | MissReason:

@@ -101,10 +101,14 @@ class Directory:
 
     def drop_set_aside(self) -> bool:
         """Delete what was set aside. Answers whether there was anything."""
-        found = list(self.root.glob(f"{_ASIDE}*"))
+        found = self.set_aside_paths()
         for aside in found:
             shutil.rmtree(aside, ignore_errors=True)
         return bool(found)
+
+    def set_aside_paths(self) -> list[Path]:
+        """Where what was set aside lies, oldest first."""
+        return sorted(self.root.glob(f"{_ASIDE}*"))
 
     def free_bytes(self) -> int:
         """What the file system would still give to this user."""

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from tiering.cli.disk import disk_app
+
 app = typer.Typer(
     name="kvtide",
     help="A tiered prefix cache for LLM inference: device, page-locked host memory, compressed LMDB on disk.",
@@ -15,6 +17,8 @@ app = typer.Typer(
 )
 bench_app = typer.Typer(help="Honest measurements.", no_args_is_help=True)
 app.add_typer(bench_app, name="bench")
+
+app.add_typer(disk_app, name="disk")
 
 TIERS = ("cold", "device", "host", "disk", "restart")
 

@@ -1,0 +1,241 @@
+"""What can be done to the directory of a disk store while no store has it open.
+
+All of these take the directory's lock, so that nobody opens it meanwhile, and raise StoreLocked if somebody has
+it, Damaged if the trees are not sound. None needs to know the namespaces or the layouts of what rests there.
+"""
+
+import os
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+
+from kvstore.disk.directory import FORMAT, Directory
+from kvstore.disk.entry import owner
+from kvstore.disk.environment import lmdb_errors, unpaired
+from kvstore.disk.quarantine import Quarantine
+from kvstore.disk.tables import Tables
+from kvstore.disk.verification import is_short, problems
+from kvstore.errors import FormatError
+from kvstore.record import damage_of
+
+Progress = Callable[[int, int], object]
+"""Called with how much is done, and how much there is."""
+
+_OTHER_FORMAT: Final = re.compile(r"v\d+")
+_MAP_EXTRA_BYTES: Final = 64 << 20
+
+
+class Damaged(FormatError):
+    """LMDB's trees are not sound: nothing else can be said or done before the next opening replaces them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contents:
+    """What rests in a directory."""
+
+    clean: bool
+    namespaces: dict[str, dict[str, int]]
+    """By namespace digest, hexadecimal: `blocks` and `stored_bytes`."""
+    file_bytes: int
+    quarantined: list[dict[str, Any]]
+    set_aside: list[str]
+    """Environments that failed as a whole."""
+    other_formats: list[str]
+    """Directories of other versions of the format, beside this one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verdict:
+    """What a verification found."""
+
+    records: int = 0
+    trees: list[str] = field(default_factory=list)
+    """What is wrong with LMDB's own pages. If anything is, the records were not looked at."""
+    damaged: dict[str, int] = field(default_factory=dict)
+    """Records that fail a check, by reason."""
+    unpaired: int = 0
+    """Records without an entry and entries without a record; the next opening deletes them."""
+
+    @property
+    def sound(self) -> bool:
+        return not (self.trees or self.damaged)
+
+
+def inspect(path: Path) -> Contents:
+    """What is there, without touching a record. Raises FormatError if this is no store."""
+    with _held(path) as directory:
+        with _tables(directory) as tables:
+            namespaces = _usage(tables)
+        return Contents(
+            clean=directory.clean,
+            namespaces=namespaces,
+            file_bytes=_file_bytes(directory),
+            quarantined=[
+                {
+                    "key": one.key.hex(),
+                    "namespace": one.namespace_digest.hex(),
+                    "reason": one.reason.value,
+                    "when_ns": one.when_ns,
+                    "bytes": one.num_bytes,
+                    "path": str(one.path),
+                }
+                for one in Quarantine(directory.quarantine).listed()
+            ],
+            set_aside=[str(aside) for aside in directory.set_aside_paths()],
+            other_formats=[str(other) for other in _other_formats(path)],
+        )
+
+
+def verify(path: Path, progress: Progress) -> Verdict:
+    """Check the trees, then every record by all checksums it has. Changes nothing."""
+    with _held(path) as directory:
+        trees = problems((directory.payload, directory.meta))
+        if trees:
+            return Verdict(trees=trees)
+        with _tables(directory) as tables, lmdb_errors("reading records"):
+            total = int(tables.records.stat()["entries"])
+            damaged: Counter[str] = Counter()
+            with tables.records.begin(buffers=True) as txn:
+                for done, (key, record) in enumerate(txn.cursor(), start=1):
+                    reason = damage_of(record, bytes(key))
+                    if reason is not None:
+                        damaged[reason.value] += 1
+                    progress(done, total)
+            num_unpaired = sum(map(len, unpaired(tables.records, tables.entries)))
+        return Verdict(records=total, damaged=dict(damaged), unpaired=num_unpaired)
+
+
+def compact(path: Path, progress: Progress) -> tuple[int, int]:
+    """Write both environments anew without their free pages. Answers the bytes of the files before and after.
+
+    Each is copied beside the old one, synced, and renamed over it: a crash leaves one or the other. Raises
+    StoreFull if the copy has no room.
+    """
+    with _held(path) as directory:
+        _check_trees(directory, thoroughly=True)
+        before = _file_bytes(directory)
+        for done, environment in enumerate((directory.payload, directory.meta)):
+            progress(done, 2)
+            if (environment / "data.mdb").exists():
+                _compact(environment)
+        progress(2, 2)
+        return before, _file_bytes(directory)
+
+
+def clear(path: Path, *, old: bool) -> int:
+    """Delete all blocks; or only what is of no use: other formats, what was set aside. Answers the bytes freed."""
+    with _held(path) as directory:
+        doomed = [directory.quarantine, *directory.set_aside_paths()]
+        if old:
+            doomed += _other_formats(path)
+        else:
+            directory.mark_unclean()
+            doomed += [directory.meta, directory.payload]
+        freed = sum(_tree_bytes(each) for each in doomed)
+        for each in doomed:
+            if each.exists():
+                with lmdb_errors(f"deleting {each}"):
+                    shutil.rmtree(each)
+        return freed
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[Directory]:
+    """The directory, for us alone. Raises FormatError if there is no store of this format."""
+    if not (path / FORMAT / "lock").exists():
+        raise FormatError(f"{path} is no disk tier of kvtide's: there is no {FORMAT}/lock in it")
+    directory = Directory(path)
+    in_order = directory.was_signed_off
+    try:
+        yield directory
+    finally:
+        if in_order:
+            directory.sign_off()
+        directory.close()
+
+
+@contextmanager
+def _tables(directory: Directory) -> Iterator[Tables]:
+    _check_trees(directory)
+    tables = Tables(directory, max(_map_bytes(directory.payload), _map_bytes(directory.meta)))
+    try:
+        yield tables
+    finally:
+        tables.close()
+
+
+def _check_trees(directory: Directory, *, thoroughly: bool = False) -> None:
+    """Raise Damaged if the trees are not sound; look `thoroughly`, or as an opening does."""
+    environments = (directory.payload, directory.meta)
+    in_order = directory.clean and directory.was_signed_off and not any(map(is_short, environments))
+    if in_order and not thoroughly:
+        return
+    found = problems(environments)
+    if found:
+        raise Damaged(f"{directory.root} is damaged: {found[0]} ({len(found)} in all)")
+
+
+def _compact(environment: Path) -> None:
+    fresh = environment.with_name(environment.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(mode=0o700)
+    try:
+        with lmdb_errors(f"compacting {environment}"):
+            with lmdb.open(str(environment), map_size=_map_bytes(environment), mode=0o600) as source:
+                source.copy(str(fresh), compact=True)
+            data = fresh / "data.mdb"
+            data.chmod(0o600)
+            _sync(data)
+            data.replace(environment / "data.mdb")
+            _sync(environment)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file, or the names in a directory, to the disk."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _usage(tables: Tables) -> dict[str, dict[str, int]]:
+    usage: dict[str, dict[str, int]] = {}
+    for key, meta in tables.scan():
+        if meta is not None:  # a damaged entry tells nothing; the next opening deletes it
+            used = usage.setdefault(owner(key).hex(), {"blocks": 0, "stored_bytes": 0})
+            used["blocks"] += 1
+            used["stored_bytes"] += meta.stored_bytes
+    return usage
+
+
+def _map_bytes(environment: Path) -> int:
+    data = environment / "data.mdb"
+    return (data.stat().st_size if data.exists() else 0) + _MAP_EXTRA_BYTES
+
+
+def _file_bytes(directory: Directory) -> int:
+    return _tree_bytes(directory.payload) + _tree_bytes(directory.meta)
+
+
+def _tree_bytes(folder: Path) -> int:
+    """What the files below take of the disk."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
+
+
+def _other_formats(path: Path) -> list[Path]:
+    """Directories that another version of this program made. What is not named like one, or has no lock, is not."""
+    return [
+        each
+        for each in sorted(path.iterdir())
+        if each.name != FORMAT and _OTHER_FORMAT.fullmatch(each.name) and (each / "lock").is_file()
+    ]
