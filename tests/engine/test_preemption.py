@@ -75,15 +75,16 @@ def test_a_preempted_request_can_be_cancelled(tiny_llama_dir, reference, monkeyp
     settings = {"device_bytes": bytes_of(12), "host_bytes": bytes_of(host_blocks)}
     with engine_on(tiny_llama_dir, **settings) as engine:
         all_there, handles, saved_blocks = threading.Event(), [], {}
-        forward, find = engine.model.forward, engine._loop._scheduler.find
+        forward, everybody = engine.model.forward, engine._loop._scheduler.all
 
         def call_off_and_forward(batch, pool):
             """On the loop's thread: a cancellation is taken up before anybody is admitted again."""
             assert all_there.wait(60)
+            sequences = {sequence.request: sequence for sequence in everybody()}
             for number, handle in enumerate(handles):
-                request = find(handle._future)
-                if request is not None and request.marks.admitted_s and request.lease is None:
-                    saved_blocks[number] = len(request.stash or ())
+                waiting = sequences.get(handle._request)
+                if waiting is not None and waiting.request.marks.admitted_s and waiting.lease is None:
+                    saved_blocks[number] = len(waiting.stash or ())
                     handle.cancel()
             return forward(batch, pool)
 
