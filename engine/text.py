@@ -22,7 +22,7 @@ class ReplyText:
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
         """`tokenizer`: None gives no text. `stops`: texts that end the reply."""
         self._tokenizer, self._stops = tokenizer, tuple(stops)
-        self._textless = frozenset() if tokenizer is None else frozenset(tokenizer.all_special_ids)
+        self._textless = frozenset(getattr(tokenizer, "all_special_ids", ()))
         self._ids: list[int] = []
         self._start = self._end = 0
         self._held = ""
@@ -82,7 +82,6 @@ class ReplyText:
 
 def special_ids(stops: Sequence[str], tokenizer: Any) -> frozenset[int]:
     """Those stop texts that are special tokens, such as "<|im_end|>": as these have no text, their ids must do."""
-    if not stops:
-        return frozenset()
-    written = dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    names, ids = (getattr(tokenizer, f"all_special_{what}", ()) for what in ("tokens", "ids"))
+    written = dict(zip(names, ids, strict=True))
     return frozenset(written[stop] for stop in stops if stop in written)

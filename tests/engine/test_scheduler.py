@@ -43,7 +43,7 @@ class Turns:
             eos_ids=frozenset(),
             block_tokens=BLOCK_TOKENS,
             deterministic=self.deterministic,
-            salt=Salt(request.options, BLOCK_TOKENS),
+            salt=Salt(request.options, len(prompt), BLOCK_TOKENS),
             text=ReplyText(None),
             dice=Dice(0, 0),
         )
