@@ -169,9 +169,16 @@ class TieredCache(Closing):
         True if since the last call anything has ended or taken too long: whoever waits may find what it waits for.
         """
         self._take_in()
-        num_events = self._num_ended + self._index.num_expired
-        news, self._num_told = num_events > self._num_told, num_events
+        news, self._num_told = self._has_news, self._num_events
         return news
+
+    @property
+    def _num_events(self) -> int:
+        return self._num_ended + self._index.num_expired
+
+    @property
+    def _has_news(self) -> bool:
+        return self._num_events > self._num_told
 
     def _take_in(self) -> bool:
         """Whether anything had ended."""
@@ -197,8 +204,11 @@ class TieredCache(Closing):
 
     @property
     def deadline_s(self) -> float | None:
-        """When `pump` must be called even if nothing has ended before, on the cache's clock; None for never."""
-        return self._index.deadline_s()
+        """When `pump` must be called even if nothing has ended before, on the cache's clock; None for never.
+
+        At once if something has taken too long since it was last called: other calls look at the clock as well.
+        """
+        return float("-inf") if self._has_news else self._index.deadline_s()
 
     def _drain(self) -> list[Answer]:
         answers = []

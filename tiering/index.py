@@ -296,8 +296,8 @@ class Index:
 
     @property
     def num_expired(self) -> int:
-        """Moves that have taken too long, ever: what they kept from happening may be possible now."""
-        return self._outbox.num_expired
+        """Moves and loads that have taken too long, ever: what they kept from happening may be possible now."""
+        return self._outbox.num_expired + self._loads.num_given_up
 
     @property
     def _can_read(self) -> bool:

@@ -54,6 +54,8 @@ class Loads:
         """When a read was last asked for, or the first of the loads was begun if that is later."""
         self.misses: Counter[MissReason] = Counter()
         """Blocks that a request waited for but that did not come, by reason."""
+        self.num_given_up = 0
+        """Loads, ever, that had no place to read into for too long."""
 
     def start(self, lease: Lease, positions: Ids) -> None:
         """Load the blocks at these positions of the lease, whose device places are reserved and WRITING."""
@@ -81,6 +83,7 @@ class Loads:
             if not load.unread:
                 self._loads.pop(0)
         if self._loads and self._outbox.now_s - self._since_s >= self._deadline_s:
+            self.num_given_up += len(self._loads)
             self.give_up(MissReason.OVERDUE)
 
     def expire(self) -> None:
