@@ -306,13 +306,15 @@ class EngineLoop:
             self._answers.end(sequence, reason, error)
 
     def _go_on_sweeping(self) -> None:
-        """Answer the sweep that is over, and begin the next."""
-        if self._sweep is not None and self._sweep.done:
+        """Answer the sweeps that are over, and begin the next: it may be over at once, and nothing would wake the loop."""
+        while self._sweeps:
+            asked = self._sweeps[0]
+            if self._sweep is None:
+                self._sweep = self._cache.sweep(asked.to, then_free=asked.then_free)
+            if not self._sweep.done:
+                break
             self._sweeps.popleft().future.set_result(self._sweep.num_left)
             self._sweep = None
-        if self._sweep is None and self._sweeps:
-            asked = self._sweeps[0]
-            self._sweep = self._cache.sweep(asked.to, then_free=asked.then_free)
 
     def _take_snapshot(self) -> dict[str, Any]:
         requests = {"running": self._scheduler.num_running, "waiting": self._scheduler.num_waiting}

@@ -345,6 +345,8 @@ def test_a_sweep_does_not_end_the_one_before(tiny_llama_dir, tmp_path):
         gate.open()
         flush.join(60)
         demote.join(60)
+        assert not flush.is_alive()
+        assert not demote.is_alive(), "there was nothing to move, and nobody has looked"
         assert engine.stats()["cache"]["tiers"]["disk"]["blocks"] == 5
         assert engine.lookup([*tokens(0, 5 * BLOCK), 1])["host"] == 5 * BLOCK
 
