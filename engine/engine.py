@@ -1,5 +1,6 @@
 """The facade: one model, one cache, one thread; prompts in, results out."""
 
+import atexit
 import contextlib
 import itertools
 import queue
@@ -97,6 +98,7 @@ class Engine(Closing):
                 deterministic=config.deterministic,
             )
             self._resources = stack.pop_all()
+        atexit.register(self.close)  # a thread that computes while the interpreter ends would abort the process
         (announce or _print)(self._facts())
 
     def _post(self, message: Message) -> None:
@@ -312,13 +314,14 @@ class Engine(Closing):
     def close(self, flush_s: float = 60.0) -> None:
         """Cancel what runs, write what the disk does not have yet for at most `flush_s`, and free everything.
 
-        Safe to call twice.
+        Safe to call twice. An engine that is open when the interpreter ends is closed then.
         """
         with self._closing:
             if self._closed:
                 return
             self._closed = True
             self._inbox.put(Stop())
+        atexit.unregister(self.close)
         self._loop.join()
         # an engine that has failed cannot say what is worth keeping, and to whom it belongs
         try:

@@ -1,7 +1,7 @@
 """64 requests at a time over 8 prefixes from 8 threads, some called off, on tiers of a few blocks, with faults and without.
 
-`make soak` runs the same for longer: KVTIDE_STRESS_REQUESTS says how many requests, KVTIDE_STRESS_JSON where the figures
-go.
+A thousand requests of either kind; `make soak` runs the same for longer: KVTIDE_STRESS_REQUESTS says how many requests,
+KVTIDE_STRESS_JSON where the figures go.
 """
 
 import json
@@ -28,7 +28,7 @@ from tests.engine.stress import Stress, idle_cpu_share, leaks_of, leaks_when_set
 from tiering.rest import Rest
 from tiering.transfer.faults import FaultDevice
 
-NUM_REQUESTS = int(os.environ.get("KVTIDE_STRESS_REQUESTS", "2000"))
+NUM_REQUESTS = int(os.environ.get("KVTIDE_STRESS_REQUESTS", "1000"))
 NUM_PREFIXES, PER_PREFIX, NUM_THREADS, IN_FLIGHT = 8, 8, 8, 64
 NUM_READERS = 2
 LEFT_ALONE = 20  # so many requests are answered before the reads that hang are let go
