@@ -92,10 +92,12 @@ mutate: setup ## take each wait out of the mover and see whether the tests notic
 	@$(BIN)/python tools/mutate_ordering.py $(MUTATE_ARGS)
 
 soak: setup ## the long tests for as long as you like: SOAK_REQUESTS, SOAK_SEEDS, SOAK_WALKS; figures to SOAK_JSON
-	@KVTIDE_STRESS_REQUESTS=$(SOAK_REQUESTS) KVTIDE_PROGRESS_SEEDS=$(SOAK_SEEDS) KVTIDE_ORDERING_WALKS=$(SOAK_WALKS) \
+	@KVTIDE_STRESS_REQUESTS=$(SOAK_REQUESTS) KVTIDE_PROGRESS_SEEDS=$(SOAK_SEEDS) KVTIDE_SCHEDULER_SEEDS=$(SOAK_SEEDS) \
+		KVTIDE_ORDERING_WALKS=$(SOAK_WALKS) \
 		KVTIDE_STRESS_JSON=$(SOAK_JSON) KVTIDE_ORDERING_JSON=$(SOAK_JSON) \
 		$(BIN)/python -m pytest -q -o faulthandler_timeout=0 \
-		tests/engine/test_stress.py tests/tiering/test_progress.py tests/tiering/test_ordering.py
+		tests/engine/test_stress.py tests/engine/test_scheduler_walk.py \
+		tests/tiering/test_progress.py tests/tiering/test_ordering.py
 
 format: setup ## let the formatter have its way
 	@$(BIN)/ruff check --fix-only .

@@ -98,7 +98,8 @@ class Engine(Closing):
                 deterministic=config.deterministic,
             )
             self._resources = stack.pop_all()
-        atexit.register(self.close)  # a thread that computes while the interpreter ends would abort the process
+        # a thread that computes while the interpreter ends would abort the process
+        atexit.register(self.close)
         (announce or _print)(self._facts())
 
     def _post(self, message: Message) -> None:

@@ -14,11 +14,13 @@ import numpy as np
 from kvstore.block import BlockKey, chain_key
 from kvstore.reasons import MissReason
 from kvstore.store import HIT, BlockMeta, ReadOutcome
+from tests.tiering.watched_index import WatchedIndex
 from tiering.eviction import Room
-from tiering.index import Index, IndexConfig
+from tiering.index import IndexConfig
 from tiering.lease import Lease
 from tiering.leases import Wait
 from tiering.moves import (
+    Answer,
     Copied,
     Demote,
     Forget,
@@ -31,7 +33,7 @@ from tiering.moves import (
     Write,
     Written,
 )
-from tiering.residency import Tier
+from tiering.residency import NO_BLOCK, State, Tier
 from tiering.swaps import Stash
 
 Content = tuple[int, ...]
@@ -92,7 +94,10 @@ class MemoryModel:
     now_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self.index = Index(self.config, ROOT_KEY)
+        self.index = WatchedIndex(self.config, ROOT_KEY, self._overwrite)
+        self.answer: Callable[[Answer], None] = self.index.answer
+        """Who is told that a move is over."""
+        self.keys: dict[Content, BlockKey] = {(): ROOT_KEY}
         self.memory: dict[Place, Content] = {}
         self.flights: dict[int, Flight] = {}
         self.writer: deque[Write | Forget] = deque()
@@ -131,16 +136,12 @@ class MemoryModel:
             "nothing is left to compute"
         )
         self.running.append(request)
-        self._poison(request, 0)
         return True
 
-    def _poison(self, request, start):
-        """What a request may write to from here on holds nothing that anybody may count on."""
-        lease, residency = request.lease, self.index._holdings.residency
-        for position, slot in enumerate(lease.slots.tolist()[start:], start):
-            shared = position < len(lease.ids) and residency.state[Tier.DEVICE, lease.ids[position]] != 0
-            if lease.filling[position] or not (lease.ready[position] or shared):
-                self.write((Tier.DEVICE, slot), POISON)
+    def _overwrite(self, device_slots):
+        """They hold nothing that anybody may count on."""
+        for slot in device_slots:
+            self.write((Tier.DEVICE, slot), POISON)
 
     def grow(self, request, num_blocks):
         """Ask for more slots. Whether they are there."""
@@ -148,7 +149,6 @@ class MemoryModel:
         room = self.index.grow(request.lease, num_blocks)
         after = len(request.lease.slots)
         assert after == (max(before, min(num_blocks, request.num_blocks)) if room is Room.NOW else before)
-        self._poison(request, before)
         return room is Room.NOW
 
     def admit(self, tokens, num_blocks=None):
@@ -202,11 +202,8 @@ class MemoryModel:
             request.own_blocks = 0
 
     def publish(self, request, start, end):
-        """Blocks that were computed become usable for all. A slot that is given back may be overwritten at once."""
-        before = request.lease.slots
+        """Blocks that were computed become usable for all."""
         self.index.publish(request.lease, request.array, start, end)
-        for slot in set(before.tolist()) - set(request.lease.slots.tolist()):
-            self.write((Tier.DEVICE, slot), POISON)
 
     def reply(self, request, tokens):
         """Decode up to the end of a block; `tokens` fill it from where the request ends."""
@@ -239,10 +236,11 @@ class MemoryModel:
     def plan(self):
         self.index.check()
         for move in self.index.plan(self.now_s):
-            self.asked.append(move)
-            self._start(move)
+            self.start(move)
 
-    def _start(self, move):
+    def start(self, move):
+        """Begin a move that the core has asked for."""
+        self.asked.append(move)
         match move:
             case Demote() | SwapOut():
                 self._depart(move, Tier.DEVICE, move.device_slots, Tier.HOST, move.host_slots)
@@ -284,14 +282,14 @@ class MemoryModel:
             assert self.memory[place] == content, f"the source {place} of {flight.move} has changed"
         match flight.move:
             case Read():
-                self.index.answer(self._read(flight, error, misses or {}))
+                self.answer(self._read(flight, error, misses or {}))
             case Write():
                 self.forget(until=flight.move)
-                self.index.answer(self._written(flight, error))
+                self.answer(self._written(flight, error))
             case _:
                 if error is None:
                     self.memory.update(zip(flight.destinations, flight.sources.values(), strict=True))
-                self.index.answer(Copied(number, error))
+                self.answer(Copied(number, error))
 
     def _read(self, flight, error, misses):
         move = flight.move
@@ -331,11 +329,10 @@ class MemoryModel:
 
     def key_of(self, content):
         """The key of the block that ends this prefix, from the first token on."""
-        key = ROOT_KEY
-        tokens = np.array(content, dtype="<i4").reshape(-1, self.config.block_tokens)
-        for block in tokens:
-            key = chain_key(key, block.tobytes())
-        return key
+        if content not in self.keys:
+            above, block = content[: -self.config.block_tokens], content[-self.config.block_tokens :]
+            self.keys[content] = chain_key(self.key_of(above), np.array(block, dtype="<i4").tobytes())
+        return self.keys[content]
 
     def forget(self, until=None):
         """Let the writer delete what it was asked to, up to a write."""
@@ -378,6 +375,35 @@ class MemoryModel:
                 if lease.ready[position]:
                     right = self.prefix(request, position) if block else request.own(position)
                     assert self.memory[Tier.DEVICE, slot] == right, "wrong bytes"
+        self.index.overwrite_what_is_free()
+        self.check_indexed()
+
+    def check_indexed(self):
+        """Each copy that the core takes for whole is the right block's."""
+        residency = self.index._holdings.residency
+        for block, prefix in self._prefixes().items():
+            for tier in (Tier.DEVICE, Tier.HOST):
+                if residency.state.item(tier, block) == State.PRESENT:
+                    place = tier, residency.place.item(tier, block)
+                    assert self.is_right(self.memory[place], prefix), f"{tier.label} holds other bytes"
+            if residency.state.item(Tier.DISK, block) == State.PRESENT:
+                assert residency.key_of(block) == self.key_of(prefix), "the key is another block's"
+                record = self.disk.get(self.key_of(prefix))  # may be gone, which the core cannot know
+                assert record is None or self.is_right(record.content, prefix), "disk holds other bytes"
+
+    def is_right(self, content, prefix):
+        """Whether this is what the block at the end of a prefix must hold."""
+        return content == prefix
+
+    def _prefixes(self):
+        """The tokens up to the end of each block in the index."""
+        radix, residency = self.index._holdings.radix, self.index._holdings.residency
+        prefixes = {NO_BLOCK: ()}
+        for block in radix.subtree(NO_BLOCK).tolist():  # parents first
+            tokens = np.frombuffer(radix.tokens_of(block), dtype="<i4")
+            prefixes[block] = (*prefixes[residency.parent.item(block)], *tokens.tolist())
+        del prefixes[NO_BLOCK]
+        return prefixes
 
     def check_rest(self):
         """Nobody runs and nothing moves: so nothing is held either."""
@@ -399,4 +425,7 @@ class MemoryModel:
         ids = self.index._holdings.radix.match(np.array(tokens, dtype="<i4"))
         state = self.index._holdings.residency.state
         letters = dict(zip(Tier, "DHK", strict=True))
-        return ["".join(letters[tier] for tier in Tier if state[tier, block] == 2) for block in ids.tolist()]
+        return [
+            "".join(letters[tier] for tier in Tier if state[tier, block] == State.PRESENT)
+            for block in ids.tolist()
+        ]
