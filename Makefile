@@ -28,6 +28,7 @@ TEST_ARGS ?=
 DEMO_ARGS ?=
 BENCH_ARGS ?= --prefix-tokens 1024 --suffix-tokens 64 --tiers cold,device,host,disk,restart --repeats 3
 GPU_CHECK_ARGS ?=
+FAULTS_ARGS ?=
 SOAK_REQUESTS ?= 20000
 SOAK_SEEDS ?= 1000
 SOAK_WALKS ?= 40000
@@ -37,7 +38,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check mutate soak format bench sizes gpu-check clean help
+.PHONY: setup demo test check mutate faults soak format bench sizes gpu-check clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -90,6 +91,9 @@ check: setup ## lint, types, and which package may import which
 
 mutate: setup ## take each wait out of the mover and see whether the tests notice (minutes)
 	@$(BIN)/python tools/mutate_ordering.py $(MUTATE_ARGS)
+
+faults: setup ## everything that can go wrong with a disk, 50 times each, at the store and through an engine (long)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults $(FAULTS_ARGS)
 
 soak: setup ## the long tests for as long as you like: SOAK_REQUESTS, SOAK_SEEDS, SOAK_WALKS; figures to SOAK_JSON
 	@KVTIDE_STRESS_REQUESTS=$(SOAK_REQUESTS) KVTIDE_PROGRESS_SEEDS=$(SOAK_SEEDS) KVTIDE_SCHEDULER_SEEDS=$(SOAK_SEEDS) \

@@ -9,6 +9,7 @@ from typing import Any
 
 from kvstore.block import BlockKey, chain_key
 from kvstore.closing import Closing
+from kvstore.errors import StoreError
 from kvstore.slots import SlotMemory
 from kvstore.store import BlockRef, Store
 from tiering.eviction import Room
@@ -68,11 +69,15 @@ class TieredCache(Closing):
 
         `join_s`: for how long reads, and then writes, that do not end may hold up `close`. `jobs` makes what runs
         the store's calls, from a name and a number of threads. `layer_groups`: see Mover. Raises StoreError if the
-        store cannot be listed; then nothing was started, and device and store stay the caller's.
+        store cannot be listed, twice; then nothing was started, and device and store stay the caller's.
         """
         self._index = Index(config, root_key)
         if store is not None:
-            self._index.restore(store.scan())
+            try:
+                self._index.restore(store.scan())
+            except StoreError:  # what is damaged is found by reading it: a disk store goes on empty then
+                store.sync()
+                self._index.restore(store.scan())
         self._news = threading.Event()
         self._wake = wake
         self._mover = Mover(device, pool, slab, self._announce, layer_groups)

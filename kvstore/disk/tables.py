@@ -10,7 +10,7 @@ it:
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -119,9 +119,14 @@ class Tables:
             self._remove(some)
 
     def sync(self) -> None:
-        """Bring everything to the disk, and say so in the directory. Does nothing if it is there."""
+        """Bring everything to the disk, and say so in the directory unless the environments are out of step.
+
+        Does nothing if it is there.
+        """
         if self._directory.clean:
             return
+        with suppress(StoreFull):
+            self._settle()
         # After a failed sync the system may call pages clean that never reached the disk: another one would
         # lie.
         try:
@@ -131,8 +136,9 @@ class Tables:
                 self.entries.sync(True)
         except StoreError as error:
             raise Unsound(str(error)) from error
-        with lmdb_errors("marking the directory clean"):
-            self._directory.mark_clean()
+        if not self._unsettled:  # else the next opening must look for what has no counterpart
+            with lmdb_errors("marking the directory clean"):
+                self._directory.mark_clean()
 
     def check(self) -> None:
         """Raise AssertionError unless the two environments hold the same keys and the counts are right."""

@@ -1,11 +1,12 @@
 """Whatever goes wrong inside, everybody who waits gets an answer."""
 
+import os
 import threading
 
 import pytest
 
 from engine import SamplingParams
-from tests.engine.engines import GREEDY, engine_on, open_engine, tokens
+from tests.engine.engines import BLOCK, GREEDY, engine_on, open_engine, tokens
 
 
 def fail_once(monkeypatch, owner, name, error):
@@ -129,3 +130,22 @@ def test_the_figures_count_a_request_as_soon_as_it_is_answered(tiny_llama_dir):
         for number in range(1, 21):
             engine.generate(tokens(number, 20), SamplingParams(max_tokens=1))
             assert engine.stats()["engine"]["generated_tokens"] == number
+
+
+def test_trees_that_break_while_they_are_listed_cost_the_cache_and_not_the_start(tiny_llama_dir, tmp_path):
+    prompt = tokens(0, 5 * BLOCK)
+    with engine_on(tiny_llama_dir, tmp_path) as engine:
+        right = engine.generate(prompt, GREEDY).token_ids
+        engine.flush()
+
+    def break_entries(store):
+        with (tmp_path / "v1" / "meta" / "data.mdb").open("r+b") as file:
+            for page in range(2, os.fstat(file.fileno()).st_size // os.sysconf("SC_PAGE_SIZE")):
+                os.pwrite(file.fileno(), b"\0\0", page * os.sysconf("SC_PAGE_SIZE") + 10)
+        return store
+
+    with engine_on(tiny_llama_dir, tmp_path, wrap_store=break_entries) as engine:
+        assert engine.generate(prompt, GREEDY).token_ids == right
+        engine.flush()
+        assert engine.stats()["cache"]["store"]["fresh_starts"] == 1
+        assert engine.lookup([*prompt, 1])["device"] == 5 * BLOCK

@@ -315,6 +315,22 @@ def test_a_deletion_that_finds_the_disk_full_half_way_is_made_up_for(open_lmdb, 
     assert reasons(store, refs) == [MissReason.ABSENT, MissReason.ABSENT, None, None]
 
 
+def test_what_a_full_disk_has_left_in_one_place_only_is_looked_for_at_the_next_opening(
+    open_lmdb, monkeypatch
+):
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    records = store._tables.records
+    monkeypatch.setattr(store._tables, "records", FullDisk(records, 2))  # for the deletion, and on closing
+    with pytest.raises(StoreFull):
+        store.delete_many([refs[0].key])
+    store.close()
+    again = open_lmdb()
+    assert (again.opening.clean, again.opening.orphans) == (False, 1)
+    again.check()
+    assert_holds(again, refs[1:], blocks[1:])
+
+
 # ---- at rest -------------------------------------------------------------------------------------------
 
 
