@@ -60,15 +60,12 @@ def measure(level: str, kind: str, num_tries: int) -> dict[str, Any]:
 
 def _lines(level: str, kind: str, first: int, end: int, complaints: list[str]) -> Iterator[dict[str, Any]]:
     command = [sys.executable, "-m", "benchmarks.faults", "--work", level, kind, str(first), str(end)]
-    with subprocess.Popen(
-        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        out, errors = process.communicate()
-    lines = [json.loads(line) for line in out.splitlines()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
     if not lines:
-        raise RuntimeError(f"{kind} cannot be tried: {errors[-2000:]}")
-    if process.returncode:
-        complaints.append(f"process ended with {process.returncode}: {errors[-300:]}")
+        raise RuntimeError(f"{kind} cannot be tried: {done.stderr[-2000:]}")
+    if done.returncode:
+        complaints.append(f"process ended with {done.returncode}: {done.stderr[-300:]}")
     yield from lines[1:]
 
 
@@ -108,9 +105,7 @@ def main() -> int:
         for row in pool.map(lambda job: measure(*job, arguments.tries), jobs):
             rows.append(row)
             bad = row["served_wrong"] or row["requests_failed"] or row["processes_ended"]
-            print(
-                f"{'BAD ' if bad else 'ok  '} {row['level']:7}{row['fault']}", *row["complaints"], flush=True
-            )
+            print(f"{'BAD' if bad else 'ok '} {row['level']:7}{row['fault']}", *row["complaints"], flush=True)
     text = table(rows)
     print(text, f"\n{sum(row['tries'] for row in rows)} tries in {time.monotonic() - start_s:.0f} s")
     if arguments.json:

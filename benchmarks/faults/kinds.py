@@ -9,6 +9,7 @@ from pathlib import Path
 
 import lmdb
 
+from kvstore.block import Namespace
 from kvstore.disk import LmdbStore
 from kvstore.layers import (
     Delay,
@@ -30,7 +31,7 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 FIXED_HEADER = header_bytes(0) - 8
 
 Random = random.Random
-OnDirectory = Callable[[Path, Random], None]
+OnDirectory = Callable[[Path, Random], object]
 OnStore = Callable[[LmdbStore, Path, Random], None]
 Faults = Callable[[Gate], list[Fault]]
 
@@ -74,31 +75,26 @@ def on_record(change: Callable[[LmdbStore, BlockRef, bytes, Random], bytes]) -> 
     return in_use
 
 
-def flip_between(first: Callable[[bytes], int], end: Callable[[bytes], int]) -> OnStore:
+def flip(first: Callable[[LmdbStore], int], end: Callable[[LmdbStore, bytes], int]) -> OnStore:
     """Flip one bit of a record, at a byte in [first, end)."""
 
-    def flip(_store: LmdbStore, _ref: BlockRef, record: bytes, rng: Random) -> bytes:
+    def change(store: LmdbStore, _: BlockRef, record: bytes, rng: Random) -> bytes:
         changed = bytearray(record)
-        changed[rng.randrange(first(record), end(record))] ^= 1 << rng.randrange(8)
+        changed[rng.randrange(first(store), end(store, record))] ^= 1 << rng.randrange(8)
         return bytes(changed)
 
-    return on_record(flip)
+    return on_record(change)
+
+
+def _tokens_end(store: LmdbStore, _: bytes) -> int:
+    return FIXED_HEADER + store.layout.token_id_bytes
 
 
 def _payload_start(store: LmdbStore) -> int:
     return header_bytes(store.layout.token_id_bytes)
 
 
-def _flip_tokens(store: LmdbStore, _: BlockRef, record: bytes, rng: Random) -> bytes:
-    changed = bytearray(record)
-    changed[FIXED_HEADER + rng.randrange(store.layout.token_id_bytes)] ^= 1 << rng.randrange(8)
-    return bytes(changed)
-
-
-def _flip_payload(store: LmdbStore, _: BlockRef, record: bytes, rng: Random) -> bytes:
-    changed = bytearray(record)
-    changed[rng.randrange(_payload_start(store), len(record))] ^= 1 << rng.randrange(8)
-    return bytes(changed)
+FLIP_PAYLOAD = flip(_payload_start, lambda _, record: len(record))
 
 
 def _cut(_store: LmdbStore, _ref: BlockRef, record: bytes, rng: Random) -> bytes:
@@ -117,14 +113,10 @@ def _others(store: LmdbStore, ref: BlockRef, record: bytes, rng: Random) -> byte
     return (others and store.raw().read(rng.choice(others).key)) or record
 
 
-def _packed_anew(store: LmdbStore, record_format: RecordFormat, ref: BlockRef, rng: Random) -> bytes:
-    return record_format.pack(ref, rng.randbytes(store.layout.block_bytes), 1)
-
-
 def _foreign(store: LmdbStore, ref: BlockRef, _: bytes, rng: Random) -> bytes:
     """A sound record of the same tokens, of another model."""
-    namespace = type(store.namespace).of({"model": f"another {rng.random()}"})
-    return _packed_anew(store, RecordFormat(namespace, store.layout), ref, rng)
+    namespace = Namespace.of({"model": f"another {rng.random()}"})
+    return RecordFormat(namespace, store.layout).pack(ref, rng.randbytes(store.layout.block_bytes), 1)
 
 
 def _newer(_store: LmdbStore, _ref: BlockRef, record: bytes, _rng: Random) -> bytes:
@@ -137,6 +129,13 @@ def _newer(_store: LmdbStore, _ref: BlockRef, record: bytes, _rng: Random) -> by
 def data_file(directory: Path, table: str) -> Path:
     """LMDB's file."""
     return directory / "v1" / table / "data.mdb"
+
+
+def break_tree(data: Path) -> None:
+    """No page says of itself any more what it is. The two meta pages stay, and so do all page numbers."""
+    with data.open("r+b") as file:
+        for page in range(2, os.fstat(file.fileno()).st_size // PAGE):
+            os.pwrite(file.fileno(), b"\0\0", page * PAGE + 10)
 
 
 def flip_page_bits(table: str) -> OnDirectory:
@@ -178,11 +177,9 @@ def remove(table: str) -> OnDirectory:
 
 def overwrite(table: str) -> OnDirectory:
     """Somebody else's file lies there."""
-    return lambda directory, rng: _write(data_file(directory, table), rng.randbytes(rng.randrange(1 << 16)))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    return lambda directory, rng: data_file(directory, table).write_bytes(
+        rng.randbytes(rng.randrange(1 << 16))
+    )
 
 
 def drop_pages(directory: Path, rng: Random) -> None:
@@ -227,14 +224,8 @@ def not_a_directory(directory: Path, _: Random) -> None:
 
 
 def break_pages(table: str) -> OnStore:
-    """No page of a tree says of itself any more what it is."""
-
-    def in_use(_: LmdbStore, directory: Path, __: Random) -> None:
-        with data_file(directory, table).open("r+b") as file:
-            for page in range(2, os.fstat(file.fileno()).st_size // PAGE):
-                os.pwrite(file.fileno(), b"\0\0", page * PAGE + 10)
-
-    return in_use
+    """A tree breaks while it is mapped."""
+    return lambda _store, directory, _rng: break_tree(data_file(directory, table))
 
 
 def no_space(store: LmdbStore, _: Path, __: Random) -> None:
@@ -275,9 +266,9 @@ def failing(kind: type[Fault], on: str | tuple[str, ...], chance: float = 0.4) -
 
 
 RECORDS = [
-    Kind("record: bit flipped in the header", in_use=flip_between(lambda _: 0, lambda _: FIXED_HEADER)),
-    Kind("record: bit flipped in the token ids", in_use=on_record(_flip_tokens)),
-    Kind("record: bit flipped in the payload", in_use=on_record(_flip_payload)),
+    Kind("record: bit flipped in the header", in_use=flip(lambda _: 0, lambda *_: FIXED_HEADER)),
+    Kind("record: bit flipped in the token ids", in_use=flip(lambda _: FIXED_HEADER, _tokens_end)),
+    Kind("record: bit flipped in the payload", in_use=FLIP_PAYLOAD),
     Kind("record: cut short", in_use=on_record(_cut)),
     Kind("record: torn write, zeros from some sector on", in_use=on_record(_tear)),
     Kind("record: another block's", in_use=on_record(_others)),
@@ -320,7 +311,7 @@ CALLS = [
     Kind("slow, every call", faults=lambda _: [Delay(0.002)]),
     Kind(
         "everything at once",
-        in_use=on_record(_flip_payload),
+        in_use=FLIP_PAYLOAD,
         faults=lambda _: [
             kind(on=("read", "write"), chance=0.1) for kind in (ErrorBefore, ErrorAfter, ShortData, Garbage)
         ],

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,18 @@ class Outcome:
     complaint: str = ""
 
 
+def open_store(directory: Path) -> LmdbStore:
+    """A store of small blocks."""
+    layout = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=16, block_tokens=16, dtype="bfloat16")
+    return LmdbStore(
+        directory,
+        namespace=Namespace.of({"model": "faults"}),
+        layout=layout,
+        capacity_bytes=1 << 22,
+        min_free_bytes=0,
+    )
+
+
 class StoreTries:
     """Tries on a store without an engine: reads, writes that mend, reads, and a restart with no fault."""
 
@@ -46,7 +58,7 @@ class StoreTries:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
         self._template = scratch / "template"
-        with self._open(self._template) as store:
+        with open_store(self._template) as store:
             self._refs, self._blocks = fill(store, self.num_blocks)
             self._more = chain(store, 4, seed=1), kv_like(store, 4, seed=1)
 
@@ -55,14 +67,10 @@ class StoreTries:
         rng, gate, outcome = random.Random(f"{kind.name} {seed}"), Gate(), Outcome()
         with _copy(self._template, self._scratch) as directory:
             kind.at_rest(directory, rng)
-            holder = self._open(directory) if kind.held else None
-            try:
+            with open_store(directory) if kind.held else nullcontext():
                 self._serve(kind, directory, gate, rng, outcome)
-            finally:
-                if holder is not None:
-                    holder.close()
             if directory.is_dir():  # nothing is wrong any more, but what has been damaged
-                with self._guard(outcome), self._open(directory) as store:
+                with self._guard(outcome), open_store(directory) as store:
                     self._read(store, self._refs, self._blocks, outcome)
                     store.put_many(self._refs, self._blocks)
                     store.check()
@@ -71,7 +79,7 @@ class StoreTries:
 
     def _serve(self, kind: Kind, directory: Path, gate: Gate, rng: random.Random, outcome: Outcome) -> None:
         with suppress(StoreError), self._guard(outcome):
-            store = self._open(directory)
+            store = open_store(directory)
             kind.in_use(store, directory, rng)
             opener = threading.Timer(0.01, gate.open)  # hangs are stalls here: nobody gives up a call
             opener.start()
@@ -110,16 +118,6 @@ class StoreTries:
         except Exception as error:  # noqa: BLE001 - what it is goes into the report
             outcome.requests_failed += 1
             outcome.complaint = repr(error)
-
-    def _open(self, directory: Path) -> LmdbStore:
-        layout = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=16, block_tokens=16, dtype="bfloat16")
-        return LmdbStore(
-            directory,
-            namespace=Namespace.of({"model": "faults"}),
-            layout=layout,
-            capacity_bytes=1 << 22,
-            min_free_bytes=0,
-        )
 
 
 class EngineTries:
@@ -172,12 +170,8 @@ class EngineTries:
                 kind.in_use(store, directory, rng)
                 return kind.wrap(store, gate, rng)
 
-            holder = StoreTries._open(self, directory) if kind.held else None
-            try:
+            with open_store(directory) if kind.held else nullcontext():
                 self._serve(directory, wrap, gate, outcome)
-            finally:
-                if holder is not None:
-                    holder.close()
             if directory.is_dir():  # nothing is wrong any more, but what has been damaged
                 self._serve(directory, lambda store: store, gate, outcome)
         return outcome

@@ -1,10 +1,10 @@
 """Whatever goes wrong inside, everybody who waits gets an answer."""
 
-import os
 import threading
 
 import pytest
 
+from benchmarks.faults.kinds import break_tree, data_file
 from engine import SamplingParams
 from tests.engine.engines import BLOCK, GREEDY, engine_on, open_engine, tokens
 
@@ -139,9 +139,7 @@ def test_trees_that_break_while_they_are_listed_cost_the_cache_and_not_the_start
         engine.flush()
 
     def break_entries(store):
-        with (tmp_path / "v1" / "meta" / "data.mdb").open("r+b") as file:
-            for page in range(2, os.fstat(file.fileno()).st_size // os.sysconf("SC_PAGE_SIZE")):
-                os.pwrite(file.fileno(), b"\0\0", page * os.sysconf("SC_PAGE_SIZE") + 10)
+        break_tree(data_file(tmp_path, "meta"))
         return store
 
     with engine_on(tiny_llama_dir, tmp_path, wrap_store=break_entries) as engine:

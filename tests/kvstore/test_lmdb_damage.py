@@ -11,19 +11,13 @@ import lmdb
 import numpy as np
 import pytest
 
+from benchmarks.faults.kinds import break_tree
 from kvstore import MissReason, StoreError, StoreFailed, StoreFull
 from kvstore.disk import verification
 from kvstore.disk.lender import Lender
 from kvstore.testing import assert_holds, chain, fill, kv_like, read, reasons
 
 PAGE = 4096
-
-
-def break_pages(data: Path) -> None:
-    """No page says of itself any more what it is. The two meta pages stay, and so do all page numbers."""
-    with data.open("r+b") as file:
-        for page in range(2, data.stat().st_size // PAGE):
-            os.pwrite(file.fileno(), b"\0\0", page * PAGE + 10)
 
 
 def payload(path: Path) -> Path:
@@ -47,7 +41,7 @@ def test_a_store_whose_trees_break_goes_on_empty(open_lmdb, tmp_path, table, fir
     """One call fails; what was there is absent, what is written from then on is there, after a restart too."""
     store = open_lmdb()
     refs, blocks = fill(store, 6)
-    break_pages(tmp_path / "v1" / table / "data.mdb")
+    break_tree(tmp_path / "v1" / table / "data.mdb")
     calls = {
         "read": lambda: read(store, refs),
         "put": lambda: fill(store, 2, seed=1),
@@ -78,7 +72,7 @@ def test_only_the_last_damage_is_kept(open_lmdb, tmp_path):
     for _ in range(2):
         refs, _ = fill(store, 3)
         before = set_aside(tmp_path)
-        break_pages(payload(tmp_path))
+        break_tree(payload(tmp_path))
         with pytest.raises(StoreFailed):
             read(store, refs)
         settled(store)
@@ -90,7 +84,7 @@ def test_only_the_last_damage_is_kept(open_lmdb, tmp_path):
 def test_what_was_set_aside_goes_before_the_floor_of_free_space_is_crossed(open_lmdb, tmp_path):
     store = open_lmdb(min_free_bytes=1000, free_bytes=lambda: 100 if set_aside(tmp_path) else 1 << 30)
     refs, blocks = fill(store, 3)
-    break_pages(payload(tmp_path))
+    break_tree(payload(tmp_path))
     with pytest.raises(StoreFailed):
         read(store, refs)
     store.put_many(refs, blocks)
@@ -162,7 +156,7 @@ class SyncFails:
 def test_while_the_disk_does_not_let_it_start_afresh_every_call_fails_and_tries_again(open_lmdb, monkeypatch):
     store = open_lmdb()
     refs, blocks = fill(store, 3)
-    break_pages(store._directory.payload / "data.mdb")
+    break_tree(store._directory.payload / "data.mdb")
     attempts = []
 
     def refuse(now_ns):
@@ -202,7 +196,7 @@ def test_a_reader_that_hangs_in_the_damaged_file_holds_up_nobody(open_lmdb, monk
     assert inside.wait(timeout=60)
     monkeypatch.setattr(store._format, "unpack", unpack)
     with (tmp_path / "v1" / "meta" / "data.mdb").open("rb"):
-        break_pages(tmp_path / "v1" / "meta" / "data.mdb")
+        break_tree(tmp_path / "v1" / "meta" / "data.mdb")
     with pytest.raises(StoreFailed):
         list(store.scan())
     store.put_many(refs, blocks)
@@ -222,7 +216,7 @@ def test_a_scan_ends_where_the_store_starts_afresh(open_lmdb, monkeypatch, tmp_p
     refs, blocks = fill(store, 6)
     scan = store.scan()
     next(scan)
-    break_pages(payload(tmp_path))
+    break_tree(payload(tmp_path))
     with pytest.raises(StoreFailed):
         read(store, refs)
     store.put_many(refs, blocks)

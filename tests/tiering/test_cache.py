@@ -1,12 +1,12 @@
 """The cache with real threads, copies and stores: the right bytes come back, and nothing hangs whatever the store does."""
 
-import os
 import threading
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from benchmarks.faults.kinds import break_tree
 from kvstore.block import BlockLayout, Namespace, chain_key
 from kvstore.disk import LmdbStore
 from kvstore.errors import StoreFailed, StoreFull
@@ -195,7 +195,7 @@ def test_a_store_that_loses_everything_is_not_counted_on(start, tmp_path):
     rig.put_on_disk(1, 2, 3)
     rig.put_on_disk(5, 6)
     assert rig.cache.stats()["tiers"]["disk"]["blocks"] == 5
-    break_pages(tmp_path / "v1" / "payload" / "data.mdb")
+    break_tree(tmp_path / "v1" / "payload" / "data.mdb")
     rig.serve(1, 2, 3)
     store.sync()  # what the writer was told before is done
     rig.serve(7, 8)
@@ -209,13 +209,6 @@ def test_a_store_that_loses_everything_is_not_counted_on(start, tmp_path):
     rig.serve(1, 2, 3)
     store.check()
     assert store.stats().blocks >= 3
-
-
-def break_pages(data):
-    """No page of an LMDB file says of itself any more what it is."""
-    with data.open("r+b") as file:
-        for page in range(2, data.stat().st_size // 4096):
-            os.pwrite(file.fileno(), bytes(2), page * 4096 + 10)
 
 
 def test_what_was_filled_and_flushed_is_read_back_after_a_restart(open_store, start):
