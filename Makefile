@@ -29,6 +29,8 @@ DEMO_ARGS ?=
 BENCH_ARGS ?= --prefix-tokens 1024 --suffix-tokens 64 --tiers cold,device,host,disk,restart --repeats 3
 GPU_CHECK_ARGS ?=
 FAULTS_ARGS ?=
+CRASH_ARGS ?=
+CHURN_ARGS ?=
 SOAK_REQUESTS ?= 20000
 SOAK_SEEDS ?= 1000
 SOAK_WALKS ?= 40000
@@ -38,7 +40,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check mutate faults soak format bench sizes gpu-check clean help
+.PHONY: setup demo test check mutate faults crash churn soak format bench sizes gpu-check clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -94,6 +96,12 @@ mutate: setup ## take each wait out of the mover and see whether the tests notic
 
 faults: setup ## everything that can go wrong with a disk, 50 times each, at the store and through an engine (long)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults $(FAULTS_ARGS)
+
+crash: setup ## kill what writes to a disk tier 1,000 times, and look at what is left (minutes)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.crash $(CRASH_ARGS)
+
+churn: setup ## how large the files become when a disk store is filled twenty times over (minutes)
+	@$(BIN)/python -m benchmarks.churn $(CHURN_ARGS)
 
 soak: setup ## the long tests for as long as you like: SOAK_REQUESTS, SOAK_SEEDS, SOAK_WALKS; figures to SOAK_JSON
 	@KVTIDE_STRESS_REQUESTS=$(SOAK_REQUESTS) KVTIDE_PROGRESS_SEEDS=$(SOAK_SEEDS) KVTIDE_SCHEDULER_SEEDS=$(SOAK_SEEDS) \

@@ -86,29 +86,30 @@ def _write(layer: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: B
     layer[:, 1].index_put_(place, value[0].transpose(0, 1).to(layer.dtype))
 
 
-def _gather(layer: torch.Tensor, which: int, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Keys (0) or values (1) of these blocks, [tokens, kv_heads, head_dim]."""
-    return layer[:, which].index_select(0, blocks).to(dtype).flatten(0, 1)
+def _gather(layer: torch.Tensor, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Keys and values of these blocks, [2, kv_heads, tokens, head_dim]."""
+    kv = layer.index_select(0, blocks).permute(1, 3, 0, 2, 4)
+    return torch.empty(kv.shape, dtype=dtype, device=kv.device).copy_(kv).flatten(2, 3)
 
 
 def _attend(
     call: PrefillCall | DecodeCall, query: torch.Tensor, layer: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
     """The call's rows of the result, [1, rows, heads, head_dim]."""
-    key = _gather(layer, 0, call.blocks, query.dtype)
-    value = _gather(layer, 1, call.blocks, query.dtype)
+    kv = _gather(layer, call.blocks, query.dtype)
     if isinstance(call, PrefillCall):
-        return _prefill(call, query, key, value, scaling)
-    return _decode(call, query[:, :, call.rows], key, value, scaling)
+        return _prefill(call, query, kv, scaling)
+    query = query[:, :, call.rows]
+    if call.stale is not None:
+        kv.index_fill_(2, call.stale, 0)
+    if len(call.shared):
+        return _decode_behind(call, query, _gather(layer, call.shared, query.dtype), kv, scaling)
+    return _decode(call, query, kv, scaling)
 
 
-def _prefill(
-    call: PrefillCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
-) -> torch.Tensor:
-    if call.tiles[-1].kv.stop > call.num_tokens:
-        key[call.num_tokens :] = 0
-        value[call.num_tokens :] = 0
-    key, value = key.transpose(0, 1)[None], value.transpose(0, 1)[None]
+def _prefill(call: PrefillCall, query: torch.Tensor, kv: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    kv[:, :, call.num_tokens :] = 0
+    key, value = kv[:, None]
     if len(call.tiles) == 1:
         return _tile(call.tiles[0], query, key, value, scaling)
     return torch.cat([_tile(tile, query, key, value, scaling) for tile in call.tiles], dim=1)
@@ -125,20 +126,39 @@ def _tile(
     return out[:, :, :num_rows].transpose(1, 2)
 
 
-def _decode(
-    call: DecodeCall, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
-) -> torch.Tensor:
-    num_seqs, num_heads, head_dim = query.shape[2], query.shape[1], query.shape[3]
-    kv_heads = key.shape[1]
-    if call.stale is not None:
-        key.index_fill_(0, call.stale, 0)
-        value.index_fill_(0, call.stale, 0)
-    # Query heads of one KV head become query rows: the kernel reads each key once, not once a head.
-    grouped = query[0].transpose(0, 1).reshape(num_seqs, kv_heads, num_heads // kv_heads, head_dim)
-    key = key.unflatten(0, (num_seqs, -1))[:, call.kv].transpose(1, 2)
-    value = value.unflatten(0, (num_seqs, -1))[:, call.kv].transpose(1, 2)
+def _by_kv_head(query: torch.Tensor, kv_heads: int) -> torch.Tensor:
+    """[1, heads, N, head_dim] as [kv_heads, N, heads of one KV head, head_dim].
+
+    Query heads of one KV head become query rows: each key is read once, not once a head.
+    """
+    return query[0].reshape(kv_heads, -1, *query.shape[2:]).transpose(1, 2)
+
+
+def _decode(call: DecodeCall, query: torch.Tensor, kv: torch.Tensor, scaling: float | None) -> torch.Tensor:
+    num_heads, num_seqs, head_dim = query.shape[1:]
+    grouped = _by_kv_head(query, kv.shape[1]).transpose(0, 1)
+    key, value = kv.unflatten(2, (num_seqs, -1))[:, :, :, call.kv].transpose(1, 2)
     out = F.scaled_dot_product_attention(grouped, key, value, attn_mask=call.mask, scale=scaling)
     return out.reshape(1, num_seqs, num_heads, head_dim)
+
+
+def _decode_behind(
+    call: DecodeCall, query: torch.Tensor, shared: torch.Tensor, kv: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """Attention of several sequences behind blocks that they share, over which their rows are one matrix.
+
+    The idea is Hydragen's (Juravsky et al., 2024), with one softmax over the scores of both parts.
+    """
+    assert call.mask is not None, "only several sequences share"
+    num_heads, num_seqs, head_dim = query.shape[1:]
+    grouped = _by_kv_head(query, kv.shape[1]) * (head_dim**-0.5 if scaling is None else scaling)
+    key, value = kv.unflatten(2, (num_seqs, -1))
+    before = (grouped.flatten(1, 2) @ shared[0].mT).view(*grouped.shape[:3], -1)
+    behind = grouped @ key.mT + call.mask[:, 0]
+    weights = torch.cat([before, behind], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
+    before, behind = weights[..., : before.shape[-1]], weights[..., before.shape[-1] :]
+    out: torch.Tensor = (before.flatten(1, 2) @ shared[1]).view(grouped.shape) + behind @ value
+    return out.transpose(0, 1).reshape(1, num_seqs, num_heads, head_dim)
 
 
 def _sdpa(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .config import TILE_TOKENS
 from .pool import DevicePool
+from .sharing import Family, families
 
 MIN_ROWS, MIN_ROWS_PER_THREAD = 16, 4
 """Deterministic mode: the bits of a matrix product's row depend on the number of rows below this many. On the CPU the
@@ -16,6 +17,11 @@ rows are dealt out to the threads, so it takes more of them for more threads."""
 
 QUERY_MULTIPLE = 32
 """Deterministic mode: query rows of an attention call are padded to a multiple of this."""
+
+
+GATHER_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
+"""Most keys and values that several decodes gather for one attention call of one layer. On the CPU more than this is
+slower: it leaves the caches, and malloc returns it to the system after each layer and takes it anew for the next."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,7 +93,8 @@ class DecodeCall:
     """Attention of N sequences with one row each, padded to the longest.
 
     rows: their rows in the batch.
-    blocks: int64 [N * B], the slots that each sequence's window reaches, padded with the scratch slot.
+    shared: int64 [S], the slots that all of them see whole and first; gathered once for all. Empty with a window.
+    blocks: int64 [N * B], the slots that each sequence's window reaches besides, padded with the scratch slot.
     kv: which of a sequence's B * block_tokens gathered tokens it attends over: all, or exactly those that it sees
         where N is 1.
     mask: [N, 1, 1, B * block_tokens], or None where N is 1.
@@ -96,6 +103,7 @@ class DecodeCall:
     """
 
     rows: slice
+    shared: torch.Tensor
     blocks: torch.Tensor
     kv: slice
     mask: torch.Tensor | None
@@ -160,13 +168,12 @@ def build_batch(
     AssertionError for a chunk that its slots do not cover, or no chunk at all.
     """
     assert chunks, "a batch needs at least one chunk"
-    prefills = [i for i, chunk in enumerate(chunks) if not chunk.decode]
-    # Longest first, so that neighbours in a padded call waste little.
-    decodes = sorted((i for i, chunk in enumerate(chunks) if chunk.decode), key=lambda i: -chunks[i].end)
-    order = prefills + decodes
-    packed = [chunks[i] for i in order]
-    for chunk in packed:
+    for chunk in chunks:
         _check_chunk(chunk, pool)
+    prefills = [i for i, chunk in enumerate(chunks) if not chunk.decode]
+    decodes = _decode_families(chunks, pool.layout.block_tokens, deterministic=deterministic)
+    order = [*prefills, *(i for family in decodes for i in family.members)]
+    packed = [chunks[i] for i in order]
     ends = np.cumsum([len(chunk.tokens) for chunk in packed])
     last_row = dict(zip(order, ends - 1, strict=True))
     wanted = [int(last_row[i]) for i, chunk in enumerate(chunks) if chunk.wants_logits]
@@ -182,7 +189,7 @@ def build_batch(
         slots=torch.from_numpy(rows[2]).to(device),
         offsets=torch.from_numpy(rows[3]).to(device),
         calls=_calls_by_window(
-            packed, len(prefills), windows, pool=pool, dtype=dtype, deterministic=deterministic
+            chunks, prefills, decodes, windows, pool=pool, dtype=dtype, deterministic=deterministic
         ),
         logit_rows=torch.tensor(wanted + wanted[:1] * padding, dtype=torch.int64, device=device),
         num_logits=len(wanted),
@@ -207,6 +214,15 @@ def _check_chunk(chunk: Chunk, pool: DevicePool) -> None:
         f"{chunk.end} tokens need {needed} slots, the chunk has {len(chunk.slots)}"
     )
     assert not chunk.decode or len(chunk.tokens) == 1, f"a decode is one token, not {len(chunk.tokens)}"
+
+
+def _decode_families(chunks: Sequence[Chunk], block_tokens: int, *, deterministic: bool) -> list[Family]:
+    """The decodes by the blocks that they share. In deterministic mode each is alone."""
+    decodes = [i for i, chunk in enumerate(chunks) if chunk.decode]
+    if deterministic:
+        return [Family((i,), 0) for i in decodes]
+    found = families([chunks[i].slots[: chunks[i].start // block_tokens] for i in decodes])
+    return [Family(tuple(decodes[i] for i in family.members), family.shared) for family in found]
 
 
 def _row_arrays(packed: Sequence[Chunk], pool: DevicePool, num_rows: int) -> NDArray[np.int64]:
@@ -252,8 +268,9 @@ def _staircase(width: int, window: int | None, dtype: torch.dtype, device: torch
 
 
 def _calls_by_window(
-    packed: Sequence[Chunk],
-    num_prefills: int,
+    chunks: Sequence[Chunk],
+    prefills: Sequence[int],
+    decodes: Sequence[Family],
     windows: Sequence[int | None],
     *,
     pool: DevicePool,
@@ -261,12 +278,12 @@ def _calls_by_window(
     deterministic: bool,
 ) -> dict[int | None, Calls]:
     """The attention calls of these chunks, prefills first, for each window. Windows that hide nothing share theirs."""
-    longest = max(chunk.end for chunk in packed)
+    longest = max(chunk.end for chunk in chunks)
     hiding = {window: None if window is None or window >= longest else window for window in windows}
     calls = {
-        window: _CallPlan(pool=pool, dtype=dtype, deterministic=deterministic, window=window).all(
-            packed[:num_prefills], packed[num_prefills:]
-        )
+        window: _CallPlan(
+            chunks=chunks, pool=pool, dtype=dtype, deterministic=deterministic, window=window
+        ).all(prefills, decodes)
         for window in set(hiding.values())
     }
     return {window: calls[hides] for window, hides in hiding.items()}
@@ -276,22 +293,26 @@ def _calls_by_window(
 class _CallPlan:
     """Decides which attention calls a layer with this window makes for a batch, and builds their masks."""
 
+    chunks: Sequence[Chunk]
     pool: DevicePool
     dtype: torch.dtype
     deterministic: bool
     window: int | None
 
-    def all(self, prefills: Sequence[Chunk], decodes: Sequence[Chunk]) -> Calls:
-        widest = max((_tile_end(chunk.end) for chunk in prefills), default=0)
+    def all(self, prefills: Sequence[int], decodes: Sequence[Family]) -> Calls:
+        widest = max((_tile_end(self.chunks[i].end) for i in prefills), default=0)
         if self.window is not None:
             widest = min(widest, TILE_TOKENS + self.window + self.pool.layout.block_tokens)
         staircase = _staircase(widest, self.window, self.dtype, self.pool.device)
         calls: list[PrefillCall | DecodeCall] = []
         row = 0
-        for chunk in prefills:
-            calls.append(self._prefill(chunk, row, staircase))
-            row += len(chunk.tokens)
-        return (*calls, *self._decodes(decodes, row))
+        for i in prefills:
+            calls.append(self._prefill(self.chunks[i], row, staircase))
+            row += len(self.chunks[i].tokens)
+        for family in decodes:
+            calls += self._decodes(family, row)
+            row += len(family.members)
+        return tuple(calls)
 
     def _first_seen(self, position: int) -> int:
         """The first token that the token at `position` sees."""
@@ -329,50 +350,67 @@ class _CallPlan:
     def _padded(self, num_rows: int) -> int:
         return -(-num_rows // QUERY_MULTIPLE) * QUERY_MULTIPLE if self.deterministic else num_rows
 
-    def _decodes(self, chunks: Sequence[Chunk], first_row: int) -> list[DecodeCall]:
-        """Group the decodes, which come longest first, into calls that waste less than half of what they gather."""
-        seen = [chunk.end - self._first_seen(chunk.start) for chunk in chunks]
+    def _decodes(self, family: Family, first_row: int) -> list[DecodeCall]:
+        """Cut a family, which comes longest first, into calls that waste less than half of what they gather."""
+        chunks = [self.chunks[i] for i in family.members]
+        own = [self._num_blocks(chunk) for chunk in chunks]
+        shared = family.shared if self.window is None and 2 * family.shared >= own[0] else 0
+        own = [num_blocks - shared for num_blocks in own]
         calls: list[DecodeCall] = []
         first = 0
         while first < len(chunks):
+            most = max(1, self._most_gathered // own[first])
             end = first + 1
-            while not self.deterministic and end < len(chunks) and 2 * seen[end] > seen[first]:
+            while end < len(chunks) and end - first < most and 2 * own[end] + shared > own[first]:
                 end += 1
             alone = end - first == 1
             calls.append(
                 self._lone_decode(chunks[first], first_row + first)
                 if alone
-                else self._decode_group(chunks[first:end], first_row + first)
+                else self._decode_group(chunks[first:end], shared, first_row + first)
             )
             first = end
         return calls
+
+    def _num_blocks(self, chunk: Chunk) -> int:
+        """How many blocks a decode's token sees."""
+        return -(-chunk.end // self.pool.layout.block_tokens) - self._first_block(chunk.start)
+
+    @property
+    def _most_gathered(self) -> int:
+        """Blocks that the decodes of one call may gather."""
+        layout = self.pool.layout
+        block_bytes = 2 * layout.block_tokens * layout.num_kv_heads * layout.head_dim * self.dtype.itemsize
+        return GATHER_BYTES[self.pool.device.type] // block_bytes
 
     def _lone_decode(self, chunk: Chunk, row: int) -> DecodeCall:
         first_block = self._first_block(chunk.start)
         gathered = first_block * self.pool.layout.block_tokens
         return DecodeCall(
             rows=slice(row, row + 1),
+            shared=self._tensor(np.empty(0, dtype=np.int64)),
             blocks=self._tensor(self._blocks(chunk, first_block, chunk.end)),
             kv=slice(self._first_seen(chunk.start) - gathered, chunk.end - gathered),
             mask=None,
             stale=None,
         )
 
-    def _decode_group(self, chunks: Sequence[Chunk], first_row: int) -> DecodeCall:
+    def _decode_group(self, chunks: Sequence[Chunk], shared: int, first_row: int) -> DecodeCall:
         block_tokens = self.pool.layout.block_tokens
-        tables = [self._blocks(chunk, self._first_block(chunk.start), chunk.end) for chunk in chunks]
+        begins = [shared or self._first_block(chunk.start) for chunk in chunks]
+        tables = [self._blocks(chunk, begin, chunk.end) for chunk, begin in zip(chunks, begins, strict=True)]
         num_blocks = max(map(len, tables))
         table = np.full((len(chunks), num_blocks), self.pool.scratch, dtype=np.int64)
         for row, slots in enumerate(tables):
             table[row, : len(slots)] = slots
-        first = [self._first_block(chunk.start) * block_tokens for chunk in chunks]
-        gathered = np.arange(num_blocks * block_tokens)
-        beyond = gathered >= np.array([[chunk.end - at] for chunk, at in zip(chunks, first, strict=True)])
-        seen = [[self._first_seen(chunk.start) - at] for chunk, at in zip(chunks, first, strict=True)]
-        unseen = beyond if self.window is None else beyond | (gathered < np.array(seen))
+        # positions of the gathered tokens, [N, B * block_tokens]
+        positions = np.array(begins)[:, None] * block_tokens + np.arange(num_blocks * block_tokens)
+        beyond = positions >= np.array([[chunk.end] for chunk in chunks])
+        unseen = beyond | (positions < np.array([[self._first_seen(chunk.start)] for chunk in chunks]))
         in_own_block = np.repeat(table != self.pool.scratch, block_tokens, axis=1)
         return DecodeCall(
             rows=slice(first_row, first_row + len(chunks)),
+            shared=self._tensor(chunks[0].slots[:shared].astype(np.int64)),
             blocks=self._tensor(table.reshape(-1)),
             kv=slice(0, num_blocks * block_tokens),
             mask=_additive(self._tensor(unseen), self.dtype)[:, None, None],

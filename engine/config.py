@@ -11,6 +11,7 @@ from .sizes import available_memory_bytes, parse_bytes
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
 LOADS = ("always", "never")
+DURABILITIES = ("relaxed", "strict")
 
 TILE_TOKENS = 128
 """Attention calls of a prefill end at absolute multiples of this; so must chunks in deterministic mode."""
@@ -39,6 +40,8 @@ class EngineConfig:
     disk_path: directory of the third tier; None (the default) switches it off.
     disk_bytes: bound of all records below disk_path, after compression; the files may become a quarter larger.
     disk_min_free_bytes: space on that file system which the tier never takes.
+    disk_durability: "relaxed" syncs a few seconds after a write; a loss of power before that may cost the disk tier.
+        "strict" syncs each write before it counts as done (docs/durability.md).
     disk_read_threads: reading is mostly waiting and decompressing; two keep two cores busy.
     disk_deadline_s: a read from disk that takes longer is waited for no more: the blocks are computed. The slowest
         honest read, a few megabytes behind others, takes a fraction of it.
@@ -61,6 +64,7 @@ class EngineConfig:
     disk_path: str | Path | None = None
     disk_bytes: int | str = "16GiB"
     disk_min_free_bytes: int | str = "2GiB"
+    disk_durability: Literal["relaxed", "strict"] = "relaxed"
     disk_read_threads: int = 2
     disk_deadline_s: float = 10.0
     max_model_len: int | None = None
@@ -75,6 +79,7 @@ class EngineConfig:
         _check_choice("dtype", self.dtype, ("auto", *DTYPES))
         _check_choice("kv_dtype", self.kv_dtype, ("auto", *DTYPES))
         _check_choice("load", self.load, LOADS)
+        _check_choice("disk_durability", self.disk_durability, DURABILITIES)
         _check_choice("deterministic", self.deterministic, (True, False))
         _check_choice("block_tokens", self.block_tokens, (16, 32))
         for name in ("disk_read_threads", "max_num_seqs", "max_batch_tokens"):

@@ -47,9 +47,9 @@ class Engine(Closing):
     `model` is "demo", a local Hugging Face directory, a GGUF file, a hub name, or a Model. Everything but construction
     may be called from any thread. A context manager; leaving it closes the engine, which keeps what the disk may hold.
 
-    Raises ValueError, with what to do, for a model that is not supported or settings that do not fit together, and
-    StoreError where `disk_path` cannot be used. If another process has it, the engine runs without a disk tier, and
-    says so.
+    Raises ValueError, with what to do, for a model that is not supported or settings that do not fit together. Where
+    `disk_path` cannot be used, because another process has it, it cannot be written or the disk fails, the engine runs
+    without a disk tier: one warning, and `stats()["disk_off"]` says why.
     """
 
     def __init__(

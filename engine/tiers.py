@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kvstore.block import BlockLayout, Namespace
-from kvstore.errors import StoreLocked
+from kvstore.errors import StoreError
 from kvstore.host import HostSlab
 from kvstore.store import Store
 from tiering.cache import TieredCache
@@ -131,7 +131,7 @@ def _device(kind: str, slab: HostSlab, stack: ExitStack) -> Device:
 def _store(
     config: EngineConfig, chosen: Resources, namespace: Namespace, layout: BlockLayout
 ) -> tuple[Store | None, str | None]:
-    """The store, or why there is none although one was asked for: somebody else has it, which nobody did wrong."""
+    """The store, or why there is none although one was asked for: a cache that cannot be had is no reason not to serve."""
     if config.disk_path is None:
         return None, None
     from kvstore.disk import LmdbStore  # needs lmdb, which nothing else does
@@ -143,8 +143,9 @@ def _store(
             layout=layout,
             capacity_bytes=chosen.disk_bytes,
             min_free_bytes=chosen.disk_min_free_bytes,
+            durability=config.disk_durability,
         )
-    except StoreLocked as error:
+    except StoreError as error:
         _log.warning("runs without a disk tier: %s", error)
         return None, str(error)
     return store, None

@@ -128,6 +128,7 @@ class EngineTries:
 
     name = "engine"
     block_tokens = 16
+    num_prompts = 3
 
     def __init__(self, scratch: Path) -> None:
         from transformers import LlamaConfig
@@ -152,7 +153,8 @@ class EngineTries:
         rng = random.Random(0)
         shared = [rng.randrange(512) for _ in range(3 * self.block_tokens)]
         self._prompts = [
-            shared + [rng.randrange(512) for _ in range(2 * self.block_tokens + 5)] for _ in range(3)
+            shared + [rng.randrange(512) for _ in range(2 * self.block_tokens + 5)]
+            for _ in range(self.num_prompts)
         ]
         self._params = SamplingParams(max_tokens=3, ignore_eos=True, logprobs=1)
         self._template = scratch / "template"

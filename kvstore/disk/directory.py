@@ -12,12 +12,14 @@ See docs/block-format.md.
 
 import fcntl
 import os
+import re
 import shutil
 from pathlib import Path
 
 from kvstore.errors import StoreFailed, StoreLocked
 
 _ASIDE = "damaged-"
+_ANY_FORMAT = re.compile(r"v\d+")
 FORMAT = "v1"
 """A program that lays out the directory differently uses another name, and leaves this one alone."""
 
@@ -110,6 +112,24 @@ class Directory:
         """Where what was set aside lies, oldest first."""
         return sorted(self.root.glob(f"{_ASIDE}*"))
 
+    def discard(self) -> None:
+        """Delete both environments. They may be open still, and go on as they are; their space is free once they close."""
+        self.mark_unclean()
+        for environment in (self.meta, self.payload):  # an entry must not outlive its record
+            shutil.rmtree(environment, ignore_errors=True)
+
+    def other_formats(self) -> list[Path]:
+        """Directories beside this one that another version of this program made: named like one, with a lock in it."""
+        return [
+            each
+            for each in sorted(self.root.parent.iterdir())
+            if each.name != FORMAT and _ANY_FORMAT.fullmatch(each.name) and (each / "lock").is_file()
+        ]
+
+    def file_bytes(self) -> int:
+        """What both environments take of the disk."""
+        return sum(tree_bytes(environment) for environment in (self.payload, self.meta))
+
     def free_bytes(self) -> int:
         """What the file system would still give to this user."""
         return shutil.disk_usage(self.root).free
@@ -150,6 +170,11 @@ class Directory:
             os.fsync(names)
         finally:
             os.close(names)
+
+
+def tree_bytes(folder: Path) -> int:
+    """What the files below take of the disk."""
+    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
 
 
 def _pid_namespace() -> str:

@@ -37,8 +37,12 @@ def page_rounded(value_bytes: int) -> int:
     return -(-(value_bytes + _VALUE_OVERHEAD_BYTES) // PAGE_BYTES) * PAGE_BYTES
 
 
-def open_environment(path: Path, map_bytes: int) -> lmdb.Environment:
-    """Open or create, for the owner alone; no other process may have it open. Raises StoreFailed, of the kind Unsound where the file is not a sound environment."""
+def open_environment(path: Path, map_bytes: int, *, strict: bool) -> lmdb.Environment:
+    """Open or create, for the owner alone; no other process may have it open.
+
+    `strict`: each commit reaches the disk before it returns, in an order that a loss of power does not harm. Otherwise
+    nothing does before a sync. Raises StoreFailed, of the kind Unsound where the file is not a sound environment.
+    """
     with lmdb_errors(f"opening {path}"):
         path.mkdir(mode=0o700, exist_ok=True)
         # The table of readers knows processes by number, and numbers repeat: in another PID namespace a reader
@@ -51,10 +55,8 @@ def open_environment(path: Path, map_bytes: int) -> lmdb.Environment:
             # Without readahead each page of a value is a read of its own: up to ten times slower from a cold
             # disk.
             readahead=True,
-            # No sync for each commit, which would bind writes to the disk's latency: the writer syncs on a
-            # timer.
-            sync=False,
-            metasync=False,
+            sync=strict,
+            metasync=strict,
             max_readers=512,
             max_spare_txns=32,
         )

@@ -5,7 +5,6 @@ it, Damaged if the trees are not sound. None needs to know the namespaces or the
 """
 
 import os
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 import lmdb
 
-from kvstore.disk.directory import FORMAT, Directory
+from kvstore.disk.directory import FORMAT, Directory, tree_bytes
 from kvstore.disk.entry import owner
 from kvstore.disk.environment import lmdb_errors, unpaired
 from kvstore.disk.quarantine import Quarantine
@@ -28,7 +27,6 @@ from kvstore.record import damage_of
 Progress = Callable[[int, int], object]
 """Called with how much is done, and how much there is."""
 
-_OTHER_FORMAT: Final = re.compile(r"v\d+")
 _MAP_EXTRA_BYTES: Final = 64 << 20
 
 
@@ -76,7 +74,7 @@ def inspect(path: Path) -> Contents:
         return Contents(
             clean=directory.clean,
             namespaces=namespaces,
-            file_bytes=_file_bytes(directory),
+            file_bytes=directory.file_bytes(),
             quarantined=[
                 {
                     "key": one.key.hex(),
@@ -89,7 +87,7 @@ def inspect(path: Path) -> Contents:
                 for one in Quarantine(directory.quarantine).listed()
             ],
             set_aside=[str(aside) for aside in directory.set_aside_paths()],
-            other_formats=[str(other) for other in _other_formats(path)],
+            other_formats=[str(other) for other in directory.other_formats()],
         )
 
 
@@ -120,13 +118,13 @@ def compact(path: Path, progress: Progress) -> tuple[int, int]:
     """
     with _held(path) as directory:
         _check_trees(directory, thoroughly=True)
-        before = _file_bytes(directory)
+        before = directory.file_bytes()
         for done, environment in enumerate((directory.payload, directory.meta)):
             progress(done, 2)
             if (environment / "data.mdb").exists():
                 _compact(environment)
         progress(2, 2)
-        return before, _file_bytes(directory)
+        return before, directory.file_bytes()
 
 
 def clear(path: Path, *, old: bool) -> int:
@@ -134,11 +132,11 @@ def clear(path: Path, *, old: bool) -> int:
     with _held(path) as directory:
         doomed = [directory.quarantine, *directory.set_aside_paths()]
         if old:
-            doomed += _other_formats(path)
+            doomed += directory.other_formats()
         else:
             directory.mark_unclean()
             doomed += [directory.meta, directory.payload]
-        freed = sum(_tree_bytes(each) for each in doomed)
+        freed = sum(tree_bytes(each) for each in doomed)
         for each in doomed:
             if each.exists():
                 with lmdb_errors(f"deleting {each}"):
@@ -221,21 +219,3 @@ def _usage(tables: Tables) -> dict[str, dict[str, int]]:
 def _map_bytes(environment: Path) -> int:
     data = environment / "data.mdb"
     return (data.stat().st_size if data.exists() else 0) + _MAP_EXTRA_BYTES
-
-
-def _file_bytes(directory: Directory) -> int:
-    return _tree_bytes(directory.payload) + _tree_bytes(directory.meta)
-
-
-def _tree_bytes(folder: Path) -> int:
-    """What the files below take of the disk."""
-    return sum(file.stat().st_blocks * 512 for file in folder.rglob("*") if file.is_file())
-
-
-def _other_formats(path: Path) -> list[Path]:
-    """Directories that another version of this program made. What is not named like one, or has no lock, is not."""
-    return [
-        each
-        for each in sorted(path.iterdir())
-        if each.name != FORMAT and _OTHER_FORMAT.fullmatch(each.name) and (each / "lock").is_file()
-    ]

@@ -1,6 +1,7 @@
 """What happens to a directory before a store uses it."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,15 +35,20 @@ class Opening:
 
 
 def open_tables(
-    directory: Directory, namespace: Namespace, capacity_bytes: int, now_ns: int
+    directory: Directory, namespace: Namespace, capacity_bytes: int, now_ns: int, *, strict: bool
 ) -> tuple[Tables, Opening]:
     """Open the environments of a directory, or new ones in their place if they are not sound.
 
     Counts everything: some 4 microseconds a record. After a crash it also walks the trees and compares the
     keys of both: some 10 more, and from a cold disk one read of a page for each record.
     """
+    _tell_of_other_formats(directory)
     clean = directory.clean
-    tables, orphans, dropped = _open_or_replace(directory, _map_bytes(capacity_bytes), now_ns)
+
+    def opened() -> Tables:
+        return Tables(directory, _map_bytes(capacity_bytes), strict=strict)
+
+    tables, orphans, dropped = _open_or_replace(directory, opened, now_ns)
     try:
         trimmed = _trim_others(tables, namespace.digest, capacity_bytes // 2)
     except BaseException:
@@ -51,12 +57,33 @@ def open_tables(
     return tables, Opening(clean=clean, dropped=dropped, orphans=orphans, trimmed_blocks=trimmed)
 
 
-def fresh_tables(directory: Directory, capacity_bytes: int, now_ns: int) -> Tables:
+def fresh_tables(directory: Directory, capacity_bytes: int, now_ns: int, *, strict: bool) -> Tables:
     """Set the environments aside, which may be open still, and open empty ones in their place."""
     with lmdb_errors("setting damaged environments aside"):
         aside = directory.set_aside(now_ns)
     _log.warning("%s starts empty; what it held is in %s", directory.root, aside.name)
-    return Tables(directory, _map_bytes(capacity_bytes))
+    return Tables(directory, _map_bytes(capacity_bytes), strict=strict)
+
+
+def emptied_tables(directory: Directory, capacity_bytes: int, *, strict: bool) -> Tables:
+    """Open new environments in place of these, of which nothing is wanted any more; they may be open still."""
+    with lmdb_errors("deleting empty environments"):
+        directory.discard()
+    return Tables(directory, _map_bytes(capacity_bytes), strict=strict)
+
+
+def _tell_of_other_formats(directory: Directory) -> None:
+    """One warning: nobody else would say why a new version of this program finds nothing, and where the space went."""
+    with lmdb_errors("looking for other formats"):
+        found = directory.other_formats()
+    if found:
+        path, names = directory.root.parent, ", ".join(other.name for other in found)
+        _log.warning(
+            "%s holds blocks of another format (%s), which are not used; to delete them: kvtide disk clear --old %s",
+            path,
+            names,
+            path,
+        )
 
 
 def _map_bytes(capacity_bytes: int) -> int:
@@ -83,22 +110,24 @@ def _trim_others(tables: Tables, namespace_digest: bytes, most_bytes: int) -> in
     return len(doomed)
 
 
-def _open_or_replace(directory: Directory, map_bytes: int, now_ns: int) -> tuple[Tables, int, str | None]:
+def _open_or_replace(
+    directory: Directory, opened: Callable[[], Tables], now_ns: int
+) -> tuple[Tables, int, str | None]:
     """Counted tables, the number of orphans swept, and what was wrong with the tables that these replace."""
     dropped = _first_problem(directory)
     if dropped is None:
         try:
-            return *_open_counted(directory, map_bytes), None
+            return *_open_counted(directory, opened), None
         except Unsound as error:
             dropped = str(error)
     with lmdb_errors("setting damaged environments aside"):
         aside = directory.set_aside(now_ns)
     _log.warning("%s is damaged and starts empty (%s): %s", directory.root, aside.name, dropped)
-    return *_open_counted(directory, map_bytes), dropped
+    return *_open_counted(directory, opened), dropped
 
 
-def _open_counted(directory: Directory, map_bytes: int) -> tuple[Tables, int]:
-    tables = Tables(directory, map_bytes)
+def _open_counted(directory: Directory, opened: Callable[[], Tables]) -> tuple[Tables, int]:
+    tables = opened()
     try:
         tables.recount()
         return tables, 0 if directory.clean else tables.sweep()

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias, TypeVar, cast, get_args
 
 from kvstore.block import BlockKey, BlockLayout, Namespace
 from kvstore.closing import Closing
@@ -17,7 +17,7 @@ from kvstore.disk.door import Door
 from kvstore.disk.entry import entry_key, unpack_entry
 from kvstore.disk.environment import Unsound, lmdb_errors, page_rounded, some_items
 from kvstore.disk.lender import Lender
-from kvstore.disk.opening import fresh_tables, open_tables
+from kvstore.disk.opening import emptied_tables, fresh_tables, open_tables
 from kvstore.disk.quarantine import Quarantine, Quarantined
 from kvstore.disk.tables import Tables, Usage
 from kvstore.disk.writer import Writer
@@ -35,6 +35,11 @@ _log = logging.getLogger(__name__)
 Batch: TypeAlias = Mapping[bytes, tuple[BlockMeta, bytes]]
 
 _GIB: Final = 1 << 30
+Durability: TypeAlias = Literal["relaxed", "strict"]
+DURABILITIES: Final = get_args(Durability)
+
+_MOST_KEPT_BYTES: Final = 1 << 20
+"""Files of an empty store that are not worth making anew."""
 
 # Enough of a record to tell it from a later one under the same key: the time of writing and all checksums.
 _HEAD_BYTES: Final = 256
@@ -57,14 +62,16 @@ class LmdbStore(Closing):
     when records would take more than `capacity_bytes`, or when the file system would have less than
     `min_free_bytes` left. The file itself may become a quarter larger than the capacity.
 
-    A put is visible when `put_many` returns, and survives a crash of the process. It survives a loss of power
-    after the next sync: one comes by itself `sync_interval_s` after a write, and one with `close`. If power
-    is lost before, the trees are checked at the next opening, and a store whose trees are damaged starts
-    empty.
+    A put is visible when `put_many` returns, and survives a crash of the process. With `durability` "strict" it
+    survives a loss of power then as well. With "relaxed" it does after the next sync: one comes by itself
+    `sync_interval_s` after a write, and one with `close`. If power is lost before, the trees are checked at the
+    next opening, and a store whose trees are damaged starts empty.
 
     If LMDB itself fails, the call raises StoreFailed, what it held is set aside, and the store goes on empty:
     `StoreStats.fresh_starts` counts that. While the disk does not even allow that, every call raises
     StoreFailed, and tries again.
+
+    When the last block of all is deleted, the files are as well, and their space is the file system's again.
 
     Records are packed and unpacked on the calling threads, so several threads read and compress side by side;
     one thread of the store's own does all writing. Raises StoreLocked if another store has the directory,
@@ -79,6 +86,7 @@ class LmdbStore(Closing):
         layout: BlockLayout,
         capacity_bytes: int,
         min_free_bytes: int = _GIB,
+        durability: Durability = "relaxed",
         sync_interval_s: float = 5.0,
         compress: bool = True,
         now_ns: Callable[[], int] = time.time_ns,
@@ -87,8 +95,11 @@ class LmdbStore(Closing):
         if capacity_bytes < 0 or min_free_bytes < 0 or sync_interval_s < 0:
             limits = f"{capacity_bytes=}, {min_free_bytes=}, {sync_interval_s=}"
             raise ValueError(f"limits must not be negative: {limits}")
+        if durability not in DURABILITIES:
+            raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, got {durability!r}")
         self.capacity_bytes = capacity_bytes
         self.min_free_bytes = min_free_bytes
+        self._strict = durability == "strict"
         self._format = RecordFormat(namespace, layout, compress=compress)
         self._now_ns = now_ns
         self._failure: Exception | None = None
@@ -283,7 +294,7 @@ class LmdbStore(Closing):
 
     def _open(self) -> Lender[Tables]:
         tables, self.opening = open_tables(
-            self._directory, self.namespace, self.capacity_bytes, self._now_ns()
+            self._directory, self.namespace, self.capacity_bytes, self._now_ns(), strict=self._strict
         )
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
         return Lender(tables, Tables.close)
@@ -306,7 +317,7 @@ class LmdbStore(Closing):
             return
         _log.error("%s failed: %s", self._directory.root, self._failure)
         try:
-            fresh = fresh_tables(self._directory, self.capacity_bytes, self._now_ns())
+            fresh = fresh_tables(self._directory, self.capacity_bytes, self._now_ns(), strict=self._strict)
         except StoreError as error:
             _log.error("%s cannot start afresh yet: %s", self._directory.root, error)
             return
@@ -335,6 +346,12 @@ class LmdbStore(Closing):
     def _delete(self, keys: Sequence[bytes]) -> None:
         self._writer.changed()
         self._tables.delete(keys)
+        if self._tables.is_empty and self._directory.file_bytes() > _MOST_KEPT_BYTES:
+            try:
+                fresh = emptied_tables(self._directory, self.capacity_bytes, strict=self._strict)
+            except StoreError as error:  # the files may be gone already: nothing must be written to them
+                raise Unsound(str(error)) from error
+            self._lender.replace(fresh)
 
     def _take_out(self, damaged: Sequence[_Damage]) -> list[tuple[_Damage, bytes]]:
         """Delete damaged records, except where a new one has been written since it was read. Answers them."""

@@ -39,11 +39,11 @@ class Tables:
     any more.
     """
 
-    def __init__(self, directory: Directory, map_bytes: int) -> None:
+    def __init__(self, directory: Directory, map_bytes: int, *, strict: bool = False) -> None:
         self._directory = directory
-        self.records = open_environment(directory.payload, map_bytes)
+        self.records = open_environment(directory.payload, map_bytes, strict=strict)
         try:
-            self.entries = open_environment(directory.meta, map_bytes)
+            self.entries = open_environment(directory.meta, map_bytes, strict=strict)
         except BaseException:
             self.records.close()
             raise
@@ -152,6 +152,11 @@ class Tables:
             _add(usage, key, 1, meta.stored_bytes)
         counted = {digest: used for digest, used in self.usage.items() if used != Usage()}
         assert usage == counted, f"the entries add up to {usage}, but {counted} was counted"
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is left, of any namespace."""
+        return not self._unsettled and not any(used.blocks for used in self.usage.values())
 
     def close(self) -> None:
         self.records.close()

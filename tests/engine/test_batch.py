@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from engine import batch as batch_module
 from engine.batch import MIN_ROWS, Chunk, DecodeCall, PrefillCall, build_batch
 from engine.pool import DevicePool
 from kvstore.block import BlockLayout
@@ -19,9 +20,9 @@ def pool() -> DevicePool:
 
 
 def chunk(start: int, end: int, *, first_slot: int = 0, num_slots: int = 32, **more) -> Chunk:
-    facts = {"wants_logits": False} | more
     slots = np.arange(first_slot, first_slot + num_slots, dtype=np.intp)
-    return Chunk(tokens=np.arange(start, end, dtype=np.int32), start=start, slots=slots, **facts)
+    facts = {"wants_logits": False, "slots": slots} | more
+    return Chunk(tokens=np.arange(start, end, dtype=np.int32), start=start, **facts)
 
 
 def places(blocks: torch.Tensor) -> list[tuple[int, int]]:
@@ -42,7 +43,7 @@ def seen(call: PrefillCall | DecodeCall) -> dict[int, list[tuple[int, int]]]:
     masks = [None] * len(rows) if call.mask is None else call.mask[:, 0, 0].tolist()
     for row, blocks, mask in zip(rows, call.blocks.view(len(rows), -1), masks, strict=True):
         taken = places(blocks)[call.kv]
-        found[row] = [
+        found[row] = places(call.shared) + [
             place for place, added in zip(taken, mask or [0] * len(taken), strict=True) if added == 0
         ]
     return found
@@ -167,6 +168,51 @@ def test_decodes_of_like_length_share_a_call(pool):
     assert [call.rows for call in calls] == [slice(0, 3), slice(3, 6), slice(6, 7)]
     assert calls[1].mask.shape == (3, 1, 1, 80)
     assert batch.logit_rows.tolist() == [6, 3, 5, 4], "in the order of the chunks"
+
+
+def test_a_call_gathers_no_more_than_the_caches_hold(pool, monkeypatch):
+    """32 bytes of keys and values a token here: room for two of 64 tokens, or one that is larger than the room."""
+    monkeypatch.setitem(batch_module.GATHER_BYTES, "cpu", 2 * 64 * 32)
+    batch = build_batch(decodes(64, 64, 64, 64, 64), pool)
+    assert [call.rows for call in batch.calls[None]] == [slice(0, 2), slice(2, 4), slice(4, 5)]
+    monkeypatch.setitem(batch_module.GATHER_BYTES, "cpu", 10)
+    assert len(build_batch(decodes(64, 64), pool).calls[None]) == 2
+
+
+def behind(shared: int, *lengths: int) -> list[Chunk]:
+    """Decodes at these lengths that have their first blocks in common."""
+    return [
+        chunk(n - 1, n, wants_logits=True, decode=True, slots=np.array([*range(shared), *own], dtype=np.intp))
+        for n, own in zip(lengths, np.arange(shared, 64).reshape(len(lengths), -1), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_each_decode_behind_shared_blocks_sees_them_and_its_own(pool, deterministic, window):
+    lengths = (70, 65, 81, 96)
+    chunks = behind(4, *lengths)
+    batch = build_batch(chunks, pool, deterministic=deterministic, windows=[window])
+    batch.check(pool)
+    calls = batch.calls[window]
+    whole = window is None or window >= max(lengths)
+    assert [len(call.shared) for call in calls] == ([4] if whole and not deterministic else [0] * len(calls))
+    rows = {row: places for call in calls for row, places in seen(call).items()}
+    for each, row in zip(chunks, batch.logit_rows.tolist(), strict=False):
+        tokens = within(each.start, window)
+        assert rows[row] == [(int(each.slots[block]), offset) for block, offset in tokens]
+
+
+def test_a_block_that_is_being_written_is_not_shared(pool):
+    """Two replies that, wrongly or not, name the same slot for it: each reads its own token there."""
+    [call] = build_batch(behind(4, 64, 65), pool).calls[None]
+    assert call.shared.tolist() == [0, 1, 2]
+
+
+def test_few_shared_blocks_are_gathered_with_the_rest(pool):
+    [call] = build_batch(behind(2, 80, 80), pool).calls[None]
+    assert call.shared.tolist() == []
+    assert call.blocks.tolist()[:5] == [0, 1, 2, 3, 4]
 
 
 def test_deterministic_decodes_are_alone(pool):

@@ -61,6 +61,27 @@ def test_prompts_of_different_lengths_packed_and_decoded_together(pair):
     assert replies == [reference_generate(reference, prompt, NEW) for prompt in prompts]
 
 
+def test_replies_behind_shared_blocks_decoded_together(pair):
+    """What they share is read once for all: two behind one document, one behind another, one that shares nothing."""
+    model, reference = pair
+    driver = Driver(model)
+    documents = [tokens(seed, 16 * 18) for seed in (1, 2)]
+    holders = [driver.row(document) for document in documents]
+    for holder in holders:
+        driver.prefill(holder)
+    rows = [driver.row(tokens(5, 150))]
+    for document, holder, seed in zip(
+        [*documents, documents[0]], [*holders, holders[0]], (6, 7, 8), strict=True
+    ):
+        row = driver.row(np.concatenate([document, tokens(seed, 11 + seed)]))
+        row.slots[:18] = holder.slots[:18]
+        rows.append(row)
+    prompts = [np.array(row.tokens, dtype=np.int32) for row in rows]
+    logits = torch.cat([driver.prefill(row, start=0 if row is rows[0] else 16 * 18) for row in rows])
+    replies = driver.generate(rows, logits, NEW)
+    assert replies == [reference_generate(reference, prompt, NEW) for prompt in prompts]
+
+
 def test_prefill_and_decode_in_one_batch(pair):
     """Logits come back in the order of the chunks, whatever the order of the rows."""
     model, reference = pair
@@ -102,14 +123,16 @@ def test_bfloat16_blocks_stay_close(pair):
 def test_stale_bytes_in_a_slot_change_nothing(tiny_llama_dir):
     """Not even NaN in what a block's slot held before: in a lone decode, in grouped ones, in a prefill."""
     model = load_model(tiny_llama_dir)
-    prompts = [tokens(1, 37), tokens(2, 50), tokens(3, 150)]
+    prompts = [tokens(1, 37), tokens(2, 50), tokens(3, 150), np.concatenate([tokens(3, 144), tokens(4, 20)])]
 
     def run(poison: float) -> list[torch.Tensor]:
         driver = Driver(model)
         for layer in range(model.num_layers):
             driver.pool.layer_view(layer)[: driver.pool.num_slots].fill_(poison)
         rows = [driver.row(prompt) for prompt in prompts]
-        results = [driver.forward([row.chunk(0, len(row.tokens)) for row in rows])]
+        rows[3].slots[:9] = rows[2].slots[:9]  # their decodes share blocks
+        results = [driver.forward([row.chunk(0, len(row.tokens)) for row in rows[:3]])]
+        results.append(driver.forward([rows[3].chunk(144, 164)]))
         for row in rows:
             row.tokens.append(5)
         return [*results, driver.decode(rows), driver.decode(rows[:1])]

@@ -6,6 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from engine import EngineConfig, SamplingParams
+from engine.engine import Engine
+from engine.model import random_model
+from kvstore.testing import LAWS
+from tests.engine.families import CASES
+from tests.engine.naive import tokens
+
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {
     f"{page} {number}": program
@@ -39,3 +46,33 @@ def test_a_program_on_a_page_runs_as_it_stands_there(program, request, monkeypat
 def test_every_page_has_its_programs():
     """Else none would be run, and nobody would know."""
     assert list(PROGRAMS) == ["README.md 1", "docs/faults.md 1", "docs/faults.md 2"]
+
+
+def test_a_store_of_ones_own_keeps_the_laws(capsys):
+    runpy.run_path(str(ROOT / "examples" / "sqlite_store.py"), run_name="__main__")
+    assert capsys.readouterr().out == f"{len(LAWS)} laws hold\n"
+
+
+def test_an_engine_uses_a_store_of_ones_own(tmp_path):
+    """As docs/writing-a-store.md says: in place of the one that it has opened, and after a restart."""
+    sqlite_store = runpy.run_path(str(ROOT / "examples" / "sqlite_store.py"))["SqliteStore"]
+
+    def mine(store):
+        store.close()
+        return sqlite_store(
+            tmp_path / "kv.sqlite",
+            namespace=store.namespace,
+            layout=store.layout,
+            capacity_bytes=store.capacity_bytes,
+        )
+
+    model, prompt = random_model(CASES["llama"].config()), tokens(1, 100)
+    config = EngineConfig(
+        device_bytes="4MiB", host_bytes="1MiB", disk_path=tmp_path / "kv", disk_bytes="4MiB"
+    )
+    with Engine(model, config, wrap_store=mine) as engine:
+        cold = engine.generate(prompt, SamplingParams(max_tokens=5))
+    with Engine(model, config, wrap_store=mine) as engine:
+        found = engine.generate(prompt, SamplingParams(max_tokens=5))
+    assert found.usage.cached_by_tier["disk"] == 96
+    assert found.token_ids == cold.token_ids

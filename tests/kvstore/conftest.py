@@ -32,6 +32,7 @@ STORES: dict[str, Callable[[Path], MemoryStore | LmdbStore]] = {
     "lmdb": lmdb_store,
     "lmdb float32": lambda path: lmdb_store(path, layout=FLOAT32),
     "lmdb syncing": lambda path: lmdb_store(path, sync_interval_s=0.0),
+    "lmdb strict": lambda path: lmdb_store(path, durability="strict"),
 }
 
 

@@ -4,12 +4,14 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import lmdb
 import pytest
 
 from kvstore import MissReason, Namespace, StoreFailed, StoreFull, StoreLocked
 from kvstore.disk.environment import page_rounded
+from kvstore.disk.store import DURABILITIES
 from kvstore.testing import assert_holds, chain, fill, noise, read, reasons
 
 OTHER = Namespace.of({"model": "other"})
@@ -28,6 +30,10 @@ def clean_mark(path: Path) -> bool:
 
 def open_raw(path: Path, table: str) -> lmdb.Environment:
     return lmdb.open(str(path / "v1" / table), map_size=1 << 24)
+
+
+def file_bytes(path: Path) -> int:
+    return sum(file.stat().st_blocks * 512 for file in path.rglob("*.mdb"))
 
 
 # ---- reopening -----------------------------------------------------------------------------------------
@@ -261,6 +267,102 @@ def test_a_path_that_cannot_be_a_directory_fails(open_lmdb, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreFailed, match="file"):
         open_lmdb(path=tmp_path / "file")
+
+
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_a_strict_store_has_lmdb_sync_each_commit(open_lmdb, durability):
+    """In the order that a loss of power does not harm; also in what takes the place of files that failed or emptied."""
+    store = open_lmdb(durability=durability, capacity_bytes=1 << 26)
+
+    def synced() -> set[object]:
+        tables = store._lender.current
+        return {environment.flags()["sync"] for environment in (tables.records, tables.entries)}
+
+    assert synced() == {durability == "strict"}
+    refs, _ = fill(store, 400)
+    store.delete_many([ref.key for ref in refs])
+    assert synced() == {durability == "strict"}
+
+
+def test_an_unknown_durability_is_refused(open_lmdb):
+    with pytest.raises(ValueError, match="relaxed, strict, got 'some'"):
+        open_lmdb(durability="some")
+
+
+# ---- space ---------------------------------------------------------------------------------------------
+
+
+def test_an_empty_store_gives_its_space_back(open_lmdb, tmp_path):
+    """To the file system, at once; and it goes on, in new files."""
+    store = open_lmdb(capacity_bytes=1 << 26)
+    refs, blocks = chain(store, 400), noise(store, 400)
+    store.put_many(refs, blocks)
+    store.delete_many([ref.key for ref in refs[1:]])
+    assert_holds(store, refs[:1], blocks[:1])
+    assert file_bytes(tmp_path) > 2 << 20, "one block is reason to keep them"
+    scanned = store.scan()
+    store.delete_many([refs[0].key])
+    assert file_bytes(tmp_path) < 1 << 18
+    assert list(scanned) == []
+    assert set(reasons(store, refs)) == {MissReason.ABSENT}
+    store.put_many(refs[:3], blocks[:3])
+    assert_holds(store, refs[:3], blocks[:3])
+    store.check()
+    store.close()
+    again = open_lmdb(capacity_bytes=1 << 26)
+    assert again.opening.clean
+    assert_holds(again, refs[:3], blocks[:3])
+
+
+def test_a_namespace_that_is_emptied_leaves_the_others_in_place(open_lmdb):
+    with open_lmdb(capacity_bytes=1 << 26) as other:
+        kept, blocks = fill(other, 3)
+    with open_lmdb(capacity_bytes=1 << 26, namespace=OTHER) as store:
+        refs, _ = fill(store, 400)
+        store.delete_many([ref.key for ref in refs])
+    assert_holds(open_lmdb(capacity_bytes=1 << 26), kept, blocks)
+
+
+def test_a_reader_of_emptied_files_ends_in_peace(open_lmdb):
+    """What it borrowed stays open until it is done, though the files have no name any more."""
+    store = open_lmdb(capacity_bytes=1 << 26)
+    refs, _ = fill(store, 400)
+    with store._lender.lend() as tables, tables.records.begin() as txn:
+        store.delete_many([ref.key for ref in refs])
+        assert txn.stat()["entries"] == 400
+    assert set(reasons(store, refs)) == {MissReason.ABSENT}
+
+
+def test_files_that_cannot_be_made_anew_fail_the_deletion_and_are_tried_again(open_lmdb, monkeypatch):
+    store = open_lmdb(capacity_bytes=1 << 26)
+    refs, blocks = fill(store, 400)
+    with monkeypatch.context() as patched:
+        patched.setattr("kvstore.disk.opening.Tables", failing_tables)
+        with pytest.raises(StoreFailed, match="no disk"):
+            store.delete_many([ref.key for ref in refs])
+        with pytest.raises(StoreFailed, match="no disk"):
+            store.put_many(refs[:1], blocks[:1])
+    store.put_many(refs[:1], blocks[:1])
+    assert_holds(store, refs[:1], blocks[:1])
+    store.check()
+
+
+def failing_tables(*_: object, **__: object) -> NoReturn:
+    raise StoreFailed("no disk")
+
+
+# ---- other formats -------------------------------------------------------------------------------------
+
+
+def test_blocks_of_another_format_get_one_warning(open_lmdb, tmp_path, caplog):
+    (tmp_path / "v0").mkdir()
+    (tmp_path / "v0" / "lock").touch()
+    (tmp_path / "v7").mkdir()
+    (tmp_path / "notes").mkdir()
+    open_lmdb().close()
+    [warning] = caplog.records
+    assert "another format (v0)" in warning.getMessage()
+    assert f"kvtide disk clear --old {tmp_path}" in warning.getMessage()
 
 
 def test_limits_below_zero_are_refused(open_lmdb):

@@ -99,6 +99,7 @@ class _Row:
             "prefilled_tokens": usage.prefilled_tokens if usage else None,
             "cached_by_tier": usage.cached_by_tier if usage else None,
             "decode_tokens_per_s": self._decode_tokens_per_s(),
+            "decode_tokens_per_s_all": self.decode_tokens_per_s,
             "token_ids": self.token_ids,
         }
 

@@ -1,0 +1,113 @@
+"""`make churn`: how much larger than its records a disk store's files become when it is filled many times over.
+
+Blocks whose records vary in size go into a store of a fixed capacity until twenty times as much has been written. When the
+store is full, blocks that are there are deleted in batches: the oldest ones, or any. Watched all the while: the bytes that
+the files take of the disk, by the bytes of the records, from the first time that the store was full.
+"""
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvstore.block import BlockLayout, Namespace
+from kvstore.disk import LmdbStore
+from kvstore.errors import StoreFull
+from kvstore.testing import Block, chain
+
+_PUT_BLOCKS, _DELETE_BLOCKS = 16, 16
+# the demo model's blocks, of 16 tokens: records of some 0.1 to 0.4 MB, by how well they compress
+_LAYOUT = BlockLayout(num_layers=30, num_kv_heads=3, head_dim=64, block_tokens=16, dtype="bfloat16")
+
+
+def _blocks(store: LmdbStore, rng: np.random.Generator) -> list[Block]:
+    """Blocks of which a random share is zero, and the rest does not compress."""
+    num_bytes = store.layout.block_bytes
+    shares = rng.uniform(0, 0.75, _PUT_BLOCKS)
+    blocks = [rng.integers(0, 256, num_bytes, dtype=np.uint8) for _ in shares]
+    for block, share in zip(blocks, shares, strict=True):
+        block[: int(num_bytes * share)] = 0
+    return blocks
+
+
+def _file_bytes(directory: Path) -> int:
+    return sum(file.stat().st_blocks * 512 for file in directory.rglob("*.mdb"))
+
+
+def churn(directory: Path, *, capacity_bytes: int, times: int, victims: str, seed: int) -> dict[str, Any]:
+    """A row of the report."""
+    rng, order = np.random.default_rng(seed), random.Random(seed)
+    held: deque[bytes] = deque()
+    written, turn, worst, ratios = 0, 0, 0.0, []
+    start_s = time.monotonic()
+    with LmdbStore(
+        directory,
+        namespace=Namespace.of({"model": "churn"}),
+        layout=_LAYOUT,
+        capacity_bytes=capacity_bytes,
+        min_free_bytes=0,
+    ) as store:
+        while written < times * capacity_bytes:
+            turn += 1
+            refs, blocks = chain(store, _PUT_BLOCKS, seed=turn), _blocks(store, rng)
+            while True:
+                try:
+                    written += sum(store.put_many(refs, blocks))
+                    break
+                except StoreFull:
+                    if victims == "any":
+                        order.shuffle(held)
+                    store.delete_many([held.popleft() for _ in range(_DELETE_BLOCKS)])
+            held += [ref.key for ref in refs]
+            if written > capacity_bytes:
+                ratio = _file_bytes(directory) / store.stats().stored_bytes
+                ratios.append(ratio)
+                worst = max(worst, _file_bytes(directory) / capacity_bytes)
+        store.check()
+    return {
+        "victims": victims,
+        "capacity_bytes": capacity_bytes,
+        "written_bytes": written,
+        "files_by_live_median": round(float(np.median(ratios)), 3),
+        "files_by_live_worst": round(max(ratios), 3),
+        "files_by_capacity_worst": round(worst, 3),
+        "seconds": round(time.monotonic() - start_s, 1),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--capacity-mib", type=int, default=256)
+    parser.add_argument("--times", type=int, default=20, help="how often the capacity is written")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="where the report goes")
+    arguments = parser.parse_args()
+    rows = []
+    for victims in ("oldest", "any"):
+        with tempfile.TemporaryDirectory() as folder:
+            rows.append(
+                churn(
+                    Path(folder),
+                    capacity_bytes=arguments.capacity_mib << 20,
+                    times=arguments.times,
+                    victims=victims,
+                    seed=arguments.seed,
+                )
+            )
+            print(json.dumps(rows[-1]), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(rows, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
