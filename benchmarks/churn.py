@@ -1,8 +1,9 @@
 """`make churn`: how much larger than its records a disk store's files become when it is filled many times over.
 
 Blocks whose records vary in size go into a store of a fixed capacity until twenty times as much has been written. When the
-store is full, blocks that are there are deleted in batches: the oldest ones, or any. Watched all the while: the bytes that
-the files take of the disk, by the bytes of the records, from the first time that the store was full.
+store is full, blocks that are there are deleted in batches: the oldest written, the least recently used where a part of them
+is used over and over, or any. Watched all the while: the bytes that the files take of the disk, by the bytes of the records,
+from the first time that the store was full.
 """
 
 import argparse
@@ -11,7 +12,6 @@ import random
 import sys
 import tempfile
 import time
-from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,40 @@ def _blocks(store: LmdbStore, rng: np.random.Generator) -> list[Block]:
     return blocks
 
 
+class Victims:
+    """The blocks that are there, and in which order they go."""
+
+    def __init__(self, kind: str, seed: int) -> None:
+        self._kind, self._rng = kind, random.Random(seed)
+        self._keys: list[bytes] = []
+
+    def add(self, keys: list[bytes]) -> None:
+        """These are written. As many as these are used again, recent ones more often than old ones."""
+        if self._kind == "least recently used":
+            for _ in keys:
+                used = int(len(self._keys) * (1 - self._rng.random() ** 2))
+                if used < len(self._keys):
+                    self._keys.append(self._keys.pop(used))
+        self._keys += keys
+
+    def take(self, num_keys: int) -> list[bytes]:
+        """The next to go."""
+        if self._kind == "any":
+            self._rng.shuffle(self._keys)
+        taken, self._keys = self._keys[:num_keys], self._keys[num_keys:]
+        return taken
+
+
+KINDS = ("oldest", "least recently used", "any")
+
+
 def _file_bytes(directory: Path) -> int:
     return sum(file.stat().st_blocks * 512 for file in directory.rglob("*.mdb"))
 
 
 def churn(directory: Path, *, capacity_bytes: int, times: int, victims: str, seed: int) -> dict[str, Any]:
     """A row of the report."""
-    rng, order = np.random.default_rng(seed), random.Random(seed)
-    held: deque[bytes] = deque()
+    rng, held = np.random.default_rng(seed), Victims(victims, seed)
     written, turn, worst, ratios = 0, 0, 0.0, []
     start_s = time.monotonic()
     with LmdbStore(
@@ -62,10 +88,8 @@ def churn(directory: Path, *, capacity_bytes: int, times: int, victims: str, see
                     written += sum(store.put_many(refs, blocks))
                     break
                 except StoreFull:
-                    if victims == "any":
-                        order.shuffle(held)
-                    store.delete_many([held.popleft() for _ in range(_DELETE_BLOCKS)])
-            held += [ref.key for ref in refs]
+                    store.delete_many(held.take(_DELETE_BLOCKS))
+            held.add([ref.key for ref in refs])
             if written > capacity_bytes:
                 ratio = _file_bytes(directory) / store.stats().stored_bytes
                 ratios.append(ratio)
@@ -92,7 +116,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="where the report goes")
     arguments = parser.parse_args()
     rows = []
-    for victims in ("oldest", "any"):
+    for victims in KINDS:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(
                 churn(
