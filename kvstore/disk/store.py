@@ -114,7 +114,7 @@ class LmdbStore(Closing):
             self._free_bytes = free_bytes or self._directory.free_bytes
             self._writer = Writer(self._sync_in_background, sync_interval_s)
             resources.callback(self._writer.close)
-            self._lender: Lender[Tables] = self._writer.run(self._open)
+            self._writer.run(self._open)
             resources.callback(self._lender.close)
             # Last in, first out: the writer ends, then its environments close, then others get the lock.
             resources.callback(self._writer.close)
@@ -292,12 +292,12 @@ class LmdbStore(Closing):
     def _tables(self) -> Tables:
         return self._lender.current
 
-    def _open(self) -> Lender[Tables]:
+    def _open(self) -> None:
         tables, self.opening = open_tables(
             self._directory, self.namespace, self.capacity_bytes, self._now_ns(), strict=self._strict
         )
+        self._lender: Lender[Tables] = Lender(tables, Tables.close)
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
-        return Lender(tables, Tables.close)
 
     def _guarded(self, job: Callable[[], T]) -> T:
         if self._failure is not None:

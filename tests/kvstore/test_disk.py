@@ -12,6 +12,7 @@ import pytest
 from kvstore import MissReason, Namespace, StoreFailed, StoreFull, StoreLocked
 from kvstore.disk.environment import page_rounded
 from kvstore.disk.store import DURABILITIES
+from kvstore.disk.writer import Writer
 from kvstore.testing import assert_holds, chain, fill, noise, read, reasons
 
 OTHER = Namespace.of({"model": "other"})
@@ -92,6 +93,20 @@ def test_a_write_is_synced_by_itself(open_lmdb, tmp_path, monkeypatch):
     fill(store, 1)
     assert synced.wait(timeout=60)
     assert clean_mark(tmp_path)
+
+
+def test_the_first_sync_may_come_before_the_store_is_all_there(open_lmdb, monkeypatch, caplog):
+    """It is the writer's own, which does not wait for the constructor."""
+    run = Writer.run
+
+    def run_and_sync(writer: Writer, job):
+        result = run(writer, job)
+        run(writer, lambda: None)  # behind a sync that is due
+        return result
+
+    monkeypatch.setattr(Writer, "run", run_and_sync)
+    open_lmdb(sync_interval_s=0.0)
+    assert caplog.records == []
 
 
 def test_records_and_entries_that_a_crash_left_alone_are_swept(open_lmdb, crash, tmp_path):
