@@ -43,6 +43,8 @@ class EngineConfig:
     disk_durability: "relaxed" syncs a few seconds after a write; a loss of power before that may cost the disk tier.
         "strict" syncs each write before it counts as done (docs/durability.md).
     disk_read_threads: reading is mostly waiting and decompressing; two keep two cores busy.
+    disk_queue_bytes: of blocks, in host memory, that may wait to be written at the same time. What must leave host memory
+        while as much waits is dropped, and counted; loads never wait for writes.
     disk_deadline_s: a read from disk that takes longer is waited for no more: the blocks are computed. The slowest
         honest read, a few megabytes behind others, takes a fraction of it.
     max_model_len: tokens of prompt and reply together; None is the model's own limit.
@@ -66,6 +68,7 @@ class EngineConfig:
     disk_min_free_bytes: int | str = "2GiB"
     disk_durability: Literal["relaxed", "strict"] = "relaxed"
     disk_read_threads: int = 2
+    disk_queue_bytes: int | str = "32MiB"
     disk_deadline_s: float = 10.0
     max_model_len: int | None = None
     max_num_seqs: int = 8
@@ -88,7 +91,7 @@ class EngineConfig:
         for name in ("max_model_len", "num_threads"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
-        for name in ("device_bytes", "host_bytes", "disk_bytes", "disk_min_free_bytes"):
+        for name in ("device_bytes", "host_bytes", "disk_bytes", "disk_min_free_bytes", "disk_queue_bytes"):
             self._parse_size(name, allow_auto=name in ("device_bytes", "host_bytes"))
         if self.disk_path is not None:
             object.__setattr__(self, "disk_path", Path(self.disk_path))
@@ -127,6 +130,7 @@ class EngineConfig:
             host_bytes=_resolve_size(self.host_bytes, _auto_host_bytes),
             disk_bytes=0 if self.disk_path is None else _resolve_size(self.disk_bytes),
             disk_min_free_bytes=_resolve_size(self.disk_min_free_bytes),
+            disk_queue_bytes=_resolve_size(self.disk_queue_bytes),
         )
 
 
@@ -141,6 +145,7 @@ class Resources:
     host_bytes: int
     disk_bytes: int
     disk_min_free_bytes: int
+    disk_queue_bytes: int
 
 
 def config_from(values: dict[str, object]) -> EngineConfig:

@@ -74,7 +74,7 @@ def open_tiers(
             until_owned.callback(store.close)
             store = wrap_store(store) if wrap_store is not None else store
         cache = TieredCache(
-            _index_config(config, chosen, device_slots, host_slots, store),
+            _index_config(config, chosen, device_slots, host_slots, layout.block_bytes, store),
             root_key=namespace.root_key,
             device=device,
             pool=pool,
@@ -156,6 +156,7 @@ def _index_config(
     chosen: Resources,
     device_slots: int,
     host_slots: int,
+    block_bytes: int,
     store: Store | None,
 ) -> IndexConfig:
     others = store.stats().other_namespaces_bytes if store is not None else 0
@@ -166,6 +167,7 @@ def _index_config(
         disk_bytes=chosen.disk_bytes - others if store is not None else 0,
         record_bytes=store.max_stored_bytes if store is not None else 0,
         loads=config.load == "always",
+        write_budget_blocks=max(1, chosen.disk_queue_bytes // block_bytes),
         io_deadline_s=config.disk_deadline_s,
         max_overdue_reads=config.disk_read_threads,
     )

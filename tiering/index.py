@@ -321,7 +321,7 @@ class Index:
         tiers = self._holdings.stats()
         tiers[DISK.label]["ready"] = self._can_read and self._can_write
         tiers[DISK.label]["overdue_reads"] = self._outbox.num_overdue(Read)
-        tiers[DISK.label]["failed_writes"] = self._writes.num_failed
+        tiers[DISK.label] |= self._traffic()
         for tier in Tier:
             tiers[tier.label]["evicted"] = self._eviction.evicted[tier]
             tiers[tier.label]["dropped"] = self._eviction.dropped[tier]
@@ -335,6 +335,17 @@ class Index:
                 "swapped_out_blocks": self._swaps.num_swapped_out,
                 "swapped_in_blocks": self._swaps.num_swapped_in,
             },
+        }
+
+    def _traffic(self) -> dict[str, Any]:
+        """What went to the disk and what came from it, for requests."""
+        written, read = self._writes.num_bytes, self._loads.num_bytes
+        return {
+            "writing_blocks": self._outbox.blocks_in_flight(Write),
+            "failed_writes": self._writes.num_failed,
+            "written_bytes": written,
+            "read_bytes": read,
+            "written_by_read": written / read if read else None,
         }
 
     def check(self) -> None:

@@ -54,6 +54,8 @@ class Loads:
         """When a read was last asked for, or the first of the loads was begun if that is later."""
         self.misses: Counter[MissReason] = Counter()
         """Blocks that a request waited for but that did not come, by reason."""
+        self.num_bytes = 0
+        """Read, ever, before decompression, of blocks that arrived."""
         self.num_given_up = 0
         """Loads, ever, that had no place to read into for too long."""
 
@@ -137,6 +139,7 @@ class Loads:
         lost: Ids = move.ids[~hit]
         self._holdings.arrived(HOST, arrived)
         self._holdings.failed(HOST, lost)
+        self.num_bytes += int(self._holdings.residency.place[DISK, arrived].sum())
         if answer.error is None:  # the store has nothing good under these keys: what was there it has removed
             self._holdings.left(DISK, lost)
         awaited = np.array([block in self._wanted for block in arrived.tolist()], dtype=np.bool_)

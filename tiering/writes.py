@@ -58,6 +58,8 @@ class Writes:
         self._sweep: Sweep | None = None
         self.num_failed = 0
         """Blocks whose write failed; they stay in host memory."""
+        self.num_bytes = 0
+        """Written, ever, after compression."""
 
     # --- ahead of need --------------------------------------------------------------------------------------------
 
@@ -138,6 +140,7 @@ class Writes:
         self._holdings.read_ended(HOST, move.ids)
         if answer.error is None:
             self._holdings.arrived(DISK, move.ids, np.array(answer.stored_bytes, dtype=np.int64))
+            self.num_bytes += sum(answer.stored_bytes)
         else:
             self._holdings.failed(DISK, move.ids)
             self.num_failed += len(move.ids)

@@ -140,6 +140,37 @@ def test_a_block_whose_write_failed_stays_in_host_memory_and_is_written_later():
     assert tiers.where(prompt(1, 2)) == ["K", "K"]
 
 
+def test_what_went_to_the_disk_and_came_back_is_counted():
+    """Failed writes, and reads of what did not arrive, are not."""
+    tiers = model(device=4, host=4, disk=8)
+    tiers.run(prompt(1, 2))
+    assert stats(tiers, "disk")["written_by_read"] is None
+    on_disk(tiers, 1, 2)
+    written = stats(tiers, "disk")["bytes"]
+    assert stats(tiers, "disk")["written_bytes"] == written
+    assert stats(tiers, "disk")["read_bytes"] == 0
+    for _ in range(2):
+        tiers.run(prompt(1, 2))
+        tiers.index.sweep(Tier.DISK, then_free=True)
+        tiers.settle()
+    assert stats(tiers, "disk")["written_bytes"] == written, "what is there is not written again"
+    assert stats(tiers, "disk")["read_bytes"] == 2 * written
+    assert stats(tiers, "disk")["written_by_read"] == 0.5
+
+
+def test_no_more_waits_to_be_written_than_the_queue_takes():
+    tiers = model(device=8, host=8, disk=64, write_budget_blocks=3, write_batch_blocks=2)
+    tiers.run(prompt(1, 2, 3, 4, 5, 6))
+    tiers.index.sweep(Tier.HOST, then_free=True)
+    tiers.settle()
+    tiers.index.sweep(Tier.DISK, then_free=True)
+    tiers.plan()
+    assert stats(tiers, "disk")["writing_blocks"] == 3
+    tiers.settle()
+    assert stats(tiers, "disk")["writing_blocks"] == 0
+    assert lookup(tiers, 1, 2, 3, 4, 5, 6) == {"disk": 6}
+
+
 def test_a_full_disk_gives_up_the_least_recently_used():
     tiers = model(device=4, host=4, disk=4)
     on_disk(tiers, 1, 2)
