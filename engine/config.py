@@ -38,7 +38,8 @@ class EngineConfig:
     host_bytes: of the second tier; "auto" is a quarter of the memory that the control group leaves, at most
         16 GiB; 0 switches the tier off.
     disk_path: directory of the third tier; None (the default) switches it off.
-    disk_bytes: bound of all records below disk_path, after compression; the files may become a quarter larger.
+    disk_bytes: bound of the files below disk_path, LMDB's overhead included; records may take four fifths of it. Set
+        apart are damaged files and records, kept to be looked at: one set of files, and 64 MiB of records.
     disk_min_free_bytes: space on that file system which the tier never takes.
     disk_durability: "relaxed" syncs a few seconds after a write; a loss of power before that may cost the disk tier.
         "strict" syncs each write before it counts as done (docs/durability.md).

@@ -134,14 +134,14 @@ def _store(
     """The store, or why there is none although one was asked for: a cache that cannot be had is no reason not to serve."""
     if config.disk_path is None:
         return None, None
-    from kvstore.disk import LmdbStore  # needs lmdb, which nothing else does
+    from kvstore.disk import LmdbStore, capacity_within  # needs lmdb, which nothing else does
 
     try:
         store = LmdbStore(
             config.disk_path,
             namespace=namespace,
             layout=layout,
-            capacity_bytes=chosen.disk_bytes,
+            capacity_bytes=capacity_within(chosen.disk_bytes),
             min_free_bytes=chosen.disk_min_free_bytes,
             durability=config.disk_durability,
         )
@@ -159,12 +159,12 @@ def _index_config(
     block_bytes: int,
     store: Store | None,
 ) -> IndexConfig:
-    others = store.stats().other_namespaces_bytes if store is not None else 0
+    stored = store.stats() if store is not None else None
     return IndexConfig(
         block_tokens=config.block_tokens,
         device_slots=device_slots,
         host_slots=host_slots,
-        disk_bytes=chosen.disk_bytes - others if store is not None else 0,
+        disk_bytes=stored.capacity_bytes - stored.other_namespaces_bytes if stored is not None else 0,
         record_bytes=store.max_stored_bytes if store is not None else 0,
         loads=config.load == "always",
         write_budget_blocks=max(1, chosen.disk_queue_bytes // block_bytes),

@@ -162,7 +162,7 @@ def _held(path: Path) -> Iterator[Directory]:
 @contextmanager
 def _tables(directory: Directory) -> Iterator[Tables]:
     _check_trees(directory)
-    tables = Tables(directory, max(_map_bytes(directory.payload), _map_bytes(directory.meta)))
+    tables = Tables(directory, (_map_bytes(directory.payload), _map_bytes(directory.meta)))
     try:
         yield tables
     finally:

@@ -14,10 +14,12 @@ from kvstore.disk.verification import is_short, problems
 
 _log = logging.getLogger(__name__)
 
-# The file may outgrow its records: freed runs of pages are seldom of the length that is wanted next. 1.14 of
-# what is live was measured under churn; the map is the bound on the file.
-_MAP_SLACK: Final = 1.25
-_MAP_EXTRA_BYTES: Final = 64 << 20
+# LMDB's map bounds its file, which outgrows its records: freed runs of pages are seldom of the length that is wanted
+# next. 1.09 of the capacity was measured under churn, 1.16 where a batch is 3 % of it (docs/adr/0004).
+_PAYLOAD_SLACK: Final = 1.2
+_META_SHARE: Final = 1 / 16
+_EXTRA_BYTES, _EXTRA_SHARE = 8 << 20, 1 / 4
+_LEAST_MAP_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +48,7 @@ def open_tables(
     clean = directory.clean
 
     def opened() -> Tables:
-        return Tables(directory, _map_bytes(capacity_bytes), strict=strict)
+        return Tables(directory, map_bytes(capacity_bytes), strict=strict)
 
     tables, orphans, dropped = _open_or_replace(directory, opened, now_ns)
     try:
@@ -62,14 +64,14 @@ def fresh_tables(directory: Directory, capacity_bytes: int, now_ns: int, *, stri
     with lmdb_errors("setting damaged environments aside"):
         aside = directory.set_aside(now_ns)
     _log.warning("%s starts empty; what it held is in %s", directory.root, aside.name)
-    return Tables(directory, _map_bytes(capacity_bytes), strict=strict)
+    return Tables(directory, map_bytes(capacity_bytes), strict=strict)
 
 
 def emptied_tables(directory: Directory, capacity_bytes: int, *, strict: bool) -> Tables:
     """Open new environments in place of these, of which nothing is wanted any more; they may be open still."""
     with lmdb_errors("deleting empty environments"):
         directory.discard()
-    return Tables(directory, _map_bytes(capacity_bytes), strict=strict)
+    return Tables(directory, map_bytes(capacity_bytes), strict=strict)
 
 
 def _tell_of_other_formats(directory: Directory) -> None:
@@ -86,8 +88,16 @@ def _tell_of_other_formats(directory: Directory) -> None:
         )
 
 
-def _map_bytes(capacity_bytes: int) -> int:
-    return int(capacity_bytes * _MAP_SLACK) + _MAP_EXTRA_BYTES
+def map_bytes(capacity_bytes: int) -> tuple[int, int]:
+    """The most that the files of records and of entries may become where records may take `capacity_bytes`."""
+    extra = max(_LEAST_MAP_BYTES, min(_EXTRA_BYTES, int(capacity_bytes * _EXTRA_SHARE)))
+    return int(capacity_bytes * _PAYLOAD_SLACK) + extra, int(capacity_bytes * _META_SHARE) + extra
+
+
+def capacity_within(file_bytes: int) -> int:
+    """The capacity for which both files together never take more than `file_bytes`, from some 8 MiB on."""
+    slope = _PAYLOAD_SLACK + _META_SHARE
+    return max(0, int(file_bytes / (slope + 2 * _EXTRA_SHARE)), int((file_bytes - 2 * _EXTRA_BYTES) / slope))
 
 
 def _trim_others(tables: Tables, namespace_digest: bytes, most_bytes: int) -> int:

@@ -60,7 +60,8 @@ class LmdbStore(Closing):
     Several namespaces may rest in one directory, opened one at a time. The capacity covers all of them: on
     opening, the others are cut, oldest blocks first, to at most half of it. Puts are refused with StoreFull
     when records would take more than `capacity_bytes`, or when the file system would have less than
-    `min_free_bytes` left. The file itself may become a quarter larger than the capacity.
+    `min_free_bytes` left. The files themselves become larger, within bounds: `capacity_within` says which
+    capacity keeps them within a size.
 
     A put is visible when `put_many` returns, and survives a crash of the process. With `durability` "strict" it
     survives a loss of power then as well. With "relaxed" it does after the next sync: one comes by itself

@@ -39,11 +39,11 @@ class Tables:
     any more.
     """
 
-    def __init__(self, directory: Directory, map_bytes: int, *, strict: bool = False) -> None:
+    def __init__(self, directory: Directory, map_bytes: tuple[int, int], *, strict: bool = False) -> None:
         self._directory = directory
-        self.records = open_environment(directory.payload, map_bytes, strict=strict)
+        self.records = open_environment(directory.payload, map_bytes[0], strict=strict)
         try:
-            self.entries = open_environment(directory.meta, map_bytes, strict=strict)
+            self.entries = open_environment(directory.meta, map_bytes[1], strict=strict)
         except BaseException:
             self.records.close()
             raise

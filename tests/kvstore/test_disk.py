@@ -1,5 +1,6 @@
 """What only a disk can do: outlive its process, be damaged, be full, be somebody else's."""
 
+import random
 import subprocess
 import sys
 import threading
@@ -10,7 +11,9 @@ import lmdb
 import pytest
 
 from kvstore import MissReason, Namespace, StoreFailed, StoreFull, StoreLocked
+from kvstore.disk import capacity_within
 from kvstore.disk.environment import page_rounded
+from kvstore.disk.opening import map_bytes
 from kvstore.disk.store import DURABILITIES
 from kvstore.disk.writer import Writer
 from kvstore.testing import assert_holds, chain, fill, noise, read, reasons
@@ -184,8 +187,9 @@ def test_the_floor_of_free_space_holds(open_lmdb):
 
 def test_a_full_map_is_a_full_store(open_lmdb, monkeypatch):
     """The file's own bound, should freed pages lie too badly: the batch is refused, the rest goes on."""
-    monkeypatch.setattr("kvstore.disk.opening._MAP_EXTRA_BYTES", 0)
-    monkeypatch.setattr("kvstore.disk.opening._MAP_SLACK", 0.5)
+    monkeypatch.setattr("kvstore.disk.opening._LEAST_MAP_BYTES", 1 << 16)
+    monkeypatch.setattr("kvstore.disk.opening._EXTRA_SHARE", 0)
+    monkeypatch.setattr("kvstore.disk.opening._PAYLOAD_SLACK", 0.3)
     store = open_lmdb()
     refs, blocks = chain(store, 15), noise(store, 15)
     with pytest.raises(StoreFull, match="free pages"):
@@ -364,6 +368,35 @@ def test_files_that_cannot_be_made_anew_fail_the_deletion_and_are_tried_again(op
 
 def failing_tables(*_: object, **__: object) -> NoReturn:
     raise StoreFailed("no disk")
+
+
+@pytest.mark.parametrize("mib", [8, 20, 54, 55, 56, 1000, 1 << 20])
+def test_both_files_together_stay_within_a_size(mib):
+    """LMDB's map is the bound on its file."""
+    assert sum(map_bytes(capacity_within(mib << 20))) <= mib << 20
+    assert capacity_within(mib << 20) > 0.5 * (mib << 20)
+
+
+def test_files_stay_within_their_size_however_often_they_are_filled(open_lmdb, tmp_path):
+    """With records whose sizes differ, and any of them deleted when they are full."""
+    rng, keys = random.Random(5), []
+    store = open_lmdb(capacity_bytes=capacity_within(8 << 20))
+    for turn in range(150):
+        refs, blocks = chain(store, 64, seed=turn), noise(store, 64, seed=turn)
+        for block in blocks:
+            block[: rng.randrange(len(block))] = 0
+        while True:
+            try:
+                store.put_many(refs, blocks)
+                break
+            except StoreFull:
+                rng.shuffle(keys)
+                store.delete_many(keys[:64])
+                del keys[:64]
+        keys += [ref.key for ref in refs]
+        assert file_bytes(tmp_path) <= 8 << 20
+    assert len(keys) < 150 * 64 / 5, "it was full"
+    store.check()
 
 
 # ---- other formats -------------------------------------------------------------------------------------
