@@ -38,9 +38,6 @@ _GIB: Final = 1 << 30
 Durability: TypeAlias = Literal["relaxed", "strict"]
 DURABILITIES: Final = get_args(Durability)
 
-_MOST_KEPT_BYTES: Final = 1 << 20
-"""Files of an empty store that are not worth making anew."""
-
 # Enough of a record to tell it from a later one under the same key: the time of writing and all checksums.
 _HEAD_BYTES: Final = 256
 
@@ -72,7 +69,8 @@ class LmdbStore(Closing):
     `StoreStats.fresh_starts` counts that. While the disk does not even allow that, every call raises
     StoreFailed, and tries again.
 
-    When the last block of all is deleted, the files are as well, and their space is the file system's again.
+    When the last block of all is deleted, the files are as well: nothing of it is left in free pages, and their
+    space is the file system's again.
 
     Records are packed and unpacked on the calling threads, so several threads read and compress side by side;
     one thread of the store's own does all writing. Raises StoreLocked if another store has the directory,
@@ -346,8 +344,9 @@ class LmdbStore(Closing):
 
     def _delete(self, keys: Sequence[bytes]) -> None:
         self._writer.changed()
+        was_empty = self._tables.is_empty
         self._tables.delete(keys)
-        if self._tables.is_empty and self._directory.file_bytes() > _MOST_KEPT_BYTES:
+        if self._tables.is_empty and not was_empty:
             try:
                 fresh = emptied_tables(self._directory, self.capacity_bytes, strict=self._strict)
             except StoreError as error:  # the files may be gone already: nothing must be written to them
