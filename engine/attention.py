@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AttentionInterface
 
-from .batch import Batch, DecodeCall, PrefillCall, Tile
+from .batch import Batch
+from .calls import DecodeCall, PrefillCall, Tile
 from .pool import DevicePool
 
 NAME = "kvtide_paged"

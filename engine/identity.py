@@ -13,7 +13,8 @@ import transformers
 from kvstore.block import BlockLayout, Namespace
 
 from . import attention
-from .batch import MIN_ROWS, MIN_ROWS_PER_THREAD, QUERY_MULTIPLE
+from .batch import MIN_ROWS, MIN_ROWS_PER_THREAD
+from .calls import QUERY_MULTIPLE
 from .config import TILE_TOKENS, EngineConfig
 from .convert import default_cache_dir
 from .dtypes import dtype_name

@@ -15,7 +15,7 @@ from tiering.cache import TieredCache
 from tiering.writes import Sweep
 
 from .answers import Answers, told
-from .batch import Chunk
+from .chunk import Chunk
 from .messages import Cancel, Check, Clear, Demote, Lookup, Message, Stop, Submit, Wake
 from .model import Model
 from .pool import DevicePool

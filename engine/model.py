@@ -13,8 +13,9 @@ from kvstore.block import BlockLayout
 
 from . import attention
 from .activation import align_activations
-from .batch import Batch, Chunk, build_batch
+from .batch import Batch, build_batch
 from .checkpoint import NotLoaded, check_directory, gguf_at, local_place, why_not_loaded
+from .chunk import Chunk
 from .convert import Tell, converted
 from .demo_model import DEMO, demo_model_dir
 from .dtypes import torch_dtype

@@ -5,7 +5,7 @@ import time
 from tiering.admission import Admission
 from tiering.cache import TieredCache
 
-from .batch import Chunk
+from .chunk import Chunk
 from .sequence import Sequence
 
 

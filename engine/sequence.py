@@ -10,7 +10,7 @@ from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
 from tiering.swaps import Stash
 
-from .batch import Chunk
+from .chunk import Chunk
 from .request import Request
 from .results import Delta, FinishReason, Sample, TokenLogprob
 from .salt import Salt

@@ -20,7 +20,7 @@ from kvstore.disk.entry import owner
 from kvstore.disk.environment import lmdb_errors, unpaired
 from kvstore.disk.quarantine import Quarantine
 from kvstore.disk.tables import Tables
-from kvstore.disk.verification import is_short, problems
+from kvstore.disk.verification import problems
 from kvstore.errors import FormatError
 from kvstore.record import damage_of
 
@@ -117,7 +117,7 @@ def compact(path: Path, progress: Progress) -> tuple[int, int]:
     StoreFull if the copy has no room.
     """
     with _held(path) as directory:
-        _check_trees(directory, thoroughly=True)
+        _check_trees(directory)
         before = directory.file_bytes()
         for done, environment in enumerate((directory.payload, directory.meta)):
             progress(done, 2)
@@ -169,13 +169,9 @@ def _tables(directory: Directory) -> Iterator[Tables]:
         tables.close()
 
 
-def _check_trees(directory: Directory, *, thoroughly: bool = False) -> None:
-    """Raise Damaged if the trees are not sound; look `thoroughly`, or as an opening does."""
-    environments = (directory.payload, directory.meta)
-    in_order = directory.clean and directory.was_signed_off and not any(map(is_short, environments))
-    if in_order and not thoroughly:
-        return
-    found = problems(environments)
+def _check_trees(directory: Directory) -> None:
+    """Raise Damaged if the trees are not sound."""
+    found = problems((directory.payload, directory.meta))
     if found:
         raise Damaged(f"{directory.root} is damaged: {found[0]} ({len(found)} in all)")
 

@@ -1,8 +1,9 @@
 """Whether environments that are not open are sound, found out without risking this process.
 
 LMDB maps its file and follows what it reads there: a damaged tree, or a file that is shorter than its tree, can
-end the process by a signal. py-lmdb's verifier reads the file instead, in a process of its own here: so neither
-a bug of it nor what it costs (memory by the size of the file) is the engine's.
+end the process by a signal. py-lmdb's verifier is Python that reads the file instead. After an orderly end it runs
+here, over what is small; after any other in a process of its own, so that neither a bug of it nor the time it takes
+is the engine's.
 """
 
 import os
@@ -13,6 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from lmdb.verify import verify
 
 TIMEOUT_S: Final = 120.0  # two seconds a million records were measured; the rest is for cold disks
 
@@ -64,6 +67,18 @@ def problems(
         found.append(f"the verifier was ended by {_signal_name(-done.returncode)}")
     elif done.returncode > 0:
         found.append(f"the verifier ended with {done.returncode}: {done.stderr.strip()[-200:]}")
+    return found
+
+
+def problems_found_here(environments: Sequence[Path]) -> list[str]:
+    """As `problems`, in this process and for as long as it takes: some 12 microseconds a record."""
+    found: list[str] = []
+    for path in environments:
+        if (path / "data.mdb").exists():
+            try:
+                found += [f"{path}: {problem}" for problem in verify(str(path))]  # type: ignore[no-untyped-call]
+            except Exception as error:  # noqa: BLE001 - what it cannot make sense of is not to be opened
+                found.append(f"{path}: {error!r}")
     return found
 
 

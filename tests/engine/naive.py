@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine.batch import Chunk
+from engine.chunk import Chunk
 from engine.model import Model
 from engine.pool import DevicePool
 

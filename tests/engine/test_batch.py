@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine import batch as batch_module
-from engine.batch import MIN_ROWS, Chunk, DecodeCall, PrefillCall, build_batch
+from engine.batch import MIN_ROWS, build_batch
+from engine.calls import GATHER_BYTES, DecodeCall, PrefillCall
+from engine.chunk import Chunk
 from engine.pool import DevicePool
 from kvstore.block import BlockLayout
 
@@ -172,10 +173,10 @@ def test_decodes_of_like_length_share_a_call(pool):
 
 def test_a_call_gathers_no_more_than_the_caches_hold(pool, monkeypatch):
     """32 bytes of keys and values a token here: room for two of 64 tokens, or one that is larger than the room."""
-    monkeypatch.setitem(batch_module.GATHER_BYTES, "cpu", 2 * 64 * 32)
+    monkeypatch.setitem(GATHER_BYTES, "cpu", 2 * 64 * 32)
     batch = build_batch(decodes(64, 64, 64, 64, 64), pool)
     assert [call.rows for call in batch.calls[None]] == [slice(0, 2), slice(2, 4), slice(4, 5)]
-    monkeypatch.setitem(batch_module.GATHER_BYTES, "cpu", 10)
+    monkeypatch.setitem(GATHER_BYTES, "cpu", 10)
     assert len(build_batch(decodes(64, 64), pool).calls[None]) == 2
 
 

@@ -66,6 +66,41 @@ def test_a_store_whose_trees_break_goes_on_empty(open_lmdb, tmp_path, table, fir
     assert_holds(again, refs, blocks)
 
 
+@pytest.mark.parametrize("table", ["payload", "meta"])
+def test_trees_that_break_at_rest_are_found_before_lmdb_sees_them(open_lmdb, tmp_path, table):
+    """After an orderly end too."""
+    store = open_lmdb()
+    refs, _ = fill(store, 6)
+    store.close()
+    break_tree(tmp_path / "v1" / table / "data.mdb")
+    again = open_lmdb()
+    assert again.opening.dropped is not None
+    assert again.opening.clean
+    assert reasons(again, refs) == [MissReason.ABSENT] * 6
+
+
+def test_large_trees_that_were_left_in_order_are_believed(open_lmdb, monkeypatch):
+    """To look at each of a million records would take a start ten seconds."""
+    refs, blocks = fill(store := open_lmdb(), 6)
+    store.close()
+    monkeypatch.setattr("kvstore.disk.opening._MOST_VERIFIED_BYTES", 100)
+    monkeypatch.setattr("kvstore.disk.opening.problems_found_here", None)
+    monkeypatch.setattr("kvstore.disk.opening.problems", None)
+    assert_holds(open_lmdb(), refs, blocks)
+
+
+def test_a_file_that_the_verifier_cannot_make_sense_of_is_a_problem(tmp_path, monkeypatch):
+    def fail(path: str) -> list[str]:
+        raise RecursionError("around and around")
+
+    (tmp_path / "data.mdb").write_bytes(bytes(100))
+    [problem] = verification.problems_found_here([tmp_path, tmp_path / "nothing"])
+    assert str(tmp_path) in problem
+    monkeypatch.setattr(verification, "verify", fail)
+    [problem] = verification.problems_found_here([tmp_path])
+    assert "around and around" in problem
+
+
 def test_only_the_last_damage_is_kept(open_lmdb, tmp_path):
     now = iter(range(1000, 2000))
     store = open_lmdb(now_ns=lambda: next(now))
