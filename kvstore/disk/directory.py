@@ -63,6 +63,11 @@ class Directory:
         return self.root / "meta"
 
     @property
+    def environments(self) -> tuple[Path, Path]:
+        """The directories of LMDB's: that of the records, and that of their entries."""
+        return self.payload, self.meta
+
+    @property
     def quarantine(self) -> Path:
         return self.root / "quarantine"
 
@@ -96,7 +101,7 @@ class Directory:
         self.drop_set_aside()
         aside = self.root / f"{_ASIDE}{now_ns:020d}"
         aside.mkdir(mode=0o700)
-        for environment in (self.payload, self.meta):
+        for environment in self.environments:
             if environment.exists():
                 environment.rename(aside / environment.name)
         return aside
@@ -128,7 +133,7 @@ class Directory:
 
     def file_bytes(self) -> int:
         """What both environments take of the disk."""
-        return sum(tree_bytes(environment) for environment in (self.payload, self.meta))
+        return sum(map(tree_bytes, self.environments))
 
     def free_bytes(self) -> int:
         """What the file system would still give to this user."""

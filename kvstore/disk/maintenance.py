@@ -94,7 +94,7 @@ def inspect(path: Path) -> Contents:
 def verify(path: Path, progress: Progress) -> Verdict:
     """Check the trees, then every record by all checksums it has. Changes nothing."""
     with _held(path) as directory:
-        trees = problems((directory.payload, directory.meta))
+        trees = problems(directory.environments)
         if trees:
             return Verdict(trees=trees)
         with _tables(directory) as tables, lmdb_errors("reading records"):
@@ -119,7 +119,7 @@ def compact(path: Path, progress: Progress) -> tuple[int, int]:
     with _held(path) as directory:
         _check_trees(directory)
         before = directory.file_bytes()
-        for done, environment in enumerate((directory.payload, directory.meta)):
+        for done, environment in enumerate(directory.environments):
             progress(done, 2)
             if (environment / "data.mdb").exists():
                 _compact(environment)
@@ -171,7 +171,7 @@ def _tables(directory: Directory) -> Iterator[Tables]:
 
 def _check_trees(directory: Directory) -> None:
     """Raise Damaged if the trees are not sound."""
-    found = problems((directory.payload, directory.meta))
+    found = problems(directory.environments)
     if found:
         raise Damaged(f"{directory.root} is damaged: {found[0]} ({len(found)} in all)")
 

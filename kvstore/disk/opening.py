@@ -45,8 +45,7 @@ def open_tables(
     """Open the environments of a directory, or new ones in their place if they are not sound.
 
     Counts everything: some 4 microseconds a record. Also walks the trees, unless they were left in order and are
-    large: some 12 more, and from a cold disk one read of a page for each record. After a crash it compares the keys
-    of both as well.
+    large, and compares the keys of both: some 15 more, and from a cold disk one read of a page for each record.
     """
     _tell_of_other_formats(directory)
     clean = directory.clean
@@ -128,36 +127,31 @@ def _open_or_replace(
     directory: Directory, opened: Callable[[], Tables], now_ns: int
 ) -> tuple[Tables, int, str | None]:
     """Counted tables, the number of orphans swept, and what was wrong with the tables that these replace."""
-    dropped = _first_problem(directory)
+    in_order = directory.clean and directory.was_signed_off and not any(map(is_short, directory.environments))
+    # to look at each record of many would take seconds
+    believed = in_order and tree_bytes(directory.meta) > _MOST_VERIFIED_BYTES
+    dropped = None if believed else _first_problem(directory, in_order=in_order)
     if dropped is None:
         try:
-            return *_open_counted(directory, opened), None
+            return *_open_counted(opened(), believed=believed), None
         except Unsound as error:
             dropped = str(error)
     with lmdb_errors("setting damaged environments aside"):
         aside = directory.set_aside(now_ns)
     _log.warning("%s is damaged and starts empty (%s): %s", directory.root, aside.name, dropped)
-    return *_open_counted(directory, opened), dropped
+    return *_open_counted(opened(), believed=True), dropped
 
 
-def _open_counted(directory: Directory, opened: Callable[[], Tables]) -> tuple[Tables, int]:
-    tables = opened()
+def _open_counted(tables: Tables, *, believed: bool) -> tuple[Tables, int]:
     try:
         tables.recount()
-        return tables, 0 if directory.clean else tables.sweep()
+        return tables, 0 if believed else tables.sweep()
     except BaseException:
         tables.close()
         raise
 
 
-def _first_problem(directory: Directory) -> str | None:
-    """What is wrong with the environments: LMDB should not be given what could end this process.
-
-    What was left in order and is large is taken as it is: to look at each record would take seconds.
-    """
-    environments = (directory.payload, directory.meta)
-    in_order = directory.clean and directory.was_signed_off and not any(map(is_short, environments))
-    if in_order and tree_bytes(directory.meta) > _MOST_VERIFIED_BYTES:
-        return None
-    found = problems_found_here(environments) if in_order else problems(environments)
+def _first_problem(directory: Directory, *, in_order: bool) -> str | None:
+    """What is wrong with the environments: LMDB should not be given what could end this process."""
+    found = (problems_found_here if in_order else problems)(directory.environments)
     return f"{found[0]} ({len(found)} in all)" if found else None
