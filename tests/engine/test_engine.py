@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from engine import Result, SamplingParams
@@ -294,6 +295,18 @@ def test_a_directory_that_cannot_be_used_is_done_without(tiny_llama_dir, referen
         engine.flush()
         assert str(tmp_path / "file") in engine.stats()["disk_off"]
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_clear_gives_the_disk_back(tiny_llama_dir, tmp_path):
+    """Nothing of a prompt is left in a file, not even in free pages."""
+    prompt = tokens(0, 100)
+    with engine_on(tiny_llama_dir, tmp_path) as engine:
+        engine.generate(prompt, GREEDY)
+        engine.flush()
+        stored = np.array(prompt[:16], dtype="<i4").tobytes()
+        assert [path for path in tmp_path.rglob("data.mdb") if stored in path.read_bytes()]
+        assert engine.clear()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and stored in path.read_bytes()]
 
 
 def test_the_reply_ends_at_the_models_limit(tiny_llama_dir):
