@@ -38,7 +38,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check mutate faults soak format bench sizes gpu-check clean help
+.PHONY: setup demo test check mutate faults faults-peers soak format bench sizes gpu-check clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -94,6 +94,9 @@ mutate: setup ## take each wait out of the mover and see whether the tests notic
 
 faults: setup ## everything that can go wrong with a disk, 50 times each, at the store and through an engine (long)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults $(FAULTS_ARGS)
+
+faults-peers: setup ## some of them at the disk stores of LMCache, SGLang and vLLM (installs these; PEERS_ARGS="...")
+	@$(BIN)/python -m benchmarks.peers $(PEERS_ARGS)
 
 soak: setup ## the long tests for as long as you like: SOAK_REQUESTS, SOAK_SEEDS, SOAK_WALKS; figures to SOAK_JSON
 	@KVTIDE_STRESS_REQUESTS=$(SOAK_REQUESTS) KVTIDE_PROGRESS_SEEDS=$(SOAK_SEEDS) KVTIDE_SCHEDULER_SEEDS=$(SOAK_SEEDS) \
