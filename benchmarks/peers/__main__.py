@@ -107,8 +107,10 @@ def hardware() -> str:
         for line in Path("/proc/cpuinfo").read_text().replace("\t", "").splitlines()
         if line
     )
-    names = [facts[name].strip() for name in ("model name", "cpu family", "model") if name in facts]
-    return f"{os.cpu_count()} cores, {', '.join(names)}"
+    family = ", ".join(
+        f"{name.removeprefix('cpu ')} {facts[name].strip()}" for name in ("cpu family", "model")
+    )
+    return f"{os.cpu_count()} cores, {facts['model name'].strip()} ({family})"
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -131,8 +133,8 @@ SIGKILL once all writes are acknowledged, and another one opens it.
 
 Hits are blocks that were served, and served wrong those of them whose bytes are not what was stored. The others were missed
 (not there, says the system), refused (reading failed, says the system), or the read raised; the blocks of a try that ended
-the process are in none of these columns. Peers keep a file for each block, kvtide one for all: half a
-file is half a block to them, and to kvtide half of what it has.
+the process are in none of these columns. Peers keep a file for each block, kvtide one for
+all: half a file is half a block to them, and to kvtide half of what it has.
 
 Each peer is its released wheel, unchanged, without an engine around the store: what an engine makes of a read that raises or
 is refused was not tried."""

@@ -34,13 +34,16 @@ class System:
 SYSTEMS = {
     "kvtide": System(
         title="kvtide LmdbStore",
-        stored="one record a block in one LMDB file, written with `put_many` and `sync`, read with `get_many`.",
+        stored="one record a block in one LMDB file, written with `put_many` and `sync`, read with `get_many`. "
+        "The file is mapped: cut to half in use, it ends the process with SIGBUS (docs/durability.md); cut to half at rest, "
+        "it is set aside whole.",
         checksum="Every record carries checksums, always.",
     ),
     "lmcache": System(
         title="LMCache local disk",
         stored="one file a block, written by `LocalDiskBackend.submit_put_task` (waiting for its completion callback), "
-        "read with `contains` and `get_blocking`; defaults, with room for 1 GiB on disk and 64 MiB of staging memory.",
+        "read with `contains` and `get_blocking`; defaults, with room for 1 GiB on disk and 64 MiB of staging memory. "
+        "Its index is in memory: another process finds nothing. Its multi-process mode, with other stores, was not tried.",
         checksum="It has no checksum for this backend; `audit_verify_checksum`, off by default, belongs to a remote "
         "connector and keeps its sums in memory.",
         requirement="lmcache==0.5.6",
