@@ -5,7 +5,7 @@ are read back. What counts: blocks served whose bytes are not those that were st
 not served was missed (the system says it is not there), refused (the system says that reading it failed), or the read
 raised; where a try ended the process, its blocks are in none of these columns.
 
-Peers are installed from the package index the first time: about 1.5 GB to download, 5 GB unpacked.
+Peers are installed from the package index the first time: 7 GB unpacked.
 """
 
 import argparse
