@@ -29,6 +29,7 @@ DEMO_ARGS ?=
 BENCH_ARGS ?= --prefix-tokens 1024 --suffix-tokens 64 --tiers cold,device,host,disk,restart --repeats 3
 GPU_CHECK_ARGS ?=
 FAULTS_ARGS ?=
+PEERS_ARGS ?=
 CRASH_ARGS ?=
 CHURN_ARGS ?=
 SOAK_REQUESTS ?= 20000
@@ -40,7 +41,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check mutate faults crash churn soak format bench sizes gpu-check clean help
+.PHONY: setup demo test check mutate faults faults-peers crash churn soak format bench sizes gpu-check clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -97,6 +98,9 @@ mutate: setup ## take each wait out of the mover and see whether the tests notic
 faults: setup ## everything that can go wrong with a disk, 50 times each, at the store and through an engine (long)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.faults $(FAULTS_ARGS)
 
+faults-peers: setup ## some of them at the disk stores of LMCache, SGLang and vLLM (installs these; PEERS_ARGS="...")
+	@$(BIN)/python -m benchmarks.peers $(PEERS_ARGS)
+
 crash: setup ## kill what writes to a disk tier 1,000 times, and look at what is left (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.crash $(CRASH_ARGS)
 
@@ -130,4 +134,4 @@ clean: ## remove the environment and what tools left behind (not ~/.cache/kvtide
 	@find kvstore tiering engine tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
