@@ -53,6 +53,9 @@ def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
         where = "disk" if tier == "restart" else tier
         assert rows[tier]["cached_by_tier"] == {"device": 0, "host": 0, "disk": 0, where: 192}
         assert rows[tier]["prefilled_tokens"] == 28
+    for tier in TIERS:
+        assert rows[tier]["decode_tokens_per_s"] == pytest.approx(1 / rows[tier]["between_tokens_s"]["50"])
+    assert rows["reference_hit"]["decode_tokens_per_s"] is None
     assert rows["cold"]["cached_tokens"] == 0
     assert measured["config"]["prefix_tokens"] == 200
     assert measured["environment"]["versions"]["torch"]

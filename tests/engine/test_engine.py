@@ -9,6 +9,7 @@ import pytest
 
 from engine import Result, SamplingParams
 from engine.engine import Engine
+from engine.model import Model
 from kvstore.layers import (
     DirtyMiss,
     ErrorAfter,
@@ -64,6 +65,33 @@ def test_the_same_tokens_from_every_tier(tiny_llama_dir, reference, tmp_path, ti
     where = {"restart": "disk", "cold": "device"}.get(tier, tier)
     assert result.usage.cached_by_tier == {"device": 0, "host": 0, "disk": 0, where: cached}
     assert result.usage.prefilled_tokens == 330 - cached
+
+
+@pytest.mark.parametrize("tier", ["device", "host", "disk"])
+def test_a_reply_after_a_hit_decodes_as_after_a_cold_prefill(tiny_llama_dir, tmp_path, monkeypatch, tier):
+    """A step has the same rows, and gathers as many blocks in as many calls: what differs in time is the machine."""
+    steps = []
+    forward = Model.forward
+
+    def recorded(model, batch, pool):
+        steps.append(
+            (batch.num_tokens, batch.num_rows, [(len(call.blocks), call.rows) for call in batch.calls[None]])
+        )
+        return forward(model, batch, pool)
+
+    monkeypatch.setattr(Model, "forward", recorded)
+    prompt = tokens(0, 150)
+    with engine_on(tiny_llama_dir, tmp_path) as engine:
+        steps.clear()
+        engine.generate(prompt, GREEDY)
+        cold = steps[-11:]
+        if tier != "device":
+            engine.demote(tier)
+        steps.clear()
+        assert engine.generate(prompt, GREEDY).usage.cached_by_tier[tier] == 144
+    assert steps[0][0] == 150 - 144
+    assert steps[1:] == cold
+    assert len(cold) == 11
 
 
 def test_the_second_turn_of_a_conversation_hits_the_first_and_its_reply(tiny_llama_dir, reference):

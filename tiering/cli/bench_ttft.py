@@ -6,11 +6,14 @@ interleaved over the rows, so that a machine that is busy for a while does not f
 """
 
 import dataclasses
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,17 +80,24 @@ class _Row:
     ttft_s: list[float] = field(default_factory=list)
     last: Result | None = None
     token_ids: list[list[int]] = field(default_factory=list)
-    decode_tokens_per_s: list[float] = field(default_factory=list)
+    between_s: list[float] = field(default_factory=list)
+    """From each token to the next, in all repeats."""
 
-    def add(self, ttft_s: float, token_ids: list[int], result: Result | None = None) -> None:
+    def add(
+        self,
+        ttft_s: float,
+        token_ids: list[int],
+        result: Result | None = None,
+        between_s: Sequence[float] = (),
+    ) -> None:
         self.ttft_s.append(ttft_s)
         self.token_ids.append(token_ids)
-        if result is not None:
-            self.last = result
-            self.decode_tokens_per_s.append(result.timings.decode_tokens_per_s)
+        self.last = result
+        self.between_s += between_s
 
     def _decode_tokens_per_s(self) -> float | None:
-        return statistics.median(self.decode_tokens_per_s) if self.decode_tokens_per_s else None
+        """By the median step: what else the machine does for a moment does not count."""
+        return 1 / statistics.median(self.between_s) if self.between_s else None
 
     def as_dict(self) -> dict[str, Any]:
         usage = self.last.usage if self.last is not None else None
@@ -99,9 +109,14 @@ class _Row:
             "prefilled_tokens": usage.prefilled_tokens if usage else None,
             "cached_by_tier": usage.cached_by_tier if usage else None,
             "decode_tokens_per_s": self._decode_tokens_per_s(),
-            "decode_tokens_per_s_all": self.decode_tokens_per_s,
+            "between_tokens_s": _spread(self.between_s),
             "token_ids": self.token_ids,
         }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    """The middle and the quarters of these, by how many percent are less."""
+    return {str(share): float(np.percentile(values, share)) for share in (25, 50, 75)} if values else {}
 
 
 def _load(bench: TtftBench) -> Model:
@@ -167,7 +182,7 @@ def _settings(engine: Engine) -> dict[str, Any]:
 
 def _measure(
     engine: Engine, tier: str, prefix: Tokens, suffix: Tokens, new_tokens: int
-) -> tuple[float, list[int], Result]:
+) -> tuple[float, list[int], Result, list[float]]:
     """Empty all tiers, bring the prefix to one, and time the prefix with the suffix."""
     assert engine.clear(), "nothing runs, so everything can be forgotten"
     if tier != "cold":
@@ -181,20 +196,28 @@ def _fill(engine: Engine, prefix: Tokens) -> None:
     engine.generate(prefix.tolist(), SamplingParams(max_tokens=1, ignore_eos=True))
 
 
-def _time(engine: Engine, prefix: Tokens, suffix: Tokens, new_tokens: int) -> tuple[float, list[int], Result]:
-    prompt = np.concatenate([prefix, suffix]).tolist()
-    result = engine.generate(prompt, SamplingParams(max_tokens=new_tokens, ignore_eos=True))
-    return result.timings.ttft_s, result.token_ids, result
+def _time(
+    engine: Engine, prefix: Tokens, suffix: Tokens, new_tokens: int
+) -> tuple[float, list[int], Result, list[float]]:
+    token_s: list[float] = []
+    handle = engine.submit(
+        np.concatenate([prefix, suffix]).tolist(),
+        SamplingParams(max_tokens=new_tokens, ignore_eos=True),
+        on_delta=lambda delta: token_s.extend([time.perf_counter()] * len(delta.token_ids)),
+    )
+    result = handle.result()
+    between_s = [after - before for before, after in itertools.pairwise(token_s)]
+    return result.timings.ttft_s, result.token_ids, result, between_s
 
 
 # --- restart: a process that fills the disk, and another that finds it ------------------------------------------------
 
 
-def _restarted(bench: TtftBench, disk_path: str, repeat: int) -> tuple[float, list[int], Result]:
+def _restarted(bench: TtftBench, disk_path: str, repeat: int) -> tuple[float, list[int], Result, list[float]]:
     _process(bench, disk_path, repeat, "fill")
     answer = _process(bench, disk_path, repeat, "time")
-    result = _result(answer)
-    return result.timings.ttft_s, result.token_ids, result
+    result = _result(answer["result"])
+    return result.timings.ttft_s, result.token_ids, result, answer["between_s"]
 
 
 def _process(bench: TtftBench, disk_path: str, repeat: int, phase: str) -> Any:
@@ -218,8 +241,8 @@ def run_process(spec: str) -> None:
             _fill(engine, prefix)
             answer: dict[str, Any] = {}
         else:
-            _, _, result = _time(engine, prefix, suffixes[given["repeat"]], bench.new_tokens)
-            answer = dataclasses.asdict(result)
+            _, _, result, between_s = _time(engine, prefix, suffixes[given["repeat"]], bench.new_tokens)
+            answer = {"result": dataclasses.asdict(result), "between_s": between_s}
     print(json.dumps(answer))
 
 
