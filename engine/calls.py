@@ -15,10 +15,10 @@ from .sharing import Family
 QUERY_MULTIPLE = 32
 """Deterministic mode: query rows of an attention call are padded to a multiple of this."""
 
-
 GATHER_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 """Most keys and values that several decodes gather for one attention call of one layer. On the CPU more than this is
-slower: it leaves the caches, and malloc returns it to the system after each layer and takes it anew for the next."""
+slower: it leaves the caches, and malloc returns it to the system after each layer and takes it anew for the next. The
+figure for CUDA is a guess."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
