@@ -121,7 +121,7 @@ class Directory:
         """Delete both environments. They may be open still, and go on as they are; their space is free once they close."""
         self.mark_unclean()
         for environment in (self.meta, self.payload):  # an entry must not outlive its record
-            shutil.rmtree(environment, ignore_errors=True)
+            shutil.rmtree(environment)
 
     def other_formats(self) -> list[Path]:
         """Directories beside this one that another version of this program made: named like one, with a lock in it."""
