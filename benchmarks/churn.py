@@ -19,6 +19,7 @@ import numpy as np
 
 from kvstore.block import BlockLayout, Namespace
 from kvstore.disk import LmdbStore
+from kvstore.disk.directory import tree_bytes
 from kvstore.errors import StoreFull
 from kvstore.testing import Block, chain
 
@@ -64,10 +65,6 @@ class Victims:
 KINDS = ("oldest", "least recently used", "any")
 
 
-def _file_bytes(directory: Path) -> int:
-    return sum(file.stat().st_blocks * 512 for file in directory.rglob("*.mdb"))
-
-
 def churn(directory: Path, *, capacity_bytes: int, times: int, victims: str, seed: int) -> dict[str, Any]:
     """A row of the report."""
     rng, held = np.random.default_rng(seed), Victims(victims, seed)
@@ -91,9 +88,9 @@ def churn(directory: Path, *, capacity_bytes: int, times: int, victims: str, see
                     store.delete_many(held.take(_DELETE_BLOCKS))
             held.add([ref.key for ref in refs])
             if written > capacity_bytes:
-                ratio = _file_bytes(directory) / store.stats().stored_bytes
+                ratio = tree_bytes(directory) / store.stats().stored_bytes
                 ratios.append(ratio)
-                worst = max(worst, _file_bytes(directory) / capacity_bytes)
+                worst = max(worst, tree_bytes(directory) / capacity_bytes)
         store.check()
     return {
         "victims": victims,

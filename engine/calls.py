@@ -200,9 +200,9 @@ class _CallPlan:
     def _decodes(self, family: Family, first_row: int) -> list[DecodeCall]:
         """Cut a family, which comes longest first, into calls that waste less than half of what they gather."""
         chunks = [self.chunks[i] for i in family.members]
-        own = [self._num_blocks(chunk) for chunk in chunks]
-        shared = family.shared if self.window is None and 2 * family.shared >= own[0] else 0
-        own = [num_blocks - shared for num_blocks in own]
+        seen = [self._num_blocks(chunk) for chunk in chunks]
+        shared = family.shared if self.window is None and 2 * family.shared >= seen[0] else 0
+        own = [num_blocks - shared for num_blocks in seen]
         calls: list[DecodeCall] = []
         first = 0
         while first < len(chunks):

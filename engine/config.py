@@ -5,13 +5,14 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from kvstore.store import DURABILITIES, Durability
+
 from .params import check_number, check_whole
 from .sizes import available_memory_bytes, parse_bytes
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
 LOADS = ("always", "never")
-DURABILITIES = ("relaxed", "strict")
 
 TILE_TOKENS = 128
 """Attention calls of a prefill end at absolute multiples of this; so must chunks in deterministic mode."""
@@ -67,7 +68,7 @@ class EngineConfig:
     disk_path: str | Path | None = None
     disk_bytes: int | str = "16GiB"
     disk_min_free_bytes: int | str = "2GiB"
-    disk_durability: Literal["relaxed", "strict"] = "relaxed"
+    disk_durability: Durability = "relaxed"
     disk_read_threads: int = 2
     disk_queue_bytes: int | str = "32MiB"
     disk_deadline_s: float = 10.0

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeAlias, get_args
 
 from kvstore.block import BlockKey, BlockLayout, Namespace
 from kvstore.reasons import MissReason
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     Writable: TypeAlias = bytearray | memoryview | np.ndarray[Any, Any]
     """C-contiguous memory that can be written; any shape and item type, only its bytes count."""
     Readable: TypeAlias = bytes | Writable
+
+
+Durability: TypeAlias = Literal["relaxed", "strict"]
+"""When a write survives a loss of power: after the next sync, or when it returns. See docs/durability.md."""
+DURABILITIES: Final = get_args(Durability)
 
 
 @dataclass(frozen=True, slots=True)

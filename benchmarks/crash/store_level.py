@@ -14,28 +14,20 @@ from typing import Literal
 
 import numpy as np
 
-from kvstore.block import BlockLayout, Namespace
+from benchmarks.faults import tries
 from kvstore.disk import LmdbStore
 from kvstore.disk.environment import page_rounded
 from kvstore.store import BlockRef
 from kvstore.testing import Block, chain, kv_like, read
 
 NUM_BLOCKS = 96
-_LAYOUT = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=16, block_tokens=16, dtype="bfloat16")
 _LATEST_KILL_S = 0.12
 Verb = Literal["put", "delete"]
 
 
 def open_store(directory: Path) -> LmdbStore:
     """A store of small blocks that syncs as often as it can, so that kills fall into syncs too."""
-    return LmdbStore(
-        directory,
-        namespace=Namespace.of({"model": "crash"}),
-        layout=_LAYOUT,
-        capacity_bytes=1 << 24,
-        min_free_bytes=0,
-        sync_interval_s=0.002,
-    )
+    return tries.open_store(directory, capacity_bytes=1 << 24, sync_interval_s=0.002)
 
 
 class Blocks:

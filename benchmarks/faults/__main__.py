@@ -20,6 +20,7 @@ from typing import Any
 
 from benchmarks.faults.kinds import KINDS
 from benchmarks.faults.tries import LEVELS
+from benchmarks.markdown import table
 
 COUNTS = ("requests", "served_wrong", "requests_failed", "hits")
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,16 +70,6 @@ def _lines(level: str, kind: str, first: int, end: int, complaints: list[str]) -
     yield from lines[1:]
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows for people."""
-    columns = ("fault", "level", "tries", *COUNTS, "processes_ended")
-    head = [
-        "| " + " | ".join(name.replace("_", " ") for name in columns) + " |",
-        "| --- " * len(columns) + "|",
-    ]
-    return "\n".join([*head, *("| " + " | ".join(str(row[name]) for name in columns) + " |" for row in rows)])
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -106,7 +97,7 @@ def main() -> int:
             rows.append(row)
             bad = row["served_wrong"] or row["requests_failed"] or row["processes_ended"]
             print(f"{'BAD' if bad else 'ok '} {row['level']:7}{row['fault']}", *row["complaints"], flush=True)
-    text = table(rows)
+    text = table(rows, ("fault", "level", "tries", *COUNTS, "processes_ended"))
     print(text, f"\n{sum(row['tries'] for row in rows)} tries in {time.monotonic() - start_s:.0f} s")
     if arguments.json:
         arguments.json.write_text(json.dumps(rows, indent=1) + "\n")

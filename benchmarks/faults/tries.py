@@ -37,15 +37,16 @@ class Outcome:
     complaint: str = ""
 
 
-def open_store(directory: Path) -> LmdbStore:
+def open_store(directory: Path, *, capacity_bytes: int = 1 << 22, sync_interval_s: float = 5.0) -> LmdbStore:
     """A store of small blocks."""
     layout = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=16, block_tokens=16, dtype="bfloat16")
     return LmdbStore(
         directory,
         namespace=Namespace.of({"model": "faults"}),
         layout=layout,
-        capacity_bytes=1 << 22,
+        capacity_bytes=capacity_bytes,
         min_free_bytes=0,
+        sync_interval_s=sync_interval_s,
     )
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import table
 from benchmarks.peers.backend import BLOCK_BYTES, NUM_BLOCKS
 from benchmarks.peers.environments import QUIET, SYSTEMS, python
 from benchmarks.peers.faults import FAULTS, Fault
@@ -113,16 +114,11 @@ def hardware() -> str:
     return f"{os.cpu_count()} cores, {facts['model name'].strip()} ({family})"
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def by_fault(rows: list[dict[str, Any]]) -> str:
     """The rows for people: a system beside the other, fault by fault."""
-    columns = ("fault", "system", "tries", "blocks", *COUNTS, "processes_ended")
-    head = [
-        "| " + " | ".join(name.replace("_", " ") for name in columns) + " |",
-        "| --- " * len(columns) + "|",
-    ]
     order = list(FAULTS)
     rows = sorted(rows, key=lambda row: order.index(row["fault"]))
-    return "\n".join([*head, *("| " + " | ".join(str(row[name]) for name in columns) + " |" for row in rows)])
+    return table(rows, ("fault", "system", "tries", "blocks", *COUNTS, "processes_ended"))
 
 
 METHOD = f"""\
@@ -151,7 +147,7 @@ def report(rows: list[dict[str, Any]], facts: dict[str, str]) -> str:
     ]
     run = f"{facts['hardware']}, no GPU, Python {facts['python']}, kvtide {facts['commit']}: `{facts['command']}`"
     title = f"# Damaged files at the stores of others, {facts['date']}"
-    return "\n\n".join([title, run, METHOD, "\n".join(systems), table(rows)]) + "\n"
+    return "\n\n".join([title, run, METHOD, "\n".join(systems), by_fault(rows)]) + "\n"
 
 
 def main() -> int:
@@ -182,7 +178,7 @@ def main() -> int:
                 rows.append(row := measure(name, interpreter, fault, arguments.tries))
                 counts = ", ".join(f"{count} {row[count]}" for count in (*COUNTS, "processes_ended"))
                 print(f"{name:8} {fault.name}: {counts}", *row["complaints"], flush=True)
-    print(table(rows), f"\n{time.monotonic() - start_s:.0f} s")
+    print(by_fault(rows), f"\n{time.monotonic() - start_s:.0f} s")
     if arguments.json:
         git = ["git", "rev-parse", "--short", "HEAD"]
         commit = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False)

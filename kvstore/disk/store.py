@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias, TypeVar, cast, get_args
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar, cast
 
 from kvstore.block import BlockKey, BlockLayout, Namespace
 from kvstore.closing import Closing
@@ -25,7 +25,7 @@ from kvstore.errors import StoreError, StoreFailed, StoreFull
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
 from kvstore.record import RecordFormat
-from kvstore.store import HIT, BlockMeta, BlockRef, ReadOutcome, StoreStats
+from kvstore.store import DURABILITIES, HIT, BlockMeta, BlockRef, Durability, ReadOutcome, StoreStats
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
@@ -35,8 +35,6 @@ _log = logging.getLogger(__name__)
 Batch: TypeAlias = Mapping[bytes, tuple[BlockMeta, bytes]]
 
 _GIB: Final = 1 << 30
-Durability: TypeAlias = Literal["relaxed", "strict"]
-DURABILITIES: Final = get_args(Durability)
 
 # Enough of a record to tell it from a later one under the same key: the time of writing and all checksums.
 _HEAD_BYTES: Final = 256

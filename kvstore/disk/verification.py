@@ -19,18 +19,6 @@ from lmdb.verify import verify
 
 TIMEOUT_S: Final = 120.0  # two seconds a million records were measured; the rest is for cold disks
 
-_VERIFY: Final = """
-import sys
-from lmdb.verify import VerifyError, verify
-for path in sys.argv[1:]:
-    try:
-        found = verify(path)
-    except (VerifyError, OSError) as error:
-        found = [error]
-    for problem in found:
-        print(f"{path}: {problem}")
-"""
-
 # What LMDB 0.9 keeps in its two meta pages, on 64-bit machines, from the page's begin.
 _MAGIC: Final = 0xBEEFC0DE
 _MAGIC_AT, _PAGE_BYTES_AT, _LAST_PAGE_AT = 16, 40, 136
@@ -50,7 +38,7 @@ def problems(
         return []
     try:
         done = subprocess.run(
-            [*(command or (sys.executable, "-c", _VERIFY)), *paths],
+            [*(command or (sys.executable, "-P", __file__)), *paths],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -118,3 +106,9 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+if __name__ == "__main__":  # the process of its own: it imports none of this package
+    sys.stdout.writelines(
+        f"{problem}\n" for problem in problems_found_here([Path(path) for path in sys.argv[1:]])
+    )

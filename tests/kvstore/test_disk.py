@@ -14,8 +14,8 @@ from kvstore import MissReason, Namespace, StoreFailed, StoreFull, StoreLocked
 from kvstore.disk import capacity_within
 from kvstore.disk.environment import page_rounded
 from kvstore.disk.opening import map_bytes
-from kvstore.disk.store import DURABILITIES
 from kvstore.disk.writer import Writer
+from kvstore.store import DURABILITIES
 from kvstore.testing import assert_holds, chain, fill, noise, read, reasons
 
 OTHER = Namespace.of({"model": "other"})
@@ -363,6 +363,25 @@ def test_files_that_cannot_be_made_anew_fail_the_deletion_and_are_tried_again(op
             store.put_many(refs[:1], blocks[:1])
     store.put_many(refs[:1], blocks[:1])
     assert_holds(store, refs[:1], blocks[:1])
+    store.check()
+
+
+def test_files_that_cannot_be_deleted_are_not_opened_a_second_time(open_lmdb, tmp_path, monkeypatch):
+    """LMDB must not have one file open twice. They are moved out of the way instead."""
+    store = open_lmdb(capacity_bytes=1 << 26)
+    refs, blocks = fill(store, 4)
+
+    def fail(path: Path) -> NoReturn:
+        raise OSError(5, "no deleting")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("kvstore.disk.directory.shutil.rmtree", fail)
+        with pytest.raises(StoreFailed, match="no deleting"):
+            store.delete_many([ref.key for ref in refs])
+    assert store.stats().fresh_starts == 1
+    assert len(list((tmp_path / "v1").glob("damaged-*"))) == 1
+    store.put_many(refs, blocks)
+    assert_holds(store, refs, blocks)
     store.check()
 
 
