@@ -27,10 +27,11 @@ from kvstore.block import BlockLayout, Namespace
 from kvstore.closing import Closing
 from kvstore.raw import RawRecords
 from kvstore.record import RecordFormat
+from kvstore.store import check_times
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (
-    namespace BLOB, key BLOB, parent BLOB, tokens BLOB, written_ns INTEGER, record BLOB,
+    namespace BLOB, key BLOB, parent BLOB, tokens BLOB, used_ns INTEGER, record BLOB,
     PRIMARY KEY (namespace, key)
 )
 """
@@ -93,8 +94,16 @@ class SqliteStore(Closing):
                 [(self.namespace.digest, key) for key in keys],
             )
 
+    def touch_many(self, keys: Sequence[bytes], used_ns: Sequence[int]) -> None:
+        check_times(keys, used_ns)
+        with self._transaction():
+            self._sql.executemany(
+                "UPDATE blocks SET used_ns = ? WHERE namespace = ? AND key = ?",
+                [(when_ns, self.namespace.digest, key) for key, when_ns in zip(keys, used_ns, strict=True)],
+            )
+
     def scan(self) -> Iterator[BlockMeta]:
-        query = "SELECT key, parent, tokens, length(record), written_ns FROM blocks WHERE namespace = ?"
+        query = "SELECT key, parent, tokens, length(record), used_ns FROM blocks WHERE namespace = ?"
         with self._transaction():
             rows = self._sql.execute(query, (self.namespace.digest,))
             return iter([BlockMeta(*row) for row in rows])

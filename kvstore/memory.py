@@ -4,6 +4,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from kvstore.block import BlockKey, BlockLayout, Namespace
@@ -12,7 +13,7 @@ from kvstore.errors import StoreClosed, StoreFull
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
 from kvstore.record import RecordFormat
-from kvstore.store import HIT, BlockMeta, BlockRef, ReadOutcome, StoreStats
+from kvstore.store import HIT, BlockMeta, BlockRef, ReadOutcome, StoreStats, check_times
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
@@ -87,6 +88,14 @@ class MemoryStore(Closing):
             for key in keys:
                 self._forget(self._place(key))
 
+    def touch_many(self, keys: Sequence[BlockKey], used_ns: Sequence[int]) -> None:
+        check_times(keys, used_ns)
+        with self._lock:
+            self._check_open()
+            for key, when_ns in zip(keys, used_ns, strict=True):
+                if (entry := self._shelf.get(self._place(key))) is not None:
+                    self._shelf[self._place(key)] = replace(entry[0], used_ns=when_ns), entry[1]
+
     def scan(self) -> Iterator[BlockMeta]:
         with self._lock:
             self._check_open()
@@ -133,7 +142,8 @@ class MemoryStore(Closing):
             return HIT
         with self._lock:
             self._damaged[reason] += 1
-            if self._shelf.get(place) is entry:  # not if a sound record has replaced it meanwhile
+            there = self._shelf.get(place)
+            if there is not None and there[1] is entry[1]:  # not if a sound record has replaced it meanwhile
                 self._forget(place)
         return ReadOutcome(reason)
 

@@ -20,6 +20,8 @@ Durability: TypeAlias = Literal["relaxed", "strict"]
 """When a write survives a loss of power: after the next sync, or when it returns. See docs/durability.md."""
 DURABILITIES: Final = get_args(Durability)
 
+_END_OF_TIME_NS: Final = 1 << 63
+
 
 @dataclass(frozen=True, slots=True)
 class BlockRef:
@@ -40,8 +42,8 @@ class BlockMeta:
     tokens: bytes
     stored_bytes: int
     """What the block takes of the store's capacity (for a disk: whole pages)."""
-    written_ns: int
-    """When it was written, nanoseconds since the epoch."""
+    used_ns: int
+    """When it was last used as far as `touch_many` has said, else when it was written; nanoseconds since the epoch."""
 
     @property
     def ref(self) -> BlockRef:
@@ -92,6 +94,14 @@ class StoreStats:
         return sum(self.damaged.values())
 
 
+def check_times(keys: Sequence[BlockKey], used_ns: Sequence[int]) -> None:
+    """Raise ValueError for what `Store.touch_many` does not take."""
+    if len(keys) != len(used_ns):
+        raise ValueError(f"{len(keys)} keys but {len(used_ns)} times")
+    if any(not 0 <= when_ns < _END_OF_TIME_NS for when_ns in used_ns):
+        raise ValueError(f"times are nanoseconds since the epoch, got {min(used_ns)} to {max(used_ns)}")
+
+
 class Store(Protocol):
     """Blocks of one namespace and one layout, by key.
 
@@ -134,6 +144,15 @@ class Store(Protocol):
 
     def delete_many(self, keys: Sequence[BlockKey]) -> None:
         """Forget blocks. Keys that are not there are fine."""
+        ...
+
+    def touch_many(self, keys: Sequence[BlockKey], used_ns: Sequence[int]) -> None:
+        """Note when blocks were last used: `BlockMeta.used_ns` from now on, earlier than before or later.
+
+        Touches no payload and takes no capacity. Keys that are not there are fine; of a key that comes twice the last
+        time counts. Raises ValueError unless there are as many times, none of them before the epoch. Should it fail,
+        each block tells the new time or the old one.
+        """
         ...
 
     def scan(self) -> Iterator[BlockMeta]:

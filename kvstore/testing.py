@@ -191,7 +191,36 @@ def scan_tells_what_is_there(store: Store, raw: RawRecords) -> None:
     assert set(metas) == {ref for ref in refs if ref != refs[2]}
     for ref, stored_bytes in zip(refs, stored, strict=True):
         assert ref == refs[2] or metas[ref].stored_bytes == stored_bytes
-        assert ref == refs[2] or metas[ref].written_ns > 0
+        assert ref == refs[2] or metas[ref].used_ns > 0
+
+
+def a_touch_changes_the_time_and_nothing_else(store: Store, raw: RawRecords) -> None:
+    """Forwards and backwards; what is not there is not made; a block that is written again was used then."""
+    refs, blocks = fill(store, 4)
+    before, stats = {meta.key: meta for meta in store.scan()}, store.stats()
+    store.delete_many([refs[3].key])
+    keys = [ref.key for ref in refs]
+    store.touch_many(keys[:2], [1, 2**62])
+    store.touch_many([keys[0], bytes(KEY_BYTES), keys[3], keys[0]], [7, 7, 7, 5])
+    store.touch_many([], [])
+    after = {meta.key: meta for meta in store.scan()}
+    times = {keys[0]: 5, keys[1]: 2**62, keys[2]: before[keys[2]].used_ns}
+    assert after == {key: replace(before[key], used_ns=used_ns) for key, used_ns in times.items()}
+    assert store.stats().stored_bytes == stats.stored_bytes - before[keys[3]].stored_bytes
+    assert_holds(store, refs[:3], blocks[:3])
+    store.put_many(refs[:1], blocks[:1])
+    assert {meta.key: meta.used_ns for meta in store.scan()}[keys[0]] > 5
+    store.check()
+
+
+def wrong_times_are_refused(store: Store, raw: RawRecords) -> None:
+    """And nothing is noted then."""
+    refs, _ = fill(store, 2)
+    before = set(store.scan())
+    keys = [ref.key for ref in refs]
+    for used_ns in ([1], [1, -1], [1, 2**63]):
+        _assert_value_error(lambda: store.touch_many(keys, used_ns))  # noqa: B023 - called at once
+    assert set(store.scan()) == before
 
 
 def stats_add_up(store: Store, raw: RawRecords) -> None:
@@ -340,6 +369,7 @@ def a_closed_store_says_so(store: Store, raw: RawRecords) -> None:
         lambda: store.put_many(refs, blocks),
         lambda: store.get_many(refs, blocks),
         lambda: store.delete_many([refs[0].key]),
+        lambda: store.touch_many([refs[0].key], [1]),
         lambda: list(store.scan()),
         store.sync,
         store.stats,
@@ -362,6 +392,8 @@ LAWS: Final[tuple[Law, ...]] = (
     what_is_deleted_is_gone,
     wrong_sizes_are_refused,
     scan_tells_what_is_there,
+    a_touch_changes_the_time_and_nothing_else,
+    wrong_times_are_refused,
     stats_add_up,
     a_full_store_refuses_whole_batches,
     damage_is_a_miss,

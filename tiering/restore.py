@@ -31,7 +31,7 @@ def restore(holdings: Holdings, root_key: BlockKey, found: Iterable[BlockMeta]) 
         holdings.arrived(DISK, ids, sizes)
         starts.extend((ids.item(-1), meta) for meta in below)
         if not below:
-            leaves.append((max(meta.written_ns for meta in run), ids.item(-1)))
+            leaves.append((max(meta.used_ns for meta in run), ids.item(-1)))
     for _, leaf in sorted(leaves):
         holdings.order.touch(holdings.radix.path(leaf))
     return [meta.key for metas in children.values() for meta in metas]

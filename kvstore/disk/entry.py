@@ -27,7 +27,7 @@ def owner(key: bytes) -> bytes:
 
 def pack_entry(key: bytes, meta: BlockMeta) -> bytes:
     """The entry that rests under `key`."""
-    head = _HEAD.pack(VERSION, len(meta.tokens), meta.stored_bytes, meta.written_ns, meta.parent_key)
+    head = _HEAD.pack(VERSION, len(meta.tokens), meta.stored_bytes, meta.used_ns, meta.parent_key)
     body = head + meta.tokens
     return body + _checksum(key, body)
 
@@ -37,11 +37,11 @@ def unpack_entry(key: bytes, value: bytes) -> BlockMeta | None:
     body, checksum = value[: -_CHECKSUM.size], value[-_CHECKSUM.size :]
     if len(body) < _HEAD.size or checksum != _checksum(key, body):
         return None
-    version, token_id_bytes, stored_bytes, written_ns, parent_key = _HEAD.unpack_from(body)
+    version, token_id_bytes, stored_bytes, used_ns, parent_key = _HEAD.unpack_from(body)
     tokens = body[_HEAD.size :]
     if version != VERSION or len(tokens) != token_id_bytes:
         return None
-    return BlockMeta(key[KEY_BYTES:], parent_key, tokens, stored_bytes, written_ns)
+    return BlockMeta(key[KEY_BYTES:], parent_key, tokens, stored_bytes, used_ns)
 
 
 def _checksum(key: bytes, body: bytes) -> bytes:

@@ -35,12 +35,20 @@ class Opening:
     """What was wrong with LMDB's own pages, if it was: everything was set aside then."""
     orphans: int = 0
     """Records and entries without their counterpart, left by a crash; deleted."""
+    expired_blocks: int = 0
+    """Blocks of other namespaces that were deleted because nobody had used them for too long."""
     trimmed_blocks: int = 0
     """Blocks of other namespaces that were deleted to leave this one its share."""
 
 
 def open_tables(
-    directory: Directory, namespace: Namespace, capacity_bytes: int, now_ns: int, *, strict: bool
+    directory: Directory,
+    namespace: Namespace,
+    capacity_bytes: int,
+    now_ns: int,
+    *,
+    ttl_ns: int | None,
+    strict: bool,
 ) -> tuple[Tables, Opening]:
     """Open the environments of a directory, or new ones in their place if they are not sound.
 
@@ -55,11 +63,15 @@ def open_tables(
 
     tables, orphans, dropped = _open_or_replace(directory, opened, now_ns)
     try:
+        expired = 0 if ttl_ns is None else _expire_others(tables, namespace.digest, now_ns - ttl_ns)
         trimmed = _trim_others(tables, namespace.digest, capacity_bytes // 2)
     except BaseException:
         tables.close()
         raise
-    return tables, Opening(clean=clean, dropped=dropped, orphans=orphans, trimmed_blocks=trimmed)
+    opening = Opening(
+        clean=clean, dropped=dropped, orphans=orphans, expired_blocks=expired, trimmed_blocks=trimmed
+    )
+    return tables, opening
 
 
 def fresh_tables(directory: Directory, capacity_bytes: int, now_ns: int, *, strict: bool) -> Tables:
@@ -103,6 +115,17 @@ def capacity_within(file_bytes: int) -> int:
     return max(0, int(file_bytes / (slope + 2 * _EXTRA_SHARE)), int((file_bytes - 2 * _EXTRA_BYTES) / slope))
 
 
+def _expire_others(tables: Tables, namespace_digest: bytes, until_ns: int) -> int:
+    """Delete blocks of all other namespaces that were last used at `until_ns` or before. Answers how many.
+
+    Their own model, which would see to it, may never be started again.
+    """
+    others = ((key, meta) for key, meta in tables.scan() if owner(key) != namespace_digest)
+    doomed = [key for key, meta in others if meta is not None and meta.used_ns <= until_ns]
+    tables.delete(doomed)
+    return len(doomed)
+
+
 def _trim_others(tables: Tables, namespace_digest: bytes, most_bytes: int) -> int:
     """Delete blocks of all other namespaces, oldest first, until those take at most `most_bytes`.
 
@@ -112,7 +135,7 @@ def _trim_others(tables: Tables, namespace_digest: bytes, most_bytes: int) -> in
     others = sum(used.stored_bytes for digest, used in tables.usage.items() if digest != namespace_digest)
     if others <= most_bytes:
         return 0
-    found = ((meta.written_ns, key, meta.stored_bytes) for key, meta in tables.scan() if meta is not None)
+    found = ((meta.used_ns, key, meta.stored_bytes) for key, meta in tables.scan() if meta is not None)
     doomed = []
     for _, key, stored_bytes in sorted(item for item in found if owner(item[1]) != namespace_digest):
         if others <= most_bytes:

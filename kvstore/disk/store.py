@@ -1,6 +1,7 @@
 """`Store` on a local disk."""
 
 import logging
+import math
 import os
 import threading
 import time
@@ -25,7 +26,16 @@ from kvstore.errors import StoreError, StoreFailed, StoreFull
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
 from kvstore.record import RecordFormat
-from kvstore.store import DURABILITIES, HIT, BlockMeta, BlockRef, Durability, ReadOutcome, StoreStats
+from kvstore.store import (
+    DURABILITIES,
+    HIT,
+    BlockMeta,
+    BlockRef,
+    Durability,
+    ReadOutcome,
+    StoreStats,
+    check_times,
+)
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
@@ -53,7 +63,8 @@ class LmdbStore(Closing):
     """Blocks in LMDB, in the directory `path`, which it has for itself while it is open.
 
     Several namespaces may rest in one directory, opened one at a time. The capacity covers all of them: on
-    opening, the others are cut, oldest blocks first, to at most half of it. Puts are refused with StoreFull
+    opening, the others are cut, oldest blocks first, to at most half of it; with `ttl_s`, those of their blocks
+    that nobody has used for so long are deleted before (of its own blocks a store deletes none by itself). Puts are refused with StoreFull
     when records would take more than `capacity_bytes`, or when the file system would have less than
     `min_free_bytes` left. The files themselves become larger, within bounds: `capacity_within` says which
     capacity keeps them within a size.
@@ -85,6 +96,7 @@ class LmdbStore(Closing):
         min_free_bytes: int = _GIB,
         durability: Durability = "relaxed",
         sync_interval_s: float = 5.0,
+        ttl_s: float | None = None,
         compress: bool = True,
         now_ns: Callable[[], int] = time.time_ns,
         free_bytes: Callable[[], int] | None = None,
@@ -96,7 +108,10 @@ class LmdbStore(Closing):
             raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, got {durability!r}")
         self.capacity_bytes = capacity_bytes
         self.min_free_bytes = min_free_bytes
+        if ttl_s is not None and not 0 < ttl_s < math.inf:
+            raise ValueError(f"ttl_s must be a time above 0, or None, got {ttl_s}")
         self._strict = durability == "strict"
+        self._ttl_ns = None if ttl_s is None else int(ttl_s * 1e9)
         self._format = RecordFormat(namespace, layout, compress=compress)
         self._now_ns = now_ns
         self._failure: Exception | None = None
@@ -157,6 +172,13 @@ class LmdbStore(Closing):
         with self._door.enter():
             if doomed:
                 self._write(lambda: self._delete(doomed))
+
+    def touch_many(self, keys: Sequence[BlockKey], used_ns: Sequence[int]) -> None:
+        check_times(keys, used_ns)
+        times = {self._entry_key(key): when_ns for key, when_ns in zip(keys, used_ns, strict=True)}
+        with self._door.enter():
+            if times:
+                self._write(lambda: self._touch(times))
 
     def scan(self) -> Iterator[BlockMeta]:
         with self._door.enter():
@@ -291,7 +313,12 @@ class LmdbStore(Closing):
 
     def _open(self) -> None:
         tables, self.opening = open_tables(
-            self._directory, self.namespace, self.capacity_bytes, self._now_ns(), strict=self._strict
+            self._directory,
+            self.namespace,
+            self.capacity_bytes,
+            self._now_ns(),
+            ttl_ns=self._ttl_ns,
+            strict=self._strict,
         )
         self._lender: Lender[Tables] = Lender(tables, Tables.close)
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
@@ -350,6 +377,10 @@ class LmdbStore(Closing):
             except StoreError as error:  # the files may be gone already: nothing must be written to them
                 raise Unsound(str(error)) from error
             self._lender.replace(fresh)
+
+    def _touch(self, used_ns: Mapping[bytes, int]) -> None:
+        self._writer.changed()
+        self._tables.touch(used_ns)
 
     def _take_out(self, damaged: Sequence[_Damage]) -> list[tuple[_Damage, bytes]]:
         """Delete damaged records, except where a new one has been written since it was read. Answers them."""

@@ -6,12 +6,13 @@ it:
 
     put       record, then entry          a crash between them leaves a record without an entry: an orphan
     delete    entry, then record          likewise
+    touch     entries alone
     open      after a crash, keys are compared, and whatever has no counterpart is deleted
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from kvstore.disk.directory import Directory
@@ -34,7 +35,7 @@ class Usage:
 class Tables:
     """Records and entries by entry key, of all namespaces in the directory.
 
-    Only the writer's thread may call what changes something (`put`, `delete`, `sweep`, `sync`); any thread
+    Only the writer's thread may call what changes something (`put`, `delete`, `touch`, `sweep`, `sync`); any thread
     may read. All raise StoreFailed if the medium fails; its subclass Unsound if nothing here should be used
     any more.
     """
@@ -74,6 +75,19 @@ class Tables:
         """Delete what there is under these keys. Raises StoreFull if the disk has no room even for that."""
         self._settle()
         self._delete(keys)
+
+    def touch(self, used_ns: Mapping[bytes, int]) -> None:
+        """Have the entries under these keys tell another time, if they are there; records are as they were."""
+        self._settle()  # what has no record must not be given another entry
+        for keys in _commits(list(used_ns)):
+            with lmdb_errors("noting uses"):
+                self._directory.mark_unclean()
+            with lmdb_errors("noting uses"), self.entries.begin(write=True) as txn:
+                for key in keys:
+                    value = txn.get(key)
+                    meta = None if value is None else unpack_entry(key, value)
+                    if meta is not None:
+                        txn.put(key, pack_entry(key, replace(meta, used_ns=used_ns[key])))
 
     def overwrite(self, key: bytes, record: bytes) -> None:
         """Replace a record and leave its entry as it is, to play damage. KeyError if there is none."""

@@ -28,7 +28,7 @@ from kvstore.store import BlockMeta, BlockRef, ReadOutcome, Store, StoreStats
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
 
-_ALL: Final = ("read", "write", "delete", "scan", "sync")
+_ALL: Final = ("read", "write", "delete", "touch", "scan", "sync")
 _POSSIBLE: Final[dict[type[Fault], tuple[str, ...]]] = {
     Delay: _ALL,
     Hang: _ALL,
@@ -45,8 +45,8 @@ _MAX_GARBAGE_BYTES: Final = 64
 class FaultStore(Closing):
     """A store that is slow, hangs, fails and lies on command, for tests of what is built on stores.
 
-    Operations are "read" (`get_many`), "write" (`put_many`), "delete", "scan" and "sync"; `stats` and `check`
-    are never struck. The faults in the list strike a call in their order, and one that raises ends it. An
+    Operations are "read" (`get_many`), "write" (`put_many`), "delete", "touch", "scan" and "sync"; `stats` and
+    `check` are never struck. The faults in the list strike a call in their order, and one that raises ends it. An
     error after a scan comes when its last block has been handed out.
 
     ShortData and Garbage damage one record of the batch where it rests, through the store's `raw()`: just
@@ -127,6 +127,11 @@ class FaultStore(Closing):
     def delete_many(self, keys: Sequence[BlockKey]) -> None:
         strikes = self._before("delete", ())
         self.store.delete_many(keys)
+        self._after(strikes, ())
+
+    def touch_many(self, keys: Sequence[BlockKey], used_ns: Sequence[int]) -> None:
+        strikes = self._before("touch", ())
+        self.store.touch_many(keys, used_ns)
         self._after(strikes, ())
 
     def scan(self) -> Iterator[BlockMeta]:

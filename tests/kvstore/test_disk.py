@@ -162,6 +162,82 @@ def test_an_entry_that_is_damaged_while_in_use_does_not_upset_the_counts(open_lm
     assert store.stats().blocks == 2
 
 
+# ---- uses ----------------------------------------------------------------------------------------------
+
+
+def used_ns(store):
+    return {meta.key: meta.used_ns for meta in store.scan()}
+
+
+def test_uses_survive_the_process(open_lmdb, crash):
+    first = open_lmdb()
+    refs, blocks = fill(first, 3)
+    first.touch_many([refs[1].key], [77])
+    crash(first)
+    second = open_lmdb()
+    assert used_ns(second)[refs[1].key] == 77
+    second.touch_many([refs[2].key], [78])
+    second.close()
+    third = open_lmdb()
+    assert used_ns(third)[refs[1].key] == 77
+    assert used_ns(third)[refs[2].key] == 78
+    assert_holds(third, refs, blocks)
+    third.check()
+
+
+def test_noting_a_use_unsettles_the_directory_and_a_sync_settles_it(open_lmdb, tmp_path):
+    store = open_lmdb()
+    refs, _ = fill(store, 1)
+    store.sync()
+    store.touch_many([refs[0].key], [77])
+    assert not clean_mark(tmp_path)
+    store.sync()
+    assert clean_mark(tmp_path)
+
+
+def test_noting_a_use_gives_no_record_its_entry_back(open_lmdb, monkeypatch):
+    """The disk was full between deleting an entry and its record, and between writing a record and its entry."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 3)
+    keys = [ref.key for ref in refs]
+    tables, begin = store._tables, lmdb.Environment.begin
+
+    class Full:
+        def __init__(self, environment) -> None:
+            self.environment = environment
+
+        def begin(self, *args, **options):
+            if options.get("write"):
+                raise lmdb.MapFullError("full")
+            return begin(self.environment, *args, **options)
+
+    for table, call, left in (
+        ("records", lambda: store.delete_many(keys[:1]), keys[1:]),
+        ("entries", lambda: store.put_many(refs[1:2], blocks[1:2]), keys[2:]),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(tables, table, Full(getattr(tables, table)))
+            with pytest.raises(StoreFull):
+                call()
+        store.touch_many(keys, [77] * 3)
+        assert used_ns(store) == dict.fromkeys(left, 77)
+    store.check()
+
+
+def test_a_damaged_entry_stays_damaged(open_lmdb):
+    store = open_lmdb()
+    refs, _ = fill(store, 2)
+    key = store.namespace.digest + refs[0].key
+
+    def damage():
+        with store._tables.entries.begin(write=True) as txn:
+            txn.put(key, txn.get(key)[:-1] + b"?")
+
+    store._write(damage)
+    store.touch_many([ref.key for ref in refs], [77] * 2)
+    assert used_ns(store) == {refs[1].key: 77}
+
+
 # ---- capacity ------------------------------------------------------------------------------------------
 
 
@@ -258,6 +334,27 @@ def test_the_oldest_blocks_of_others_go_first(open_lmdb):
         other.check()
     with open_lmdb() as third:
         assert {meta.key for meta in third.scan()} == {refs[i].key for i in (8, 7, 10, 11)}
+
+
+def test_blocks_of_others_that_nobody_has_used_for_the_ttl_go(open_lmdb):
+    with open_lmdb(now_ns=lambda: 10_000_000_000) as first:
+        refs, _ = fill(first, 4)
+        first.touch_many([ref.key for ref in refs[:2]], [30_000_000_001, 30_000_000_000])
+    with open_lmdb(namespace=OTHER, now_ns=lambda: 90_000_000_000) as other:
+        assert other.opening.expired_blocks == 0
+    with open_lmdb(now_ns=lambda: 90_000_000_000, ttl_s=60.0) as own:
+        assert own.opening.expired_blocks == 0
+    with open_lmdb(namespace=OTHER, now_ns=lambda: 90_000_000_000, ttl_s=60.0) as other:
+        assert other.opening.expired_blocks == 3
+        other.check()
+    with open_lmdb() as third:
+        assert {meta.key for meta in third.scan()} == {refs[0].key}
+
+
+@pytest.mark.parametrize("ttl_s", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_ttl_is_a_time(open_lmdb, ttl_s):
+    with pytest.raises(ValueError, match="ttl_s"):
+        open_lmdb(ttl_s=ttl_s)
 
 
 # ---- somebody else -------------------------------------------------------------------------------------

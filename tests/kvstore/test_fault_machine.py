@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,11 @@ class FaultMachine(RuleBasedStateMachine):
                 assert got.tobytes() in self.allowed[i]
             else:
                 assert isinstance(outcome.reason, MissReason)
+
+    @rule(batch=st.lists(which, max_size=4))
+    def touch(self, batch) -> None:
+        with suppress(StoreError):
+            self.store.touch_many([REFS[i].key for i in batch], [1] * len(batch))
 
     @rule(batch=st.lists(which, max_size=4))
     def delete(self, batch) -> None:

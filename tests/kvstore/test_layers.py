@@ -31,12 +31,13 @@ def calls_of(store, refs, blocks):
         "read": lambda: read(store, refs),
         "write": lambda: store.put_many(refs, blocks),
         "delete": lambda: store.delete_many([ref.key for ref in refs]),
+        "touch": lambda: store.touch_many([ref.key for ref in refs], [1] * len(refs)),
         "scan": lambda: list(store.scan()),
         "sync": store.sync,
     }
 
 
-OPERATIONS = ["read", "write", "delete", "scan", "sync"]
+OPERATIONS = ["read", "write", "delete", "touch", "scan", "sync"]
 
 
 def in_thread(call):

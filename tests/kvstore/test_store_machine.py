@@ -31,6 +31,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.oracle: dict[tuple[int, int], bytes] = {}
         self.damaged: set[tuple[int, int]] = set()
+        self.used: dict[tuple[int, int], int] = {}
         self.space = 0
         self.store = None
 
@@ -49,6 +50,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         for i, seed in batch:
             self.oracle[self.space, i] = content(seed)
+            self.used.pop((self.space, i), None)
             self.damaged.discard((self.space, i))
 
     @rule(batch=st.lists(which, max_size=5, unique=True))
@@ -70,6 +72,13 @@ class StoreMachine(RuleBasedStateMachine):
         for i in batch:
             self.oracle.pop((self.space, i), None)
             self.damaged.discard((self.space, i))
+
+    @rule(batch=st.dictionaries(which, st.integers(1, 1000), max_size=5))
+    def touch(self, batch) -> None:
+        self.store.touch_many([REFS[i].key for i in batch], list(batch.values()))
+        for i, used_ns in batch.items():
+            if (self.space, i) in self.oracle:
+                self.used[self.space, i] = used_ns
 
     @rule(i=which, byte=st.integers(-20, 199), bit=st.integers(0, 7))
     def damage(self, i, byte, bit) -> None:
@@ -95,6 +104,9 @@ class StoreMachine(RuleBasedStateMachine):
         metas = list(self.store.scan())
         assert {meta.ref for meta in metas} == own
         assert len(metas) == len(own)
+        used = {REFS.index(meta.ref): meta.used_ns for meta in metas}
+        for i, used_ns in used.items():
+            assert used_ns == self.used.get((self.space, i), used_ns)
         stats = self.store.stats()
         assert stats.blocks == len(own)
         assert stats.stored_bytes == sum(meta.stored_bytes for meta in metas)
