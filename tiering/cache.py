@@ -28,6 +28,7 @@ from tiering.moves import (
     Read,
     SwapIn,
     SwapOut,
+    Touch,
     Write,
     Written,
 )
@@ -62,30 +63,34 @@ class TieredCache(Closing):
         read_threads: int = 2,
         join_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
+        now_ns: Callable[[], int] = time.time_ns,
         jobs: Callable[[str, int], Jobs] = IoThreads,
         layer_groups: Sequence[slice] = (WHOLE_SLOT,),
     ) -> None:
         """Takes over `device` and `store`: closing the cache closes them. What the store holds is found again.
 
-        `join_s`: for how long reads, and then writes, that do not end may hold up `close`. `jobs` makes what runs
-        the store's calls, from a name and a number of threads. `layer_groups`: see Mover. Raises StoreError if the
-        store cannot be listed, twice; then nothing was started, and device and store stay the caller's.
+        `join_s`: for how long reads, and then writes, that do not end may hold up `close`. `clock` counts seconds and
+        does not go backwards; `now_ns` is the store's clock, which may jump: it is asked only for how old blocks are
+        at the start, and for what the store is to know of their age. `jobs` makes what runs the store's calls, from
+        a name and a number of threads. `layer_groups`: see Mover. Raises StoreError if the store cannot be listed,
+        twice; then nothing was started, and device and store stay the caller's.
         """
         self._index = Index(config, root_key)
+        self._clock, self._now_ns = clock, now_ns
         if store is not None:
             try:
-                self._index.restore(store.scan())
+                self._index.restore(store.scan(), now_s=clock(), now_ns=now_ns())
             except StoreError:  # what is damaged is found by reading it: a disk store goes on empty then
                 store.sync()
-                self._index.restore(store.scan())
+                self._index.restore(store.scan(), now_s=clock(), now_ns=now_ns())
         self._news = threading.Event()
         self._wake = wake
         self._mover = Mover(device, pool, slab, self._announce, layer_groups)
-        self._slab, self._store, self._clock = slab, store, clock
+        self._slab, self._store = slab, store
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._readers = jobs("read", read_threads if store is not None else 0)
         self._writer = jobs("write", 1 if store is not None else 0)
-        self._failed_deletes = self._fresh_starts = 0
+        self._failed_deletes = self._failed_touches = self._fresh_starts = 0
         self._suspect = False
         """Whether a read or write has failed since the store last went on empty: it may do so at any time."""
         self._num_ended = self._num_told = 0
@@ -107,6 +112,7 @@ class TieredCache(Closing):
         use: CacheUse = CacheUse.READ_WRITE,
     ) -> Lease | Wait:
         """See Index.admit."""
+        self._index.at(self._clock())
         outcome = self._index.admit(
             tokens, max_blocks, chunk_blocks=chunk_blocks, compute_last=compute_last, stash=stash, use=use
         )
@@ -115,6 +121,7 @@ class TieredCache(Closing):
 
     def num_matching(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> int:
         """See Index.num_matching."""
+        self._index.at(self._clock())
         return self._index.num_matching(tokens, use)
 
     def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None:
@@ -137,6 +144,7 @@ class TieredCache(Closing):
 
     def preempt(self, lease: Lease, num_used: int) -> Stash | None:
         """See Index.preempt."""
+        self._index.at(self._clock())
         stash = self._index.preempt(lease, num_used)
         self._start_moves()
         return stash
@@ -147,14 +155,17 @@ class TieredCache(Closing):
 
     def lookup(self, tokens: Tokens) -> dict[str, int]:
         """See Index.lookup."""
+        self._index.at(self._clock())
         return self._index.lookup(tokens)
 
     def publish(self, lease: Lease, tokens: Tokens, start: int, end: int) -> None:
         """See Index.publish."""
+        self._index.at(self._clock())
         self._index.publish(lease, tokens, start, end)
 
     def release(self, lease: Lease) -> None:
         """See Index.release."""
+        self._index.at(self._clock())
         self._index.release(lease)
         self._start_moves()
 
@@ -241,6 +252,10 @@ class TieredCache(Closing):
                 self._writer.put(lambda: self._report(self._write(move)))
             case Forget():
                 self._writer.put(lambda: self._forget(move))
+            case Touch():
+                now_s, now_ns = self._clock(), self._now_ns()
+                used_ns = [max(0, now_ns - int((now_s - used_s) * 1e9)) for used_s in move.used_s]
+                self._writer.put(lambda: self._touch(move, used_ns))
 
     def _report(self, answer: Answer) -> None:
         self._answers.put(answer)
@@ -284,6 +299,13 @@ class TieredCache(Closing):
         except Exception:  # noqa: BLE001 - what cannot be deleted is bounded by the store and found at the next start
             self._failed_deletes += len(move.keys)
 
+    def _touch(self, move: Touch, used_ns: Sequence[int]) -> None:
+        assert self._store is not None, "uses are noted only where there is a store"
+        try:
+            self._store.touch_many(move.keys, used_ns)
+        except Exception:  # noqa: BLE001 - after a restart these blocks are thought older than they are
+            self._failed_touches += len(move.keys)
+
     # --- the whole cache ------------------------------------------------------------------------------------------
 
     def sweep(self, to: Tier, *, then_free: bool) -> Sweep:
@@ -316,6 +338,7 @@ class TieredCache(Closing):
         if self._store is not None:
             stats["store"] = dataclasses.asdict(self._store.stats())
         stats["failed_deletes"] = self._failed_deletes
+        stats["failed_touches"] = self._failed_touches
         return stats
 
     def check(self) -> None:
@@ -336,6 +359,8 @@ class TieredCache(Closing):
                 self._index.sweep(Tier.DISK, then_free=False)
                 self._start_moves()
             self.settle(flush_s)
+            self._index.tell_uses()
+            self._start_moves()
         finally:
             self._end()
         return self._joined

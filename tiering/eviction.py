@@ -16,7 +16,7 @@ from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.moves import Demote, Forget
 from tiering.outbox import Outbox
-from tiering.residency import Ids, Tier
+from tiering.residency import NO_BLOCK, Ids, Tier
 from tiering.slot_table import SlotState
 
 _DISK_BATCH = 64  # victims looked at in one go
@@ -199,13 +199,48 @@ class Eviction:
         """Forget a block with all its descendants, in every tier; no change if one of them is in use. How many went."""
         holdings = self._holdings
         ids = holdings.radix.subtree(block)
-        if holdings.in_use(ids):
+        if holdings.in_use(ids).any():
             return 0
-        self.forget(ids[holdings.residency.state[DISK, ids] == PRESENT])
-        for tier in Tier:
-            holdings.left(tier, ids[holdings.residency.state[tier, ids] == PRESENT])
+        self._vacate(ids)
         holdings.prune(ids[::-1])
         return len(ids)
+
+    def remove_idle(self, ids: Ids) -> int:
+        """Forget blocks in every tier, children before parents, but for those in use and those that others follow which stay.
+
+        How many went.
+        """
+        holdings = self._holdings
+        ids = self._free_to_go(ids)
+        if not len(ids):
+            return 0
+        above = holdings.residency.parent[ids].astype(np.intp)
+        self._vacate(ids)
+        holdings.remove(ids)
+        # of the parents that stay some may have been holes, with nothing below any more
+        above = np.unique(above[above != NO_BLOCK])
+        holdings.prune(above[holdings.residency.live[above]])
+        return len(ids)
+
+    def _free_to_go(self, ids: Ids) -> Ids:
+        residency = self._holdings.residency
+        num_staying = dict(zip(ids.tolist(), residency.num_children[ids].tolist(), strict=True))
+        going = []
+        for block, parent, in_use in zip(
+            ids.tolist(), residency.parent[ids].tolist(), self._holdings.in_use(ids).tolist(), strict=True
+        ):
+            if not in_use and not num_staying[block]:
+                going.append(block)
+                if parent in num_staying:
+                    num_staying[parent] -= 1
+        return np.array(going, dtype=np.intp)
+
+    def _vacate(self, ids: Ids) -> None:
+        """Give up all copies of blocks that are not in use."""
+        state = self._holdings.residency.state
+        self.forget(ids[state[DISK, ids] == PRESENT])
+        for tier in Tier:
+            self._holdings.left(tier, ids[state[tier, ids] == PRESENT])
 
     def forget(self, ids: Ids) -> None:
         """Have the records of these blocks deleted. Their residency is the caller's business."""

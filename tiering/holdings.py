@@ -119,6 +119,7 @@ class Holdings:
             assert stored_bytes is not None, "a disk copy has a size"
             self.disk_bytes += int(stored_bytes.sum() - self.residency.place[DISK, ids].sum())
             self.residency.place[DISK, ids] = stored_bytes
+            self.residency.told[ids] = 0
         else:
             self.slots[tier].turn(self.residency.place[tier, ids], SlotState.IN_FLIGHT, SlotState.INDEXED)
         self._count(tier, ids, +1)
@@ -202,11 +203,14 @@ class Holdings:
                     holes.append(block)
                     break
                 parent = self.residency.parent.item(block)
-                gone = np.array([block], dtype=np.intp)
-                self.order.removed(gone)
-                self.radix.remove(gone)
+                self.remove(np.array([block], dtype=np.intp))
                 block = parent
         return [block for block in holes if self.residency.live.item(block)]
+
+    def remove(self, ids: Ids) -> None:
+        """Take blocks out of the index that are nowhere and unleased, children before parents; none may stay below one."""
+        self.order.removed(ids)
+        self.radix.remove(ids)
 
     def is_device_moving(self) -> bool:
         """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""
@@ -214,14 +218,13 @@ class Holdings:
         moving = (residency.state[DEVICE] == WRITING) | (residency.readers[DEVICE] > 0)
         return bool((moving & (residency.leases == 0)).any())
 
-    def in_use(self, ids: Ids) -> bool:
-        """Whether a request holds one of the blocks, or a copy of one is in flight."""
+    def in_use(self, ids: Ids) -> Mask:
+        """Which of the blocks a request holds, or have a copy in flight."""
         residency = self.residency
-        return bool(
-            residency.leases[ids].any()
-            or (residency.state[:, ids] == WRITING).any()
-            or residency.readers[:, ids].any()
-        )
+        mask: Mask = residency.leases[ids] != 0
+        mask |= (residency.state[:, ids] == WRITING).any(axis=0)
+        mask |= residency.readers[:, ids].any(axis=0)
+        return mask
 
     # --- figures --------------------------------------------------------------------------------------------------
 

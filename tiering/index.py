@@ -7,6 +7,7 @@ The driver (TieredCache in real time, models of memory on a virtual clock in tes
     plan(now_s) -> moves                            what to do next, in this order
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from kvstore.block import BlockKey
 from kvstore.reasons import MissReason
 from kvstore.store import BlockMeta
 from tiering.eviction import Eviction, Room
+from tiering.expiry import ROUNDS, Expiry
 from tiering.holdings import DISK, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.lease import Lease
@@ -42,6 +44,7 @@ from tiering.residency import Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import restore
 from tiering.swaps import Stash, Swaps
+from tiering.uses import Uses
 from tiering.writes import Sweep, Writes
 
 
@@ -66,6 +69,8 @@ class IndexConfig:
     write_budget_blocks: int = 64
     clean_share: float = 0.5
     """Of the host slots, those kept free or on disk as well, so that demotion finds a place without waiting."""
+    ttl_s: float | None = None
+    """A block that nobody has used for so long is forgotten in every tier; None: only for want of room."""
     hole_ttl_s: float = 300.0
     """How long the blocks below a lost one wait for it to be computed again before they are dropped."""
     disk_failures: int = 3
@@ -84,6 +89,8 @@ class IndexConfig:
             raise ValueError("a disk tier needs host memory to read into: host_slots is 0")
         if self.disk_bytes and self.record_bytes < 1:
             raise ValueError(f"record_bytes must be given with a disk tier, not {self.record_bytes}")
+        if self.ttl_s is not None and not 0 < self.ttl_s < math.inf:
+            raise ValueError(f"ttl_s must be a time above 0, or None, not {self.ttl_s}")
 
 
 class Index:
@@ -123,8 +130,18 @@ class Index:
             deadline_s=config.io_deadline_s,
         )
         self._swaps = Swaps(self._holdings, self._eviction, self._outbox)
+        self._expiry = Expiry(self._holdings, self._eviction, config.ttl_s)
+        self._uses = Uses(
+            self._holdings, self._outbox, None if config.ttl_s is None else config.ttl_s / ROUNDS
+        )
         self._leases = Leases(
-            self._holdings, self._holes, self._eviction, self._loads, self._swaps, host_loads=config.loads
+            self._holdings,
+            self._holes,
+            self._eviction,
+            self._loads,
+            self._swaps,
+            self._expiry,
+            host_loads=config.loads,
         )
         self._now_s = 0.0
         self._reads_rest = Rest(config.disk_failures, config.disk_rest_s)
@@ -237,13 +254,23 @@ class Index:
             case Write(), Written():
                 self._writes_rest.note(answer.error, self._now_s)
                 self._writes.written(move, answer)
+                self._uses.was_written(self._now_s)
             case _:
                 raise AssertionError(f"{type(answer).__name__} does not answer {type(move).__name__}")
 
+    def at(self, now_s: float) -> None:
+        """It is `now_s`, in seconds on any clock that does not go backwards. What is used from here on is used then.
+
+        Between plans, for whoever may come long after the last one: it must not find what has expired since then.
+        """
+        self._now_s = self._holdings.order.now_s = max(now_s, self._now_s)
+        self._expiry.at(self._now_s)
+
     def plan(self, now_s: float) -> list[Move]:
-        """What to do next. `now_s`: seconds on any clock that does not go backwards. Loads come before writes."""
-        self._now_s = max(now_s, self._now_s)
+        """What to do next. `now_s`: as for `at`. Loads come before writes."""
+        self.at(now_s)
         self._outbox.at(self._now_s)
+        self._expiry.plan()
         self._holes.expire(self._now_s, lambda block: self._eviction.drop(block, DISK))
         self._loads.expire()
         self._writes.expire()
@@ -251,11 +278,13 @@ class Index:
             self._loads.give_up(MissReason.TIER_OFF)
         self._loads.plan()
         self._writes.plan(disk_ready=self._can_write)
+        self._uses.plan(self._now_s, disk_ready=self._can_write)
         return self._outbox.take()
 
     def deadline_s(self) -> float | None:
         """When `plan` must be called again even if nothing ends before; None for never."""
-        deadlines = [self._loads.deadline_s(), self._writes.deadline_s()]
+        parts = (self._loads, self._writes, self._expiry, self._uses)
+        deadlines = [part.deadline_s() for part in parts]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def sweep(self, to: Tier, *, then_free: bool) -> Sweep:
@@ -286,13 +315,24 @@ class Index:
         self._holdings.left(DISK, lost)
         self._holes.prune(lost)
 
-    def restore(self, found: Iterable[BlockMeta]) -> None:
-        """Enter what a store holds into an empty index. Records whose parents are missing are forgotten."""
+    def restore(self, found: Iterable[BlockMeta], *, now_s: float, now_ns: int) -> None:
+        """Enter what a store holds into an empty index. Records whose parents are missing are forgotten.
+
+        `now_s`: as for `at`; `now_ns`: the same moment on the clock of `BlockMeta.used_ns`. A block is as old as that
+        one says, and new if it says that the block has yet to be used.
+        """
         assert not len(self._holdings.radix), "only an empty index can be restored"
-        orphans = restore(self._holdings, self._root_key, found)
+        self.at(now_s)
+        orphans = restore(self._holdings, self._root_key, found, now_ns)
+        self.at(now_s)
         if orphans:
             self._outbox.send(Forget(tuple(orphans)))
         self._eviction.fit_disk()  # the capacity may be smaller than it was
+
+    def tell_uses(self) -> None:
+        """The end is near: let the disk know of all uses that it does not know of yet, up to a bound."""
+        if self._can_write:
+            self._uses.tell_all()
 
     @property
     def num_expired(self) -> int:
@@ -329,6 +369,7 @@ class Index:
             "tiers": tiers,
             "blocks": len(self._holdings.radix),
             "leases": len(self._leases),
+            "expired": self._expiry.num_expired,
             "failed_loads": {reason.value: count for reason, count in self._loads.misses.items()},
             "preempted": {
                 "requests": self._leases.num_preempted,
@@ -352,5 +393,6 @@ class Index:
         """Raise AssertionError unless every part is consistent, and leases hold what they must."""
         self._holdings.check()
         self._holes.check()
+        self._expiry.check()
         self._leases.check()
         self._swaps.check()

@@ -6,6 +6,7 @@ from enum import Enum, auto
 import numpy as np
 
 from tiering.eviction import Eviction, Room
+from tiering.expiry import Expiry
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
 from tiering.holes import Holes
 from tiering.lease import Lease
@@ -45,12 +46,13 @@ class Leases:
         eviction: Eviction,
         loads: Loads,
         swaps: Swaps,
+        expiry: Expiry,
         *,
         host_loads: bool,
     ) -> None:
         """`host_loads`: whether blocks below the device are used."""
         self._holdings, self._holes, self._eviction = holdings, holes, eviction
-        self._loads, self._swaps = loads, swaps
+        self._loads, self._swaps, self._expiry = loads, swaps, expiry
         self._host_loads = host_loads
         self._leases: list[Lease] = []
         self.num_preempted = 0
@@ -61,7 +63,7 @@ class Leases:
     # --- before admission -----------------------------------------------------------------------------------------
 
     def match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
-        """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way."""
+        """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way, and not over."""
         if use is CacheUse.OFF:
             return np.empty(0, dtype=np.intp)
         block_tokens = self._holdings.radix.block_tokens
@@ -75,7 +77,8 @@ class Leases:
             if disk_ready:
                 below |= state[DISK, matched] == PRESENT
             below &= ~self._loads.is_overdue(matched)
-        ends = np.flatnonzero(~(below | (state[DEVICE, matched] != ABSENT) | residency.computing[matched]))
+        ends = ~(below | (state[DEVICE, matched] != ABSENT) | residency.computing[matched])
+        ends = np.flatnonzero(ends | self._expiry.is_over(matched))
         return matched[: ends[0]] if len(ends) else matched
 
     def is_pending(self, matched: Ids) -> bool:
@@ -161,6 +164,8 @@ class Leases:
         block_tokens = self._holdings.radix.block_tokens
         num_blocks = len(tokens) // block_tokens
         known = self._holdings.radix.match(tokens[: num_blocks * block_tokens])[num_matched:]
+        self._expiry.forget_path(known)
+        known = known[residency.live[known]]
         others = np.flatnonzero((residency.state[DEVICE, known] != ABSENT) | residency.computing[known])
         if len(others):
             num_blocks = num_matched + others.item(0)

@@ -89,7 +89,18 @@ class Forget:
     keys: tuple[BlockKey, ...]
 
 
-Move: TypeAlias = Demote | Promote | SwapOut | SwapIn | Write | Read | Forget
+@dataclass(frozen=True, slots=True)
+class Touch:
+    """Note when blocks on disk were last used, on the clock of `plan`. Nobody waits for it, and it may fail.
+
+    Must run after any Write, and before any Forget, of the same blocks that was asked for earlier or later.
+    """
+
+    keys: tuple[BlockKey, ...]
+    used_s: tuple[float, ...]
+
+
+Move: TypeAlias = Demote | Promote | SwapOut | SwapIn | Write | Read | Forget | Touch
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from tiering.moves import Demote, Forget, Move, Promote, Read, SwapIn, SwapOut, Write
+from tiering.moves import Demote, Forget, Move, Promote, Read, SwapIn, SwapOut, Touch, Write
 
 Answered = Demote | Promote | SwapOut | SwapIn | Read | Write
 """All moves but those that nobody answers."""
@@ -38,7 +38,7 @@ class Outbox:
     def send(self, move: Move) -> None:
         """Ask for a move."""
         self._new.append(move)
-        if not isinstance(move, Forget):
+        if not isinstance(move, Forget | Touch):
             self._in_flight[move.number] = _Flight(move, self.now_s)
             self._blocks[type(move)] += _num_blocks(move)
 

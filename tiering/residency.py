@@ -14,6 +14,8 @@ eviction policy and the core each own some of the columns and may read all of th
     state                      [tiers, cap] uint8       core     a State
     place                      [tiers, cap] int64       core     slot number, on disk stored bytes; void where ABSENT
     readers                    [tiers, cap] int16       core     copies that are reading the place
+    told                       [cap] int64              core     stamp of the use that the disk's record tells of, or 0;
+                                                                 void unless the disk has the block
     key, has_key               [cap, 32] uint8, bool    core     block key, once somebody has computed it
 
 The arrays are replaced when they grow: never keep one across `allocate`, read it from the Residency each time.
@@ -80,6 +82,7 @@ class Residency:
     readers: NDArray[np.int16]
     key: NDArray[np.uint8]
     has_key: NDArray[np.bool_]
+    told: NDArray[np.int64]
     _free: NDArray[np.int32]
 
     def __init__(self, capacity: int = 1024) -> None:
@@ -315,6 +318,7 @@ _COLUMNS: dict[str, type] = {
     "leases": np.int32,
     "computing": np.bool_,
     "has_key": np.bool_,
+    "told": np.int64,
     "_free": np.int32,
 }
 _TIER_COLUMNS: dict[str, type] = {"state": np.uint8, "place": np.int64, "readers": np.int16}

@@ -206,10 +206,10 @@ def test_noting_a_use_gives_no_record_its_entry_back(open_lmdb, monkeypatch):
         def __init__(self, environment) -> None:
             self.environment = environment
 
-        def begin(self, *args, **options):
+        def begin(self, **options):
             if options.get("write"):
                 raise lmdb.MapFullError("full")
-            return begin(self.environment, *args, **options)
+            return begin(self.environment, **options)
 
     for table, call, left in (
         ("records", lambda: store.delete_many(keys[:1]), keys[1:]),

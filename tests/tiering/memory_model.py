@@ -7,7 +7,7 @@ allows; until then their destination is poison, and their source must stay as it
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from tiering.moves import (
     Read,
     SwapIn,
     SwapOut,
+    Touch,
     Write,
     Written,
 )
@@ -92,6 +93,7 @@ class MemoryModel:
     disk: dict[BlockKey, Record] = field(default_factory=dict)
     record_bytes: Callable[[], int] = lambda: 10
     now_s: float = 0.0
+    epoch_s: float = 1_000_000.0
 
     def __post_init__(self) -> None:
         self.index = WatchedIndex(self.config, ROOT_KEY, self._overwrite)
@@ -100,12 +102,17 @@ class MemoryModel:
         self.keys: dict[Content, BlockKey] = {(): ROOT_KEY}
         self.memory: dict[Place, Content] = {}
         self.flights: dict[int, Flight] = {}
-        self.writer: deque[Write | Forget] = deque()
+        self.writer: deque[Write | Forget | Touch] = deque()
         self.running: list[Request] = []
         self.asked: list[Move] = []
-        self.num_written = len(self.disk)
         if self.disk:
-            self.index.restore([record.meta for record in self.disk.values()])
+            metas = [record.meta for record in self.disk.values()]
+            self.index.restore(metas, now_s=self.now_s, now_ns=self.now_ns)
+
+    @property
+    def now_ns(self):
+        """The clock of the disk: it goes as the other does, from where `epoch_s` says."""
+        return round((self.epoch_s + self.now_s) * 1e9)
 
     # ---- requests
 
@@ -251,7 +258,7 @@ class MemoryModel:
             case Write():
                 self._depart(move, Tier.HOST, move.host_slots, None, [])
                 self.writer.append(move)
-            case Forget():
+            case Forget() | Touch():
                 self.writer.append(move)
 
     def _depart(self, move, source, source_slots, destination, destination_slots):
@@ -319,9 +326,8 @@ class MemoryModel:
         lineage = {block.id: block for block in move.lineage}
         sizes = []
         for block, content in zip(move.ids.tolist(), flight.sources.values(), strict=True):
-            self.num_written += 1
             parent, tokens = keys[lineage[block].parent_id], lineage[block].tokens
-            meta = BlockMeta(keys[block], parent, tokens, self.record_bytes(), self.num_written)
+            meta = BlockMeta(keys[block], parent, tokens, self.record_bytes(), self.now_ns)
             assert meta.key == self.key_of(content), "a record under another block's key"
             self.disk[meta.key] = Record(meta, content)
             sizes.append(meta.stored_bytes)
@@ -335,13 +341,23 @@ class MemoryModel:
         return self.keys[content]
 
     def forget(self, until=None):
-        """Let the writer delete what it was asked to, up to a write."""
-        while self.writer and (isinstance(self.writer[0], Forget) or self.writer[0] is until):
+        """Let the writer delete and note what it was asked to, up to a write."""
+        while self.writer and (isinstance(self.writer[0], Forget | Touch) or self.writer[0] is until):
             job = self.writer.popleft()
             if job is until:
                 return
+            if isinstance(job, Touch):
+                self._touch(job)
+                continue
             for key in job.keys:
                 self.disk.pop(key, None)
+
+    def _touch(self, touch):
+        for key, used_s in zip(touch.keys, touch.used_s, strict=True):
+            if key in self.disk:
+                record = self.disk[key]
+                used_ns = self.now_ns - round((self.now_s - used_s) * 1e9)
+                record.meta = replace(record.meta, used_ns=used_ns)
 
     def settle(self, choose=lambda numbers: numbers[0]):
         """Plan and complete until nothing is left to do; a core that never comes to rest fails."""

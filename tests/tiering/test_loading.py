@@ -421,8 +421,9 @@ def test_records_whose_parents_are_gone_are_forgotten_at_a_restart():
 def test_a_smaller_disk_after_a_restart_keeps_the_blocks_that_were_written_last():
     before = model(device=8, host=4, disk=8)
     on_disk(before, 1, 2)
+    before.now_s = 1.0
     on_disk(before, 3, 4)
-    tiers = MemoryModel(config(8, 4, disk=2), before.disk)
+    tiers = MemoryModel(config(8, 4, disk=2), before.disk, now_s=1.0)
     tiers.settle()
     assert lookup(tiers, 1, 2) == {}
     assert lookup(tiers, 3, 4) == {"disk": 2}

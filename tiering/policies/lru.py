@@ -1,7 +1,7 @@
 """Least recently used, children before parents."""
 
 from array import array
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -28,6 +28,8 @@ class LRU:
 
         log      (1, d)   (2, f)   (3, c)            stamps   a3 - b3 - c3 - d1
                   d        f, e     c, b, a                        `- e2 - f2
+
+    An entry has the time of its touch as well, which is what `now_s` was then; it must not go backwards.
     """
 
     def __init__(self, residency: Residency, min_log_entries: int = 1024) -> None:
@@ -35,7 +37,10 @@ class LRU:
         self._residency = residency
         self._min_log_entries = min_log_entries
         self._now = 0
+        self.now_s = 0.0
+        """The time that touches have: whoever knows the time sets it."""
         self._stamps = array("q")  # of the log's entries, ascending
+        self._times = array("d")  # of the entries, ascending too
         self._deepest = array("q")  # block of each entry, NO_BLOCK when all its blocks are gone
         self._compact_at = min_log_entries
 
@@ -54,6 +59,7 @@ class LRU:
         self._now += 1
         residency.stamp[path] = self._now
         self._stamps.append(self._now)
+        self._times.append(self.now_s)
         self._deepest.append(path.item(-1))
 
     def removed(self, ids: Ids) -> None:
@@ -158,6 +164,7 @@ class LRU:
         stamps, deepest = np.array(self._stamps), np.array(self._deepest)
         alive = self._alive(stamps, deepest)
         self._stamps = array("q", stamps[alive].tobytes())
+        self._times = array("d", np.array(self._times)[alive].tobytes())
         self._deepest = array("q", deepest[alive].tobytes())
         self._compact_at = max(self._min_log_entries, 2 * len(self._stamps))
 
@@ -166,12 +173,34 @@ class LRU:
         """The stamp of the latest touch."""
         return self._now
 
+    # ---- time
+
+    def last_stamp(self, time_s: float) -> int:
+        """The stamp of the last touch at `time_s` or before, as far as blocks have such a stamp; 0 if there is none."""
+        end = bisect_right(self._times, time_s)
+        return self._stamps[end - 1] if end else 0
+
+    def oldest_s(self) -> float | None:
+        """When the block was last touched that has not been for the longest time; None if there is none."""
+        for stamp, _ in self._entries(0):
+            return self._times[bisect_left(self._stamps, stamp)]
+        return None
+
+    def touched_s(self, ids: Ids) -> NDArray[np.float64]:
+        """When each of these blocks was last touched; they must have been."""
+        stamps, back = np.unique(self._residency.stamp[ids], return_inverse=True)
+        return np.array([self._times[bisect_left(self._stamps, stamp)] for stamp in stamps.tolist()])[back]
+
     def check(self) -> None:
         """Raise AssertionError unless the log has every touched block. Takes time in proportion to all blocks."""
         residency = self._residency
         stamps = self._stamps.tolist()
         assert stamps == sorted(set(stamps)), "the log is out of order"
         assert not stamps or stamps[-1] <= self._now, "the log is ahead of the time"
+        times = self._times.tolist()
+        assert len(times) == len(stamps), "a touch has no time"
+        assert times == sorted(times), "the times are out of order"
+        assert not times or times[-1] <= self.now_s, "a touch is still to come"
         blocks = np.flatnonzero(residency.live & (residency.stamp > 0))
         logged = list(self.upwards(0, NO_BLOCK, _MAX_CHUNK))
         found = np.sort(np.concatenate([*logged, np.empty(0, dtype=np.intp)]))
