@@ -49,6 +49,8 @@ class EngineConfig:
         while as much waits is dropped, and counted; loads never wait for writes.
     disk_deadline_s: a read from disk that takes longer is waited for no more: the blocks are computed. The slowest
         honest read, a few megabytes behind others, takes a fraction of it.
+    ttl_s: blocks that nobody has used for so many seconds are forgotten in every tier, on disk also those of other models
+        in disk_path; it goes on over restarts (docs/durability.md). None: they go only for want of room.
     max_model_len: tokens of prompt and reply together; None is the model's own limit.
     max_num_seqs: requests computed at the same time.
     max_batch_tokens: tokens of one forward, and so the size of a prefill chunk. With 1024 a cold prompt of 4160 tokens
@@ -72,6 +74,7 @@ class EngineConfig:
     disk_read_threads: int = 2
     disk_queue_bytes: int | str = "32MiB"
     disk_deadline_s: float = 10.0
+    ttl_s: float | None = None
     max_model_len: int | None = None
     max_num_seqs: int = 8
     max_batch_tokens: int = 1024
@@ -90,6 +93,8 @@ class EngineConfig:
         for name in ("disk_read_threads", "max_num_seqs", "max_batch_tokens"):
             check_whole(name, getattr(self, name), 1)
         check_number("disk_deadline_s", self.disk_deadline_s, 0.0, above=True)
+        if self.ttl_s is not None:
+            check_number("ttl_s", self.ttl_s, 0.0, above=True)
         for name in ("max_model_len", "num_threads"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)

@@ -144,6 +144,7 @@ def _store(
             capacity_bytes=capacity_within(chosen.disk_bytes),
             min_free_bytes=chosen.disk_min_free_bytes,
             durability=config.disk_durability,
+            ttl_s=config.ttl_s,
         )
     except StoreError as error:
         _log.warning("runs without a disk tier: %s", error)
@@ -167,6 +168,7 @@ def _index_config(
         disk_bytes=stored.capacity_bytes - stored.other_namespaces_bytes if stored is not None else 0,
         record_bytes=store.max_stored_bytes if store is not None else 0,
         loads=config.load == "always",
+        ttl_s=config.ttl_s,
         write_budget_blocks=max(1, chosen.disk_queue_bytes // block_bytes),
         io_deadline_s=config.disk_deadline_s,
         max_overdue_reads=config.disk_read_threads,

@@ -109,6 +109,8 @@ def test_what_is_given_is_kept(tmp_path):
         ("max_model_len", -1),
         ("num_threads", 0),
         ("disk_deadline_s", 0),
+        ("ttl_s", 0),
+        ("ttl_s", float("inf")),
         ("deterministic", 1),
         ("load", "sometimes"),
     ],

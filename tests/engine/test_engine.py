@@ -362,3 +362,15 @@ def test_another_model_in_the_same_directory_finds_nothing_and_harms_nothing(tin
         assert engine.generate(prompt, GREEDY).usage.cached_tokens == 0
     with engine_on(tiny_llama_dir, tmp_path) as engine:
         assert engine.generate(prompt, GREEDY).usage.cached_by_tier["disk"] == 96
+
+
+def test_a_prefix_that_nobody_has_used_for_the_ttl_is_computed_anew(tiny_llama_dir, reference, tmp_path):
+    """The TTL is over with the next tick of the clock; and again after a restart."""
+    prompt = tokens(0, 100)
+    for _ in range(2):
+        with engine_on(tiny_llama_dir, tmp_path, ttl_s=1e-9) as engine:
+            results = [engine.generate(prompt, GREEDY) for _ in range(2)]
+            assert [result.usage.cached_tokens for result in results] == [0, 0]
+            assert [result.token_ids for result in results] == [reference(prompt)] * 2
+            assert sum(engine.lookup(prompt).values()) == 0
+            assert engine.stats()["cache"]["expired"] > 0

@@ -5,7 +5,7 @@ wrong tuple. Copies happen when a move is completed, at any time and in any orde
 allows; until then their destination is poison, and their source must stay as it was.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -99,6 +99,8 @@ class MemoryModel:
         self.index = WatchedIndex(self.config, ROOT_KEY, self._overwrite)
         self.answer: Callable[[Answer], None] = self.index.answer
         """Who is told that a move is over."""
+        self.used_s: defaultdict[Content, float] = defaultdict(lambda since_s=self.now_s: since_s)
+        """When each block was used last, at the latest."""
         self.keys: dict[Content, BlockKey] = {(): ROOT_KEY}
         self.memory: dict[Place, Content] = {}
         self.flights: dict[int, Flight] = {}
@@ -125,6 +127,7 @@ class MemoryModel:
         if request.stash is not None and request.stash.lost:
             request.stash, request.own_blocks = None, 0
         resumed = request.stash is not None
+        self._find(request, compute_last=not resumed)
         outcome = self.index.admit(
             request.array[: request.stash.start * self.config.block_tokens] if resumed else request.array,
             request.num_blocks,
@@ -144,6 +147,29 @@ class MemoryModel:
         )
         self.running.append(request)
         return True
+
+    def _find(self, request, *, compute_last):
+        """A request looks for its blocks, which is a use: what nobody has used for the TTL must not be there."""
+        self.index.at(self.now_s)
+        tokens = (
+            request.array[: request.stash.start * self.config.block_tokens]
+            if request.stash
+            else request.array
+        )
+        held = {
+            self.prefix(other, position) for other in self.running for position in range(len(other.lease.ids))
+        }
+        for position in range(len(self.index._match(tokens, compute_last=compute_last))):
+            prefix = self.prefix(request, position)
+            fresh = self.config.ttl_s is None or self.now_s - self.used_s[prefix] < self.config.ttl_s
+            assert fresh or prefix in held, f"unused since {self.used_s[prefix]}, and found at {self.now_s}"
+            self.used_s[prefix] = self.now_s
+
+    def _use(self, request):
+        """A request does something with its blocks."""
+        self.index.at(self.now_s)
+        for position in range(request.prompt_blocks):
+            self.used_s[self.prefix(request, position)] = self.now_s
 
     def _overwrite(self, device_slots):
         """They hold nothing that anybody may count on."""
@@ -186,6 +212,7 @@ class MemoryModel:
 
     def preempt(self, request):
         """Take the device from a request; what is its own is saved if there is a place."""
+        self._use(request)
         lease = request.lease
         end = request.prompt_blocks + request.own_blocks
         here = lease.ready[len(lease.ids) : end].all()
@@ -210,6 +237,7 @@ class MemoryModel:
 
     def publish(self, request, start, end):
         """Blocks that were computed become usable for all."""
+        self._use(request)
         self.index.publish(request.lease, request.array, start, end)
 
     def reply(self, request, tokens):
@@ -221,6 +249,7 @@ class MemoryModel:
         self.publish(request, position, position + 1)
 
     def release(self, request):
+        self._use(request)
         self.index.release(request.lease)
         self.running.remove(request)
 

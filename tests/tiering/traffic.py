@@ -31,6 +31,7 @@ def some_config(choose):
         write_batch_blocks=choose([1, 2, 3]),
         write_budget_blocks=choose([1, 2, 6]),
         clean_share=choose([0.0, 0.25, 0.5, 1.0]),
+        ttl_s=choose([None, None, 5.0, 20.0]),
         hole_ttl_s=choose([3.0, 50.0]),
         disk_failures=choose([1, 2, 3]),
         disk_rest_s=10.0,
@@ -255,8 +256,25 @@ class Traffic:
         self.model.now_s += 100.0
         self.model.settle(self.choose)
         self.model.check_rest()
+        if self.config.ttl_s is not None:
+            self._expire()
         assert self.model.index.clear()
         assert self.num_blocks == 0
+
+    def _expire(self):
+        """With nobody to use it everything goes, by the deadlines alone."""
+        until_s = self.model.now_s + 2 * self.config.ttl_s
+        for _ in range(1000):
+            deadline_s = self.model.index.deadline_s()
+            if deadline_s is None or deadline_s > until_s:
+                break
+            self.model.now_s = max(self.model.now_s, deadline_s)
+            self.model.settle(self.choose)
+        else:
+            raise AssertionError("the core wants to be driven for ever")
+        assert self.num_blocks == 0, "the TTL has forgotten something"
+        self.model.forget()
+        assert not self.model.disk, "something is left on disk"
 
     def _serve_alone(self, request):
         """The law of progress: with nothing else running, finitely many completions admit a request that fits."""

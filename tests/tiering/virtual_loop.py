@@ -101,6 +101,7 @@ class VirtualLoop:
             write_batch_blocks=choose([1, 2]),
             write_budget_blocks=choose([1, 2, 6]),
             clean_share=choose([0.0, 0.5, 1.0]),
+            ttl_s=choose([None, None, None, 9.0]),
             hole_ttl_s=choose([3.0, 50.0]),
             disk_failures=choose([1, 3]),
             disk_rest_s=10.0,

@@ -30,6 +30,7 @@ LAYER_GROUPS = [
 ]
 CAPACITY_BYTES = 1 << 16
 FAIL_ONE_IN = 15
+_S_NS = 1_000_000_000
 
 
 @functools.cache
@@ -49,7 +50,9 @@ class CheckedStore(MemoryStore):
     """Looks at what it is given to write, and fails when the process says so."""
 
     def __init__(self, shelf, process) -> None:
-        super().__init__(NAMESPACE, LAYOUT, CAPACITY_BYTES, compress=False, shelf=shelf, now_ns=lambda: 0)
+        super().__init__(
+            NAMESPACE, LAYOUT, CAPACITY_BYTES, compress=False, shelf=shelf, now_ns=process.now_ns
+        )
         self.process = process
 
     def put_many(self, refs, data):
@@ -66,6 +69,11 @@ class CheckedStore(MemoryStore):
         self.process.counts["read"] += len(refs)
         self._may_fail()
         return super().get_many(refs, out)
+
+    def touch_many(self, keys, used_ns):
+        self.process.counts["touched"] += len(keys)
+        self._may_fail()
+        super().touch_many(keys, used_ns)
 
     def _may_fail(self):
         if self.process.fails():
@@ -123,6 +131,10 @@ class Process:
         self.failed_promotions: set[int] = set()
         self.jobs: list[ChosenJobs] = []
         self.now_s = 0.0
+        latest_ns = max((meta.used_ns for meta, _ in shelf.values()), default=1000 * _S_NS)
+        self.epoch_ns = (
+            latest_ns + choose([0, 0, 5, 100, -50]) * _S_NS
+        )  # the clock may jump between two lives
         self.device = VirtualDevice(choose, fails=self.copy_fails)
         device_slots, host_slots = choose([4, 6, 8, 10]), choose([1, 2, 4, 8])
         self.pool = VirtualMemory(device_slots, LAYOUT.block_bytes, page_locked=False)
@@ -140,6 +152,7 @@ class Process:
             read_batch_blocks=choose([1, 2]),
             write_batch_blocks=choose([1, 3]),
             disk_rest_s=5.0,
+            ttl_s=choose([None, None, 15.0]),
         )
         self.cache = TieredCache(
             config,
@@ -150,10 +163,14 @@ class Process:
             store=store,
             wake=lambda: None,
             clock=lambda: self.now_s,
+            now_ns=self.now_ns,
             jobs=self._make_jobs,
             layer_groups=self.groups,
         )
         self.cache._news = Doorbell(self)
+
+    def now_ns(self):
+        return self.epoch_ns + round(self.now_s * _S_NS)
 
     def _make_jobs(self, name, num_threads):
         self.jobs.append(ChosenJobs(num_threads))
