@@ -95,6 +95,8 @@ class TieredCache(Closing):
         """Whether a read or write has failed since the store last went on empty: it may do so at any time."""
         self._num_ended = self._num_told = 0
         self._join_s = join_s
+        self._touch_until_s = float("inf")
+        """When notes of uses become less worth than an end in time, on time.monotonic."""
         self._joined: bool | None = None
         """What `close` answers; None while the cache is open."""
         self.pump()
@@ -301,6 +303,9 @@ class TieredCache(Closing):
 
     def _touch(self, move: Touch, used_ns: Sequence[int]) -> None:
         assert self._store is not None, "uses are noted only where there is a store"
+        if time.monotonic() > self._touch_until_s:
+            self._failed_touches += len(move.keys)
+            return
         try:
             self._store.touch_many(move.keys, used_ns)
         except Exception:  # noqa: BLE001 - after a restart these blocks are thought older than they are
@@ -359,6 +364,7 @@ class TieredCache(Closing):
                 self._index.sweep(Tier.DISK, then_free=False)
                 self._start_moves()
             self.settle(flush_s)
+            self._touch_until_s = time.monotonic() + self._join_s / 2
             self._index.tell_uses()
             self._start_moves()
         finally:

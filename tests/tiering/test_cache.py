@@ -349,6 +349,20 @@ def test_the_order_of_uses_survives_a_restart_without_a_ttl(restart, clocks):
     assert used[key_of(1)] == used[key_of(1, 2)] > used[key_of(3)]
 
 
+def test_a_slow_disk_that_is_told_of_uses_does_not_hold_up_the_end(start, monkeypatch):
+    """What it has begun it ends; the rest is left, and counted."""
+    monkeypatch.setattr("tiering.uses._BATCH_BLOCKS", 1)
+    gate = Gate()
+    store = FaultStore(MemoryStore(NAMESPACE, LAYOUT, 1 << 20), [Hang(gate, on="touch", first=1)])
+    rig = start(store, join_s=0.2)
+    rig.put_on_disk(1, 2, 3)
+    assert not rig.cache.close()
+    gate.open()
+    writer = rig.cache._writer
+    assert writer.close(GIVE_UP_S)
+    assert rig.cache._failed_touches == 2
+
+
 def test_a_store_that_cannot_note_uses_is_no_worse_for_it(faulty, start, clocks):
     rig = start(faulty, clocks=clocks.of_cache, ttl_s=100.0)
     rig.put_on_disk(1, 2)
@@ -358,7 +372,8 @@ def test_a_store_that_cannot_note_uses_is_no_worse_for_it(faulty, start, clocks)
     rig.settle()
     assert rig.serve(1, 2) == {"disk": 2}
     assert rig.cache.close()
-    assert faulty.injected(ErrorBefore, "touch") > 0
+    assert faulty.injected(ErrorBefore, "touch") == 2
+    assert rig.cache._failed_touches == 4
 
 
 def test_a_full_device_and_host_serve_from_all_three_tiers(open_store, start):

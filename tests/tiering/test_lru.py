@@ -32,6 +32,7 @@ class Record:
     def __init__(self, block) -> None:
         self.block = block
         self.stamp = 0
+        self.touched_s = 0.0
         self.leases = 0
         self.state = dict.fromkeys(Tier, State.ABSENT)
         self.readers = dict.fromkeys(Tier, 0)
@@ -108,9 +109,13 @@ class Machine(RuleBasedStateMachine):
         self.policy.touch(self.ids(path))
         self.clock += bool(path)
         for record in self.records(path):
-            record.stamp = self.clock
+            record.stamp, record.touched_s = self.clock, self.policy.now_s
 
     # ---- what the core does
+
+    @rule(seconds=st.sampled_from([0.5, 3.0]))
+    def pass_time(self, seconds):
+        self.policy.now_s += seconds
 
     @rule(prompt=PROMPT)
     def use(self, prompt):
@@ -258,6 +263,16 @@ class Machine(RuleBasedStateMachine):
         self.index.check()
         self.policy.check()
         assert len(self.index) == len(self.oracle)
+
+    @invariant()
+    def knows_when(self):
+        touched = [record for record in self.oracle.values() if record.stamp]
+        times = [record.touched_s for record in touched]
+        assert self.policy.touched_s(array([record.block for record in touched])).tolist() == times
+        assert self.policy.oldest_s() == min(times, default=None)
+        for time_s in {*times, -1.0, self.policy.now_s}:
+            last = self.policy.last_stamp(time_s)
+            assert all((record.stamp <= last) == (record.touched_s <= time_s) for record in touched)
         for record in self.oracle.values():
             assert self.residency.stamp[record.block] == record.stamp
 
