@@ -31,9 +31,8 @@ class Expiry:
         self._now_s = -math.inf
         self._until = 0  # the last stamp that is over
         self._due_s = -math.inf  # when the next round begins
-        self._place: tuple[int, int] | None = (
-            None  # stamp and block from which the round goes on; None between rounds
-        )
+        self._place: tuple[int, int] | None = None
+        """Stamp and block from which the round goes on; None between rounds."""
         self.num_expired = 0
         """Blocks that went, ever."""
 

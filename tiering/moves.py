@@ -93,7 +93,8 @@ class Forget:
 class Touch:
     """Note when blocks on disk were last used, on the clock of `plan`. Nobody waits for it, and it may fail.
 
-    Must run after any Write, and before any Forget, of the same blocks that was asked for earlier or later.
+    Must run after any Write that was asked for earlier, and before any that was asked for later: that one knows nothing
+    of uses.
     """
 
     keys: tuple[BlockKey, ...]
