@@ -45,7 +45,7 @@ _MAX_GARBAGE_BYTES: Final = 64
 class FaultStore(Closing):
     """A store that is slow, hangs, fails and lies on command, for tests of what is built on stores.
 
-    Operations are "read" (`get_many`), "write" (`put_many`), "delete", "scan" and "sync"; `stats` and `check`
+    Operations are "read" (`get_many`), "write" (`put_many`), "delete" (also `erase`), "scan" and "sync"; `stats` and `check`
     are never struck. The faults in the list strike a call in their order, and one that raises ends it. An
     error after a scan comes when its last block has been handed out.
 
@@ -128,6 +128,12 @@ class FaultStore(Closing):
         strikes = self._before("delete", ())
         self.store.delete_many(keys)
         self._after(strikes, ())
+
+    def erase(self, owner: bytes) -> int:
+        strikes = self._before("delete", ())
+        num_erased = self.store.erase(owner)
+        self._after(strikes, ())
+        return num_erased
 
     def scan(self) -> Iterator[BlockMeta]:
         strikes = self._before("scan", ())
