@@ -26,6 +26,7 @@ def restore(holdings: Holdings, root_key: BlockKey, found: Iterable[BlockMeta]) 
         ids = holdings.radix.extend(parent, b"".join(meta.tokens for meta in run))
         for block, meta in zip(ids.tolist(), run, strict=True):
             holdings.residency.set_key(block, meta.key)
+        holdings.residency.owner[ids] = [holdings.owners.number(meta.owner) for meta in run]
         sizes = np.array([meta.stored_bytes for meta in run], dtype=np.int64)
         holdings.expect(DISK, ids, sizes)
         holdings.arrived(DISK, ids, sizes)

@@ -10,8 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kvstore import MissReason, StoreFailed
-from kvstore.disk import keyring, maintenance
-from kvstore.disk.keyring import read_master_key
+from kvstore.disk import keyring, maintenance, read_master_key
 from kvstore.store import NO_OWNER
 from kvstore.testing import assert_holds, chain, fill, kv_like, noise, reasons
 from tests.kvstore.conftest import MASTER_KEY

@@ -8,6 +8,7 @@ from tests.tiering.memory_model import Request
 from tests.tiering.virtual_loop import Choose, VirtualLoop
 from tiering.admission import PATIENCE, Admission
 from tiering.leases import CacheUse, Wait
+from tiering.owners import EVERYBODYS, Ownership
 
 
 @dataclass(eq=False)
@@ -26,6 +27,7 @@ class Client:
     waits: Wait = Wait.FOR_ROOM
     priority: int = 0
     cache_use: CacheUse = CacheUse.READ_WRITE
+    ownership: Ownership = EVERYBODYS
     decoded: int = 0
     saved: Any = None
 
