@@ -305,8 +305,12 @@ class Engine(Closing):
         Where the disk is encrypted, the tenant's key is destroyed: copies of the files that lie elsewhere tell nothing
         any more. False if requests, or copies that take too long, still hold some blocks, or may still write some: end
         them, and erase again. Waits for copies in flight, at most 30 seconds; meanwhile nobody is served. Raises
-        TimeoutError if the disk has not done its part within `timeout_s`, and StoreError if it cannot.
+        TimeoutError if the disk has not done its part within `timeout_s`, StoreError if it cannot, and ValueError for what is
+        no tenant's name.
         """
+        if tenant is None:
+            raise ValueError("tenant must be a name: what is everybody's cannot be erased")
+        RequestOptions(tenant=tenant)  # or no request can have had it
         future: Future[bool] = Future()
         self._post(Erase(owner_of(tenant), future))
         return future.result(timeout_s)

@@ -4,11 +4,10 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from tests.tiering.memory_model import Request
+from tests.tiering.memory_model import Request, ownership_of
 from tests.tiering.virtual_loop import Choose, VirtualLoop
 from tiering.admission import PATIENCE, Admission
 from tiering.leases import CacheUse, Wait
-from tiering.owners import EVERYBODYS, Ownership
 
 
 @dataclass(eq=False)
@@ -27,9 +26,12 @@ class Client:
     waits: Wait = Wait.FOR_ROOM
     priority: int = 0
     cache_use: CacheUse = CacheUse.READ_WRITE
-    ownership: Ownership = EVERYBODYS
     decoded: int = 0
     saved: Any = None
+
+    @property
+    def ownership(self):
+        return ownership_of(self.request.tokens)
 
     @property
     def tokens(self):
