@@ -154,12 +154,10 @@ def _held(path: Path) -> Iterator[Directory]:
     if not (path / FORMAT / "lock").exists():
         raise FormatError(f"{path} is no disk tier of kvtide's: there is no {FORMAT}/lock in it")
     directory = Directory(path)
-    in_order = directory.was_signed_off
     try:
         yield directory
     finally:
-        if in_order:
-            directory.sign_off()
+        directory.leave_as_found()
         directory.close()
 
 

@@ -122,7 +122,11 @@ class LmdbStore(Closing):
         with ExitStack() as resources:
             self._directory = Directory(path)
             resources.callback(self._directory.close)
-            self._form = _form(self._directory, namespace, master_key)
+            try:
+                self._form = _form(self._directory, namespace, master_key)
+            except StoreFailed:
+                self._directory.leave_as_found()
+                raise
             self._quarantine = Quarantine(self._directory.quarantine)
             self._free_bytes = free_bytes or self._directory.free_bytes
             self._writer = Writer(self._sync_in_background, sync_interval_s)
