@@ -79,6 +79,10 @@ class AsyncEngine:
         """See Engine.clear."""
         return await asyncio.to_thread(self.engine.clear)
 
+    async def erase(self, tenant: str, timeout_s: float = 60.0) -> bool:
+        """See Engine.erase."""
+        return await asyncio.to_thread(self.engine.erase, tenant, timeout_s)
+
     async def close(self, flush_s: float = 60.0) -> None:
         """See Engine.close."""
         await asyncio.to_thread(self.engine.close, flush_s)

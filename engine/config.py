@@ -44,6 +44,8 @@ class EngineConfig:
     disk_min_free_bytes: space on that file system which the tier never takes.
     disk_durability: "relaxed" syncs a few seconds after a write; a loss of power before that may cost the disk tier.
         "strict" syncs each write before it counts as done (docs/durability.md).
+    disk_key_file: a file with the key that blocks on disk are encrypted with, 32 bytes or 64 hexadecimal digits; None
+        leaves them readable. It must not lie on the disk that it is to protect (docs/privacy.md).
     disk_read_threads: reading is mostly waiting and decompressing; two keep two cores busy.
     disk_queue_bytes: of blocks, in host memory, that may wait to be written at the same time. What must leave host memory
         while as much waits is dropped, and counted; loads never wait for writes.
@@ -71,6 +73,7 @@ class EngineConfig:
     disk_bytes: int | str = "16GiB"
     disk_min_free_bytes: int | str = "2GiB"
     disk_durability: Durability = "relaxed"
+    disk_key_file: str | Path | None = None
     disk_read_threads: int = 2
     disk_queue_bytes: int | str = "32MiB"
     disk_deadline_s: float = 10.0
@@ -100,8 +103,9 @@ class EngineConfig:
                 check_whole(name, getattr(self, name), 1)
         for name in ("device_bytes", "host_bytes", "disk_bytes", "disk_min_free_bytes", "disk_queue_bytes"):
             self._parse_size(name, allow_auto=name in ("device_bytes", "host_bytes"))
-        if self.disk_path is not None:
-            object.__setattr__(self, "disk_path", Path(self.disk_path))
+        for name in ("disk_path", "disk_key_file"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)))
         self._check_together()
 
     def _parse_size(self, name: str, *, allow_auto: bool) -> None:
@@ -120,6 +124,8 @@ class EngineConfig:
             raise ValueError("device_bytes must not be 0: the model computes in the device's block pool")
         if self.disk_path is not None and self.disk_bytes == 0:
             raise ValueError("disk_bytes is 0 although disk_path is set; leave disk_path out instead")
+        if self.disk_key_file is not None and self.disk_path is None:
+            raise ValueError("disk_key_file is set although disk_path is not: there is nothing to encrypt")
 
     def resolve(self) -> "Resources":
         """Decide what "auto" left open, from this machine as it is now.

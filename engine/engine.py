@@ -24,12 +24,12 @@ from .chat import Prompt, encode, notes_on, split_prompts
 from .config import EngineConfig
 from .handle import Handle, Stream
 from .loop import EngineLoop
-from .messages import Cancel, Check, Clear, Demote, Lookup, Message, Stop, Submit, Wake
+from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
 from .params import RequestOptions, SamplingParams
 from .request import Marks, Request
 from .results import Delta, Result
-from .salt import Salt
+from .salt import Salt, owner_of
 from .sampling import Dice
 from .scheduler import Scheduler
 from .sequence import Sequence as EngineSequence
@@ -298,6 +298,22 @@ class Engine(Closing):
         future: Future[bool] = Future()
         self._post(Clear(future))
         return future.result()
+
+    def erase(self, tenant: str, timeout_s: float = 60.0) -> bool:
+        """Forget what is cached of a tenant's private tokens, in every tier, and of other models on the same disk too.
+
+        Where the disk is encrypted, the tenant's key is destroyed: copies of the files that lie elsewhere tell nothing
+        any more. False if requests, or copies that take too long, still hold some blocks, or may still write some: end
+        them, and erase again. Waits for copies in flight, at most 30 seconds; meanwhile nobody is served. Raises
+        TimeoutError if the disk has not done its part within `timeout_s`, StoreError if it cannot, and ValueError for what is
+        no tenant's name.
+        """
+        if tenant is None:
+            raise ValueError("tenant must be a name: what is everybody's cannot be erased")
+        RequestOptions(tenant=tenant)  # or no request can have had it
+        future: Future[bool] = Future()
+        self._post(Erase(owner_of(tenant), future))
+        return future.result(timeout_s)
 
     def stats(self) -> dict[str, Any]:
         """Figures as of the last step, a nested dict: see docs/architecture.md, "Figures"."""

@@ -16,7 +16,7 @@ from tiering.writes import Sweep
 
 from .answers import Answers, told
 from .chunk import Chunk
-from .messages import Cancel, Check, Clear, Demote, Lookup, Message, Stop, Submit, Wake
+from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
 from .pool import DevicePool
 from .results import FinishReason
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 _LONGEST_SLEEP_S = 3600.0  # no deadline is slept towards for longer: the system's own timers have limits
 _ROWS_AT_ONCE = 64  # logits that tokens are drawn from together: each takes memory of several vocabularies
-_CLEAR_S = 30.0  # how long clear() may wait for copies in flight
+_CLEAR_S = 30.0  # how long clear() and erase() may wait for copies in flight
 
 
 class EngineLoop:
@@ -149,7 +149,13 @@ class EngineLoop:
                     for request in requests:
                         self._answers.end(request.sequences[0], "error", error)
                     self._answers.deliver()
-                case Lookup(_, future) | Demote(_, _, future) | Clear(future) | Check(future):
+                case (
+                    Lookup(_, future)
+                    | Demote(_, _, future)
+                    | Clear(future)
+                    | Erase(_, future)
+                    | Check(future)
+                ):
                     if not future.done():
                         future.set_exception(failed)
                 case Stop():
@@ -174,6 +180,8 @@ class EngineLoop:
                 self._go_on_sweeping()
             case Clear(future):
                 future.set_result(self._cache.clear(_CLEAR_S))
+            case Erase(owner, future):
+                self._cache.erase(owner, _CLEAR_S, future)
             case Check(future):
                 try:
                     self._cache.check()

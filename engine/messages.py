@@ -49,6 +49,14 @@ class Clear:
 
 
 @dataclass(frozen=True, slots=True)
+class Erase:
+    """Forget what is one owner's, and have the disk erase it; the future gets whether nothing was left."""
+
+    owner: bytes
+    future: "Future[bool]"
+
+
+@dataclass(frozen=True, slots=True)
 class Check:
     """Look at the books; the future gets None, or the AssertionError."""
 
@@ -65,4 +73,4 @@ class Stop:
     """Cancel what is left, and end."""
 
 
-Message = Submit | Cancel | Lookup | Demote | Clear | Check | Wake | Stop
+Message = Submit | Cancel | Lookup | Demote | Clear | Erase | Check | Wake | Stop

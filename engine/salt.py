@@ -16,6 +16,9 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
+from kvstore.store import OWNER_BYTES
+from tiering.owners import EVERYBODYS, Ownership
+
 from .params import RequestOptions
 
 MARK_SHIFT = 24
@@ -31,6 +34,10 @@ class Salt:
         self.start = min(options.salt_offset, prompt_tokens) // block_tokens * block_tokens
         """Position of the first private token; those of its block are, too."""
         self._mark = _mark(options, block_tokens)
+        self.ownership = (
+            Ownership(owner_of(options.tenant), self.start // block_tokens) if options.tenant else EVERYBODYS
+        )
+        """The tenant's are the private blocks."""
 
     def __call__(self, tokens: NDArray[np.int32]) -> NDArray[np.int32]:
         """These tokens, from a prompt's first on, as the cache is asked for them; a copy if any of them is private."""
@@ -40,6 +47,11 @@ class Salt:
         private = marked[self.start : self.start + len(self._mark)]
         private |= self._mark[: len(private)]
         return marked
+
+
+def owner_of(tenant: str) -> bytes:
+    """What the cache knows a tenant by."""
+    return hashlib.blake2b(tenant.encode(), digest_size=OWNER_BYTES, person=b"kvtide-tenant").digest()
 
 
 def _mark(options: RequestOptions, block_tokens: int) -> NDArray[np.int32] | None:

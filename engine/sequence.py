@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
+from tiering.owners import Ownership
 from tiering.swaps import Stash
 
 from .chunk import Chunk
@@ -82,6 +83,11 @@ class Sequence:
     def cache_use(self) -> CacheUse:
         """What the request may do with the cache."""
         return _CACHE_USES[self.request.options.cache]
+
+    @property
+    def ownership(self) -> Ownership:
+        """Whose its blocks are."""
+        return self.salt.ownership
 
     @property
     def tokens(self) -> NDArray[np.int32]:

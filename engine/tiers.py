@@ -134,9 +134,14 @@ def _store(
     """The store, or why there is none although one was asked for: a cache that cannot be had is no reason not to serve."""
     if config.disk_path is None:
         return None, None
-    from kvstore.disk import LmdbStore, capacity_within  # needs lmdb, which nothing else does
+    from kvstore.disk import (  # needs lmdb, which nothing else does
+        LmdbStore,
+        capacity_within,
+        read_master_key,
+    )
 
     try:
+        key_file = config.disk_key_file
         store = LmdbStore(
             config.disk_path,
             namespace=namespace,
@@ -144,6 +149,7 @@ def _store(
             capacity_bytes=capacity_within(chosen.disk_bytes),
             min_free_bytes=chosen.disk_min_free_bytes,
             durability=config.disk_durability,
+            master_key=None if key_file is None else read_master_key(key_file),
             ttl_s=config.ttl_s,
         )
     except StoreError as error:

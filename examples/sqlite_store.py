@@ -27,11 +27,11 @@ from kvstore.block import BlockLayout, Namespace
 from kvstore.closing import Closing
 from kvstore.raw import RawRecords
 from kvstore.record import RecordFormat
-from kvstore.store import check_times
+from kvstore.store import check_owner, check_times
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS blocks (
-    namespace BLOB, key BLOB, parent BLOB, tokens BLOB, used_ns INTEGER, record BLOB,
+    namespace BLOB, key BLOB, parent BLOB, tokens BLOB, used_ns INTEGER, owner BLOB, record BLOB,
     PRIMARY KEY (namespace, key)
 )
 """
@@ -81,8 +81,16 @@ class SqliteStore(Closing):
         records = [self._format.pack(ref, block, written_ns) for ref, block in zip(refs, data, strict=True)]
         with self._transaction():  # all of the batch or nothing
             for ref, record in zip(refs, records, strict=True):
-                row = (self.namespace.digest, ref.key, ref.parent_key, ref.tokens, written_ns, record)
-                self._sql.execute("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?)", row)
+                row = (
+                    self.namespace.digest,
+                    ref.key,
+                    ref.parent_key,
+                    ref.tokens,
+                    written_ns,
+                    ref.owner,
+                    record,
+                )
+                self._sql.execute("INSERT OR REPLACE INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             if (used := self._bytes(own=True) + self._bytes(own=False)) > self.capacity_bytes:
                 raise StoreFull(f"the batch would make it {used} bytes of {self.capacity_bytes}")
         return [len(record) for record in records]
@@ -102,8 +110,13 @@ class SqliteStore(Closing):
                 [(when_ns, self.namespace.digest, key) for key, when_ns in zip(keys, used_ns, strict=True)],
             )
 
+    def erase(self, owner: bytes) -> int:
+        check_owner(owner)
+        with self._transaction():
+            return self._sql.execute("DELETE FROM blocks WHERE owner = ?", (owner,)).rowcount
+
     def scan(self) -> Iterator[BlockMeta]:
-        query = "SELECT key, parent, tokens, length(record), used_ns FROM blocks WHERE namespace = ?"
+        query = "SELECT key, parent, tokens, length(record), used_ns, owner FROM blocks WHERE namespace = ?"
         with self._transaction():
             rows = self._sql.execute(query, (self.namespace.digest,))
             return iter([BlockMeta(*row) for row in rows])

@@ -13,7 +13,7 @@ from kvstore.errors import StoreClosed, StoreFull
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
 from kvstore.record import RecordFormat
-from kvstore.store import HIT, BlockMeta, BlockRef, ReadOutcome, StoreStats, check_times
+from kvstore.store import HIT, BlockMeta, BlockRef, ReadOutcome, StoreStats, check_owner, check_times
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
@@ -74,7 +74,7 @@ class MemoryStore(Closing):
         for ref, block in zip(refs, data, strict=True):
             record = self._format.pack(ref, block, written_ns)
             batch[self._place(ref.key)] = (
-                BlockMeta(ref.key, ref.parent_key, ref.tokens, len(record), written_ns),
+                BlockMeta(ref.key, ref.parent_key, ref.tokens, len(record), written_ns, ref.owner),
                 record,
             )
         with self._lock:
@@ -95,6 +95,16 @@ class MemoryStore(Closing):
             for key, when_ns in zip(keys, used_ns, strict=True):
                 if (entry := self._shelf.get(self._place(key))) is not None:
                     self._shelf[self._place(key)] = replace(entry[0], used_ns=when_ns), entry[1]
+
+    def erase(self, owner: bytes) -> int:
+        check_owner(owner)
+        with self._lock:
+            self._check_open()
+            doomed = [place for place, (meta, _) in self._shelf.items() if meta.owner == owner]
+            for place in doomed:
+                del self._shelf[place]
+            self._blocks, self._stored_bytes, self._other_bytes = self._count()
+        return len(doomed)
 
     def scan(self) -> Iterator[BlockMeta]:
         with self._lock:

@@ -11,7 +11,7 @@ from kvstore.block import KEY_BYTES, BlockLayout, Namespace
 from kvstore.codec import Codec, as_bytes, decode, encode
 from kvstore.errors import CodecError, FormatError
 from kvstore.reasons import MissReason
-from kvstore.store import BlockRef
+from kvstore.store import OWNER_BYTES, BlockRef
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
@@ -143,6 +143,8 @@ class RecordFormat:
         if len(ref.tokens) != self.layout.token_id_bytes:
             expected = self.layout.token_id_bytes
             raise ValueError(f"{len(ref.tokens)} bytes of token ids where the layout has {expected}")
+        if len(ref.owner) != OWNER_BYTES:
+            raise ValueError(f"owners have {OWNER_BYTES} bytes, not {len(ref.owner)}")
 
 
 def damage_of(record: Any, entry_key: bytes) -> MissReason | None:

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     Readable: TypeAlias = bytes | Writable
 
 
+OWNER_BYTES: Final = 16
+NO_OWNER: Final = bytes(OWNER_BYTES)
+"""What is everybody's."""
+
 Durability: TypeAlias = Literal["relaxed", "strict"]
 """When a write survives a loss of power: after the next sync, or when it returns. See docs/durability.md."""
 DURABILITIES: Final = get_args(Durability)
@@ -31,6 +35,9 @@ class BlockRef:
     parent_key: BlockKey
     tokens: bytes
     """The block's token ids, little-endian int32."""
+    owner: bytes = NO_OWNER
+    """Whose the block is, OWNER_BYTES bytes that the caller chooses: what one owner has can be erased together. Of no
+    account for reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +51,12 @@ class BlockMeta:
     """What the block takes of the store's capacity (for a disk: whole pages)."""
     used_ns: int
     """When it was last used as far as `touch_many` has said, else when it was written; nanoseconds since the epoch."""
+    owner: bytes = NO_OWNER
 
     @property
     def ref(self) -> BlockRef:
-        """The block as a caller of `get_many` names it."""
-        return BlockRef(self.key, self.parent_key, self.tokens)
+        """The block as it was written."""
+        return BlockRef(self.key, self.parent_key, self.tokens, self.owner)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +145,8 @@ class Store(Protocol):
 
         All of the batch or nothing of it. Buffers must not change before this returns; a block whose buffer
         did change is found out when it is read. Raises StoreFull if there is no room; ValueError for a buffer
-        of another size than `layout.block_bytes`, tokens of another size than `layout.token_id_bytes`, or
-        keys that are not KEY_BYTES long.
+        of another size than `layout.block_bytes`, tokens of another size than `layout.token_id_bytes`,
+        keys that are not KEY_BYTES long, or owners that are not OWNER_BYTES long.
         """
         ...
 
@@ -152,6 +160,14 @@ class Store(Protocol):
         Touches no payload and takes no capacity. Keys that are not there are fine; of a key that comes twice the last
         time counts. Raises ValueError unless there are as many times, none of them before the epoch. Should it fail,
         each block tells the new time or the old one.
+        """
+        ...
+
+    def erase(self, owner: bytes) -> int:
+        """Delete every block of an owner, of all namespaces on the medium. Answers how many there were.
+
+        Where blocks are encrypted it destroys the owner's key first: nobody reads them then, wherever copies may lie.
+        Blocks that are written later are not concerned. Raises ValueError for NO_OWNER.
         """
         ...
 
@@ -183,3 +199,9 @@ class Store(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def check_owner(owner: bytes) -> None:
+    """Raise ValueError unless this is an owner whose blocks can be erased."""
+    if len(owner) != OWNER_BYTES or owner == NO_OWNER:
+        raise ValueError(f"an owner has {OWNER_BYTES} bytes, not all of them 0; got {owner!r}")

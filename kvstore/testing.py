@@ -24,7 +24,7 @@ from kvstore.block import KEY_BYTES, chain_key
 from kvstore.errors import StoreClosed, StoreFull
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
-from kvstore.store import BlockRef, ReadOutcome, Store
+from kvstore.store import NO_OWNER, OWNER_BYTES, BlockRef, ReadOutcome, Store
 
 Block: TypeAlias = NDArray[np.uint8]
 Law: TypeAlias = Callable[[Store, RawRecords], None]
@@ -223,6 +223,28 @@ def wrong_times_are_refused(store: Store, raw: RawRecords) -> None:
     assert set(store.scan()) == before
 
 
+def what_is_erased_is_gone(store: Store, raw: RawRecords) -> None:
+    """All blocks of one owner, and nobody else's; what the owner puts later is there."""
+    refs, blocks = chain(store, 6), kv_like(store, 6)
+    owners = [NO_OWNER, *(bytes([number]) * OWNER_BYTES for number in (1, 2, 1, 1, 2))]
+    refs = [replace(ref, owner=owner) for ref, owner in zip(refs, owners, strict=True)]
+    store.put_many(refs, blocks)
+    assert {meta.ref for meta in store.scan()} == set(refs), "a scan tells whose a block is"
+    assert store.erase(owners[1]) == 3
+    absent = MissReason.ABSENT
+    assert reasons(store, refs) == [None, absent, None, absent, absent, None]
+    assert {meta.ref for meta in store.scan()} == {refs[i] for i in (0, 2, 5)}
+    assert store.stats().blocks == 3
+    assert store.erase(owners[1]) == 0
+    store.put_many(refs[1:2], blocks[1:2])
+    assert_holds(store, refs[:3], blocks[:3])
+    assert store.stats().damaged_blocks == 0
+    for nobody in (NO_OWNER, b"", bytes([1])):
+        _assert_value_error(lambda: store.erase(nobody))  # noqa: B023 - called at once
+    _assert_value_error(lambda: store.put_many([replace(refs[0], owner=b"1")], blocks[:1]))
+    store.check()
+
+
 def stats_add_up(store: Store, raw: RawRecords) -> None:
     """Counts follow every put, replacement and deletion."""
     refs = chain(store, 4)
@@ -370,6 +392,7 @@ def a_closed_store_says_so(store: Store, raw: RawRecords) -> None:
         lambda: store.get_many(refs, blocks),
         lambda: store.delete_many([refs[0].key]),
         lambda: store.touch_many([refs[0].key], [1]),
+        lambda: store.erase(bytes([1]) * OWNER_BYTES),
         lambda: list(store.scan()),
         store.sync,
         store.stats,
@@ -394,6 +417,7 @@ LAWS: Final[tuple[Law, ...]] = (
     scan_tells_what_is_there,
     a_touch_changes_the_time_and_nothing_else,
     wrong_times_are_refused,
+    what_is_erased_is_gone,
     stats_add_up,
     a_full_store_refuses_whole_batches,
     damage_is_a_miss,

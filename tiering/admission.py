@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from tiering.eviction import Room
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
+from tiering.owners import Ownership
 from tiering.radix import Tokens
 from tiering.swaps import Stash
 
@@ -55,6 +56,11 @@ class Request(Protocol):
         ...
 
     @property
+    def ownership(self) -> Ownership:
+        """For Index.admit."""
+        ...
+
+    @property
     def max_blocks(self) -> int:
         """For Index.admit. Must not be more than the device has."""
         ...
@@ -82,6 +88,7 @@ class Places(Protocol):
         compute_last: bool,
         stash: Stash | None,
         use: CacheUse,
+        ownership: Ownership,
     ) -> Lease | Wait: ...
 
     def num_matching(self, tokens: Tokens, use: CacheUse) -> int: ...
@@ -195,6 +202,7 @@ class Admission(Generic[R]):
                 compute_last=request.compute_last,
                 stash=request.stash,
                 use=request.cache_use,
+                ownership=request.ownership,
             )
             if isinstance(outcome, Wait):
                 request.waits = outcome

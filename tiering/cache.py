@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from kvstore.block import BlockKey, chain_key
@@ -32,6 +33,7 @@ from tiering.moves import (
     Write,
     Written,
 )
+from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
 from tiering.residency import Tier
 from tiering.swaps import Stash
@@ -112,11 +114,18 @@ class TieredCache(Closing):
         compute_last: bool = True,
         stash: Stash | None = None,
         use: CacheUse = CacheUse.READ_WRITE,
+        ownership: Ownership = EVERYBODYS,
     ) -> Lease | Wait:
         """See Index.admit."""
         self._index.at(self._clock())
         outcome = self._index.admit(
-            tokens, max_blocks, chunk_blocks=chunk_blocks, compute_last=compute_last, stash=stash, use=use
+            tokens,
+            max_blocks,
+            chunk_blocks=chunk_blocks,
+            compute_last=compute_last,
+            stash=stash,
+            use=use,
+            ownership=ownership,
         )
         self._start_moves()
         return outcome
@@ -288,7 +297,9 @@ class TieredCache(Closing):
             computed = tuple((block.id, keys[block.id]) for block in move.lineage)
             by_id = {block.id: block for block in move.lineage}
             blocks = [by_id[block] for block in move.ids.tolist()]
-            refs = [BlockRef(keys[block.id], keys[block.parent_id], block.tokens) for block in blocks]
+            refs = [
+                BlockRef(keys[block.id], keys[block.parent_id], block.tokens, block.owner) for block in blocks
+            ]
             views = [self._slab.view(slot) for slot in move.host_slots.tolist()]
             return Written(move.number, tuple(self._store.put_many(refs, views)), computed)
         except Exception as error:  # noqa: BLE001 - the thread's top: the blocks stay where they are
@@ -336,6 +347,28 @@ class TieredCache(Closing):
         cleared = self._index.clear()
         self._start_moves()
         return settled and cleared
+
+    def erase(self, owner: bytes, timeout_s: float, erased: Future[bool]) -> None:
+        """Forget every block of an owner in every tier, then have the store erase what it has of the owner's.
+
+        `erased` is completed by the thread that writes: see `clear`; with what the store raises, if it does.
+        """
+        settled = self.settle(timeout_s)
+        cleared = self._index.erase(owner)
+        self._start_moves()
+        if self._store is None:
+            erased.set_result(settled and cleared)
+        else:
+            self._writer.put(lambda: self._erase(owner, erased, all_gone=settled and cleared))
+
+    def _erase(self, owner: bytes, erased: Future[bool], *, all_gone: bool) -> None:
+        assert self._store is not None, "only a store can be erased"
+        try:
+            self._store.erase(owner)
+        except Exception as error:  # noqa: BLE001 - the thread's top: who asked must know
+            erased.set_exception(error)
+        else:
+            erased.set_result(all_gone)
 
     def stats(self) -> dict[str, Any]:
         """Index.stats with the store's own figures, where there is a store."""

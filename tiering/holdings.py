@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.owners import NOBODY, Owners, Ownership
 from tiering.policies.lru import LRU, View
 from tiering.radix import RadixIndex
-from tiering.residency import Ids, Mask, Residency, State, Tier
+from tiering.residency import NO_BLOCK, Ids, Mask, Residency, State, Tier
 from tiering.slot_table import SlotState, SlotTable
 
 ABSENT, WRITING, PRESENT = State.ABSENT, State.WRITING, State.PRESENT
@@ -34,6 +35,7 @@ class Holdings:
         self.residency = Residency(device_slots + host_slots)
         self.radix = RadixIndex(block_tokens, self.residency)
         self.order = LRU(self.residency)
+        self.owners = Owners()
         self.slots = {DEVICE: SlotTable(device_slots), HOST: SlotTable(host_slots)}
         self.disk_capacity_bytes = disk_bytes
         self.disk_bytes = 0
@@ -55,6 +57,26 @@ class Holdings:
             self.host_dirty,
             self.disk_victims,
         )
+
+    # --- whose it is ----------------------------------------------------------------------------------------------
+
+    def belongs(self, ids: Ids, first_position: int, ownership: Ownership) -> None:
+        """Blocks at consecutive positions of a path from `first_position` on are whose this says."""
+        number = self.owners.number(ownership.owner)
+        if number != NOBODY:
+            self.residency.owner[ids[max(0, ownership.first_block - first_position) :]] = number
+
+    def owner_of(self, block: int) -> bytes:
+        """Whose a block is."""
+        return self.owners.owner(self.residency.owner.item(block))
+
+    def tops_of(self, owner: bytes) -> Ids:
+        """The owner's blocks that follow no other of the same owner's: with all below, they are what the owner has."""
+        residency = self.residency
+        ids = np.flatnonzero(residency.live & (residency.owner == self.owners.number(owner)))
+        parents = residency.parent[ids]
+        tops: Ids = ids[(parents == NO_BLOCK) | (residency.owner[parents] == NOBODY)]
+        return tops
 
     # --- who may go -----------------------------------------------------------------------------------------------
 

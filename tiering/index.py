@@ -39,6 +39,7 @@ from tiering.moves import (
     Written,
 )
 from tiering.outbox import Outbox
+from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
 from tiering.residency import Ids, Tier
 from tiering.rest import Rest
@@ -158,6 +159,7 @@ class Index:
         compute_last: bool = True,
         stash: Stash | None = None,
         use: CacheUse = CacheUse.READ_WRITE,
+        ownership: Ownership = EVERYBODYS,
     ) -> Lease | Wait:
         """Give a request its path and the device slots that it needs to begin, all or nothing, and start its loads.
 
@@ -167,6 +169,7 @@ class Index:
         most floor((n - 1) / block_tokens) blocks match. What is left of its whole blocks is entered in the index as
         being computed by this request: whoever shares it waits. `stash`: what `preempt` answered, unless it is lost;
         it is copied back up, and then over. `use`: without leave to write nothing is entered.
+        `ownership`: whose its blocks are. The same tokens up to a block must always name the same owner for it.
 
         Raises ValueError if so many slots do not exist at all, or are too few for the prompt.
         """
@@ -177,7 +180,7 @@ class Index:
         if len(tokens) > max_blocks * self.config.block_tokens:
             raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
         matched = self._match(tokens, compute_last=compute_last, use=use)
-        return self._leases.admit(tokens, matched, max_blocks, chunk_blocks, stash, use)
+        return self._leases.admit(tokens, matched, max_blocks, chunk_blocks, stash, use, ownership)
 
     def _match(
         self, tokens: Tokens, *, compute_last: bool = True, use: CacheUse = CacheUse.READ_WRITE
@@ -298,6 +301,11 @@ class Index:
         residency = self._holdings.residency
         roots = np.flatnonzero(residency.live & (residency.parent < 0))
         removed = [self._eviction.remove(block) for block in roots.tolist()]
+        return all(removed)
+
+    def erase(self, owner: bytes) -> bool:
+        """`clear`, of one owner's blocks. False if some are in use: these stay, and what is below or above them may."""
+        removed = [self._eviction.remove(block) for block in self._holdings.tops_of(owner).tolist()]
         return all(removed)
 
     def disk_was_emptied(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
 from tiering.residency import Ids, Tier
 
@@ -26,14 +27,22 @@ class Lease:
     The path holds no block that another request is bringing to the device. Slots behind it are private.
     """
 
-    def __init__(self, ids: Ids, slots: Ids, found_in: NDArray[np.int8], max_blocks: int) -> None:
+    def __init__(
+        self,
+        ids: Ids,
+        slots: Ids,
+        found_in: NDArray[np.int8],
+        max_blocks: int,
+        ownership: Ownership = EVERYBODYS,
+    ) -> None:
         """What a request starts with.
 
         `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [M] int8 of the M <= P, M <= S blocks
-        that were matched; `max_blocks`: how long the block table may become.
+        that were matched; `max_blocks`: how long the block table may become; `ownership`: whose what it indexes is.
         """
         self.ids = ids
         self.slots = slots
+        self.ownership = ownership
         self.found_in = np.full(max_blocks, NOT_CACHED, dtype=np.int8)
         self.found_in[: len(found_in)] = found_in
         self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)

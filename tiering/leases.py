@@ -11,6 +11,7 @@ from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdi
 from tiering.holes import Holes
 from tiering.lease import Lease
 from tiering.loads import Loads
+from tiering.owners import Ownership
 from tiering.radix import Tokens
 from tiering.residency import NO_BLOCK, Ids
 from tiering.slot_table import SlotState
@@ -100,6 +101,7 @@ class Leases:
         chunk_blocks: int,
         stash: Stash | None,
         use: CacheUse,
+        ownership: Ownership,
     ) -> Lease | Wait:
         """See Index.admit."""
         if self.is_pending(matched):
@@ -120,7 +122,7 @@ class Leases:
             self._holdings.release(matched)
             return Wait.FOR_ROOM
         shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
-        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks)
+        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, ownership)
         self._holdings.release(matched)
         if stash is not None:
             self._swaps.swap_in(stash, lease)
@@ -132,7 +134,15 @@ class Leases:
         first = min(num_matched + chunk_blocks, prompt_blocks)
         return max(first, 0 if stash is None else stash.start + len(stash)) + 1
 
-    def _grant(self, tokens: Tokens, matched: Ids, absent: Ids, num_blocks: int, max_blocks: int) -> Lease:
+    def _grant(
+        self,
+        tokens: Tokens,
+        matched: Ids,
+        absent: Ids,
+        num_blocks: int,
+        max_blocks: int,
+        ownership: Ownership,
+    ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads."""
         residency, table = self._holdings.residency, self._holdings.slots[DEVICE]
         found_in = residency.nearest_tier(matched).astype(np.int8)
@@ -142,7 +152,8 @@ class Leases:
         self._holdings.expect(DEVICE, matched[absent], loading)
         slots = np.concatenate([residency.place[DEVICE, matched], private]).astype(np.intp)
         path = self._holdings.radix.insert(self._own_part(tokens, len(matched)))
-        lease = Lease(path, slots, found_in, max_blocks)
+        self._holdings.belongs(path, 0, ownership)
+        lease = Lease(path, slots, found_in, max_blocks, ownership)
         lease.ready[: len(matched)] = True
         lease.ready[absent] = False
         self._holdings.lease(path)
@@ -188,7 +199,7 @@ class Leases:
         private = self._holdings.slots[DEVICE].take(num_private, SlotState.PRIVATE)
         assert private is not None, "room was made"
         slots = np.concatenate([lease.slots[:num_shared], private])
-        other = Lease(lease.ids, slots, lease.found_in[:0], max_blocks)
+        other = Lease(lease.ids, slots, lease.found_in[:0], max_blocks, lease.ownership)
         other.ready[:num_used] = lease.ready[:num_used]
         self._holdings.lease(other.ids)
         self._leases.append(other)
@@ -234,6 +245,7 @@ class Leases:
         above = lease.ids.item(-1) if position else NO_BLOCK
         own = tokens[position * block_tokens : (position + 1) * block_tokens]
         block = self._holdings.radix.extend(above, np.ascontiguousarray(own, dtype="<i4").tobytes())
+        self._holdings.belongs(block, position, lease.ownership)
         if residency.computing[block].item() or residency.state[DEVICE, block].item() == WRITING:
             return False
         slot = lease.slots[position : position + 1]

@@ -124,7 +124,9 @@ class Loads:
         key, parent_key = residency.key_of(block), self._root_key if parent < 0 else residency.key_of(parent)
         assert key is not None, "a stored block has a key"
         assert parent_key is not None, "the parent of a stored block has a key"
-        return BlockRef(key, parent_key, self._holdings.radix.tokens_of(block))
+        return BlockRef(
+            key, parent_key, self._holdings.radix.tokens_of(block), self._holdings.owner_of(block)
+        )
 
     def was_read(self, move: Read, answer: HasRead) -> Ids:
         """A read is over: promote what arrived, give back what did not. Answers the blocks that did not come."""

@@ -39,6 +39,7 @@ class Ancestor:
     id: int
     parent_id: int
     tokens: bytes
+    owner: bytes
 
 
 @dataclass(frozen=True, slots=True)

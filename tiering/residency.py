@@ -9,6 +9,7 @@ eviction policy and the core each own some of the columns and may read all of th
     num_children               [cap] int32              radix    blocks of the index that follow it directly
     node                       [cap] int32              radix    number of the radix node that holds it, -1 for none
     stamp                      [cap] int64              policy   time of the last touch, 0 for never
+    owner                      [cap] int32              core     number of whose block it is, 0 for everybody's
     leases                     [cap] int32              core     requests that hold the path through this block
     computing                  [cap] bool               core     a request is going to fill the block on the device
     state                      [tiers, cap] uint8       core     a State
@@ -75,6 +76,7 @@ class Residency:
     num_children: NDArray[np.int32]
     node: NDArray[np.int32]
     stamp: NDArray[np.int64]
+    owner: NDArray[np.int32]
     leases: NDArray[np.int32]
     computing: NDArray[np.bool_]
     state: NDArray[np.uint8]
@@ -142,6 +144,7 @@ class Residency:
         self.parent[i] = NO_BLOCK
         self.node[i] = NO_NODE
         self.stamp[i] = 0
+        self.owner[i] = 0
         self.has_key[i] = False
         self._free[self._num_free : self._num_free + n] = ids
         self._num_free += n
@@ -288,7 +291,7 @@ class Residency:
         self._check_family(live)
 
     def _check_blank(self, dead: Ids, free: NDArray[np.int32]) -> None:
-        for name in ("num_children", "stamp", "leases", "computing", "has_key"):
+        for name in ("num_children", "stamp", "owner", "leases", "computing", "has_key"):
             assert not getattr(self, name)[dead].any(), f"a dead id kept its {name}"
         assert not self.resident_anywhere(dead).any(), "a dead id is resident"
         assert not self._read_anywhere(dead).any(), "a dead id is read"
@@ -304,6 +307,10 @@ class Residency:
         assert (self.leases[parents] >= self.leases[children]).all(), (
             "a block has more leases than its parent"
         )
+        owners = self.owner[parents]
+        assert ((owners == 0) | (owners == self.owner[children])).all(), (
+            "what follows an owner's block is another's"
+        )
         assert (self.stamp[parents] >= self.stamp[children]).all(), (
             "a block was touched later than its parent"
         )
@@ -315,6 +322,7 @@ _COLUMNS: dict[str, type] = {
     "num_children": np.int32,
     "node": np.int32,
     "stamp": np.int64,
+    "owner": np.int32,
     "leases": np.int32,
     "computing": np.bool_,
     "has_key": np.bool_,

@@ -62,6 +62,7 @@ def _enter(
         ids = holdings.radix.extend(parent, b"".join(meta.tokens for meta in metas))
         for block, meta in zip(ids.tolist(), metas, strict=True):
             holdings.residency.set_key(block, meta.key)
+        holdings.residency.owner[ids] = [holdings.owners.number(meta.owner) for meta in metas]
         sizes = np.array([meta.stored_bytes for meta in metas], dtype=np.int64)
         holdings.expect(DISK, ids, sizes)
         holdings.arrived(DISK, ids, sizes)

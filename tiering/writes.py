@@ -123,7 +123,8 @@ class Writes:
             climb: list[Ancestor] = []
             while block not in lineage:
                 parent = residency.parent.item(block)
-                climb.append(Ancestor(block, parent, self._holdings.radix.tokens_of(block)))
+                tokens, owner = self._holdings.radix.tokens_of(block), self._holdings.owner_of(block)
+                climb.append(Ancestor(block, parent, tokens, owner))
                 if parent not in known and (key := residency.key_of(parent)) is not None:
                     known[parent] = key
                 if parent in known:

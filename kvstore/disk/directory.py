@@ -6,6 +6,8 @@
     PATH/v1/meta/      LMDB: what a scan tells of each record
     PATH/v1/quarantine/  records that failed a check
     PATH/v1/damaged-*/   environments that failed as a whole, the last ones only
+    PATH/v1/encrypted    there if the records are encrypted
+    PATH/v1/keys/        the keys that they are encrypted with, themselves encrypted
 
 See docs/block-format.md.
 """
@@ -54,6 +56,11 @@ class Directory:
         """To be called when the store has ended in order: nobody need wonder why it ended."""
         os.ftruncate(self._lock, 0)
 
+    def leave_as_found(self) -> None:
+        """To be called in place of that when nothing was changed: who comes next need not wonder more than we did."""
+        if self.was_signed_off:
+            self.sign_off()
+
     @property
     def payload(self) -> Path:
         return self.root / "payload"
@@ -72,6 +79,14 @@ class Directory:
         return self.root / "quarantine"
 
     @property
+    def encrypted_mark(self) -> Path:
+        return self.root / "encrypted"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
     def clean(self) -> bool:
         """Whether everything in the environments is known to be on the disk."""
         return self._clean
@@ -81,7 +96,7 @@ class Directory:
         if not self._clean:
             self._clean = True  # first: should this fail half-way, the next change must look for the mark
             self._clean_mark.touch(mode=0o600)
-            self._sync_names()
+            sync_names(self.root)
 
     def mark_unclean(self) -> None:
         """To be called before a change. The mark is gone from the disk when this returns: a loss of power
@@ -89,7 +104,7 @@ class Directory:
         """
         if self._clean:
             self._clean_mark.unlink(missing_ok=True)
-            self._sync_names()
+            sync_names(self.root)
             self._clean = False
 
     def set_aside(self, now_ns: int) -> Path:
@@ -169,12 +184,14 @@ class Directory:
         elsewhere = "" if namespace == _pid_namespace() else ", counted in another container"
         return f"process {pid or 'unknown'}{elsewhere}"
 
-    def _sync_names(self) -> None:
-        names = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(names)
-        finally:
-            os.close(names)
+
+def sync_names(folder: Path) -> None:
+    """Bring the names in a directory to the disk."""
+    names = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(names)
+    finally:
+        os.close(names)
 
 
 def tree_bytes(folder: Path) -> int:

@@ -5,29 +5,24 @@ from typing import Final
 
 import xxhash
 
-from kvstore.block import KEY_BYTES, Namespace
-from kvstore.store import BlockMeta
+from kvstore.block import KEY_BYTES
+from kvstore.store import OWNER_BYTES, BlockMeta
 
 VERSION: Final = 1
 
-# version, bytes of token ids, stored bytes, written at, parent key; then the token ids and a checksum
-_HEAD: Final = struct.Struct("<IIQQ32s")
+# version, bytes of token ids, stored bytes, last used at, parent key, owner; then the token ids and a checksum
+_HEAD: Final = struct.Struct(f"<IIQQ{KEY_BYTES}s{OWNER_BYTES}s")
 _CHECKSUM: Final = struct.Struct("<Q")
 
 
-def entry_key(namespace: Namespace, key: bytes) -> bytes:
-    """The key of a block in both environments: the namespaces of a directory are ranges of keys."""
-    return namespace.digest + key
-
-
-def owner(key: bytes) -> bytes:
-    """The namespace digest in an entry's key."""
+def namespace_of(key: bytes) -> bytes:
+    """The namespace digest in an entry's key: the namespaces of a directory are ranges of keys."""
     return key[:KEY_BYTES]
 
 
 def pack_entry(key: bytes, meta: BlockMeta) -> bytes:
     """The entry that rests under `key`."""
-    head = _HEAD.pack(VERSION, len(meta.tokens), meta.stored_bytes, meta.used_ns, meta.parent_key)
+    head = _HEAD.pack(VERSION, len(meta.tokens), meta.stored_bytes, meta.used_ns, meta.parent_key, meta.owner)
     body = head + meta.tokens
     return body + _checksum(key, body)
 
@@ -37,11 +32,11 @@ def unpack_entry(key: bytes, value: bytes) -> BlockMeta | None:
     body, checksum = value[: -_CHECKSUM.size], value[-_CHECKSUM.size :]
     if len(body) < _HEAD.size or checksum != _checksum(key, body):
         return None
-    version, token_id_bytes, stored_bytes, used_ns, parent_key = _HEAD.unpack_from(body)
+    version, token_id_bytes, stored_bytes, used_ns, parent_key, owner = _HEAD.unpack_from(body)
     tokens = body[_HEAD.size :]
     if version != VERSION or len(tokens) != token_id_bytes:
         return None
-    return BlockMeta(key[KEY_BYTES:], parent_key, tokens, stored_bytes, used_ns)
+    return BlockMeta(key[KEY_BYTES:], parent_key, tokens, stored_bytes, used_ns, owner)
 
 
 def _checksum(key: bytes, body: bytes) -> bytes:

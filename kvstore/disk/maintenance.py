@@ -16,13 +16,13 @@ from typing import Any, Final
 import lmdb
 
 from kvstore.disk.directory import FORMAT, Directory, tree_bytes
-from kvstore.disk.entry import owner
+from kvstore.disk.entry import namespace_of
+from kvstore.disk.envelope import damage_at_rest
 from kvstore.disk.environment import lmdb_errors, unpaired
 from kvstore.disk.quarantine import Quarantine
 from kvstore.disk.tables import Tables
 from kvstore.disk.verification import problems
 from kvstore.errors import FormatError
-from kvstore.record import damage_of
 
 Progress = Callable[[int, int], object]
 """Called with how much is done, and how much there is."""
@@ -39,6 +39,7 @@ class Contents:
     """What rests in a directory."""
 
     clean: bool
+    encrypted: bool
     namespaces: dict[str, dict[str, int]]
     """By namespace digest, hexadecimal: `blocks` and `stored_bytes`."""
     file_bytes: int
@@ -73,6 +74,7 @@ def inspect(path: Path) -> Contents:
             namespaces = _usage(tables)
         return Contents(
             clean=directory.clean,
+            encrypted=directory.encrypted_mark.exists(),
             namespaces=namespaces,
             file_bytes=directory.file_bytes(),
             quarantined=[
@@ -102,7 +104,7 @@ def verify(path: Path, progress: Progress) -> Verdict:
             damaged: Counter[str] = Counter()
             with tables.records.begin(buffers=True) as txn:
                 for done, (key, record) in enumerate(txn.cursor(), start=1):
-                    reason = damage_of(record, bytes(key))
+                    reason = damage_at_rest(record, bytes(key))
                     if reason is not None:
                         damaged[reason.value] += 1
                     progress(done, total)
@@ -135,12 +137,14 @@ def clear(path: Path, *, old: bool) -> int:
             doomed += directory.other_formats()
         else:
             directory.mark_unclean()
-            doomed += [directory.meta, directory.payload]
+            doomed += [directory.meta, directory.payload, directory.keys]
         freed = sum(tree_bytes(each) for each in doomed)
         for each in doomed:
             if each.exists():
                 with lmdb_errors(f"deleting {each}"):
                     shutil.rmtree(each)
+        if not old:  # last: who is given the directory next may use another key, or none
+            directory.encrypted_mark.unlink(missing_ok=True)
         return freed
 
 
@@ -150,12 +154,10 @@ def _held(path: Path) -> Iterator[Directory]:
     if not (path / FORMAT / "lock").exists():
         raise FormatError(f"{path} is no disk tier of kvtide's: there is no {FORMAT}/lock in it")
     directory = Directory(path)
-    in_order = directory.was_signed_off
     try:
         yield directory
     finally:
-        if in_order:
-            directory.sign_off()
+        directory.leave_as_found()
         directory.close()
 
 
@@ -206,7 +208,7 @@ def _usage(tables: Tables) -> dict[str, dict[str, int]]:
     usage: dict[str, dict[str, int]] = {}
     for key, meta in tables.scan():
         if meta is not None:  # a damaged entry tells nothing; the next opening deletes it
-            used = usage.setdefault(owner(key).hex(), {"blocks": 0, "stored_bytes": 0})
+            used = usage.setdefault(namespace_of(key).hex(), {"blocks": 0, "stored_bytes": 0})
             used["blocks"] += 1
             used["stored_bytes"] += meta.stored_bytes
     return usage

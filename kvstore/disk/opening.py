@@ -7,7 +7,7 @@ from typing import Final
 
 from kvstore.block import Namespace
 from kvstore.disk.directory import Directory, tree_bytes
-from kvstore.disk.entry import owner
+from kvstore.disk.entry import namespace_of
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.tables import Tables
 from kvstore.disk.verification import is_short, problems, problems_found_here
@@ -120,7 +120,7 @@ def _expire_others(tables: Tables, namespace_digest: bytes, until_ns: int) -> in
 
     Their own model, which would see to it, may never be started again.
     """
-    others = ((key, meta) for key, meta in tables.scan() if owner(key) != namespace_digest)
+    others = ((key, meta) for key, meta in tables.scan() if namespace_of(key) != namespace_digest)
     doomed = [key for key, meta in others if meta is not None and meta.used_ns <= until_ns]
     tables.delete(doomed)
     return len(doomed)
@@ -137,7 +137,7 @@ def _trim_others(tables: Tables, namespace_digest: bytes, most_bytes: int) -> in
         return 0
     found = ((meta.used_ns, key, meta.stored_bytes) for key, meta in tables.scan() if meta is not None)
     doomed = []
-    for _, key, stored_bytes in sorted(item for item in found if owner(item[1]) != namespace_digest):
+    for _, key, stored_bytes in sorted(item for item in found if namespace_of(item[1]) != namespace_digest):
         if others <= most_bytes:
             break
         doomed.append(key)

@@ -15,8 +15,9 @@ from kvstore.block import BlockKey, BlockLayout, Namespace
 from kvstore.closing import Closing
 from kvstore.disk.directory import Directory
 from kvstore.disk.door import Door
-from kvstore.disk.entry import entry_key, unpack_entry
+from kvstore.disk.entry import unpack_entry
 from kvstore.disk.environment import Unsound, lmdb_errors, page_rounded, some_items
+from kvstore.disk.form import Form, Plain
 from kvstore.disk.lender import Lender
 from kvstore.disk.opening import emptied_tables, fresh_tables, open_tables
 from kvstore.disk.quarantine import Quarantine, Quarantined
@@ -34,6 +35,7 @@ from kvstore.store import (
     Durability,
     ReadOutcome,
     StoreStats,
+    check_owner,
     check_times,
 )
 
@@ -81,6 +83,10 @@ class LmdbStore(Closing):
     When the last block of all is deleted, the files are as well: nothing of it is left in free pages, and their
     space is the file system's again.
 
+    With a `master_key` (32 bytes) blocks are encrypted, each owner's with a key of their own, which lies beside them and is
+    encrypted itself; `erase` destroys it. A directory is encrypted from its first opening on or never: StoreFailed if it
+    is not as it is wanted here. See docs/privacy.md.
+
     Records are packed and unpacked on the calling threads, so several threads read and compress side by side;
     one thread of the store's own does all writing. Raises StoreLocked if another store has the directory,
     StoreFailed if it cannot be used.
@@ -95,6 +101,7 @@ class LmdbStore(Closing):
         capacity_bytes: int,
         min_free_bytes: int = _GIB,
         durability: Durability = "relaxed",
+        master_key: bytes | None = None,
         sync_interval_s: float = 5.0,
         ttl_s: float | None = None,
         compress: bool = True,
@@ -122,6 +129,11 @@ class LmdbStore(Closing):
         with ExitStack() as resources:
             self._directory = Directory(path)
             resources.callback(self._directory.close)
+            try:
+                self._form = _form(self._directory, namespace, master_key)
+            except StoreFailed:
+                self._directory.leave_as_found()
+                raise
             self._quarantine = Quarantine(self._directory.quarantine)
             self._free_bytes = free_bytes or self._directory.free_bytes
             self._writer = Writer(self._sync_in_background, sync_interval_s)
@@ -142,7 +154,7 @@ class LmdbStore(Closing):
 
     @property
     def max_stored_bytes(self) -> int:
-        return page_rounded(self._format.max_record_bytes)
+        return page_rounded(self._format.max_record_bytes + self._form.extra_bytes)
 
     def get_many(self, refs: Sequence[BlockRef], out: "Sequence[Writable]") -> list[ReadOutcome]:
         self._format.check_out(refs, out)
@@ -165,17 +177,23 @@ class LmdbStore(Closing):
             batch = self._pack(refs, data)
             if batch:
                 self._write(lambda: self._put(batch))
-        return [batch[self._entry_key(ref.key)][0].stored_bytes for ref in refs]
+        return [batch[self._form.entry_key(ref.key)][0].stored_bytes for ref in refs]
 
     def delete_many(self, keys: Sequence[BlockKey]) -> None:
-        doomed = [self._entry_key(key) for key in keys]
+        doomed = [self._form.entry_key(key) for key in keys]
         with self._door.enter():
             if doomed:
                 self._write(lambda: self._delete(doomed))
 
+    def erase(self, owner: bytes) -> int:
+        check_owner(owner)
+        with self._door.enter():
+            self._form.destroy(owner)
+            return self._write(lambda: self._erase(owner))
+
     def touch_many(self, keys: Sequence[BlockKey], used_ns: Sequence[int]) -> None:
         check_times(keys, used_ns)
-        times = {self._entry_key(key): when_ns for key, when_ns in zip(keys, used_ns, strict=True)}
+        times = {self._form.entry_key(key): when_ns for key, when_ns in zip(keys, used_ns, strict=True)}
         with self._door.enter():
             if times:
                 self._write(lambda: self._touch(times))
@@ -233,14 +251,18 @@ class LmdbStore(Closing):
         outcomes, damaged = [], []
         with self._reading() as tables, tables.records.begin(buffers=True) as txn:
             for ref, buffer in zip(refs, out, strict=True):
-                key = self._entry_key(ref.key)
+                key = self._form.entry_key(ref.key)
                 # Decoded before the transaction ends: after it, the view would show reused pages.
                 record = txn.get(key)
-                reason = MissReason.ABSENT if record is None else self._format.unpack(record, ref, buffer)
+                reason = MissReason.ABSENT if record is None else self._unpack(record, ref, buffer)
                 outcomes.append(HIT if reason is None else ReadOutcome(reason))
-                if record is not None and reason is not None:
+                if record is not None and reason is not None and reason.damaged:
                     damaged.append(_Damage(key, bytes(record[:_HEAD_BYTES]), reason))
         return outcomes, damaged
+
+    def _unpack(self, rests: memoryview, ref: BlockRef, buffer: "Writable") -> MissReason | None:
+        record = self._form.opened(rests)
+        return record if isinstance(record, MissReason) else self._format.unpack(record, ref, buffer)
 
     @contextmanager
     def _reading(self) -> Iterator[Tables]:
@@ -262,10 +284,10 @@ class LmdbStore(Closing):
         written_ns = self._now_ns()
         batch = {}
         for ref, block in zip(refs, data, strict=True):
-            record = self._format.pack(ref, block, written_ns)
+            record = self._form.record(self._format.pack(ref, block, written_ns), ref.owner)
             stored_bytes = page_rounded(len(record))
-            meta = BlockMeta(ref.key, ref.parent_key, ref.tokens, stored_bytes, written_ns)
-            batch[self._entry_key(ref.key)] = meta, record
+            meta = BlockMeta(ref.key, ref.parent_key, ref.tokens, stored_bytes, written_ns, ref.owner)
+            batch[self._form.entry_key(ref.key)] = self._form.entry(meta), record
         return batch
 
     def _scan(self) -> Iterator[BlockMeta]:
@@ -276,19 +298,17 @@ class LmdbStore(Closing):
                 if self._fresh_starts != begun:
                     return  # what there was is gone
                 page, start = some_items(tables.entries, start, prefix)
-            metas = (unpack_entry(key, value) for key, value in page)
+            rests = (unpack_entry(key, value) for key, value in page)
+            metas = (self._form.opened_entry(meta) for meta in rests if meta is not None)
             yield from (meta for meta in metas if meta is not None)
 
     def _read_raw(self, key: BlockKey) -> bytes | None:
         with self._door.enter(), self._reading() as tables, tables.records.begin() as txn:
-            return txn.get(self._entry_key(key))
+            return txn.get(self._form.entry_key(key))
 
     def _write_raw(self, key: BlockKey, record: bytes) -> None:
         with self._door.enter():
-            self._write(lambda: self._tables.overwrite(self._entry_key(key), record))
-
-    def _entry_key(self, key: BlockKey) -> bytes:
-        return entry_key(self.namespace, key)
+            self._write(lambda: self._tables.overwrite(self._form.entry_key(key), record))
 
     def _write(self, job: Callable[[], T]) -> T:
         """Run a job of the writer's, on tables that are sound."""
@@ -321,6 +341,9 @@ class LmdbStore(Closing):
             strict=self._strict,
         )
         self._lender: Lender[Tables] = Lender(tables, Tables.close)
+        lost = self._form.lost(tables.scan())
+        if lost:
+            self._delete(lost)
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
 
     def _guarded(self, job: Callable[[], T]) -> T:
@@ -382,6 +405,13 @@ class LmdbStore(Closing):
         self._writer.changed()
         self._tables.touch(used_ns)
 
+    def _erase(self, owner: bytes) -> int:
+        mark = self._form.owner(owner)
+        doomed = [key for key, meta in self._tables.scan() if meta is not None and meta.owner == mark]
+        if doomed:
+            self._delete(doomed)
+        return len(doomed)
+
     def _take_out(self, damaged: Sequence[_Damage]) -> list[tuple[_Damage, bytes]]:
         """Delete damaged records, except where a new one has been written since it was read. Answers them."""
         with lmdb_errors("reading"), self._tables.records.begin() as txn:
@@ -411,3 +441,19 @@ class LmdbStore(Closing):
             self._directory.sign_off()
         else:
             self._directory.mark_unclean()  # a reader may have failed on a store that was in order until then
+
+
+def _form(directory: Directory, namespace: Namespace, master_key: bytes | None) -> Form:
+    """How blocks rest in the directory. Raises StoreFailed if others rest there that do so differently."""
+    if master_key is None:
+        if directory.encrypted_mark.exists():
+            raise StoreFailed(f"{directory.root} is encrypted, and no key is given")
+        return Plain(namespace)
+    try:
+        from kvstore.disk.keyring import Keyring
+        from kvstore.disk.sealed import Sealed
+    except ImportError as error:
+        raise StoreFailed(
+            f"encryption needs another package: pip install 'kvtide[encryption]' ({error})"
+        ) from error
+    return Sealed(namespace, Keyring(directory, master_key))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from kvstore.disk.directory import Directory
-from kvstore.disk.entry import owner, pack_entry, unpack_entry
+from kvstore.disk.entry import namespace_of, pack_entry, unpack_entry
 from kvstore.disk.environment import Unsound, items, lmdb_errors, open_environment, unpaired
 from kvstore.errors import StoreError, StoreFull
 from kvstore.store import BlockMeta
@@ -233,5 +233,5 @@ def _commits(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 def _add(usage: dict[bytes, Usage], key: bytes, blocks: int, stored_bytes: int) -> None:
-    used = usage.get(owner(key), Usage())
-    usage[owner(key)] = Usage(used.blocks + blocks, used.stored_bytes + stored_bytes)
+    used = usage.get(namespace_of(key), Usage())
+    usage[namespace_of(key)] = Usage(used.blocks + blocks, used.stored_bytes + stored_bytes)

@@ -45,8 +45,8 @@ _MAX_GARBAGE_BYTES: Final = 64
 class FaultStore(Closing):
     """A store that is slow, hangs, fails and lies on command, for tests of what is built on stores.
 
-    Operations are "read" (`get_many`), "write" (`put_many`), "delete", "touch", "scan" and "sync"; `stats` and
-    `check` are never struck. The faults in the list strike a call in their order, and one that raises ends it. An
+    Operations are "read" (`get_many`), "write" (`put_many`), "delete" (also `erase`), "touch", "scan" and "sync";
+    `stats` and `check` are never struck. The faults in the list strike a call in their order, and one that raises ends it. An
     error after a scan comes when its last block has been handed out.
 
     ShortData and Garbage damage one record of the batch where it rests, through the store's `raw()`: just
@@ -133,6 +133,12 @@ class FaultStore(Closing):
         strikes = self._before("touch", ())
         self.store.touch_many(keys, used_ns)
         self._after(strikes, ())
+
+    def erase(self, owner: bytes) -> int:
+        strikes = self._before("delete", ())
+        num_erased = self.store.erase(owner)
+        self._after(strikes, ())
+        return num_erased
 
     def scan(self) -> Iterator[BlockMeta]:
         strikes = self._before("scan", ())

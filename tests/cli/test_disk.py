@@ -18,7 +18,7 @@ def kvtide_disk(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
 
 
-def opened(path) -> LmdbStore:
+def opened(path, **changed) -> LmdbStore:
     return LmdbStore(
         path,
         namespace=Namespace.of({"model": "tiny"}),
@@ -26,6 +26,7 @@ def opened(path) -> LmdbStore:
         capacity_bytes=1 << 26,
         min_free_bytes=0,
         sync_interval_s=3600.0,
+        **changed,
     )
 
 
@@ -140,3 +141,15 @@ def test_what_somebody_has_open_is_refused(tmp_path):
             assert done.returncode == 2
             assert f"process {os.getpid()}" in done.stderr
         assert_holds(store, refs, blocks)
+
+
+def test_encrypted_directories_are_looked_after_without_a_key(tmp_path):
+    with opened(tmp_path, master_key=bytes(32)) as store:
+        fill(store, 5)
+    assert "encrypted, in order" in kvtide_disk("inspect", tmp_path).stdout
+    assert "5 records, 0 left over; sound" in kvtide_disk("verify", tmp_path).stdout
+    assert kvtide_disk("compact", tmp_path).returncode == 0
+    with opened(tmp_path, master_key=bytes(32)) as store:
+        assert store.stats().blocks == 5
+    assert kvtide_disk("clear", tmp_path).returncode == 0
+    opened(tmp_path).close()  # whose it is was cleared as well

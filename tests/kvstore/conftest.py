@@ -10,6 +10,7 @@ from kvstore import BlockLayout, LmdbStore, MemoryStore, Namespace
 LAYOUT = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=16, dtype="bfloat16", block_tokens=16)
 FLOAT32 = BlockLayout(num_layers=2, num_kv_heads=1, head_dim=16, dtype="float32", block_tokens=8)
 NAMESPACE = Namespace.of({"model": "tiny", "dtype": "bfloat16"})
+MASTER_KEY = bytes(range(32))
 CAPACITY_BYTES = 40 * LAYOUT.block_bytes
 
 
@@ -33,6 +34,7 @@ STORES: dict[str, Callable[[Path], MemoryStore | LmdbStore]] = {
     "lmdb float32": lambda path: lmdb_store(path, layout=FLOAT32),
     "lmdb syncing": lambda path: lmdb_store(path, sync_interval_s=0.0),
     "lmdb strict": lambda path: lmdb_store(path, durability="strict"),
+    "lmdb encrypted": lambda path: lmdb_store(path, master_key=MASTER_KEY),
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from kvstore import MissReason, StoreClosed, StoreFull
+from kvstore.disk import directory
 from kvstore.disk.environment import Unsound
 from kvstore.disk.tables import Tables
 from kvstore.testing import assert_holds, fill, read, reasons
@@ -78,11 +79,11 @@ def test_a_mark_that_cannot_be_set_harms_nothing(open_lmdb, monkeypatch, tmp_pat
     store = open_lmdb()
     refs, blocks = fill(store, 1)
 
-    def fail():
-        raise OSError(28, "No space left on device")
+    def fail(folder):
+        raise OSError(28, f"No space left on device: {folder}")
 
     with monkeypatch.context() as full:
-        full.setattr(store._directory, "_sync_names", fail)
+        full.setattr(directory, "sync_names", fail)
         with pytest.raises(StoreFull, match="No space left"):
             store.sync()
     assert_holds(store, refs, blocks)

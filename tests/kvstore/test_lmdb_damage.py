@@ -503,7 +503,7 @@ def test_a_key_that_changed_at_rest_costs_its_block_and_no_space(open_lmdb, tmp_
     store = open_lmdb()
     refs, blocks = fill(store, 6)
     store.close()
-    key = store._entry_key(refs[3].key)
+    key = store.namespace.digest + refs[3].key
     data = payload(tmp_path).read_bytes()
     node = data.index(key)
     # in the last bit, so that the order of keys stays

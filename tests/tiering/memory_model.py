@@ -13,7 +13,7 @@ import numpy as np
 
 from kvstore.block import BlockKey, chain_key
 from kvstore.reasons import MissReason
-from kvstore.store import HIT, BlockMeta, ReadOutcome
+from kvstore.store import HIT, OWNER_BYTES, BlockMeta, ReadOutcome
 from tests.tiering.watched_index import WatchedIndex
 from tiering.eviction import Room
 from tiering.index import IndexConfig
@@ -34,6 +34,7 @@ from tiering.moves import (
     Write,
     Written,
 )
+from tiering.owners import EVERYBODYS, Ownership
 from tiering.residency import NO_BLOCK, State, Tier
 from tiering.swaps import Stash
 
@@ -41,8 +42,14 @@ Content = tuple[int, ...]
 Place = tuple[Tier, int]
 
 ROOT_KEY = bytes(32)
+OWNERS = (bytes([1]) * OWNER_BYTES, bytes([2]) * OWNER_BYTES)
 POISON: Content = (-1,)
 DIED = RuntimeError("the copy died")
+
+
+def ownership_of(tokens):
+    """Whose a prompt's blocks are, in the model: it depends on the first token, and the first block may be everybody's."""
+    return (Ownership(OWNERS[0]), EVERYBODYS, Ownership(OWNERS[1], 1))[tokens[0] % 3]
 
 
 @dataclass
@@ -134,6 +141,7 @@ class MemoryModel:
             chunk_blocks=request.chunk_blocks,
             compute_last=not resumed,
             stash=request.stash,
+            ownership=ownership_of(request.tokens),
         )
         if isinstance(outcome, Wait):
             request.wait = outcome
@@ -356,7 +364,8 @@ class MemoryModel:
         sizes = []
         for block, content in zip(move.ids.tolist(), flight.sources.values(), strict=True):
             parent, tokens = keys[lineage[block].parent_id], lineage[block].tokens
-            meta = BlockMeta(keys[block], parent, tokens, self.record_bytes(), self.now_ns)
+            owner = lineage[block].owner
+            meta = BlockMeta(keys[block], parent, tokens, self.record_bytes(), self.now_ns, owner)
             assert meta.key == self.key_of(content), "a record under another block's key"
             self.disk[meta.key] = Record(meta, content)
             sizes.append(meta.stored_bytes)
@@ -435,10 +444,17 @@ class MemoryModel:
                 assert residency.key_of(block) == self.key_of(prefix), "the key is another block's"
                 record = self.disk.get(self.key_of(prefix))  # may be gone, which the core cannot know
                 assert record is None or self.is_right(record.content, prefix), "disk holds other bytes"
+                assert record is None or record.meta.owner == self._owner_of(prefix), (
+                    "the record is another's"
+                )
+            assert self.index._holdings.owner_of(block) == self._owner_of(prefix), "the block is another's"
 
     def is_right(self, content, prefix):
         """Whether this is what the block at the end of a prefix must hold."""
         return content == prefix
+
+    def _owner_of(self, prefix):
+        return ownership_of(prefix).of(len(prefix) // self.config.block_tokens - 1)
 
     def _prefixes(self):
         """The tokens up to the end of each block in the index."""

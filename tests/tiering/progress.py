@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from tests.tiering.memory_model import Request
+from tests.tiering.memory_model import Request, ownership_of
 from tests.tiering.virtual_loop import Choose, VirtualLoop
 from tiering.admission import PATIENCE, Admission
 from tiering.leases import CacheUse, Wait
@@ -28,6 +28,10 @@ class Client:
     cache_use: CacheUse = CacheUse.READ_WRITE
     decoded: int = 0
     saved: Any = None
+
+    @property
+    def ownership(self):
+        return ownership_of(self.request.tokens)
 
     @property
     def tokens(self):

@@ -10,6 +10,7 @@ from tests.tiering.small_tiers import BLOCK_TOKENS, model, on_disk, prompt, stat
 from tiering.admission import PATIENCE, WINDOW, Admission
 from tiering.leases import CacheUse, Wait
 from tiering.moves import Read, SwapOut
+from tiering.owners import EVERYBODYS, Ownership
 from tiering.residency import Tier
 
 
@@ -28,6 +29,7 @@ class Asker:
     compute_last: bool = True
     priority: int = 0
     cache_use: CacheUse = CacheUse.READ_WRITE
+    ownership: Ownership = EVERYBODYS
     num_preempted: int = 0
 
     @property

@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvstore.reasons import MissReason
-from tests.tiering.memory_model import DIED, MemoryModel
+from tests.tiering.memory_model import DIED, OWNERS, MemoryModel
 from tiering.index import IndexConfig
 from tiering.moves import Read
-from tiering.residency import Tier
+from tiering.residency import NO_BLOCK, Tier
 
 RECORD_BYTES = 10
 
@@ -217,12 +217,26 @@ class Traffic:
 
     def end_an_era(self):
         """Rare, or the tiers would hardly ever be full."""
-        self.choose([*[lambda: None] * 6, self.clear, self.restart])()
+        self.choose([*[lambda: None] * 6, self.clear, self.erase, self.restart])()
 
     def clear(self):
         used = self.model.running or not self.model.index.idle
         assert self.model.index.clear() or used, "something is left although nothing is in use"
         assert used or self.num_blocks == 0
+
+    def erase(self):
+        """Whatever can go of an owner's goes, and nothing else does."""
+        owner, index = self.choose(OWNERS), self.model.index
+        used, others = self.model.running or not index.idle, self._owned_by_others(owner)
+        assert index.erase(owner) or used, "something is left although nothing is in use"
+        assert used or not len(index._holdings.tops_of(owner))
+        assert self._owned_by_others(owner) == others
+
+    def _owned_by_others(self, owner):
+        holdings = self.model.index._holdings
+        return [
+            each for each in holdings.radix.subtree(NO_BLOCK).tolist() if holdings.owner_of(each) != owner
+        ]
 
     def restart(self):
         """A crash: what the writer had not done is lost; a record may be as well. The disk may be smaller than it was."""

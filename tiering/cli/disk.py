@@ -30,9 +30,8 @@ def inspect(path: Where, json: AsJson = False) -> None:
     if json:
         _print_json(dataclasses.asdict(found))
         return
-    print(
-        f"{path}: {_size(found.file_bytes)} in files, {'in order' if found.clean else 'not closed in order'}"
-    )
+    order = "in order" if found.clean else "not closed in order"
+    print(f"{path}: {_size(found.file_bytes)} in files, {'encrypted, ' if found.encrypted else ''}{order}")
     for digest, used in found.namespaces.items():
         print(f"  model {digest[:12]}: {used['blocks']} blocks, {_size(used['stored_bytes'])}")
     for one in found.quarantined:

@@ -1,0 +1,82 @@
+"""How a block's record and entry rest: as they are, or in another form that says the same to who may know it."""
+
+from collections.abc import Iterable
+from typing import Any, Final, Protocol
+
+from kvstore.block import Namespace
+from kvstore.reasons import MissReason
+from kvstore.store import BlockMeta
+
+
+class Form(Protocol):
+    """Of the blocks of one namespace. Any thread may call it; it raises StoreFailed where a key file is at fault."""
+
+    @property
+    def extra_bytes(self) -> int:
+        """By how much a record becomes longer."""
+        ...
+
+    def entry_key(self, key: bytes) -> bytes:
+        """What a block is called in both environments: the namespace's digest, then as many bytes as its key has."""
+        ...
+
+    def owner(self, owner: bytes) -> bytes:
+        """What stands for an owner in entries."""
+        ...
+
+    def record(self, record: bytes, owner: bytes) -> bytes:
+        """The record as it is to rest."""
+        ...
+
+    def opened(self, rests: Any) -> Any | MissReason:
+        """The record that rests so, or why it cannot be had. The record's own checks are the caller's."""
+        ...
+
+    def entry(self, meta: BlockMeta) -> BlockMeta:
+        """What is to rest of a block's metadata."""
+        ...
+
+    def opened_entry(self, rests: BlockMeta) -> BlockMeta | None:
+        """The metadata that rest so; None if they cannot be had."""
+        ...
+
+    def lost(self, entries: Iterable[tuple[bytes, BlockMeta | None]]) -> list[bytes]:
+        """The keys of those entries whose blocks nobody will ever read again, of any namespace."""
+        ...
+
+    def destroy(self, owner: bytes) -> None:
+        """See to it that nobody can read what rests of this owner's, where that does not take deleting it."""
+        ...
+
+
+class Plain:
+    """As they are."""
+
+    extra_bytes: Final = 0
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._digest = namespace.digest
+
+    def entry_key(self, key: bytes) -> bytes:
+        return self._digest + key
+
+    def owner(self, owner: bytes) -> bytes:
+        return owner
+
+    def record(self, record: bytes, owner: bytes) -> bytes:  # noqa: ARG002 - it looks the same for all
+        return record
+
+    def opened(self, rests: Any) -> Any | MissReason:
+        return rests
+
+    def entry(self, meta: BlockMeta) -> BlockMeta:
+        return meta
+
+    def opened_entry(self, rests: BlockMeta) -> BlockMeta | None:
+        return rests
+
+    def lost(self, entries: Iterable[tuple[bytes, BlockMeta | None]]) -> list[bytes]:  # noqa: ARG002 - none is
+        return []
+
+    def destroy(self, owner: bytes) -> None:
+        """Nothing short of deleting helps."""

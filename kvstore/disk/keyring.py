@@ -1,0 +1,168 @@
+"""The keys of a disk store that is encrypted: one for each owner of blocks, wrapped by a master key that is elsewhere.
+
+    PATH/v1/encrypted        says so, since the store was first opened with a master key; tells that key from others
+    PATH/v1/keys/<name>      an owner's key, wrapped; the name is a keyed digest of the owner
+
+To destroy the file is to erase the owner's blocks, wherever copies of them may still lie. See docs/privacy.md.
+"""
+
+import hmac
+import os
+import threading
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from kvstore.disk.directory import Directory, sync_names
+from kvstore.disk.envelope import NAME_BYTES, NONCE_BYTES
+from kvstore.disk.master_key import MASTER_KEY_BYTES
+from kvstore.errors import StoreFailed
+
+_SALT_BYTES: Final = 32
+
+
+class Keyring:
+    """The owners' keys of one directory. Any thread may call it.
+
+    One key encrypts at most 2^32 times before its random nonces may repeat: a petabyte of blocks.
+    """
+
+    def __init__(self, directory: Directory, master_key: bytes) -> None:
+        """Make the directory an encrypted one, if nothing rests there yet. Raises StoreFailed if it is not for this key."""
+        if len(master_key) != MASTER_KEY_BYTES:
+            raise ValueError(f"a master key has {MASTER_KEY_BYTES} bytes, not {len(master_key)}")
+        self._folder = directory.keys
+        try:
+            salt = _joined(directory, master_key)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StoreFailed(f"cannot use the keys of {directory.root}: {error}") from error
+        self._wrapping = AESGCM(_derived(master_key, salt, b"wrapping"))
+        self._name_key = _derived(master_key, salt, b"names")
+        self._lock = threading.Lock()
+        self._keys: dict[bytes, AESGCM] = {}
+
+    def hidden(self, key: bytes) -> bytes:
+        """Another name for a block, as long as its key: the key is a digest of a prompt that could be guessed."""
+        return blake2b(key, key=self._name_key, digest_size=len(key), person=b"kvtide-block").digest()
+
+    def name(self, owner: bytes) -> bytes:
+        """NAME_BYTES bytes that stand for an owner where everybody can read."""
+        return blake2b(owner, key=self._name_key, digest_size=NAME_BYTES, person=b"kvtide-owner").digest()
+
+    def key_for(self, owner: bytes) -> tuple[bytes, AESGCM]:
+        """The owner's name and key; the key is made, and on disk when this returns, if there was none."""
+        name = self.name(owner)
+        with self._lock:
+            key = self._known(name)
+            if key is None:
+                key = self._keys[name] = self._make(name)
+        return name, key
+
+    def key_of(self, name: bytes) -> AESGCM | None:
+        """The key under a name; None if there is none, or none any more."""
+        with self._lock:
+            return self._known(name)
+
+    def destroy(self, owner: bytes) -> None:
+        """Overwrite and delete the owner's key. It is gone from the disk when this returns, as far as the disk goes along.
+
+        Raises StoreFailed if that fails; the key may be there still.
+        """
+        name = self.name(owner)
+        with self._lock:
+            self._keys.pop(name, None)
+            path = self._path(name)
+            try:
+                _overwrite(path)
+                path.unlink()
+                sync_names(self._folder)
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                raise StoreFailed(f"cannot destroy a key: {error}") from error
+
+    def _known(self, name: bytes) -> AESGCM | None:
+        key = self._keys.get(name)
+        if key is None:
+            key = self._read(name)
+            if key is not None:
+                self._keys[name] = key
+        return key
+
+    def _read(self, name: bytes) -> AESGCM | None:
+        try:
+            wrapped = self._path(name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreFailed(f"cannot read a key: {error}", temporary=True) from error
+        try:
+            return AESGCM(self._wrapping.decrypt(wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], name))
+        except (InvalidTag, ValueError):
+            return None  # damaged: what it encrypted is lost, and a new key takes its place
+
+    def _make(self, name: bytes) -> AESGCM:
+        key, nonce = os.urandom(MASTER_KEY_BYTES), os.urandom(NONCE_BYTES)
+        try:
+            _write_new(self._path(name), nonce + self._wrapping.encrypt(nonce, key, name))
+        except OSError as error:
+            raise StoreFailed(f"cannot write a key: {error}", temporary=True) from error
+        return AESGCM(key)
+
+    def _path(self, name: bytes) -> Path:
+        return self._folder / name.hex()
+
+
+def _joined(directory: Directory, master_key: bytes) -> bytes:
+    """The salt of an encrypted directory, which is made one first if nothing rests there yet."""
+    mark = directory.encrypted_mark
+    try:
+        content = bytes.fromhex(mark.read_text())
+    except FileNotFoundError:
+        if any((environment / "data.mdb").exists() for environment in directory.environments):
+            raise StoreFailed(
+                f"{directory.root} holds blocks that are not encrypted; to delete them: "
+                f"kvtide disk clear {directory.root.parent}"
+            ) from None
+        salt = os.urandom(_SALT_BYTES)
+        _write_new(mark, (salt + _derived(master_key, salt, b"check")).hex().encode())
+        return salt
+    except ValueError:
+        content = b""
+    salt, check = content[:_SALT_BYTES], content[_SALT_BYTES:]
+    if not hmac.compare_digest(check, _derived(master_key, salt, b"check")):
+        raise StoreFailed(f"{directory.root} is encrypted with another key")
+    return salt
+
+
+def _derived(master_key: bytes, salt: bytes, purpose: bytes) -> bytes:
+    """HKDF-SHA256 (RFC 5869)."""
+    return HKDF(SHA256(), MASTER_KEY_BYTES, salt, b"kvtide " + purpose).derive(master_key)
+
+
+def _write_new(path: Path, content: bytes) -> None:
+    """Put a file there that is whole and on the disk, whatever happens; in place of one that is there."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "wb") as out:
+        out.write(content)
+        out.flush()
+        os.fsync(out.fileno())
+    fresh.rename(path)
+    sync_names(path.parent)
+
+
+def _overwrite(path: Path) -> None:
+    """With noise: on a disk that writes in place, what was there is gone."""
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        file.write(os.urandom(size))
+        file.flush()
+        os.fsync(file.fileno())
