@@ -326,11 +326,14 @@ class Engine(Closing):
         self._loop.join()
         # an engine that has failed cannot say what is worth keeping, and to whom it belongs
         try:
-            joined = self._cache.close(flush_s) if self._loop.failure is None else self._cache.abandon()
+            if self._loop.failure is None:
+                self._cache.close(flush_s)
+            else:
+                self._cache.abandon()
         finally:  # whatever the disk says
             self._resources.close()
-        if joined:  # else a thread that hangs in a read may still write there
-            self._tiers.slab.close()
+            if self._cache.abandon():  # else a thread that hangs in a read may still write there
+                self._tiers.slab.close()
 
     # --- facts ----------------------------------------------------------------------------------------------------
 
