@@ -276,13 +276,14 @@ class Engine(Closing):
         """Write down every cached block that the disk does not have yet, and wait until that would survive a power cut.
 
         What requests hold is written too. Nothing to do without a disk tier. Raises StoreFailed if the disk is full,
-        fails or rests, so that some blocks are not there.
+        fails or rests, or a copy on the way there failed, so that some blocks are not there.
         """
         num_left = self._sweep(Tier.DISK, then_free=False)
         if self._tiers.store is not None:
             self._tiers.store.sync()
             if num_left:
-                raise StoreFailed(f"{num_left} cached blocks are not on disk: it is full, fails, or rests")
+                why = "it is full, fails or rests, or a copy on the way there failed"
+                raise StoreFailed(f"{num_left} cached blocks are not on disk: {why}")
 
     def _sweep(self, to: Tier, *, then_free: bool) -> int:
         """Blocks that are above the tier and not in it afterwards."""
@@ -342,11 +343,14 @@ class Engine(Closing):
         self._loop.join()
         # an engine that has failed cannot say what is worth keeping, and to whom it belongs
         try:
-            joined = self._cache.close(flush_s) if self._loop.failure is None else self._cache.abandon()
+            if self._loop.failure is None:
+                self._cache.close(flush_s)
+            else:
+                self._cache.abandon()
         finally:  # whatever the disk says
             self._resources.close()
-        if joined:  # else a thread that hangs in a read may still write there
-            self._tiers.slab.close()
+            if self._cache.abandon():  # else a thread that hangs in a read may still write there
+                self._tiers.slab.close()
 
     # --- facts ----------------------------------------------------------------------------------------------------
 

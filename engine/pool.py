@@ -48,9 +48,10 @@ class DevicePool(Closing):
         return self._blocks.dtype
 
     def view(self, slot: int) -> Any:
-        """The bytes of one slot, writable, [block_bytes] uint8: a numpy array on the CPU, a tensor on CUDA."""
+        """The slot's bytes, a numpy array on the CPU, a tensor on CUDA: see `SlotMemory.view`. Not for the scratch slot."""
         assert not self._closed, "the pool is closed"
-        assert 0 <= slot < self.num_slots, f"slot {slot} is outside the pool's {self.num_slots}"
+        if not 0 <= slot < self.num_slots:
+            raise IndexError(f"slot {slot} is outside 0 .. {self.num_slots - 1}")
         return self._bytes[slot]
 
     def layer_view(self, layer: int) -> torch.Tensor:

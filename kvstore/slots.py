@@ -4,7 +4,10 @@ from typing import Any, Protocol
 
 
 class SlotMemory(Protocol):
-    """A fixed number of equal slots, each one run of `block_bytes` bytes. Any thread may call all of it."""
+    """A fixed number of equal slots, each one run of `block_bytes` bytes. Any thread may call all of it.
+
+    `kvstore.slot_laws` has the laws that every implementation keeps.
+    """
 
     @property
     def num_slots(self) -> int: ...
@@ -16,6 +19,7 @@ class SlotMemory(Protocol):
         """The slot's bytes: writable, one-dimensional, uint8, C-contiguous. No copy, does not block.
 
         A numpy array for memory that the CPU addresses, the device library's array otherwise. Raises
-        IndexError unless 0 <= slot < num_slots. Must not be used after the memory is closed.
+        IndexError unless 0 <= slot < num_slots. Memory that can be closed must not be asked afterwards, and raises
+        AssertionError if it is; views from before stay valid.
         """
         ...

@@ -405,7 +405,10 @@ class TieredCache(Closing):
         return self._joined
 
     def abandon(self) -> bool:
-        """`close` without a look at the books, for when they are wrong: nothing more is written."""
+        """`close` without a look at the books, for when they are wrong: nothing more is written.
+
+        After either of them it does nothing, and answers as they did, or would have if the store could be closed.
+        """
         if self._joined is None:
             self._end()
         return bool(self._joined)

@@ -255,7 +255,8 @@ class Index:
                 self._reads_rest.note(answer.error, self._now_s)
                 self._holes.prune(self._loads.was_read(move, answer))
             case Write(), Written():
-                self._writes_rest.note(answer.error, self._now_s)
+                if self._writes_rest.note(answer.error, self._now_s):
+                    self._writes.refused()
                 self._writes.written(move, answer)
                 self._uses.was_written(self._now_s)
             case _:

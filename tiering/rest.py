@@ -10,12 +10,14 @@ class Rest:
         self._in_row = 0
         self._until_s = float("-inf")
 
-    def note(self, error: Exception | None, now_s: float) -> None:
-        """It was tried, and failed or, without an error, did not."""
+    def note(self, error: Exception | None, now_s: float) -> bool:
+        """It was tried, and failed or, without an error, did not. Whether a rest begins, which may be one of no length."""
         self._in_row = 0 if error is None else self._in_row + 1
-        if self._in_row >= self._failures:
-            self._in_row = 0
-            self._until_s = now_s + self._rest_s
+        if self._in_row < self._failures:
+            return False
+        self._in_row = 0
+        self._until_s = now_s + self._rest_s
+        return True
 
     def end(self) -> None:
         """What made it fail has been put right: it may be tried at once."""

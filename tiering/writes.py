@@ -20,6 +20,10 @@ class Sweep:
     then_free: bool
     """Whether the copies above are given up. Otherwise they stay, clean."""
     ids: Ids = field(default_factory=lambda: np.empty(0, dtype=np.intp))
+    stuck: Ids = field(default_factory=lambda: np.empty(0, dtype=np.intp))
+    """Those of them that could not be copied from the device: they stay there."""
+    refused: bool = False
+    """Whether writes have failed so often in a row that no more are asked for."""
     done: bool = False
     num_left: int = 0
     """When it is done: blocks above the tier that are not in it."""
@@ -159,11 +163,17 @@ class Writes:
     def not_demoted(self, ids: Ids) -> None:
         """A copy down has failed: the sweep leaves these blocks where they are, or it might try for ever."""
         if self._sweep is not None:
-            self._sweep.ids = self._sweep.ids[~np.isin(self._sweep.ids, ids)]
+            self._sweep.stuck = np.union1d(self._sweep.stuck, ids)
+
+    def refused(self) -> None:
+        """Writes keep failing: the sweep does without the rest of them, or it might try for ever."""
+        if self._sweep is not None:
+            self._sweep.refused = True
 
     def _plan_sweep(self, sweep: Sweep, *, disk_ready: bool) -> None:
-        num_written = self._sweep_host(sweep.ids) if sweep.to is DISK and disk_ready else 0
-        num_demoted = self._sweep_device(sweep.ids)
+        writes = sweep.to is DISK and disk_ready and not sweep.refused
+        num_written = self._sweep_host(sweep.ids) if writes else 0
+        num_demoted = self._sweep_device(sweep.ids[~np.isin(sweep.ids, sweep.stuck)])
         residency = self._holdings.residency
         moving = (residency.state[HOST:, sweep.ids] == WRITING).any() or residency.readers[:, sweep.ids].any()
         if not (num_written or num_demoted or (moving and self._outbox.is_moving)):

@@ -18,6 +18,7 @@ import re
 import shutil
 from pathlib import Path
 
+from kvstore.disk.file_system import NETWORK, file_system
 from kvstore.errors import StoreFailed, StoreLocked
 
 _ASIDE = "damaged-"
@@ -30,7 +31,7 @@ class Directory:
     """Holds the directory for this store alone, from construction to `close`. One thread at a time.
 
     Raises StoreLocked if it is held already, in this process too; StoreFailed if it cannot be made or
-    written.
+    written, or is on a network file system.
     """
 
     was_signed_off: bool
@@ -41,6 +42,7 @@ class Directory:
         try:
             Path(path).mkdir(parents=True, exist_ok=True)
             self.root.mkdir(mode=0o700, exist_ok=True)
+            self._refuse_network()  # before a lock is asked for, which may hang there
             self.root.chmod(0o700)  # whatever made it: token ids are prompts that anybody could read
             self._lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -164,6 +166,13 @@ class Directory:
     @property
     def _clean_mark(self) -> Path:
         return self.root / "clean"
+
+    def _refuse_network(self) -> None:
+        if (kind := file_system(self.root)) in NETWORK:
+            raise StoreFailed(
+                f"{self.root} is on {kind}, a network file system, where LMDB cannot keep its promises: choose a "
+                "local directory"
+            )
 
     def _acquire(self) -> None:
         try:

@@ -74,14 +74,19 @@ def test_an_engine_that_has_failed_asks_no_tokenizer(tiny_llama_dir, monkeypatch
         engine.close()
 
 
-def test_a_store_that_cannot_be_closed_costs_no_memory(tiny_llama_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_store_that_cannot_be_closed_costs_no_memory(tiny_llama_dir, tmp_path, monkeypatch, has_failed):
     engine = open_engine(tiny_llama_dir, tmp_path)
+    if has_failed:
+        fail_once(monkeypatch, engine._cache, "pump", AssertionError("a slot is lost"))
     engine.generate(tokens(0, 100), GREEDY)
     monkeypatch.setattr(engine._cache._store, "close", lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         engine.close()
     with pytest.raises(AssertionError, match="the pool is closed"):
         engine._tiers.pool.view(0)
+    with pytest.raises(AssertionError, match="the host slab was used after close"):
+        engine._tiers.slab.view(0)
     engine.close()
 
 

@@ -33,7 +33,7 @@ def test_the_scratch_slot_is_not_given_out():
     pool = DevicePool(LAYOUT, 2)
     assert pool.scratch == 2
     assert pool.layer_view(0).shape == (3, *LAYOUT.shape[1:])
-    with pytest.raises(AssertionError, match="outside"):
+    with pytest.raises(IndexError, match="outside"):
         pool.view(pool.scratch)
     with pytest.raises(ValueError, match="at least one"):
         DevicePool(LAYOUT, 0)

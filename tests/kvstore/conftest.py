@@ -1,11 +1,14 @@
 """Small stores of every kind, by name, and a way to open disk stores one after the other."""
 
+import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from kvstore import BlockLayout, LmdbStore, MemoryStore, Namespace
+from kvstore import BlockLayout, LmdbStore, MemoryStore, Namespace, Store
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 LAYOUT = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=16, dtype="bfloat16", block_tokens=16)
 FLOAT32 = BlockLayout(num_layers=2, num_kv_heads=1, head_dim=16, dtype="float32", block_tokens=8)
@@ -26,7 +29,13 @@ def lmdb_store(path: Path, **changed) -> LmdbStore:
     return LmdbStore(path, **{**options, **changed})
 
 
-STORES: dict[str, Callable[[Path], MemoryStore | LmdbStore]] = {
+def sqlite_store(path: Path) -> Store:
+    """The store that the examples bring."""
+    made = runpy.run_path(str(EXAMPLES / "sqlite_store.py"))["SqliteStore"]
+    return made(path / "kv.sqlite", namespace=NAMESPACE, layout=LAYOUT, capacity_bytes=CAPACITY_BYTES)
+
+
+STORES: dict[str, Callable[[Path], Store]] = {
     "memory": lambda path: MemoryStore(NAMESPACE, LAYOUT, CAPACITY_BYTES),
     "memory float32": lambda path: MemoryStore(NAMESPACE, FLOAT32, CAPACITY_BYTES),
     "memory raw": lambda path: MemoryStore(NAMESPACE, LAYOUT, CAPACITY_BYTES, compress=False),
@@ -35,11 +44,12 @@ STORES: dict[str, Callable[[Path], MemoryStore | LmdbStore]] = {
     "lmdb syncing": lambda path: lmdb_store(path, sync_interval_s=0.0),
     "lmdb strict": lambda path: lmdb_store(path, durability="strict"),
     "lmdb encrypted": lambda path: lmdb_store(path, master_key=MASTER_KEY),
+    "sqlite": sqlite_store,
 }
 
 
 @pytest.fixture(params=STORES)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MemoryStore | LmdbStore]:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     with STORES[request.param](tmp_path) as opened:
         yield opened
 

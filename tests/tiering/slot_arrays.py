@@ -16,6 +16,8 @@ class SlotArray:
         self.before_view = lambda slot: None
 
     def view(self, slot):
+        if not 0 <= slot < self.num_slots:
+            raise IndexError(f"slot {slot} of {self.num_slots}")
         self.before_view(slot)
         return self.bytes[slot]
 

@@ -222,6 +222,38 @@ def test_writes_that_keep_failing_rest_and_begin_again():
     assert tiers.where(prompt(1, 2)) == ["DHK", "DHK"]
 
 
+def test_a_sweep_ends_while_writes_keep_failing_though_the_disk_never_rests():
+    tiers = model(device=4, host=4, disk=8, disk_failures=3, disk_rest_s=0.0, write_batch_blocks=1)
+    tiers.run(prompt(1, 2))
+    sweep = tiers.index.sweep(Tier.DISK, then_free=False)
+    tiers.plan()
+    for demote in tiers.moves(Demote):
+        tiers.complete(demote.number)
+    tiers.plan()
+    while writes := [number for number, flight in tiers.flights.items() if isinstance(flight.move, Write)]:
+        assert len(tiers.moves(Write)) < 10, "it tries for ever"
+        tiers.complete(writes[0], error=DIED)
+        tiers.plan()
+    assert sweep.done
+    assert sweep.num_left == 2
+    sweep = tiers.index.sweep(Tier.DISK, then_free=False)
+    tiers.settle()
+    assert sweep.num_left == 0, "the next one tries again"
+
+
+def test_what_could_not_be_copied_from_the_device_is_counted_as_left():
+    tiers = model(device=4, host=4, disk=8)
+    tiers.run(prompt(1, 2))
+    sweep = tiers.index.sweep(Tier.DISK, then_free=True)
+    tiers.plan()
+    for demote in tiers.moves(Demote):
+        tiers.complete(demote.number, error=DIED)
+    tiers.settle()
+    assert sweep.done
+    assert sweep.num_left == 2
+    assert tiers.where(prompt(1, 2)) == ["D", "D"]
+
+
 # ---- a disk that hangs
 
 
