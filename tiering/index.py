@@ -66,7 +66,9 @@ class IndexConfig:
     """Small, so that copying up begins early and threads share one request's blocks."""
     read_budget_blocks: int = 64
     write_batch_blocks: int = 16
-    """One commit a batch."""
+    """One commit a batch, of at most so many ..."""
+    write_batch_share: float = 0.005
+    """... and of at most such a share of the disk: with larger ones its files outgrow what is in them (docs/adr/0004)."""
     write_budget_blocks: int = 64
     clean_share: float = 0.5
     """Of the host slots, those kept free or on disk as well, so that demotion finds a place without waiting."""
@@ -92,6 +94,12 @@ class IndexConfig:
             raise ValueError(f"record_bytes must be given with a disk tier, not {self.record_bytes}")
         if self.ttl_s is not None and not 0 < self.ttl_s < math.inf:
             raise ValueError(f"ttl_s must be a time above 0, or None, not {self.ttl_s}")
+
+    @property
+    def blocks_per_write(self) -> int:
+        """The most that go into one batch."""
+        within = int(self.disk_bytes * self.write_batch_share) // max(1, self.record_bytes)
+        return max(1, min(self.write_batch_blocks, within))
 
 
 class Index:
@@ -125,7 +133,7 @@ class Index:
             self._outbox,
             root_key=root_key,
             reserved_bytes=max(1, config.record_bytes),
-            batch=config.write_batch_blocks,
+            batch=config.blocks_per_write,
             budget=config.write_budget_blocks,
             clean_share=config.clean_share,
             deadline_s=config.io_deadline_s,

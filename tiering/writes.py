@@ -54,9 +54,7 @@ class Writes:
         self._holdings, self._eviction, self._outbox = holdings, eviction, outbox
         self._root_key = root_key
         self._reserved_bytes = reserved_bytes
-        # a disk of a few blocks must not be asked for room for a whole batch
-        self._batch = max(1, min(batch, holdings.disk_capacity_bytes // (2 * reserved_bytes)))
-        self._budget, self._deadline_s = budget, deadline_s
+        self._batch, self._budget, self._deadline_s = batch, budget, deadline_s
         num_slots = holdings.slots[HOST].num_slots
         self._max_dirty = num_slots - max(1, int(num_slots * clean_share))
         self._sweep: Sweep | None = None

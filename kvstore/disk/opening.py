@@ -15,7 +15,7 @@ from kvstore.disk.verification import is_short, problems, problems_found_here
 _log = logging.getLogger(__name__)
 
 # LMDB's map bounds its file, which outgrows its records: freed runs of pages are seldom of the length that is wanted
-# next. 1.09 of the capacity was measured under churn, 1.16 where a batch is 3 % of it (docs/adr/0004).
+# next. 1.09 to 1.14 of the capacity was measured under churn, 1.16 where a batch is 3 % of it (docs/adr/0004).
 _PAYLOAD_SLACK: Final = 1.2
 _META_SHARE: Final = 1 / 16
 _EXTRA_BYTES, _EXTRA_SHARE = 8 << 20, 1 / 4

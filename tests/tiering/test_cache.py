@@ -73,6 +73,7 @@ class Rig:
             "host_slots": HOST_SLOTS,
             "disk_bytes": DISK_BLOCKS * record_bytes,
             "record_bytes": record_bytes,
+            "write_batch_share": 0.5,
         }
         self.woken = threading.Event()
         self.cache = TieredCache(

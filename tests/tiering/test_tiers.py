@@ -3,7 +3,16 @@
 import pytest
 
 from tests.tiering.memory_model import DIED
-from tests.tiering.small_tiers import BLOCK_TOKENS, RECORD_BYTES, lookup, model, on_disk, prompt, stats
+from tests.tiering.small_tiers import (
+    BLOCK_TOKENS,
+    RECORD_BYTES,
+    config,
+    lookup,
+    model,
+    on_disk,
+    prompt,
+    stats,
+)
 from tiering.index import IndexConfig
 from tiering.leases import Wait
 from tiering.moves import Demote, Read, Write
@@ -294,6 +303,18 @@ def test_a_new_sweep_ends_the_one_before():
 def test_sizes_that_cannot_work_are_refused(sizes, message):
     with pytest.raises(ValueError, match=message):
         IndexConfig(block_tokens=BLOCK_TOKENS, **sizes)
+
+
+def test_a_write_is_a_small_part_of_the_disk():
+    """Else its files outgrow what is in them; at least one block, however small the disk."""
+
+    def blocks(disk_blocks, **changed):
+        return config(4, 4, disk_blocks, **{"write_batch_share": 0.005, **changed}).blocks_per_write
+
+    assert IndexConfig(block_tokens=1, device_slots=1, host_slots=0).write_batch_share == 0.005
+    assert [blocks(n) for n in (1, 199, 200, 399, 400, 1500, 3200, 100_000)] == [1, 1, 1, 1, 2, 7, 16, 16]
+    assert blocks(100, write_batch_share=0.5, write_batch_blocks=3) == 3
+    assert blocks(0) == 1
 
 
 def test_a_request_that_never_fits_is_refused():

@@ -151,6 +151,7 @@ class Process:
             record_bytes=store.max_stored_bytes,
             read_batch_blocks=choose([1, 2]),
             write_batch_blocks=choose([1, 3]),
+            write_batch_share=0.5,
             disk_rest_s=5.0,
             ttl_s=choose([None, None, 15.0]),
         )
