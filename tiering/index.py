@@ -313,9 +313,12 @@ class Index:
         return all(removed)
 
     def erase(self, owner: bytes) -> bool:
-        """`clear`, of one owner's blocks. False if some are in use: these stay, and what is below or above them may."""
-        removed = [self._eviction.remove(block) for block in self._holdings.tops_of(owner).tolist()]
-        return all(removed)
+        """Forget every block of an owner's in every tier. False if some are in use: these stay, with what leads to them."""
+        below = [
+            self._holdings.radix.subtree(block)[::-1] for block in self._holdings.tops_of(owner).tolist()
+        ]
+        num_removed = sum(self._eviction.remove_idle(ids) for ids in below)
+        return num_removed == sum(map(len, below))
 
     def disk_was_emptied(self) -> None:
         """The store has lost its records: none that was there is counted on, and what nobody else holds is a hole.

@@ -66,6 +66,7 @@ def test_what_a_request_holds_stays_and_is_told():
     running = tiers.admit(prompt(*FIRST))
     assert not tiers.index.erase(OWNERS[0])
     assert lookup(tiers, 6, 7) == {}, "what nobody holds is gone"
+    assert lookup(tiers, 3, 8) == {"device": 1}, "also where it branches off from what is held"
     assert lookup(tiers, *FIRST) == {"device": 3}
     tiers.prefill(running)
     tiers.release(running)

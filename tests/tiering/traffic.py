@@ -234,10 +234,11 @@ class Traffic:
         assert self._owned_by_others(owner) == others
 
     def _owned_by_others(self, owner):
+        """But for holes, which go with the last that follows them."""
         holdings = self.model.index._holdings
-        return [
-            each for each in holdings.radix.subtree(NO_BLOCK).tolist() if holdings.owner_of(each) != owner
-        ]
+        ids = holdings.radix.subtree(NO_BLOCK)
+        ids = ids[holdings.residency.resident_anywhere(ids)]
+        return [each for each in ids.tolist() if holdings.owner_of(each) != owner]
 
     def restart(self):
         """A crash: what the writer had not done is lost; a record may be as well. The disk may be smaller than it was."""
