@@ -11,7 +11,9 @@ from kvstore.testing import LAWS
 from tests.kvstore.conftest import EXAMPLES
 
 by_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-wrapped = pytest.mark.parametrize("store", ["memory", "lmdb", "lmdb strict", "sqlite"], indirect=True)
+wrapped = pytest.mark.parametrize(
+    "store", ["memory", "lmdb", "lmdb strict", "lmdb encrypted", "sqlite"], indirect=True
+)
 
 
 @by_law
