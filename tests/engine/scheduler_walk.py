@@ -22,6 +22,7 @@ from engine.sampling import Dice
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
 from engine.text import ReplyText
+from kvstore.store import NO_OWNER
 from tests.tiering.memory_model import POISON, MemoryModel
 from tests.tiering.virtual_loop import Choose, VirtualLoop
 from tiering.leases import Wait
@@ -63,6 +64,10 @@ class TokenMemory(MemoryModel):
         return [tokens for tokens, _ in content] == right and (
             not self.only_prefilled or all(how == "prefill" for _, how in content)
         )
+
+    def owner_of(self, prefix):
+        """Everybody's: no sequence here has a tenant."""
+        return NO_OWNER
 
     def key_of(self, content):
         if content and content is not POISON and isinstance(content[0], tuple):

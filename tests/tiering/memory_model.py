@@ -444,16 +444,15 @@ class MemoryModel:
                 assert residency.key_of(block) == self.key_of(prefix), "the key is another block's"
                 record = self.disk.get(self.key_of(prefix))  # may be gone, which the core cannot know
                 assert record is None or self.is_right(record.content, prefix), "disk holds other bytes"
-                assert record is None or record.meta.owner == self._owner_of(prefix), (
-                    "the record is another's"
-                )
-            assert self.index._holdings.owner_of(block) == self._owner_of(prefix), "the block is another's"
+                assert record is None or record.meta.owner == self.owner_of(prefix), "the record is another's"
+            assert self.index._holdings.owner_of(block) == self.owner_of(prefix), "the block is another's"
 
     def is_right(self, content, prefix):
         """Whether this is what the block at the end of a prefix must hold."""
         return content == prefix
 
-    def _owner_of(self, prefix):
+    def owner_of(self, prefix):
+        """Whose the block at the end of a prefix is."""
         return ownership_of(prefix).of(len(prefix) // self.config.block_tokens - 1)
 
     def _prefixes(self):
