@@ -50,6 +50,8 @@ class Kind:
     faults: Faults = lambda _: []
     held: bool = False
     """Another store has the directory."""
+    encrypted: bool = False
+    """Blocks are encrypted."""
 
     def wrap(self, store: LmdbStore, gate: Gate, rng: Random) -> FaultStore:
         """The store with the faults of its calls around it. What hangs waits at the gate."""
@@ -220,6 +222,24 @@ def not_a_directory(directory: Path, _: Random) -> None:
     directory.write_text("a file")
 
 
+def _key_file(directory: Path, rng: Random) -> Path:
+    """That of one owner's key."""
+    return rng.choice(sorted((directory / "v1" / "keys").iterdir()))
+
+
+def remove_key(directory: Path, rng: Random) -> None:
+    """A key is gone, and with it what it encrypted."""
+    _key_file(directory, rng).unlink()
+
+
+def flip_key_bit(directory: Path, rng: Random) -> None:
+    """A key is not what it was."""
+    file = _key_file(directory, rng)
+    content = bytearray(file.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    file.write_bytes(content)
+
+
 # ---- a store in use --------------------------------------------------------------------------------------------------
 
 
@@ -324,4 +344,11 @@ SURROUNDINGS = [
     Kind("another process has the directory", held=True),
     Kind("a file where the directory should be", at_rest=not_a_directory),
 ]
-KINDS = {kind.name: kind for kind in (*RECORDS, *FILES, *CALLS, *SURROUNDINGS)}
+ENCRYPTED = [
+    Kind("encrypted: bit flipped in a record", in_use=flip(lambda _: 0, lambda _, r: len(r)), encrypted=True),
+    Kind("encrypted: another block's record", in_use=on_record(_others), encrypted=True),
+    Kind("encrypted: power lost, after a crash", at_rest=crashed(drop_pages), encrypted=True),
+    Kind("encrypted: a key gone", at_rest=remove_key, encrypted=True),
+    Kind("encrypted: bit flipped in a key", at_rest=flip_key_bit, encrypted=True),
+]
+KINDS = {kind.name: kind for kind in (*RECORDS, *FILES, *CALLS, *SURROUNDINGS, *ENCRYPTED)}

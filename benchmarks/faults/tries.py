@@ -37,7 +37,16 @@ class Outcome:
     complaint: str = ""
 
 
-def open_store(directory: Path, *, capacity_bytes: int = 1 << 22, sync_interval_s: float = 5.0) -> LmdbStore:
+MASTER_KEY = bytes(range(32))
+
+
+def open_store(
+    directory: Path,
+    *,
+    capacity_bytes: int = 1 << 22,
+    sync_interval_s: float = 5.0,
+    encrypted: bool = False,
+) -> LmdbStore:
     """A store of small blocks."""
     layout = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=16, block_tokens=16, dtype="bfloat16")
     return LmdbStore(
@@ -47,6 +56,7 @@ def open_store(directory: Path, *, capacity_bytes: int = 1 << 22, sync_interval_
         capacity_bytes=capacity_bytes,
         min_free_bytes=0,
         sync_interval_s=sync_interval_s,
+        master_key=MASTER_KEY if encrypted else None,
     )
 
 
@@ -58,20 +68,20 @@ class StoreTries:
 
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
-        self._template = scratch / "template"
-        with open_store(self._template) as store:
-            self._refs, self._blocks = fill(store, self.num_blocks)
-            self._more = chain(store, 4, seed=1), kv_like(store, 4, seed=1)
+        for encrypted in (False, True):
+            with open_store(_template(scratch, encrypted=encrypted), encrypted=encrypted) as store:
+                self._refs, self._blocks = fill(store, self.num_blocks)
+                self._more = chain(store, 4, seed=1), kv_like(store, 4, seed=1)
 
     def run(self, kind: Kind, seed: int) -> Outcome:
         """One try."""
         rng, gate, outcome = random.Random(f"{kind.name} {seed}"), Gate(), Outcome()
-        with _copy(self._template, self._scratch) as directory:
+        with _copy(self._scratch, kind) as directory:
             kind.at_rest(directory, rng)
             with open_store(directory) if kind.held else nullcontext():
                 self._serve(kind, directory, gate, rng, outcome)
             if directory.is_dir():  # nothing is wrong any more, but what has been damaged
-                with self._guard(outcome), open_store(directory) as store:
+                with self._guard(outcome), open_store(directory, encrypted=kind.encrypted) as store:
                     self._read(store, self._refs, self._blocks, outcome)
                     store.put_many(self._refs, self._blocks)
                     store.check()
@@ -80,7 +90,7 @@ class StoreTries:
 
     def _serve(self, kind: Kind, directory: Path, gate: Gate, rng: random.Random, outcome: Outcome) -> None:
         with suppress(StoreError), self._guard(outcome):
-            store = open_store(directory)
+            store = open_store(directory, encrypted=kind.encrypted)
             kind.in_use(store, directory, rng)
             opener = threading.Timer(0.01, gate.open)  # hangs are stalls here: nobody gives up a call
             opener.start()
@@ -158,15 +168,18 @@ class EngineTries:
             for _ in range(self.num_prompts)
         ]
         self._params = SamplingParams(max_tokens=3, ignore_eos=True, logprobs=1)
-        self._template = scratch / "template"
-        with self._open(self._template, lambda store: store) as engine:
-            self._right = [self._said(result) for result in engine.generate(self._prompts, self._params)]
-            engine.flush()
+        self._key_file = scratch / "key"
+        self._key_file.write_bytes(MASTER_KEY)
+        for encrypted in (False, True):
+            directory = _template(scratch, encrypted=encrypted)
+            with self._open(directory, lambda store: store, encrypted=encrypted) as engine:
+                self._right = [self._said(result) for result in engine.generate(self._prompts, self._params)]
+                engine.flush()
 
     def run(self, kind: Kind, seed: int) -> Outcome:
         """One try."""
         rng, gate, outcome = random.Random(f"{kind.name} {seed}"), Gate(), Outcome()
-        with _copy(self._template, self._scratch) as directory:
+        with _copy(self._scratch, kind) as directory:
             kind.at_rest(directory, rng)
 
             def wrap(store: LmdbStore) -> Store:
@@ -174,14 +187,14 @@ class EngineTries:
                 return kind.wrap(store, gate, rng)
 
             with open_store(directory) if kind.held else nullcontext():
-                self._serve(directory, wrap, gate, outcome)
+                self._serve(kind, directory, wrap, gate, outcome)
             if directory.is_dir():  # nothing is wrong any more, but what has been damaged
-                self._serve(directory, lambda store: store, gate, outcome)
+                self._serve(kind, directory, lambda store: store, gate, outcome)
         return outcome
 
-    def _serve(self, directory: Path, wrap: Callable, gate: Gate, outcome: Outcome) -> None:
+    def _serve(self, kind: Kind, directory: Path, wrap: Callable, gate: Gate, outcome: Outcome) -> None:
         try:
-            with self._open(directory, wrap) as engine:
+            with self._open(directory, wrap, encrypted=kind.encrypted) as engine:
                 for prompt, right in [*zip(self._prompts, self._right, strict=True)] * 2:
                     self._ask(engine, prompt, right, outcome)
                 gate.open()
@@ -210,7 +223,7 @@ class EngineTries:
     def _said(result: "Result") -> object:
         return result.token_ids, [each.logprob for each in result.logprobs]
 
-    def _open(self, directory: Path, wrap: Callable) -> "Engine":
+    def _open(self, directory: Path, wrap: Callable, *, encrypted: bool = False) -> "Engine":
         from engine import EngineConfig
         from engine.engine import Engine
 
@@ -221,6 +234,7 @@ class EngineTries:
             host_bytes="64KiB",
             disk_path=directory,
             disk_bytes="4MiB",
+            disk_key_file=self._key_file if encrypted else None,
             disk_min_free_bytes=0,
             disk_deadline_s=0.05,
             max_batch_tokens=128,
@@ -229,11 +243,15 @@ class EngineTries:
         return Engine(self._model, config, wrap_store=wrap, announce=lambda _: None)
 
 
+def _template(scratch: Path, *, encrypted: bool) -> Path:
+    return scratch / ("encrypted" if encrypted else "plain")
+
+
 @contextmanager
-def _copy(template: Path, scratch: Path) -> Iterator[Path]:
-    """A directory like the template, for one try."""
+def _copy(scratch: Path, kind: Kind) -> Iterator[Path]:
+    """A directory for one try, as it was left in order."""
     with tempfile.TemporaryDirectory(dir=scratch, ignore_cleanup_errors=True) as folder:
-        yield Path(shutil.copytree(template, Path(folder) / "disk"))
+        yield Path(shutil.copytree(_template(scratch, encrypted=kind.encrypted), Path(folder) / "disk"))
 
 
 LEVELS = {tries.name: tries for tries in (StoreTries, EngineTries)}
