@@ -248,6 +248,11 @@ def break_pages(table: str) -> OnStore:
     return lambda _store, directory, _rng: break_tree(data_file(directory, table))
 
 
+def cut_while_open(table: str) -> OnStore:
+    """A file loses its end while it is mapped."""
+    return lambda _store, directory, rng: truncate(table)(directory, rng)
+
+
 def no_space(store: LmdbStore, _: Path, __: Random) -> None:
     """The file system is full."""
     store.min_free_bytes, store._free_bytes = 1, lambda: 0
@@ -307,6 +312,7 @@ FILES = [
             Kind(f"{table} file: somebody else's", at_rest=overwrite(table)),
             Kind(f"{table} file: older than the other", at_rest=stale(table)),
             Kind(f"{table} file: tree pages broken while mapped", in_use=break_pages(table)),
+            Kind(f"{table} file: truncated while mapped", in_use=cut_while_open(table)),
         )
     ],
     Kind("power lost: pages never written, after a crash", at_rest=crashed(drop_pages)),

@@ -35,7 +35,7 @@ SYSTEMS = {
     "kvtide": System(
         title="kvtide LmdbStore",
         stored="one record a block in one LMDB file, written with `put_many` and `sync`, read with `get_many`. "
-        "The file is mapped: cut to half in use, it ends the process with SIGBUS (docs/durability.md); cut to half at rest, "
+        "Cut to half, in use or at rest, "
         "it is set aside whole.",
         checksum="Every record carries checksums, always.",
     ),

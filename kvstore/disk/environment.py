@@ -1,6 +1,7 @@
 """LMDB as we use it: how it is opened, what its errors mean, and how it is read without pinning pages."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,33 @@ def open_environment(path: Path, map_bytes: int, *, strict: bool) -> lmdb.Enviro
             max_spare_txns=32,
         )
     return environment
+
+
+class DataFile:
+    """The file of an environment, watched: it only grows, and to read from the map what was cut off ends the process.
+
+    Any thread may call it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """`path`: the environment's directory."""
+        self._path = path
+        with lmdb_errors(f"opening {path}"):
+            self._file = os.open(path / "data.mdb", os.O_RDONLY | os.O_CLOEXEC)
+        self._num_pages = 0
+        self.check()
+
+    def check(self) -> None:
+        """Raise Unsound if pages are gone that were there at an earlier check."""
+        known = self._num_pages  # first: it may grow meanwhile
+        with lmdb_errors(f"looking at {self._path}"):
+            num_pages = -(-os.fstat(self._file).st_size // PAGE_BYTES)
+        if num_pages < known:
+            raise Unsound(f"{self._path} had {known} pages, and {num_pages} are left")
+        self._num_pages = num_pages
+
+    def close(self) -> None:
+        os.close(self._file)
 
 
 @contextmanager

@@ -271,6 +271,7 @@ class LmdbStore(Closing):
         """
         with self._lender.lend() as tables:
             try:
+                tables.check_files()
                 with lmdb_errors("reading"):
                     yield tables
             except Unsound as error:
@@ -352,6 +353,7 @@ class LmdbStore(Closing):
         if self._failure is not None:
             self._raise_failed(self._failure)
         try:
+            self._tables.check_files()
             return job()
         except Unsound as error:
             self._failure = error

@@ -11,13 +11,13 @@ it:
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 from kvstore.disk.directory import Directory
 from kvstore.disk.entry import namespace_of, pack_entry, unpack_entry
-from kvstore.disk.environment import Unsound, items, lmdb_errors, open_environment, unpaired
+from kvstore.disk.environment import DataFile, Unsound, items, lmdb_errors, open_environment, unpaired
 from kvstore.errors import StoreError, StoreFull
 from kvstore.store import BlockMeta
 
@@ -42,16 +42,25 @@ class Tables:
 
     def __init__(self, directory: Directory, map_bytes: tuple[int, int], *, strict: bool = False) -> None:
         self._directory = directory
-        self.records = open_environment(directory.payload, map_bytes[0], strict=strict)
-        try:
+        with ExitStack() as opened:
+            self.records = open_environment(directory.payload, map_bytes[0], strict=strict)
+            opened.callback(self.records.close)
             self.entries = open_environment(directory.meta, map_bytes[1], strict=strict)
-        except BaseException:
-            self.records.close()
-            raise
+            opened.callback(self.entries.close)
+            self._files: list[DataFile] = []
+            for environment in directory.environments:
+                self._files.append(DataFile(environment))
+                opened.callback(self._files[-1].close)
+            self._opened = opened.pop_all()
         self.usage: dict[bytes, Usage] = {}
         """By namespace digest. Values are replaced, never changed: any thread may look."""
         self._unsettled: set[bytes] = set()
         """Keys of which one environment may have what the other has not: the disk was full in between."""
+
+    def check_files(self) -> None:
+        """Raise Unsound if a part of a file is gone: to be called before the environments are used."""
+        for file in self._files:
+            file.check()
 
     def put(self, batch: Mapping[bytes, tuple[BlockMeta, bytes]]) -> None:
         """Write records and their entries: all of them, or nothing if this raises; of what was to be replaced
@@ -173,8 +182,7 @@ class Tables:
         return not self._unsettled and not any(used.blocks for used in self.usage.values())
 
     def close(self) -> None:
-        self.records.close()
-        self.entries.close()
+        self._opened.close()
 
     def _settle(self) -> None:
         """Delete what a full disk has left in one environment only."""

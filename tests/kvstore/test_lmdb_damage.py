@@ -515,3 +515,42 @@ def test_a_key_that_changed_at_rest_costs_its_block_and_no_space(open_lmdb, tmp_
     again.check()
     again.put_many(refs[3:4], blocks[3:4])
     assert_holds(again, refs, blocks)
+
+
+# ---- a file that is cut while it is mapped -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", ["payload", "meta"])
+@pytest.mark.parametrize("kept", [0, 1, 2], ids=["nothing is left", "a meta page is", "the meta pages are"])
+def test_a_file_that_is_cut_in_use_costs_what_it_held(open_lmdb, tmp_path, table, kept):
+    """Whoever comes next, a reader or a writer, looks at its size first: to touch what is gone would be a signal."""
+    for come_next in (
+        lambda store, refs, blocks: reasons(store, refs),
+        lambda store, refs, blocks: store.put_many(refs, blocks),
+        lambda store, refs, blocks: list(store.scan()),
+        lambda store, refs, blocks: store.sync(),
+    ):
+        with open_lmdb() as store:
+            refs, blocks = fill(store, 6)
+            read(store, refs)
+            os.truncate(tmp_path / "v1" / table / "data.mdb", kept * 4096)
+            with pytest.raises(StoreFailed, match="are left"):
+                come_next(store, refs, blocks)
+            store.sync()
+            assert store.stats().fresh_starts == 1
+            assert reasons(store, refs) == [MissReason.ABSENT] * 6
+            store.put_many(refs, blocks)
+            assert_holds(store, refs, blocks)
+            store.check()
+            store.delete_many([ref.key for ref in refs])
+
+
+def test_a_last_page_that_is_cut_is_no_page_gone(open_lmdb, tmp_path):
+    """What is missing of it reads as zeros: its record fails a check, and the others are served."""
+    store = open_lmdb()
+    refs, _ = fill(store, 6)
+    read(store, refs)
+    data = payload(tmp_path)
+    os.truncate(data, data.stat().st_size - 100)
+    assert sum(reason is None for reason in reasons(store, refs)) >= 5
+    assert store.stats().fresh_starts == 0
