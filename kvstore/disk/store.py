@@ -344,7 +344,8 @@ class LmdbStore(Closing):
         self._lender: Lender[Tables] = Lender(tables, Tables.close)
         lost = self._form.lost(tables.scan())
         if lost:
-            self._delete(lost)
+            with suppress(StoreError):  # the next opening finds what cannot be deleted now
+                self._guarded(lambda: self._delete(lost))
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
 
     def _guarded(self, job: Callable[[], T]) -> T:

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from kvstore import MissReason, StoreFailed
+from kvstore import MissReason, StoreFailed, StoreFull
 from kvstore.disk import keyring, maintenance, read_master_key
+from kvstore.disk.environment import Unsound
+from kvstore.disk.tables import Tables
 from kvstore.store import NO_OWNER
 from kvstore.testing import assert_holds, chain, fill, kv_like, noise, reasons
 from tests.kvstore.conftest import MASTER_KEY
@@ -226,6 +228,30 @@ def test_a_crash_between_key_and_blocks_leaves_none_of_them(open_sealed, crash, 
     assert second.stats().blocks == 2
     assert_holds(second, bobs, blocks)
     second.check()
+
+
+@pytest.mark.parametrize("error", [StoreFull("full"), Unsound("broken")], ids=["full", "broken"])
+def test_what_has_no_key_and_cannot_be_deleted_keeps_nobody_from_opening(
+    open_sealed, tmp_path, monkeypatch, error
+):
+    with open_sealed() as first:
+        alices, _ = owned(first, 3, ALICE)
+    key_files(tmp_path)[0].unlink()
+
+    def fail(tables, keys):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Tables, "delete", fail)
+        with open_sealed() as second:
+            assert reasons(second, alices) == [MissReason.ABSENT] * 3
+            assert list(second.scan()) == []
+            refs, blocks = owned(second, 2, BOB, seed=1)
+            assert_holds(second, refs, blocks)
+    third = open_sealed()
+    assert_holds(third, refs, blocks)
+    assert third.stats().blocks == 2
+    third.check()
 
 
 def test_a_key_that_cannot_be_destroyed_is_told(open_sealed, tmp_path, monkeypatch):
