@@ -104,8 +104,10 @@ class EngineConfig:
         for name in ("device_bytes", "host_bytes", "disk_bytes", "disk_min_free_bytes", "disk_queue_bytes"):
             self._parse_size(name, allow_auto=name in ("device_bytes", "host_bytes"))
         for name in ("disk_path", "disk_key_file"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, Path(getattr(self, name)))
+            if (value := getattr(self, name)) is not None:
+                if not isinstance(value, str | Path) or not str(value):
+                    raise ValueError(f"{name} must be a path or None, got {value!r}")
+                object.__setattr__(self, name, Path(value))
         self._check_together()
 
     def _parse_size(self, name: str, *, allow_auto: bool) -> None:

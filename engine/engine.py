@@ -306,15 +306,22 @@ class Engine(Closing):
         Where the disk is encrypted, the tenant's key is destroyed: copies of the files that lie elsewhere tell nothing
         any more. False if requests, or copies that take too long, still hold some blocks, or may still write some: end
         them, and erase again. Waits for copies in flight, at most 30 seconds; meanwhile nobody is served. Raises
-        TimeoutError if the disk has not done its part within `timeout_s`, StoreError if it cannot, and ValueError for what is
-        no tenant's name.
+        TimeoutError if the disk has not done its part within `timeout_s`, StoreError if it cannot, or if the engine runs
+        without the disk tier that it should have, and ValueError for what is no tenant's name.
         """
         if tenant is None:
-            raise ValueError("tenant must be a name: what is everybody's cannot be erased")
+            raise ValueError(
+                "tenant must be a name: what has none, also behind a salt, cannot be erased by itself"
+            )
         RequestOptions(tenant=tenant)  # or no request can have had it
         future: Future[bool] = Future()
         self._post(Erase(owner_of(tenant), future))
-        return future.result(timeout_s)
+        erased = future.result(timeout_s)
+        if self._tiers.disk_off is not None:
+            raise StoreFailed(
+                f"what is on disk was not erased, as there is no disk tier: {self._tiers.disk_off}"
+            )
+        return erased
 
     def stats(self) -> dict[str, Any]:
         """Figures as of the last step, a nested dict: see docs/architecture.md, "Figures"."""

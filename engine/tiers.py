@@ -1,13 +1,14 @@
 """Opening what an engine computes with and keeps: model, pool, host memory, disk, and the cache over them."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from kvstore.block import BlockLayout, Namespace
-from kvstore.errors import StoreError
+from kvstore.errors import StoreError, StoreFailed
 from kvstore.host import HostSlab
 from kvstore.store import Store
 from tiering.cache import TieredCache
@@ -20,6 +21,7 @@ from .identity import identity
 from .model import Model, load_model
 from .pool import DevicePool
 from .salt import MAX_VOCABULARY
+from .sizes import format_bytes
 
 WrapStore = Callable[[Store], Store]
 WrapDevice = Callable[[Device], Device]
@@ -142,6 +144,8 @@ def _store(
 
     try:
         key_file = config.disk_key_file
+        if key_file is not None and Path(key_file).resolve().is_relative_to(Path(config.disk_path).resolve()):
+            raise StoreFailed(f"disk_key_file {key_file} lies in disk_path, which it is to protect")
         store = LmdbStore(
             config.disk_path,
             namespace=namespace,
@@ -155,6 +159,14 @@ def _store(
     except StoreError as error:
         _log.warning("runs without a disk tier: %s", error)
         return None, str(error)
+    free = shutil.disk_usage(config.disk_path).free
+    if free < chosen.disk_min_free_bytes:
+        _log.warning(
+            "nothing will be written to %s: of its file system %s are free, and disk_min_free_bytes keeps %s",
+            config.disk_path,
+            format_bytes(free),
+            format_bytes(chosen.disk_min_free_bytes),
+        )
     return store, None
 
 

@@ -12,6 +12,7 @@
 See docs/block-format.md.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -184,9 +185,18 @@ class Directory:
         try:
             self.was_signed_off = os.fstat(self._lock).st_size == 0
             os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"{os.getpid()} {_pid_namespace()}\n".encode(), 0)
+            self._sign_on()
         except OSError as error:
             raise StoreFailed(f"cannot write to {self.root}: {error}") from error
+
+    def _sign_on(self) -> None:
+        try:
+            os.pwrite(self._lock, f"{os.getpid()} {_pid_namespace()}\n".encode(), 0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            # to read a full disk, or to clear it, takes no room; without the mark who comes next looks closely as well
+            self._clean_mark.unlink(missing_ok=True)
 
     def _owner(self) -> str:
         pid, _, namespace = os.pread(self._lock, 64, 0).decode(errors="replace").strip().partition(" ")

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,9 @@ from kvstore.errors import StoreFailed, StoreFull
 PAGE_BYTES = 4096
 _VALUE_OVERHEAD_BYTES = 16  # LMDB's header on the first page of a value that has pages of its own
 _KEYS_PER_READ = 1024
+_MAX_READERS = 512
+_LOCK_FILE_BYTES = 64 << 10  # LMDB takes 64 bytes for a reader, and as much as two for itself
+_NO_ROOM_BYTES = 1 << 20
 
 # What LMDB raises although its trees are in order. After anything else they are not trusted: going on could
 # abort the process.
@@ -48,7 +52,7 @@ def open_environment(path: Path, map_bytes: int, *, strict: bool) -> lmdb.Enviro
         path.mkdir(mode=0o700, exist_ok=True)
         # The table of readers knows processes by number, and numbers repeat: in another PID namespace a reader
         # that was killed there looks alive here, and would keep old pages from being reused for ever.
-        (path / "lock.mdb").unlink(missing_ok=True)
+        _make_lock_file(path / "lock.mdb")
         environment = lmdb.open(
             str(path),
             map_size=map_bytes,
@@ -58,10 +62,20 @@ def open_environment(path: Path, map_bytes: int, *, strict: bool) -> lmdb.Enviro
             readahead=True,
             sync=strict,
             metasync=strict,
-            max_readers=512,
+            max_readers=_MAX_READERS,
             max_spare_txns=32,
         )
     return environment
+
+
+def _make_lock_file(path: Path) -> None:
+    """An empty one with all its blocks: LMDB maps it, and a page that the disk has no room for would be a signal."""
+    path.unlink(missing_ok=True)
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(file, 0, _LOCK_FILE_BYTES)
+    finally:
+        os.close(file)
 
 
 class DataFile:
@@ -92,19 +106,30 @@ class DataFile:
 
 
 @contextmanager
-def lmdb_errors(doing: str) -> Iterator[None]:
-    """Turn what LMDB and the file system raise into store errors that say what was being done."""
+def lmdb_errors(doing: str, on: Path | None = None) -> Iterator[None]:
+    """Turn what LMDB and the file system raise into store errors that say what was being done.
+
+    `on`: a directory of the disk that is written to. LMDB says EIO where the disk took a part of a write only: it is
+    full then, and the trees are as they were before.
+    """
     try:
         yield
     except lmdb.MapFullError as error:
         raise StoreFull(f"{doing}: no run of free pages in the file is long enough") from error
     except (lmdb.Error, OSError) as error:
         number = getattr(error, "errno", None) or getattr(error, "code", None)
-        if number in (errno.ENOSPC, errno.EDQUOT):
+        if number in (errno.ENOSPC, errno.EDQUOT) or (number == errno.EIO and _is_full(on)):
             raise StoreFull(f"{doing}: {error}") from error
         if isinstance(error, (OSError, *_HARMLESS)):
             raise StoreFailed(f"{doing}: {error}") from error
         raise Unsound(f"{doing}: {error}") from error
+
+
+def _is_full(directory: Path | None) -> bool:
+    try:
+        return directory is not None and shutil.disk_usage(directory).free < _NO_ROOM_BYTES
+    except OSError:
+        return False
 
 
 def items(environment: lmdb.Environment, prefix: bytes = b"") -> Iterator[list[tuple[bytes, bytes]]]:

@@ -16,6 +16,11 @@ class Form(Protocol):
         """By how much a record becomes longer."""
         ...
 
+    @property
+    def sealed(self) -> bool:
+        """Whether it takes a key to read what rests."""
+        ...
+
     def entry_key(self, key: bytes) -> bytes:
         """What a block is called in both environments: the namespace's digest, then as many bytes as its key has."""
         ...
@@ -53,6 +58,7 @@ class Plain:
     """As they are."""
 
     extra_bytes: Final = 0
+    sealed: Final = False
 
     def __init__(self, namespace: Namespace) -> None:
         self._digest = namespace.digest

@@ -135,9 +135,11 @@ def _joined(directory: Directory, master_key: bytes) -> bytes:
         return salt
     except ValueError:
         content = b""
+    if len(content) != _SALT_BYTES + MASTER_KEY_BYTES:
+        raise StoreFailed(f"{mark} is damaged: what it stood for cannot be read any more")
     salt, check = content[:_SALT_BYTES], content[_SALT_BYTES:]
     if not hmac.compare_digest(check, _derived(master_key, salt, b"check")):
-        raise StoreFailed(f"{directory.root} is encrypted with another key")
+        raise StoreFailed(f"{directory.root} is encrypted with another key than that of disk_key_file")
     return salt
 
 
@@ -151,11 +153,15 @@ def _write_new(path: Path, content: bytes) -> None:
     fresh = path.with_name(path.name + ".new")
     fresh.unlink(missing_ok=True)
     file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(file, "wb") as out:
-        out.write(content)
-        out.flush()
-        os.fsync(out.fileno())
-    fresh.rename(path)
+    try:
+        with os.fdopen(file, "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        fresh.rename(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
     sync_names(path.parent)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +12,7 @@ from kvstore.disk.entry import namespace_of
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.tables import Tables
 from kvstore.disk.verification import is_short, problems, problems_found_here
+from kvstore.errors import StoreFull
 
 _log = logging.getLogger(__name__)
 
@@ -63,8 +65,11 @@ def open_tables(
 
     tables, orphans, dropped = _open_or_replace(directory, opened, now_ns)
     try:
-        expired = 0 if ttl_ns is None else _expire_others(tables, namespace.digest, now_ns - ttl_ns)
-        trimmed = _trim_others(tables, namespace.digest, capacity_bytes // 2)
+        expired = trimmed = 0
+        with suppress(StoreFull):  # then there is no room even to delete: what is there can be read
+            if ttl_ns is not None:
+                expired = _expire_others(tables, namespace.digest, now_ns - ttl_ns)
+            trimmed = _trim_others(tables, namespace.digest, capacity_bytes // 2)
     except BaseException:
         tables.close()
         raise
@@ -168,10 +173,13 @@ def _open_or_replace(
 def _open_counted(tables: Tables, *, believed: bool) -> tuple[Tables, int]:
     try:
         tables.recount()
-        return tables, 0 if believed else tables.sweep()
+        orphans = 0
+        with suppress(StoreFull):  # the next opening finds them again
+            orphans = 0 if believed else tables.sweep()
     except BaseException:
         tables.close()
         raise
+    return tables, orphans
 
 
 def _first_problem(directory: Directory, *, in_order: bool) -> str | None:

@@ -57,6 +57,11 @@ class Quarantine:
         except OSError:
             return
 
+    def clear(self) -> None:
+        """Let go of all of it. Raises OSError if that fails."""
+        for one in self.listed():
+            one.path.unlink(missing_ok=True)
+
     def listed(self) -> list[Quarantined]:
         """What was put aside, oldest first."""
         try:

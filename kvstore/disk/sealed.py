@@ -28,6 +28,7 @@ class Sealed:
     """
 
     extra_bytes: Final = HEADER_BYTES + _TAG_BYTES
+    sealed: Final = True
 
     def __init__(self, namespace: Namespace, keyring: Keyring) -> None:
         self._digest, self._keyring = namespace.digest, keyring

@@ -344,6 +344,7 @@ class LmdbStore(Closing):
         self._lender: Lender[Tables] = Lender(tables, Tables.close)
         lost = self._form.lost(tables.scan())
         if lost:
+            _log.warning("%s: %d blocks are deleted, as their keys are gone", self._directory.root, len(lost))
             with suppress(StoreError):  # the next opening finds what cannot be deleted now
                 self._guarded(lambda: self._delete(lost))
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
@@ -409,6 +410,10 @@ class LmdbStore(Closing):
         self._tables.touch(used_ns)
 
     def _erase(self, owner: bytes) -> int:
+        if not self._form.sealed:  # evidence does not say whose it is
+            with lmdb_errors("deleting evidence"):
+                self._directory.drop_set_aside()
+                self._quarantine.clear()
         mark = self._form.owner(owner)
         doomed = [key for key, meta in self._tables.scan() if meta is not None and meta.owner == mark]
         if doomed:
@@ -448,9 +453,15 @@ class LmdbStore(Closing):
 
 def _form(directory: Directory, namespace: Namespace, master_key: bytes | None) -> Form:
     """How blocks rest in the directory. Raises StoreFailed if others rest there that do so differently."""
+    if directory.keys.exists() and not directory.encrypted_mark.exists():
+        raise StoreFailed(f"{directory.root} has keys, but {directory.encrypted_mark.name} is gone from it")
     if master_key is None:
         if directory.encrypted_mark.exists():
-            raise StoreFailed(f"{directory.root} is encrypted, and no key is given")
+            path = directory.root.parent
+            raise StoreFailed(
+                f"{directory.root} is encrypted, and no key is given (disk_key_file); to use it without one: "
+                f"kvtide disk clear {path}"
+            )
         return Plain(namespace)
     try:
         from kvstore.disk.keyring import Keyring

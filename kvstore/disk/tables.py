@@ -69,7 +69,7 @@ class Tables:
         self._settle()
         with lmdb_errors("writing records"):
             self._directory.mark_unclean()
-        with lmdb_errors("writing records"), self.records.begin(write=True) as txn:
+        with lmdb_errors("writing records", self._directory.root), self.records.begin(write=True) as txn:
             for key, (_, record) in batch.items():
                 txn.put(key, record)
         replaced = []
@@ -91,7 +91,7 @@ class Tables:
         for keys in _commits(list(used_ns)):
             with lmdb_errors("noting uses"):
                 self._directory.mark_unclean()
-            with lmdb_errors("noting uses"), self.entries.begin(write=True) as txn:
+            with lmdb_errors("noting uses", self._directory.root), self.entries.begin(write=True) as txn:
                 for key in keys:
                     value = txn.get(key)
                     meta = None if value is None else unpack_entry(key, value)
@@ -197,7 +197,7 @@ class Tables:
         """Delete without counting, in one commit to each environment. Answers the entries that were there."""
         with lmdb_errors("deleting entries"):
             self._directory.mark_unclean()
-        with lmdb_errors("deleting entries"), self.entries.begin(write=True) as txn:
+        with lmdb_errors("deleting entries", self._directory.root), self.entries.begin(write=True) as txn:
             removed = [(key, old) for key in keys if (old := txn.pop(key)) is not None]
         try:
             with self._second_step("deleting records", keys), self.records.begin(write=True) as txn:
@@ -215,7 +215,7 @@ class Tables:
         if the disk is full, and who knows for which otherwise.
         """
         try:
-            with lmdb_errors(doing):
+            with lmdb_errors(doing, self._directory.root):
                 yield
         except StoreFull:
             self._unsettled.update(keys)

@@ -123,6 +123,11 @@ def test_a_wrong_setting_is_named(field, value):
 def test_settings_that_do_not_go_together(tmp_path):
     with pytest.raises(ValueError, match="multiple of 128"):
         EngineConfig(deterministic=True, max_batch_tokens=160)
+    for wrong in ({"disk_path": 3}, {"disk_path": ""}, {"disk_key_file": 3, "disk_path": tmp_path}):
+        with pytest.raises(ValueError, match="must be a path"):
+            EngineConfig(**wrong)
+    with pytest.raises(ValueError, match="nothing to encrypt"):
+        EngineConfig(disk_key_file=tmp_path / "key")
     with pytest.raises(ValueError, match="disk_path"):
         EngineConfig(disk_path=tmp_path, disk_bytes=0)
 

@@ -142,9 +142,17 @@ def test_another_key_costs_the_disk_tier_and_not_the_engine(tiny_llama_dir, tmp_
         with engine_on(tiny_llama_dir, disk, disk_key_file=wrong) as engine:
             assert engine.generate(PROMPT, GREEDY, ALICE).token_ids == right
             assert complaint in engine.stats()["disk_off"]
+            with pytest.raises(StoreFailed, match="was not erased"):
+                engine.erase("alice")
     assert "ab" * 32 not in caplog.text
     with engine_on(tiny_llama_dir, disk, disk_key_file=key_file) as engine:
         assert found(engine, ALICE) == {"disk": 6 * BLOCK}
+
+
+def test_a_key_beside_what_it_protects_is_refused(tiny_llama_dir, tmp_path):
+    (tmp_path / "key").write_bytes(bytes(32))
+    with engine_on(tiny_llama_dir, tmp_path, disk_key_file=tmp_path / "key") as engine:
+        assert "lies in disk_path" in engine.stats()["disk_off"]
 
 
 def test_owners_are_digests_of_tenants():

@@ -2,12 +2,14 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
+import lmdb
 import numpy as np
 import pytest
 
 from kvstore import MissReason, StoreClosed, StoreFull
-from kvstore.disk import directory
+from kvstore.disk import directory, environment
 from kvstore.disk.environment import Unsound
 from kvstore.disk.tables import Tables
 from kvstore.testing import assert_holds, fill, read, reasons
@@ -92,6 +94,16 @@ def test_a_mark_that_cannot_be_set_harms_nothing(open_lmdb, monkeypatch, tmp_pat
     store.sync()
     assert clean_mark(tmp_path)
     assert store.stats().fresh_starts == 0
+
+
+@pytest.mark.parametrize(("free", "kind"), [(0, StoreFull), (1 << 30, Unsound)])
+def test_half_a_write_is_a_full_disk_if_the_disk_is_full(tmp_path, monkeypatch, free, kind):
+    """LMDB says EIO then, which is an error of the disk's otherwise."""
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    error = lmdb.Error("mdb_txn_commit: Input/output error")
+    error.code = 5
+    with pytest.raises(kind), environment.lmdb_errors("writing", tmp_path):
+        raise error
 
 
 # ---- closing -------------------------------------------------------------------------------------------

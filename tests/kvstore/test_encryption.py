@@ -142,9 +142,23 @@ def test_a_cleared_directory_is_anybodys(open_lmdb, open_sealed, tmp_path):
 
 def test_a_mark_that_makes_no_sense_opens_to_nobody(open_sealed, tmp_path):
     open_sealed().close()
-    (tmp_path / "v1" / "encrypted").write_text("junk")
-    with pytest.raises(StoreFailed, match="another key"):
-        open_sealed()
+    for junk in ("junk", "", "ab" * 31):
+        (tmp_path / "v1" / "encrypted").write_text(junk)
+        with pytest.raises(StoreFailed, match="is damaged"):
+            open_sealed()
+
+
+@pytest.mark.parametrize("key", [None, MASTER_KEY])
+def test_without_its_mark_an_encrypted_directory_is_left_alone(open_sealed, open_lmdb, tmp_path, key):
+    with open_sealed() as first:
+        refs, blocks = owned(first, 2, ALICE)
+    mark = tmp_path / "v1" / "encrypted"
+    content = mark.read_text()
+    mark.unlink()
+    with pytest.raises(StoreFailed, match="is gone from it"):
+        open_lmdb(master_key=key)
+    mark.write_text(content)
+    assert_holds(open_sealed(), refs, blocks)
 
 
 def test_the_same_prompt_has_other_names_in_another_directory(open_sealed, tmp_path):
@@ -192,6 +206,20 @@ def test_an_erased_owner_has_no_key_and_no_blocks(open_sealed, tmp_path):
     store.check()
 
 
+@pytest.mark.parametrize("encrypted", [True, False])
+def test_evidence_that_can_be_read_is_erased_too(open_lmdb, tmp_path, encrypted):
+    """It does not say whose it is, so all of it goes; what is encrypted need not."""
+    store = open_lmdb(master_key=MASTER_KEY if encrypted else None)
+    refs, _ = owned(store, 3, ALICE)
+    store.raw().corrupt(refs[2].key)
+    reasons(store, refs)
+    store._writer.run(lambda: None)
+    (tmp_path / "v1" / "damaged-00000000000000000001").mkdir()
+    assert store.erase(ALICE) == 2
+    left = (len(store.quarantined()), (tmp_path / "v1" / "damaged-00000000000000000001").exists())
+    assert left == ((1, True) if encrypted else (0, False))
+
+
 def test_what_was_copied_before_stays_shut(open_sealed, tmp_path):
     """A copy of a record from before, put back after: the owner's new key does not open it."""
     store = open_sealed()
@@ -232,11 +260,12 @@ def test_a_crash_between_key_and_blocks_leaves_none_of_them(open_sealed, crash, 
 
 @pytest.mark.parametrize("error", [StoreFull("full"), Unsound("broken")], ids=["full", "broken"])
 def test_what_has_no_key_and_cannot_be_deleted_keeps_nobody_from_opening(
-    open_sealed, tmp_path, monkeypatch, error
+    open_sealed, tmp_path, monkeypatch, error, caplog
 ):
     with open_sealed() as first:
         alices, _ = owned(first, 3, ALICE)
     key_files(tmp_path)[0].unlink()
+    assert "3 blocks are deleted, as their keys are gone" not in caplog.text
 
     def fail(tables, keys):
         raise error
@@ -248,6 +277,7 @@ def test_what_has_no_key_and_cannot_be_deleted_keeps_nobody_from_opening(
             assert list(second.scan()) == []
             refs, blocks = owned(second, 2, BOB, seed=1)
             assert_holds(second, refs, blocks)
+    assert "3 blocks are deleted, as their keys are gone" in caplog.text
     third = open_sealed()
     assert_holds(third, refs, blocks)
     assert third.stats().blocks == 2
@@ -302,7 +332,7 @@ def test_keys_of_two_owners_cannot_be_exchanged(open_sealed, tmp_path):
     second.check()
 
 
-def test_a_key_that_cannot_be_written_is_no_block_lost(open_sealed, monkeypatch):
+def test_a_key_that_cannot_be_written_is_no_block_lost(open_sealed, tmp_path, monkeypatch):
     store = open_sealed()
 
     def fail(path, content):
@@ -312,6 +342,11 @@ def test_a_key_that_cannot_be_written_is_no_block_lost(open_sealed, monkeypatch)
         full.setattr(keyring, "_write_new", fail)
         with pytest.raises(StoreFailed, match="write a key"):
             owned(store, 2, ALICE)
+    with monkeypatch.context() as full:
+        full.setattr(os, "fsync", lambda number: fail(number, b""))
+        with pytest.raises(StoreFailed, match="write a key"):
+            owned(store, 2, ALICE)
+    assert key_files(tmp_path) == []
     refs, blocks = owned(store, 2, ALICE)
     assert_holds(store, refs, blocks)
     store.check()
