@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,10 @@ _KEYS_PER_READ = 1024
 _MAX_READERS = 512
 _LOCK_FILE_BYTES = 64 << 10  # LMDB takes 64 bytes for a reader, and as much as two for itself
 _NO_ROOM_BYTES = 1 << 20
+
+# py-lmdb refuses to open a file that is open already, and knows files by their numbers: one that a close gives back may
+# be another file's before that close has told so.
+_opening = threading.Lock()
 
 # What LMDB raises although its trees are in order. After anything else they are not trusted: going on could
 # abort the process.
@@ -48,7 +53,7 @@ def open_environment(path: Path, map_bytes: int, *, strict: bool) -> lmdb.Enviro
     `strict`: each commit reaches the disk before it returns, in an order that a loss of power does not harm. Otherwise
     nothing does before a sync. Raises StoreFailed, of the kind Unsound where the file is not a sound environment.
     """
-    with lmdb_errors(f"opening {path}"):
+    with _opening, lmdb_errors(f"opening {path}"):
         path.mkdir(mode=0o700, exist_ok=True)
         # The table of readers knows processes by number, and numbers repeat: in another PID namespace a reader
         # that was killed there looks alive here, and would keep old pages from being reused for ever.
@@ -66,6 +71,12 @@ def open_environment(path: Path, map_bytes: int, *, strict: bool) -> lmdb.Enviro
             max_spare_txns=32,
         )
     return environment
+
+
+def close_environment(environment: lmdb.Environment) -> None:
+    """To be called in place of its own `close`."""
+    with _opening:
+        environment.close()
 
 
 def _make_lock_file(path: Path) -> None:

@@ -17,7 +17,15 @@ from typing import Final
 
 from kvstore.disk.directory import Directory
 from kvstore.disk.entry import namespace_of, pack_entry, unpack_entry
-from kvstore.disk.environment import DataFile, Unsound, items, lmdb_errors, open_environment, unpaired
+from kvstore.disk.environment import (
+    DataFile,
+    Unsound,
+    close_environment,
+    items,
+    lmdb_errors,
+    open_environment,
+    unpaired,
+)
 from kvstore.errors import StoreError, StoreFull
 from kvstore.store import BlockMeta
 
@@ -44,9 +52,9 @@ class Tables:
         self._directory = directory
         with ExitStack() as opened:
             self.records = open_environment(directory.payload, map_bytes[0], strict=strict)
-            opened.callback(self.records.close)
+            opened.callback(close_environment, self.records)
             self.entries = open_environment(directory.meta, map_bytes[1], strict=strict)
-            opened.callback(self.entries.close)
+            opened.callback(close_environment, self.entries)
             self._files: list[DataFile] = []
             for environment in directory.environments:
                 self._files.append(DataFile(environment))
