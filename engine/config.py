@@ -51,7 +51,7 @@ class EngineConfig:
         while as much waits is dropped, and counted; loads never wait for writes.
     disk_deadline_s: a read from disk that takes longer is waited for no more: the blocks are computed. The slowest
         honest read, a few megabytes behind others, takes a fraction of it.
-    ttl_s: blocks that nobody has used for so many seconds are forgotten in every tier, on disk also those of other models
+    ttl_s: blocks that nobody has used for so many seconds are forgotten in every tier, at the start also other models'
         in disk_path; it goes on over restarts (docs/durability.md). None: they go only for want of room.
     max_model_len: tokens of prompt and reply together; None is the model's own limit.
     max_num_seqs: requests computed at the same time.

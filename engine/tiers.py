@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -159,15 +159,20 @@ def _store(
     except StoreError as error:
         _log.warning("runs without a disk tier: %s", error)
         return None, str(error)
-    free = shutil.disk_usage(config.disk_path).free
-    if free < chosen.disk_min_free_bytes:
+    with suppress(OSError):
+        _tell_of_short_space(config.disk_path, chosen.disk_min_free_bytes)
+    return store, None
+
+
+def _tell_of_short_space(path: str | Path, least_bytes: int) -> None:
+    free = shutil.disk_usage(path).free
+    if free < least_bytes:
         _log.warning(
             "nothing will be written to %s: of its file system %s are free, and disk_min_free_bytes keeps %s",
-            config.disk_path,
+            path,
             format_bytes(free),
-            format_bytes(chosen.disk_min_free_bytes),
+            format_bytes(least_bytes),
         )
-    return store, None
 
 
 def _index_config(

@@ -348,18 +348,19 @@ class TieredCache(Closing):
         self._start_moves()
         return settled and cleared
 
-    def erase(self, owner: bytes, timeout_s: float, erased: Future[bool]) -> None:
+    def erase(self, owner: bytes, timeout_s: float, erased: Future[bool], *, in_use: bool) -> None:
         """Forget every block of an owner in every tier, then have the store erase what it has of the owner's.
 
-        `erased` is completed by the thread that writes: see `clear`; with what the store raises, if it does.
+        `erased` is completed by the thread that writes: with whether nothing is left and, as requests of the owner's may
+        compute more, none is `in_use`; or with what the store raises.
         """
         settled = self.settle(timeout_s)
-        cleared = self._index.erase(owner)
+        all_gone = self._index.erase(owner) and settled and not in_use
         self._start_moves()
         if self._store is None:
-            erased.set_result(settled and cleared)
+            erased.set_result(all_gone)
         else:
-            self._writer.put(lambda: self._erase(owner, erased, all_gone=settled and cleared))
+            self._writer.put(lambda: self._erase(owner, erased, all_gone=all_gone))
 
     def _erase(self, owner: bytes, erased: Future[bool], *, all_gone: bool) -> None:
         assert self._store is not None, "only a store can be erased"

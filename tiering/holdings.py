@@ -70,10 +70,16 @@ class Holdings:
         """Whose a block is."""
         return self.owners.owner(self.residency.owner.item(block))
 
+    def blocks_of(self, owner: bytes) -> Ids:
+        """All that is the owner's."""
+        number = self.owners.known(owner)
+        mine = self.residency.live & (self.residency.owner == number)
+        return np.flatnonzero(mine) if number else np.empty(0, dtype=np.intp)
+
     def tops_of(self, owner: bytes) -> Ids:
         """The owner's blocks that follow no other of the same owner's: with all below, they are what the owner has."""
         residency = self.residency
-        ids = np.flatnonzero(residency.live & (residency.owner == self.owners.number(owner)))
+        ids = self.blocks_of(owner)
         parents = residency.parent[ids]
         tops: Ids = ids[(parents == NO_BLOCK) | (residency.owner[parents] == NOBODY)]
         return tops

@@ -313,12 +313,19 @@ class Index:
         return all(removed)
 
     def erase(self, owner: bytes) -> bool:
-        """Forget every block of an owner's in every tier. False if some are in use: these stay, with what leads to them."""
-        below = [
-            self._holdings.radix.subtree(block)[::-1] for block in self._holdings.tops_of(owner).tolist()
-        ]
-        num_removed = sum(self._eviction.remove_idle(ids) for ids in below)
-        return num_removed == sum(map(len, below))
+        """Forget every block of an owner in every tier. False if some are in use: these stay, with what leads to them.
+
+        Of those nothing is counted on that the disk has: the store erases it.
+        """
+        for block in self._holdings.tops_of(owner).tolist():
+            self._eviction.remove_idle(self._holdings.radix.subtree(block)[::-1])
+        left = self._holdings.blocks_of(owner)
+        state, readers = self._holdings.residency.state[DISK], self._holdings.residency.readers[DISK]
+        stored = left[(state[left] == PRESENT) & (readers[left] == 0)]
+        self._eviction.forget(stored)
+        self._holdings.left(DISK, stored)
+        self._holes.prune(stored[::-1])
+        return not len(left)
 
     def disk_was_emptied(self) -> None:
         """The store has lost its records: none that was there is counted on, and what nobody else holds is a hole.

@@ -40,6 +40,10 @@ class Owners:
             self._owners.append(owner)
         return number
 
+    def known(self, owner: bytes) -> int | None:
+        """The owner's number, if it has one."""
+        return self._numbers.get(owner)
+
     def owner(self, number: int) -> bytes:
         """Whose number it is."""
         return self._owners[number]

@@ -11,6 +11,8 @@ from kvstore.store import BlockMeta
 from tiering.holdings import DISK, Holdings
 from tiering.residency import NO_BLOCK, Ids
 
+_SAME_AGE_S = 1e-3  # what a float loses of a time since 1970 is less
+
 
 @dataclass(slots=True)
 class _Run:
@@ -29,7 +31,7 @@ def restore(
     """Enter the blocks that reach back to the root, least recently used first. Answers the other keys.
 
     It is `holdings.order.now_s`, and by the clock of the metas `now_ns`. What they say of later times, as after a clock
-    was set back, cannot be: it was used now, and the disk is to be told so.
+    was set back, cannot be: it was used now, and the disk is to be told so. So it is of uses that only what follows a block tells.
     """
     runs, others = _enter(holdings, root_key, found)
     now_s = holdings.order.now_s
@@ -39,8 +41,10 @@ def restore(
     holdings.order.now_s = now_s
     residency = holdings.residency
     for run in runs:
-        possible = np.array([meta.used_ns for meta in run.metas]) <= now_ns
-        residency.told[run.ids] = np.where(possible, residency.stamp[run.ids], 0)
+        by_disk_s = (now_ns - np.array([meta.used_ns for meta in run.metas])) / 1e9
+        ages_s = now_s - holdings.order.touched_s(run.ids)
+        told = (by_disk_s >= 0) & (by_disk_s - ages_s < _SAME_AGE_S)
+        residency.told[run.ids] = np.where(told, residency.stamp[run.ids], 0)
     return others
 
 

@@ -25,8 +25,8 @@ class Form(Protocol):
         """What a block is called in both environments: the namespace's digest, then as many bytes as its key has."""
         ...
 
-    def owner(self, owner: bytes) -> bytes:
-        """What stands for an owner in entries."""
+    def is_owners(self, rests: BlockMeta, owner: bytes) -> bool:
+        """Whether metadata that rest so are of a block of this owner's, in any namespace."""
         ...
 
     def record(self, record: bytes, owner: bytes) -> bytes:
@@ -66,8 +66,8 @@ class Plain:
     def entry_key(self, key: bytes) -> bytes:
         return self._digest + key
 
-    def owner(self, owner: bytes) -> bytes:
-        return owner
+    def is_owners(self, rests: BlockMeta, owner: bytes) -> bool:
+        return rests.owner == owner
 
     def record(self, record: bytes, owner: bytes) -> bytes:  # noqa: ARG002 - it looks the same for all
         return record

@@ -1,13 +1,14 @@
 """The keys of a disk store that is encrypted: one for each owner of blocks, wrapped by a master key that is elsewhere.
 
     PATH/v1/encrypted        says so, since the store was first opened with a master key; tells that key from others
-    PATH/v1/keys/<name>      an owner's key, wrapped; the name is a keyed digest of the owner
+    PATH/v1/keys/<name>      an owner's key, wrapped; the name begins with a keyed digest of the owner, and ends at random
 
 To destroy the file is to erase the owner's blocks, wherever copies of them may still lie. See docs/privacy.md.
 """
 
 import hmac
 import os
+import re
 import threading
 from hashlib import blake2b
 from pathlib import Path
@@ -24,6 +25,9 @@ from kvstore.disk.master_key import MASTER_KEY_BYTES
 from kvstore.errors import StoreFailed
 
 _SALT_BYTES: Final = 32
+_OWNER_BYTES: Final = 8
+"""Of a name, those that tell the owner."""
+_A_NAME: Final = f"[0-9a-f]{{{2 * NAME_BYTES}}}"
 
 
 class Keyring:
@@ -34,12 +38,12 @@ class Keyring:
 
     def __init__(self, directory: Directory, master_key: bytes) -> None:
         """Make the directory an encrypted one, if nothing rests there yet. Raises StoreFailed if it is not for this key."""
-        if len(master_key) != MASTER_KEY_BYTES:
-            raise ValueError(f"a master key has {MASTER_KEY_BYTES} bytes, not {len(master_key)}")
         self._folder = directory.keys
         try:
             salt = _joined(directory, master_key)
             self._folder.mkdir(mode=0o700, exist_ok=True)
+            sync_names(directory.root)
+            self._names = {name[:_OWNER_BYTES]: name for name in _names(self._folder)}
         except OSError as error:
             raise StoreFailed(f"cannot use the keys of {directory.root}: {error}") from error
         self._wrapping = AESGCM(_derived(master_key, salt, b"wrapping"))
@@ -51,17 +55,21 @@ class Keyring:
         """Another name for a block, as long as its key: the key is a digest of a prompt that could be guessed."""
         return blake2b(key, key=self._name_key, digest_size=len(key), person=b"kvtide-block").digest()
 
-    def name(self, owner: bytes) -> bytes:
-        """NAME_BYTES bytes that stand for an owner where everybody can read."""
-        return blake2b(owner, key=self._name_key, digest_size=NAME_BYTES, person=b"kvtide-owner").digest()
+    def is_owners(self, name: bytes, owner: bytes) -> bool:
+        """Whether a key of this name is, or was, the owner's."""
+        return name[:_OWNER_BYTES] == self._digest(owner)
 
     def key_for(self, owner: bytes) -> tuple[bytes, AESGCM]:
-        """The owner's name and key; the key is made, and on disk when this returns, if there was none."""
-        name = self.name(owner)
+        """The owner's key and its name; made, and on disk when this returns, if there was none."""
+        digest = self._digest(owner)
         with self._lock:
-            key = self._known(name)
-            if key is None:
+            name = self._names.get(digest)
+            key = None if name is None else self._known(name)
+            if name is None or key is None:
+                # never a name that was there before: what rests under it must not be taken for this key's
+                name = digest + os.urandom(NAME_BYTES - _OWNER_BYTES)
                 key = self._keys[name] = self._make(name)
+                self._names[digest] = name
         return name, key
 
     def key_of(self, name: bytes) -> AESGCM | None:
@@ -70,22 +78,23 @@ class Keyring:
             return self._known(name)
 
     def destroy(self, owner: bytes) -> None:
-        """Overwrite and delete the owner's key. It is gone from the disk when this returns, as far as the disk goes along.
+        """Overwrite and delete the owner's keys. They are gone from the disk when this returns, as far as it goes along.
 
-        Raises StoreFailed if that fails; the key may be there still.
+        Raises StoreFailed if that fails; a key may be there still.
         """
-        name = self.name(owner)
         with self._lock:
-            self._keys.pop(name, None)
-            path = self._path(name)
             try:
-                _overwrite(path)
-                path.unlink()
+                for name in [name for name in _names(self._folder) if self.is_owners(name, owner)]:
+                    _overwrite(self._path(name))
+                    self._path(name).unlink()
                 sync_names(self._folder)
-            except FileNotFoundError:
-                return
             except OSError as error:
                 raise StoreFailed(f"cannot destroy a key: {error}") from error
+            self._names.pop(self._digest(owner), None)
+            self._keys = {name: key for name, key in self._keys.items() if not self.is_owners(name, owner)}
+
+    def _digest(self, owner: bytes) -> bytes:
+        return blake2b(owner, key=self._name_key, digest_size=_OWNER_BYTES, person=b"kvtide-owner").digest()
 
     def _known(self, name: bytes) -> AESGCM | None:
         key = self._keys.get(name)
@@ -117,6 +126,12 @@ class Keyring:
 
     def _path(self, name: bytes) -> Path:
         return self._folder / name.hex()
+
+
+def _names(folder: Path) -> list[bytes]:
+    """The names of the keys that are there, in order."""
+    found = sorted(file.name for file in folder.iterdir())
+    return [bytes.fromhex(name) for name in found if re.fullmatch(_A_NAME, name)]
 
 
 def _joined(directory: Directory, master_key: bytes) -> bytes:

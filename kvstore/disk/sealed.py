@@ -12,6 +12,7 @@ from kvstore.block import KEY_BYTES, Namespace
 from kvstore.codec import as_bytes
 from kvstore.disk.envelope import HEADER_BYTES, NONCE_BYTES, pack_header, verified_header
 from kvstore.disk.keyring import Keyring
+from kvstore.errors import StoreFailed
 from kvstore.reasons import MissReason
 from kvstore.store import OWNER_BYTES, BlockMeta
 
@@ -36,8 +37,8 @@ class Sealed:
     def entry_key(self, key: bytes) -> bytes:
         return self._digest + self._keyring.hidden(key)
 
-    def owner(self, owner: bytes) -> bytes:
-        return self._keyring.name(owner)
+    def is_owners(self, rests: BlockMeta, owner: bytes) -> bool:
+        return self._keyring.is_owners(rests.owner, owner)
 
     def record(self, record: bytes, owner: bytes) -> bytes:
         name, key = self._keyring.key_for(owner)
@@ -50,7 +51,10 @@ class Sealed:
         header = verified_header(source)
         if isinstance(header, MissReason):
             return header
-        key = self._keyring.key_of(header.name)
+        try:
+            key = self._keyring.key_of(header.name)
+        except StoreFailed:
+            return MissReason.READ_FAILED  # this owner's blocks, and nobody else's
         if key is None:
             return MissReason.ABSENT  # erased
         record = _opened(key, header.nonce, source[HEADER_BYTES:].data, _RECORD)

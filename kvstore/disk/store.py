@@ -19,6 +19,7 @@ from kvstore.disk.entry import unpack_entry
 from kvstore.disk.environment import Unsound, lmdb_errors, page_rounded, some_items
 from kvstore.disk.form import Form, Plain
 from kvstore.disk.lender import Lender
+from kvstore.disk.master_key import MASTER_KEY_BYTES
 from kvstore.disk.opening import emptied_tables, fresh_tables, open_tables
 from kvstore.disk.quarantine import Quarantine, Quarantined
 from kvstore.disk.tables import Tables, Usage
@@ -111,6 +112,8 @@ class LmdbStore(Closing):
         if capacity_bytes < 0 or min_free_bytes < 0 or sync_interval_s < 0:
             limits = f"{capacity_bytes=}, {min_free_bytes=}, {sync_interval_s=}"
             raise ValueError(f"limits must not be negative: {limits}")
+        if master_key is not None and len(master_key) != MASTER_KEY_BYTES:
+            raise ValueError(f"a master key has {MASTER_KEY_BYTES} bytes, not {len(master_key)}")
         if durability not in DURABILITIES:
             raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, got {durability!r}")
         self.capacity_bytes = capacity_bytes
@@ -342,12 +345,16 @@ class LmdbStore(Closing):
             strict=self._strict,
         )
         self._lender: Lender[Tables] = Lender(tables, Tables.close)
-        lost = self._form.lost(tables.scan())
+        with suppress(StoreError):  # the next opening finds what cannot be deleted now
+            self._guarded(self._delete_lost)
+        self._writer.changed()  # so that a directory that was left in disorder is synced and marked
+
+    def _delete_lost(self) -> None:
+        """Delete what nobody can read any more, or it would take space for ever."""
+        lost = self._form.lost(self._tables.scan())
         if lost:
             _log.warning("%s: %d blocks are deleted, as their keys are gone", self._directory.root, len(lost))
-            with suppress(StoreError):  # the next opening finds what cannot be deleted now
-                self._guarded(lambda: self._delete(lost))
-        self._writer.changed()  # so that a directory that was left in disorder is synced and marked
+            self._delete(lost)
 
     def _guarded(self, job: Callable[[], T]) -> T:
         if self._failure is not None:
@@ -414,10 +421,10 @@ class LmdbStore(Closing):
             with lmdb_errors("deleting evidence"):
                 self._directory.drop_set_aside()
                 self._quarantine.clear()
-        mark = self._form.owner(owner)
-        doomed = [key for key, meta in self._tables.scan() if meta is not None and meta.owner == mark]
-        if doomed:
-            self._delete(doomed)
+        found = list(self._tables.scan())
+        doomed = [key for key, meta in found if meta is not None and self._form.is_owners(meta, owner)]
+        # and what does not say whose it is: damaged entries, and what a full disk has left of a write
+        self._delete([*doomed, *(key for key, meta in found if meta is None)])
         return len(doomed)
 
     def _take_out(self, damaged: Sequence[_Damage]) -> list[tuple[_Damage, bytes]]:

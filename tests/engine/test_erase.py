@@ -99,6 +99,17 @@ def test_what_runs_keeps_what_it_holds_and_that_is_told(tiny_llama_dir):
         assert found(engine, ALICE) == {"device": PUBLIC}
 
 
+def test_what_runs_counts_although_it_has_no_whole_block_yet(tiny_llama_dir):
+    """It will have, and then it is cached."""
+    with engine_on(tiny_llama_dir) as engine:
+        stream = engine.stream(PROMPT[:3], SamplingParams(max_tokens=400, ignore_eos=True), ALICE)
+        next(iter(stream))
+        assert not engine.erase("alice")
+        assert engine.erase("bob")
+        stream.close()
+        assert engine.erase("alice")
+
+
 def test_an_engine_without_a_disk_erases_too(tiny_llama_dir):
     with engine_on(tiny_llama_dir) as engine:
         engine.generate(PROMPT, GREEDY, ALICE)

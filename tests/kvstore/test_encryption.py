@@ -43,6 +43,11 @@ def key_files(path: Path) -> list[Path]:
     return sorted((path / "v1" / "keys").iterdir())
 
 
+def key_of(store, path: Path, owner: bytes) -> Path:
+    [found] = [f for f in key_files(path) if store._form._keyring.is_owners(bytes.fromhex(f.name), owner)]
+    return found
+
+
 # ---- what can be seen ----------------------------------------------------------------------------------
 
 
@@ -221,7 +226,7 @@ def test_evidence_that_can_be_read_is_erased_too(open_lmdb, tmp_path, encrypted)
 
 
 def test_what_was_copied_before_stays_shut(open_sealed, tmp_path):
-    """A copy of a record from before, put back after: the owner's new key does not open it."""
+    """A copy of a record from before, put back after: nobody has the key that it is for."""
     store = open_sealed()
     refs, _ = owned(store, 1, ALICE)
     copy = store.raw().read(refs[0].key)
@@ -229,7 +234,7 @@ def test_what_was_copied_before_stays_shut(open_sealed, tmp_path):
     refs, blocks = owned(store, 1, ALICE)
     assert_holds(store, refs, blocks)
     store.raw().write(refs[0].key, copy)
-    assert reasons(store, refs) == [MissReason.DAMAGED_CHECKSUM]
+    assert reasons(store, refs) == [MissReason.ABSENT]
 
 
 def test_a_key_is_overwritten_before_it_is_deleted(open_sealed, tmp_path, monkeypatch):
@@ -249,7 +254,7 @@ def test_a_crash_between_key_and_blocks_leaves_none_of_them(open_sealed, crash, 
     first = open_sealed()
     owned(first, 3, ALICE)
     bobs, blocks = owned(first, 2, BOB, seed=1)
-    [alices_key] = [path for path in key_files(tmp_path) if path.name == first._form.owner(ALICE).hex()]
+    alices_key = key_of(first, tmp_path, ALICE)
     crash(first)
     alices_key.unlink()
     second = open_sealed()
@@ -284,6 +289,48 @@ def test_what_has_no_key_and_cannot_be_deleted_keeps_nobody_from_opening(
     third.check()
 
 
+def test_what_an_old_key_sealed_does_not_stay_because_there_is_a_new_one(open_sealed, monkeypatch):
+    """The blocks could not be deleted with their key, and their owner came back."""
+
+    def fail(tables, keys):
+        raise StoreFull("full")
+
+    with open_sealed() as first:
+        owned(first, 5, ALICE)
+        with monkeypatch.context() as patch:
+            patch.setattr(Tables, "delete", fail)
+            with pytest.raises(StoreFull):
+                first.erase(ALICE)
+        refs, blocks = owned(first, 2, ALICE, seed=1)
+    second = open_sealed()
+    assert second.stats().blocks == 2 == len(list(second.scan()))
+    assert_holds(second, refs, blocks)
+    assert second.erase(ALICE) == 2
+
+
+def test_a_key_that_cannot_be_read_costs_its_owners_hits_and_nothing_more(open_sealed, tmp_path, monkeypatch):
+    """While it cannot be; and whoever opens the store meanwhile, and again, finds everything."""
+    with open_sealed() as first:
+        alices, blocks = owned(first, 2, ALICE)
+        bobs, others = owned(first, 2, BOB, seed=1)
+        unreadable = key_of(first, tmp_path, ALICE)
+    read_bytes = Path.read_bytes
+
+    def fail(path):
+        if path == unreadable:
+            raise OSError(5, "Input/output error")
+        return read_bytes(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", fail)
+        with open_sealed() as second:
+            assert reasons(second, alices) == [MissReason.READ_FAILED] * 2
+            assert_holds(second, bobs, others)
+            assert second.stats().damaged_blocks == 0
+    third = open_sealed()
+    assert_holds(third, alices + bobs, blocks + others)
+
+
 def test_a_key_that_cannot_be_destroyed_is_told(open_sealed, tmp_path, monkeypatch):
     """And may be tried again."""
     store = open_sealed()
@@ -308,8 +355,7 @@ def test_a_damaged_key_costs_its_owners_blocks(open_sealed, tmp_path, content):
     with open_sealed() as first:
         owned(first, 2, ALICE)
         bobs, blocks = owned(first, 2, BOB, seed=1)
-        name = first._form.owner(ALICE).hex()
-    (tmp_path / "v1" / "keys" / name).write_bytes(content)
+    key_of(first, tmp_path, ALICE).write_bytes(content)
     second = open_sealed()
     assert {meta.owner for meta in second.scan()} == {BOB}
     assert_holds(second, bobs, blocks)

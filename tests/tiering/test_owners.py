@@ -75,6 +75,22 @@ def test_what_a_request_holds_stays_and_is_told():
     tiers.check_rest()
 
 
+def test_the_disk_is_not_counted_on_for_what_is_in_use():
+    """The store erases all that it has of the owner's: what stays here is written anew."""
+    tiers = model(device=12, host=12, disk=16)
+    on_disk(tiers, *FIRST)
+    running = tiers.admit(prompt(*FIRST))
+    tiers.settle()
+    assert not tiers.index.erase(OWNERS[0])
+    tiers.settle()
+    assert owners_on_disk(tiers) == []
+    tiers.prefill(running)
+    tiers.release(running)
+    tiers.index.sweep(Tier.DISK, then_free=False)
+    tiers.settle()
+    assert owners_on_disk(tiers) == [OWNERS[0]] * 3
+
+
 def test_owners_are_known_after_a_restart():
     tiers = model(device=8, host=8, disk=16)
     on_disk(tiers, *FIRST)
