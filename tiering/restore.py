@@ -39,13 +39,18 @@ def restore(
         holdings.order.now_s = now_s - max(0, now_ns - used_ns) / 1e9
         holdings.order.touch(holdings.radix.path(block))
     holdings.order.now_s = now_s
-    residency = holdings.residency
-    for run in runs:
-        by_disk_s = (now_ns - np.array([meta.used_ns for meta in run.metas])) / 1e9
-        ages_s = now_s - holdings.order.touched_s(run.ids)
-        told = (by_disk_s >= 0) & (by_disk_s - ages_s < _SAME_AGE_S)
-        residency.told[run.ids] = np.where(told, residency.stamp[run.ids], 0)
+    _note_what_is_told(holdings, runs, now_ns)
     return others
+
+
+def _note_what_is_told(holdings: Holdings, runs: list[_Run], now_ns: int) -> None:
+    residency, order = holdings.residency, holdings.order
+    ids = np.concatenate([np.empty(0, dtype=np.intp), *(run.ids for run in runs)])
+    by_disk_s = (
+        now_ns - np.array([meta.used_ns for run in runs for meta in run.metas], dtype=np.int64)
+    ) / 1e9
+    told = (by_disk_s >= 0) & (by_disk_s - (order.now_s - order.touched_s(ids)) < _SAME_AGE_S)
+    residency.told[ids] = np.where(told, residency.stamp[ids], 0)
 
 
 def _enter(

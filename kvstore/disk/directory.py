@@ -99,7 +99,7 @@ class Directory:
         if not self._clean:
             self._clean = True  # first: should this fail half-way, the next change must look for the mark
             self._clean_mark.touch(mode=0o600)
-            sync_names(self.root)
+            sync_path(self.root)
 
     def mark_unclean(self) -> None:
         """To be called before a change. The mark is gone from the disk when this returns: a loss of power
@@ -107,7 +107,7 @@ class Directory:
         """
         if self._clean:
             self._clean_mark.unlink(missing_ok=True)
-            sync_names(self.root)
+            sync_path(self.root)
             self._clean = False
 
     def set_aside(self, now_ns: int) -> Path:
@@ -204,13 +204,13 @@ class Directory:
         return f"process {pid or 'unknown'}{elsewhere}"
 
 
-def sync_names(folder: Path) -> None:
-    """Bring the names in a directory to the disk."""
-    names = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def sync_path(path: Path) -> None:
+    """Bring a file, or the names in a directory, to the disk."""
+    opened = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(names)
+        os.fsync(opened)
     finally:
-        os.close(names)
+        os.close(opened)
 
 
 def tree_bytes(folder: Path) -> int:

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from kvstore.disk.directory import Directory, sync_names
+from kvstore.disk.directory import Directory, sync_path
 from kvstore.disk.envelope import NAME_BYTES, NONCE_BYTES
 from kvstore.disk.master_key import MASTER_KEY_BYTES
 from kvstore.errors import StoreFailed
@@ -42,7 +42,7 @@ class Keyring:
         try:
             salt = _joined(directory, master_key)
             self._folder.mkdir(mode=0o700, exist_ok=True)
-            sync_names(directory.root)
+            sync_path(directory.root)
             self._names = {name[:_OWNER_BYTES]: name for name in _names(self._folder)}
         except OSError as error:
             raise StoreFailed(f"cannot use the keys of {directory.root}: {error}") from error
@@ -87,7 +87,7 @@ class Keyring:
                 for name in [name for name in _names(self._folder) if self.is_owners(name, owner)]:
                     _overwrite(self._path(name))
                     self._path(name).unlink()
-                sync_names(self._folder)
+                sync_path(self._folder)
             except OSError as error:
                 raise StoreFailed(f"cannot destroy a key: {error}") from error
             self._names.pop(self._digest(owner), None)
@@ -177,7 +177,7 @@ def _write_new(path: Path, content: bytes) -> None:
     except OSError:
         fresh.unlink(missing_ok=True)
         raise
-    sync_names(path.parent)
+    sync_path(path.parent)
 
 
 def _overwrite(path: Path) -> None:

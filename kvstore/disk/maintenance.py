@@ -4,7 +4,6 @@ All of these take the directory's lock, so that nobody opens it meanwhile, and r
 it, Damaged if the trees are not sound. None needs to know the namespaces or the layouts of what rests there.
 """
 
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from typing import Any, Final
 
 import lmdb
 
-from kvstore.disk.directory import FORMAT, Directory, tree_bytes
+from kvstore.disk.directory import FORMAT, Directory, sync_path, tree_bytes
 from kvstore.disk.entry import namespace_of
 from kvstore.disk.envelope import damage_at_rest
 from kvstore.disk.environment import lmdb_errors, unpaired
@@ -188,20 +187,11 @@ def _compact(environment: Path) -> None:
                 source.copy(str(fresh), compact=True)
             data = fresh / "data.mdb"
             data.chmod(0o600)
-            _sync(data)
+            sync_path(data)
             data.replace(environment / "data.mdb")
-            _sync(environment)
+            sync_path(environment)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """Bring a file, or the names in a directory, to the disk."""
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 def _usage(tables: Tables) -> dict[str, dict[str, int]]:

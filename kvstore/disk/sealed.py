@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import cache
 from typing import Any, Final
 
 from cryptography.exceptions import InvalidTag
@@ -81,17 +82,11 @@ class Sealed:
         )
 
     def lost(self, entries: Iterable[tuple[bytes, BlockMeta | None]]) -> list[bytes]:
-        erased: dict[
-            bytes, bool
-        ] = {}  # asked once for each owner: what has no key is looked for on the disk each time
-        lost = []
-        for key, meta in entries:
-            if meta is not None:
-                if meta.owner not in erased:
-                    erased[meta.owner] = self._keyring.key_of(meta.owner) is None
-                if erased[meta.owner]:
-                    lost.append(key)
-        return lost
+        @cache  # what has no key is looked for on the disk each time
+        def is_erased(name: bytes) -> bool:
+            return self._keyring.key_of(name) is None
+
+        return [key for key, meta in entries if meta is not None and is_erased(meta.owner)]
 
     def destroy(self, owner: bytes) -> None:
         self._keyring.destroy(owner)

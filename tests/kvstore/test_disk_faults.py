@@ -85,7 +85,7 @@ def test_a_mark_that_cannot_be_set_harms_nothing(open_lmdb, monkeypatch, tmp_pat
         raise OSError(28, f"No space left on device: {folder}")
 
     with monkeypatch.context() as full:
-        full.setattr(directory, "sync_names", fail)
+        full.setattr(directory, "sync_path", fail)
         with pytest.raises(StoreFull, match="No space left"):
             store.sync()
     assert_holds(store, refs, blocks)
