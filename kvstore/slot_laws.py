@@ -1,7 +1,7 @@
 """The laws that every slot memory keeps, for the tests of memories here and elsewhere.
 
 A law is a function `law(memory)` that raises AssertionError where the memory breaks it. Give each one a fresh memory of
-two slots or more; those that can be closed keep `CLOSING_LAWS` as well:
+two slots or more; those that can be closed keep `CLOSING_LAWS` as well, and those that have an address `ADDRESS_LAWS`:
 
     @pytest.mark.parametrize("law", SLOT_LAWS)
     def test_law(law):
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
-from kvstore.slots import SlotMemory
+from kvstore.slots import AddressedSlots, SlotMemory
 
 Law: TypeAlias = Callable[[SlotMemory], None]
 
@@ -130,6 +130,14 @@ def any_thread_may_use_a_slot(memory: SlotMemory) -> None:
     assert_numbered(memory)
 
 
+def slots_lie_behind_each_other(memory: AddressedSlots) -> None:
+    """From the address on, as far as a device library that copies by address takes for granted."""
+    assert memory.piece_slots >= 1, "a piece has a slot at least"
+    for slot in range(memory.num_slots):
+        place = _address(memory.view(slot)) - memory.address
+        assert place == slot * memory.block_bytes, f"slot {slot} lies {place} bytes behind the first"
+
+
 def a_closed_memory_hands_out_nothing(memory: ClosableMemory) -> None:
     """Closing twice is safe. Views from before stay valid, as a copy may still be under way; there are no new ones."""
     view = memory.view(1)
@@ -154,9 +162,14 @@ SLOT_LAWS: Final[tuple[Law, ...]] = (
     slots_outside_are_refused,
     any_thread_may_use_a_slot,
 )
+ADDRESS_LAWS: Final[tuple[Callable[[AddressedSlots], None], ...]] = (slots_lie_behind_each_other,)
 CLOSING_LAWS: Final[tuple[Callable[[ClosableMemory], None], ...]] = (a_closed_memory_hands_out_nothing,)
 
 
 def _is_contiguous(view: Any) -> bool:
     """Of a numpy array, or of a tensor."""
     return bool(view.is_contiguous() if hasattr(view, "is_contiguous") else view.flags.c_contiguous)
+
+
+def _address(view: Any) -> int:
+    return int(view.data_ptr() if hasattr(view, "data_ptr") else view.ctypes.data)

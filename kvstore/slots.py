@@ -23,3 +23,18 @@ class SlotMemory(Protocol):
         AssertionError if it is; views from before stay valid.
         """
         ...
+
+
+class AddressedSlots(SlotMemory, Protocol):
+    """Slots that follow each other without gaps, for copies by address.
+
+    `kvstore.slot_laws.ADDRESS_LAWS` are its laws.
+    """
+
+    @property
+    def address(self) -> int:
+        """Where the first slot begins."""
+
+    @property
+    def piece_slots(self) -> int:
+        """One copy may reach over several slots, but not from one piece of so many, counted from the first, to the next."""

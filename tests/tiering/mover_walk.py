@@ -60,7 +60,7 @@ class MoverWalk:
         self.slab = VirtualMemory(NUM_HOST, BLOCK_BYTES, page_locked=True)
         self.woken = False
         self.device.launch(self.clear_pool)
-        self.mover = Mover(self.device, self.pool, self.slab, self.wake, self.groups)
+        self.mover = Mover(self.under_the_mover(), self.pool, self.slab, self.wake, self.groups)
         self.last_name = self.last_number = 0
         self.blocks: dict[int, Block] = {}
         self.host: dict[int, int] = {}
@@ -79,6 +79,9 @@ class MoverWalk:
             self.fill_host,
             self.free_host,
         ]
+
+    def under_the_mover(self):
+        return self.device
 
     def wake(self):
         self.woken = True
@@ -275,6 +278,7 @@ class MoverWalk:
         """Everything ends while something is in flight, and is right."""
         self.mover.close()
         self.mover.close()
+        self.device.close()  # steps may go on behind what the mover knows of
         self.poll()
         assert not self.transfers, f"closed, but {self.transfers} have not ended"
         assert self.mover.in_flight == 0

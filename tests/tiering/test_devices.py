@@ -8,7 +8,9 @@ import pytest
 
 from kvstore.layers import Gate
 from tests.tiering.slot_arrays import GIVE_UP_S, SlotArray
+from tests.tiering.virtual_cuda import COMPUTE, VirtualCuda
 from tiering.transfer.cpu import CpuDevice
+from tiering.transfer.cuda import CudaDevice
 from tiering.transfer.faults import FaultDevice
 from tiering.transfer.mover import WHOLE_SLOT
 from tiering.transfer.virtual import VirtualDevice, VirtualMemory
@@ -67,7 +69,54 @@ class OnVirtualHost(OnVirtual):
     page_locked = True
 
 
-@pytest.fixture(params=[OnCpu, OnCpuWithoutFaults, OnVirtual, OnVirtualHost])
+class OnCuda:
+    """The CUDA device over a runtime that needs no GPU."""
+
+    page_locked = False
+
+    def __init__(self) -> None:
+        self.runtime = VirtualCuda(VirtualDevice(random.Random(0).choice), runs_itself=True)
+        self.runtime.refuses = lambda to: any(to in slot for slot in self.broken)
+        self.device = self.make()
+        self.broken, self.kept = [], []
+
+    def make(self):
+        return CudaDevice(self.runtime, lambda: COMPUTE)
+
+    def memory(self, num_slots, fill=0):
+        memory = VirtualMemory(num_slots, BLOCK_BYTES, page_locked=self.page_locked)
+        if self.page_locked:
+            self.lock(memory)
+        else:
+            self.runtime.owns(memory)
+        self.kept.append(memory)  # its address is all that CUDA has
+        for slot in range(num_slots):
+            memory.view(slot)[:] = fill + slot
+        return memory
+
+    def lock(self, memory):
+        # as if all of it were: these memories share pages
+        end = memory.address + memory.num_slots * BLOCK_BYTES
+        self.runtime.locked[memory.address] = range(memory.address, end)
+
+    def break_slot(self, memory, bad):
+        if bad is not None:
+            address = memory.address + bad * BLOCK_BYTES
+            self.broken.append(range(address, address + BLOCK_BYTES))
+
+
+class OnCudaHost(OnCuda):
+    page_locked = True
+
+
+class OnCudaWithoutFaults(OnCuda):
+    def make(self):
+        return FaultDevice(super().make())
+
+
+@pytest.fixture(
+    params=[OnCpu, OnCpuWithoutFaults, OnVirtual, OnVirtualHost, OnCuda, OnCudaHost, OnCudaWithoutFaults]
+)
 def place(request):
     place = request.param()
     yield place
