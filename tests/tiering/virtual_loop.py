@@ -93,6 +93,7 @@ class VirtualLoop:
             block_tokens=block_tokens,
             device_slots=choose([3, 4, 5, 6, 8, 10, 12]),
             host_slots=host_slots,
+            later_host_slots=choose(range(max(1, host_slots))),
             disk_bytes=choose([0, 40, 80]) if host_slots else 0,
             record_bytes=RECORD_BYTES,
             loads=choose([True, True, True, False]),
@@ -125,6 +126,7 @@ class VirtualLoop:
             self.lose,
             *[self.hang] * 2,
             self.answer_after_all,
+            self.grow_host,
             self.pass_time,
         ]
         self.actions: list[Callable[[], Any]] = []
@@ -213,6 +215,12 @@ class VirtualLoop:
     def answer_after_all(self):
         if self.hanging:
             self.hanging.discard(self.choose(sorted(self.hanging)))
+
+    def grow_host(self):
+        """More of host memory is ready."""
+        ready = self.cache.stats()["tiers"]["host"]["slots"]
+        if ready < self.model.config.host_slots:
+            self.cache.host_grows(self.choose(range(ready + 1, self.model.config.host_slots + 1)))
 
     # ---- time
 
