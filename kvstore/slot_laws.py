@@ -1,7 +1,7 @@
 """The laws that every slot memory keeps, for the tests of memories here and elsewhere.
 
 A law is a function `law(memory)` that raises AssertionError where the memory breaks it. Give each one a fresh memory of
-two slots or more; those that can be closed keep `CLOSING_LAWS` as well, and those that have an address `ADDRESS_LAWS`:
+two slots or more; those that can be closed keep `CLOSING_LAWS` as well:
 
     @pytest.mark.parametrize("law", SLOT_LAWS)
     def test_law(law):
@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
 
-from kvstore.slots import AddressedSlots, SlotMemory
+from kvstore.slots import SlotMemory
 
 Law: TypeAlias = Callable[[SlotMemory], None]
 
@@ -130,7 +130,7 @@ def any_thread_may_use_a_slot(memory: SlotMemory) -> None:
     assert_numbered(memory)
 
 
-def slots_lie_behind_each_other(memory: AddressedSlots) -> None:
+def slots_lie_behind_each_other(memory: SlotMemory) -> None:
     """From the address on, as far as a device library that copies by address takes for granted."""
     assert memory.piece_slots >= 1, "a piece has a slot at least"
     for slot in range(memory.num_slots):
@@ -160,9 +160,9 @@ SLOT_LAWS: Final[tuple[Law, ...]] = (
     every_byte_is_kept,
     slots_share_no_byte,
     slots_outside_are_refused,
+    slots_lie_behind_each_other,
     any_thread_may_use_a_slot,
 )
-ADDRESS_LAWS: Final[tuple[Callable[[AddressedSlots], None], ...]] = (slots_lie_behind_each_other,)
 CLOSING_LAWS: Final[tuple[Callable[[ClosableMemory], None], ...]] = (a_closed_memory_hands_out_nothing,)
 
 

@@ -15,6 +15,14 @@ class SlotMemory(Protocol):
     @property
     def block_bytes(self) -> int: ...
 
+    @property
+    def address(self) -> int:
+        """Where the first slot begins; each begins where the one before it ends. For copies by address."""
+
+    @property
+    def piece_slots(self) -> int:
+        """One copy may reach over several slots, but not from one piece of so many, counted from the first, to the next."""
+
     def view(self, slot: int) -> Any:
         """The slot's bytes: writable, one-dimensional, uint8, C-contiguous. No copy, does not block.
 
@@ -23,18 +31,3 @@ class SlotMemory(Protocol):
         AssertionError if it is; views from before stay valid.
         """
         ...
-
-
-class AddressedSlots(SlotMemory, Protocol):
-    """Slots that follow each other without gaps, for copies by address.
-
-    `kvstore.slot_laws.ADDRESS_LAWS` are its laws.
-    """
-
-    @property
-    def address(self) -> int:
-        """Where the first slot begins."""
-
-    @property
-    def piece_slots(self) -> int:
-        """One copy may reach over several slots, but not from one piece of so many, counted from the first, to the next."""

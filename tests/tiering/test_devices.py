@@ -13,6 +13,7 @@ from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.cuda import CudaDevice
 from tiering.transfer.faults import FaultDevice
 from tiering.transfer.mover import WHOLE_SLOT
+from tiering.transfer.staged import StagedCudaDevice
 from tiering.transfer.virtual import VirtualDevice, VirtualMemory
 
 BLOCK_BYTES = 8
@@ -114,8 +115,48 @@ class OnCudaWithoutFaults(OnCuda):
         return FaultDevice(super().make())
 
 
+class GpuMemory(VirtualMemory):
+    """Its views are not numpy's."""
+
+    def view(self, slot):
+        return memoryview(super().view(slot))
+
+
+class OnCudaStaged(OnCuda):
+    """With host memory that CUDA does not page-lock, and every other memory on the device; buffers smaller than a slot."""
+
+    def make(self):
+        return StagedCudaDevice(self.runtime, lambda: COMPUTE, buffer_bytes=BLOCK_BYTES // 2 + 1)
+
+    def memory(self, num_slots, fill=0):
+        on_device = len(self.kept) % 2
+        kind = GpuMemory if on_device else SlotArray
+        memory = kind(num_slots, BLOCK_BYTES, **({"page_locked": False} if on_device else {}))
+        if on_device:
+            self.runtime.owns(memory)
+        self.kept.append(memory)
+        for slot in range(num_slots):
+            memoryview(memory.view(slot))[:] = bytes([fill + slot]) * BLOCK_BYTES
+        return memory
+
+    def break_slot(self, memory, bad):
+        if isinstance(memory, SlotArray):
+            OnCpu.break_slot(self, memory, bad)
+        else:
+            super().break_slot(memory, bad)
+
+
 @pytest.fixture(
-    params=[OnCpu, OnCpuWithoutFaults, OnVirtual, OnVirtualHost, OnCuda, OnCudaHost, OnCudaWithoutFaults]
+    params=[
+        OnCpu,
+        OnCpuWithoutFaults,
+        OnVirtual,
+        OnVirtualHost,
+        OnCuda,
+        OnCudaHost,
+        OnCudaWithoutFaults,
+        OnCudaStaged,
+    ]
 )
 def place(request):
     place = request.param()

@@ -54,12 +54,6 @@ class VirtualCuda:
         self._last_handle += 1
         return self._last_handle
 
-    @staticmethod
-    def _known(handle, among):
-        if handle not in among:
-            raise CudaError("cudaErrorInvalidResourceHandle: invalid resource handle")
-        return among[handle]
-
     def getDevice(self):
         return 0
 
@@ -77,20 +71,20 @@ class VirtualCuda:
 
     def streamDestroy(self, stream):
         with self._changed:
-            assert not self._known(stream, self.streams).work, "a stream is destroyed that has work to do"
+            assert not _known(stream, self.streams).work, "a stream is destroyed that has work to do"
             del self.streams[stream]
 
     def streamSynchronize(self, stream):
         with self._changed:
-            event = self.device.record(self._known(stream, self.streams))
+            event = self.device.record(_known(stream, self.streams))
             self.device.host_wait(event)
             self._changed.notify_all()
 
     def streamWaitEvent(self, stream, event, flags=0):
         with self._changed:
-            recorded = self._known(event, self.events)
+            recorded = _known(event, self.events)
             if recorded is not None:
-                self.device.wait(self._known(stream, self.streams), recorded)
+                self.device.wait(_known(stream, self.streams), recorded)
 
     # ---- events
 
@@ -102,22 +96,22 @@ class VirtualCuda:
 
     def eventDestroy(self, event):
         with self._changed:
-            self._known(event, self.events)
+            _known(event, self.events)
             del self.events[event]
 
     def eventRecord(self, event, stream):
         with self._changed:
-            self._known(event, self.events)
-            self.events[event] = self.device.record(self._known(stream, self.streams))
+            _known(event, self.events)
+            self.events[event] = self.device.record(_known(stream, self.streams))
 
     def eventQuery(self, event):
         with self._changed:
-            recorded = self._known(event, self.events)
+            recorded = _known(event, self.events)
             return SUCCESS if recorded is None or recorded.done else NOT_READY
 
     def eventSynchronize(self, event):
         with self._changed:
-            recorded = self._known(event, self.events)
+            recorded = _known(event, self.events)
             if recorded is None:
                 return
             if self.runs_itself:
@@ -144,7 +138,7 @@ class VirtualCuda:
 
     def hostUnregister(self, address):
         with self._changed:
-            self._known(address, self.locked)
+            _known(address, self.locked)
             del self.locked[address]
 
     def hostAlloc(self, num_bytes, flags):
@@ -184,7 +178,7 @@ class VirtualCuda:
                 return
             if not fro_locked:
                 pairs = [(target, origin.copy()) for target, origin in pairs]
-            self.device.enqueue_copy(self._known(stream, self.streams), pairs, on_device=on_device)
+            self.device.enqueue_copy(_known(stream, self.streams), pairs, on_device=on_device)
 
     def _side(self, address, num_bytes):
         """Whether the bytes lie on the device; if not, they must be page-locked, by one call. None: they are not."""
@@ -218,3 +212,9 @@ def _overlap(one, other):
 
 def _holds(whole, part):
     return whole.start <= part.start and part.stop <= whole.stop
+
+
+def _known(handle, among):
+    if handle not in among:
+        raise CudaError("cudaErrorInvalidResourceHandle: invalid resource handle")
+    return among[handle]

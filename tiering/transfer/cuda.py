@@ -10,7 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
-from kvstore.slots import AddressedSlots
+from kvstore.slots import SlotMemory
 from tiering.transfer.runs import runs
 from tiering.transfer.runtime import (
     EVENT_BLOCKING_SYNC,
@@ -111,9 +111,9 @@ class CudaDevice:
     def copy(
         self,
         stream: CudaStream,
-        destination: AddressedSlots,
+        destination: SlotMemory,
         destination_slots: Sequence[int],
-        source: AddressedSlots,
+        source: SlotMemory,
         source_slots: Sequence[int],
         part: slice,
     ) -> None:

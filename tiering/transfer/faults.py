@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 
 from kvstore.layers.faults import Delay, ErrorAfter, ErrorBefore, Fault, Garbage, Hang, ShortData
 from kvstore.layers.injector import Injector, Strike
-from kvstore.slots import AddressedSlots, SlotMemory
+from kvstore.slots import SlotMemory
 from tiering.transfer.device import Device
 
 _STREAMS: Final = ("down", "up", "compute")
@@ -174,11 +174,11 @@ class _Watched:
     @property
     def address(self) -> int:
         self._before_view()
-        return cast("AddressedSlots", self._memory).address
+        return self._memory.address
 
     @property
     def piece_slots(self) -> int:
-        return cast("AddressedSlots", self._memory).piece_slots
+        return self._memory.piece_slots
 
 
 class _Row:

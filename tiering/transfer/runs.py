@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kvstore.slots import AddressedSlots
+from kvstore.slots import SlotMemory
 
 
 class Run(NamedTuple):
@@ -17,9 +17,9 @@ class Run(NamedTuple):
 
 
 def runs(
-    destination: AddressedSlots,
+    destination: SlotMemory,
     destination_slots: Sequence[int],
-    source: AddressedSlots,
+    source: SlotMemory,
     source_slots: Sequence[int],
 ) -> list[Run]:
     """The same pairs in as few runs as there can be, by ascending destination. None goes on over the end of a piece.
@@ -36,4 +36,6 @@ def runs(
     breaks |= fro[1:] // source.piece_slots != fro[:-1] // source.piece_slots
     starts = np.concatenate(([0], np.flatnonzero(breaks) + 1))
     lengths = np.diff(np.concatenate((starts, [len(to)])))
-    return [Run(*run) for run in zip(to[starts].tolist(), fro[starts].tolist(), lengths.tolist(), strict=True)]
+    return [
+        Run(*run) for run in zip(to[starts].tolist(), fro[starts].tolist(), lengths.tolist(), strict=True)
+    ]

@@ -41,7 +41,16 @@ class CudaRuntime(Protocol):
 
     def memcpyAsync(self, to: int, fro: int, num_bytes: int, kind: int, stream: int, /) -> None: ...  # noqa: N802
     def memcpy2DAsync(  # noqa: N802
-        self, to: int, to_pitch: int, fro: int, fro_pitch: int, width: int, height: int, kind: int, stream: int, /
+        self,
+        to: int,
+        to_pitch: int,
+        fro: int,
+        fro_pitch: int,
+        width: int,
+        height: int,
+        kind: int,
+        stream: int,
+        /,
     ) -> None: ...
 
     def hostRegister(self, address: int, num_bytes: int, flags: int, /) -> None: ...  # noqa: N802
