@@ -38,7 +38,7 @@ from tiering.radix import Tokens
 from tiering.residency import Tier
 from tiering.swaps import Stash
 from tiering.transfer.device import Device
-from tiering.transfer.mover import WHOLE_SLOT, Mover
+from tiering.transfer.mover import WHOLE_SLOT, Arriving, Mover
 from tiering.writes import Sweep
 
 _Item = TypeVar("_Item")
@@ -192,6 +192,11 @@ class TieredCache(Closing):
         """See Mover.before_compute."""
         self._mover.before_compute(read_slots, written_slots, group)
 
+    def finish(self, read_slots: "list[int]") -> None:
+        """See Mover.finish; then take in how copies have ended."""
+        self._mover.finish(read_slots)
+        self._take_in()
+
     def after_compute(self) -> None:
         """See Mover.after_compute."""
         self._mover.after_compute()
@@ -217,8 +222,13 @@ class TieredCache(Closing):
 
     def _take_in(self) -> bool:
         """Whether anything had ended."""
-        news = [Copied(ended.number, ended.error) for ended in self._mover.poll()]
-        answers: list[Answer] = [*news, *_drained(self._answers)]
+        answers: list[Answer] = []
+        for news in self._mover.poll():
+            if isinstance(news, Arriving):
+                self._index.arriving(news.number)
+            else:
+                answers.append(Copied(news.number, news.error))
+        answers += _drained(self._answers)
         for num_slots in _drained(self._host_slots):
             self._index.host_grows(num_slots)
         for answer in answers:

@@ -275,6 +275,12 @@ class Index:
             case _:
                 raise AssertionError(f"{type(answer).__name__} does not answer {type(move).__name__}")
 
+    def arriving(self, number: int) -> None:
+        """The first layers of what a Promote or SwapIn brings are there; its answer is still to come."""
+        move = self._outbox.in_flight(number)
+        if isinstance(move, Promote):
+            self._loads.arriving(move)
+
     def at(self, now_s: float) -> None:
         """It is `now_s`, in seconds on any clock that does not go backwards. What is used from here on is used then.
 

@@ -133,11 +133,4 @@ class HasRead:
     error: Exception | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Arriving:
-    """The first layers of a copy from host to device are there; a Copied will follow."""
-
-    number: int
-
-
 Answer: TypeAlias = Copied | Written | HasRead

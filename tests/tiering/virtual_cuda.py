@@ -23,10 +23,11 @@ class CudaError(RuntimeError):
 
 
 class VirtualCuda:
-    """`device` is what runs; its owner lets it. With `runs_itself` who waits for an event runs it as far as need be."""
+    """`device` is what runs, as far as need be where its owner waits for an event; with `runs_itself`, whoever waits."""
 
     def __init__(self, device: VirtualDevice, *, runs_itself=False) -> None:
         self.device, self.runs_itself = device, runs_itself
+        self.owner = threading.get_ident()
         self.streams = {COMPUTE: device.compute}
         self.events: dict[int, VirtualEvent | None] = {}
         self.device_memory: list[range] = []
@@ -114,7 +115,7 @@ class VirtualCuda:
             recorded = _known(event, self.events)
             if recorded is None:
                 return
-            if self.runs_itself:
+            if self.runs_itself or threading.get_ident() == self.owner:
                 self.device.host_wait(recorded)
             else:
                 recorded.wakes.append(self._tell)
