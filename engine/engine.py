@@ -96,6 +96,7 @@ class Engine(Closing):
                 model=tiers.model,
                 pool=tiers.pool,
                 deterministic=config.deterministic,
+                group_starts=tiers.groups.starts,
             )
             self._resources = stack.pop_all()
         # a thread that computes while the interpreter ends would abort the process

@@ -25,6 +25,7 @@ from tiering.transfer.staged import StagedCudaDevice
 
 from .config import EngineConfig, Resources
 from .identity import identity
+from .layer_groups import LayerGroups, layer_groups
 from .model import Model, load_model
 from .pool import DevicePool
 from .salt import MAX_VOCABULARY
@@ -51,6 +52,8 @@ class Tiers:
     disk_off: str | None
     """Why there is no disk tier although one was asked for."""
     cache: TieredCache
+    groups: LayerGroups
+    """In which promotions come."""
 
 
 def open_tiers(
@@ -70,6 +73,7 @@ def open_tiers(
     chosen = config.resolve()  # sizes again: the weights are in memory now
     layout = model.layout(chosen.kv_dtype, config.block_tokens)
     namespace = identity(model, layout, config)
+    groups = layer_groups(layout, config.layer_groups, chosen.device)
     device_slots, host_slots = _slots(chosen, layout)
     pool = stack.enter_context(DevicePool(layout, device_slots, chosen.device))
     slab = HostSlab(host_slots, layout.block_bytes)
@@ -92,6 +96,7 @@ def open_tiers(
             store=store,
             wake=wake,
             read_threads=config.disk_read_threads,
+            layer_groups=groups.parts,
         )
         until_owned.pop_all()
     opening.start(cache.host_grows)
@@ -104,6 +109,7 @@ def open_tiers(
         store=store,
         disk_off=disk_off,
         cache=cache,
+        groups=groups,
     )
 
 

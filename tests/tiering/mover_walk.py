@@ -241,7 +241,9 @@ class MoverWalk:
     def finish(self):
         """A step that has begun early must know whether all of what it reads has arrived."""
         slots = self.some(self._busy("device_slots", up_only=True), 2)
-        coming = [n for n, transfer in self.transfers.items() if transfer.up and {*transfer.device_slots} & {*slots}]
+        coming = [
+            n for n, transfer in self.transfers.items() if transfer.up and {*transfer.device_slots} & {*slots}
+        ]
         self.mover.finish(slots)
         self.poll()
         assert not self.transfers.keys() & set(coming), "it is still under way"

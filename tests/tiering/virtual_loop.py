@@ -11,7 +11,7 @@ from kvstore.reasons import MissReason
 from tests.tiering.memory_model import DIED, ROOT_KEY, MemoryModel
 from tiering.cache import TieredCache
 from tiering.index import IndexConfig
-from tiering.moves import Read, SwapIn, SwapOut, Write
+from tiering.moves import Promote, Read, SwapIn, SwapOut, Write
 from tiering.residency import Tier
 from tiering.transfer.virtual import VirtualMemory
 
@@ -70,9 +70,26 @@ class ModelCache(TieredCache):
         )
         self._index, self._news = model.index, Doorbell(something_happens)
         model.answer = self._report  # taken in when the loop next looks
+        self.end_copy = model.complete
+        """Ends a copy that compute or the host waits for, well or badly."""
 
     def _start(self, move):
         self._model.start(move)
+
+    def before_compute(self, read_slots, written_slots, group=0):
+        """The last layers wait for what brings the slots: then it has ended."""
+        if group:
+            for number in self._copies_into(read_slots):
+                self.end_copy(number)
+
+    def finish(self, read_slots):
+        assert not self._copies_into(read_slots), "the step has waited for them"
+        self._take_in()
+
+    def _copies_into(self, slots):
+        flights = self._model.flights.items()
+        ups = [(n, flight.move) for n, flight in flights if isinstance(flight.move, Promote | SwapIn)]
+        return [number for number, move in ups if not set(slots).isdisjoint(move.device_slots.tolist())]
 
     def is_pending(self, tokens, *, compute_last):
         """Whether somebody else is bringing or computing blocks that these tokens begin with."""
@@ -120,6 +137,7 @@ class VirtualLoop:
         self.hanging: set[int] = set()
         self.moves: list[Callable[[], Any]] = [
             *[self.complete] * 4,
+            *[self.first_layers_arrive] * 4,
             *[self.complete_all] * choose([2, 6, 18]),  # copies are slow, or as good as done
             *[self.fail] * 2,
             self.fail_swap,
@@ -183,6 +201,13 @@ class VirtualLoop:
     def complete_all(self):
         for _ in self._completable():
             self.complete()
+
+    def first_layers_arrive(self):
+        """Of a promotion that is under way: the loop may go on from there."""
+        promotions = [n for n, flight in self.model.flights.items() if isinstance(flight.move, Promote)]
+        if promotions:
+            self.model.index.arriving(self.choose(promotions))
+            self.wake()
 
     def fail(self):
         self.complete(error=DIED)
