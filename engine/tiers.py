@@ -149,15 +149,15 @@ def _device(kind: str, opening: HostOpening) -> Device:
     if kind == "cpu":
         return CpuDevice()
     if opening.is_locked:
-        return CudaDevice(cupy_runtime(), _compute_stream)
+        return CudaDevice(cupy_runtime(), compute_stream)
     _log.warning(
         "copies between host and device go by way of small buffers, and slower: host memory could not be page-locked (%s)",
         opening.refused,
     )
-    return StagedCudaDevice(cupy_runtime(), _compute_stream)
+    return StagedCudaDevice(cupy_runtime(), compute_stream)
 
 
-def _compute_stream() -> int:
+def compute_stream() -> int:
     """The cudaStream_t on which torch computes on this thread."""
     return int(torch.cuda.current_stream().cuda_stream)
 
