@@ -67,7 +67,7 @@ def test_each_copy_goes_the_other_way_and_to_the_wrong_slots():
 
 def test_what_is_read_is_mistaken_for_what_is_written_and_up_for_down():
     one_of_two = {
-        "(read|written)_slots": r"frozenset\((read|written)_slots\)",
+        "(read|written)_slots": r", frozenset\((read|written)_slots\)",
         "host_slots": r"_depart\(self\.",
         r"self\._(ups|downs)": r"\w\(self\._(ups|downs)\b",
     }
