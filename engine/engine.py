@@ -22,6 +22,7 @@ from tiering.residency import Tier
 
 from .chat import Prompt, encode, notes_on, split_prompts
 from .config import EngineConfig
+from .gpu_figures import card_in_words, figures_of
 from .handle import Handle, Stream
 from .loop import EngineLoop
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
@@ -83,6 +84,9 @@ class Engine(Closing):
             )
             self.model, self.layout, self.namespace = tiers.model, tiers.layout, tiers.namespace
             self._cache = tiers.cache
+            self._gpu = figures_of(tiers.model.device)
+            if self._gpu is not None:
+                stack.enter_context(self._gpu)
             self._loop = EngineLoop(
                 self._inbox,
                 cache=tiers.cache,
@@ -324,9 +328,13 @@ class Engine(Closing):
         return erased
 
     def stats(self) -> dict[str, Any]:
-        """Figures as of the last step, a nested dict: see docs/architecture.md, "Figures"."""
+        """Figures as of the last step, a nested dict: see docs/architecture.md, "Figures".
+
+        Blocks on a GPU for the 20 ms over which its bus is watched; computing goes on meanwhile.
+        """
         snapshot: dict[str, Any] = self._loop.snapshot
-        return {**snapshot, "disk_off": self._tiers.disk_off}
+        gpu = None if self._gpu is None else self._gpu.read()
+        return {**snapshot, "disk_off": self._tiers.disk_off, "gpu": gpu}
 
     def check(self) -> None:
         """Raise AssertionError unless the cache's books agree. Waits for the step that runs; for tests and debugging."""
@@ -362,14 +370,14 @@ class Engine(Closing):
     # --- facts ----------------------------------------------------------------------------------------------------
 
     def _facts(self) -> str:
-        stats, config = self.stats()["cache"]["tiers"], self.config
+        figures, config = self.stats(), self.config
+        stats, card = figures["cache"]["tiers"], card_in_words(figures["gpu"])
         slots, host = stats["device"]["slots"], stats["host"]["slots"]
         block_bytes = self.layout.block_bytes
         lines = [
             f"kvtide  model   {self.model.name} ({self.model.architecture}), identity {self.namespace}",
-            f"        device  {self.model.device}, computes in {self.model.dtype}, KV in {self.layout.dtype}".replace(
-                "torch.", ""
-            ),
+            f"        device  {self.model.device}{card}, computes in {self.model.dtype}, "
+            f"KV in {self.layout.dtype}".replace("torch.", ""),
             f"                {slots} blocks = {slots * config.block_tokens} tokens, {format_bytes(slots * block_bytes)}",
             f"        host    {host} blocks = {host * config.block_tokens} tokens, {format_bytes(host * block_bytes)}",
         ]
