@@ -27,6 +27,7 @@ from .handle import Handle, Stream
 from .loop import EngineLoop
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
+from .out_of_memory import lower, pool_setting
 from .params import RequestOptions, SamplingParams
 from .request import Marks, Request
 from .results import Delta, Result
@@ -48,7 +49,8 @@ class Engine(Closing):
     `model` is "demo", a local Hugging Face directory, a GGUF file, a hub name, or a Model. Everything but construction
     may be called from any thread. A context manager; leaving it closes the engine, which keeps what the disk may hold.
 
-    Raises ValueError, with what to do, for a model that is not supported or settings that do not fit together. Where
+    Raises ValueError, with what to do, for a model that is not supported and for settings that do not fit together, or
+    not into memory. Where
     `disk_path` cannot be used, because another process has it, it cannot be written or the disk fails, the engine runs
     without a disk tier: one warning, and `stats()["disk_off"]` says why.
     """
@@ -100,6 +102,12 @@ class Engine(Closing):
                 model=tiers.model,
                 pool=tiers.pool,
                 deterministic=config.deterministic,
+                memory_advice=lower(
+                    config,
+                    pool_setting(config, tiers.model.device.type),
+                    "max_batch_tokens",
+                    "max_num_seqs",
+                ),
             )
             self._resources = stack.pop_all()
         # a thread that computes while the interpreter ends would abort the process

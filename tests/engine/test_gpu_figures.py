@@ -238,7 +238,7 @@ def test_a_model_on_the_cpu_has_no_gpu(tiny_llama_dir):
 
 
 def test_an_engine_shows_the_figures_until_it_is_closed(tiny_llama_dir, monkeypatch):
-    """With a card on paper: where it is found is the GPU case below."""
+    """With a card on paper; tests/gpu finds a real one."""
     card = Card()
     monkeypatch.setattr("engine.engine.figures_of", lambda _: figures_by_uuid(UUID, card))
     said: list[str] = []
@@ -263,11 +263,3 @@ def test_facts_leave_out_what_is_not_known(function, card):
 
 def test_facts_without_figures_say_nothing():
     assert gpu_figures.card_in_words(None) == ""
-
-
-@pytest.mark.gpu
-def test_the_card_is_the_one_that_torch_computes_on():
-    with figures_of(torch.device("cuda")) as figures:
-        told = figures.read()
-    assert told["name"] == torch.cuda.get_device_name()
-    assert told["memory_total_bytes"] >= torch.cuda.get_device_properties().total_memory
