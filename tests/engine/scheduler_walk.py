@@ -259,6 +259,7 @@ class SchedulerWalk(VirtualLoop):
             model=self.machine,
             pool=SimpleNamespace(layout=SimpleNamespace(block_tokens=self.config.block_tokens)),
             deterministic=self.deterministic,
+            memory_advice="lower nothing",
         )
         self.loop.join()
         self.open: list[CountedSequence] = []
