@@ -43,9 +43,8 @@ class StepSize:
 
     def _decode(self, pool: DevicePool, first_slot: int | None) -> Chunk:
         chunk = self._chunk(pool, 1, decode=True)
-        if (
-            first_slot is not None and len(chunk.slots) > 1
-        ):  # else its only block is the one that it writes to
+        is_read_only = len(chunk.slots) > 1  # its first block: the token goes to its last
+        if first_slot is not None and is_read_only:
             chunk.slots[0] = first_slot % pool.num_slots
         return chunk
 

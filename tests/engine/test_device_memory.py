@@ -8,11 +8,12 @@ import torch
 from engine.batch import build_batch
 from engine.calls import PrefillCall
 from engine.config import EngineConfig
-from engine.device_memory import CudaMeter, largest_step, left_beside, measured_pool_bytes
+from engine.device_memory import CudaMeter, largest_step, left_beside, measured_pool_bytes, run_step
 from engine.engine import Engine
 from engine.model import Model, random_model
 from engine.out_of_memory import OutOfMemory
 from engine.pool import DevicePool
+from engine.sampling import ROWS_AT_ONCE, Draw, choose
 from engine.step_size import StepSize
 from kvstore.block import BlockLayout
 from tests.engine.families import CASES
@@ -119,6 +120,22 @@ def test_the_largest_step_is_bounded_by_model_configuration_and_memory(model):
     config = EngineConfig(max_batch_tokens=256, max_num_seqs=3)
     assert largest_step(model, config, 10**9) == StepSize(prompt_tokens=256, context_tokens=4096, num_seqs=3)
     assert largest_step(model, config, 160).context_tokens == 160
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_as_many_tokens_are_drawn_as_are_ever_drawn_together(model, monkeypatch, deterministic):
+    drawn, ways = [], []
+    batch = model.batch
+
+    def draw(logits: torch.Tensor, draws: list[Draw]) -> None:
+        drawn.append((logits.shape, len(draws), draws[0].params.penalises, draws[0].params.temperature > 0))
+        choose(logits, draws)
+
+    monkeypatch.setattr("engine.device_memory.choose", draw)
+    monkeypatch.setattr(model, "batch", lambda *args, **how: ways.append(how) or batch(*args, **how))
+    run_step(model, model.layout("bfloat16", 16), SIZES[0], deterministic=deterministic)
+    assert drawn == [((ROWS_AT_ONCE, model.vocab_size), ROWS_AT_ONCE, True, True)]
+    assert ways == [{"deterministic": deterministic}] * 2, "decodes that share, and decodes that do not"
 
 
 # ---- the measurement -------------------------------------------------------------------------------------------------
