@@ -20,7 +20,6 @@ TILE_TOKENS = 128
 _GIB = 2**30
 # With "auto" the CPU pool stays small: it is touched at start, and costs the machine that memory at once.
 _CPU_POOL_SHARE, _CPU_POOL_LIMIT_BYTES = 0.15, 1 * _GIB
-_CUDA_POOL_SHARE = 0.85
 _HOST_SHARE, _HOST_LIMIT_BYTES = 0.25, 16 * _GIB
 
 
@@ -35,7 +34,11 @@ class EngineConfig:
         slower there) and bfloat16 on CUDA.
     kv_dtype: of the cached keys and values; "auto" is bfloat16, half of float32 at no visible loss.
     block_tokens: tokens in one block, 16 or 32: smaller shares more, larger has less bookkeeping.
-    device_bytes: of the block pool beside the model; "auto" takes a share of what is free.
+    device_bytes: of the block pool beside the model; "auto" is a share of what is free: 15 % and at most 1 GiB on the CPU,
+        device_memory_fraction on CUDA.
+    device_memory_fraction: on CUDA, of what is left of the GPU's memory beside the model and what the largest step takes,
+        which is measured at start. What the default leaves is for gaps between torch's allocations, kernels that
+        CUDA loads later, and whoever else uses the GPU.
     host_bytes: of the second tier; "auto" is a quarter of the memory that the control group leaves, at most
         16 GiB; 0 switches the tier off.
     disk_path: directory of the third tier; None (the default) switches it off.
@@ -70,6 +73,7 @@ class EngineConfig:
     kv_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     block_tokens: int = 16
     device_bytes: int | str = "auto"
+    device_memory_fraction: float = 0.9
     host_bytes: int | str = "auto"
     disk_path: str | Path | None = None
     disk_bytes: int | str = "16GiB"
@@ -100,6 +104,7 @@ class EngineConfig:
             check_whole(name, getattr(self, name), 1)
         if self.layer_groups != "auto":
             check_whole("layer_groups", self.layer_groups, 1)
+        check_number("device_memory_fraction", self.device_memory_fraction, 0.0, 1.0, above=True)
         check_number("disk_deadline_s", self.disk_deadline_s, 0.0, above=True)
         if self.ttl_s is not None:
             check_number("ttl_s", self.ttl_s, 0.0, above=True)
@@ -146,22 +151,32 @@ class EngineConfig:
             device=device,
             dtype=dtype,
             kv_dtype="bfloat16" if self.kv_dtype == "auto" else self.kv_dtype,
-            device_bytes=_resolve_size(self.device_bytes, lambda: _auto_device_bytes(device)),
+            device_bytes=self._device_bytes(device),
             host_bytes=_resolve_size(self.host_bytes, _auto_host_bytes),
             disk_bytes=0 if self.disk_path is None else _resolve_size(self.disk_bytes),
             disk_min_free_bytes=_resolve_size(self.disk_min_free_bytes),
             disk_queue_bytes=_resolve_size(self.disk_queue_bytes),
         )
 
+    def _device_bytes(self, device: str) -> int | None:
+        if isinstance(self.device_bytes, int):
+            return self.device_bytes
+        if device == "cuda":
+            return None
+        return min(int(available_memory_bytes() * _CPU_POOL_SHARE), _CPU_POOL_LIMIT_BYTES)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """A configuration's open choices, decided for one machine; all sizes in bytes, 0 for a tier that is off."""
+    """A configuration's open choices, decided for one machine; all sizes in bytes, 0 for a tier that is off.
+
+    device_bytes: None where only a measurement decides, see device_memory.py.
+    """
 
     device: str
     dtype: str
     kv_dtype: str
-    device_bytes: int
+    device_bytes: int | None
     host_bytes: int
     disk_bytes: int
     disk_min_free_bytes: int
@@ -194,17 +209,8 @@ def _resolve_device(device: str) -> str:
 def _resolve_size(value: int | str, auto: Callable[[], int] | None = None) -> int:
     if isinstance(value, int):
         return value
-    assert auto is not None, "only device_bytes and host_bytes stay 'auto' after construction"
+    assert auto is not None, "only sizes that the machine may decide stay 'auto' after construction"
     return auto()
-
-
-def _auto_device_bytes(device: str) -> int:
-    if device == "cpu":
-        return min(int(available_memory_bytes() * _CPU_POOL_SHARE), _CPU_POOL_LIMIT_BYTES)
-    import torch
-
-    free_bytes, _ = torch.cuda.mem_get_info()
-    return int(free_bytes * _CUDA_POOL_SHARE)
 
 
 def _auto_host_bytes() -> int:

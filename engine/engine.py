@@ -22,10 +22,12 @@ from tiering.residency import Tier
 
 from .chat import Prompt, encode, notes_on, split_prompts
 from .config import EngineConfig
+from .gpu_figures import card_in_words, figures_of
 from .handle import Handle, Stream
 from .loop import EngineLoop
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
+from .out_of_memory import lower, pool_setting
 from .params import RequestOptions, SamplingParams
 from .request import Marks, Request
 from .results import Delta, Result
@@ -47,7 +49,8 @@ class Engine(Closing):
     `model` is "demo", a local Hugging Face directory, a GGUF file, a hub name, or a Model. Everything but construction
     may be called from any thread. A context manager; leaving it closes the engine, which keeps what the disk may hold.
 
-    Raises ValueError, with what to do, for a model that is not supported or settings that do not fit together. Where
+    Raises ValueError, with what to do, for a model that is not supported and for settings that do not fit together, or
+    not into memory. Where
     `disk_path` cannot be used, because another process has it, it cannot be written or the disk fails, the engine runs
     without a disk tier: one warning, and `stats()["disk_off"]` says why.
     """
@@ -83,6 +86,9 @@ class Engine(Closing):
             )
             self.model, self.layout, self.namespace = tiers.model, tiers.layout, tiers.namespace
             self._cache = tiers.cache
+            self._gpu = figures_of(tiers.model.device)
+            if self._gpu is not None:
+                stack.enter_context(self._gpu)
             self._loop = EngineLoop(
                 self._inbox,
                 cache=tiers.cache,
@@ -97,6 +103,12 @@ class Engine(Closing):
                 pool=tiers.pool,
                 deterministic=config.deterministic,
                 group_starts=tiers.groups.starts,
+                memory_advice=lower(
+                    config,
+                    pool_setting(config, tiers.model.device.type),
+                    "max_batch_tokens",
+                    "max_num_seqs",
+                ),
             )
             self._resources = stack.pop_all()
         # a thread that computes while the interpreter ends would abort the process
@@ -325,9 +337,13 @@ class Engine(Closing):
         return erased
 
     def stats(self) -> dict[str, Any]:
-        """Figures as of the last step, a nested dict: see docs/architecture.md, "Figures"."""
+        """Figures as of the last step, a nested dict: see docs/architecture.md, "Figures".
+
+        Blocks on a GPU for the 20 ms over which its bus is watched; computing goes on meanwhile.
+        """
         snapshot: dict[str, Any] = self._loop.snapshot
-        return {**snapshot, "disk_off": self._tiers.disk_off}
+        gpu = None if self._gpu is None else self._gpu.read()
+        return {**snapshot, "disk_off": self._tiers.disk_off, "gpu": gpu}
 
     def check(self) -> None:
         """Raise AssertionError unless the cache's books agree. Waits for the step that runs; for tests and debugging."""
@@ -363,14 +379,14 @@ class Engine(Closing):
     # --- facts ----------------------------------------------------------------------------------------------------
 
     def _facts(self) -> str:
-        stats, config = self.stats()["cache"]["tiers"], self.config
+        figures, config = self.stats(), self.config
+        stats, card = figures["cache"]["tiers"], card_in_words(figures["gpu"])
         slots, host = stats["device"]["slots"], self._tiers.slab.num_slots
         block_bytes = self.layout.block_bytes
         lines = [
             f"kvtide  model   {self.model.name} ({self.model.architecture}), identity {self.namespace}",
-            f"        device  {self.model.device}, computes in {self.model.dtype}, KV in {self.layout.dtype}".replace(
-                "torch.", ""
-            ),
+            f"        device  {self.model.device}{card}, computes in {self.model.dtype}, "
+            f"KV in {self.layout.dtype}".replace("torch.", ""),
             f"                {slots} blocks = {slots * config.block_tokens} tokens, {format_bytes(slots * block_bytes)}",
             f"        host    {host} blocks = {host * config.block_tokens} tokens, {format_bytes(host * block_bytes)}",
         ]

@@ -18,16 +18,16 @@ from .answers import Answers, told
 from .chunk import Chunk
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
+from .out_of_memory import memory_for
 from .pool import DevicePool
 from .results import FinishReason
-from .sampling import Choice, choose
+from .sampling import ROWS_AT_ONCE, Choice, choose
 from .scheduler import Scheduler
 from .sequence import Sequence
 
 _log = logging.getLogger(__name__)
 
 _LONGEST_SLEEP_S = 3600.0  # no deadline is slept towards for longer: the system's own timers have limits
-_ROWS_AT_ONCE = 64  # logits that tokens are drawn from together: each takes memory of several vocabularies
 _CLEAR_S = 30.0  # how long clear() and erase() may wait for copies in flight
 
 
@@ -46,16 +46,19 @@ class EngineLoop:
         model: Model,
         pool: DevicePool,
         deterministic: bool,
+        memory_advice: str,
         group_starts: tuple[int, ...] = (0,),
     ) -> None:
         """Takes over `cache`: from here on only the loop's thread calls it. `cache` wakes the loop through `inbox`.
 
+        `memory_advice`: what may be lowered where a step runs out of memory, for those whose requests it ends.
         `group_starts`: the first layer of each of the cache's layer groups.
         """
         self._inbox = inbox
         self._cache, self._scheduler = cache, scheduler
         self._model, self._pool = model, pool
         self._deterministic = deterministic
+        self._memory_advice = memory_advice
         self._block_tokens = pool.layout.block_tokens
         self._groups = {layer: group for group, layer in enumerate(group_starts)}
         self._sweeps: deque[Demote] = deque()
@@ -213,10 +216,11 @@ class EngineLoop:
             for reply in ([sequence] if sequence.reply else sequence.request.sequences)
         ]
         try:
-            logits = self._forward(chunks)
-            if any(sequence.loading for sequence, _ in step):
-                step, replies = self._arrived(step, replies)
-            choices = self._choices(logits, replies)
+            with memory_for("a step", self._memory_advice):
+                logits = self._forward(chunks)
+                if any(sequence.loading for sequence, _ in step):
+                    step, replies = self._arrived(step, replies)
+                choices = self._choices(logits, replies)
         except Exception as error:  # noqa: BLE001 - the model's errors have no common type; its requests report them
             _log.exception("a step failed")
             for sequence, _ in step:
@@ -267,8 +271,8 @@ class EngineLoop:
     def _choices(logits: torch.Tensor, replies: list[tuple[int, Sequence]]) -> list[Choice]:
         """The next token of each reply, from its row of the logits."""
         choices: list[Choice] = []
-        for start in range(0, len(replies), _ROWS_AT_ONCE):
-            some = replies[start : start + _ROWS_AT_ONCE]
+        for start in range(0, len(replies), ROWS_AT_ONCE):
+            some = replies[start : start + ROWS_AT_ONCE]
             choices += choose(logits[[row for row, _ in some]], [reply.draw() for _, reply in some])
         return choices
 

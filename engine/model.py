@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from kvstore.block import BlockLayout
@@ -19,7 +18,9 @@ from .chunk import Chunk
 from .convert import Tell, converted
 from .demo_model import DEMO, demo_model_dir
 from .dtypes import torch_dtype
+from .out_of_memory import memory_for
 from .pool import DevicePool
+from .step_size import StepSize
 from .supported import NotServed, length_limit, shape_of
 
 _DEMO_SHAPE: dict[str, Any] = {
@@ -100,20 +101,20 @@ class Model:
         logits: torch.Tensor = out.logits[0, : batch.num_logits].float()
         return logits
 
-    def warm_up(self, pool: DevicePool) -> None:
-        """Run every kind of call once, on the scratch slot, so that no request pays for first uses.
+    def warm_up(
+        self, pool: DevicePool, size: StepSize | None = None, *, deterministic: bool = False
+    ) -> torch.Tensor:
+        """Run every kind of call once, so that no request pays for first uses; only the scratch slot is written to.
 
-        Raises ValueError where the model's attention needs what is not implemented.
+        size: of the step, so that its memory can be measured; None is as small as it can be. Returns the logits, as
+        `forward` does. Raises ValueError where the model's attention needs what is not implemented.
         """
-        tokens = np.zeros(pool.layout.block_tokens, dtype=np.int32)
-        slots = np.array([pool.scratch], dtype=np.intp)
-        last = pool.layout.block_tokens - 1
-        chunks = [
-            Chunk(tokens=tokens, start=0, slots=slots, wants_logits=True),
-            Chunk(tokens=tokens[:1], start=last, slots=slots, wants_logits=False),
-            *[Chunk(tokens=tokens[:1], start=last, slots=slots, wants_logits=True, decode=True)] * 2,
-        ]
-        self.forward(self.batch(chunks, pool), pool)
+        block_tokens = pool.layout.block_tokens
+        least = StepSize(prompt_tokens=block_tokens + 1, context_tokens=block_tokens, num_seqs=4)
+        if size is not None:  # decodes that share and decodes that do not take memory for different things
+            self.forward(self.batch(size.chunks(pool), pool, deterministic=deterministic), pool)
+        chunks = least.chunks(pool) if size is None else size.chunks(pool, apart=True)
+        return self.forward(self.batch(chunks, pool, deterministic=deterministic), pool)
 
 
 def load_model(
@@ -129,11 +130,13 @@ def load_model(
 
     dtype: of weights and computing. max_model_len: None is the model's own limit. cache_dir: where "demo" and GGUF files
     are converted to, once; None is ~/.cache/kvtide. progress: told, in sentences, of what takes long. Raises ValueError,
-    with what to do, for a model that is not served, and for one that is not to be found or not all there.
+    with what to do, for a model that is not served, for one that is not to be found or not all there, and for weights
+    that do not fit into memory (OutOfMemory).
     """
     name = str(name_or_dir)
     place = _place(name_or_dir, cache_dir, progress)
-    hf = _load_weights(place, device=device, dtype=dtype)
+    with memory_for(f"the weights of {name!r}", f"use a smaller dtype (now {dtype}) or a smaller model"):
+        hf = _load_weights(place, device=device, dtype=dtype)
     source = place if isinstance(place, Path) else _hub_dir(hf, name)
     return Model(hf, name=name, source=source, tokenizer=_load_tokenizer(place), max_model_len=max_model_len)
 

@@ -74,9 +74,13 @@ class DevicePool(Closing):
         return self._blocks[:, layer]
 
     def copy(self, source: Sequence[int], destination: Sequence[int]) -> None:
-        """Copy whole slots within the pool, as part of computing: on CUDA on the current stream."""
+        """Copy whole slots within the pool, as part of computing: on CUDA on the current stream. Takes no memory.
+
+        No slot may be in both.
+        """
         assert not self._closed, "the pool is closed"
-        self._blocks[list(destination)] = self._blocks[list(source)]
+        for fro, to in zip(source, destination, strict=True):
+            self._blocks[to].copy_(self._blocks[fro])
 
     def check(self) -> None:
         """Raise AssertionError unless views and tensor agree in size and place."""

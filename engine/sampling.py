@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from .params import SamplingParams
 from .results import TokenLogprob
 
+ROWS_AT_ONCE = 64
+"""Logits that tokens are drawn from together, at most: each row takes memory of several vocabularies."""
+
 _SEED_BITS = 64
 _FIRST_TRIED = 1024  # most probable tokens in which top_p and min_p mostly end
 

@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,9 +24,11 @@ from tiering.transfer.runtime import cupy_runtime
 from tiering.transfer.staged import StagedCudaDevice
 
 from .config import EngineConfig, Resources
+from .device_memory import CudaMeter, measured_pool_bytes
 from .identity import identity
 from .layer_groups import LayerGroups, layer_groups
 from .model import Model, load_model
+from .out_of_memory import lower, memory_for, pool_setting
 from .pool import DevicePool
 from .salt import MAX_VOCABULARY
 from .sizes import format_bytes
@@ -74,10 +76,14 @@ def open_tiers(
     layout = model.layout(chosen.kv_dtype, config.block_tokens)
     namespace = identity(model, layout, config)
     groups = layer_groups(layout, config.layer_groups, chosen.device)
+    if chosen.device_bytes is None:
+        chosen = replace(chosen, device_bytes=measured_pool_bytes(model, layout, config, CudaMeter()))
     device_slots, host_slots = _slots(chosen, layout)
-    pool = stack.enter_context(DevicePool(layout, device_slots, chosen.device))
-    slab = HostSlab(host_slots, layout.block_bytes)
-    model.warm_up(pool)
+    with memory_for(f"a pool of {device_slots} blocks", lower(config, pool_setting(config, chosen.device))):
+        pool = stack.enter_context(DevicePool(layout, device_slots, chosen.device))
+        model.warm_up(pool)
+    with memory_for(f"{format_bytes(chosen.host_bytes)} of host memory", lower(config, "host_bytes")):
+        slab = HostSlab(host_slots, layout.block_bytes)
     opening = _open_host(chosen.device, slab, stack)
     with ExitStack() as until_owned:  # the cache closes device and store, once it has them
         device = _device(chosen.device, opening)
@@ -121,6 +127,7 @@ def _load(model: str | Path | Model, config: EngineConfig, chosen: Resources) ->
 
 def _slots(chosen: Resources, layout: BlockLayout) -> tuple[int, int]:
     """Device and host slots. Raises ValueError for sizes that hold no block."""
+    assert chosen.device_bytes is not None, "it has been measured"
     device_slots = chosen.device_bytes // layout.block_bytes
     host_slots = chosen.host_bytes // layout.block_bytes
     if device_slots < 1:

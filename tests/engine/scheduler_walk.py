@@ -279,6 +279,7 @@ class SchedulerWalk(VirtualLoop):
             pool=SimpleNamespace(layout=SimpleNamespace(block_tokens=self.config.block_tokens)),
             deterministic=self.deterministic,
             group_starts=(0, LAST_GROUP),
+            memory_advice="lower nothing",
         )
         self.cache.end_copy = self.end_copy
         self.loop.join()

@@ -73,11 +73,11 @@ def test_a_reply_after_a_hit_decodes_as_after_a_cold_prefill(tiny_llama_dir, tmp
     steps = []
     forward = Model.forward
 
-    def recorded(model, batch, pool):
+    def recorded(model, batch, pool, *more: object):
         steps.append(
             (batch.num_tokens, batch.num_rows, [(len(call.blocks), call.rows) for call in batch.calls[None]])
         )
-        return forward(model, batch, pool)
+        return forward(model, batch, pool, *more)
 
     monkeypatch.setattr(Model, "forward", recorded)
     prompt = tokens(0, 150)

@@ -39,6 +39,17 @@ def test_the_scratch_slot_is_not_given_out():
         DevicePool(LAYOUT, 0)
 
 
+def test_slots_are_copied_one_by_one():
+    """A gathered copy of all of them would take memory of its own: a forked prompt may have thousands."""
+    pool = DevicePool(LAYOUT, 4)
+    for slot in range(4):
+        pool.view(slot)[:] = slot
+    pool.copy([0, 1], [3, 2])
+    assert [np.unique(pool.view(slot)).tolist() for slot in range(4)] == [[0], [1], [1], [0]]
+    with pytest.raises(ValueError, match="zip"):
+        pool.copy([0, 1], [3])
+
+
 def test_closing_twice_is_safe_and_a_view_outlives_it():
     pool = DevicePool(LAYOUT, 2)
     view = pool.view(0)
