@@ -72,7 +72,7 @@ def test_attention_refuses_what_it_does_not_know(tiny_llama_dir):
         with torch.inference_mode():
             return model.hf(input_ids=batch.input_ids, position_ids=batch.positions, use_cache=False, **more)
 
-    paged = PagedKV(batch, driver.pool)
+    paged = PagedKV(batch, driver.pool, lambda _: None)
     assert forward(paged=paged).logits.shape == (1, 20, 512)
     for extra, words in (
         ({"s_aux": 1}, "s_aux"),

@@ -77,7 +77,7 @@ def test_a_preempted_request_can_be_cancelled(tiny_llama_dir, reference, monkeyp
         all_there, handles, saved_blocks = threading.Event(), [], {}
         forward, everybody = engine.model.forward, engine._loop._scheduler.all
 
-        def call_off_and_forward(batch, pool):
+        def call_off_and_forward(batch, pool, *more: object):
             """On the loop's thread: a cancellation is taken up before anybody is admitted again."""
             assert all_there.wait(60)
             sequences = {sequence.request: sequence for sequence in everybody()}
@@ -86,7 +86,7 @@ def test_a_preempted_request_can_be_cancelled(tiny_llama_dir, reference, monkeyp
                 if waiting is not None and waiting.request.marks.admitted_s and waiting.lease is None:
                     saved_blocks[number] = len(waiting.stash or ())
                     handle.cancel()
-            return forward(batch, pool)
+            return forward(batch, pool, *more)
 
         monkeypatch.setattr(engine.model, "forward", call_off_and_forward)
         handles += [engine.submit(prompt, LONG) for prompt in prompts]

@@ -199,10 +199,10 @@ def test_a_transfer_has_ended_when_its_last_part_has(grouped):
     assert grouped.wakes == 2
 
 
-def test_what_has_ended_is_not_told_to_arrive(grouped):
+def test_what_has_ended_is_told_to_arrive_before_that(grouped):
     grouped.mover.submit_promote(7, [2], [1])
     grouped.run("up")
-    assert grouped.mover.poll() == [Ended(7, None)]
+    assert grouped.mover.poll() == [Arriving(7), Ended(7, None)]
     assert grouped.mover.poll() == []
 
 
@@ -233,7 +233,7 @@ def test_an_error_in_any_part_is_the_transfers(grouped, bad_part):
     told = [Arriving(7)] if bad_part else []
     assert grouped.mover.poll() == told, "the part behind a failed one is still copied"
     grouped.run("up")
-    failed, good = grouped.mover.poll()
+    *_, failed, good = grouped.mover.poll()
     assert failed.number == 7
     assert isinstance(failed.error, CopyFailed)
     assert good == Ended(8, None)

@@ -164,16 +164,15 @@ class Mover:
                     self._device.host_wait(flight.events[-1])
 
     def poll(self) -> list[Arriving | Ended]:
-        """What has happened to transfers since the last call; each ends once, and arrives before that.
+        """What has happened to transfers since the last call; each ends once, and arrives before that if at all.
 
         Streams keep order, so a look at the front of each is enough.
         """
+        # ends first: what ends between the two looks would be told to arrive after its end
         ended = [ended for flights in (self._ups, self._downs) for ended in self._landed(flights)]
-        over = {each.number for each in ended}
-        return [*(Arriving(number) for number in self._begun() if number not in over), *ended]
+        return [*self._begun(), *ended]
 
-    def _begun(self) -> Iterable[int]:
-        """The copies up whose first layer group has arrived."""
+    def _begun(self) -> Iterable[Arriving]:
         while self._beginning:
             try:
                 if not self._device.query(self._beginning[0].events[0]):
@@ -181,7 +180,7 @@ class Mover:
             except Exception:  # noqa: BLE001 - it has failed, which its end will tell
                 self._beginning.popleft()
             else:
-                yield self._beginning.popleft().number
+                yield Arriving(self._beginning.popleft().number)
 
     def _landed(self, flights: deque[_Flight]) -> Iterable[Ended]:
         while flights:
