@@ -9,6 +9,7 @@ from transformers import AttentionInterface
 
 from .batch import Batch
 from .calls import DecodeCall, PrefillCall, Tile
+from .flashinfer import FlashInferCall
 from .pool import DevicePool
 
 NAME = "kvtide_paged"
@@ -72,6 +73,8 @@ def attend(
     layer.   scaling: None is head_dim**-0.5. Returns [1, R, heads, head_dim], zero in dummy rows.
     """
     calls = batch.calls[window]
+    if isinstance(calls, FlashInferCall):
+        return calls.attend(query, layer, scaling)
     if len(calls) == 1 and batch.num_rows == batch.num_tokens:
         return _attend(calls[0], query, layer, scaling)
     out = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])

@@ -22,7 +22,9 @@ from tiering.residency import Tier
 
 from .chat import Prompt, encode, notes_on, split_prompts
 from .config import EngineConfig
+from .flashinfer import Load
 from .handle import Handle, Stream
+from .kernels import attention_name
 from .loop import EngineLoop
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
@@ -60,10 +62,12 @@ class Engine(Closing):
         wrap_store: WrapStore | None = None,
         wrap_device: WrapDevice | None = None,
         announce: Callable[[str], None] | None = None,
+        load_flashinfer: Load | None = None,
     ) -> None:
         """`wrap_store` puts a store of the caller's around the disk store, `wrap_device` a device around what makes the
         copies between device and host. `announce` gets the block of facts that is otherwise printed to standard error
-        at start.
+        at start. `load_flashinfer` gives the class that computes attention in place of importing FlashInfer's, on any
+        device; it is tried all the same.
         """
         self.config = config = config or EngineConfig()
         self._closed = False
@@ -80,6 +84,7 @@ class Engine(Closing):
                 wrap_store=wrap_store,
                 wrap_device=wrap_device,
                 wake=lambda: self._inbox.put(Wake()),
+                load_flashinfer=load_flashinfer,
             )
             self.model, self.layout, self.namespace = tiers.model, tiers.layout, tiers.namespace
             self._cache = tiers.cache
@@ -96,6 +101,7 @@ class Engine(Closing):
                 model=tiers.model,
                 pool=tiers.pool,
                 deterministic=config.deterministic,
+                kernels=tiers.kernels,
             )
             self._resources = stack.pop_all()
         # a thread that computes while the interpreter ends would abort the process
@@ -326,7 +332,9 @@ class Engine(Closing):
     def stats(self) -> dict[str, Any]:
         """Figures as of the last step, a nested dict: see docs/architecture.md, "Figures"."""
         snapshot: dict[str, Any] = self._loop.snapshot
-        return {**snapshot, "disk_off": self._tiers.disk_off}
+        tiers = self._tiers
+        chosen = {"attention": attention_name(tiers.kernels), "flashinfer_off": tiers.flashinfer_off}
+        return {**snapshot, **chosen, "disk_off": tiers.disk_off}
 
     def check(self) -> None:
         """Raise AssertionError unless the cache's books agree. Waits for the step that runs; for tests and debugging."""
@@ -363,6 +371,7 @@ class Engine(Closing):
 
     def _facts(self) -> str:
         stats, config = self.stats()["cache"]["tiers"], self.config
+        off = self._tiers.flashinfer_off
         slots, host = stats["device"]["slots"], stats["host"]["slots"]
         block_bytes = self.layout.block_bytes
         lines = [
@@ -370,6 +379,8 @@ class Engine(Closing):
             f"        device  {self.model.device}, computes in {self.model.dtype}, KV in {self.layout.dtype}".replace(
                 "torch.", ""
             ),
+            f"                attention by {attention_name(self._tiers.kernels)}"
+            + (f", not flashinfer: {off}" if off is not None else ""),
             f"                {slots} blocks = {slots * config.block_tokens} tokens, {format_bytes(slots * block_bytes)}",
             f"        host    {host} blocks = {host * config.block_tokens} tokens, {format_bytes(host * block_bytes)}",
         ]

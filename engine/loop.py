@@ -16,6 +16,7 @@ from tiering.writes import Sweep
 
 from .answers import Answers, told
 from .chunk import Chunk
+from .flashinfer import FlashInfer
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
 from .pool import DevicePool
@@ -46,12 +47,14 @@ class EngineLoop:
         model: Model,
         pool: DevicePool,
         deterministic: bool,
+        kernels: FlashInfer | None = None,
     ) -> None:
         """Takes over `cache`: from here on only the loop's thread calls it. `cache` wakes the loop through `inbox`."""
         self._inbox = inbox
         self._cache, self._scheduler = cache, scheduler
         self._model, self._pool = model, pool
         self._deterministic = deterministic
+        self._kernels = kernels
         self._block_tokens = pool.layout.block_tokens
         self._sweeps: deque[Demote] = deque()
         """One at a time: the first is under way."""
@@ -221,7 +224,9 @@ class EngineLoop:
             self._accept(reply, choice, parent=wanting[row])
 
     def _forward(self, chunks: list[Chunk]) -> torch.Tensor:
-        batch = self._model.batch(chunks, self._pool, deterministic=self._deterministic)
+        batch = self._model.batch(
+            chunks, self._pool, deterministic=self._deterministic, kernels=self._kernels
+        )
         self._cache.before_compute(*self._slots_of(chunks))
         try:
             return self._model.forward(batch, self._pool)

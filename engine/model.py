@@ -19,6 +19,7 @@ from .chunk import Chunk
 from .convert import Tell, converted
 from .demo_model import DEMO, demo_model_dir
 from .dtypes import torch_dtype
+from .flashinfer import FlashInfer
 from .pool import DevicePool
 from .supported import NotServed, length_limit, shape_of
 
@@ -75,9 +76,23 @@ class Model:
         """The layout of this model's blocks."""
         return self.shape.layout(kv_dtype, block_tokens)
 
-    def batch(self, chunks: Sequence[Chunk], pool: DevicePool, *, deterministic: bool = False) -> Batch:
+    def batch(
+        self,
+        chunks: Sequence[Chunk],
+        pool: DevicePool,
+        *,
+        deterministic: bool = False,
+        kernels: FlashInfer | None = None,
+    ) -> Batch:
         """Pack chunks for `forward`; see build_batch."""
-        return build_batch(chunks, pool, dtype=self.dtype, deterministic=deterministic, windows=self.windows)
+        return build_batch(
+            chunks,
+            pool,
+            dtype=self.dtype,
+            deterministic=deterministic,
+            windows=self.windows,
+            kernels=kernels,
+        )
 
     @torch.inference_mode()
     def forward(self, batch: Batch, pool: DevicePool) -> torch.Tensor:
@@ -96,7 +111,7 @@ class Model:
         logits: torch.Tensor = out.logits[0, : batch.num_logits].float()
         return logits
 
-    def warm_up(self, pool: DevicePool) -> None:
+    def warm_up(self, pool: DevicePool, kernels: FlashInfer | None = None) -> None:
         """Run every kind of call once, on the scratch slot, so that no request pays for first uses.
 
         Raises ValueError where the model's attention needs what is not implemented.
@@ -109,7 +124,7 @@ class Model:
             Chunk(tokens=tokens[:1], start=last, slots=slots, wants_logits=False),
             *[Chunk(tokens=tokens[:1], start=last, slots=slots, wants_logits=True, decode=True)] * 2,
         ]
-        self.forward(self.batch(chunks, pool), pool)
+        self.forward(self.batch(chunks, pool, kernels=kernels), pool)
 
 
 def load_model(

@@ -17,7 +17,9 @@ from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.device import Device
 
 from .config import EngineConfig, Resources
+from .flashinfer import FlashInfer, Load
 from .identity import identity
+from .kernels import choose_kernels
 from .model import Model, load_model
 from .pool import DevicePool
 from .salt import MAX_VOCABULARY
@@ -44,6 +46,10 @@ class Tiers:
     disk_off: str | None
     """Why there is no disk tier although one was asked for."""
     cache: TieredCache
+    kernels: FlashInfer | None
+    """None where SDPA computes attention."""
+    flashinfer_off: str | None
+    """Why that is so although FlashInfer was not ruled out."""
 
 
 def open_tiers(
@@ -54,6 +60,7 @@ def open_tiers(
     wrap_store: WrapStore | None,
     wrap_device: WrapDevice | None,
     wake: Callable[[], None],
+    load_flashinfer: Load | None,
 ) -> Tiers:
     """Open everything; `stack` gets what is to be closed after the cache, save the slab. Raises as Engine does."""
     chosen = config.resolve()
@@ -66,7 +73,10 @@ def open_tiers(
     device_slots, host_slots = _slots(chosen, layout)
     pool = stack.enter_context(DevicePool(layout, device_slots, chosen.device))
     slab = HostSlab(host_slots, layout.block_bytes)
-    model.warm_up(pool)
+    kernels, flashinfer_off = choose_kernels(model, pool, config, load_flashinfer)
+    if kernels is not None:
+        stack.enter_context(kernels)
+    model.warm_up(pool, kernels)
     with ExitStack() as until_owned:  # the cache closes device and store, once it has them
         device = _device(chosen.device, slab, stack)
         until_owned.callback(device.close)
@@ -95,6 +105,8 @@ def open_tiers(
         store=store,
         disk_off=disk_off,
         cache=cache,
+        kernels=kernels,
+        flashinfer_off=flashinfer_off,
     )
 
 
