@@ -24,7 +24,6 @@ from .chat import Prompt, encode, notes_on, split_prompts
 from .config import EngineConfig
 from .flashinfer import Load
 from .handle import Handle, Stream
-from .kernels import attention_name
 from .loop import EngineLoop
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
@@ -333,7 +332,7 @@ class Engine(Closing):
         """Figures as of the last step, a nested dict: see docs/architecture.md, "Figures"."""
         snapshot: dict[str, Any] = self._loop.snapshot
         tiers = self._tiers
-        chosen = {"attention": attention_name(tiers.kernels), "flashinfer_off": tiers.flashinfer_off}
+        chosen = {"attention": tiers.attention, "flashinfer_off": tiers.flashinfer_off}
         return {**snapshot, **chosen, "disk_off": tiers.disk_off}
 
     def check(self) -> None:
@@ -379,8 +378,7 @@ class Engine(Closing):
             f"        device  {self.model.device}, computes in {self.model.dtype}, KV in {self.layout.dtype}".replace(
                 "torch.", ""
             ),
-            f"                attention by {attention_name(self._tiers.kernels)}"
-            + (f", not flashinfer: {off}" if off is not None else ""),
+            f"                attention by {self._tiers.attention}{'' if off is None else f', not flashinfer: {off}'}",
             f"                {slots} blocks = {slots * config.block_tokens} tokens, {format_bytes(slots * block_bytes)}",
             f"        host    {host} blocks = {host * config.block_tokens} tokens, {format_bytes(host * block_bytes)}",
         ]

@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,8 +17,6 @@ from .model import Model
 from .pool import DevicePool
 
 _log = logging.getLogger(__name__)
-
-Attention = Literal["sdpa", "flashinfer"]
 
 TOLERANCE_EPS = 16
 """How far a number may be off, in roundings of the dtype (`eps`) of the root mean square of its row. Both ways take float32
@@ -188,8 +185,3 @@ def _compare(expected: torch.Tensor, found: torch.Tensor, window: int | None) ->
     off = float(((found.float() - expected.float()).abs() / size).max()) / torch.finfo(expected.dtype).eps
     if not off <= TOLERANCE_EPS:
         raise Disagrees(f"{where} it is {off:.1f} roundings away from SDPA; {TOLERANCE_EPS} are tolerated")
-
-
-def attention_name(kernels: FlashInfer | None) -> Attention:
-    """What users are told of the choice."""
-    return "sdpa" if kernels is None else "flashinfer"

@@ -51,6 +51,11 @@ class Tiers:
     flashinfer_off: str | None
     """Why that is so although FlashInfer was not ruled out."""
 
+    @property
+    def attention(self) -> str:
+        """Who computes it."""
+        return "sdpa" if self.kernels is None else "flashinfer"
+
 
 def open_tiers(
     stack: ExitStack,
