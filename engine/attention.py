@@ -10,6 +10,7 @@ from transformers import AttentionInterface
 
 from .batch import Batch
 from .calls import DecodeCall, PrefillCall, Tile
+from .flashinfer import FlashInferCall
 from .pool import DevicePool
 
 NAME = "kvtide_paged"
@@ -60,16 +61,29 @@ def paged_attention(
         raise ValueError(
             f"a layer's sliding window of {sliding_window} tokens is not what the model's config says"
         )
-    calls = batch.calls[sliding_window]
     paged.before_layer(module.layer_idx)  # type: ignore[arg-type]  # transformers numbers its layers
     layer = paged.pool.layer_view(module.layer_idx)  # type: ignore[arg-type]  # transformers numbers its layers
     _write(layer, key, value, batch)
+    return attend(query, layer, batch, sliding_window, scaling), None
+
+
+def attend(
+    query: torch.Tensor, layer: torch.Tensor, batch: Batch, window: int | None, scaling: float | None
+) -> torch.Tensor:
+    """Attention of a batch's rows over one layer of the pool, in which their keys and values are already.
+
+    query: [1, heads, R, head_dim].   layer: a layer_view of the pool that the batch was built for.   window: of that
+    layer.   scaling: None is head_dim**-0.5. Returns [1, R, heads, head_dim], zero in dummy rows.
+    """
+    calls = batch.calls[window]
+    if isinstance(calls, FlashInferCall):
+        return calls.attend(query, layer, scaling)
     if len(calls) == 1 and batch.num_rows == batch.num_tokens:
-        return _attend(calls[0], query, layer, scaling), None
+        return _attend(calls[0], query, layer, scaling)
     out = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
     for call in calls:
         out[:, call.rows] = _attend(call, query, layer, scaling)
-    return out, None
+    return out
 
 
 def _refuse_unknown(mask: torch.Tensor | None, dropout: float, unknown: dict[str, Any]) -> None:
@@ -157,12 +171,23 @@ def _decode_behind(
     num_heads, num_seqs, head_dim = query.shape[1:]
     grouped = _by_kv_head(query, kv.shape[1]) * (head_dim**-0.5 if scaling is None else scaling)
     key, value = kv.unflatten(2, (num_seqs, -1))
-    before = (grouped.flatten(1, 2) @ shared[0].mT).view(*grouped.shape[:3], -1)
-    behind = grouped @ key.mT + call.mask[:, 0]
+    before = _scores(grouped.flatten(1, 2), shared[0]).view(*grouped.shape[:3], -1)
+    behind = _scores(grouped, key) + call.mask[:, 0]
     weights = torch.cat([before, behind], dim=-1).softmax(dim=-1, dtype=torch.float32).to(value.dtype)
     before, behind = weights[..., : before.shape[-1]], weights[..., before.shape[-1] :]
     out: torch.Tensor = (before.flatten(1, 2) @ shared[1]).view(grouped.shape) + behind @ value
     return out.transpose(0, 1).reshape(1, num_seqs, num_heads, head_dim)
+
+
+def _scores(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """Float32 products of each query with each key, [..., queries, keys], of [..., queries, dim] and [..., keys, dim].
+
+    In float16 a product may be infinite, in bfloat16 it has two to three digits: too few to take an exponent of.
+    """
+    if query.device.type == "cuda" and query.dtype != torch.float32:
+        flat = torch.bmm(query.flatten(0, -3), key.flatten(0, -3).mT, out_dtype=torch.float32)
+        return flat.view(*query.shape[:-1], -1)
+    return query.float() @ key.float().mT
 
 
 def _sdpa(

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .calls import Calls, calls_by_window
 from .chunk import Chunk
+from .flashinfer import FlashInfer, FlashInferCall
 from .pool import DevicePool
 from .sharing import Family, families
 
@@ -24,7 +25,7 @@ class Batch:
     R rows: prefills first, then decodes, then dummy rows that write to the scratch slot.
     input_ids, positions: int64 [1, R].   slots, offsets: int64 [R], where each row's KV goes.
     calls: for each sliding window that layers of the model have, None for no window, the attention calls of such a
-        layer.
+        layer: SDPA's, or the one that FlashInfer makes of all rows.
     logit_rows: int64, the rows whose logits are wanted, in the order of the chunks; may be padded:
     only the first num_logits count.
     """
@@ -33,7 +34,7 @@ class Batch:
     positions: torch.Tensor
     slots: torch.Tensor
     offsets: torch.Tensor
-    calls: Mapping[int | None, Calls]
+    calls: Mapping[int | None, Calls | FlashInferCall]
     logit_rows: torch.Tensor
     num_logits: int
     num_tokens: int
@@ -52,6 +53,10 @@ class Batch:
             "a dummy row does not"
         )
         for calls in self.calls.values():
+            if isinstance(calls, FlashInferCall):
+                rows = calls.pages.rows.tolist()
+                assert (rows[0], rows[-1]) == (0, self.num_tokens), "attention does not cover each row once"
+                continue
             covered = [row for call in calls for row in range(call.rows.start, call.rows.stop)]
             assert covered == list(range(self.num_tokens)), "attention calls do not cover each row once"
 
@@ -63,15 +68,18 @@ def build_batch(
     dtype: torch.dtype = torch.float32,
     deterministic: bool = False,
     windows: Sequence[int | None] = (None,),
+    kernels: FlashInfer | None = None,
 ) -> Batch:
     """Pack chunks of different sequences into one batch for `pool`.
 
     dtype: of the computing. deterministic: pad as measured, so that a row's bits do not depend on what else is in
     the batch, nor on where its chunk starts and ends. windows: all that the model's layers have, in tokens; a token
-    sees itself and the window - 1 before it. Blocks until the small index tensors are on the pool's device. Raises
+    sees itself and the window - 1 before it. kernels: FlashInfer's for this pool and these windows, where attention is to
+    be computed by them and not by SDPA; not in deterministic mode. Blocks until the small index tensors are on the pool's device. Raises
     AssertionError for a chunk that its slots do not cover, or no chunk at all.
     """
     assert chunks, "a batch needs at least one chunk"
+    assert not (deterministic and kernels), "FlashInfer's bits depend on the batch"
     for chunk in chunks:
         _check_chunk(chunk, pool)
     prefills = [i for i, chunk in enumerate(chunks) if not chunk.decode]
@@ -92,7 +100,9 @@ def build_batch(
         positions=torch.from_numpy(rows[1]).to(device)[None],
         slots=torch.from_numpy(rows[2]).to(device),
         offsets=torch.from_numpy(rows[3]).to(device),
-        calls=calls_by_window(
+        calls=kernels.calls(packed)
+        if kernels is not None
+        else calls_by_window(
             chunks, prefills, decodes, windows, pool=pool, dtype=dtype, deterministic=deterministic
         ),
         logit_rows=torch.tensor(wanted + wanted[:1] * padding, dtype=torch.int64, device=device),

@@ -15,6 +15,9 @@ from .sharing import Family
 QUERY_MULTIPLE = 32
 """Deterministic mode: query rows of an attention call are padded to a multiple of this."""
 
+MASK_MULTIPLE = 8
+"""Values that 16 bytes hold, of the smallest dtype: what torch asks the strides of a mask to be a multiple of."""
+
 GATHER_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 """Most keys and values that several decodes gather for one attention call of one layer. On the CPU more than this is
 slower: it leaves the caches, and malloc returns it to the system after each layer and takes it anew for the next. The
@@ -93,6 +96,17 @@ def _tile_end(position: int) -> int:
 def _additive(unseen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     mask = torch.zeros(unseen.shape, dtype=dtype, device=unseen.device)
     return mask.masked_fill_(unseen, float("-inf"))
+
+
+def _aligned(mask: torch.Tensor) -> torch.Tensor:
+    """A copy of a mask, [rows, tokens], in which every row begins at a multiple of 16 bytes.
+
+    torch's memory-efficient kernel for CUDA reads so many at once. Where the strides do not allow that torch pads the mask
+    itself; where only the first byte is off it looks at nothing, and the kernel dies of a misaligned address.
+    """
+    rows, width = mask.shape
+    padded = -(-width // MASK_MULTIPLE) * MASK_MULTIPLE
+    return torch.empty(rows, padded, dtype=mask.dtype, device=mask.device)[:, :width].copy_(mask)
 
 
 def _staircase(width: int, window: int | None, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -181,10 +195,11 @@ class _CallPlan:
             kv_end = _tile_end(end) if self.deterministic else end
             kv_begin = self._first_block(_tile_end(end) - TILE_TOKENS) * self.pool.layout.block_tokens
             first = TILE_TOKENS - (kv_end - begin)
+            mask = staircase[first : first + self._padded(end - begin), kv_begin - kv_end :]
             tile = Tile(
                 rows=slice(first_row + begin - chunk.start, first_row + end - chunk.start),
                 kv=slice(kv_begin - gathered, kv_end - gathered),
-                mask=staircase[first : first + self._padded(end - begin), kv_begin - kv_end :],
+                mask=mask if self.pool.device.type == "cpu" else _aligned(mask),
             )
             tiles.append(tile)
         return PrefillCall(

@@ -13,6 +13,7 @@ from .sizes import available_memory_bytes, parse_bytes
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
 LOADS = ("always", "never")
+ATTENTIONS = ("auto", "sdpa", "flashinfer")
 
 TILE_TOKENS = 128
 """Attention calls of a prefill end at absolute multiples of this; so must chunks in deterministic mode."""
@@ -33,6 +34,9 @@ class EngineConfig:
     dtype: of the weights and the computing; "auto" is float32 on the CPU (bfloat16 computes several times
         slower there) and bfloat16 on CUDA.
     kv_dtype: of the cached keys and values; "auto" is bfloat16, half of float32 at no visible loss.
+    attention: "flashinfer" computes it by FlashInfer's kernels, on CUDA in bfloat16 or float16 with kv_dtype the same;
+        "sdpa" by torch's scaled_dot_product_attention, everywhere. "auto" is "flashinfer" where it is installed and
+        agrees with "sdpa" when the engine starts, and "sdpa" in deterministic mode; `Engine.stats` says which, and why.
     block_tokens: tokens in one block, 16 or 32: smaller shares more, larger has less bookkeeping.
     device_bytes: of the block pool beside the model; "auto" is a share of what is free: 15 % and at most 1 GiB on the CPU,
         device_memory_fraction on CUDA.
@@ -71,6 +75,7 @@ class EngineConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     kv_dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attention: Literal["auto", "sdpa", "flashinfer"] = "auto"
     block_tokens: int = 16
     device_bytes: int | str = "auto"
     device_memory_fraction: float = 0.9
@@ -97,6 +102,7 @@ class EngineConfig:
         _check_choice("dtype", self.dtype, ("auto", *DTYPES))
         _check_choice("kv_dtype", self.kv_dtype, ("auto", *DTYPES))
         _check_choice("load", self.load, LOADS)
+        _check_choice("attention", self.attention, ATTENTIONS)
         _check_choice("disk_durability", self.disk_durability, DURABILITIES)
         _check_choice("deterministic", self.deterministic, (True, False))
         _check_choice("block_tokens", self.block_tokens, (16, 32))
@@ -131,6 +137,10 @@ class EngineConfig:
             raise ValueError(
                 f"deterministic needs max_batch_tokens to be a multiple of {TILE_TOKENS}, "
                 f"got {self.max_batch_tokens}"
+            )
+        if self.deterministic and self.attention == "flashinfer":
+            raise ValueError(
+                "deterministic computes attention by SDPA, whose bits are known; leave attention='flashinfer' out"
             )
         if self.device_bytes == 0:
             raise ValueError("device_bytes must not be 0: the model computes in the device's block pool")

@@ -22,6 +22,7 @@ from tiering.residency import Tier
 
 from .chat import Prompt, encode, notes_on, split_prompts
 from .config import EngineConfig
+from .flashinfer import Load
 from .gpu_figures import card_in_words, figures_of
 from .handle import Handle, Stream
 from .loop import EngineLoop
@@ -63,10 +64,12 @@ class Engine(Closing):
         wrap_store: WrapStore | None = None,
         wrap_device: WrapDevice | None = None,
         announce: Callable[[str], None] | None = None,
+        load_flashinfer: Load | None = None,
     ) -> None:
         """`wrap_store` puts a store of the caller's around the disk store, `wrap_device` a device around what makes the
         copies between device and host. `announce` gets the block of facts that is otherwise printed to standard error
-        at start.
+        at start. `load_flashinfer` gives the class that computes attention in place of importing FlashInfer's, on any
+        device; it is tried all the same.
         """
         self.config = config = config or EngineConfig()
         self._closed = False
@@ -83,6 +86,7 @@ class Engine(Closing):
                 wrap_store=wrap_store,
                 wrap_device=wrap_device,
                 wake=lambda: self._inbox.put(Wake()),
+                load_flashinfer=load_flashinfer,
             )
             self.model, self.layout, self.namespace = tiers.model, tiers.layout, tiers.namespace
             self._cache = tiers.cache
@@ -109,6 +113,7 @@ class Engine(Closing):
                     "max_batch_tokens",
                     "max_num_seqs",
                 ),
+                kernels=tiers.kernels,
             )
             self._resources = stack.pop_all()
         # a thread that computes while the interpreter ends would abort the process
@@ -343,7 +348,9 @@ class Engine(Closing):
         """
         snapshot: dict[str, Any] = self._loop.snapshot
         gpu = None if self._gpu is None else self._gpu.read()
-        return {**snapshot, "disk_off": self._tiers.disk_off, "gpu": gpu}
+        tiers = self._tiers
+        chosen = {"attention": tiers.attention, "flashinfer_off": tiers.flashinfer_off}
+        return {**snapshot, **chosen, "disk_off": tiers.disk_off, "gpu": gpu}
 
     def check(self) -> None:
         """Raise AssertionError unless the cache's books agree. Waits for the step that runs; for tests and debugging."""
@@ -381,12 +388,14 @@ class Engine(Closing):
     def _facts(self) -> str:
         figures, config = self.stats(), self.config
         stats, card = figures["cache"]["tiers"], card_in_words(figures["gpu"])
+        off = self._tiers.flashinfer_off if self.model.device.type == "cuda" else None
         slots, host = stats["device"]["slots"], self._tiers.slab.num_slots
         block_bytes = self.layout.block_bytes
         lines = [
             f"kvtide  model   {self.model.name} ({self.model.architecture}), identity {self.namespace}",
             f"        device  {self.model.device}{card}, computes in {self.model.dtype}, "
             f"KV in {self.layout.dtype}".replace("torch.", ""),
+            f"                attention by {self._tiers.attention}{'' if off is None else f', not flashinfer: {off}'}",
             f"                {slots} blocks = {slots * config.block_tokens} tokens, {format_bytes(slots * block_bytes)}",
             f"        host    {host} blocks = {host * config.block_tokens} tokens, {format_bytes(host * block_bytes)}",
         ]

@@ -16,6 +16,7 @@ from tiering.writes import Sweep
 
 from .answers import Answers, told
 from .chunk import Chunk
+from .flashinfer import FlashInfer
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
 from .out_of_memory import memory_for
@@ -48,6 +49,7 @@ class EngineLoop:
         deterministic: bool,
         memory_advice: str,
         group_starts: tuple[int, ...] = (0,),
+        kernels: FlashInfer | None = None,
     ) -> None:
         """Takes over `cache`: from here on only the loop's thread calls it. `cache` wakes the loop through `inbox`.
 
@@ -59,6 +61,7 @@ class EngineLoop:
         self._model, self._pool = model, pool
         self._deterministic = deterministic
         self._memory_advice = memory_advice
+        self._kernels = kernels
         self._block_tokens = pool.layout.block_tokens
         self._groups = {layer: group for group, layer in enumerate(group_starts)}
         self._sweeps: deque[Demote] = deque()
@@ -254,7 +257,9 @@ class EngineLoop:
         )
 
     def _forward(self, chunks: list[Chunk]) -> torch.Tensor:
-        batch = self._model.batch(chunks, self._pool, deterministic=self._deterministic)
+        batch = self._model.batch(
+            chunks, self._pool, deterministic=self._deterministic, kernels=self._kernels
+        )
         read, written = self._slots_of(chunks)
 
         def before_layer(layer: int) -> None:

@@ -18,6 +18,7 @@ from .chunk import Chunk
 from .convert import Tell, converted
 from .demo_model import DEMO, demo_model_dir
 from .dtypes import torch_dtype
+from .flashinfer import FlashInfer
 from .out_of_memory import memory_for
 from .pool import DevicePool
 from .step_size import StepSize
@@ -76,9 +77,23 @@ class Model:
         """The layout of this model's blocks."""
         return self.shape.layout(kv_dtype, block_tokens)
 
-    def batch(self, chunks: Sequence[Chunk], pool: DevicePool, *, deterministic: bool = False) -> Batch:
+    def batch(
+        self,
+        chunks: Sequence[Chunk],
+        pool: DevicePool,
+        *,
+        deterministic: bool = False,
+        kernels: FlashInfer | None = None,
+    ) -> Batch:
         """Pack chunks for `forward`; see build_batch."""
-        return build_batch(chunks, pool, dtype=self.dtype, deterministic=deterministic, windows=self.windows)
+        return build_batch(
+            chunks,
+            pool,
+            dtype=self.dtype,
+            deterministic=deterministic,
+            windows=self.windows,
+            kernels=kernels,
+        )
 
     @torch.inference_mode()
     def forward(
@@ -102,7 +117,12 @@ class Model:
         return logits
 
     def warm_up(
-        self, pool: DevicePool, size: StepSize | None = None, *, deterministic: bool = False
+        self,
+        pool: DevicePool,
+        size: StepSize | None = None,
+        *,
+        deterministic: bool = False,
+        kernels: FlashInfer | None = None,
     ) -> torch.Tensor:
         """Run every kind of call once, so that no request pays for first uses; only the scratch slot is written to.
 
@@ -111,10 +131,14 @@ class Model:
         """
         block_tokens = pool.layout.block_tokens
         least = StepSize(prompt_tokens=block_tokens + 1, context_tokens=block_tokens, num_seqs=4)
-        if size is not None:  # decodes that share and decodes that do not take memory for different things
-            self.forward(self.batch(size.chunks(pool), pool, deterministic=deterministic), pool)
-        chunks = least.chunks(pool) if size is None else size.chunks(pool, apart=True)
-        return self.forward(self.batch(chunks, pool, deterministic=deterministic), pool)
+
+        def run(chunks: Sequence[Chunk]) -> torch.Tensor:
+            return self.forward(self.batch(chunks, pool, deterministic=deterministic, kernels=kernels), pool)
+
+        if size is None:
+            return run(least.chunks(pool))
+        run(size.chunks(pool))  # decodes that share and decodes that do not take memory for different things
+        return run(size.chunks(pool, apart=True))
 
 
 def load_model(

@@ -25,7 +25,9 @@ from tiering.transfer.staged import StagedCudaDevice
 
 from .config import EngineConfig, Resources
 from .device_memory import CudaMeter, measured_pool_bytes
+from .flashinfer import FlashInfer, Load
 from .identity import identity
+from .kernels import choose_kernels
 from .layer_groups import LayerGroups, layer_groups
 from .model import Model, load_model
 from .out_of_memory import lower, memory_for, pool_setting
@@ -56,6 +58,15 @@ class Tiers:
     cache: TieredCache
     groups: LayerGroups
     """In which promotions come."""
+    kernels: FlashInfer | None
+    """None where SDPA computes attention."""
+    flashinfer_off: str | None
+    """Why that is so although FlashInfer was not ruled out."""
+
+    @property
+    def attention(self) -> str:
+        """Who computes it."""
+        return "sdpa" if self.kernels is None else "flashinfer"
 
 
 def open_tiers(
@@ -66,6 +77,7 @@ def open_tiers(
     wrap_store: WrapStore | None,
     wrap_device: WrapDevice | None,
     wake: Callable[[], None],
+    load_flashinfer: Load | None,
 ) -> Tiers:
     """Open everything; `stack` gets what is to be closed after the cache, save the slab. Raises as Engine does."""
     chosen = config.resolve()
@@ -81,7 +93,10 @@ def open_tiers(
     device_slots, host_slots = _slots(chosen, layout)
     with memory_for(f"a pool of {device_slots} blocks", lower(config, pool_setting(config, chosen.device))):
         pool = stack.enter_context(DevicePool(layout, device_slots, chosen.device))
-        model.warm_up(pool)
+        kernels, flashinfer_off = choose_kernels(model, pool, config, load_flashinfer)
+        if kernels is not None:
+            stack.enter_context(kernels)
+        model.warm_up(pool, kernels=kernels)
     with memory_for(f"{format_bytes(chosen.host_bytes)} of host memory", lower(config, "host_bytes")):
         slab = HostSlab(host_slots, layout.block_bytes)
     opening = _open_host(chosen.device, slab, stack)
@@ -116,6 +131,8 @@ def open_tiers(
         disk_off=disk_off,
         cache=cache,
         groups=groups,
+        kernels=kernels,
+        flashinfer_off=flashinfer_off,
     )
 
 

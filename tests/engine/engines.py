@@ -23,7 +23,7 @@ def bytes_of(num_blocks: int) -> str:
 
 
 def open_engine(model: Path, disk: Path | None = None, **settings) -> Engine:
-    wraps = {name: settings.pop(name, None) for name in ("wrap_store", "wrap_device")}
+    wraps = {name: settings.pop(name, None) for name in ("wrap_store", "wrap_device", "load_flashinfer")}
     facts = {
         "kv_dtype": "float32",
         "block_tokens": BLOCK,

@@ -102,7 +102,7 @@ class HashModel:
         self.void: set[Sequence] = set()
         """Of the step: what was computed from bytes that have never come."""
 
-    def batch(self, chunks, pool, *, deterministic):
+    def batch(self, chunks, pool, *, deterministic, kernels):
         return chunks
 
     def forward(self, chunks, pool, before_layer):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from engine.batch import MIN_ROWS, build_batch
-from engine.calls import GATHER_BYTES, DecodeCall, PrefillCall
+from engine.calls import GATHER_BYTES, DecodeCall, PrefillCall, _aligned
 from engine.chunk import Chunk
 from engine.pool import DevicePool
 from kvstore.block import BlockLayout
@@ -88,6 +88,41 @@ def test_padding_rows_see_something(pool, deterministic, window):
         batch = build_batch([chunk(start, end)], pool, deterministic=deterministic, windows=[window])
         [call] = batch.calls[window]
         assert all((tile.mask == 0).any(dim=1).all() for tile in call.tiles)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_masks_for_other_devices_begin_where_cuda_can_read_them(deterministic, window, dtype, monkeypatch):
+    """Rows at multiples of 16 bytes, from the first of their storage on; on the CPU they stay views of one mask."""
+    monkeypatch.setitem(GATHER_BYTES, "meta", 1 << 20)
+    for device in ("meta", "cpu"):
+        elsewhere = DevicePool(LAYOUT, 64, device)
+        chunks = [chunk(100, 333), chunk(3, 90, first_slot=30), *decodes(20, 70, 36)]
+        batch = build_batch(
+            chunks, elsewhere, dtype=dtype, deterministic=deterministic, windows=[window, None]
+        )
+        prefills = [call for call in batch.calls[window] if isinstance(call, PrefillCall)]
+        masks = [tile.mask for call in prefills for tile in call.tiles]
+        if device == "cpu":
+            assert len({mask.untyped_storage().data_ptr() for mask in masks}) == 1
+        else:
+            masks += [call.mask for call in batch.calls[window] if isinstance(call, DecodeCall)]
+            for mask in (mask for mask in masks if mask is not None):
+                assert mask.storage_offset() * dtype.itemsize % 16 == 0
+                assert all(stride % 8 == 0 for stride in mask.stride()[:-1])
+                assert mask.stride(-1) == 1
+
+
+def test_an_aligned_mask_says_the_same(pool):
+    """And what it was copied from is what a kernel would have stumbled over."""
+    [call] = build_batch([chunk(100, 333)], pool).calls[None]
+    masks = [tile.mask for tile in call.tiles]
+    assert any(mask.data_ptr() % 16 for mask in masks)
+    for mask in masks:
+        copy = _aligned(mask)
+        assert torch.equal(copy, mask)
+        assert copy.data_ptr() % 16 == 0
 
 
 def test_blocks_before_the_window_are_not_gathered(pool):

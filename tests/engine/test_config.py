@@ -116,6 +116,7 @@ def test_what_is_given_is_kept(tmp_path):
         ("ttl_s", float("inf")),
         ("deterministic", 1),
         ("load", "sometimes"),
+        ("attention", "flash"),
     ],
 )
 def test_a_wrong_setting_is_named(field, value):
@@ -126,6 +127,8 @@ def test_a_wrong_setting_is_named(field, value):
 def test_settings_that_do_not_go_together(tmp_path):
     with pytest.raises(ValueError, match="multiple of 128"):
         EngineConfig(deterministic=True, max_batch_tokens=160)
+    with pytest.raises(ValueError, match="deterministic computes attention by SDPA"):
+        EngineConfig(deterministic=True, attention="flashinfer")
     for wrong in ({"disk_path": 3}, {"disk_path": ""}, {"disk_key_file": 3, "disk_path": tmp_path}):
         with pytest.raises(ValueError, match="must be a path"):
             EngineConfig(**wrong)
