@@ -20,6 +20,8 @@ app.add_typer(bench_app, name="bench")
 
 app.add_typer(disk_app, name="disk")
 
+_MODEL = '"demo", a model directory, or random weights: "random" (the demo\'s shape), "random-8b" or "random-tiny".'
+
 TIERS = ("cold", "device", "host", "disk", "restart")
 
 
@@ -51,9 +53,7 @@ def models(
 
 @bench_app.command()
 def ttft(
-    model: Annotated[
-        str, typer.Option(help='"demo", "random" (the demo\'s shape), or a model directory.')
-    ] = "demo",
+    model: Annotated[str, typer.Option(help=_MODEL)] = "demo",
     prefix_tokens: Annotated[int, typer.Option(help="Tokens of the shared prefix.", min=1)] = 1024,
     suffix_tokens: Annotated[int, typer.Option(help="Tokens after it, never seen before.", min=1)] = 64,
     tiers: Annotated[str, typer.Option(help="Rows, comma-separated, of: " + ", ".join(TIERS))] = ",".join(
@@ -98,9 +98,7 @@ def ttft(
 
 @bench_app.command()
 def serve(
-    model: Annotated[
-        str, typer.Option(help='"demo", "random" (the demo\'s shape), or a model directory.')
-    ] = "demo",
+    model: Annotated[str, typer.Option(help=_MODEL)] = "demo",
     sharing: Annotated[
         str, typer.Option(help="Rows: percent of each prompt that all share, comma-separated.")
     ] = "0,50,90",
