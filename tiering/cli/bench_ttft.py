@@ -289,8 +289,10 @@ def _process(bench: TtftBench, disk_path: str, repeat: int, phase: str) -> Itera
 def run_process(spec: str) -> None:
     """One process of the restart rows: print what it finds, a line of JSON for each prefix."""
     given = json.loads(spec)
-    options: dict[str, Any] = given["bench"]
-    bench = TtftBench(**{name: tuple(v) if isinstance(v, list) else v for name, v in options.items()})
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given["bench"].items()
+    }
+    bench = TtftBench(**options)
     model = _load(bench)
     prefixes, suffixes = prompts(bench, model)
     config = bench.engine_config(model, given["disk_path"])
