@@ -8,7 +8,7 @@ from benchmarks.gpu.shapes import model_name
 _SIZES: dict[str, dict[str, int]] = {
     "full": {"clients": 8, "requests": 24, "prompt_tokens": 1024, "new_tokens": 64, "repeats": 2},
     "quick": {"clients": 8, "requests": 8, "prompt_tokens": 512, "new_tokens": 32, "repeats": 1},
-    "rehearsal": {"clients": 2, "requests": 8, "prompt_tokens": 64, "new_tokens": 4, "repeats": 1},
+    "rehearsal": {"clients": 2, "requests": 24, "prompt_tokens": 64, "new_tokens": 4, "repeats": 1},
 }
 
 
