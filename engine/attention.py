@@ -1,5 +1,6 @@
 """Attention over the block pool, under a name that transformers' models can be told to use."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ class PagedKV:
 
     batch: Batch
     pool: DevicePool
+    before_layer: Callable[[int], None]
 
 
 def register() -> None:
@@ -59,6 +61,7 @@ def paged_attention(
             f"a layer's sliding window of {sliding_window} tokens is not what the model's config says"
         )
     calls = batch.calls[sliding_window]
+    paged.before_layer(module.layer_idx)  # type: ignore[arg-type]  # transformers numbers its layers
     layer = paged.pool.layer_view(module.layer_idx)  # type: ignore[arg-type]  # transformers numbers its layers
     _write(layer, key, value, batch)
     if len(calls) == 1 and batch.num_rows == batch.num_tokens:

@@ -53,6 +53,8 @@ class EngineConfig:
         honest read, a few megabytes behind others, takes a fraction of it.
     ttl_s: blocks that nobody has used for so many seconds are forgotten in every tier, at the start also other models'
         in disk_path; it goes on over restarts (docs/durability.md). None: they go only for want of room.
+    layer_groups: groups of layers in which blocks come back from host memory: computing a prompt may begin when the
+        first is there. "auto" is 1 on the CPU, where it gains nothing, and up to 4 on CUDA.
     max_model_len: tokens of prompt and reply together; None is the model's own limit.
     max_num_seqs: requests computed at the same time.
     max_batch_tokens: tokens of one forward, and so the size of a prefill chunk. With 1024 a cold prompt of 4160 tokens
@@ -78,6 +80,7 @@ class EngineConfig:
     disk_queue_bytes: int | str = "32MiB"
     disk_deadline_s: float = 10.0
     ttl_s: float | None = None
+    layer_groups: int | Literal["auto"] = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 8
     max_batch_tokens: int = 1024
@@ -95,6 +98,8 @@ class EngineConfig:
         _check_choice("block_tokens", self.block_tokens, (16, 32))
         for name in ("disk_read_threads", "max_num_seqs", "max_batch_tokens"):
             check_whole(name, getattr(self, name), 1)
+        if self.layer_groups != "auto":
+            check_whole("layer_groups", self.layer_groups, 1)
         check_number("disk_deadline_s", self.disk_deadline_s, 0.0, above=True)
         if self.ttl_s is not None:
             check_number("ttl_s", self.ttl_s, 0.0, above=True)

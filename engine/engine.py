@@ -96,6 +96,7 @@ class Engine(Closing):
                 model=tiers.model,
                 pool=tiers.pool,
                 deterministic=config.deterministic,
+                group_starts=tiers.groups.starts,
             )
             self._resources = stack.pop_all()
         # a thread that computes while the interpreter ends would abort the process
@@ -363,7 +364,7 @@ class Engine(Closing):
 
     def _facts(self) -> str:
         stats, config = self.stats()["cache"]["tiers"], self.config
-        slots, host = stats["device"]["slots"], stats["host"]["slots"]
+        slots, host = stats["device"]["slots"], self._tiers.slab.num_slots
         block_bytes = self.layout.block_bytes
         lines = [
             f"kvtide  model   {self.model.name} ({self.model.architecture}), identity {self.namespace}",

@@ -46,13 +46,18 @@ class EngineLoop:
         model: Model,
         pool: DevicePool,
         deterministic: bool,
+        group_starts: tuple[int, ...] = (0,),
     ) -> None:
-        """Takes over `cache`: from here on only the loop's thread calls it. `cache` wakes the loop through `inbox`."""
+        """Takes over `cache`: from here on only the loop's thread calls it. `cache` wakes the loop through `inbox`.
+
+        `group_starts`: the first layer of each of the cache's layer groups.
+        """
         self._inbox = inbox
         self._cache, self._scheduler = cache, scheduler
         self._model, self._pool = model, pool
         self._deterministic = deterministic
         self._block_tokens = pool.layout.block_tokens
+        self._groups = {layer: group for group, layer in enumerate(group_starts)}
         self._sweeps: deque[Demote] = deque()
         """One at a time: the first is under way."""
         self._sweep: Sweep | None = None
@@ -67,6 +72,8 @@ class EngineLoop:
             "cached_tokens": 0,
             "generated_tokens": 0,
             "forked_replies": 0,
+            "early_prefills": 0,
+            "void_prefills": 0,
         }
         self.snapshot: dict[str, Any] = self._take_snapshot()
         """Figures as of the last step; replaced, never changed."""
@@ -207,6 +214,8 @@ class EngineLoop:
         ]
         try:
             logits = self._forward(chunks)
+            if any(sequence.loading for sequence, _ in step):
+                step, replies = self._arrived(step, replies)
             choices = self._choices(logits, replies)
         except Exception as error:  # noqa: BLE001 - the model's errors have no common type; its requests report them
             _log.exception("a step failed")
@@ -220,11 +229,37 @@ class EngineLoop:
         for (row, reply), choice in reversed(list(zip(replies, choices, strict=True))):
             self._accept(reply, choice, parent=wanting[row])
 
+    def _arrived(
+        self, step: list[tuple[Sequence, Chunk]], replies: list[tuple[int, Sequence]]
+    ) -> tuple[list[tuple[Sequence, Chunk]], list[tuple[int, Sequence]]]:
+        """Of a step that began before all that it reads was there, what counts after all."""
+        read, _ = self._slots_of([chunk for _, chunk in step])
+        self._cache.finish(read)  # the step itself waits for the same copies
+        void = [sequence for sequence, _ in step if not sequence.arrived]
+        for sequence in void:
+            sequence.forget_prefill()
+        self._counts["early_prefills"] += len(step) - len(void)
+        self._counts["void_prefills"] += len(void)
+        return (
+            [(sequence, chunk) for sequence, chunk in step if sequence not in void],
+            [
+                (row, reply)
+                for row, reply in replies
+                if all(reply.request is not each.request for each in void)
+            ],
+        )
+
     def _forward(self, chunks: list[Chunk]) -> torch.Tensor:
         batch = self._model.batch(chunks, self._pool, deterministic=self._deterministic)
-        self._cache.before_compute(*self._slots_of(chunks))
+        read, written = self._slots_of(chunks)
+
+        def before_layer(layer: int) -> None:
+            if group := self._groups.get(layer):
+                self._cache.before_compute(read, written, group)
+
+        self._cache.before_compute(read, written)
         try:
-            return self._model.forward(batch, self._pool)
+            return self._model.forward(batch, self._pool, before_layer)
         finally:  # also where it breaks off: layers that were enqueued before that still write to their slots
             self._cache.after_compute()
 

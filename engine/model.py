@@ -1,7 +1,7 @@
 """A transformers model that computes over the block pool."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,12 @@ class Model:
         return build_batch(chunks, pool, dtype=self.dtype, deterministic=deterministic, windows=self.windows)
 
     @torch.inference_mode()
-    def forward(self, batch: Batch, pool: DevicePool) -> torch.Tensor:
+    def forward(
+        self, batch: Batch, pool: DevicePool, before_layer: Callable[[int], None] = lambda _: None
+    ) -> torch.Tensor:
         """Compute a batch: its rows' KV goes to the pool, the wanted rows' logits come back.
+
+        `before_layer` is called with the number of each layer before its attention reads the pool, or writes to it.
 
         Returns float32 [wanted rows, vocab], on the model's device, in the order of the batch's chunks; no rows where
         none was wanted. Blocks on the CPU; on CUDA it returns once the work is queued on the current stream.
@@ -96,7 +100,7 @@ class Model:
             position_ids=batch.positions,
             use_cache=False,
             logits_to_keep=batch.logit_rows,
-            paged=attention.PagedKV(batch, pool),
+            paged=attention.PagedKV(batch, pool, before_layer),
         )
         logits: torch.Tensor = out.logits[0, : batch.num_logits].float()
         return logits

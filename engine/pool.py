@@ -47,6 +47,17 @@ class DevicePool(Closing):
     def dtype(self) -> torch.dtype:
         return self._blocks.dtype
 
+    @property
+    def address(self) -> int:
+        """Where the first slot begins, on the pool's device."""
+        assert not self._closed, "the pool is closed"
+        return self._blocks.data_ptr()
+
+    @property
+    def piece_slots(self) -> int:
+        """The pool is one piece."""
+        return self.num_slots
+
     def view(self, slot: int) -> Any:
         """The slot's bytes, a numpy array on the CPU, a tensor on CUDA: see `SlotMemory.view`. Not for the scratch slot."""
         assert not self._closed, "the pool is closed"

@@ -57,7 +57,14 @@ class Scheduler:
             marks.admitted_s = marks.admitted_s or time.monotonic()
 
     def next_step(self) -> list[tuple[Sequence, Chunk]]:
-        """What to compute next; empty if all that runs is waiting for blocks to arrive, or for room."""
+        """What to compute next; empty if all that runs is waiting for blocks to arrive, or for room.
+
+        Where nothing else can be computed it begins early, with prompts of which no more than the first layers may have
+        arrived: these are still `loading`.
+        """
+        return self._ready_step() or self._early_step()
+
+    def _ready_step(self) -> list[tuple[Sequence, Chunk]]:
         ready = [sequence for sequence in self._requests.running if not sequence.loading]
         for sequence in ready:
             sequence.begin_prefill()
@@ -76,6 +83,30 @@ class Scheduler:
                 prefilling = True
                 left -= len(chunk.tokens)
         return step
+
+    def _early_step(self) -> list[tuple[Sequence, Chunk]]:
+        """Prompts that one chunk completes: whether that was worth anything is known when their logits are."""
+        left = self._max_batch_tokens
+        step: list[tuple[Sequence, Chunk]] = []
+        for sequence in self._requests.running:
+            if sequence.arriving and (chunk := self._early(sequence, left)) is not None:
+                step.append((sequence, chunk))
+                left -= len(chunk.tokens)
+        return step
+
+    def _early(self, sequence: Sequence, left: int) -> Chunk | None:
+        """All that is left of a prompt, if that is one chunk, fits and has its slots."""
+        assert sequence.lease is not None, "what arrives has a lease"
+        sequence.begin_prefill()
+        if sequence.gaps is not None and len(sequence.gaps) == 1:
+            start, end = sequence.gaps[0]
+            has_slots = self._blocks(end) <= len(sequence.lease.slots)
+            if has_slots and end - start <= left and end == sequence.next_end(left, self._multiple):
+                chunk = sequence.prefill_chunk(end)
+                if chunk.wants_logits:
+                    return chunk
+        sequence.forget_prefill()
+        return None
 
     def _decode(self, sequence: Sequence) -> Chunk | None:
         num_blocks = sequence.num_computed // self._block_tokens + 1

@@ -58,6 +58,8 @@ class Sequence:
     # of this admission
     gaps: list[tuple[int, int]] | None = None
     num_computed: int = 0
+    lost_before: int = 0
+    """Blocks that were lost when the prefill began, `early` or not."""
     # beyond it
     kept_tokens: int = 0
     """Tokens whose KV was there when the stash was made."""
@@ -166,11 +168,23 @@ class Sequence:
         """Admitted, with blocks still on their way to the device."""
         return self.lease is not None and self.lease.num_loading > 0
 
+    @property
+    def arriving(self) -> bool:
+        """Admitted, and of all blocks that are still on their way the first layers are there."""
+        return self.lease is not None and self.lease.is_arriving
+
+    @property
+    def arrived(self) -> bool:
+        """Whether all that was on its way when the prefill began has arrived."""
+        assert self.lease is not None, "only what is admitted loads"
+        return self.lease.num_loading == 0 and self.lease.num_lost == self.lost_before
+
     def begin_prefill(self) -> None:
-        """The last load is over: find out what is left to compute."""
+        """The last load is over, or all are `arriving`: find out what is left to compute."""
         assert self.lease is not None, "only an admitted sequence can be prefilled"
         if self.gaps is not None:
             return
+        self.lost_before = self.lease.num_lost
         if self._is_back:
             context = self.kept_tokens
         else:
@@ -183,6 +197,10 @@ class Sequence:
         self.num_computed = context
         marks = self.request.marks
         marks.loaded_s = marks.loaded_s or time.monotonic()
+
+    def forget_prefill(self) -> None:
+        """It was begun early and is worth nothing: when the loads are over it begins anew."""
+        self.gaps = None
 
     def next_end(self, max_tokens: int, multiple: int | None) -> int:
         """Where the next part of the context to compute ends, if it may have `max_tokens`; or at a multiple."""

@@ -7,6 +7,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from kvstore.block import BlockLayout, Namespace
 from kvstore.errors import StoreError, StoreFailed
 from kvstore.host import HostSlab
@@ -14,10 +16,16 @@ from kvstore.store import Store
 from tiering.cache import TieredCache
 from tiering.index import IndexConfig
 from tiering.transfer.cpu import CpuDevice
+from tiering.transfer.cuda import CudaDevice
 from tiering.transfer.device import Device
+from tiering.transfer.opening import HostOpening
+from tiering.transfer.page_locks import PageLocks
+from tiering.transfer.runtime import cupy_runtime
+from tiering.transfer.staged import StagedCudaDevice
 
 from .config import EngineConfig, Resources
 from .identity import identity
+from .layer_groups import LayerGroups, layer_groups
 from .model import Model, load_model
 from .pool import DevicePool
 from .salt import MAX_VOCABULARY
@@ -44,6 +52,8 @@ class Tiers:
     disk_off: str | None
     """Why there is no disk tier although one was asked for."""
     cache: TieredCache
+    groups: LayerGroups
+    """In which promotions come."""
 
 
 def open_tiers(
@@ -63,12 +73,14 @@ def open_tiers(
     chosen = config.resolve()  # sizes again: the weights are in memory now
     layout = model.layout(chosen.kv_dtype, config.block_tokens)
     namespace = identity(model, layout, config)
+    groups = layer_groups(layout, config.layer_groups, chosen.device)
     device_slots, host_slots = _slots(chosen, layout)
     pool = stack.enter_context(DevicePool(layout, device_slots, chosen.device))
     slab = HostSlab(host_slots, layout.block_bytes)
     model.warm_up(pool)
+    opening = _open_host(chosen.device, slab, stack)
     with ExitStack() as until_owned:  # the cache closes device and store, once it has them
-        device = _device(chosen.device, slab, stack)
+        device = _device(chosen.device, opening)
         until_owned.callback(device.close)
         device = wrap_device(device) if wrap_device is not None else device
         store, disk_off = _store(config, chosen, namespace, layout)
@@ -76,7 +88,7 @@ def open_tiers(
             until_owned.callback(store.close)
             store = wrap_store(store) if wrap_store is not None else store
         cache = TieredCache(
-            _index_config(config, chosen, device_slots, host_slots, layout.block_bytes, store),
+            _index_config(config, chosen, device_slots, opening, layout.block_bytes, store),
             root_key=namespace.root_key,
             device=device,
             pool=pool,
@@ -84,8 +96,10 @@ def open_tiers(
             store=store,
             wake=wake,
             read_threads=config.disk_read_threads,
+            layer_groups=groups.parts,
         )
         until_owned.pop_all()
+    opening.start(cache.host_grows)
     return Tiers(
         model=model,
         layout=layout,
@@ -95,6 +109,7 @@ def open_tiers(
         store=store,
         disk_off=disk_off,
         cache=cache,
+        groups=groups,
     )
 
 
@@ -120,14 +135,31 @@ def _slots(chosen: Resources, layout: BlockLayout) -> tuple[int, int]:
     return device_slots, host_slots
 
 
-def _device(kind: str, slab: HostSlab, stack: ExitStack) -> Device:
-    if kind == "cpu":
-        slab.prefault()
-        return CpuDevice()
-    from tiering.transfer.cuda import CudaDevice, registered  # needs a CUDA build of torch
+def _open_host(kind: str, slab: HostSlab, stack: ExitStack) -> HostOpening:
+    """Make as much host memory ready as it takes to begin."""
+    lock = None
+    if kind == "cuda":
+        locks = PageLocks(cupy_runtime())
+        stack.callback(locks.unlock_all)
+        lock = locks.lock
+    return stack.enter_context(HostOpening(slab, _MIN_HOST_SLOTS, lock))
 
-    stack.enter_context(registered(slab))
-    return CudaDevice()
+
+def _device(kind: str, opening: HostOpening) -> Device:
+    if kind == "cpu":
+        return CpuDevice()
+    if opening.is_locked:
+        return CudaDevice(cupy_runtime(), _compute_stream)
+    _log.warning(
+        "copies between host and device go by way of small buffers, and slower: host memory could not be page-locked (%s)",
+        opening.refused,
+    )
+    return StagedCudaDevice(cupy_runtime(), _compute_stream)
+
+
+def _compute_stream() -> int:
+    """The cudaStream_t on which torch computes on this thread."""
+    return int(torch.cuda.current_stream().cuda_stream)
 
 
 def _store(
@@ -179,7 +211,7 @@ def _index_config(
     config: EngineConfig,
     chosen: Resources,
     device_slots: int,
-    host_slots: int,
+    opening: HostOpening,
     block_bytes: int,
     store: Store | None,
 ) -> IndexConfig:
@@ -187,7 +219,8 @@ def _index_config(
     return IndexConfig(
         block_tokens=config.block_tokens,
         device_slots=device_slots,
-        host_slots=host_slots,
+        host_slots=opening.all_slots,
+        later_host_slots=opening.all_slots - opening.num_slots,
         disk_bytes=stored.capacity_bytes - stored.other_namespaces_bytes if stored is not None else 0,
         record_bytes=store.max_stored_bytes if store is not None else 0,
         loads=config.load == "always",

@@ -1,6 +1,7 @@
 """The host tier's memory: one anonymous mapping, cut into slots."""
 
 import contextlib
+import math
 import mmap
 
 import numpy as np
@@ -11,16 +12,23 @@ from kvstore.closing import Closing
 _MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module of Python 3.11 has no name for it
 
 
-class HostSlab(Closing):
-    """`num_slots` blocks of `block_bytes` bytes in one mapping, which a device can page-lock with one call.
+PIECE_BYTES = 256 << 20
+"""Some tenth of a second of taking pages from the system and page-locking them: what a start waits for."""
 
-    Pages are taken from the system when they are first touched; `prefault` takes them all. Slots start as
-    zeros. `num_slots` may be 0: a tier that is switched off.
+
+class HostSlab(Closing):
+    """`num_slots` blocks of `block_bytes` bytes in one mapping, made ready and page-locked piece by piece.
+
+    Pages are taken from the system when they are first touched; `prefault` takes those of one piece. Pieces begin at
+    whole pages, as page-locking wants it. Slots start as zeros. `num_slots` may be 0: a tier that is switched off.
     """
 
-    def __init__(self, num_slots: int, block_bytes: int) -> None:
+    def __init__(self, num_slots: int, block_bytes: int, piece_bytes: int = PIECE_BYTES) -> None:
+        """`piece_bytes`: about how large a piece is; it has the fewest slots above that which end at a whole page."""
         if num_slots < 0 or block_bytes < 1:
             raise ValueError(f"need num_slots >= 0 and block_bytes >= 1, not {num_slots} and {block_bytes}")
+        whole_pages = mmap.PAGESIZE // math.gcd(mmap.PAGESIZE, block_bytes)
+        self.piece_slots = max(1, -(-piece_bytes // (block_bytes * whole_pages))) * whole_pages
         self.num_slots = num_slots
         self.block_bytes = block_bytes
         self._mapping = mmap.mmap(-1, max(1, self.num_bytes))
@@ -37,8 +45,18 @@ class HostSlab(Closing):
 
     @property
     def address(self) -> int:
-        """Where the first slot begins, for a device library that page-locks or copies by address."""
+        """Where the first slot begins."""
         return int(self._open().ctypes.data)
+
+    @property
+    def num_pieces(self) -> int:
+        """Pieces of `piece_slots` slots each, the last one maybe fewer."""
+        return -(-self.num_slots // self.piece_slots)
+
+    def piece(self, number: int) -> tuple[int, int]:
+        """The first slot of a piece and the one behind its last."""
+        first = number * self.piece_slots
+        return first, min(first + self.piece_slots, self.num_slots)
 
     def view(self, slot: int) -> NDArray[np.uint8]:
         """The slot's bytes: see `SlotMemory.view`."""
@@ -47,11 +65,16 @@ class HostSlab(Closing):
         view: NDArray[np.uint8] = self._open()[slot]
         return view
 
-    def prefault(self) -> None:
-        """Take every page from the system now, so that no later copy stops for one. Keeps what slots hold."""
-        if self._advise(_MADV_POPULATE_WRITE):
+    def prefault(self, number: int) -> None:
+        """Take every page of a piece from the system now, so that no later copy stops for one. Keeps what slots hold.
+
+        Any thread may call it; it releases the GIL.
+        """
+        first, end = self.piece(number)
+        begin, num_bytes = first * self.block_bytes, (end - first) * self.block_bytes
+        if self._advise(_MADV_POPULATE_WRITE, begin, num_bytes):
             return
-        pages = self._open().reshape(-1)[:: mmap.PAGESIZE]
+        pages = self._open().reshape(-1)[begin : begin + num_bytes : mmap.PAGESIZE]
         np.bitwise_or(pages, 0, out=pages)
 
     def close(self) -> None:
@@ -65,9 +88,10 @@ class HostSlab(Closing):
         assert self._slots is not None, "the host slab was used after close()"
         return self._slots
 
-    def _advise(self, advice: int) -> bool:
+    def _advise(self, advice: int, *of: int) -> bool:
+        """`of`: begin and length in bytes; without them the whole mapping."""
         try:
-            self._mapping.madvise(advice)
+            self._mapping.madvise(advice, *of)
         except OSError:
             return False
         return True

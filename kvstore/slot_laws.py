@@ -130,6 +130,14 @@ def any_thread_may_use_a_slot(memory: SlotMemory) -> None:
     assert_numbered(memory)
 
 
+def slots_lie_behind_each_other(memory: SlotMemory) -> None:
+    """From the address on, as far as a device library that copies by address takes for granted."""
+    assert memory.piece_slots >= 1, "a piece has a slot at least"
+    for slot in range(memory.num_slots):
+        place = _address(memory.view(slot)) - memory.address
+        assert place == slot * memory.block_bytes, f"slot {slot} lies {place} bytes behind the first"
+
+
 def a_closed_memory_hands_out_nothing(memory: ClosableMemory) -> None:
     """Closing twice is safe. Views from before stay valid, as a copy may still be under way; there are no new ones."""
     view = memory.view(1)
@@ -152,6 +160,7 @@ SLOT_LAWS: Final[tuple[Law, ...]] = (
     every_byte_is_kept,
     slots_share_no_byte,
     slots_outside_are_refused,
+    slots_lie_behind_each_other,
     any_thread_may_use_a_slot,
 )
 CLOSING_LAWS: Final[tuple[Callable[[ClosableMemory], None], ...]] = (a_closed_memory_hands_out_nothing,)
@@ -160,3 +169,7 @@ CLOSING_LAWS: Final[tuple[Callable[[ClosableMemory], None], ...]] = (a_closed_me
 def _is_contiguous(view: Any) -> bool:
     """Of a numpy array, or of a tensor."""
     return bool(view.is_contiguous() if hasattr(view, "is_contiguous") else view.flags.c_contiguous)
+
+
+def _address(view: Any) -> int:
+    return int(view.data_ptr() if hasattr(view, "data_ptr") else view.ctypes.data)

@@ -15,6 +15,14 @@ class SlotMemory(Protocol):
     @property
     def block_bytes(self) -> int: ...
 
+    @property
+    def address(self) -> int:
+        """Where the first slot begins; each begins where the one before it ends. For copies by address."""
+
+    @property
+    def piece_slots(self) -> int:
+        """One copy may reach over several slots, but not from one piece of so many, counted from the first, to the next."""
+
     def view(self, slot: int) -> Any:
         """The slot's bytes: writable, one-dimensional, uint8, C-contiguous. No copy, does not block.
 

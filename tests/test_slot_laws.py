@@ -57,6 +57,7 @@ class Broken(SlotArray):
     def __init__(self, promise) -> None:
         super().__init__(4, 8)
         self.promise, self.closed = promise, False
+        self.address += promise == "address"
 
     def view(self, slot):
         match self.promise:
@@ -90,6 +91,7 @@ CAUGHT_BY = {
     "one run": slot_laws.a_slot_is_one_run_of_bytes,
     "bytes": slot_laws.a_slot_is_one_run_of_bytes,
     "order": slot_laws.every_byte_is_kept,
+    "address": slot_laws.slots_lie_behind_each_other,
     "threads": slot_laws.any_thread_may_use_a_slot,
 }
 
@@ -123,4 +125,5 @@ def test_there_is_no_other_memory():
 def _names(of: ast.ClassDef) -> set[str]:
     """Methods, and attributes that are assigned to."""
     names = {node.name for node in ast.walk(of) if isinstance(node, ast.FunctionDef)}
-    return names | {node.attr for node in ast.walk(of) if isinstance(node, ast.Attribute)}
+    attributes = [node for node in ast.walk(of) if isinstance(node, ast.Attribute)]
+    return names | {node.attr for node in attributes if isinstance(node.ctx, ast.Store)}

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, TypeVar
 
 from kvstore.block import BlockKey, chain_key
 from kvstore.closing import Closing
@@ -38,8 +38,10 @@ from tiering.radix import Tokens
 from tiering.residency import Tier
 from tiering.swaps import Stash
 from tiering.transfer.device import Device
-from tiering.transfer.mover import WHOLE_SLOT, Mover
+from tiering.transfer.mover import WHOLE_SLOT, Arriving, Mover
 from tiering.writes import Sweep
+
+_Item = TypeVar("_Item")
 
 _SETTLE_STEP_S = 0.1  # how long to wait for news before planning again: a resting disk wakes nobody
 
@@ -90,6 +92,7 @@ class TieredCache(Closing):
         self._mover = Mover(device, pool, slab, self._announce, layer_groups)
         self._slab, self._store = slab, store
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._host_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._readers = jobs("read", read_threads if store is not None else 0)
         self._writer = jobs("write", 1 if store is not None else 0)
         self._failed_deletes = self._failed_touches = self._fresh_starts = 0
@@ -180,9 +183,19 @@ class TieredCache(Closing):
         self._index.release(lease)
         self._start_moves()
 
+    def host_grows(self, num_slots: int) -> None:
+        """So many host slots are ready, those from before among them. Any thread may call it."""
+        self._host_slots.put(num_slots)
+        self._announce()
+
     def before_compute(self, read_slots: "list[int]", written_slots: "list[int]", group: int = 0) -> None:
         """See Mover.before_compute."""
         self._mover.before_compute(read_slots, written_slots, group)
+
+    def finish(self, read_slots: "list[int]") -> None:
+        """See Mover.finish; then take in how copies have ended."""
+        self._mover.finish(read_slots)
+        self._take_in()
 
     def after_compute(self) -> None:
         """See Mover.after_compute."""
@@ -209,8 +222,15 @@ class TieredCache(Closing):
 
     def _take_in(self) -> bool:
         """Whether anything had ended."""
-        news = [Copied(ended.number, ended.error) for ended in self._mover.poll()]
-        answers: list[Answer] = [*news, *self._drain()]
+        answers: list[Answer] = []
+        for news in self._mover.poll():
+            if isinstance(news, Arriving):
+                self._index.arriving(news.number)
+            else:
+                answers.append(Copied(news.number, news.error))
+        answers += _drained(self._answers)
+        for num_slots in _drained(self._host_slots):
+            self._index.host_grows(num_slots)
         for answer in answers:
             self._index.answer(answer)
         self._num_ended += len(answers)
@@ -236,14 +256,6 @@ class TieredCache(Closing):
         At once if something has taken too long since it was last called: other calls look at the clock as well.
         """
         return float("-inf") if self._has_news else self._index.deadline_s()
-
-    def _drain(self) -> list[Answer]:
-        answers = []
-        while True:
-            try:
-                answers.append(self._answers.get_nowait())
-            except queue.Empty:
-                return answers
 
     def _start_moves(self) -> None:
         if self._suspect:
@@ -419,3 +431,13 @@ class TieredCache(Closing):
         self._joined = self._readers.close(self._join_s) & self._writer.close(self._join_s)
         if self._store is not None and self._joined:
             self._store.close()
+
+
+def _drained(items: "queue.SimpleQueue[_Item]") -> list[_Item]:
+    """What is in the queue now."""
+    found = []
+    while True:
+        try:
+            found.append(items.get_nowait())
+        except queue.Empty:
+            return found

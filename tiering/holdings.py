@@ -31,12 +31,21 @@ class Holdings:
     Not thread-safe: the core's thread owns it.
     """
 
-    def __init__(self, *, block_tokens: int, device_slots: int, host_slots: int, disk_bytes: int) -> None:
+    def __init__(
+        self,
+        *,
+        block_tokens: int,
+        device_slots: int,
+        host_slots: int,
+        later_host_slots: int = 0,
+        disk_bytes: int,
+    ) -> None:
+        """Sizes of the tiers. `later_host_slots`: of the host slots, those that the table is to be grown by later."""
         self.residency = Residency(device_slots + host_slots)
         self.radix = RadixIndex(block_tokens, self.residency)
         self.order = LRU(self.residency)
         self.owners = Owners()
-        self.slots = {DEVICE: SlotTable(device_slots), HOST: SlotTable(host_slots)}
+        self.slots = {DEVICE: SlotTable(device_slots), HOST: SlotTable(host_slots - later_host_slots)}
         self.disk_capacity_bytes = disk_bytes
         self.disk_bytes = 0
         """Bytes on disk, reservations of writes in flight included."""

@@ -19,7 +19,7 @@ from kvstore.reasons import MissReason
 from kvstore.store import BlockMeta
 from tiering.eviction import Eviction, Room
 from tiering.expiry import ROUNDS, Expiry
-from tiering.holdings import DISK, PRESENT, Holdings
+from tiering.holdings import DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Leases, Wait
@@ -56,6 +56,8 @@ class IndexConfig:
     block_tokens: int
     device_slots: int
     host_slots: int
+    later_host_slots: int = 0
+    """Of the host slots, those that are not ready yet: `host_grows` tells when they are."""
     disk_bytes: int = 0
     """The most that this namespace may take on disk; 0 for no disk tier."""
     record_bytes: int = 0
@@ -88,8 +90,10 @@ class IndexConfig:
     def __post_init__(self) -> None:
         if self.device_slots < 1:
             raise ValueError(f"the device must hold at least one block, not {self.device_slots}")
-        if self.disk_bytes and not self.host_slots:
-            raise ValueError("a disk tier needs host memory to read into: host_slots is 0")
+        if not 0 <= self.later_host_slots <= self.host_slots:
+            raise ValueError(f"of {self.host_slots} host slots {self.later_host_slots} cannot come later")
+        if self.disk_bytes and not self.host_slots - self.later_host_slots:
+            raise ValueError("a disk tier needs host memory to read into: host_slots is 0, or all come later")
         if self.disk_bytes and self.record_bytes < 1:
             raise ValueError(f"record_bytes must be given with a disk tier, not {self.record_bytes}")
         if self.ttl_s is not None and not 0 < self.ttl_s < math.inf:
@@ -113,6 +117,7 @@ class Index:
             block_tokens=config.block_tokens,
             device_slots=config.device_slots,
             host_slots=config.host_slots,
+            later_host_slots=config.later_host_slots,
             disk_bytes=config.disk_bytes,
         )
         self._outbox = Outbox()
@@ -270,6 +275,12 @@ class Index:
             case _:
                 raise AssertionError(f"{type(answer).__name__} does not answer {type(move).__name__}")
 
+    def arriving(self, number: int) -> None:
+        """The first layers of what a Promote or SwapIn brings are there; its answer is still to come."""
+        move = self._outbox.in_flight(number)
+        if isinstance(move, Promote):
+            self._loads.arriving(move)
+
     def at(self, now_s: float) -> None:
         """It is `now_s`, in seconds on any clock that does not go backwards. What is used from here on is used then.
 
@@ -298,6 +309,11 @@ class Index:
         parts = (self._loads, self._writes, self._expiry, self._uses)
         deadlines = [part.deadline_s() for part in parts]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
+
+    def host_grows(self, num_slots: int) -> None:
+        """So many host slots are ready, those from before among them."""
+        assert num_slots <= self.config.host_slots, f"{num_slots} host slots are more than there will be"
+        self._holdings.slots[HOST].grow(num_slots)
 
     def sweep(self, to: Tier, *, then_free: bool) -> Sweep:
         """Move everything that can be moved down to `to`, over the next plans; an earlier sweep ends."""

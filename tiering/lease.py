@@ -48,7 +48,9 @@ class Lease:
         self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
         self.filling: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
         self.num_loading = 0
-        """Blocks that are still on their way to the device."""
+        """Blocks that are still on their way to the device ..."""
+        self.arriving: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
+        """... and those of them whose first layers are there."""
         self.num_lost = 0
         """Matched blocks that could not be loaded and must be computed after all."""
         self.indexable: Tokens = ids[:0].astype(np.int32)
@@ -69,13 +71,20 @@ class Lease:
         """Served blocks by the tier in which they lay at admission."""
         return {tier.label: int((self.found_in == tier).sum()) for tier in Tier}
 
+    @property
+    def is_arriving(self) -> bool:
+        """Whether blocks are still on their way, and of all of them the first layers are there: computing may begin.
+
+        What comes of it counts only when all have arrived: see `num_loading` and `num_lost` then.
+        """
+        return 0 < self.num_loading == np.count_nonzero(self.arriving)
+
     def gaps(self, num_blocks: int) -> list[tuple[int, int]]:
         """The runs of positions below `num_blocks` that must be computed, as [start, end) pairs, in order.
 
-        To be asked when `num_loading` is 0: a block that is still on its way counts as missing.
+        To be asked when `num_loading` is 0 or `is_arriving`: any other block that is on its way counts as missing.
         """
-        missing = np.flatnonzero(
-            np.diff(np.concatenate(([True], self.ready[:num_blocks], [True])).astype(np.int8))
-        )
+        there = self.ready[:num_blocks] | self.arriving[:num_blocks]
+        missing = np.flatnonzero(np.diff(np.concatenate(([True], there, [True])).astype(np.int8)))
         edges: list[Any] = missing.tolist()
         return list(zip(edges[::2], edges[1::2], strict=True))

@@ -159,6 +159,7 @@ class Loads:
             lease, position = self._wanted.pop(block)
             lease.found_in[position] = NOT_CACHED
             lease.filling[position] = True
+            lease.arriving[position] = False
             lease.num_loading -= 1
             lease.num_lost += 1
         self._holdings.will_compute(np.array(awaited, dtype=np.intp))
@@ -169,6 +170,13 @@ class Loads:
             place = self._holdings.residency.place
             number = self._outbox.next_number()
             self._outbox.send(Promote(number, ids, place[HOST, ids], place[DEVICE, ids]))
+
+    def arriving(self, move: Promote) -> None:
+        """The first layers of a copy up are there."""
+        for block in move.ids.tolist():
+            if (wanted := self._wanted.get(block)) is not None:
+                lease, position = wanted
+                lease.arriving[position] = True
 
     def promoted(self, move: Promote, error: Exception | None) -> None:
         """A copy up is over. A block whose request has gone stays on the device: it is cached there now."""
@@ -183,6 +191,7 @@ class Loads:
             if (wanted := self._wanted.pop(block, None)) is not None:
                 lease, position = wanted
                 lease.ready[position] = True
+                lease.arriving[position] = False
                 lease.num_loading -= 1
 
     def cancel(self, lease: Lease) -> None:

@@ -56,6 +56,10 @@ class Outbox:
             self._blocks[type(flight.move)] -= _num_blocks(flight.move)
         return flight.move
 
+    def in_flight(self, number: int) -> Answered:
+        """A move that is not over."""
+        return self._in_flight[number].move
+
     def blocks_in_flight(self, kind: type) -> int:
         """Blocks of all moves of this kind that are neither over nor overdue."""
         return self._blocks[kind]

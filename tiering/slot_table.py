@@ -18,7 +18,7 @@ class SlotState(IntEnum):
 
 
 class SlotTable:
-    """States of the slots 0 .. num_slots - 1 of one tier.
+    """States of the slots 0 .. num_slots - 1 of one tier, which may become more.
 
     Every change names the state that it expects, so that a slot cannot have two owners. Not thread-safe: the engine
     loop is the only caller. Slots travel as 1-D intp arrays without duplicates; the empty array does nothing.
@@ -33,6 +33,16 @@ class SlotTable:
         # A stack whose top hands out the lowest numbers first; int32 at rest.
         self._free = np.arange(num_slots - 1, -1, -1, dtype=np.int32)
         self._order = np.zeros(num_slots, dtype=np.int32)  # scratch of _count_distinct
+
+    def grow(self, num_slots: int) -> None:
+        """There are `num_slots` from now on, at least as many as before; new ones are FREE, and go after those that are."""
+        more = num_slots - self.num_slots
+        assert more >= 0, f"a tier of {self.num_slots} slots does not shrink to {num_slots}"
+        new = np.arange(num_slots - 1, self.num_slots - 1, -1, dtype=np.int32)
+        self._free = np.concatenate([new, self._free])
+        self._states = np.concatenate([self._states, np.zeros(more, dtype=np.uint8)])
+        self._order = np.zeros(num_slots, dtype=np.int32)
+        self._counts[SlotState.FREE] += more
 
     @property
     def num_slots(self) -> int:

@@ -55,13 +55,18 @@ class Writes:
         self._root_key = root_key
         self._reserved_bytes = reserved_bytes
         self._batch, self._budget, self._deadline_s = batch, budget, deadline_s
-        num_slots = holdings.slots[HOST].num_slots
-        self._max_dirty = num_slots - max(1, int(num_slots * clean_share))
+        self._clean_share = clean_share
         self._sweep: Sweep | None = None
         self.num_failed = 0
         """Blocks whose write failed; they stay in host memory."""
         self.num_bytes = 0
         """Written, ever, after compression."""
+
+    @property
+    def _max_dirty(self) -> int:
+        """The most blocks in host memory, which may still be growing, that the disk need not have."""
+        num_slots = self._holdings.slots[HOST].num_slots
+        return num_slots - max(1, int(num_slots * self._clean_share))
 
     # --- ahead of need --------------------------------------------------------------------------------------------
 

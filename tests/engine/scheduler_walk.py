@@ -23,7 +23,7 @@ from engine.scheduler import Scheduler
 from engine.sequence import Sequence
 from engine.text import ReplyText
 from kvstore.store import NO_OWNER
-from tests.tiering.memory_model import POISON, MemoryModel
+from tests.tiering.memory_model import DIED, POISON, MemoryModel
 from tests.tiering.virtual_loop import Choose, VirtualLoop
 from tiering.leases import Wait
 from tiering.residency import Tier
@@ -34,6 +34,10 @@ EOS = 0
 VOCABULARY = 4
 MAX_OPEN = 8
 UNWRITTEN = ((), "unwritten")
+NONSENSE = VOCABULARY - 1
+"""A token like any other: who believes it goes on wrongly."""
+LAST_GROUP = 1
+"""Of two layer groups, and the layer that it begins with."""
 
 
 def next_token(tokens):
@@ -95,12 +99,16 @@ class HashModel:
         self.step: list = []
         self.breaks = False
         self.found_wrong: AssertionError | None = None
+        self.void: set[Sequence] = set()
+        """Of the step: what was computed from bytes that have never come."""
 
     def batch(self, chunks, pool, *, deterministic):
         return chunks
 
-    def forward(self, chunks, pool):
+    def forward(self, chunks, pool, before_layer):
         assert [chunk for _, chunk in self.step] == list(chunks)
+        self.void = set()
+        before_layer(LAST_GROUP)
         try:
             for sequence, chunk in self.step:
                 self._attend(sequence, chunk)
@@ -113,14 +121,25 @@ class HashModel:
         except AssertionError as error:
             self.found_wrong = error  # the engine would make it the answer to a request
             raise
-        said = [next_token(known(s, chunk.end)) for s, chunk in self.step if chunk.wants_logits]
+        said = [
+            next_token(known(s, chunk.end)) if s not in self.void else NONSENSE
+            for s, chunk in self.step
+            if chunk.wants_logits
+        ]
         return torch.nn.functional.one_hot(torch.tensor(said, dtype=torch.int64), VOCABULARY)
 
     def _attend(self, sequence, chunk):
         """All that is before the chunk is what it must be, and made as it must be."""
         assert chunk.tokens.tolist() == list(known(sequence, chunk.end)[chunk.start :]), "other tokens"
+        self.counts["early"] += sequence.loading
         for position in range(chunk.start):
             tokens, how = self.memory.position(chunk.slots, position)
+            if sequence.loading and (tokens, how) == UNWRITTEN:
+                self.void.add(
+                    sequence
+                )  # a copy that it waited for has failed: whatever it says must be forgotten
+                self.counts["void"] += 1
+                return
             assert tokens == known(sequence, position + 1), f"position {position} holds the KV of {tokens}"
             if sequence.deterministic:
                 right = "prefill" if position < len(sequence.prompt) else "decode"
@@ -146,7 +165,7 @@ class HashModel:
     def _write(self, sequence, chunk):
         self.counts["decoded" if chunk.decode else "prefilled"] += len(chunk.tokens)
         for position in range(chunk.start, chunk.end):
-            how = "decode" if chunk.decode else "prefill"
+            how = "decode" if chunk.decode else "prefill" if sequence not in self.void else "void"
             self.memory.write_position(chunk.slots, position, known(sequence, position + 1), how)
 
 
@@ -259,7 +278,9 @@ class SchedulerWalk(VirtualLoop):
             model=self.machine,
             pool=SimpleNamespace(layout=SimpleNamespace(block_tokens=self.config.block_tokens)),
             deterministic=self.deterministic,
+            group_starts=(0, LAST_GROUP),
         )
+        self.cache.end_copy = self.end_copy
         self.loop.join()
         self.open: list[CountedSequence] = []
         """Requests that have no answer yet."""
@@ -298,6 +319,10 @@ class SchedulerWalk(VirtualLoop):
 
     def wake(self):
         self._post(Wake())
+
+    def end_copy(self, number):
+        """While a step waits for it."""
+        self.model.complete(number, error=self.choose([None, None, None, DIED]))
 
     # ---- requests
 

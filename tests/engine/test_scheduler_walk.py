@@ -11,6 +11,7 @@ from tests.tiering.histories import Histories
 NUM_SEEDS = int(os.environ.get("KVTIDE_SCHEDULER_SEEDS", "20"))
 PLACES = (
     *("decoded", "prefilled", "looked ahead", "cut", "gaps before what is there"),
+    *("early", "void"),
     *("stashes back", "stashes lost on the way out", "stashes lost on the way in"),
     *("stop", "length", "cancelled", "error"),
 )

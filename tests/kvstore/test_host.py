@@ -1,5 +1,7 @@
 """The host slab."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -23,13 +25,43 @@ def test_slots_are_views_of_one_run_of_memory():
 @pytest.mark.parametrize("advised", [True, False])
 def test_prefault_keeps_what_slots_hold(advised, monkeypatch):
     """With the system's help, and on kernels that have none to give."""
-    with HostSlab(4, 5000) as slab:
+    with HostSlab(8, 5000, piece_bytes=5000) as slab:
         slab.view(2)[:] = 7
         if not advised:
-            monkeypatch.setattr(slab, "_advise", lambda advice: False)
-        slab.prefault()
+            monkeypatch.setattr(slab, "_advise", lambda advice, *of: False)
+        for number in range(slab.num_pieces):
+            slab.prefault(number)
         assert int(slab.view(2).sum()) == 35_000
         assert not slab.view(1).any()
+
+
+@pytest.mark.parametrize(
+    ("block_bytes", "piece_bytes", "slots"),
+    [(4096, 4096, 1), (1000, 1, 512), (6144, 10_000, 2), (6144, 13_000, 4), (5000, 5000, 512)],
+)
+def test_pieces_begin_at_whole_pages(block_bytes, piece_bytes, slots):
+    with HostSlab(3 * slots + 1, block_bytes, piece_bytes) as slab:
+        assert slab.piece_slots == slots
+        assert slab.piece_slots * block_bytes % 4096 == 0
+        assert [slab.piece(number) for number in range(slab.num_pieces)] == [
+            (0, slots),
+            (slots, 2 * slots),
+            (2 * slots, 3 * slots),
+            (3 * slots, 3 * slots + 1),
+        ]
+
+
+def test_prefault_takes_the_pages_of_one_piece():
+    """As the system counts them."""
+    with HostSlab(64, 1 << 20, piece_bytes=16 << 20) as slab:
+        before = _resident_bytes()
+        slab.prefault(1)
+        taken = _resident_bytes() - before
+        assert 15 << 20 < taken < 20 << 20
+
+
+def _resident_bytes():
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * 4096
 
 
 def test_slots_outside_are_refused():
@@ -41,7 +73,7 @@ def test_slots_outside_are_refused():
 
 def test_no_slots_is_a_tier_that_is_off():
     with HostSlab(0, 10) as slab:
-        slab.prefault()
+        assert slab.num_pieces == 0
         with pytest.raises(IndexError):
             slab.view(0)
 

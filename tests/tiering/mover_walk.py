@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tiering.transfer.mover import WHOLE_SLOT, Mover
+from tiering.transfer.mover import WHOLE_SLOT, Arriving, Mover
 from tiering.transfer.virtual import VirtualDevice, VirtualMemory
 
 LAYER_BYTES = 6
@@ -60,12 +60,14 @@ class MoverWalk:
         self.slab = VirtualMemory(NUM_HOST, BLOCK_BYTES, page_locked=True)
         self.woken = False
         self.device.launch(self.clear_pool)
-        self.mover = Mover(self.device, self.pool, self.slab, self.wake, self.groups)
+        self.mover = Mover(self.under_the_mover(), self.pool, self.slab, self.wake, self.groups)
         self.last_name = self.last_number = 0
         self.blocks: dict[int, Block] = {}
         self.host: dict[int, int] = {}
         self.transfers: dict[int, Transfer] = {}
         self.failed: set[int] = set()
+        self.arrived: set[int] = set()
+        """Transfers of which the first layers are known to be there, and no more than that."""
         self.broken: list[set[int]] = []
         """The slots of each step that has broken off and whose kernels may still run."""
         self.counts = Counter()
@@ -76,9 +78,13 @@ class MoverWalk:
             *[self.poll] * 3,
             *[self.run] * 4,
             self.sleep,
+            self.finish,
             self.fill_host,
             self.free_host,
         ]
+
+    def under_the_mover(self):
+        return self.device
 
     def wake(self):
         self.woken = True
@@ -209,6 +215,10 @@ class MoverWalk:
     def poll(self):
         self.woken = False
         for ended in self.mover.poll():
+            if isinstance(ended, Arriving):
+                self.first_layers_are_there(ended.number)
+                continue
+            self.arrived.discard(ended.number)
             transfer = self.transfers.pop(ended.number)
             assert (ended.error is not None) == (ended.number in self.failed), f"{ended} is not true"
             if transfer.up:
@@ -218,6 +228,25 @@ class MoverWalk:
                 self.look_at_host(transfer.host_slots)
             else:
                 self._scribble(transfer.host_slots)
+
+    def first_layers_are_there(self, number):
+        assert number not in self.arrived, "it was told before"
+        self.arrived.add(number)
+        self.counts["arriving"] += 1
+        transfer, group = self.transfers[number], self.groups[0]
+        assert transfer.up and len(self.groups) > 1
+        for slot, name in zip(transfer.device_slots, transfer.names, strict=True):
+            assert self.pool.view(slot)[group].tolist() == content_of(name)[group].tolist()
+
+    def finish(self):
+        """A step that has begun early must know whether all of what it reads has arrived."""
+        slots = self.some(self._busy("device_slots", up_only=True), 2)
+        coming = [
+            n for n, transfer in self.transfers.items() if transfer.up and {*transfer.device_slots} & {*slots}
+        ]
+        self.mover.finish(slots)
+        self.poll()
+        assert not self.transfers.keys() & set(coming), "it is still under way"
 
     def _arrived(self, ended, transfer):
         for slot, name in zip(transfer.device_slots, transfer.names, strict=True):
@@ -266,8 +295,14 @@ class MoverWalk:
         self.poll()
         if self.mover.in_flight:
             while not self.woken:
+                assert not self.first_layers_untold(), "first layers are there, and the loop sleeps on"
                 assert self.device.run(1), "a copy is in flight, the loop sleeps, and nothing will wake it"
             self.poll()
+
+    def first_layers_untold(self):
+        """Whether there is something to be told that has been so for a while: events that are over, and sound."""
+        untold = [flight.events[0] for flight in self.mover._ups if flight.number not in self.arrived]
+        return len(self.groups) > 1 and any(event.done and event.error is None for event in untold)
 
     # ---- the end
 
@@ -275,6 +310,7 @@ class MoverWalk:
         """Everything ends while something is in flight, and is right."""
         self.mover.close()
         self.mover.close()
+        self.device.close()  # steps may go on behind what the mover knows of
         self.poll()
         assert not self.transfers, f"closed, but {self.transfers} have not ended"
         assert self.mover.in_flight == 0

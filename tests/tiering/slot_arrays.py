@@ -14,6 +14,7 @@ class SlotArray:
         if fill is not None:
             self.bytes[:] = np.arange(num_slots, dtype=np.uint8)[:, None] + fill
         self.before_view = lambda slot: None
+        self.address, self.piece_slots = self.bytes.ctypes.data, max(1, num_slots)
 
     def view(self, slot):
         if not 0 <= slot < self.num_slots:

@@ -8,9 +8,12 @@ import pytest
 
 from kvstore.layers import Gate
 from tests.tiering.slot_arrays import GIVE_UP_S, SlotArray
+from tests.tiering.virtual_cuda import COMPUTE, VirtualCuda
 from tiering.transfer.cpu import CpuDevice
+from tiering.transfer.cuda import CudaDevice
 from tiering.transfer.faults import FaultDevice
 from tiering.transfer.mover import WHOLE_SLOT
+from tiering.transfer.staged import StagedCudaDevice
 from tiering.transfer.virtual import VirtualDevice, VirtualMemory
 
 BLOCK_BYTES = 8
@@ -67,7 +70,94 @@ class OnVirtualHost(OnVirtual):
     page_locked = True
 
 
-@pytest.fixture(params=[OnCpu, OnCpuWithoutFaults, OnVirtual, OnVirtualHost])
+class OnCuda:
+    """The CUDA device over a runtime that needs no GPU."""
+
+    page_locked = False
+
+    def __init__(self) -> None:
+        self.runtime = VirtualCuda(VirtualDevice(random.Random(0).choice), runs_itself=True)
+        self.runtime.refuses = lambda to: any(to in slot for slot in self.broken)
+        self.device = self.make()
+        self.broken, self.kept = [], []
+
+    def make(self):
+        return CudaDevice(self.runtime, lambda: COMPUTE)
+
+    def memory(self, num_slots, fill=0):
+        memory = VirtualMemory(num_slots, BLOCK_BYTES, page_locked=self.page_locked)
+        if self.page_locked:
+            self.lock(memory)
+        else:
+            self.runtime.owns(memory)
+        self.kept.append(memory)  # its address is all that CUDA has
+        for slot in range(num_slots):
+            memory.view(slot)[:] = fill + slot
+        return memory
+
+    def lock(self, memory):
+        # as if all of it were: these memories share pages
+        end = memory.address + memory.num_slots * BLOCK_BYTES
+        self.runtime.locked[memory.address] = range(memory.address, end)
+
+    def break_slot(self, memory, bad):
+        if bad is not None:
+            address = memory.address + bad * BLOCK_BYTES
+            self.broken.append(range(address, address + BLOCK_BYTES))
+
+
+class OnCudaHost(OnCuda):
+    page_locked = True
+
+
+class OnCudaWithoutFaults(OnCuda):
+    def make(self):
+        return FaultDevice(super().make())
+
+
+class GpuMemory(VirtualMemory):
+    """Its views are not numpy's."""
+
+    def view(self, slot):
+        return memoryview(super().view(slot))
+
+
+class OnCudaStaged(OnCuda):
+    """With host memory that CUDA does not page-lock, and every other memory on the device; buffers smaller than a slot."""
+
+    def make(self):
+        return StagedCudaDevice(self.runtime, lambda: COMPUTE, buffer_bytes=BLOCK_BYTES // 2 + 1)
+
+    def memory(self, num_slots, fill=0):
+        on_device = len(self.kept) % 2
+        kind = GpuMemory if on_device else SlotArray
+        memory = kind(num_slots, BLOCK_BYTES, **({"page_locked": False} if on_device else {}))
+        if on_device:
+            self.runtime.owns(memory)
+        self.kept.append(memory)
+        for slot in range(num_slots):
+            memoryview(memory.view(slot))[:] = bytes([fill + slot]) * BLOCK_BYTES
+        return memory
+
+    def break_slot(self, memory, bad):
+        if isinstance(memory, SlotArray):
+            OnCpu.break_slot(self, memory, bad)
+        else:
+            super().break_slot(memory, bad)
+
+
+@pytest.fixture(
+    params=[
+        OnCpu,
+        OnCpuWithoutFaults,
+        OnVirtual,
+        OnVirtualHost,
+        OnCuda,
+        OnCudaHost,
+        OnCudaWithoutFaults,
+        OnCudaStaged,
+    ]
+)
 def place(request):
     place = request.param()
     yield place

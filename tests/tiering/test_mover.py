@@ -10,7 +10,7 @@ import pytest
 from kvstore.layers import Gate
 from tests.tiering.slot_arrays import GIVE_UP_S, SlotArray
 from tiering.transfer.cpu import CpuDevice
-from tiering.transfer.mover import WHOLE_SLOT, Ended, Mover
+from tiering.transfer.mover import WHOLE_SLOT, Arriving, Ended, Mover
 from tiering.transfer.virtual import POISON, CopyFailed, VirtualDevice, VirtualMemory
 
 BLOCK_BYTES = 8
@@ -188,13 +188,39 @@ def test_later_layers_do_not_wait_for_copies_down_again(grouped):
 def test_a_transfer_has_ended_when_its_last_part_has(grouped):
     grouped.mover.submit_promote(7, [2], [1])
     first_event = grouped.mover._ups[0].events[0]
+    assert grouped.mover.poll() == []
     while not first_event.done:
         grouped.run("up", 1)
+    assert grouped.wakes == 1
+    assert grouped.mover.poll() == [Arriving(7)]
     assert grouped.mover.poll() == []
-    assert grouped.wakes == 0
     grouped.run("up")
     assert grouped.mover.poll() == [Ended(7, None)]
-    assert grouped.wakes == 1
+    assert grouped.wakes == 2
+
+
+def test_what_has_ended_is_not_told_to_arrive(grouped):
+    grouped.mover.submit_promote(7, [2], [1])
+    grouped.run("up")
+    assert grouped.mover.poll() == [Ended(7, None)]
+    assert grouped.mover.poll() == []
+
+
+def test_finish_waits_for_copies_into_these_slots_and_no_others(grouped):
+    grouped.mover.submit_promote(7, [2], [1])
+    grouped.mover.submit_promote(8, [3], [0])
+    grouped.mover.submit_demote(9, [2], [0])
+    grouped.mover.finish([1])
+    assert Ended(7, None) in grouped.mover.poll()
+    assert grouped.mover.in_flight, "not for what comes behind them"
+
+
+def test_finish_leaves_an_error_to_poll(grouped):
+    grouped.bad_slots = [1]
+    grouped.mover.submit_promote(7, [2], [1])
+    grouped.mover.finish([1])
+    (ended,) = grouped.mover.poll()
+    assert isinstance(ended.error, CopyFailed)
 
 
 @pytest.mark.parametrize("bad_part", [0, 1])
@@ -204,7 +230,8 @@ def test_an_error_in_any_part_is_the_transfers(grouped, bad_part):
     grouped.mover.submit_promote(8, [3], [0])
     while not grouped.mover._ups[0].events[0].done:
         grouped.run("up", 1)
-    assert grouped.mover.poll() == [], "the part behind a failed one is still copied"
+    told = [Arriving(7)] if bad_part else []
+    assert grouped.mover.poll() == told, "the part behind a failed one is still copied"
     grouped.run("up")
     failed, good = grouped.mover.poll()
     assert failed.number == 7

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import settings
 
 from tests.tiering.cache_walk import CacheWalk
+from tests.tiering.cuda_walk import CudaMoverWalk
 from tests.tiering.histories import Histories
 from tests.tiering.mover_walk import MoverWalk
 from tiering.transfer.mover import Mover
@@ -29,7 +30,7 @@ WALKS = 50
 @pytest.fixture(scope="module")
 def totals():
     """What all histories of a kind together have seen."""
-    totals = {"mover": Counter(), "cache": Counter()}
+    totals = {"mover": Counter(), "cuda": Counter(), "cache": Counter()}
     yield totals
     if path := os.environ.get("KVTIDE_ORDERING_JSON"):
         known = json.loads(Path(path).read_text()) if Path(path).exists() else {}
@@ -63,6 +64,17 @@ def test_slots_from_owner_to_owner(first, totals):
     assert counts["failed"] > WALKS // 10, "not always well"
     assert counts["broken off"] > WALKS // 2, "steps came to an end half-way"
     assert counts["behind a broken step"] > WALKS // 10, "and copies into their slots had to wait"
+
+
+@pytest.mark.parametrize("first", range(0, NUM_WALKS // 5, WALKS))
+def test_slots_from_owner_to_owner_over_cuda(first, totals):
+    """What the CUDA device tells the runtime keeps the order that the mover asks for."""
+    counts = walks(CudaMoverWalk, first, 60)
+    totals["cuda"] += counts
+    assert counts["looks"] > 20 * WALKS
+    assert counts["transfers"] > 5 * WALKS
+    assert counts["failed"] > WALKS // 10
+    assert counts["behind a broken step"] > WALKS // 10
 
 
 @pytest.mark.parametrize("first", range(0, NUM_WALKS // 10, WALKS))

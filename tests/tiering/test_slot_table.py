@@ -50,6 +50,12 @@ class Machine(RuleBasedStateMachine):
         self.table.free(chosen, state)
         self.oracle.update(dict.fromkeys(chosen.tolist(), SlotState.FREE))
 
+    @rule(more=st.integers(0, 5))
+    def grow(self, more):
+        num_slots = len(self.oracle) + more
+        self.table.grow(num_slots)
+        self.oracle.update(dict.fromkeys(range(num_slots - more, num_slots), SlotState.FREE))
+
     @invariant()
     def same(self):
         self.table.check()
@@ -70,6 +76,12 @@ def test_a_fresh_table_gives_the_lowest_slots_in_a_row():
     table = SlotTable(5)
     assert table.take(3, SlotState.PRIVATE).tolist() == [0, 1, 2]
     assert table.take(2, SlotState.PRIVATE).tolist() == [3, 4]
+
+
+def test_new_slots_go_after_those_that_are_free():
+    table = SlotTable(2)
+    table.grow(4)
+    assert table.take(4, SlotState.PRIVATE).tolist() == [0, 1, 2, 3]
 
 
 def test_the_slots_freed_last_come_back_first_and_in_their_order():
@@ -93,6 +105,7 @@ def test_the_slots_freed_last_come_back_first_and_in_their_order():
         lambda table: table.free(slots(3), SlotState.PRIVATE),
         lambda table: table.free(slots(3), SlotState.FREE),
         lambda table: table.free(slots(0), SlotState.IN_FLIGHT),
+        lambda table: table.grow(3),
     ],
 )
 def test_misuse_is_refused_before_anything_changes(misuse):

@@ -23,6 +23,7 @@ def some_config(choose):
         block_tokens=choose([2, 3, 4]),
         device_slots=choose([2, 3, 4, 5, 6, 8]),
         host_slots=host_slots,
+        later_host_slots=choose(range(max(1, host_slots))),
         disk_bytes=disk_blocks * RECORD_BYTES,
         record_bytes=RECORD_BYTES,
         loads=choose([True, True, True, False]),
@@ -65,6 +66,7 @@ class Traffic:
             *[self.serve] * 6,
             self.pass_time,
             *[self.sweep] * 2,
+            self.grow_host,
             self.end_an_era,
         ]
 
@@ -90,6 +92,11 @@ class Traffic:
         blocks[:1] = [self.choose([0, 1, 2]) for _ in blocks[:1]]
         tail = self.choose(range(0 if blocks else 1, self.config.block_tokens))
         return [token for token in blocks for _ in range(self.config.block_tokens)] + [1] * tail
+
+    def grow_host(self):
+        """More of host memory is ready."""
+        ready = self.model.index.stats()["tiers"]["host"]["slots"]
+        self.model.index.host_grows(self.choose(range(ready, self.config.host_slots + 1)))
 
     def _request(self):
         tokens = self._prompt()

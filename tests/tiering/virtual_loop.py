@@ -11,7 +11,7 @@ from kvstore.reasons import MissReason
 from tests.tiering.memory_model import DIED, ROOT_KEY, MemoryModel
 from tiering.cache import TieredCache
 from tiering.index import IndexConfig
-from tiering.moves import Read, SwapIn, SwapOut, Write
+from tiering.moves import Promote, Read, SwapIn, SwapOut, Write
 from tiering.residency import Tier
 from tiering.transfer.virtual import VirtualMemory
 
@@ -70,9 +70,26 @@ class ModelCache(TieredCache):
         )
         self._index, self._news = model.index, Doorbell(something_happens)
         model.answer = self._report  # taken in when the loop next looks
+        self.end_copy = model.complete
+        """Ends a copy that compute or the host waits for, well or badly."""
 
     def _start(self, move):
         self._model.start(move)
+
+    def before_compute(self, read_slots, written_slots, group=0):
+        """The last layers wait for what brings the slots: then it has ended."""
+        if group:
+            for number in self._copies_into(read_slots):
+                self.end_copy(number)
+
+    def finish(self, read_slots):
+        assert not self._copies_into(read_slots), "the step has waited for them"
+        self._take_in()
+
+    def _copies_into(self, slots):
+        flights = self._model.flights.items()
+        ups = [(n, flight.move) for n, flight in flights if isinstance(flight.move, Promote | SwapIn)]
+        return [number for number, move in ups if not set(slots).isdisjoint(move.device_slots.tolist())]
 
     def is_pending(self, tokens, *, compute_last):
         """Whether somebody else is bringing or computing blocks that these tokens begin with."""
@@ -93,6 +110,7 @@ class VirtualLoop:
             block_tokens=block_tokens,
             device_slots=choose([3, 4, 5, 6, 8, 10, 12]),
             host_slots=host_slots,
+            later_host_slots=choose(range(max(1, host_slots))),
             disk_bytes=choose([0, 40, 80]) if host_slots else 0,
             record_bytes=RECORD_BYTES,
             loads=choose([True, True, True, False]),
@@ -119,12 +137,14 @@ class VirtualLoop:
         self.hanging: set[int] = set()
         self.moves: list[Callable[[], Any]] = [
             *[self.complete] * 4,
+            *[self.first_layers_arrive] * 4,
             *[self.complete_all] * choose([2, 6, 18]),  # copies are slow, or as good as done
             *[self.fail] * 2,
             self.fail_swap,
             self.lose,
             *[self.hang] * 2,
             self.answer_after_all,
+            self.grow_host,
             self.pass_time,
         ]
         self.actions: list[Callable[[], Any]] = []
@@ -182,6 +202,13 @@ class VirtualLoop:
         for _ in self._completable():
             self.complete()
 
+    def first_layers_arrive(self):
+        """Of a promotion that is under way: the loop may go on from there."""
+        promotions = [n for n, flight in self.model.flights.items() if isinstance(flight.move, Promote)]
+        if promotions:
+            self.model.index.arriving(self.choose(promotions))
+            self.wake()
+
     def fail(self):
         self.complete(error=DIED)
 
@@ -213,6 +240,12 @@ class VirtualLoop:
     def answer_after_all(self):
         if self.hanging:
             self.hanging.discard(self.choose(sorted(self.hanging)))
+
+    def grow_host(self):
+        """More of host memory is ready."""
+        ready = self.cache.stats()["tiers"]["host"]["slots"]
+        if ready < self.model.config.host_slots:
+            self.cache.host_grows(self.choose(range(ready + 1, self.model.config.host_slots + 1)))
 
     # ---- time
 

@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -49,11 +50,17 @@ class CpuEvent:
         self._done.wait()
 
 
+class Awaitable(Protocol):
+    """What a stream's thread can wait for."""
+
+    def wait(self) -> object: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Wait:
     """Work behind it starts after the event."""
 
-    event: CpuEvent
+    event: Awaitable
 
 
 class CpuStream:

@@ -1,110 +1,175 @@
-"""The device of a machine with an NVIDIA GPU: torch streams and events, asynchronous copies from page-locked memory.
+"""The device of a machine with an NVIDIA GPU: streams, events and asynchronous copies of the CUDA runtime.
 
-The only module of this package that imports torch. Views of device slots are uint8 tensors on the GPU, views of host
-slots are numpy rows of a slab; the slab is registered with CUDA once, because a copy from pageable memory would block
-the calling thread and serialise with everything else.
+Memories are told by their addresses; the host's is page-locked (see page_locks.py), or a copy would block its caller.
+Adjacent slots are one copy. Everything else is a copy a slot: the copy engines take them from a queue, and from some
+tens of kilobytes a copy on they are as fast as with one.
 """
 
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
 
-import torch
-
-from kvstore.host import HostSlab
 from kvstore.slots import SlotMemory
+from tiering.transfer.runs import runs
+from tiering.transfer.runtime import (
+    EVENT_BLOCKING_SYNC,
+    EVENT_DISABLE_TIMING,
+    MEMCPY_DEFAULT,
+    NOT_READY,
+    STREAM_NON_BLOCKING,
+    SUCCESS,
+    CudaRuntime,
+)
 
 
-@contextmanager
-def registered(slab: HostSlab) -> Iterator[None]:
-    """Page-lock a slab for the CUDA driver, as long as the context lasts; no copy may be in flight at its end.
+class CudaStream:
+    """A cudaStream_t. An error of a copy is kept until the next event has carried it away."""
 
-    Raises RuntimeError with the driver's code, most often because too much memory is locked already.
-    """
-    if slab.num_bytes:
-        cudart = torch.cuda.cudart()
-        code = int(cudart.cudaHostRegister(slab.address, slab.num_bytes, 0))
-        if code != 0:
-            raise RuntimeError(
-                f"page-locking {slab.num_bytes} bytes of host memory failed with CUDA error {code}"
-            )
-    try:
-        yield
-    finally:
-        if slab.num_bytes:
-            torch.cuda.cudart().cudaHostUnregister(slab.address)
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.error: Exception | None = None
 
 
-def _tensor(view: Any) -> torch.Tensor:
-    return view if isinstance(view, torch.Tensor) else torch.from_numpy(view)
+class CudaEvent:
+    """A cudaEvent_t, which goes back to those that may be recorded again when nobody has it any more."""
+
+    def __init__(self, handle: int, error: Exception | None, spare: list[int]) -> None:
+        self.handle, self.error = handle, error
+        self._spare = spare
+
+    def __del__(self) -> None:
+        # streams that wait for it do so for what was recorded when they were told to
+        self._spare.append(self.handle)
+
+
+class Events:
+    """Makes events, and destroys them all at the end."""
+
+    def __init__(self, runtime: CudaRuntime) -> None:
+        self._runtime = runtime
+        self._all: list[int] = []
+        self._spare: list[int] = []
+        self._closed = False
+
+    def record(self, stream: CudaStream) -> CudaEvent:
+        """An event behind what is enqueued on the stream."""
+        if not self._spare:
+            self._all.append(self._runtime.eventCreateWithFlags(EVENT_BLOCKING_SYNC | EVENT_DISABLE_TIMING))
+            self._spare.append(self._all[-1])
+        event = CudaEvent(self._spare.pop(), stream.error, self._spare)
+        stream.error = None
+        self._runtime.eventRecord(event.handle, stream.handle)
+        return event
+
+    def query(self, event: CudaEvent) -> bool:
+        """See Device.query."""
+        status = SUCCESS if self._closed else self._runtime.eventQuery(event.handle)
+        if status == NOT_READY:
+            return False
+        if status != SUCCESS:
+            raise RuntimeError(f"work on a CUDA stream has failed with CUDA error {status}")
+        if event.error is not None:
+            raise event.error
+        return True
+
+    def close(self) -> None:
+        """All of them have completed, and nothing will wait for any. Whether they failed may still be asked."""
+        self._closed = True
+        while self._all:
+            self._runtime.eventDestroy(self._all.pop())
+        self._spare.clear()
 
 
 class CudaDevice:
-    """Streams and events of one CUDA device. See `Device` for the contract."""
+    """Streams and events of one CUDA device. See `Device` for the contract.
 
-    def __init__(self, device: str = "cuda") -> None:
-        self._device = torch.device(device)
-        self._streams: list[torch.cuda.Stream] = []
-        self._notices: queue.SimpleQueue[tuple[torch.cuda.Event, Callable[[], None]] | None] = (
-            queue.SimpleQueue()
-        )
+    A copy that CUDA does not take, since an address is wrong, say, fails its transfer alone. What fails while it runs
+    leaves CUDA without a context: every query after that raises.
+    """
+
+    def __init__(self, runtime: CudaRuntime, compute: Callable[[], int]) -> None:
+        """`compute`: the cudaStream_t on which the engine's thread computes. To be made on that device's thread."""
+        self._runtime = runtime
+        self._ordinal = runtime.getDevice()
+        self._events = Events(runtime)
+        self._streams: list[CudaStream] = []
+        self._compute, self._compute_stream = compute, CudaStream(0)
+        self._notices: queue.SimpleQueue[tuple[CudaEvent, Callable[[], None]] | None] = queue.SimpleQueue()
         self._notifier = threading.Thread(target=self._notify, name="kvtide-notifier", daemon=True)
         self._notifier.start()
 
     @property
-    def compute(self) -> torch.cuda.Stream:
-        return torch.cuda.current_stream(self._device)
+    def compute(self) -> CudaStream:
+        self._compute_stream.handle = self._compute()
+        return self._compute_stream
 
-    def stream(self, name: str) -> torch.cuda.Stream:  # noqa: ARG002 - CUDA streams have no names
-        stream = torch.cuda.Stream(self._device)
-        self._streams.append(stream)
-        return stream
+    def stream(self, name: str) -> CudaStream:  # noqa: ARG002 - CUDA streams have no names
+        self._streams.append(CudaStream(self._runtime.streamCreateWithFlags(STREAM_NON_BLOCKING)))
+        return self._streams[-1]
 
     def copy(
         self,
-        stream: torch.cuda.Stream,
+        stream: CudaStream,
         destination: SlotMemory,
         destination_slots: Sequence[int],
         source: SlotMemory,
         source_slots: Sequence[int],
         part: slice,
     ) -> None:
-        with torch.cuda.stream(stream):
-            for to, fro in zip(destination_slots, source_slots, strict=True):
-                target, origin = _tensor(destination.view(to))[part], _tensor(source.view(fro))[part]
-                # non_blocking: the host must not wait here; the mover's event says when the bytes are there
-                target.copy_(origin, non_blocking=True)
+        if stream.error is not None:  # what follows a failure is left out, up to the next event
+            return
+        try:
+            start, stop, _ = part.indices(destination.block_bytes)
+            for run in runs(destination, destination_slots, source, source_slots):
+                self._copy(
+                    destination.address + run.destination * destination.block_bytes + start,
+                    source.address + run.source * source.block_bytes + start,
+                    destination.block_bytes,
+                    stop - start,
+                    run.length,
+                    stream.handle,
+                )
+        except Exception as error:  # noqa: BLE001 - as on a device's own thread: reaches whoever queries the event
+            stream.error = error
 
-    def record(self, stream: torch.cuda.Stream) -> torch.cuda.Event:
-        event = torch.cuda.Event()
-        event.record(stream)
-        return event
+    def _copy(self, to: int, fro: int, pitch: int, width: int, height: int, stream: int) -> None:
+        """`height` rows of `width` bytes, each `pitch` behind the one before it; one run of bytes where it can be."""
+        if width == pitch or height == 1:
+            self._runtime.memcpyAsync(to, fro, width * height, MEMCPY_DEFAULT, stream)
+        else:
+            self._runtime.memcpy2DAsync(to, pitch, fro, pitch, width, height, MEMCPY_DEFAULT, stream)
 
-    def wait(self, stream: torch.cuda.Stream, event: torch.cuda.Event) -> None:
-        stream.wait_event(event)
+    def record(self, stream: CudaStream) -> CudaEvent:
+        return self._events.record(stream)
 
-    def query(self, event: torch.cuda.Event) -> bool:
-        return bool(event.query())
+    def wait(self, stream: CudaStream, event: CudaEvent) -> None:
+        self._runtime.streamWaitEvent(stream.handle, event.handle)
 
-    def host_wait(self, event: torch.cuda.Event) -> None:
-        event.synchronize()
+    def query(self, event: CudaEvent) -> bool:
+        return self._events.query(event)
 
-    def notify(self, event: torch.cuda.Event, wake: Callable[[], None]) -> None:
+    def host_wait(self, event: CudaEvent) -> None:
+        self._runtime.eventSynchronize(event.handle)
+        self._events.query(event)
+
+    def notify(self, event: CudaEvent, wake: Callable[[], None]) -> None:
         self._notices.put((event, wake))
 
     def _notify(self) -> None:
+        self._runtime.setDevice(self._ordinal)
         while (notice := self._notices.get()) is not None:
             event, wake = notice
             with contextlib.suppress(RuntimeError):  # a failed event is reported by the loop's own query
-                event.synchronize()  # releases the GIL while it waits
+                self._runtime.eventSynchronize(event.handle)  # releases the GIL while it waits
+            del notice, event  # or it would be kept until the next one comes
             wake()
 
     def close(self) -> None:
         for stream in self._streams:
-            stream.synchronize()
-        self._streams.clear()
+            self._runtime.streamSynchronize(stream.handle)
         self._notices.put(None)
         self._notifier.join()
+        while self._streams:
+            self._runtime.streamDestroy(self._streams.pop().handle)
+        self._events.close()

@@ -20,9 +20,8 @@ class FaultDevice:
     """A `Device` whose copies are slow, hang and fail on command. See `Device` for the contract.
 
     The operations that faults strike are the streams' names, "down" and "up", and "compute" for any other. Copies are
-    numbered when they are enqueued. A fault acts when the wrapped device asks for the views of slots: with `CpuDevice`
-    on the stream's thread, as the copy runs; with a device that asks while it enqueues, such as `CudaDevice`, then and
-    there, on the calling thread, so that an error comes out of `copy` itself.
+    numbered when they are enqueued. A fault acts when the wrapped device asks where slots lie: with `CpuDevice` on the
+    stream's thread, as the copy runs; with `CudaDevice`, which asks while it enqueues, on the calling thread.
 
     Every fault but Delay and Hang ends in an error: ErrorBefore before a byte was copied, ErrorAfter when all were,
     ShortData after the first half of the slots, Garbage after the destination slots were overwritten with junk. There
@@ -155,7 +154,7 @@ class _StruckCopy:
 
 
 class _Watched:
-    """Slot memory that runs something before each view, on the thread that asks."""
+    """Slot memory that runs something before it says where slots lie, on the thread that asks."""
 
     def __init__(self, memory: SlotMemory, before_view: Callable[[], None]) -> None:
         self._memory, self._before_view = memory, before_view
@@ -172,6 +171,15 @@ class _Watched:
         self._before_view()
         return self._memory.view(slot)
 
+    @property
+    def address(self) -> int:
+        self._before_view()
+        return self._memory.address
+
+    @property
+    def piece_slots(self) -> int:
+        return self._memory.piece_slots
+
 
 class _Row:
     """Slot memory of one slot, with random bytes in it, or zeros."""
@@ -180,6 +188,11 @@ class _Row:
         self.num_slots, self.block_bytes = 1, block_bytes
         content = bytes(block_bytes) if random is None else random.randbytes(block_bytes)
         self._bytes = np.frombuffer(bytearray(content), dtype=np.uint8)
+        self.piece_slots = 1
+
+    @property
+    def address(self) -> int:
+        return int(self._bytes.ctypes.data)
 
     def view(self, slot: int) -> Any:
         if slot != 0:

@@ -6,7 +6,7 @@ Two copy streams, one for each direction, beside the engine's compute stream::
     down     ------------wait E1 [ slot 5 -> host 2 ] E2
     up       ------------wait E1 [ host 9 -> slot 7, layers 0-3 ] E3 [ layers 4-7 ] E4
 
-A copy up goes in *layer groups*, byte ranges of a slot with an event each: a step begins when the first have arrived.
+A copy up goes in *layer groups*, byte ranges of a slot with an event each: a step may begin when the first have arrived.
 
 The hazards, and what prevents each:
 
@@ -21,6 +21,7 @@ docs/ordering.md says which test shows each.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,13 @@ class Ended:
 
     number: int
     error: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """The first layer group of a copy up has arrived. The others follow it, unless one fails; an `Ended` will tell."""
+
+    number: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,8 @@ class Mover:
         self._down, self._up = device.stream("down"), device.stream("up")
         self._downs: deque[_Flight] = deque()
         self._ups: deque[_Flight] = deque()
+        self._beginning: deque[_Flight] = deque()
+        """Those of the copies up, in their order, whose first of several layer groups is not known to have arrived."""
         self._computed = device.record(device.compute)
         self._closed = False
 
@@ -114,6 +124,9 @@ class Mover:
             self._device.copy(self._up, self._pool, device_slots, self._slab, host_slots, group)
             events.append(self._device.record(self._up))
         self._depart(self._ups, number, events, device_slots)
+        if len(events) > 1:
+            self._beginning.append(self._ups[-1])
+            self._device.notify(events[0], self._wake)
 
     def _depart(
         self, flights: deque[_Flight], number: int, events: list[Any], device_slots: Sequence[int]
@@ -142,9 +155,33 @@ class Mover:
         """Note that a step has been enqueued: later copies wait for it."""
         self._computed = self._device.record(self._device.compute)
 
-    def poll(self) -> list[Ended]:
-        """The transfers that have ended since the last call. Streams keep order, so a look at each front is enough."""
-        return [ended for flights in (self._ups, self._downs) for ended in self._landed(flights)]
+    def finish(self, read_slots: Iterable[int]) -> None:
+        """Block until no copy into these slots is under way; how each has ended, `poll` says."""
+        slots = frozenset(read_slots)
+        for flight in self._ups:
+            if not slots.isdisjoint(flight.device_slots):
+                with suppress(Exception):  # `poll` reports it
+                    self._device.host_wait(flight.events[-1])
+
+    def poll(self) -> list[Arriving | Ended]:
+        """What has happened to transfers since the last call; each ends once, and arrives before that.
+
+        Streams keep order, so a look at the front of each is enough.
+        """
+        ended = [ended for flights in (self._ups, self._downs) for ended in self._landed(flights)]
+        over = {each.number for each in ended}
+        return [*(Arriving(number) for number in self._begun() if number not in over), *ended]
+
+    def _begun(self) -> Iterable[int]:
+        """The copies up whose first layer group has arrived."""
+        while self._beginning:
+            try:
+                if not self._device.query(self._beginning[0].events[0]):
+                    return
+            except Exception:  # noqa: BLE001 - it has failed, which its end will tell
+                self._beginning.popleft()
+            else:
+                yield self._beginning.popleft().number
 
     def _landed(self, flights: deque[_Flight]) -> Iterable[Ended]:
         while flights:

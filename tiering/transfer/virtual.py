@@ -53,6 +53,14 @@ class VirtualMemory:
         self.num_slots, self.block_bytes, self.page_locked = num_slots, block_bytes, page_locked
         self._bytes: Bytes = np.full((num_slots, block_bytes), POISON, dtype=np.uint8)
 
+    @property
+    def address(self) -> int:
+        return int(self._bytes.ctypes.data)
+
+    @property
+    def piece_slots(self) -> int:
+        return max(1, self.num_slots)
+
     def view(self, slot: int) -> Bytes:
         if not 0 <= slot < self.num_slots:
             raise IndexError(f"slot {slot} is outside 0 .. {self.num_slots - 1}")
@@ -169,7 +177,22 @@ class VirtualDevice:
             (destination.view(to)[part], source.view(fro)[part])
             for to, fro in zip(destination_slots, source_slots, strict=True)
         ]
-        on_device = isinstance(destination, VirtualMemory) and not destination.page_locked
+        self.enqueue_copy(
+            stream,
+            pairs,
+            on_device=isinstance(destination, VirtualMemory) and not destination.page_locked,
+            fails=lambda: self._fails(destination, destination_slots),
+        )
+
+    def enqueue_copy(
+        self,
+        stream: VirtualStream,
+        pairs: list[tuple[Bytes, Bytes]],
+        *,
+        on_device: bool,
+        fails: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Copy bytes, destination and source each. `on_device`: the destinations; `fails` is asked when it begins."""
         if not on_device:
             _poison(pairs)
 
@@ -179,14 +202,14 @@ class VirtualDevice:
             torn = [
                 pair for target, origin in pairs for pair in zip(_torn(target), _torn(origin), strict=True)
             ]
-            if self._fails(destination, destination_slots):
+            if fails():
                 fails_at = self._choose(range(len(torn)))
             if on_device:
                 _poison(pairs)
                 yield
             for number, (target, origin) in enumerate(torn):
                 if number == fails_at:
-                    raise CopyFailed(f"a copy to slots {list(destination_slots)} was told to fail")
+                    raise CopyFailed("a copy was told to fail")
                 if on_device:
                     target[:] = origin
                 else:
