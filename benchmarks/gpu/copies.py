@@ -144,6 +144,8 @@ def moved_once(
     """Seconds from asking the mover for a copy of all slots until it says that they have arrived."""
     import numpy as np
 
+    from tiering.transfer.mover import Ended
+
     order = np.random.default_rng(0)
     host, device = (
         (order.permutation(num_slots) if scattered else np.arange(num_slots)).tolist() for _ in range(2)
@@ -154,7 +156,7 @@ def moved_once(
         mover.submit_promote(1, host, device)
     else:
         mover.submit_demote(1, device, host)
-    while not (ended := mover.poll()):
+    while not (ended := [news for news in mover.poll() if isinstance(news, Ended)]):
         arrived.wait()
         arrived.clear()
     seconds = time.perf_counter() - start_s

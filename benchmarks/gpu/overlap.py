@@ -37,7 +37,7 @@ def measure(shape: str, size: str, device: str, tell: Callable[[str], None]) -> 
     """The rows, as they come."""
     from benchmarks.gpu.links import link_to
     from engine.engine import Engine
-    from tiering.cli.bench_ttft import TtftBench, prompts, timed
+    from tiering.cli.bench_ttft import TtftBench, first_use, prompts, timed
     from tiering.cli.prompts import load
 
     repeats = _REPEATS[size]
@@ -62,6 +62,8 @@ def measure(shape: str, size: str, device: str, tell: Callable[[str], None]) -> 
         Engine(model, dataclasses.replace(config, layer_groups=1), announce=tell) as whole,
         Engine(model, dataclasses.replace(config, layer_groups="auto"), announce=tell) as in_groups,
     ):
+        first_use(whole, bench)
+        first_use(in_groups, bench)
         ways = {"device": (whole, "device"), "one_group": (whole, "host"), "groups": (in_groups, "host")}
         for number, num_tokens, num_repeats in bench.lengths:
             tell(f"{num_tokens} tokens")

@@ -27,6 +27,7 @@ from engine import EngineConfig, Result, SamplingParams
 from engine.engine import Engine
 from engine.model import Model
 from tiering.cli.environment import environment
+from tiering.cli.host_memory import wait_for_host_memory
 from tiering.cli.prompts import load, real_text
 
 Tokens = NDArray[np.int32]
@@ -140,6 +141,7 @@ def measure(bench: ServeBench, tell: Callable[[str], None]) -> list[dict[str, An
                 tell(f"repeat {repeat + 1} of {bench.repeats}: {name}")
                 config = bench.engine_config(model, f"{scratch}/kv" if row.tiers else None)
                 with Engine(model, config, announce=lambda _: None) as engine:
+                    wait_for_host_memory(engine)
                     row.add(*_measure(engine, bench, row.sharing, fresh))
                     engine.clear()  # the next row finds an empty disk
     return [row.as_dict() for row in rows]

@@ -29,6 +29,7 @@ from engine import EngineConfig, Result, SamplingParams
 from engine.engine import Engine
 from engine.model import Model
 from tiering.cli.environment import environment
+from tiering.cli.host_memory import wait_for_host_memory
 from tiering.cli.prompts import load, real_text
 from tiering.cli.reference import Reference
 
@@ -186,7 +187,7 @@ def _in_this_process(
     config = bench.engine_config(model, disk_path if "disk" in tiers else None)
     reference = Reference(_load(bench).hf) if bench.reference else None
     with Engine(model, config, announce=tell) as engine:
-        _first_use(engine, bench)
+        first_use(engine, bench)
         settings = _settings(engine)
         for number, num_tokens, repeats in bench.lengths:
             prefix = prefixes[number]
@@ -215,8 +216,11 @@ def _settings(engine: Engine) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
 
 
-def _first_use(engine: Engine, bench: TtftBench) -> None:
-    """Run a prompt of a suffix's length, which nobody sees again: what is loaded at first use is no row's to pay for."""
+def first_use(engine: Engine, bench: TtftBench) -> None:
+    """Wait for host memory, and run a prompt of a suffix's length, which nobody sees again: what is made ready after the
+    start, or loaded at first use, is no row's to pay for.
+    """
+    wait_for_host_memory(engine)
     prompt = _random_tokens(np.random.default_rng([bench.seed, 1]), engine.model, bench.suffix_tokens)
     _fill(engine, prompt)
 
@@ -302,7 +306,7 @@ def run_process(spec: str) -> None:
                 _fill(engine, prefix)
                 engine.flush()  # what the next prefix drives out would otherwise be dropped where writing is slow
             return
-        _first_use(engine, bench)
+        first_use(engine, bench)
         suffix = suffixes[given["repeat"]]
         for number, _, repeats in bench.lengths:
             if given["repeat"] < repeats:
