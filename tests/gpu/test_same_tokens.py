@@ -47,9 +47,9 @@ def test_whatever_the_tiers_do(device, tiering, tiny_llama_dir, tmp_path, asked)
     small = {"device_bytes": bytes_of(24), "host_bytes": bytes_of(20), "layer_groups": 3}
     faults = {"wrap_device": wrap_device, "wrap_store": wrap_store} if tiering == "faulty" else {}
     settings = {"host_bytes": 0} if tiering == "off" else {**small, **faults}
-    disk = None if tiering == "off" else tmp_path
+    path = None if tiering == "off" else tmp_path
     used = {"device": 0, "host": 0, "disk": 0}
-    with engine_on(tiny_llama_dir, disk, device=device, **IN_BITS, **settings) as engine:
+    with engine_on(tiny_llama_dir, path, device=device, **IN_BITS, **settings) as engine:
         for _ in range(3):
             for prompt, right in asked:
                 result = ask(engine, prompt, len(right))
