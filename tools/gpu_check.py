@@ -46,7 +46,7 @@ NEEDED_FOR_FIGURES = {"pynvml": "the driver's version in the report"}
 NEEDED_FOR_TESTS = {"flashinfer": "tests of FlashInfer, which skip themselves"}
 
 LIMITS_S = {"tests": 150, "copies": 60, "overlap": 60, "ttft": 150, "decode": 60}
-ONLY_S = 60
+STACKS_S = 60
 """What a test may take before the stacks of all threads are printed."""
 
 _OUTCOME = re.compile(r"^(tests/\S+::.+?) (PASSED|FAILED|ERROR|SKIPPED|XFAIL|XPASS)\b(?: \((.*)\))?")
@@ -150,7 +150,7 @@ def tests_step(options: argparse.Namespace) -> Step:
     marked = "not gpu" if options.rehearse else "gpu"
     # A warning of some driver's library is shown and fails nothing: this machine's libraries are not known here.
     switches = ["-v", "--color=no", "-p", "no:cacheprovider", "-W", "default"]
-    switches += ["-o", f"faulthandler_timeout={ONLY_S}"]
+    switches += ["-o", f"faulthandler_timeout={STACKS_S}"]
     return Step(
         name=TESTS,
         command=["-m", "pytest", "tests/gpu", "-m", marked, *switches],

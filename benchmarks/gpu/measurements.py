@@ -52,7 +52,16 @@ MEASUREMENTS = {
         names=ttft.names,
         measure=ttft.measure,
         needs_disk=ttft.needs_disk,
-        columns=("name", "ttft_s", "fastest_s", "slowest_s", "decode_tokens_per_s", "repeats", "complaint"),
+        columns=(
+            "name",
+            "ttft_s",
+            "fastest_s",
+            "slowest_s",
+            "decode_tokens_per_s",
+            "replies_as_from_disk",
+            "repeats",
+            "complaint",
+        ),
     ),
     "decode": Measurement(
         names=decode.names,

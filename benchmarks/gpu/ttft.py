@@ -49,15 +49,26 @@ def measure(
         reference=False,
         seed=0,
     )
+    from_disk = {}
     for row in measure_ttft(bench, tell):
+        if row["tier"] == "disk":
+            from_disk[row["prefix_tokens"]] = row["token_ids"]
         yield {
             "name": _name(shape, row["prefix_tokens"], row["tier"]),
             "fastest_s": min(row["ttft_s_all"]),
             "slowest_s": max(row["ttft_s_all"]),
             "repeats": len(row["ttft_s_all"]),
             "complaint": _complaint(row),
+            "replies_as_from_disk": _agrees(row, from_disk),
             **row,
         }
+
+
+def _agrees(row: dict[str, Any], from_disk: dict[int, Any]) -> bool | None:
+    """Whether a restarted engine replied as the first one did: also that weights which were drawn again are the same, whose
+    KV was found by what made them.
+    """
+    return row["token_ids"] == from_disk[row["prefix_tokens"]] if row["tier"] == "restart" else None
 
 
 def _complaint(row: dict[str, Any]) -> str | None:

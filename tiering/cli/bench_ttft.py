@@ -7,6 +7,7 @@ the prefixes of all lengths, and for each repeat a new one finds them there.
 """
 
 import dataclasses
+import gc
 import itertools
 import json
 import statistics
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -173,7 +175,14 @@ def measure(bench: TtftBench, tell: Callable[[str], None]) -> Iterator[dict[str,
     with tempfile.TemporaryDirectory(prefix="kvtide-bench-") as scratch:
         yield from _in_this_process(bench, f"{scratch}/kv", tell)
         if "restart" in bench.tiers:
+            _give_memory_back()
             yield from _after_restarts(bench, f"{scratch}/restart", tell)
+
+
+def _give_memory_back() -> None:
+    """Of a GPU: torch keeps what the model and the pool took, and other processes are to have it. Nothing on a CPU."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def _in_this_process(
