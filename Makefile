@@ -41,7 +41,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check mutate faults faults-peers crash churn soak format bench sizes gpu-check clean help
+.PHONY: setup demo test check mutate faults faults-peers crash churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -127,7 +127,10 @@ sizes: ## the longest functions, classes and files: what to look at twice
 
 # Makes no environment and fetches nothing: PYTHON is used as it is.
 gpu-check: ## what only a GPU can show; PYTHON=interpreter with torch+CUDA, MODEL=directory
-	@$(PYTHON) tools/gpu_check.py $(if $(MODEL),--model "$(MODEL)") $(GPU_CHECK_ARGS)
+	@$(PYTHON) -m tools.gpu_check $(if $(MODEL),--model "$(MODEL)") $(GPU_CHECK_ARGS)
+
+gpu-rehearsal: setup ## the same on a CPU at tiny sizes (a minute): that every line of it runs
+	@$(BIN)/python -m tools.gpu_check --rehearse $(GPU_CHECK_ARGS)
 
 clean: ## remove the environment and what tools left behind (not ~/.cache/kvtide)
 	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

@@ -37,13 +37,14 @@ def identity(
     Two models share one only if every byte of their weights is equal. Reads all weight files the first time; their
     digests are kept beside them (below cache_dir where that cannot be written; None is ~/.cache/kvtide) and are
     trusted while a file's path, size, modification time and inode stay the same. A model made in memory is digested
-    each time. In deterministic mode the namespace also holds what the bits of a result depend on. Raises ValueError
+    each time, unless it says what made it (`Model.made_by`): random weights on a GPU, whose gigabytes would have to come
+    to the host to be read. In deterministic mode the namespace also holds what the bits of a result depend on. Raises ValueError
     for a directory without weights, a file that changes while it is read, and a model that deterministic mode is not
     offered for.
     """
     source = model.source
     facts = {
-        "weights": _state_digest(model.hf) if source is None else _weights_digest(source, cache_dir),
+        "weights": _memory_digest(model) if source is None else _weights_digest(source, cache_dir),
         "tokenizer": "none" if source is None else _digest_files(source, _TOKENIZER_FILES, cache_dir),
         "config": _config_digest(model.hf.config),
         "architecture": model.architecture,
@@ -96,6 +97,12 @@ def _config_digest(config: Any) -> str:
         if not name.startswith("_") and name not in _CONFIG_NOISE
     }
     return _sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+
+
+def _memory_digest(model: Model) -> str:
+    if model.made_by is None:
+        return _state_digest(model.hf)
+    return _sha256(json.dumps(["made by", model.made_by], sort_keys=True).encode())
 
 
 def _state_digest(hf: torch.nn.Module) -> str:

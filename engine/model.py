@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 
 from kvstore.block import BlockLayout
 
@@ -43,6 +44,8 @@ class Model:
 
     name: as the user named it.   source: directory of the weights, None for weights made in memory.
     shape: what its config says of it.   windows: the sliding windows that its layers have, None for none at all.
+    made_by: facts that say which bits the weights are, for weights made in memory and not changed since of which that is
+        known; else None.
     max_len: the most tokens of prompt and reply together.   eos_ids: the tokens that end a reply, maybe none.
     tokenizer: transformers' own, or None.   hf: the transformers model.
     """
@@ -53,6 +56,7 @@ class Model:
         *,
         name: str,
         source: Path | None = None,
+        made_by: dict[str, str] | None = None,
         tokenizer: Any = None,
         max_model_len: int | None = None,
     ) -> None:
@@ -64,6 +68,7 @@ class Model:
         self.hf = hf.eval()
         self.name = name
         self.source = source
+        self.made_by = made_by
         self.tokenizer = tokenizer
         self.device = torch.device(hf.device)
         self.dtype: torch.dtype = hf.dtype
@@ -176,18 +181,41 @@ def random_model(
 ) -> Model:
     """A model with random weights and no tokenizer: for tests and measurements.
 
-    config: a transformers config; None has the demo model's shape. The same seed gives the same weights. min_len:
-    where the config's own limit in tokens is lower, it is raised to this; the config given is left as it is.
+    config: a transformers config; None has the demo model's shape. The same seed gives the same weights; on CUDA, where
+    they are drawn on the device, those of the same kind of device and torch only. min_len: where the config's own limit
+    in tokens is lower, it is raised to this; the config given is left as it is.
     """
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import LlamaConfig
 
     config = LlamaConfig(**_DEMO_SHAPE) if config is None else copy.deepcopy(config)
     config.max_position_embeddings = max(config.max_position_embeddings, min_len or 0)
-    with torch.random.fork_rng(devices=[]):
+    name = f"random-{seed}"
+    if torch.device(device).type == "cpu":
+        hf = draw(config, seed, "cpu", torch.float32).to(dtype=torch_dtype(dtype))
+        return Model(hf, name=name, max_model_len=max_model_len)
+    # Eight billion weights are minutes of drawing and 32 GB in float32 on a CPU, and seconds where they are needed.
+    hf = draw(config, seed, device, torch_dtype(dtype))
+    return Model(hf, name=name, made_by=recipe(seed, torch.device(device)), max_model_len=max_model_len)
+
+
+def draw(config: Any, seed: int, device: str, dtype: torch.dtype) -> Any:
+    """A transformers model whose weights come from the device's own generator, which is left as it was."""
+    from transformers import AutoModelForCausalLM
+
+    forked = [] if device == "cpu" else [device]
+    with torch.random.fork_rng(devices=forked), torch.device(device):
         torch.manual_seed(seed)
-        hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    hf = hf.to(device=device, dtype=torch_dtype(dtype))
-    return Model(hf, name=f"random-{seed}", max_model_len=max_model_len)
+        return AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+
+def recipe(seed: int, device: torch.device) -> dict[str, str]:
+    """What the bits of weights drawn on a GPU follow from, besides the config and the dtype."""
+    return {
+        "seed": str(seed),
+        "device": torch.cuda.get_device_name(device),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def _place(name_or_dir: str | Path, cache_dir: Path | None, progress: Tell | None) -> Path | str:

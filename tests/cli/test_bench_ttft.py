@@ -41,23 +41,27 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
     rows_file = tmp_path / "rows.json"
-    sizes = ["--prefix-tokens", "200", "--suffix-tokens", "20", "--repeats", "1", "--kv-dtype", "float32"]
+    sizes = ["--prefix-tokens", "200,80", "--suffix-tokens", "20", "--repeats", "1", "--kv-dtype", "float32"]
     done = kvtide("bench", "ttft", "--model", tiny_dir, *sizes, "--json", str(rows_file))
     assert done.returncode == 0, done.stderr
     measured = json.loads(rows_file.read_text())
-    rows = {row["tier"]: row for row in measured["rows"]}
-    assert list(rows) == ["reference_cold", "reference_hit", *TIERS]
-    assert len({tuple(row["token_ids"][0]) for row in rows.values()}) == 1
-    assert all(row["ttft_s"] > 0 and len(row["ttft_s_all"]) == 1 for row in rows.values())
-    for tier in TIERS[1:]:
-        where = "disk" if tier == "restart" else tier
-        assert rows[tier]["cached_by_tier"] == {"device": 0, "host": 0, "disk": 0, where: 192}
-        assert rows[tier]["prefilled_tokens"] == 28
-    for tier in TIERS:
-        assert rows[tier]["decode_tokens_per_s"] == pytest.approx(1 / rows[tier]["between_tokens_s"]["50"])
-    assert rows["reference_hit"]["decode_tokens_per_s"] is None
-    assert rows["cold"]["cached_tokens"] == 0
-    assert measured["config"]["prefix_tokens"] == 200
+    for prefix_tokens in (200, 80):
+        cached = prefix_tokens // 16 * 16
+        rows = {row["tier"]: row for row in measured["rows"] if row["prefix_tokens"] == prefix_tokens}
+        assert list(rows) == ["reference_cold", "reference_hit", *TIERS]
+        assert len({tuple(row["token_ids"][0]) for row in rows.values()}) == 1
+        assert all(row["ttft_s"] > 0 and len(row["ttft_s_all"]) == 1 for row in rows.values())
+        for tier in TIERS[1:]:
+            where = "disk" if tier == "restart" else tier
+            assert rows[tier]["cached_by_tier"] == {"device": 0, "host": 0, "disk": 0, where: cached}
+            assert rows[tier]["prefilled_tokens"] == prefix_tokens + 20 - cached
+        for tier in TIERS:
+            between_s = rows[tier]["between_tokens_s"]["50"]
+            assert rows[tier]["decode_tokens_per_s"] == pytest.approx(1 / between_s)
+        assert rows["reference_hit"]["decode_tokens_per_s"] is None
+        assert rows["cold"]["cached_tokens"] == 0
+    assert measured["config"]["prefix_tokens"] == [200, 80]
+    assert measured["config"]["engine"]["kv_dtype"] == "float32"
     assert measured["environment"]["versions"]["torch"]
 
 
@@ -67,6 +71,7 @@ def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
         (["bench", "ttft", "--tiers", "cold,tape"], "tape"),
         (["bench", "ttft", "--model", "/no/such/model"], "/no/such/model"),
         (["bench", "ttft", "--repeats", "0"], "repeats"),
+        (["bench", "ttft", "--prefix-tokens", "1024,0"], "1024,0"),
     ],
 )
 def test_wrong_options_get_a_sentence(arguments, complaint):

@@ -10,7 +10,7 @@ import torch
 from engine import identity as module
 from engine.config import EngineConfig
 from engine.identity import identity
-from engine.model import load_model, random_model
+from engine.model import Model, load_model, random_model, recipe
 from tests.engine.families import CASES
 
 CONFIG = EngineConfig()
@@ -60,6 +60,23 @@ def test_every_fact_counts(folder):
     (folder / "config.json").write_text(json.dumps(facts | {"rms_norm_eps": 0.001}))
     names.append(name_of(load_model(folder)))
     assert len({name.digest for name in names}) == len(names)
+
+
+def test_weights_drawn_on_a_gpu_are_known_by_what_made_them(monkeypatch):
+    """Their gigabytes are not read: seed, kind of device and versions stand for them, and each of these counts."""
+    hf = random_model(CASES["llama"].config()).hf
+    monkeypatch.setattr(module, "_state_digest", lambda _: pytest.fail("the weights were read"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
+
+    def named(seed, device):
+        return name_of(Model(hf, name="random", made_by=recipe(seed, torch.device(device))))
+
+    first = named(0, "cuda:0")
+    assert named(0, "cuda:0") == first
+    others = [named(1, "cuda:0"), named(0, "cuda:1")]
+    monkeypatch.setattr(torch, "__version__", "0.1")
+    others.append(named(0, "cuda:0"))
+    assert len({name.digest for name in [first, *others]}) == 4
 
 
 def test_settings_that_change_no_kv_do_not_count(folder):

@@ -10,7 +10,7 @@ from transformers import AutoConfig
 from engine.attention import PagedKV
 from engine.batch import build_batch
 from engine.demo_model import demo_model_dir
-from engine.model import load_model, random_model
+from engine.model import draw, load_model, random_model
 from tests.engine.families import CASES
 from tests.engine.naive import Driver, tokens
 
@@ -48,6 +48,18 @@ def test_the_same_seed_gives_the_same_weights():
     weights = [model.hf.lm_head.weight for model in (one, same, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
+
+
+def test_weights_drawn_where_they_are_needed_are_in_the_wanted_dtype():
+    """As on a GPU, tried on the CPU: the weights in bfloat16 from the start, what rotates keys still in float32."""
+    one, same, other = (draw(CASES["llama"].config(), seed, "cpu", torch.bfloat16) for seed in (1, 1, 2))
+    assert {weight.dtype for weight in one.parameters()} == {torch.bfloat16}
+    assert {buffer.dtype for buffer in one.buffers()} == {torch.float32}
+    assert torch.equal(one.lm_head.weight, same.lm_head.weight)
+    assert not torch.equal(one.lm_head.weight, other.lm_head.weight)
+    before = torch.get_rng_state()
+    draw(CASES["llama"].config(), 3, "cpu", torch.bfloat16)
+    assert torch.equal(torch.get_rng_state(), before), "who draws leaves the generator as it was"
 
 
 def test_a_random_model_can_be_longer():

@@ -20,6 +20,8 @@ app.add_typer(bench_app, name="bench")
 
 app.add_typer(disk_app, name="disk")
 
+_MODEL = '"demo", a model directory, or random weights: "random" (the demo\'s shape), "random-8b" or "random-tiny".'
+
 TIERS = ("cold", "device", "host", "disk", "restart")
 
 
@@ -51,10 +53,10 @@ def models(
 
 @bench_app.command()
 def ttft(
-    model: Annotated[
-        str, typer.Option(help='"demo", "random" (the demo\'s shape), or a model directory.')
-    ] = "demo",
-    prefix_tokens: Annotated[int, typer.Option(help="Tokens of the shared prefix.", min=1)] = 1024,
+    model: Annotated[str, typer.Option(help=_MODEL)] = "demo",
+    prefix_tokens: Annotated[
+        str, typer.Option(help="Tokens of the shared prefix; several lengths comma-separated.")
+    ] = "1024",
     suffix_tokens: Annotated[int, typer.Option(help="Tokens after it, never seen before.", min=1)] = 64,
     tiers: Annotated[str, typer.Option(help="Rows, comma-separated, of: " + ", ".join(TIERS))] = ",".join(
         TIERS
@@ -79,12 +81,13 @@ def ttft(
         raise typer.BadParameter(
             f"unknown tier {unknown[0]!r}; known are {', '.join(TIERS)}", param_hint="--tiers"
         )
+    lengths = _lengths(prefix_tokens)
     bench = TtftBench(
         model=model,
-        prefix_tokens=prefix_tokens,
+        prefix_tokens=lengths,
         suffix_tokens=suffix_tokens,
         tiers=chosen,
-        repeats=repeats,
+        repeats=(repeats,) * len(lengths),
         threads=threads,
         new_tokens=new_tokens,
         kv_dtype=kv_dtype,
@@ -98,9 +101,7 @@ def ttft(
 
 @bench_app.command()
 def serve(
-    model: Annotated[
-        str, typer.Option(help='"demo", "random" (the demo\'s shape), or a model directory.')
-    ] = "demo",
+    model: Annotated[str, typer.Option(help=_MODEL)] = "demo",
     sharing: Annotated[
         str, typer.Option(help="Rows: percent of each prompt that all share, comma-separated.")
     ] = "0,50,90",
@@ -134,6 +135,13 @@ def serve(
         seed=seed,
     )
     _plainly(lambda: run(bench, json))
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a list of numbers of tokens", param_hint="--prefix-tokens")
+    return tuple(int(part) for part in parts)
 
 
 def _percents(text: str) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from engine import EngineConfig, Result, SamplingParams
 from engine.engine import Engine
 from engine.model import Model
 from tiering.cli.environment import environment
+from tiering.cli.host_memory import wait_for_host_memory
 from tiering.cli.prompts import load, real_text
 
 Tokens = NDArray[np.int32]
@@ -117,20 +118,8 @@ def _percentile(values: Sequence[float], share: float) -> float:
 def run(bench: ServeBench, json_path: Path | None) -> None:
     """Measure, print a table, and write the rows."""
     console = Console(stderr=True)
-    model = load(bench.model, bench.device, bench.seed, bench.prompt_tokens + bench.new_tokens)
-    rows = [_Row(sharing, tiers) for tiers in (False, True) for sharing in bench.sharing]
-    fresh = np.random.default_rng(bench.seed)
-    with tempfile.TemporaryDirectory(prefix="kvtide-bench-") as scratch:
-        for repeat in range(bench.repeats):
-            for row in rows:
-                name = f"{row.sharing} % shared, {'with' if row.tiers else 'without'} tier traffic"
-                console.print(f"repeat {repeat + 1} of {bench.repeats}: {name}", style="dim")
-                config = bench.engine_config(model, f"{scratch}/kv" if row.tiers else None)
-                with Engine(model, config, announce=lambda _: None) as engine:
-                    row.add(*_measure(engine, bench, row.sharing, fresh))
-                    engine.clear()  # the next row finds an empty disk
     measured: dict[str, Any] = {
-        "rows": [row.as_dict() for row in rows],
+        "rows": measure(bench, lambda text: console.print(text, style="dim")),
         "config": dataclasses.asdict(bench),
         "environment": environment(),
     }
@@ -138,6 +127,24 @@ def run(bench: ServeBench, json_path: Path | None) -> None:
     if json_path is not None:
         json_path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         console.print(f"rows written to {json_path}")
+
+
+def measure(bench: ServeBench, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The rows; `tell` hears what is being done."""
+    model = load(bench.model, bench.device, bench.seed, bench.prompt_tokens + bench.new_tokens)
+    rows = [_Row(sharing, tiers) for tiers in (False, True) for sharing in bench.sharing]
+    fresh = np.random.default_rng(bench.seed)
+    with tempfile.TemporaryDirectory(prefix="kvtide-bench-") as scratch:
+        for repeat in range(bench.repeats):
+            for row in rows:
+                name = f"{row.sharing} % shared, {'with' if row.tiers else 'without'} tier traffic"
+                tell(f"repeat {repeat + 1} of {bench.repeats}: {name}")
+                config = bench.engine_config(model, f"{scratch}/kv" if row.tiers else None)
+                with Engine(model, config, announce=lambda _: None) as engine:
+                    wait_for_host_memory(engine)
+                    row.add(*_measure(engine, bench, row.sharing, fresh))
+                    engine.clear()  # the next row finds an empty disk
+    return [row.as_dict() for row in rows]
 
 
 def _measure(

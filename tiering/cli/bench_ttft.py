@@ -1,11 +1,13 @@
 """`kvtide bench ttft`: time to first token with the prefix in each tier.
 
 For each row all tiers are emptied, the prefix alone is run, the cache's own demotion brings it to the row's tier, and
-then the prefix with a suffix that was never seen is timed. A `restart` row is timed in a new process. Repeats are
-interleaved over the rows, so that a machine that is busy for a while does not favour one.
+then the prefix with a suffix that was never seen is timed. Repeats are interleaved over the rows of a length, so that a
+machine that is busy for a while does not favour one. The `restart` rows come last: one process fills a directory with
+the prefixes of all lengths, and for each repeat a new one finds them there.
 """
 
 import dataclasses
+import gc
 import itertools
 import json
 import statistics
@@ -13,12 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -27,6 +31,7 @@ from engine import EngineConfig, Result, SamplingParams
 from engine.engine import Engine
 from engine.model import Model
 from tiering.cli.environment import environment
+from tiering.cli.host_memory import wait_for_host_memory
 from tiering.cli.prompts import load, real_text
 from tiering.cli.reference import Reference
 
@@ -38,10 +43,11 @@ class TtftBench:
     """Everything that the command line says."""
 
     model: str
-    prefix_tokens: int
+    prefix_tokens: tuple[int, ...]
     suffix_tokens: int
     tiers: tuple[str, ...]
-    repeats: int
+    repeats: tuple[int, ...]
+    """Of each prefix."""
     threads: int | None
     new_tokens: int
     kv_dtype: str
@@ -51,11 +57,10 @@ class TtftBench:
     seed: int
 
     def engine_config(self, model: Model, disk_path: str | None) -> EngineConfig:
-        """Tiers that hold the longest prompt, and little more."""
+        """A device and host memory that hold the longest prompt, and little more, and a disk for all of them."""
         kv_dtype = "bfloat16" if self.kv_dtype == "auto" else self.kv_dtype
         block_bytes = model.layout(kv_dtype, _BLOCK_TOKENS).block_bytes
-        num_tokens = self.prefix_tokens + self.suffix_tokens + self.new_tokens
-        size = (-(-num_tokens // _BLOCK_TOKENS) + _SPARE_BLOCKS) * block_bytes
+        size = (-(-self.longest_tokens // _BLOCK_TOKENS) + _SPARE_BLOCKS) * block_bytes
         return EngineConfig(
             device=self.device,  # type: ignore[arg-type]  # checked by EngineConfig itself
             kv_dtype=self.kv_dtype,  # type: ignore[arg-type]
@@ -63,11 +68,21 @@ class TtftBench:
             device_bytes=size,
             host_bytes=size,
             disk_path=disk_path,
-            disk_bytes=4 * size,
+            disk_bytes=4 * size * len(self.prefix_tokens),
             disk_min_free_bytes=0,
             deterministic=self.deterministic,
             num_threads=self.threads,
         )
+
+    @property
+    def longest_tokens(self) -> int:
+        """Of a prompt and its reply."""
+        return max(self.prefix_tokens) + self.suffix_tokens + self.new_tokens
+
+    @property
+    def lengths(self) -> list[tuple[int, int, int]]:
+        """Each prefix by its number, with its tokens and repeats."""
+        return [(n, *one) for n, one in enumerate(zip(self.prefix_tokens, self.repeats, strict=True))]
 
 
 _BLOCK_TOKENS = 16
@@ -77,6 +92,7 @@ _SPARE_BLOCKS = 8
 @dataclass(slots=True)
 class _Row:
     tier: str
+    prefix_tokens: int
     ttft_s: list[float] = field(default_factory=list)
     last: Result | None = None
     token_ids: list[list[int]] = field(default_factory=list)
@@ -103,6 +119,7 @@ class _Row:
         usage = self.last.usage if self.last is not None else None
         return {
             "tier": self.tier,
+            "prefix_tokens": self.prefix_tokens,
             "ttft_s": statistics.median(self.ttft_s),
             "ttft_s_all": self.ttft_s,
             "cached_tokens": usage.cached_tokens if usage else None,
@@ -120,55 +137,83 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def _load(bench: TtftBench) -> Model:
-    length = bench.prefix_tokens + bench.suffix_tokens + bench.new_tokens
-    return load(bench.model, bench.device, bench.seed, length)
+    return load(bench.model, bench.device, bench.seed, bench.longest_tokens)
 
 
-def prompts(bench: TtftBench, model: Model) -> tuple[Tokens, list[Tokens]]:
-    """The prefix, real text where the model has a tokenizer, and a random suffix for each repeat."""
+def prompts(bench: TtftBench, model: Model) -> tuple[list[Tokens], list[Tokens]]:
+    """The prefixes, of which none begins with another, real text where the model has a tokenizer, and a random suffix
+    for each repeat.
+    """
     generator = np.random.default_rng(bench.seed)
+    suffixes = [_random_tokens(generator, model, bench.suffix_tokens) for _ in range(max(bench.repeats))]
+    text = real_text(model, sum(bench.prefix_tokens), generator)
+    return np.split(text, np.cumsum(bench.prefix_tokens)[:-1]), suffixes
 
-    def draw(num_tokens: int) -> Tokens:
-        return generator.integers(1, model.vocab_size, num_tokens, dtype=np.int32)
 
-    suffixes = [draw(bench.suffix_tokens) for _ in range(bench.repeats)]
-    return real_text(model, bench.prefix_tokens, generator), suffixes
+def _random_tokens(generator: np.random.Generator, model: Model, num_tokens: int) -> Tokens:
+    return generator.integers(1, model.vocab_size, num_tokens, dtype=np.int32)
 
 
 def run(bench: TtftBench, json_path: Path | None) -> None:
     """Measure, print a table, and write the rows."""
     console = Console(stderr=True)
-    rows = {tier: _Row(tier) for tier in (*_reference_tiers(bench), *bench.tiers)}
-    model = _load(bench)
-    prefix, suffixes = prompts(bench, model)
+    rows = list(measure(bench, lambda text: console.print(text, style="dim")))
+    engines = [row.pop("engine") for row in rows]
+    settings = {
+        **dataclasses.asdict(bench),
+        "engine": engines[0],
+    }  # the others' differ in where the disk tier is
+    measured = {"rows": rows, "config": settings, "environment": environment()}
+    _show(measured)
+    if json_path is not None:
+        json_path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        console.print(f"rows written to {json_path}")
+
+
+def measure(bench: TtftBench, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """The rows, each as soon as its repeats are over; `tell` hears what is being done."""
     with tempfile.TemporaryDirectory(prefix="kvtide-bench-") as scratch:
-        config = bench.engine_config(model, f"{scratch}/kv" if "disk" in bench.tiers else None)
-        reference = Reference(_load(bench).hf) if bench.reference else None
-        with Engine(model, config, announce=console.print) as engine:
+        yield from _in_this_process(bench, f"{scratch}/kv", tell)
+        if "restart" in bench.tiers:
+            _give_memory_back()
+            yield from _after_restarts(bench, f"{scratch}/restart", tell)
+
+
+def _give_memory_back() -> None:
+    """Of a GPU: torch keeps what the model and the pool took, and other processes are to have it. Nothing on a CPU."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def _in_this_process(
+    bench: TtftBench, disk_path: str, tell: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    tiers = (*_reference_tiers(bench), *(tier for tier in bench.tiers if tier != "restart"))
+    if not tiers:
+        return
+    model = _load(bench)
+    prefixes, suffixes = prompts(bench, model)
+    config = bench.engine_config(model, disk_path if "disk" in tiers else None)
+    reference = Reference(_load(bench).hf) if bench.reference else None
+    with Engine(model, config, announce=tell) as engine:
+        first_use(engine, bench)
+        settings = _settings(engine)
+        for number, num_tokens, repeats in bench.lengths:
+            prefix = prefixes[number]
+            rows = {tier: _Row(tier, num_tokens) for tier in tiers}
             prefix_cache = reference.prefill(prefix) if reference is not None else None
-            for repeat, suffix in enumerate(suffixes):
+            for repeat, suffix in enumerate(suffixes[:repeats]):
                 for tier, row in rows.items():
-                    console.print(f"repeat {repeat + 1} of {bench.repeats}: {tier}", style="dim")
+                    tell(f"{num_tokens} tokens, repeat {repeat + 1} of {repeats}: {tier}")
                     if tier == "reference_cold":
                         assert reference is not None, "the row exists only with a reference"
                         row.add(*reference.cold(np.concatenate([prefix, suffix]), bench.new_tokens))
                     elif tier == "reference_hit":
                         assert reference is not None, "the row exists only with a reference"
                         row.add(*reference.hit(prefix_cache, suffix, bench.new_tokens))
-                    elif tier == "restart":
-                        row.add(*_restarted(bench, f"{scratch}/restart-{repeat}", repeat))
                     else:
-                        row.add(*_measure(engine, tier, prefix, suffix, bench.new_tokens))
-            settings = {**dataclasses.asdict(bench), "engine": _settings(engine)}
-    measured = {
-        "rows": [row.as_dict() for row in rows.values()],
-        "config": settings,
-        "environment": environment(),
-    }
-    _show(measured)
-    if json_path is not None:
-        json_path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-        console.print(f"rows written to {json_path}")
+                        row.add(*timed(engine, tier, prefix, suffix, bench.new_tokens))
+            yield from ({**row.as_dict(), "engine": settings} for row in rows.values())
 
 
 def _reference_tiers(bench: TtftBench) -> tuple[str, ...]:
@@ -180,7 +225,16 @@ def _settings(engine: Engine) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
 
 
-def _measure(
+def first_use(engine: Engine, bench: TtftBench) -> None:
+    """Wait for host memory, and run a prompt of a suffix's length, which nobody sees again: what is made ready after the
+    start, or loaded at first use, is no row's to pay for.
+    """
+    wait_for_host_memory(engine)
+    prompt = _random_tokens(np.random.default_rng([bench.seed, 1]), engine.model, bench.suffix_tokens)
+    _fill(engine, prompt)
+
+
+def timed(
     engine: Engine, tier: str, prefix: Tokens, suffix: Tokens, new_tokens: int
 ) -> tuple[float, list[int], Result, list[float]]:
     """Empty all tiers, bring the prefix to one, and time the prefix with the suffix."""
@@ -210,40 +264,64 @@ def _time(
     return result.timings.ttft_s, result.token_ids, result, between_s
 
 
-# --- restart: a process that fills the disk, and another that finds it ------------------------------------------------
+# --- restart: a process that fills the disk, and others that find it --------------------------------------------------
 
 
-def _restarted(bench: TtftBench, disk_path: str, repeat: int) -> tuple[float, list[int], Result, list[float]]:
-    _process(bench, disk_path, repeat, "fill")
-    answer = _process(bench, disk_path, repeat, "time")
-    result = _result(answer["result"])
-    return result.timings.ttft_s, result.token_ids, result, answer["between_s"]
+def _after_restarts(
+    bench: TtftBench, disk_path: str, tell: Callable[[str], None]
+) -> Iterator[dict[str, Any]]:
+    rows = [_Row("restart", num_tokens) for num_tokens in bench.prefix_tokens]
+    tell("a process that fills the disk")
+    for _ in _process(bench, disk_path, 0, "fill"):
+        pass
+    for repeat in range(max(bench.repeats)):
+        tell(f"restart {repeat + 1} of {max(bench.repeats)}")
+        for answer in _process(bench, disk_path, repeat, "time"):
+            number, result = answer["number"], _result(answer["result"])
+            rows[number].add(result.timings.ttft_s, result.token_ids, result, answer["between_s"])
+            if len(rows[number].ttft_s) == bench.repeats[number]:
+                yield {**rows[number].as_dict(), "engine": answer["engine"]}
 
 
-def _process(bench: TtftBench, disk_path: str, repeat: int, phase: str) -> Any:
+def _process(bench: TtftBench, disk_path: str, repeat: int, phase: str) -> Iterator[Any]:
+    """What the process says, line by line."""
     spec = {"bench": dataclasses.asdict(bench), "disk_path": disk_path, "repeat": repeat, "phase": phase}
     command = [sys.executable, "-m", "tiering", "bench", "ttft-process", json.dumps(spec)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the {phase} process of a restart row failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    with ExitStack() as stack:
+        complaints = stack.enter_context(tempfile.TemporaryFile("w+"))
+        process = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True)
+        )
+        assert process.stdout is not None, "it is a pipe"
+        yield from map(json.loads, process.stdout)
+        if process.wait():
+            complaints.seek(0)
+            raise RuntimeError(f"the {phase} process of the restart rows failed:\n{complaints.read()}")
 
 
 def run_process(spec: str) -> None:
-    """One phase of a restart row: print its result as JSON."""
+    """One process of the restart rows: print what it finds, a line of JSON for each prefix."""
     given = json.loads(spec)
-    bench = TtftBench(**{**given["bench"], "tiers": tuple(given["bench"]["tiers"])})
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given["bench"].items()
+    }
+    bench = TtftBench(**options)
     model = _load(bench)
-    prefix, suffixes = prompts(bench, model)
+    prefixes, suffixes = prompts(bench, model)
     config = bench.engine_config(model, given["disk_path"])
     with Engine(model, config, announce=lambda _: None) as engine:
         if given["phase"] == "fill":
-            _fill(engine, prefix)
-            answer: dict[str, Any] = {}
-        else:
-            _, _, result, between_s = _time(engine, prefix, suffixes[given["repeat"]], bench.new_tokens)
-            answer = {"result": dataclasses.asdict(result), "between_s": between_s}
-    print(json.dumps(answer))
+            for prefix in prefixes:
+                _fill(engine, prefix)
+                engine.flush()  # what the next prefix drives out would otherwise be dropped where writing is slow
+            return
+        first_use(engine, bench)
+        suffix = suffixes[given["repeat"]]
+        for number, _, repeats in bench.lengths:
+            if given["repeat"] < repeats:
+                _, _, result, between_s = _time(engine, prefixes[number], suffix, bench.new_tokens)
+                answer = {"number": number, "result": dataclasses.asdict(result), "between_s": between_s}
+                print(json.dumps({**answer, "engine": _settings(engine)}), flush=True)
 
 
 def _result(answer: dict[str, Any]) -> Result:
@@ -259,15 +337,31 @@ def _result(answer: dict[str, Any]) -> Result:
 
 def _show(measured: dict[str, Any]) -> None:
     rows = measured["rows"]
-    by_tier = {row["tier"]: row["ttft_s"] for row in rows}
-    cold, hit = by_tier.get("cold"), by_tier.get("reference_hit")
     table = Table(title="time to first token, median")
-    for name in ("tier", "TTFT", "spread", "vs cold", "vs reference", "cached", "prefilled", "decode"):
+    for name in (
+        "prefix",
+        "tier",
+        "TTFT",
+        "spread",
+        "vs cold",
+        "vs reference",
+        "cached",
+        "prefilled",
+        "decode",
+    ):
         table.add_column(name, justify="left" if name == "tier" else "right")
+    by_tier = {(row["prefix_tokens"], row["tier"]): row["ttft_s"] for row in rows}
     for row in rows:
-        ttft_s, spread = row["ttft_s"], (min(row["ttft_s_all"]), max(row["ttft_s_all"]))
-        yardstick = by_tier.get("reference_cold") if "cold" in row["tier"] else hit
+        prefix, ttft_s, spread = (
+            row["prefix_tokens"],
+            row["ttft_s"],
+            (min(row["ttft_s_all"]), max(row["ttft_s_all"])),
+        )
+        cold = by_tier.get((prefix, "cold"))
+        reference = "reference_cold" if "cold" in row["tier"] else "reference_hit"
+        yardstick = by_tier.get((prefix, reference))
         table.add_row(
+            str(prefix),
             row["tier"],
             f"{ttft_s * 1e3:,.0f} ms",
             f"{spread[0] * 1e3:,.0f}-{spread[1] * 1e3:,.0f}",

@@ -7,6 +7,11 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+_PACKAGES = (
+    *("kvtide", "torch", "transformers", "numpy", "lmdb", "zstandard"),
+    *("cupy-cuda13x", "flashinfer-python"),
+)
+
 
 def environment() -> dict[str, Any]:
     """Hardware, versions and commit, as far as they can be found out."""
@@ -18,14 +23,27 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu_driver": _driver(),
+        "torch_cuda": torch.version.cuda,
         "torch_threads": torch.get_num_threads(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {
-            name: _version(name) for name in ("kvtide", "torch", "transformers", "numpy", "lmdb", "zstandard")
-        },
+        "versions": {name: _version(name) for name in _PACKAGES},
     }
+
+
+def _driver() -> str | None:
+    """The NVIDIA driver's version; None without a driver, or without nvidia-ml-py."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        return str(pynvml.nvmlSystemGetDriverVersion())
+    except pynvml.NVMLError:
+        return None
 
 
 def _version(name: str) -> str | None:
