@@ -22,7 +22,6 @@ CLOSING = {
     "host slab": lambda: HostSlab(5, 300),
     "host slab of large slots": lambda: HostSlab(2, 9000),
     "device pool": lambda: DevicePool(LAYOUT, 3),
-    "device pool on CUDA": lambda: DevicePool(LAYOUT, 3, "cuda"),
 }
 MEMORIES = {
     **CLOSING,
@@ -34,9 +33,7 @@ MEMORIES = {
 
 
 def over(memories):
-    marks = {"device pool on CUDA": pytest.mark.gpu}
-    params = [pytest.param(make, id=name, marks=marks.get(name, ())) for name, make in memories.items()]
-    return pytest.mark.parametrize("make", params)
+    return pytest.mark.parametrize("make", memories.values(), ids=memories)
 
 
 @pytest.mark.parametrize("law", SLOT_LAWS, ids=lambda law: law.__name__)

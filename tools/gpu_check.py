@@ -37,6 +37,8 @@ BUDGET_S = 465.0
 """Of everything together; a step gets what is left of it. With what comes before and after it is under eight minutes."""
 
 TESTS = "tests"
+ATTENTION_TESTS = "tests/gpu/test_attention.py"
+"""A step of their own: FlashInfer may compile for minutes when it is first used."""
 NEEDED = ("torch", "transformers", "numpy", "xxhash", "rich", "typer", "pytest")
 NEEDED_ON_CUDA = ("cupy",)
 NEEDED_FOR_DISK = ("lmdb", "zstandard")
@@ -45,7 +47,7 @@ DISK_TESTS = ("tests/gpu/test_same_tokens.py", "tests/gpu/test_stress.py")
 NEEDED_FOR_FIGURES = {"pynvml": "the driver's version in the report"}
 NEEDED_FOR_TESTS = {"flashinfer": "tests of FlashInfer, which skip themselves"}
 
-LIMITS_S = {"tests": 150, "copies": 60, "overlap": 60, "ttft": 150, "decode": 60}
+LIMITS_S = {"tests": 150, "attention": 60, "copies": 60, "overlap": 60, "ttft": 150, "decode": 60}
 STACKS_S = 60
 """What a test may take before the stacks of all threads are printed."""
 
@@ -133,7 +135,7 @@ def gpu_tests() -> list[str]:
 
 def plan(options: argparse.Namespace) -> list[Step]:
     """Return all steps, what matters most first and the largest shape last."""
-    steps = [tests_step(options)] if TESTS in options.only else []
+    steps = tests_steps(options) if TESTS in options.only else []
     shapes = list(SHAPES[options.size])
     if options.model:
         shapes.insert(1, options.model)
@@ -145,18 +147,32 @@ def plan(options: argparse.Namespace) -> list[Step]:
     return steps
 
 
-def tests_step(options: argparse.Namespace) -> Step:
-    """Return the step that runs tests/gpu: those for CUDA, or in a rehearsal the same on the CPU."""
+def tests_steps(options: argparse.Namespace) -> list[Step]:
+    """Return the steps that run tests/gpu: those for CUDA, or in a rehearsal the same on the CPU."""
     marked = "not gpu" if options.rehearse else "gpu"
     # A warning of some driver's library is shown and fails nothing: this machine's libraries are not known here.
     switches = ["-v", "--color=no", "-p", "no:cacheprovider", "-W", "default"]
     switches += ["-o", f"faulthandler_timeout={STACKS_S}"]
-    return Step(
-        name=TESTS,
-        command=["-m", "pytest", "tests/gpu", "-m", marked, *switches],
-        limit_s=LIMITS_S[TESTS],
-        checks=gpu_tests(),
-    )
+    found = gpu_tests()
+    of_attention = [name for name in found if name.startswith(ATTENTION_TESTS)]
+    steps = [
+        Step(
+            name=TESTS,
+            command=["-m", "pytest", "tests/gpu", f"--ignore={ATTENTION_TESTS}", "-m", marked, *switches],
+            limit_s=LIMITS_S[TESTS],
+            checks=[name for name in found if name not in of_attention],
+        )
+    ]
+    if options.device == "cuda":  # none of them runs on a CPU
+        steps.append(
+            Step(
+                name="tests of attention",
+                command=["-m", "pytest", ATTENTION_TESTS, "-m", marked, *switches],
+                limit_s=LIMITS_S["attention"],
+                checks=of_attention,
+            )
+        )
+    return steps
 
 
 def measuring_step(options: argparse.Namespace, name: str, shape: str) -> Step:

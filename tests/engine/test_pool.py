@@ -59,12 +59,3 @@ def test_closing_twice_is_safe_and_a_view_outlives_it():
     assert np.all(view == 7)
     with pytest.raises(AssertionError, match="closed"):
         pool.view(0)
-
-
-@pytest.mark.gpu
-def test_a_pool_on_cuda_has_the_same_faces():
-    pool = DevicePool(LAYOUT, 2, "cuda")
-    pool.check()
-    pool.layer_view(1)[0] = 5
-    assert pool.view(0).is_cuda
-    assert pool.view(0).view(torch.bfloat16).view(LAYOUT.shape)[1].eq(5).all()
