@@ -16,7 +16,7 @@ import numpy as np
 
 from kvstore.block import BlockKey
 from kvstore.reasons import MissReason
-from kvstore.store import BlockMeta
+from kvstore.store import BlockMeta, ReadOutcome
 from tiering.eviction import Eviction, Room
 from tiering.expiry import ROUNDS, Expiry
 from tiering.holdings import DISK, HOST, PRESENT, Holdings
@@ -158,6 +158,8 @@ class Index:
             host_loads=config.loads,
         )
         self._now_s = 0.0
+        self._outdated_reads: set[int] = set()
+        """Reads in flight that may be of files which are gone."""
         self._reads_rest = Rest(config.disk_failures, config.disk_rest_s)
         self._writes_rest = Rest(config.disk_failures, config.disk_rest_s)
 
@@ -265,6 +267,7 @@ class Index:
             case SwapIn(), Copied():
                 self._swaps.swapped_in(move, answer.error)
             case Read(), HasRead():
+                answer = self._of_the_disk_as_it_is(answer, len(move.ids))
                 self._reads_rest.note(answer.error, self._now_s)
                 self._holes.prune(self._loads.was_read(move, answer))
             case Write(), Written():
@@ -274,6 +277,14 @@ class Index:
                 self._uses.was_written(self._now_s)
             case _:
                 raise AssertionError(f"{type(answer).__name__} does not answer {type(move).__name__}")
+
+    def _of_the_disk_as_it_is(self, answer: HasRead, num_blocks: int) -> HasRead:
+        """A read that failed, but was asked for before the disk was emptied, has found nothing."""
+        if answer.number in self._outdated_reads:
+            self._outdated_reads.remove(answer.number)
+            if answer.error is not None:
+                return HasRead(answer.number, (ReadOutcome(MissReason.ABSENT),) * num_blocks)
+        return answer
 
     def arriving(self, number: int) -> None:
         """The first layers of what a Promote or SwapIn brings are there; its answer is still to come."""
@@ -346,9 +357,11 @@ class Index:
     def disk_was_emptied(self) -> None:
         """The store has lost its records: none that was there is counted on, and what nobody else holds is a hole.
 
-        What is being read or written is not touched: how that ends, its answer tells. What may have been written to
-        the empty store already is deleted with the rest.
+        What is being read or written is not touched: how that ends, its answer tells; but a read that fails may have
+        been of the old files, and nothing is there. What may have been written to the empty store already is deleted
+        with the rest.
         """
+        self._outdated_reads.update(self._outbox.numbers(Read))
         self._reads_rest.end()
         self._writes_rest.end()
         self._loads.give_up(MissReason.ABSENT)

@@ -60,6 +60,10 @@ class Outbox:
         """A move that is not over."""
         return self._in_flight[number].move
 
+    def numbers(self, kind: type) -> list[int]:
+        """The moves of this kind that are not over."""
+        return [number for number, flight in self._in_flight.items() if type(flight.move) is kind]
+
     def blocks_in_flight(self, kind: type) -> int:
         """Blocks of all moves of this kind that are neither over nor overdue."""
         return self._blocks[kind]

@@ -56,6 +56,31 @@ def test_a_lost_record_costs_one_block_and_the_hole_heals(reason):
     assert tiers.index.stats()["failed_loads"] == {reason.value: 1}
 
 
+@pytest.mark.parametrize("died", [True, False])
+def test_reads_that_were_begun_before_the_disk_was_emptied_say_nothing_of_it_as_it_is(died):
+    """They fail all together, as they were asked of files that are gone: no reason to leave the new ones alone."""
+    tiers = model(device=8, host=4, disk=8, read_batch_blocks=1, disk_failures=2)
+    on_disk(tiers, 1, 2, 3)
+    request = tiers.admit(prompt(1, 2, 3))
+    tiers.plan()
+    reads = [move.number for move in tiers.moves(Read)]
+    assert len(reads) == 3
+    tiers.index.disk_was_emptied()
+    tiers.disk.clear()
+    for number in reads:
+        tiers.complete(number, error=DIED if died else None)
+    assert request.lease.num_lost == 3
+    assert tiers.index.stats()["failed_loads"] == {"absent": 3}
+    assert stats(tiers, "disk")["ready"]
+    assert stats(tiers, "disk")["blocks"] == 0
+    tiers.prefill(request)
+    tiers.release(request)
+    tiers.index.sweep(Tier.DISK, then_free=True)
+    tiers.settle()
+    assert len(tiers.disk) == 3, "they are written again"
+    assert lookup(tiers, 1, 2, 3) == {"disk": 3}
+
+
 def test_a_failed_read_is_computed_and_the_records_stay():
     tiers = model(device=8, host=4, disk=8)
     on_disk(tiers, 1, 2)
