@@ -61,7 +61,7 @@ class EngineConfig:
     ttl_s: blocks that nobody has used for so many seconds are forgotten in every tier, at the start also other models'
         in disk_path; it goes on over restarts (docs/durability.md). None: they go only for want of room.
     layer_groups: groups of layers in which blocks come back from host memory: computing a prompt may begin when the
-        first is there. "auto" is 1 on the CPU, where it gains nothing, and up to 4 on CUDA.
+        first is there, where nothing else can be computed. "auto" is 1 on the CPU, where it gains nothing, up to 4 on CUDA.
     max_model_len: tokens of prompt and reply together; None is the model's own limit.
     max_num_seqs: requests computed at the same time.
     max_batch_tokens: tokens of one forward, and so the size of a prefill chunk. With 1024 a cold prompt of 4160 tokens

@@ -6,7 +6,8 @@ import queue
 import threading
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +26,8 @@ from .results import FinishReason
 from .sampling import ROWS_AT_ONCE, Choice, choose
 from .scheduler import Scheduler
 from .sequence import Sequence
+
+_Computed = TypeVar("_Computed")
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +101,8 @@ class EngineLoop:
 
     def _run(self) -> None:
         try:
+            if self._pool.device.type == "cuda":
+                torch.cuda.set_device(self._pool.device)  # a thread begins with the first one
             idle = True
             while not self._stopping:
                 idle = not self._turn(block=idle)
@@ -218,16 +223,11 @@ class EngineLoop:
             for row, sequence in enumerate(wanting)
             for reply in ([sequence] if sequence.reply else sequence.request.sequences)
         ]
-        try:
-            with memory_for("a step", self._memory_advice):
-                logits = self._forward(chunks)
-                if any(sequence.loading for sequence, _ in step):
-                    step, replies = self._arrived(step, replies)
-                choices = self._choices(logits, replies)
-        except Exception as error:  # noqa: BLE001 - the model's errors have no common type; its requests report them
-            _log.exception("a step failed")
-            for sequence, _ in step:
-                self._end(sequence, "error", told(error))
+        logits = self._or_end(step, lambda: self._forward(chunks))
+        if logits is None or not self._counts_after_all(step):
+            return
+        choices = self._or_end(step, lambda: self._choices(logits, replies))
+        if choices is None:
             return
         self._counts["steps"] += 1
         for sequence, chunk in step:
@@ -236,25 +236,29 @@ class EngineLoop:
         for (row, reply), choice in reversed(list(zip(replies, choices, strict=True))):
             self._accept(reply, choice, parent=wanting[row])
 
-    def _arrived(
-        self, step: list[tuple[Sequence, Chunk]], replies: list[tuple[int, Sequence]]
-    ) -> tuple[list[tuple[Sequence, Chunk]], list[tuple[int, Sequence]]]:
-        """Of a step that began before all that it reads was there, what counts after all."""
-        read, _ = self._slots_of([chunk for _, chunk in step])
+    def _or_end(
+        self, step: list[tuple[Sequence, Chunk]], compute: Callable[[], _Computed]
+    ) -> _Computed | None:
+        """What the model computes. None where it fails: the step's requests have ended with the error."""
+        try:
+            with memory_for("a step", self._memory_advice):
+                return compute()
+        except Exception as error:  # noqa: BLE001 - the model's errors have no common type; its requests report them
+            _log.exception("a step failed")
+            for sequence, _ in step:
+                self._end(sequence, "error", told(error))
+            return None
+
+    def _counts_after_all(self, step: list[tuple[Sequence, Chunk]]) -> bool:
+        """Whether the step had all that it reads, or if it began early has it by now."""
+        sequence, chunk = step[0]
+        if not sequence.loading:
+            return True
+        read, _ = self._slots_of([chunk])
         self._cache.finish(read)  # the step itself waits for the same copies
-        void = [sequence for sequence, _ in step if not sequence.arrived]
-        for sequence in void:
-            sequence.forget_prefill()
-        self._counts["early_prefills"] += len(step) - len(void)
-        self._counts["void_prefills"] += len(void)
-        return (
-            [(sequence, chunk) for sequence, chunk in step if sequence not in void],
-            [
-                (row, reply)
-                for row, reply in replies
-                if all(reply.request is not each.request for each in void)
-            ],
-        )
+        counts = sequence.arrived()
+        self._counts["early_prefills" if counts else "void_prefills"] += 1
+        return counts
 
     def _forward(self, chunks: list[Chunk]) -> torch.Tensor:
         batch = self._model.batch(

@@ -29,11 +29,11 @@ class DevicePool(Closing):
         self.layout = layout
         self.num_slots = num_slots
         self.block_bytes = layout.block_bytes
-        self.device = torch.device(device)
         self._closed = False
         shape = (num_slots + 1, *layout.shape)
         # zeros() may hand out untouched pages; fill_ writes every one of them.
-        self._blocks = torch.empty(shape, dtype=torch_dtype(layout.dtype), device=self.device).fill_(0)
+        self._blocks = torch.empty(shape, dtype=torch_dtype(layout.dtype), device=device).fill_(0)
+        self.device = self._blocks.device  # with its number
         flat = self._blocks.view(num_slots + 1, -1).view(torch.uint8)
         # numpy on the CPU: its copies release the GIL and need no torch on the copying side.
         self._bytes: Any = flat.numpy() if self.device.type == "cpu" else flat

@@ -59,8 +59,8 @@ class Scheduler:
     def next_step(self) -> list[tuple[Sequence, Chunk]]:
         """What to compute next; empty if all that runs is waiting for blocks to arrive, or for room.
 
-        Where nothing else can be computed it begins early, with prompts of which no more than the first layers may have
-        arrived: these are still `loading`.
+        Where nothing else can be computed it begins early, with one prompt of which no more than the first layers may have
+        arrived: it is still `loading`.
         """
         return self._ready_step() or self._early_step()
 
@@ -85,23 +85,23 @@ class Scheduler:
         return step
 
     def _early_step(self) -> list[tuple[Sequence, Chunk]]:
-        """Prompts that one chunk completes: whether that was worth anything is known when their logits are."""
-        left = self._max_batch_tokens
-        step: list[tuple[Sequence, Chunk]] = []
-        for sequence in self._requests.running:
-            if sequence.arriving and (chunk := self._early(sequence, left)) is not None:
-                step.append((sequence, chunk))
-                left -= len(chunk.tokens)
-        return step
+        """A prompt that one chunk completes: whether that was worth anything is known when its logits are.
 
-    def _early(self, sequence: Sequence, left: int) -> Chunk | None:
-        """All that is left of a prompt, if that is one chunk, fits and has its slots."""
+        One, as copies come one behind the other: what one prompt waits for has come when the next one's begins.
+        """
+        for sequence in self._requests.running:
+            if sequence.arriving and (chunk := self._early(sequence)) is not None:
+                return [(sequence, chunk)]
+        return []
+
+    def _early(self, sequence: Sequence) -> Chunk | None:
+        """All that is left of a prompt, if that is one chunk and has its slots."""
         assert sequence.lease is not None, "what arrives has a lease"
-        sequence.begin_prefill()
+        sequence.begin_early()
         if sequence.gaps is not None and len(sequence.gaps) == 1:
-            start, end = sequence.gaps[0]
+            _, end = sequence.gaps[0]
             has_slots = self._blocks(end) <= len(sequence.lease.slots)
-            if has_slots and end - start <= left and end == sequence.next_end(left, self._multiple):
+            if has_slots and end == sequence.next_end(self._max_batch_tokens, self._multiple):
                 chunk = sequence.prefill_chunk(end)
                 if chunk.wants_logits:
                     return chunk

@@ -31,7 +31,7 @@ class Sequence:
         tokens       prompt                  reply
                      |---------------------|--------|
         context      what is prefilled after an admission; at first the prompt
-        gaps         [start, end) of it that are still to be computed; None until the loads are over
+        gaps         [start, end) of it that are still to be computed; None until the loads are over, or it begins early
         num_computed tokens whose KV is there once there are no gaps; what follows is fed one at a time
     """
 
@@ -58,8 +58,10 @@ class Sequence:
     # of this admission
     gaps: list[tuple[int, int]] | None = None
     num_computed: int = 0
+    early_s: float | None = None
+    """When the prefill began, if that was before all blocks had arrived ..."""
     lost_before: int = 0
-    """Blocks that were lost when the prefill began, `early` or not."""
+    """... and how many had been lost by then."""
     # beyond it
     kept_tokens: int = 0
     """Tokens whose KV was there when the stash was made."""
@@ -173,18 +175,37 @@ class Sequence:
         """Admitted, and of all blocks that are still on their way the first layers are there."""
         return self.lease is not None and self.lease.is_arriving
 
-    @property
+    def begin_early(self) -> None:
+        """All blocks are `arriving`: find out what is left to compute if they arrive."""
+        assert self.lease is not None, "only an admitted sequence can be prefilled"
+        self.early_s, self.lost_before = time.monotonic(), self.lease.num_lost
+        self._find_gaps()
+
+    def forget_prefill(self) -> None:
+        """It was begun early, and does not count: when the loads are over it begins anew."""
+        self.gaps = self.early_s = None
+
     def arrived(self) -> bool:
-        """Whether all that was on its way when the prefill began has arrived."""
-        assert self.lease is not None, "only what is admitted loads"
-        return self.lease.num_loading == 0 and self.lease.num_lost == self.lost_before
+        """Whether what was computed early counts: all that was on its way then has arrived. If not, it is forgotten."""
+        assert self.lease is not None and self.early_s is not None, "nothing was begun early"
+        if self.lease.num_loading or self.lease.num_lost != self.lost_before:
+            self.forget_prefill()
+            return False
+        self._loaded(self.early_s)
+        self.early_s = None
+        return True
 
     def begin_prefill(self) -> None:
-        """The last load is over, or all are `arriving`: find out what is left to compute."""
+        """The last load is over: find out what is left to compute."""
+        if self.gaps is None:
+            self._find_gaps()
+            self._loaded(time.monotonic())
+
+    def _loaded(self, when_s: float) -> None:
+        self.request.marks.loaded_s = self.request.marks.loaded_s or when_s
+
+    def _find_gaps(self) -> None:
         assert self.lease is not None, "only an admitted sequence can be prefilled"
-        if self.gaps is not None:
-            return
-        self.lost_before = self.lease.num_lost
         if self._is_back:
             context = self.kept_tokens
         else:
@@ -195,12 +216,6 @@ class Sequence:
             (start * self.block_tokens, min(end * self.block_tokens, context)) for start, end in runs
         ]
         self.num_computed = context
-        marks = self.request.marks
-        marks.loaded_s = marks.loaded_s or time.monotonic()
-
-    def forget_prefill(self) -> None:
-        """It was begun early and is worth nothing: when the loads are over it begins anew."""
-        self.gaps = None
 
     def next_end(self, max_tokens: int, multiple: int | None) -> int:
         """Where the next part of the context to compute ends, if it may have `max_tokens`; or at a multiple."""

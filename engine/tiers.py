@@ -120,6 +120,9 @@ def open_tiers(
             layer_groups=groups.parts,
         )
         until_owned.pop_all()
+    stack.callback(
+        cache.abandon
+    )  # where the start fails after all; it does nothing where the cache was closed
     opening.start(cache.host_grows)
     return Tiers(
         model=model,

@@ -50,7 +50,7 @@ class TieredCache(Closing):
     """A prefix cache over device, host and disk. One thread calls it, except `close` after that thread has ended.
 
     Nothing here decides where a block goes (the core does) or in which order copies run (the mover does). Calls do
-    not block, save `before_compute` on a CPU, `settle`, `clear` and `close`. `wake` is called from other threads
+    not block, save `before_compute` where the device blocks, `finish`, `settle`, `clear`, `erase` and `close`. `wake` is called from other threads
     when `pump` has news; it must only post.
     """
 
@@ -427,10 +427,12 @@ class TieredCache(Closing):
         return bool(self._joined)
 
     def _end(self) -> None:
-        self._mover.close()
-        self._joined = self._readers.close(self._join_s) & self._writer.close(self._join_s)
-        if self._store is not None and self._joined:
-            self._store.close()
+        try:
+            self._mover.close()
+        finally:  # whatever a device says that is broken
+            self._joined = self._readers.close(self._join_s) & self._writer.close(self._join_s)
+            if self._store is not None and self._joined:
+                self._store.close()
 
 
 def _drained(items: "queue.SimpleQueue[_Item]") -> list[_Item]:

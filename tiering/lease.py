@@ -22,6 +22,7 @@ class Lease:
         slots        7   3   9   4   8                the block table: a device slot for each position, as far as it got
         found_in     D   D   K   K   -   -   -   -    the tier that had the block at admission
         ready        x   x   .   .   .   .   .   .    its bytes are on the device
+        arriving     .   .   .   x   .   .   .   .    of its bytes no more than the first layers are
         filling      .   .   .   .   x   x   .   .    this request computes the block for all
 
     The path holds no block that another request is bringing to the device. Slots behind it are private.

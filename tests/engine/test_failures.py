@@ -46,6 +46,17 @@ def test_layers_that_a_failed_step_has_enqueued_are_waited_for(tiny_llama_dir, m
         assert len(ended) == 1
 
 
+def test_a_start_that_fails_late_leaves_nothing_behind(tiny_llama_dir, tmp_path, monkeypatch):
+    before = {thread.name for thread in threading.enumerate()}
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.engine.figures_of", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            open_engine(tiny_llama_dir, tmp_path)
+    assert {thread.name for thread in threading.enumerate()} == before
+    with engine_on(tiny_llama_dir, tmp_path) as engine:
+        assert engine.stats()["disk_off"] is None
+
+
 class BrokenTokenizer:
     def decode(self, ids: list[int], **_settings: object) -> str:
         raise TypeError(f"what is {ids[0]}?")

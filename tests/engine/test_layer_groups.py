@@ -1,5 +1,7 @@
 """Promotions that come in groups of layers, and prompts that are computed before the last group has arrived."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,7 +10,7 @@ from engine import SamplingParams
 from engine.layer_groups import layer_groups
 from kvstore.block import BlockLayout
 from kvstore.layers import Gate
-from tests.engine.engines import BLOCK, GREEDY, engine_on, tokens
+from tests.engine.engines import BLOCK, GREEDY, engine_on, open_engine, tokens
 from tiering.transfer.cpu import CpuDevice
 
 PROMPT = tokens(0, 330)
@@ -132,7 +134,36 @@ def test_nobody_waits_for_somebody_elses_layers(tiny_llama_dir, reference):
         assert engine.stats()["engine"]["early_prefills"] == 1
 
 
-def test_several_that_arrive_are_computed_together(tiny_llama_dir, reference):
+def test_a_load_lasts_until_all_has_arrived_where_nothing_was_computed_before(tiny_llama_dir):
+    """What is left of the prompt takes more than one step, so that it does not begin early."""
+    gate = Gate()
+    with engine_on(tiny_llama_dir, **with_late_layers(gate)) as engine:
+        engine.warm(PROMPT)
+        engine.demote("host")
+        handle = engine.submit(PROMPT + tokens(1, 300), GREEDY)
+        assert gate.wait_until_reached(60)
+        engine.lookup(PROMPT)  # answered between two turns: the loop has looked at what is arriving
+        opened_s = time.monotonic()
+        gate.open()
+        handle.result(60)
+        assert handle._request.marks.loaded_s >= opened_s
+        assert engine.stats()["engine"]["early_prefills"] == 0
+
+
+def test_books_that_do_not_agree_are_nobodys_error_but_the_engines(tiny_llama_dir, monkeypatch):
+    def finish(_):
+        raise AssertionError("a slot has two owners")
+
+    engine = open_engine(tiny_llama_dir, **with_late_layers(Gate()))
+    engine.warm(PROMPT)
+    engine.demote("host")
+    monkeypatch.setattr(engine._cache, "finish", finish)
+    assert engine.submit(PROMPT, GREEDY).result(60).finish_reason == "error"
+    assert "two owners" in engine._loop.failure
+    engine.close()
+
+
+def test_prompts_that_arrive_together_are_computed_one_after_the_other(tiny_llama_dir, reference):
     prompts = [tokens(seed, 100) for seed in range(3)]
     with engine_on(tiny_llama_dir, **with_late_layers(Gate())) as engine:
         for prompt in prompts:

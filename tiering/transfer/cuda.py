@@ -31,12 +31,42 @@ class CudaStream:
         self.error: Exception | None = None
 
 
+class Notifier:
+    """A thread that waits for events of one stream, in their order: those of another may complete long before."""
+
+    def __init__(self, runtime: CudaRuntime, ordinal: int, name: str) -> None:
+        self._runtime, self._ordinal = runtime, ordinal
+        self._notices: queue.SimpleQueue[tuple[CudaEvent, Callable[[], None]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"kvtide-{name}", daemon=True)
+        self._thread.start()
+
+    def put(self, event: "CudaEvent", wake: Callable[[], None]) -> None:
+        """See Device.notify."""
+        self._notices.put((event, wake))
+
+    def _run(self) -> None:
+        self._runtime.setDevice(self._ordinal)
+        while (notice := self._notices.get()) is not None:
+            event, wake = notice
+            with contextlib.suppress(RuntimeError):  # a failed event is reported by the loop's own query
+                self._runtime.eventSynchronize(event.handle)  # releases the GIL while it waits
+            del notice, event  # or it would be kept until the next one comes
+            wake()
+
+    def close(self) -> None:
+        """Tell of what was put, then end."""
+        self._notices.put(None)
+        self._thread.join()
+
+
 class CudaEvent:
     """A cudaEvent_t, which goes back to those that may be recorded again when nobody has it any more."""
 
-    def __init__(self, handle: int, error: Exception | None, spare: list[int]) -> None:
-        self.handle, self.error = handle, error
+    def __init__(self, handle: int, stream: CudaStream, spare: list[int]) -> None:
+        """`stream`: on which it is about to be recorded; what has failed there goes with it."""
+        self.handle, self.stream, self.error = handle, stream, stream.error
         self._spare = spare
+        stream.error = None
 
     def __del__(self) -> None:
         # streams that wait for it do so for what was recorded when they were told to
@@ -57,8 +87,7 @@ class Events:
         if not self._spare:
             self._all.append(self._runtime.eventCreateWithFlags(EVENT_BLOCKING_SYNC | EVENT_DISABLE_TIMING))
             self._spare.append(self._all[-1])
-        event = CudaEvent(self._spare.pop(), stream.error, self._spare)
-        stream.error = None
+        event = CudaEvent(self._spare.pop(), stream, self._spare)
         self._runtime.eventRecord(event.handle, stream.handle)
         return event
 
@@ -95,18 +124,18 @@ class CudaDevice:
         self._events = Events(runtime)
         self._streams: list[CudaStream] = []
         self._compute, self._compute_stream = compute, CudaStream(0)
-        self._notices: queue.SimpleQueue[tuple[CudaEvent, Callable[[], None]] | None] = queue.SimpleQueue()
-        self._notifier = threading.Thread(target=self._notify, name="kvtide-notifier", daemon=True)
-        self._notifier.start()
+        self._notifiers = {self._compute_stream: Notifier(runtime, self._ordinal, "compute")}
 
     @property
     def compute(self) -> CudaStream:
         self._compute_stream.handle = self._compute()
         return self._compute_stream
 
-    def stream(self, name: str) -> CudaStream:  # noqa: ARG002 - CUDA streams have no names
-        self._streams.append(CudaStream(self._runtime.streamCreateWithFlags(STREAM_NON_BLOCKING)))
-        return self._streams[-1]
+    def stream(self, name: str) -> CudaStream:
+        stream = CudaStream(self._runtime.streamCreateWithFlags(STREAM_NON_BLOCKING))
+        self._streams.append(stream)
+        self._notifiers[stream] = Notifier(self._runtime, self._ordinal, name)
+        return stream
 
     def copy(
         self,
@@ -154,22 +183,16 @@ class CudaDevice:
         self._events.query(event)
 
     def notify(self, event: CudaEvent, wake: Callable[[], None]) -> None:
-        self._notices.put((event, wake))
-
-    def _notify(self) -> None:
-        self._runtime.setDevice(self._ordinal)
-        while (notice := self._notices.get()) is not None:
-            event, wake = notice
-            with contextlib.suppress(RuntimeError):  # a failed event is reported by the loop's own query
-                self._runtime.eventSynchronize(event.handle)  # releases the GIL while it waits
-            del notice, event  # or it would be kept until the next one comes
-            wake()
+        self._notifiers[event.stream].put(event, wake)
 
     def close(self) -> None:
-        for stream in self._streams:
-            self._runtime.streamSynchronize(stream.handle)
-        self._notices.put(None)
-        self._notifier.join()
-        while self._streams:
-            self._runtime.streamDestroy(self._streams.pop().handle)
-        self._events.close()
+        streams, self._streams = self._streams, []
+        notifiers, self._notifiers = self._notifiers, {}
+        with contextlib.ExitStack() as stack:  # the last first; and whatever CUDA says, threads end
+            stack.callback(self._events.close)
+            for stream in streams:
+                stack.callback(self._runtime.streamDestroy, stream.handle)
+            for notifier in notifiers.values():
+                stack.callback(notifier.close)
+            for stream in streams:
+                stack.callback(self._runtime.streamSynchronize, stream.handle)

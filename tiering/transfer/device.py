@@ -17,7 +17,8 @@ class Stream(Protocol):
 class Device(Protocol):
     """Streams, copies and events of one device.
 
-    Every call returns at once save `host_wait`, and `wait` on a device whose compute stream is the calling thread.
+    Every call returns at once save `host_wait`, `close`, and `wait` on the compute stream of a device that cannot make it
+    wait for its copies: there the caller does.
     All calls come from one thread, the one that owns the mover. `close` is idempotent.
     """
 

@@ -63,8 +63,8 @@ def _are_one_slot(groups: Sequence[slice], num_bytes: int) -> bool:
 class Mover:
     """Copies whole blocks between the device pool and the host slab, in an order that is safe beside compute.
 
-    One thread calls it. No call blocks on a device with a real compute stream; where compute is the calling thread,
-    `before_compute` blocks until what the step needs has arrived.
+    One thread calls it. `finish` and `close` block, and nothing else does on a device that makes a compute stream wait;
+    on others `before_compute` blocks until what the step needs has arrived.
 
     A step is everything between its first `before_compute` and its `after_compute`; no copy may be submitted
     meanwhile. With several layer groups, each is announced before its layers are enqueued::

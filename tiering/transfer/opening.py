@@ -51,8 +51,13 @@ class HostOpening(Closing):
         self._thread.start()
 
     def _run(self, ready: Callable[[int], None]) -> None:
-        while not self._stopping.is_set() and self._num_done < self._slab.num_pieces and self._make_ready():
-            ready(self.num_slots)
+        try:
+            while (
+                not self._stopping.is_set() and self._num_done < self._slab.num_pieces and self._make_ready()
+            ):
+                ready(self.num_slots)
+        except Exception:  # noqa: BLE001 - the thread's top: the cache goes on with what it was told of
+            _log.exception("host memory stays at %d of %d blocks", self.num_slots, self.all_slots)
 
     def _make_ready(self) -> bool:
         """The next piece. False if it cannot be locked although those before it are: then they are all that there is."""

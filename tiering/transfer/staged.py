@@ -6,7 +6,7 @@ and the same in every other respect. Some sandboxes and virtual machines need it
 
 import ctypes
 from collections.abc import Callable, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,9 +43,9 @@ class Ring:
         """Copy bytes, from host or device memory to either. They have arrived when `drain` returns."""
         for begin in range(0, num_bytes, self._num_bytes):
             size = min(self._num_bytes, num_bytes - begin)
-            buffer = self._buffers.pop(0)
+            buffer = self._buffers[0]
+            self._buffers = [*self._buffers[1:], buffer]
             self._finish(buffer)
-            self._buffers.append(buffer)
             if from_host:
                 ctypes.memmove(buffer.address, fro + begin, size)  # releases the GIL
             else:
@@ -61,16 +61,20 @@ class Ring:
 
     def _finish(self, buffer: _Buffer) -> None:
         """The buffer is free: its bytes are where they belong."""
-        if buffer.copied is not None:
-            self._runtime.eventSynchronize(buffer.copied.handle)
-            if buffer.then_to is not None:
-                ctypes.memmove(buffer.then_to, buffer.address, buffer.num_bytes)
-        buffer.copied = buffer.then_to = None
+        copied, then_to = buffer.copied, buffer.then_to
+        buffer.copied = buffer.then_to = (
+            None  # also after an error: where it belonged may be somebody else's next time
+        )
+        if copied is not None:
+            self._runtime.eventSynchronize(copied.handle)
+            if then_to is not None:
+                ctypes.memmove(then_to, buffer.address, buffer.num_bytes)
 
     def drain(self) -> None:
-        """Wait until everything has arrived."""
-        for buffer in self._buffers:
-            self._finish(buffer)
+        """Wait until everything has arrived. Raises the last error, when nothing is under way any more."""
+        with ExitStack() as stack:
+            for buffer in reversed(self._buffers):
+                stack.callback(self._finish, buffer)
 
     def close(self) -> None:
         """Give the buffers back, which must have been drained."""
@@ -91,8 +95,9 @@ class _Lane(CpuStream):
 
     def close(self) -> None:
         super().close()
-        self.ring.close()
-        self._runtime.streamDestroy(self.stream.handle)
+        with ExitStack() as stack:
+            stack.callback(self._runtime.streamDestroy, self.stream.handle)
+            self.ring.close()
 
 
 class _Computed:
@@ -119,6 +124,7 @@ class StagedCudaDevice:
         self._lanes: list[_Lane] = []
         self._compute, self._compute_stream = compute, CudaStream(0)
         self._notices = CpuStream("notifier")
+        self._notices.put(lambda: runtime.setDevice(self._ordinal))
 
     @property
     def compute(self) -> CudaStream:
@@ -186,7 +192,8 @@ class StagedCudaDevice:
             self._notices.put(wake)
 
     def close(self) -> None:
-        while self._lanes:
-            self._lanes.pop(0).close()
-        self._notices.close()
-        self._events.close()
+        with ExitStack() as stack:  # whatever CUDA says, threads end
+            stack.callback(self._events.close)
+            stack.callback(self._notices.close)
+            while self._lanes:
+                stack.callback(self._lanes.pop().close)
