@@ -75,8 +75,8 @@ def build_batch(
     dtype: of the computing. deterministic: pad as measured, so that a row's bits do not depend on what else is in
     the batch, nor on where its chunk starts and ends. windows: all that the model's layers have, in tokens; a token
     sees itself and the window - 1 before it. kernels: FlashInfer's for this pool and these windows, where attention is to
-    be computed by them and not by SDPA; not in deterministic mode. Blocks until the small index tensors are on the pool's device. Raises
-    AssertionError for a chunk that its slots do not cover, or no chunk at all.
+    be computed by them and not by SDPA; not in deterministic mode. Blocks until the small index tensors are on the pool's
+    device. Raises AssertionError for a chunk that its slots do not cover, or no chunk at all.
     """
     assert chunks, "a batch needs at least one chunk"
     assert not (deterministic and kernels), "FlashInfer's bits depend on the batch"

@@ -41,8 +41,8 @@ class EngineConfig:
     device_bytes: of the block pool beside the model; "auto" is a share of what is free: 15 % and at most 1 GiB on the CPU,
         device_memory_fraction on CUDA.
     device_memory_fraction: on CUDA, of what is left of the GPU's memory beside the model and what the largest step takes,
-        which is measured at start. What the default leaves is for gaps between torch's allocations, kernels that
-        CUDA loads later, and whoever else uses the GPU.
+        which is measured at start. What the default leaves is for FlashInfer's workspace, gaps between torch's
+        allocations, kernels that CUDA loads later, and whoever else uses the GPU.
     host_bytes: of the second tier; "auto" is a quarter of the memory that the control group leaves, at most
         16 GiB; 0 switches the tier off.
     disk_path: directory of the third tier; None (the default) switches it off.

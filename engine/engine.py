@@ -4,7 +4,6 @@ import atexit
 import contextlib
 import itertools
 import queue
-import shutil
 import sys
 import threading
 import time
@@ -22,10 +21,10 @@ from tiering.residency import Tier
 
 from .chat import Prompt, encode, notes_on, split_prompts
 from .config import EngineConfig
+from .facts import facts
 from .flashinfer import Load
-from .gpu_figures import card_in_words, figures_of
+from .gpu_figures import figures_of
 from .handle import Handle, Stream
-from .kernels import NO_CUDA
 from .loop import EngineLoop
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
@@ -38,7 +37,6 @@ from .sampling import Dice
 from .scheduler import Scheduler
 from .sequence import Sequence as EngineSequence
 from .sequence import blocks_needed
-from .sizes import format_bytes
 from .text import ReplyText, special_ids
 from .tiers import WrapDevice, WrapStore, open_tiers
 
@@ -52,9 +50,8 @@ class Engine(Closing):
     may be called from any thread. A context manager; leaving it closes the engine, which keeps what the disk may hold.
 
     Raises ValueError, with what to do, for a model that is not supported and for settings that do not fit together, or
-    not into memory. Where
-    `disk_path` cannot be used, because another process has it, it cannot be written or the disk fails, the engine runs
-    without a disk tier: one warning, and `stats()["disk_off"]` says why.
+    not into memory. Where `disk_path` cannot be used, because another process has it, it cannot be written or the disk
+    fails, the engine runs without a disk tier: one warning, and `stats()["disk_off"]` says why.
     """
 
     def __init__(
@@ -119,7 +116,7 @@ class Engine(Closing):
             self._resources = stack.pop_all()
         # a thread that computes while the interpreter ends would abort the process
         atexit.register(self.close)
-        (announce or _print)(self._facts())
+        (announce or _print)(facts(tiers, config, self.stats()))
 
     def _post(self, message: Message) -> None:
         """Send the loop a message. Raises ValueError if the engine is closed: nobody would answer."""
@@ -383,36 +380,6 @@ class Engine(Closing):
             self._resources.close()
             if self._cache.abandon():  # else a thread that hangs in a read may still write there
                 self._tiers.slab.close()
-
-    # --- facts ----------------------------------------------------------------------------------------------------
-
-    def _facts(self) -> str:
-        figures, config = self.stats(), self.config
-        stats, card = figures["cache"]["tiers"], card_in_words(figures["gpu"])
-        off = self._tiers.flashinfer_off
-        why = "" if off in (None, NO_CUDA) else f", not flashinfer: {off}"
-        slots, host = stats["device"]["slots"], self._tiers.slab.num_slots
-        block_bytes = self.layout.block_bytes
-        lines = [
-            f"kvtide  model   {self.model.name} ({self.model.architecture}), identity {self.namespace}",
-            f"        device  {self.model.device}{card}, computes in {self.model.dtype}, "
-            f"KV in {self.layout.dtype}".replace("torch.", ""),
-            f"                attention by {self._tiers.attention}{why}",
-            f"                {slots} blocks = {slots * config.block_tokens} tokens, {format_bytes(slots * block_bytes)}",
-            f"        host    {host} blocks = {host * config.block_tokens} tokens, {format_bytes(host * block_bytes)}",
-        ]
-        if config.disk_path is None:
-            lines.append("        disk    none (set disk_path)")
-        elif self._tiers.disk_off is not None:
-            lines.append(f"        disk    none: {self._tiers.disk_off}")
-        else:
-            free = shutil.disk_usage(config.disk_path).free
-            disk = stats["disk"]
-            lines.append(
-                f"        disk    {config.disk_path}: {disk['blocks']} blocks found, up to "
-                f"{format_bytes(disk['capacity_bytes'])}, {format_bytes(free)} free there"
-            )
-        return "\n".join(lines)
 
 
 def _print(text: str) -> None:

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 
 from kvstore.closing import Closing
 
-_MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module of Python 3.11 has no name for it
-
-
 PIECE_BYTES = 256 << 20
-"""Some tenth of a second of taking pages from the system and page-locking them: what a start waits for."""
+"""A few tenths of a second of taking pages from the system and page-locking them: what a start waits for."""
+
+_MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module of Python 3.11 has no name for it
 
 
 class HostSlab(Closing):
