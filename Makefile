@@ -127,9 +127,10 @@ sizes: ## the longest functions, classes and files: what to look at twice
 
 # Makes no environment and fetches nothing: PYTHON is used as it is.
 gpu-check: ## what only a GPU can show; PYTHON=interpreter with torch+CUDA, MODEL=directory
+	@test -n "$(PYTHON)" || { echo "name an interpreter with PYTHON=..."; exit 1; }
 	@$(PYTHON) -m tools.gpu_check $(if $(MODEL),--model "$(MODEL)") $(GPU_CHECK_ARGS)
 
-gpu-rehearsal: setup ## the same on a CPU at tiny sizes (a minute): that every line of it runs
+gpu-rehearsal: setup ## what of it can run on a CPU, at tiny sizes (a minute)
 	@$(BIN)/python -m tools.gpu_check --rehearse $(GPU_CHECK_ARGS)
 
 clean: ## remove the environment and what tools left behind (not ~/.cache/kvtide)

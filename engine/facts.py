@@ -14,6 +14,8 @@ def facts(tiers: Tiers, config: EngineConfig, figures: dict[str, Any]) -> str:
     """Model, device, and the size of each tier, in lines. `figures`: the engine's `stats()`."""
     model, layout, disk = tiers.model, tiers.layout, figures["cache"]["tiers"]["disk"]
     computes = f"computes in {model.dtype}, KV in {layout.dtype}".replace("torch.", "")
+    ready = figures["cache"]["tiers"]["host"]["slots"]
+    coming = "" if ready == tiers.slab.num_slots else ", being made ready"
     off = tiers.flashinfer_off
     why = "" if off in (None, NO_CUDA) else f", not flashinfer: {off}"
 
@@ -26,7 +28,7 @@ def facts(tiers: Tiers, config: EngineConfig, figures: dict[str, Any]) -> str:
         f"        device  {model.device}{card_in_words(figures['gpu'])}, {computes}",
         f"                attention by {tiers.attention}{why}",
         f"                {size(tiers.pool.num_slots)}",
-        f"        host    {size(tiers.slab.num_slots)}",
+        f"        host    {size(tiers.slab.num_slots)}{coming}",
     ]
     if config.disk_path is None:
         lines.append("        disk    none (set disk_path)")

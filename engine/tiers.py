@@ -33,13 +33,14 @@ from .model import Model, load_model
 from .out_of_memory import lower, memory_for, pool_setting
 from .pool import DevicePool
 from .salt import MAX_VOCABULARY
-from .sizes import format_bytes
+from .sizes import available_memory_bytes, format_bytes
 
 WrapStore = Callable[[Store], Store]
 WrapDevice = Callable[[Device], Device]
 
 _log = logging.getLogger(__name__)
 
+_MOST_HOST_SHARE = 0.9  # of the memory that is left; with more of it one is warned
 _MIN_HOST_SLOTS = 8  # below this a disk tier would read in drops
 
 
@@ -97,6 +98,7 @@ def open_tiers(
         if kernels is not None:
             stack.enter_context(kernels)
         model.warm_up(pool, kernels=kernels)
+    _tell_of_short_memory(chosen.host_bytes)
     with memory_for(f"{format_bytes(chosen.host_bytes)} of host memory", lower(config, "host_bytes")):
         slab = HostSlab(host_slots, layout.block_bytes)
     opening = _open_host(chosen.device, slab, stack)
@@ -221,6 +223,16 @@ def _store(
     with suppress(OSError):
         _tell_of_short_space(config.disk_path, chosen.disk_min_free_bytes)
     return store, None
+
+
+def _tell_of_short_memory(host_bytes: int) -> None:
+    left = available_memory_bytes()
+    if host_bytes > _MOST_HOST_SHARE * left:
+        _log.warning(
+            "host_bytes is %s, and %s of memory are left: taking it may end this process, or others",
+            format_bytes(host_bytes),
+            format_bytes(left),
+        )
 
 
 def _tell_of_short_space(path: str | Path, least_bytes: int) -> None:

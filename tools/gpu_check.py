@@ -4,12 +4,13 @@ The tests of tests/gpu, then the measurements of benchmarks/gpu, each in a proce
 minutes together. What is cut off at a limit, or cannot run, is listed with the reason. It installs and fetches nothing.
 docs/gpu.md says what is needed and what comes out.
 
-Exit status: 0 all ran and passed, 1 something failed, 3 something was not run (no CUDA device, a package is missing, a
-limit). Under make, which turns every failure into its own status 2, the 1 or 3 stands in make's last line.
+Exit status: 0 all ran and passed, 1 something failed, 2 wrong options, 3 something was not run (no CUDA device, a package
+is missing, a limit, an interruption). Under make, which turns every failure into its own status 2, the 1 or 3 stands in make's last line.
 """
 
 import argparse
 import ast
+import contextlib
 import importlib.util
 import json
 import os
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,17 +103,28 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", help="a model's directory, measured beside the random ones")
     parser.add_argument("--results", type=Path, help="where the report goes; default: benchmarks/results")
     parser.add_argument("--only", help=f"of {', '.join((TESTS, *MEASUREMENTS))}: some, comma-separated")
-    parser.add_argument("--quick", action="store_true", help="fewer and smaller sizes")
-    parser.add_argument(
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument("--quick", action="store_true", help="fewer and smaller sizes")
+    sizes.add_argument(
         "--rehearse",
         action="store_true",
-        help="everything on the CPU at tiny sizes, the report to a temporary place",
+        help="what of it can run on a CPU, at tiny sizes; a report only with --results",
     )
     options = parser.parse_args(given)
     known = (TESTS, *MEASUREMENTS)
-    options.only = known if options.only is None else tuple(options.only.split(","))
+    options.only = known if options.only is None else tuple(map(str.strip, options.only.split(",")))
     if unknown := [name for name in options.only if name not in known]:
         parser.error(f"--only: {unknown[0]!r} is none of {', '.join(known)}")
+    if options.model not in (None, "demo") and not Path(options.model).is_dir():
+        parser.error(f"--model: there is no directory {options.model}")
+    if options.results is None and not options.rehearse:
+        options.results = ROOT / "benchmarks" / "results"
+    if options.results is not None:
+        try:  # or all that was measured would be lost at the end
+            options.results.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=options.results).close()
+        except OSError as error:
+            parser.error(f"--results: {options.results} cannot be written to ({error})")
     options.size = "rehearsal" if options.rehearse else "quick" if options.quick else "full"
     options.device = "cpu" if options.rehearse else "cuda"
     return options
@@ -254,7 +266,50 @@ class Clock:
         print(f"{self.seconds:6.1f} s  {text}", flush=True)
 
 
-def run(step: Step, command: list[str], clock: Clock, scratch: Path) -> tuple[int | None, float, list[str]]:
+class Stop:
+    """Whether the whole was told to stop: by Ctrl-C, the end of a terminal, a polite kill. Then what runs is ended at once."""
+
+    def __init__(self) -> None:
+        self.told = False
+        self._process: subprocess.Popen[str] | None = None
+
+    @contextlib.contextmanager
+    def listens(self) -> Iterator[None]:
+        """It takes these signals meanwhile."""
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = [signal.signal(number, self._tell) for number in numbers]
+        try:
+            yield
+        finally:
+            for number, handler in zip(numbers, before, strict=True):
+                signal.signal(number, handler)
+
+    def _tell(self, *_: object) -> None:
+        self.told = True
+        if self._process is not None:
+            kill(self._process)
+
+    @contextlib.contextmanager
+    def ends(self, process: subprocess.Popen[str]) -> Iterator[None]:
+        """It is ended with all that it has started, where this is told to stop meanwhile or was before."""
+        self._process = process
+        try:
+            if self.told:
+                kill(process)
+            yield
+        finally:
+            self._process = None
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """End a process and those that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def run(
+    step: Step, command: list[str], clock: Clock, scratch: Path, stop: Stop
+) -> tuple[int | None, float, list[str]]:
     """Run a step, show what it says, and return its status, None if it was cut off, its limit and its lines."""
     limit_s = max(0.0, min(step.limit_s, BUDGET_S - clock.seconds))
     if limit_s < 1.0:
@@ -270,19 +325,22 @@ def run(step: Step, command: list[str], clock: Clock, scratch: Path) -> tuple[in
     clock.say(f"{step.name}, at most {limit_s:.0f} s: {shlex.join(['python', *command])}")
     cut = threading.Event()
     lines = []
-    with subprocess.Popen(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
+    with (
+        subprocess.Popen(
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process,
+        stop.ends(process),
+    ):
 
         def cut_off() -> None:
             cut.set()
-            os.killpg(process.pid, signal.SIGKILL)  # with the processes that it has started
+            kill(process)
 
         timer = threading.Timer(limit_s, cut_off)
         timer.start()
@@ -296,17 +354,19 @@ def run(step: Step, command: list[str], clock: Clock, scratch: Path) -> tuple[in
         finally:
             timer.cancel()
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                kill(process)
     return None if cut.is_set() else status, limit_s, lines
 
 
-def carry_out(step: Step, clock: Clock, scratch: Path, report: Report) -> None:
+def carry_out(step: Step, clock: Clock, scratch: Path, stop: Stop, report: Report) -> None:
     """Run a step and note what came of it."""
     rows_file = scratch / f"{len(report.steps)}.jsonl"
     command = step.command if step.measurement is None else [*step.command, "--rows", str(rows_file)]
     start_s = clock.seconds
-    status, limit_s, lines = run(step, command, clock, scratch)
+    status, limit_s, lines = run(step, command, clock, scratch, stop)
     outcome = f"cut off after {limit_s:.0f} s" if status is None else f"ended with status {status}"
+    if stop.told:
+        status, outcome = 0, "interrupted"
     report.steps.append(
         {
             "name": step.name,
@@ -353,8 +413,9 @@ def write(report: Report, directory: Path) -> None:
     """Write the report, and the same for people."""
     gpu = report.environment.get("gpu") or "cpu"
     words = [word for word in re.split(r"[^a-z0-9]+", gpu.lower()) if word not in ("", "nvidia")]
-    base = directory / f"gpu_{'-'.join(words)}_{report.date}"
-    directory.mkdir(parents=True, exist_ok=True)
+    stem = f"gpu_{'-'.join(words)}_{report.date}"
+    taken = len(list(directory.glob(f"{stem}*.json")))  # of the same day
+    base = directory / (f"{stem}-{taken + 1}" if taken else stem)
     facts = {**asdict(report), "passed": report.num_passed, "status": report.status}
     base.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     base.with_suffix(".md").write_text(markdown(facts, base.with_suffix(".json").name), encoding="utf-8")
@@ -362,10 +423,11 @@ def write(report: Report, directory: Path) -> None:
 
 
 def tell(report: Report) -> None:
-    """Print what failed and what was not run, each by name."""
+    """Print what failed and what was not run, each by name, under their reasons."""
     for title, found in (("FAILED", report.failed), ("not run", report.not_run)):
-        for name, why in found.items():
-            print(f"  {title}: {name} ({why})")
+        for why in dict.fromkeys(found.values()):
+            print(f"{title}: {why}")
+            print("\n".join(f"  {name}" for name, its in found.items() if its == why))
     counts = f"{report.num_passed} passed, {len(report.failed)} failed, {len(report.not_run)} not run"
     print(f"gpu-check: {counts}")
 
@@ -373,6 +435,7 @@ def tell(report: Report) -> None:
 def main(given: Sequence[str] | None = None) -> int:
     """Run what can run, list what cannot, and return the exit status."""
     options = arguments(given)
+    stop = Stop()
     clock = Clock()
     environment, why = why_nothing_can_run(options)
     report = Report(
@@ -386,12 +449,15 @@ def main(given: Sequence[str] | None = None) -> int:
     if why is not None:
         report.not_run |= {name: why for step in steps for name in step.checks}
         tell(report)
+        print("docs/gpu.md says what is needed, and how to name an interpreter that has it")
         return report.status
-    with tempfile.TemporaryDirectory(prefix="gpu-check-") as scratch:
-        for step in leave_out(steps, report):
-            carry_out(step, clock, Path(scratch), report)
-        usual = Path(scratch) if options.rehearse else ROOT / "benchmarks" / "results"
-        write(report, options.results or usual)
+    with stop.listens(), tempfile.TemporaryDirectory(prefix="gpu-check-") as scratch:
+        left = leave_out(steps, report)
+        while left and not stop.told:
+            carry_out(left.pop(0), clock, Path(scratch), stop, report)
+        report.not_run |= {name: "interrupted" for step in left for name in step.checks}
+        if options.results is not None:
+            write(report, options.results)
     tell(report)
     return report.status
 

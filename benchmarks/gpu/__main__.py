@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from benchmarks.gpu.measurements import MEASUREMENTS
-from benchmarks.gpu.shapes import SHAPES
+from benchmarks.gpu.shapes import NAMES, SHAPES
 
 
 def main() -> int:
@@ -24,6 +24,10 @@ def main() -> int:
     parser.add_argument("--without-disk", action="store_true", help="leave out the rows that need the disk")
     parser.add_argument("--rows", type=Path, help="a file to which the rows are added, as they come")
     arguments = parser.parse_args()
+    if arguments.measurement in ("copies", "overlap") and arguments.shape not in (None, *NAMES):
+        parser.error(f"--shape: {arguments.measurement} knows {', '.join(NAMES)}")
+    if arguments.device == "cuda" and not _has_cuda():
+        parser.error("--device: torch sees no CUDA device; --device cpu runs without one")
     chosen = MEASUREMENTS[arguments.measurement]
     start_s = time.monotonic()
 
@@ -39,6 +43,12 @@ def main() -> int:
                 with arguments.rows.open("a") as file:
                     file.write(line + "\n")
     return 0
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 if __name__ == "__main__":

@@ -100,6 +100,8 @@ def rows(
                 "fastest_gb_per_s": size / min(moved_s) / 1e9,
                 "share": statistics.median(plain_s) / statistics.median(moved_s),
                 "repeats": repeats,
+                "seconds": moved_s,
+                "plain_seconds": plain_s,
             }
 
 

@@ -13,6 +13,8 @@ _KV: dict[str, dict[str, Any]] = {
 
 _MODELS = {"demo": "random", "8b": "random-8b", "tiny": "random-tiny"}
 
+NAMES = tuple(_MODELS)
+
 SHAPES = {"full": ("demo", "8b"), "quick": ("demo", "8b"), "rehearsal": ("tiny",)}
 """Which are measured at each size; the largest comes last."""
 

@@ -143,3 +143,13 @@ def test_drawing_without_memory_is_the_steps_failure_too(tiny_llama_dir, monkeyp
         assert "lower device_bytes" in engine.generate(tokens(0, 20), GREEDY).error
         monkeypatch.undo()
         assert engine.generate(tokens(0, 20), GREEDY).finish_reason == "length"
+
+
+def test_host_memory_that_is_nearly_all_there_is_gets_a_warning(tiny_llama_dir, monkeypatch, caplog):
+    """It is taken page by page while the engine serves: nobody could refuse it then."""
+    monkeypatch.setattr("engine.tiers.available_memory_bytes", lambda: 17 << 20)
+    open_engine(tiny_llama_dir, host_bytes="16MiB").close()
+    assert "host_bytes is 16.0 MiB, and 17.0 MiB of memory are left" in caplog.text
+    caplog.clear()
+    open_engine(tiny_llama_dir, host_bytes="15MiB").close()
+    assert "host_bytes" not in caplog.text

@@ -1,6 +1,8 @@
 """`make gpu-check` without a GPU: what it lists, what it exits with, and that its rehearsal runs."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -40,7 +42,7 @@ def on_gpu(monkeypatch, no_gpu):
     monkeypatch.setattr(gpu_check, "environment_here", lambda: (GPU, None))
     plays = {}
 
-    def run(step, command, clock, scratch):
+    def run(step, command, clock, scratch, stop):
         status, lines, rows = plays.get(step.name, (0, [], step.checks))
         if step.measurement is None:
             return (status, 9.0, lines or [f"{name}[cuda] PASSED [ 50%]" for name in step.checks])
@@ -68,20 +70,29 @@ def first_tests():
     return [name for name in gpu_check.gpu_tests() if not name.startswith(gpu_check.ATTENTION_TESTS)]
 
 
+def sorted_tests():
+    """In the order of their steps."""
+    first = first_tests()
+    return [*first, *(name for name in gpu_check.gpu_tests() if name not in first)]
+
+
 def test_without_a_gpu_every_check_is_listed(no_gpu, capsys):
     assert gpu_check.main([]) == 3
     said = capsys.readouterr().out
     tests = gpu_check.gpu_tests()
     assert "tests/gpu/test_stress.py::test_late_and_failing_copies_spoil_nothing" in tests
-    for name in [*tests, *EVERY_ROW]:
-        assert f"not run: {name} (torch 2.11.0 sees no CUDA device)" in said
+    reason, *rest = said.splitlines()
+    assert reason == "not run: torch 2.11.0 sees no CUDA device"
+    assert rest[: len(tests) + len(EVERY_ROW)] == [f"  {name}" for name in [*sorted_tests(), *EVERY_ROW]]
     assert f"0 passed, 0 failed, {len(tests) + len(EVERY_ROW)} not run" in said
 
 
 def test_so_it_is_without_cupy(no_gpu, monkeypatch, capsys):
     monkeypatch.setattr(gpu_check, "missing", lambda modules: [name for name in modules if name == "cupy"])
     assert gpu_check.main([]) == 3
-    assert f"not run: {EVERY_ROW[0]} ({sys.executable} lacks cupy)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"not run: {sys.executable} lacks cupy" in said
+    assert f"  {EVERY_ROW[0]}\n" in said
 
 
 def test_all_that_is_well_is_a_zero(on_gpu, tmp_path, capsys):
@@ -128,6 +139,77 @@ def test_a_test_that_fails_or_skips_is_told(on_gpu, tmp_path, capsys):
     assert f"- failed: `{first}[two groups]`" in text
 
 
+def test_an_interruption_keeps_what_there_is(on_gpu, tmp_path, monkeypatch, capsys):
+    play = gpu_check.run
+
+    def run(step, command, clock, scratch, stop):
+        if step.name == "overlap demo":
+            stop._tell()
+            return -9, 60.0, ["half of it"]
+        return play(step, command, clock, scratch, stop)
+
+    monkeypatch.setattr(gpu_check, "run", run)
+    assert gpu_check.main(["--results", str(tmp_path)]) == 3
+    report, _ = report_in(tmp_path)
+    assert [row["name"] for row in report["rows"]["copies"]] == MEASUREMENTS["copies"].names("demo", "full")
+    assert set(EVERY_ROW) - set(MEASUREMENTS["copies"].names("demo", "full")) == set(report["not_run"])
+    assert report["failed"] == {}
+
+
+def test_a_kill_ends_the_measuring_process_too(tmp_path):
+    """Or it would keep the GPU."""
+    command = [
+        sys.executable,
+        "-m",
+        "tools.gpu_check",
+        "--rehearse",
+        "--only",
+        "ttft",
+        "--results",
+        str(tmp_path),
+    ]
+    places = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, cwd=ROOT, env=places, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if "at most" in line:  # it has begun
+                process.terminate()
+        assert process.wait(60) == 3
+    [file] = tmp_path.glob("gpu_cpu_*.json")
+    assert json.loads(file.read_text())["steps"][0]["outcome"] == "interrupted"
+    assert not [command for command in commands_now() if str(tmp_path) in command]
+
+
+def commands_now():
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has just ended
+            yield file.read_bytes().decode(errors="replace")
+
+
+def test_a_second_report_of_a_day_gets_a_number(on_gpu, tmp_path, capsys):
+    for _ in range(2):
+        gpu_check.main(["--results", str(tmp_path), "--only", "copies"])
+    names = sorted(file.stem for file in tmp_path.glob("*.json"))
+    assert [name.rpartition("_")[2].count("-") for name in names] == [2, 3]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (["--results", "/proc/nowhere"], "cannot be written to"),
+        (["--results", "README.md"], "cannot be written to"),
+        (["--model", "/nonexistent"], "no directory /nonexistent"),
+        (["--only", "nonsense"], "none of tests"),
+        (["--rehearse", "--quick"], "not allowed with"),
+    ],
+)
+def test_wrong_options_are_told_before_anything_runs(on_gpu, given, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        gpu_check.main(given)
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
+
+
 def test_tests_that_hang_have_failed(on_gpu, tmp_path, capsys):
     first, *others = first_tests()
     on_gpu("tests", None, lines=[f"{first} PASSED"])
@@ -160,7 +242,7 @@ def test_a_limit_ends_what_a_step_has_started(tmp_path, capsys):
     code = f"import subprocess, sys; print('begun'); subprocess.run([sys.executable, '-c', {child!r}])"
     step = gpu_check.Step(name="long", command=["-c", code], limit_s=1.5, checks=[])
     clock = gpu_check.Clock()
-    status, limit_s, lines = gpu_check.run(step, step.command, clock, tmp_path)
+    status, limit_s, lines = gpu_check.run(step, step.command, clock, tmp_path, gpu_check.Stop())
     assert (status, limit_s, lines) == (None, 1.5, ["begun"])
     assert clock.seconds < 60
 
@@ -168,7 +250,7 @@ def test_a_limit_ends_what_a_step_has_started(tmp_path, capsys):
 def test_nothing_begins_when_the_time_is_over(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_check, "BUDGET_S", 0.5)
     step = gpu_check.Step(name="late", command=["-c", "1"], limit_s=3.0, checks=[])
-    assert gpu_check.run(step, step.command, gpu_check.Clock(), tmp_path) == (None, 0.0, [])
+    assert gpu_check.run(step, step.command, gpu_check.Clock(), tmp_path, gpu_check.Stop()) == (None, 0.0, [])
 
 
 def test_the_rehearsal_runs(tmp_path):
