@@ -97,9 +97,15 @@ def test_memory_that_cannot_be_locked_is_no_measurement(cuda):
 
 def test_what_is_hidden_is_what_a_hit_does_not_wait_for():
     """A promotion of 4 s of which a request waits for one."""
-    seconds = {"device": [1.0, 1.0, 9.0], "one_group": [5.0] * 3, "groups": [2.0] * 3, "promotion": [4.0] * 3}
+    seconds = {"device": [1.0, 1.0, 3.0], "one_group": [5.0] * 3, "groups": [2.0] * 3, "promotion": [4.0] * 3}
     row = overlap.row("tiny", 160, seconds)
     assert (row["hidden_with_one_group"], row["hidden_with_groups"]) == (0.0, 0.75)
+
+
+def test_a_copy_that_takes_less_than_repeats_differ_by_says_nothing():
+    seconds = {"device": [1.0, 1.0, 9.0], "one_group": [5.0] * 3, "groups": [2.0] * 3, "promotion": [4.0] * 3}
+    row = overlap.row("tiny", 160, seconds)
+    assert row["hidden_with_one_group"] is row["hidden_with_groups"] is None
 
 
 def test_layer_groups_are_all_of_a_slot():
