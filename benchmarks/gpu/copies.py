@@ -4,7 +4,6 @@ Through the engine's own mover, over a slab whose slots are scattered on both si
 in four layer groups. The plain copy is made in the same run, before each of the others.
 """
 
-import itertools
 import statistics
 import threading
 import time
@@ -114,10 +113,12 @@ def _seconds(
     repeats: int,
 ) -> tuple[list[float], list[float]]:
     """Of the plain copy and of the mover's, in turn; the first of each, which nobody counts, warms up."""
+    from engine.layer_groups import layer_groups
     from tiering.transfer.mover import Mover
 
     arrived = threading.Event()
-    mover = Mover(link.device(), pool, slab, wake=arrived.set, groups=groups_of(slab.block_bytes, case))
+    groups = layer_groups(pool.layout, case.groups, pool.device.type).parts
+    mover = Mover(link.device(), pool, slab, wake=arrived.set, groups=groups)
     plain_s, moved_s = [], []
     try:
         for _ in range(repeats + 1):
@@ -128,16 +129,6 @@ def _seconds(
     finally:
         mover.close()
     return plain_s[1:], moved_s[1:]
-
-
-def groups_of(block_bytes: int, case: Case) -> list[slice]:
-    """Layer groups of about the same size, as the mover takes them."""
-    from kvstore.block import BlockLayout
-
-    blocks: BlockLayout = layout(case.shape, case.block_tokens)
-    layer_bytes = block_bytes // blocks.num_layers
-    edges = [blocks.num_layers * number // case.groups * layer_bytes for number in range(case.groups + 1)]
-    return [slice(start, end) for start, end in itertools.pairwise(edges)]
 
 
 def moved_once(

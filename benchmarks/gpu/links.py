@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from engine.pool import DevicePool
+from engine.tiers import compute_stream
 from kvstore.host import HostSlab
 from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.cuda import CudaDevice
@@ -98,6 +99,4 @@ def link_to(device: str) -> Link:
     """The link to "cpu" or "cuda". Raises ValueError where cupy is missing."""
     if device == "cpu":
         return CpuLink()
-    import torch
-
-    return CudaLink(cupy_runtime(), lambda: int(torch.cuda.current_stream().cuda_stream))
+    return CudaLink(cupy_runtime(), compute_stream)

@@ -10,6 +10,7 @@ from benchmarks.gpu import copies, overlap
 from benchmarks.gpu.links import CpuLink, CudaLink
 from benchmarks.gpu.measurements import MEASUREMENTS
 from benchmarks.gpu.shapes import SHAPES, layout
+from engine.layer_groups import layer_groups
 from engine.pool import DevicePool
 from tests.tiering.virtual_cuda import COMPUTE, VirtualCuda
 from tiering.transfer.virtual import VirtualDevice
@@ -110,9 +111,10 @@ def test_a_copy_that_takes_less_than_repeats_differ_by_says_nothing():
 
 def test_layer_groups_are_all_of_a_slot():
     case = copies.cases("demo", "quick")[0]
-    blocks = layout("demo", case.block_tokens).block_bytes
+    shape = layout("demo", case.block_tokens)
+    blocks = shape.block_bytes
     for groups in (1, 4, 7):
-        edges = copies.groups_of(blocks, copies.Case(**{**vars(case), "groups": groups}))
+        edges = layer_groups(shape, groups, "cpu").parts
         assert len(edges) == groups
         assert (edges[0].start, edges[-1].stop) == (0, blocks)
         assert all(before.stop == after.start for before, after in itertools.pairwise(edges))
