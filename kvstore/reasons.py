@@ -6,14 +6,32 @@ from enum import StrEnum
 class MissReason(StrEnum):
     """Why a lookup of one block missed.
 
-    A store says ABSENT, or one of the damage reasons. It cannot know whether an absent record was never
-    written or was evicted: NEVER_STORED and EVICTED are for who keeps that history, which nobody does so far.
+    A store says ABSENT, or one of the damage reasons: it cannot know whether an absent record was never written or was
+    evicted. The cache above it remembers for a while what went, and says the rest.
     """
 
     ABSENT = "absent"
     """Nothing rests under the key."""
-    NEVER_STORED = "never_stored"
+
+    NEVER_SEEN = "never_seen"
+    """No prompt that began like this was computed here, as far as anybody remembers."""
+    DIFFERS = "differs"
+    """What is cached goes on with other tokens."""
     EVICTED = "evicted"
+    """It went for want of room."""
+    EXPIRED = "expired"
+    """Nobody had used it for the TTL."""
+    REMOVED = "removed"
+    """Somebody had it removed."""
+    REPLY_NOT_INDEXED = "reply_not_indexed"
+    """It was a reply, and the deterministic mode does not index what decoding has computed."""
+    NOT_A_WHOLE_BLOCK = "not_a_whole_block"
+    """The end of a prompt: its last token is always computed, and only whole blocks are cached."""
+    OTHER_IDENTITY = "other_identity"
+    """Another tenant, salt or model has it."""
+    CACHE_OFF = "cache_off"
+    """The request asked not to use the cache."""
+
     READ_FAILED = "read_failed"
     """The whole batch failed with a StoreError."""
     COPY_FAILED = "copy_failed"
@@ -22,6 +40,8 @@ class MissReason(StrEnum):
     """The read took too long, or could not be begun in time."""
     TIER_OFF = "tier_off"
     """The tier stopped working, and is left alone for a while, before the block was read."""
+    LOADS_OFF = "loads_off"
+    """A lower tier has it, and the configuration says to compute rather than load."""
     DAMAGED_LENGTH = "damaged_length"
     """The record is not as long as it says."""
     DAMAGED_HEADER = "damaged_header"

@@ -1,0 +1,1 @@
+"""The HTTP endpoint: see a cache, steer it, and ask it why."""

@@ -1,0 +1,102 @@
+"""What the admin endpoint shows and steers, as it sees it."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from kvstore.reports import (
+    Event,
+    Explanation,
+    NamespaceInfo,
+    PrefixDetail,
+    PrefixPage,
+    PrefixQuery,
+    Removed,
+    TierName,
+)
+
+Message = dict[str, str]
+
+
+class Subject(Protocol):
+    """A cache, or an engine around one. The endpoint answers 501 for what its subject does not have.
+
+    Any thread may call all of it; everything but `stats` and `events` may block, and nothing makes the thread that
+    computes wait. ValueError for what the caller gave wrongly, KeyError for a key or id that nothing has, StoreError and
+    RuntimeError where the cache cannot.
+    """
+
+    # --- figures: a bare TieredCache has these ---
+
+    def stats(self) -> dict[str, Any]:
+        """Figures as of a moment ago: see docs/architecture.md."""
+        ...
+
+    def events(self, after: int) -> Sequence[Event]:
+        """What has happened since the event of that number, oldest first; what is too long ago is missing."""
+        ...
+
+    def prefixes(self, query: PrefixQuery) -> PrefixPage:
+        """List runs of blocks. Raises KeyError if there is no run `under` which to look."""
+        ...
+
+    def prefix(self, key: str, *, text: bool = False) -> PrefixDetail:
+        """The run that ends with, or holds, the block of this key, in hexadecimal."""
+        ...
+
+    def demote_prefix(self, key: str, to: TierName) -> Removed:
+        """Move what is idle of a run, and of all that follows it, down to "host" or "disk"; waits until that is done."""
+        ...
+
+    def remove_prefix(self, key: str) -> Removed:
+        """Forget what is idle of a run and of all that follows it, in every tier."""
+        ...
+
+    # --- of an engine only ---
+
+    def explain(self, prompt: Any, options: Any = None) -> Explanation:
+        """See Engine.explain."""
+        ...
+
+    def warm(self, prompt: Any, options: Any = None) -> Any:
+        """See Engine.warm."""
+        ...
+
+    def demote(self, to: TierName) -> None:
+        """See Engine.demote."""
+        ...
+
+    def flush(self) -> None:
+        """See Engine.flush."""
+        ...
+
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Take no new requests, and wait until those there are have ended. False if the time was not enough."""
+        ...
+
+    def resume(self) -> None:
+        """Take requests again."""
+        ...
+
+    def verify(self) -> dict[str, Any]:
+        """Read every record on disk and check it: how many there are and which checks failed, by reason."""
+        ...
+
+    def namespaces(self) -> Sequence[NamespaceInfo]:
+        """What the tiers hold, by namespace; the engine's own first."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """The configuration as it is now, sizes in bytes."""
+        ...
+
+    def change(self, changes: dict[str, Any]) -> dict[str, Any]:
+        """Change settings that can be changed while requests run; all of them or none. What `settings` says then."""
+        ...
+
+    def request(self, number: int) -> dict[str, Any]:
+        """What is known of one of the last requests, by the id of its handle."""
+        ...
+
+    def advice(self) -> Sequence[dict[str, Any]]:
+        """Where prompts of live traffic diverge at the highest cost, and what moving the variable part would save."""
+        ...

@@ -1,0 +1,222 @@
+"""What a cache tells of itself: plain values, the same for Python, HTTP and the command line.
+
+Times are seconds ago, not clock readings: what tells them and who reads them need not share a clock.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from kvstore.reasons import MissReason
+
+TierName = Literal["device", "host", "disk"]
+
+# --- why a prompt missed --------------------------------------------------------------------------------------------
+
+
+class DifferenceKind(StrEnum):
+    """What the difference between two prompts looks like, from the most telling to the least."""
+
+    BILLING_HEADER = "billing_header"
+    """A line that a client writes anew for each request, such as Claude Code's `x-anthropic-billing-header`."""
+    TIMESTAMP = "timestamp"
+    UUID = "uuid"
+    COUNTER = "counter"
+    """A number that is near the other one."""
+    REORDERED_KEYS = "reordered_keys"
+    """JSON with the same members in another order."""
+    REORDERED_DOCUMENTS = "reordered_documents"
+    """The same paragraphs, documents or tools in another order."""
+    WHITE_SPACE = "white_space"
+    MERGE_AT_BOUNDARY = "merge_at_boundary"
+    """The same text, cut into other tokens: at a boundary, what follows was merged with what came before."""
+    REWRITTEN_TURN = "rewritten_turn"
+    """The chat template wrote an earlier turn in another way."""
+    TRUNCATED = "truncated"
+    """One of them lacks the other's beginning of the conversation, as when old turns are dropped to save room."""
+    OTHER_TEXT = "other_text"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Difference:
+    """Where a prompt leaves the cached prefix that is most like it.
+
+    at_token: the first position at which they differ; what lies before is equal, token by token.
+    asked_ids, cached_ids: the tokens from there on, a few of each.
+    before_ids: the last equal tokens, a few.
+    before, asked, cached: the same as text, where text may be shown; else None.
+    kind, advice: what the difference looks like and the sentence that says what to do; None where text may not be shown.
+    section: the part of the prompt that it lies in, such as "system message" or "message 3 (user)"; None if not known.
+    """
+
+    at_token: int
+    before_ids: tuple[int, ...]
+    asked_ids: tuple[int, ...]
+    cached_ids: tuple[int, ...]
+    before: str | None = None
+    asked: str | None = None
+    cached: str | None = None
+    kind: DifferenceKind | None = None
+    advice: str | None = None
+    section: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Part:
+    """A run of a prompt's tokens [start_token, end_token) with one fate: served from a tier, or computed for a reason.
+
+    tier: where its blocks lie; of what is computed, the tier that had it last, if it ever was in one.
+    reason: None for what is served.   ago_s: when what is gone went, if that is remembered.
+    detail: a sentence more, such as which facts of an identity differ.
+    """
+
+    start_token: int
+    end_token: int
+    tier: TierName | None = None
+    reason: MissReason | None = None
+    ago_s: float | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """What of a prompt is served from where, and why the rest is not.
+
+    parts: in order, without gaps, from token 0 to `prompt_tokens`.
+    difference: where the prompt leaves what is cached, if that is why it is not served further.
+    notes: sentences that belong to no part.
+    """
+
+    prompt_tokens: int
+    block_tokens: int
+    parts: tuple[Part, ...]
+    difference: Difference | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens that are served."""
+        return sum(part.end_token - part.start_token for part in self.parts if part.reason is None)
+
+    @property
+    def reasons(self) -> dict[MissReason, int]:
+        """Computed tokens by reason."""
+        counts: dict[MissReason, int] = {}
+        for part in self.parts:
+            if part.reason is not None:
+                counts[part.reason] = counts.get(part.reason, 0) + part.end_token - part.start_token
+        return counts
+
+
+# --- what is cached -------------------------------------------------------------------------------------------------
+
+PrefixOrder = Literal["recent", "oldest", "hits", "blocks"]
+MAX_PAGE_ROWS = 500
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrefixQuery:
+    """Which runs of blocks to list.
+
+    under: the key of a run: those that follow it directly; None: those that prompts begin with.
+    flat: all runs below it, whatever their depth.
+    tier: only runs with a block in that tier.   min_hits, min_blocks: only runs with at least so many, each by itself.
+    private: only runs that are a tenant's, or only those that are not; None: both.
+    offset, limit: of the sorted list; at most MAX_PAGE_ROWS rows.
+    text: whether rows are to have text; tokens are always given as counts only.
+    """
+
+    under: str | None = None
+    flat: bool = False
+    order: PrefixOrder = "recent"
+    tier: TierName | None = None
+    min_hits: int = 0
+    min_blocks: int = 0
+    private: bool | None = None
+    offset: int = 0
+    limit: int = 50
+    text: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrefixRun:
+    """A run of blocks without a branch: what all prompts share that come this way.
+
+    key: the block key of its last block, in hexadecimal.   parent: that of the run before it; None at a beginning.
+    start_token, end_token: its place in the prompts that hold it.
+    blocks: how many.   blocks_by_tier: how many of them each tier holds whole; exactly "device", "host" and "disk".
+    hits: how often requests found its first block, since the start.   last_used_ago_s: None if never since then.
+    ttl_s: how long it will be kept if nobody uses it; None without a TTL.
+    leases: requests that hold its first block.   private: whether it is a tenant's.
+    children: runs that follow it directly.   blocks_below: blocks of all runs that follow it, at any depth.
+    text: the beginning of its text, where that was asked for and may be shown; else None.
+    """
+
+    key: str
+    parent: str | None
+    start_token: int
+    end_token: int
+    blocks: int
+    blocks_by_tier: dict[TierName, int]
+    hits: int
+    last_used_ago_s: float | None
+    ttl_s: float | None
+    leases: int
+    private: bool
+    children: int
+    blocks_below: int
+    text: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrefixPage:
+    """Some of the runs that a query meets, and how many there are. `taken_ago_s`: how old the list is."""
+
+    rows: tuple[PrefixRun, ...]
+    total: int
+    taken_ago_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrefixDetail:
+    """One run, with the runs that lead to it, from the beginning on, and its token ids, as many as fit."""
+
+    run: PrefixRun
+    above: tuple[PrefixRun, ...]
+    token_ids: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removed:
+    """What became of a run with all that follows it: blocks that went, or were moved, and those that were in use."""
+
+    blocks: int
+    in_use_blocks: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamespaceInfo:
+    """A namespace with blocks in the cache.   facts: what is in it, where that is known."""
+
+    digest: str
+    own: bool
+    facts: dict[str, str] | None
+    blocks: int
+    stored_bytes: int
+
+
+# --- what happens ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Something that happened. Numbers grow by one: who has missed some can tell.
+
+    at_s: seconds since the epoch.   kind: such as "demoted", "evicted", "expired", "read", "written", "request".
+    facts: numbers and names, whose keys depend on the kind; never text of a prompt.
+    """
+
+    number: int
+    at_s: float
+    kind: str
+    facts: dict[str, Any] = field(default_factory=dict)
