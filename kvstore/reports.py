@@ -220,3 +220,62 @@ class Event:
     at_s: float
     kind: str
     facts: dict[str, Any] = field(default_factory=dict)
+
+
+# --- what was asked, and what it cost -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RequestReport:
+    """What is known of one request.
+
+    number: the id of its handle.   state: "waiting", "running", or what it ended with: "stop", "length", "cancelled",
+        "timeout", "error".   submitted_ago_s: how long ago it came.
+    prompt_tokens, cached_by_tier, prefilled_tokens, completion_tokens: as in Usage; 0 while not known.
+    queue_s, load_s, prefill_s, ttft_s: as in Timings; None while not known.
+    private: whether it had a tenant or a salt.   error: the sentence that goes with "error".
+    explanation: why its prompt was not served further; None in lists, and while it waits.
+    """
+
+    number: int
+    state: str
+    submitted_ago_s: float
+    prompt_tokens: int
+    cached_by_tier: dict[TierName, int]
+    prefilled_tokens: int
+    completion_tokens: int
+    queue_s: float | None
+    load_s: float | None
+    prefill_s: float | None
+    ttft_s: float | None
+    private: bool
+    error: str | None = None
+    explanation: Explanation | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Advice:
+    """A place where prompts of live traffic leave what is cached, again and again, and what that costs.
+
+    kind, sentence: what the differences look like, and what to do.   at_token: the first position that differs.
+    requests: how many left there.   lost_tokens: tokens behind the differing part that were computed although
+        the same tokens lay in the prompt they left.   lost_s: the prefill seconds these took, at the rate measured.
+    example: a difference, as text where that may be shown.
+    """
+
+    kind: DifferenceKind
+    sentence: str
+    at_token: int
+    requests: int
+    lost_tokens: int
+    lost_s: float
+    example: Difference | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Verified:
+    """What reading all records of a disk tier found: how many there are, and those that failed a check, by reason."""
+
+    records: int
+    damaged: dict[MissReason, int] = field(default_factory=dict)
+    seconds: float = 0.0

@@ -1,9 +1,10 @@
 """What the admin endpoint shows and steers, as it sees it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from kvstore.reports import (
+    Advice,
     Event,
     Explanation,
     NamespaceInfo,
@@ -11,10 +12,10 @@ from kvstore.reports import (
     PrefixPage,
     PrefixQuery,
     Removed,
+    RequestReport,
     TierName,
+    Verified,
 )
-
-Message = dict[str, str]
 
 
 class Subject(Protocol):
@@ -53,8 +54,12 @@ class Subject(Protocol):
 
     # --- of an engine only ---
 
-    def explain(self, prompt: Any, options: Any = None) -> Explanation:
-        """See Engine.explain."""
+    def options(self, values: Mapping[str, Any]) -> Any:
+        """What `explain` and `warm` take as options, from plain values: `tenant`, `cache_salt`, `salt_offset`."""
+        ...
+
+    def explain(self, prompt: Any, options: Any = None, *, text: bool = True) -> Explanation:
+        """See Engine.explain. `text`: whether it may show text of what is cached."""
         ...
 
     def warm(self, prompt: Any, options: Any = None) -> Any:
@@ -77,8 +82,8 @@ class Subject(Protocol):
         """Take requests again."""
         ...
 
-    def verify(self) -> dict[str, Any]:
-        """Read every record on disk and check it: how many there are and which checks failed, by reason."""
+    def verify(self) -> Verified:
+        """Read every record of the engine's own namespace and check it; what is damaged is put aside, as by a request."""
         ...
 
     def namespaces(self) -> Sequence[NamespaceInfo]:
@@ -93,10 +98,14 @@ class Subject(Protocol):
         """Change settings that can be changed while requests run; all of them or none. What `settings` says then."""
         ...
 
-    def request(self, number: int) -> dict[str, Any]:
+    def request(self, number: int, *, text: bool = False) -> RequestReport:
         """What is known of one of the last requests, by the id of its handle."""
         ...
 
-    def advice(self) -> Sequence[dict[str, Any]]:
-        """Where prompts of live traffic diverge at the highest cost, and what moving the variable part would save."""
+    def requests(self, limit: int = 50) -> Sequence[RequestReport]:
+        """The last requests, the latest first, without explanations."""
+        ...
+
+    def advice(self, *, text: bool = False) -> Sequence[Advice]:
+        """Where prompts of live traffic leave what is cached at the highest cost, the costliest first."""
         ...
