@@ -47,6 +47,8 @@ class Difference:
     before, asked, cached: the same as text, where text may be shown; else None.
     kind, advice: what the difference looks like and the sentence that says what to do; None where that is not known.
     section: the part of the prompt that it lies in, such as "system message" or "message 3 (user)"; None if not known.
+    same_after_tokens: how many tokens behind the part that differs are the same again, as far as the cached ones are
+        known: what would be found if that part stood at the end. None if that was not looked at.
     """
 
     at_token: int
@@ -59,6 +61,7 @@ class Difference:
     kind: DifferenceKind | None = None
     advice: str | None = None
     section: str | None = None
+    same_after_tokens: int | None = None
 
     def without_text(self) -> "Difference":
         """The same without anything that a prompt could be read from: neither text nor token ids."""
