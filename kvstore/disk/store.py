@@ -142,7 +142,7 @@ class LmdbStore(Closing):
                 self._directory.leave_as_found()
                 raise
             self._quarantine = Quarantine(self._directory.quarantine)
-            self._facts = FactFiles(self._directory.namespaces)
+            self._fact_files = FactFiles(self._directory.namespaces)
             self._free_bytes = free_bytes or self._directory.free_bytes
             self._writer = Writer(self._sync_in_background, sync_interval_s)
             resources.callback(self._writer.close)
@@ -256,13 +256,13 @@ class LmdbStore(Closing):
 
     def namespaces(self) -> list[NamespaceInfo]:
         with self._door.enter():
-            return infos(self._lender.current.usage, self._facts, self.namespace)
+            return infos(self._lender.current.usage, self._fact_files, self.namespace)
 
     def others_with(self, tokens: Sequence[bytes]) -> list[Elsewhere]:
         with self._door.enter():
             self._check_sound()
             with self._reading() as tables:
-                return found_elsewhere(tables, self._form, self._facts, self.namespace, tokens)
+                return found_elsewhere(tables, self._form, self._fact_files, self.namespace, tokens)
 
     def verify(self) -> Verified:
         """See kvstore.verify. Closing the store stops it."""
@@ -390,14 +390,14 @@ class LmdbStore(Closing):
         self._lender: Lender[Tables] = Lender(tables, Tables.close)
         with suppress(StoreError):  # the next opening finds what cannot be deleted now
             self._guarded(self._delete_lost)
-        self._facts.learn(self.namespace)
+        self._fact_files.learn(self.namespace)
         self._forget_facts(but=(self.namespace.digest,))
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
 
     def _forget_facts(self, *, but: tuple[bytes, ...]) -> None:
         """Of namespaces that have no blocks any more."""
         there = (digest for digest, used in self._tables.usage.items() if used.blocks)
-        self._facts.forget_all_but({*there, *but})
+        self._fact_files.forget_all_but({*there, *but})
 
     def _change(self, limits: Limits) -> None:
         if limits.capacity_bytes > self.capacity_bytes:
