@@ -15,7 +15,6 @@ from typing import Any, Literal, overload
 
 import torch
 
-from kvstore.closing import Closing
 from kvstore.errors import StoreFailed
 from tiering.residency import Tier
 
@@ -37,13 +36,14 @@ from .sampling import Dice
 from .scheduler import Scheduler
 from .sequence import Sequence as EngineSequence
 from .sequence import blocks_needed
+from .steering import Steered, Steering
 from .text import ReplyText, special_ids
 from .tiers import WrapDevice, WrapStore, open_tiers
 
 Prompts = list[str] | list[list[int]] | list[list[dict[str, str]]]
 
 
-class Engine(Closing):
+class Engine(Steered):
     """A model served from paged KV, whose prefixes are kept on the device, in host memory and on disk.
 
     `model` is "demo", a local Hugging Face directory, a GGUF file, a hub name, or a Model. Everything but construction
@@ -88,6 +88,7 @@ class Engine(Closing):
             )
             self.model, self.layout, self.namespace = tiers.model, tiers.layout, tiers.namespace
             self._cache = tiers.cache
+            self._steering = Steering(config, tiers, self._check_open)
             self._gpu = figures_of(tiers.model.device)
             if self._gpu is not None:
                 stack.enter_context(self._gpu)
@@ -121,9 +122,12 @@ class Engine(Closing):
     def _post(self, message: Message) -> None:
         """Send the loop a message. Raises ValueError if the engine is closed: nobody would answer."""
         with self._closing:  # against close(): what follows Stop would never be looked at
-            if self._closed:
-                raise ValueError("the engine is closed")
+            self._check_open()
             self._inbox.put(message)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the engine is closed")
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -198,9 +202,9 @@ class Engine(Closing):
         params, options = params or SamplingParams(), options or RequestOptions()
         requests = [self._request(prompt, params, options, on_delta) for prompt in prompts]
         # in the order of their tokens, so that what shares a prefix comes together and finds it
-        self._post(
-            Submit(tuple(sorted(requests, key=lambda request: request.prompt.astype(">u4").tobytes())))
-        )
+        together = sorted(requests, key=lambda request: request.prompt.astype(">u4").tobytes())
+        with self._steering.intake.letting_in(requests):
+            self._post(Submit(tuple(together)))
         return [Handle(next(self._ids), request, cancel=self._cancel) for request in requests]
 
     def warm(self, prompt: Any, options: RequestOptions | None = None) -> Any:
@@ -347,8 +351,9 @@ class Engine(Closing):
         snapshot: dict[str, Any] = self._loop.snapshot
         gpu = None if self._gpu is None else self._gpu.read()
         tiers = self._tiers
+        engine = {**snapshot["engine"], "draining": self._steering.intake.is_shut}
         chosen = {"attention": tiers.attention, "flashinfer_off": tiers.flashinfer_off}
-        return {**snapshot, **chosen, "disk_off": tiers.disk_off, "gpu": gpu}
+        return {**snapshot, "engine": engine, **chosen, "disk_off": tiers.disk_off, "gpu": gpu}
 
     def check(self) -> None:
         """Raise AssertionError unless the cache's books agree. Waits for the step that runs; for tests and debugging."""
@@ -368,6 +373,7 @@ class Engine(Closing):
                 return
             self._closed = True
             self._inbox.put(Stop())
+        self._steering.close()
         atexit.unregister(self.close)
         self._loop.join()
         # an engine that has failed cannot say what is worth keeping, and to whom it belongs
