@@ -5,6 +5,8 @@ import queue
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -45,10 +47,19 @@ class Accounts:
 
     # --- what happens ---------------------------------------------------------------------------------------------
 
-    def came(self, requests: list[Request]) -> None:
-        """They are about to be submitted."""
+    @contextmanager
+    def coming(self, requests: Sequence[Request]) -> Iterator[None]:
+        """Submit requests in the body of the `with`: they are there before they can end, or not at all if it raises."""
+        numbered = {request.number: request for request in requests}
         with self._lock:
-            self._alive.update((request.number, request) for request in requests)
+            self._alive.update(numbered)
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                for number in numbered:
+                    del self._alive[number]
+            raise
 
     def ended(self, request: Request) -> None:
         """It has its last sample. Posts, and does not wait."""

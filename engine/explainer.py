@@ -8,9 +8,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kvstore.block import Namespace
+from kvstore.errors import StoreError
+from kvstore.facts import differing_facts
 from kvstore.reasons import MissReason
 from kvstore.reports import Difference, Explanation
-from tiering.diagnosis import difference
+from kvstore.steering import KnowsOthers
+from kvstore.store import Store
+from tiering.diagnosis.differences import difference
 from tiering.explain import Divergence, explain
 from tiering.lease import Lease
 from tiering.observation import Observed
@@ -20,16 +25,15 @@ from .salt import MARK_SHIFT
 if TYPE_CHECKING:
     from .request import Request
 
-Elsewhere = Callable[[NDArray[np.int32]], str | None]
-"""Told a prompt that nobody has computed here: a sentence on the other models that have, if any."""
-
 
 class Explainer:
     """Says why prompts were not served further. Any thread may call it; it computes nothing on the engine's."""
 
-    def __init__(self, tokenizer: Any, elsewhere: Elsewhere) -> None:
-        """`tokenizer`: None where the model has none; then differences are told as token ids."""
-        self._tokenizer, self._elsewhere = tokenizer, elsewhere
+    def __init__(self, tokenizer: Any, namespace: Namespace, store: Store | None) -> None:
+        """`tokenizer`: None where the model has none; then differences are told as token ids. `namespace`: the model's own;
+        `store`: where other models may have the same prompts.
+        """
+        self._tokenizer, self._namespace, self._store = tokenizer, namespace, store
 
     def explain(
         self,
@@ -58,9 +62,25 @@ class Explainer:
             found_in=found_in,
             lost=lost,
             mark_shift=MARK_SHIFT,
-            elsewhere=lambda: self._elsewhere(observed.tokens),
+            elsewhere=lambda: self._elsewhere(observed),
         )
         return replace(explanation, notes=notes) if notes else explanation
+
+    def _elsewhere(self, observed: Observed) -> str | None:
+        """Who else has a prompt of which this model has nothing, in a sentence."""
+        if not isinstance(self._store, KnowsOthers):
+            return None
+        tokens, size = observed.tokens, observed.block_tokens
+        blocks = [tokens[at * size : (at + 1) * size].tobytes() for at in range(observed.usable_blocks)]
+        try:
+            others = self._store.others_with(blocks)
+        except StoreError:
+            return None
+        if not others:
+            return None
+        most = others[0]
+        differs = "; ".join(differing_facts(most.facts, dict(self._namespace.fields))) if most.facts else ""
+        return f"{most.blocks * size} tokens of it are on disk for another identity ({differs or most.digest[:12]})"
 
     def report(self, request: "Request", lease: Lease) -> "CacheReport | None":
         """Of a request whose prompt has been computed with this lease, which may change or end after this."""
