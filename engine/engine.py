@@ -7,26 +7,32 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kvstore.closing import Closing
 from kvstore.errors import StoreFailed
+from kvstore.reports import Advice, Explanation, RequestReport
+from tiering.observation import Observed
 from tiering.residency import Tier
 
-from .chat import Prompt, encode, notes_on, split_prompts
+from .accounts import Accounts
+from .chat import Prompt, encode, messages_of, notes_on, split_prompts
 from .config import EngineConfig
+from .explainer import Explainer
 from .facts import facts
 from .flashinfer import Load
 from .gpu_figures import figures_of
 from .handle import Handle, Stream
 from .loop import EngineLoop
-from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
+from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Observe, Stop, Submit, Wake
 from .model import Model
 from .out_of_memory import lower, pool_setting
 from .params import RequestOptions, SamplingParams
@@ -35,8 +41,8 @@ from .results import Delta, Result
 from .salt import Salt, owner_of
 from .sampling import Dice
 from .scheduler import Scheduler
+from .sequence import CACHE_USES, blocks_needed
 from .sequence import Sequence as EngineSequence
-from .sequence import blocks_needed
 from .text import ReplyText, special_ids
 from .tiers import WrapDevice, WrapStore, open_tiers
 
@@ -72,6 +78,7 @@ class Engine(Closing):
         self.config = config = config or EngineConfig()
         self._closed = False
         self._closing = threading.Lock()
+        self._accounts = Accounts()
         self._ids = itertools.count(1)
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         if config.num_threads is not None:
@@ -91,6 +98,7 @@ class Engine(Closing):
             self._gpu = figures_of(tiers.model.device)
             if self._gpu is not None:
                 stack.enter_context(self._gpu)
+            self._explainer = Explainer(tiers.model.tokenizer, self._elsewhere)
             self._loop = EngineLoop(
                 self._inbox,
                 cache=tiers.cache,
@@ -112,6 +120,8 @@ class Engine(Closing):
                     "max_num_seqs",
                 ),
                 kernels=tiers.kernels,
+                ended=self._accounts.ended,
+                explainer=self._explainer,
             )
             self._resources = stack.pop_all()
         # a thread that computes while the interpreter ends would abort the process
@@ -197,11 +207,12 @@ class Engine(Closing):
         """`submit` for prompts that arrive together: all of them, or none where one is refused."""
         params, options = params or SamplingParams(), options or RequestOptions()
         requests = [self._request(prompt, params, options, on_delta) for prompt in prompts]
+        self._accounts.came(requests)
         # in the order of their tokens, so that what shares a prefix comes together and finds it
         self._post(
             Submit(tuple(sorted(requests, key=lambda request: request.prompt.astype(">u4").tobytes())))
         )
-        return [Handle(next(self._ids), request, cancel=self._cancel) for request in requests]
+        return [Handle(request, cancel=self._cancel) for request in requests]
 
     def warm(self, prompt: Any, options: RequestOptions | None = None) -> Any:
         """Compute a prompt, or a list of them, and cache their whole blocks on the device; reply nothing.
@@ -236,6 +247,7 @@ class Engine(Closing):
         if params.max_tokens == 0:
             tokens = tokens[: len(tokens) // block_tokens * block_tokens]
         request = Request(
+            number=next(self._ids),
             prompt=tokens,
             params=params,
             options=options,
@@ -243,6 +255,7 @@ class Engine(Closing):
             marks=Marks(submitted_s=time.monotonic()),
             sink=on_delta,
             cache_notes=notes_on(prompt, model.tokenizer),
+            messages=messages_of(prompt),
         )
         num_blocks = blocks_needed(len(tokens), request.max_tokens, block_tokens)
         if num_blocks > self._tiers.pool.num_slots:
@@ -280,6 +293,49 @@ class Engine(Closing):
         future: Future[dict[str, int]] = Future()
         self._post(Lookup(salt(tokens), future))
         return future.result()
+
+    def explain(
+        self, prompt: Prompt, options: RequestOptions | None = None, *, text: bool = True
+    ) -> Explanation:
+        """Why a prompt would not be served from the cache further than it would be now. Changes nothing.
+
+        Of `options` tenant, salt and cache use count. With `text` a difference shows some of the prompt and of what is
+        cached, whoever asked that; without, neither text nor token ids. Raises ValueError as `generate` does.
+        """
+        options = options or RequestOptions()
+        tokens = encode(prompt, self.model.tokenizer, self.model.vocab_size)
+        salt = Salt(options, len(tokens), self.config.block_tokens)
+        future: Future[Observed] = Future()
+        self._post(Observe(salt(tokens), CACHE_USES[options.cache], future))
+        notes = notes_on(prompt, self.model.tokenizer)
+        explanation = self._explainer.explain(future.result(), messages_of(prompt), notes)
+        return explanation if text else explanation.without_text()
+
+    def _elsewhere(self, tokens: NDArray[np.int32]) -> str | None:
+        """Which other models have a prompt's first block in the same directory, in a sentence."""
+        return None
+
+    def options(self, values: Mapping[str, Any]) -> RequestOptions:
+        """RequestOptions from plain values. Raises ValueError for what it does not know."""
+        try:
+            return RequestOptions(**values)
+        except TypeError as error:
+            raise ValueError(str(error).partition(" ")[2]) from error
+
+    def request(self, number: int, *, text: bool = True) -> RequestReport:
+        """What is known of a request, by the id of its handle: those that run, and the last thousand that ended.
+
+        Raises KeyError for another. `text`: as for `explain`.
+        """
+        return self._accounts.request(number, text=text)
+
+    def requests(self, limit: int = 50) -> tuple[RequestReport, ...]:
+        """The last requests, the latest first, without explanations."""
+        return self._accounts.requests(limit)
+
+    def advice(self, *, text: bool = False) -> tuple[Advice, ...]:
+        """Where prompts have left what is cached at the highest cost, the costliest first, and what to do about it."""
+        return self._accounts.advice(text=text)
 
     def demote(self, to: Literal["host", "disk"]) -> None:
         """Move every cached block that no request holds down to that tier, and wait until that is done."""
@@ -348,6 +404,7 @@ class Engine(Closing):
         gpu = None if self._gpu is None else self._gpu.read()
         tiers = self._tiers
         chosen = {"attention": tiers.attention, "flashinfer_off": tiers.flashinfer_off}
+        snapshot = {**snapshot, "engine": {**snapshot["engine"], **self._accounts.figures()}}
         return {**snapshot, **chosen, "disk_off": tiers.disk_off, "gpu": gpu}
 
     def check(self) -> None:
@@ -370,6 +427,7 @@ class Engine(Closing):
             self._inbox.put(Stop())
         atexit.unregister(self.close)
         self._loop.join()
+        self._accounts.close()
         # an engine that has failed cannot say what is worth keeping, and to whom it belongs
         try:
             if self._loop.failure is None:
