@@ -396,7 +396,7 @@ def test_options_from_plain_values(tiny_llama_dir):
 def test_what_cannot_be_explained_is_counted_all_the_same(tiny_text_dir, monkeypatch):
     """A tokenizer is not ours: whatever it raises reaches who asks for the report, and nobody else."""
 
-    def broken(*_args, **_options):
+    def broken(*_args: object, **_options: object):
         raise RuntimeError("no such token")
 
     with engine_on(tiny_text_dir) as engine:
