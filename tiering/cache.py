@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from kvstore.block import BlockKey, chain_key
 from kvstore.closing import Closing
 from kvstore.errors import StoreError
+from kvstore.reports import Event
 from kvstore.slots import SlotMemory
 from kvstore.store import BlockRef, Store
+from tiering.events import EventLog
 from tiering.eviction import Room
 from tiering.index import Index, IndexConfig
 from tiering.io_threads import IoThreads, Jobs
@@ -79,7 +81,9 @@ class TieredCache(Closing):
         a name and a number of threads. `layer_groups`: see Mover. Raises StoreError if the store cannot be listed,
         twice; then nothing was started, and device and store stay the caller's.
         """
-        self._index = Index(config, root_key)
+        self._index = Index(
+            config, root_key, block_bytes=pool.block_bytes, events=EventLog(lambda: now_ns() / 1e9)
+        )
         self._clock, self._now_ns = clock, now_ns
         if store is not None:
             try:
@@ -231,6 +235,8 @@ class TieredCache(Closing):
         answers += _drained(self._answers)
         for num_slots in _drained(self._host_slots):
             self._index.host_grows(num_slots)
+        if answers:
+            self._index.at(self._clock())  # or what they took would be too short
         for answer in answers:
             self._index.answer(answer)
         self._num_ended += len(answers)
@@ -384,13 +390,21 @@ class TieredCache(Closing):
             erased.set_result(all_gone)
 
     def stats(self) -> dict[str, Any]:
-        """Index.stats with the store's own figures, where there is a store."""
+        """Index.stats with the store's own figures, where there is a store. Any thread may call it."""
         stats = self._index.stats()
         if self._store is not None:
             stats["store"] = dataclasses.asdict(self._store.stats())
         stats["failed_deletes"] = self._failed_deletes
         stats["failed_touches"] = self._failed_touches
         return stats
+
+    def events(self, after: int) -> Sequence[Event]:
+        """What has happened since the event of that number, oldest first: see EventLog. Any thread may call it."""
+        return self._index.events.after(after)
+
+    def note(self, kind: str, **facts: Any) -> None:
+        """Add an event. `facts`: plain values that nobody changes afterwards, no text. Any thread may call it."""
+        self._index.events.append(kind, **facts)
 
     def check(self) -> None:
         """See Index.check."""
