@@ -14,6 +14,7 @@ from kvstore.errors import StoreError
 from kvstore.reports import Event
 from kvstore.slots import SlotMemory
 from kvstore.store import BlockRef, Store
+from tiering.errands import Errands, Work
 from tiering.events import EventLog
 from tiering.eviction import Room
 from tiering.index import Index, IndexConfig
@@ -44,12 +45,15 @@ from tiering.transfer.mover import WHOLE_SLOT, Arriving, Mover
 from tiering.writes import Sweep
 
 _Item = TypeVar("_Item")
+Answered = TypeVar("Answered")
 
 _SETTLE_STEP_S = 0.1  # how long to wait for news before planning again: a resting disk wakes nobody
 
 
 class TieredCache(Closing):
-    """A prefix cache over device, host and disk. One thread calls it, except `close` after that thread has ended.
+    """A prefix cache over device, host and disk. One thread drives it, and calls `close` or has ended by then.
+
+    Others may call what says so; where that takes the thread that drives, they wait for its next turns.
 
     Nothing here decides where a block goes (the core does) or in which order copies run (the mover does). Calls do
     not block, save `before_compute` where the device blocks, `finish`, `settle`, `clear`, `erase` and `close`. `wake` is called from other threads
@@ -103,12 +107,15 @@ class TieredCache(Closing):
         self._suspect = False
         """Whether a read or write has failed since the store last went on empty: it may do so at any time."""
         self._num_ended = self._num_told = 0
+        self._errands = Errands()
         self._join_s = join_s
         self._touch_until_s = float("inf")
         """When notes of uses become less worth than an end in time, on time.monotonic."""
         self._joined: bool | None = None
         """What `close` answers; None while the cache is open."""
-        self.pump()
+        self._take_in()
+        self._owner: int | None = None
+        """The thread that drives the cache, once one has: it cannot wait for itself."""
 
     # --- what requests do -----------------------------------------------------------------------------------------
 
@@ -207,14 +214,21 @@ class TieredCache(Closing):
 
     # --- the driver -----------------------------------------------------------------------------------------------
 
-    def pump(self) -> bool:
-        """Take in what has ended and start what follows from it.
+    def pump(self, *, errands: bool = True) -> bool:
+        """Take in what has ended, start what follows from it, and run errands of other threads for a millisecond.
 
-        True if since the last call anything has ended or taken too long: whoever waits may find what it waits for.
+        True if since the last call anything has ended, taken too long, or made room: whoever waits may find what it
+        waits for. `errands`: to be given once in a turn of the loop.
         """
         self._take_in()
+        if errands:
+            self._run_errands()
         news, self._num_told = self._has_news, self._num_events
         return news
+
+    def _run_errands(self) -> None:
+        if self._errands.run():
+            self._start_moves()
 
     @property
     def _num_events(self) -> int:
@@ -261,9 +275,12 @@ class TieredCache(Closing):
 
         At once if something has taken too long since it was last called: other calls look at the clock as well.
         """
-        return float("-inf") if self._has_news else self._index.deadline_s()
+        if self._has_news or self._errands.are_ready:
+            return float("-inf")
+        return self._index.deadline_s()
 
     def _start_moves(self) -> None:
+        self._owner = threading.get_ident()
         if self._suspect:
             self._note_fresh_start()
         for move in self._index.plan(self._clock()):
@@ -294,6 +311,32 @@ class TieredCache(Closing):
         """Called on any thread: there is something to pump."""
         self._news.set()
         self._wake()
+
+    # --- for other threads ----------------------------------------------------------------------------------------
+
+    def ask(self, work: Work[Answered]) -> "Future[Answered]":
+        """Have the cache's own thread do something in its next turns: see Errands. Any thread may call it.
+
+        The future fails with RuntimeError if the cache is closed, or can compute no more, before it is done.
+        """
+        future = self._errands.post(work)
+        self._announce()
+        return future
+
+    def _answer_to(self, work: Work[Answered]) -> Answered:
+        """Wait until the cache's own thread has done something; where this is that thread, it is done here."""
+        future = self.ask(work)
+        while self._owner == threading.get_ident() and not future.done():
+            self._news.clear()
+            self._take_in()
+            self._run_errands()
+            if not (future.done() or self._errands.are_ready):
+                self._news.wait(_SETTLE_STEP_S)
+        return future.result()
+
+    def refuse(self, error: str) -> None:
+        """The cache is driven no more: errands, those still to come among them, fail with this. For the owner's thread."""
+        self._errands.close(RuntimeError(error))
 
     # --- on the I/O threads ---------------------------------------------------------------------------------------
 
@@ -419,6 +462,7 @@ class TieredCache(Closing):
         if self._joined is not None:
             return self._joined
         self._joined = False
+        self.refuse("the cache is closed")
         try:
             if self._store is not None and flush_s > 0:
                 self._index.sweep(Tier.DISK, then_free=False)
@@ -437,6 +481,7 @@ class TieredCache(Closing):
         After either of them it does nothing, and answers as they did, or would have if the store could be closed.
         """
         if self._joined is None:
+            self.refuse("the cache is closed")
             self._end()
         return bool(self._joined)
 
