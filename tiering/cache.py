@@ -11,16 +11,17 @@ from typing import Any, TypeVar
 from kvstore.block import BlockKey, chain_key
 from kvstore.closing import Closing
 from kvstore.errors import StoreError
-from kvstore.reports import Event
+from kvstore.reports import Event, PrefixDetail, PrefixPage, PrefixQuery, Removed, TierName
 from kvstore.slots import SlotMemory
 from kvstore.store import BlockRef, Store
-from tiering.errands import Errands, Work
+from tiering.errands import Errands, Steps, at_once
 from tiering.events import EventLog
 from tiering.eviction import Room
 from tiering.index import Index, IndexConfig
 from tiering.io_threads import IoThreads, Jobs
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
+from tiering.listing import Describe, Listing
 from tiering.moves import (
     Answer,
     Copied,
@@ -108,6 +109,13 @@ class TieredCache(Closing):
         """Whether a read or write has failed since the store last went on empty: it may do so at any time."""
         self._num_ended = self._num_told = 0
         self._errands = Errands()
+        self._listing = Listing(
+            lambda: self._answer_to(lambda: self._index.walk()),  # noqa: PLW0108 - the index as it is then
+            root_key,
+            config.block_tokens,
+            clock=clock,
+            ttl_s=lambda: self._index.config.ttl_s,
+        )
         self._join_s = join_s
         self._touch_until_s = float("inf")
         """When notes of uses become less worth than an end in time, on time.monotonic."""
@@ -232,7 +240,7 @@ class TieredCache(Closing):
 
     @property
     def _num_events(self) -> int:
-        return self._num_ended + self._index.num_expired
+        return self._num_ended + self._index.num_expired + self._index.num_changes
 
     @property
     def _has_news(self) -> bool:
@@ -314,18 +322,22 @@ class TieredCache(Closing):
 
     # --- for other threads ----------------------------------------------------------------------------------------
 
-    def ask(self, work: Work[Answered]) -> "Future[Answered]":
+    def ask(self, function: Callable[[], Answered]) -> "Future[Answered]":
+        """Have the cache's own thread call this in one of its next turns: `ask_in_steps` for what takes but a moment."""
+        return self.ask_in_steps(at_once(function))
+
+    def ask_in_steps(self, begin: Callable[[], Steps[Answered]]) -> "Future[Answered]":
         """Have the cache's own thread do something in its next turns: see Errands. Any thread may call it.
 
         The future fails with RuntimeError if the cache is closed, or can compute no more, before it is done.
         """
-        future = self._errands.post(work)
+        future = self._errands.post(begin)
         self._announce()
         return future
 
-    def _answer_to(self, work: Work[Answered]) -> Answered:
+    def _answer_to(self, begin: Callable[[], Steps[Answered]]) -> Answered:
         """Wait until the cache's own thread has done something; where this is that thread, it is done here."""
-        future = self.ask(work)
+        future = self.ask_in_steps(begin)
         while self._owner == threading.get_ident() and not future.done():
             self._news.clear()
             self._take_in()
@@ -333,6 +345,56 @@ class TieredCache(Closing):
             if not (future.done() or self._errands.are_ready):
                 self._news.wait(_SETTLE_STEP_S)
         return future.result()
+
+    def prefixes(self, query: PrefixQuery, describe: Describe | None = None) -> PrefixPage:
+        """List runs of blocks, as of a second ago at most where the index is not large. Any thread may call it.
+
+        `describe` makes text of the token ids of rows, where the query wants text. Raises ValueError for what no query
+        can be, and KeyError if there is no run `under` which to look.
+        """
+        return self._listing.page(query, describe)
+
+    def prefix(
+        self,
+        key: str,
+        *,
+        text: bool = False,
+        describe: Describe | None = None,
+        unmark: Callable[[Tokens], Tokens] | None = None,
+    ) -> PrefixDetail:
+        """The run that holds the block of this key, in hexadecimal. Any thread may call it; KeyError if none does.
+
+        With `text` its token ids, as `unmark` leaves them, and what `describe` makes of them.
+        """
+        return self._listing.detail(key, text=text, describe=describe, unmark=unmark)
+
+    def remove_prefix(self, key: str) -> Removed:
+        """Forget what is idle of a run and of all that follows it, in every tier, and wait until that is done.
+
+        `key`: of a block of the run. Any thread may call it; KeyError if no block has that key.
+        """
+        path, start = self._listing.path_of(key)
+        removed = self._answer_to(
+            lambda: self._index.remove_prefix(path, start // self._index.config.block_tokens)
+        )
+        self._listing.expire()
+        return removed
+
+    def demote_prefix(self, key: str, to: TierName) -> Removed:
+        """Move what is idle of a run, and of all that follows it, down to "host" or "disk"; wait until that is done.
+
+        Counted as in use is all that is above that tier still. As for `remove_prefix`; ValueError for another tier, and
+        RuntimeError if there is no such tier.
+        """
+        if to not in ("host", "disk"):
+            raise ValueError(f'to must be "host" or "disk", not {to!r}')
+        path, start = self._listing.path_of(key)
+        tier = Tier[to.upper()]
+        moved = self._answer_to(
+            lambda: self._index.demote_prefix(path, start // self._index.config.block_tokens, tier)
+        )
+        self._listing.expire()
+        return moved
 
     def refuse(self, error: str) -> None:
         """The cache is driven no more: errands, those still to come among them, fail with this. For the owner's thread."""
@@ -406,6 +468,7 @@ class TieredCache(Closing):
         """Forget every block in every tier. False if a request, or a copy that takes too long, holds some."""
         settled = self.settle(timeout_s)
         cleared = self._index.clear()
+        self._listing.forget()
         self._start_moves()
         return settled and cleared
 
@@ -417,6 +480,7 @@ class TieredCache(Closing):
         """
         settled = self.settle(timeout_s)
         all_gone = self._index.erase(owner) and settled and not in_use
+        self._listing.forget()
         self._start_moves()
         if self._store is None:
             erased.set_result(all_gone)

@@ -1,13 +1,12 @@
 """Work that other threads have the cache's own thread do, a slice at a time between its steps."""
 
-import inspect
 import queue
 import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias, TypeVar, cast
+from typing import Any, Final, TypeAlias, TypeVar
 
 Answer = TypeVar("Answer")
 
@@ -15,8 +14,16 @@ Steps: TypeAlias = Generator[Callable[[], bool] | None, None, Answer]
 """An errand in steps. It yields None to be gone on with when there is time, or a question, to be gone on with when
 that is answered with True; what it returns is the answer. A step should take a small part of a slice."""
 
-Work: TypeAlias = Callable[[], Answer | Steps[Answer]]
-"""An errand: a function that does it, or one that makes its steps."""
+
+def at_once(function: Callable[[], Answer]) -> Callable[[], Steps[Answer]]:
+    """An errand of one step. It should take well below a slice."""
+
+    def begin() -> Steps[Answer]:
+        return function()
+        yield  # what makes it a generator
+
+    return begin
+
 
 SLICE_S: Final = 1e-3
 """For how long errands together may keep the thread in one turn; the step that is under way then is ended."""
@@ -24,7 +31,7 @@ SLICE_S: Final = 1e-3
 
 @dataclass(slots=True)
 class _Errand:
-    work: Work[Any]
+    begin: Callable[[], Steps[Any]]
     future: "Future[Any]"
     steps: Steps[Any] | None = None
     waits_for: Callable[[], bool] | None = None
@@ -48,10 +55,13 @@ class Errands:
         self._under_way: deque[_Errand] = deque()
         self._closed: Exception | None = None
 
-    def post(self, work: Work[Answer]) -> "Future[Answer]":
-        """Have this done. Does not block; where errands are not done any more the future fails at once."""
+    def post(self, begin: Callable[[], Steps[Answer]]) -> "Future[Answer]":
+        """Have this done: `begin` is called, and its steps are made, by the thread that runs errands.
+
+        Does not block; where errands are not done any more the future fails at once.
+        """
         future: Future[Answer] = Future()
-        self._posted.put(_Errand(work, future))
+        self._posted.put(_Errand(begin, future))
         if self._closed is not None:  # looked at after it was put: whoever closes either sees it or is seen
             self._fail(self._closed)
         return future
@@ -89,11 +99,7 @@ class Errands:
             if errand.steps is None:
                 if not errand.future.set_running_or_notify_cancel():
                     return True
-                answer: Any = errand.work()
-                if not inspect.isgenerator(answer):
-                    errand.future.set_result(answer)
-                    return True
-                errand.steps = cast("Steps[Any]", answer)
+                errand.steps = errand.begin()
             errand.waits_for = next(errand.steps)
         except StopIteration as end:
             errand.future.set_result(end.value)

@@ -17,7 +17,10 @@ import numpy as np
 
 from kvstore.block import BlockKey
 from kvstore.reasons import MissReason
+from kvstore.reports import Removed
 from kvstore.store import BlockMeta, ReadOutcome
+from tiering.by_hand import ByHand
+from tiering.errands import Steps
 from tiering.events import EventLog, Growth
 from tiering.eviction import Eviction, Room
 from tiering.expiry import ROUNDS, Expiry
@@ -50,6 +53,7 @@ from tiering.restore import restore
 from tiering.swaps import Stash, Swaps
 from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
+from tiering.walk import Nodes, walk
 from tiering.writes import Sweep, Writes
 
 
@@ -192,6 +196,7 @@ class Index:
             self._expiry,
             host_loads=config.loads,
         )
+        self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)
         self._lookups = Lookups()
         self._now_s = 0.0
         self._outdated_reads: set[int] = set()
@@ -421,6 +426,30 @@ class Index:
         self._writes.sweep(sweep)
         return sweep
 
+    # --- for other threads ----------------------------------------------------------------------------------------
+
+    def walk(self) -> Steps[list[Nodes]]:
+        """An errand: all nodes, for a listing."""
+        return walk(self._holdings)
+
+    def remove_prefix(self, path: bytes, start: int) -> Steps[Removed]:
+        """An errand: forget what is idle of a path's blocks from position `start` on, and of all that follows the first.
+
+        `path`: the tokens of whole blocks. Raises KeyError if they are not in the index.
+        """
+        return self._by_hand.remove(path, start)
+
+    def demote_prefix(self, path: bytes, start: int, to: Tier) -> Steps[Removed]:
+        """An errand: the same moved down to a tier. RuntimeError if there is no such tier."""
+        if not (self.config.disk_bytes if to is DISK else self.config.host_slots):
+            raise RuntimeError(f"there is no {to.label} tier to move blocks down to")
+        return self._by_hand.demote(path, start, to)
+
+    @property
+    def num_changes(self) -> int:
+        """What was changed by hand, ever: it may have made room."""
+        return self._by_hand.num_removed
+
     def clear(self) -> bool:
         """Forget every block in every tier that is not in use. False if something is, and stays."""
         residency = self._holdings.residency
@@ -524,6 +553,7 @@ class Index:
             "events": self.events.last,
             "leases": len(self._leases),
             "expired": self._expiry.num_expired,
+            "removed": self._by_hand.num_removed,
             "failed_loads": {reason.value: count for reason, count in dict(self._loads.misses).items()},
             "preempted": {
                 "requests": self._leases.num_preempted,

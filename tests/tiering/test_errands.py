@@ -8,7 +8,7 @@ import pytest
 
 from tests.tiering.slot_arrays import GIVE_UP_S
 from tests.tiering.test_cache import Rig
-from tiering.errands import Errands
+from tiering.errands import Errands, at_once
 
 
 class Ticks:
@@ -63,7 +63,7 @@ def test_errands_take_turns_and_the_one_that_came_first_begins(errands, clock):
 
 
 def test_a_function_is_an_errand_of_one_step(errands):
-    future = errands.post(lambda: 7)
+    future = errands.post(at_once(lambda: 7))
     errands.run()
     assert future.result(0) == 7
 
@@ -90,7 +90,7 @@ def test_what_an_errand_raises_its_future_gets_and_others_go_on(errands):
         yield
         raise KeyError("gone")
 
-    first, second = errands.post(fails), errands.post(lambda: 1)
+    first, second = errands.post(fails), errands.post(at_once(lambda: 1))
     errands.run()
     with pytest.raises(KeyError, match="gone"):
         first.result(0)
@@ -101,7 +101,7 @@ def test_books_that_do_not_agree_end_the_one_who_keeps_them_as_well(errands):
     def finds_them_wrong():
         raise AssertionError("a lease is lost")
 
-    future = errands.post(finds_them_wrong)
+    future = errands.post(at_once(finds_them_wrong))
     with pytest.raises(AssertionError, match="a lease"):
         errands.run()
     with pytest.raises(AssertionError, match="a lease"):
@@ -119,12 +119,12 @@ def test_what_is_not_done_at_the_end_fails_and_so_does_what_comes_later(errands)
 
     under_way = errands.post(begun)
     errands.run()
-    posted = errands.post(lambda: 1)
-    cancelled = errands.post(lambda: 1)
+    posted = errands.post(at_once(lambda: 1))
+    cancelled = errands.post(at_once(lambda: 1))
     assert cancelled.cancel()
     errands.close(RuntimeError("closed"))
     errands.close(RuntimeError("again"))
-    later = errands.post(lambda: 1)
+    later = errands.post(at_once(lambda: 1))
     for future in (under_way, posted, later):
         with pytest.raises(RuntimeError, match="closed"):
             future.result(0)
@@ -135,7 +135,7 @@ def test_what_is_not_done_at_the_end_fails_and_so_does_what_comes_later(errands)
 
 def test_an_errand_that_was_cancelled_before_it_began_is_not_done(errands):
     done = []
-    future = errands.post(lambda: done.append(1))
+    future = errands.post(at_once(lambda: done.append(1)))
     assert future.cancel()
     errands.run()
     assert not done
@@ -176,7 +176,7 @@ def test_a_sleeping_loop_is_woken_and_comes_back_while_there_is_work_and_no_long
         answers = []
 
         def ask():
-            answers.append(cache.ask(steps).result(GIVE_UP_S))
+            answers.append(cache.ask_in_steps(steps).result(GIVE_UP_S))
             rig.woken.set()
 
         asker = threading.Thread(target=ask)
@@ -192,7 +192,7 @@ def test_a_sleeping_loop_is_woken_and_comes_back_while_there_is_work_and_no_long
 def test_the_thread_that_drives_does_what_it_asks_for_at_once():
     with Rig(None).cache as cache:
         cache.pump()
-        assert cache._answer_to(lambda: 3) == 3
+        assert cache._answer_to(at_once(lambda: 3)) == 3
 
 
 def test_a_closed_cache_leaves_nobody_waiting():
