@@ -5,7 +5,6 @@ copied down before its place is free; where the lower tier has no place either i
 every copy of its descendants, so that what the tiers hold together always reaches back to the root.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from enum import Enum, auto
 
@@ -44,10 +43,10 @@ class Eviction:
         """What was given up for good."""
         self.num_leaving = 0
         """Device slots that will be free when the copies out of them have ended."""
-        self.evicted: Counter[Tier] = Counter()
-        """Copies that left a tier to make room there."""
-        self.dropped: Counter[Tier] = Counter()
-        """Blocks whose last copy was in this tier when it was given up."""
+        self.evicted = [0] * len(Tier)
+        """Copies that left a tier to make room there, by tier."""
+        self.dropped = [0] * len(Tier)
+        """Blocks whose last copy was in this tier when it was given up, by tier."""
 
     # --- device ---------------------------------------------------------------------------------------------------
 

@@ -19,12 +19,16 @@ class Sweep:
     to: Tier
     then_free: bool
     """Whether the copies above are given up. Otherwise they stay, clean."""
+    only: Ids | None = None
+    """The blocks that it is about, each after its parent; None for all."""
     ids: Ids = field(default_factory=lambda: np.empty(0, dtype=np.intp))
     stuck: Ids = field(default_factory=lambda: np.empty(0, dtype=np.intp))
     """Those of them that could not be copied from the device: they stay there."""
     refused: bool = False
     """Whether writes have failed so often in a row that no more are asked for."""
     done: bool = False
+    cut_off: bool = False
+    """Whether it is done because another has begun."""
     num_left: int = 0
     """When it is done: blocks above the tier that are not in it."""
 
@@ -157,10 +161,11 @@ class Writes:
 
     def sweep(self, sweep: Sweep) -> None:
         """Begin to move everything down, most recently used first, a prefix before what follows it."""
-        ids = self._holdings.radix.subtree(NO_BLOCK)  # parents first, and a stable sort keeps it so
+        ids = sweep.only if sweep.only is not None else self._holdings.radix.subtree(NO_BLOCK)
+        # parents first, and a stable sort keeps it so
         sweep.ids = ids[np.argsort(-self._holdings.residency.stamp[ids], kind="stable")]
         if self._sweep is not None:
-            self._sweep.done = True
+            self._sweep.done = self._sweep.cut_off = True
         self._sweep = sweep
 
     def not_demoted(self, ids: Ids) -> None:

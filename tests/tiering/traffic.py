@@ -9,6 +9,7 @@ from tests.tiering.memory_model import DIED, OWNERS, MemoryModel
 from tiering.index import IndexConfig
 from tiering.moves import Read
 from tiering.residency import NO_BLOCK, Tier
+from tiering.transfers import NAMES
 
 RECORD_BYTES = 10
 
@@ -79,6 +80,19 @@ class Traffic:
         self.choose(self.actions)()
         self.model.plan()
         self.model.check()
+        self._check_figures()
+
+    def _check_figures(self):
+        """What is in flight is counted as that, and what has ended as that, once."""
+        transfers = self.model.index.stats()["transfers"]
+        for kind, name in NAMES.items():
+            flying = [each.move for each in self.model.flights.values() if type(each.move) is kind]
+            asked, figures = self.model.moves(kind), transfers[name]
+            assert figures["in_flight_blocks"] == sum(len(move.host_slots) for move in flying)
+            assert figures["moves"] == len(asked) - len(flying)
+            assert figures["blocks"] + figures["failed_blocks"] + figures["in_flight_blocks"] == sum(
+                len(move.host_slots) for move in asked
+            )
 
     @property
     def num_blocks(self):
