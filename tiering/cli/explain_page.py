@@ -28,7 +28,9 @@ class Page:
         for part in answer["parts"]:
             span = f"  tokens {part['start_token']:,} to {part['end_token']:,}"
             reason = part.get("reason")
-            told = f"from {part['tier']}" if reason is None else f"computed: {str(reason).replace('_', ' ')}"
+            told = (
+                f"from {part.get('tier')}" if reason is None else f"computed: {str(reason).replace('_', ' ')}"
+            )
             if reason is not None and part.get("tier"):
                 told += f", last in {part['tier']}"
             if part.get("ago_s") is not None:

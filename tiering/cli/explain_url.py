@@ -49,10 +49,34 @@ def _explanation(body: bytes, address: str) -> dict[str, Any]:
         answer = json.loads(body)
     except ValueError as error:
         raise _Refused(f"{address} answers with something other than JSON") from error
-    wanted = ("prompt_tokens", "cached_tokens", "parts", "reasons")
-    if not isinstance(answer, dict) or not all(key in answer for key in wanted):
+    if not _is_explanation(answer):
         raise _Refused(f"{address} answers with something other than an explanation")
-    return answer
+    found: dict[str, Any] = answer
+    return found
+
+
+def _is_explanation(answer: Any) -> bool:
+    """Whether it has all that is printed, and of the types that can be."""
+    if not isinstance(answer, dict):
+        return False
+    parts, told = answer.get("parts"), answer.get("difference")
+    return (
+        all(isinstance(answer.get(key), int) for key in ("prompt_tokens", "cached_tokens"))
+        and isinstance(answer.get("reasons"), dict)
+        and isinstance(answer.get("notes", []), list)
+        and isinstance(parts, list)
+        and all(_has_numbers(part, "start_token", "end_token") for part in parts)
+        and all(isinstance(part.get("ago_s") or 0.0, (int, float)) for part in parts)
+        and (told is None or (_has_numbers(told, "at_token") and _has_sides(told)))
+    )
+
+
+def _has_numbers(value: Any, *keys: str) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), int) for key in keys)
+
+
+def _has_sides(told: dict[str, Any]) -> bool:
+    return all(isinstance(told.get(key), list) for key in ("asked_ids", "cached_ids"))
 
 
 def _problem(error: HTTPError) -> str:
