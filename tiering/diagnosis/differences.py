@@ -65,7 +65,7 @@ def difference(
         if prompt is not None:
             place = sections.place_of(prompt.text, asked, at, tokenizer)
             section = section or prompt.name_at(place)
-            case.find_rewritten(messages, prompt, place)
+            case.find_rewritten(messages, tools, prompt, place)
     kind = case.kind() if case.parts else None
     return Difference(
         at_token=at,
@@ -112,12 +112,15 @@ class _Case:
         """Whether there is a difference: both sides have a token here."""
         return self.stretch.asked_start < len(self.asked) and self.stretch.cached_start < len(self.cached)
 
-    def find_rewritten(self, messages: Messages | None, prompt: Layout, place: int) -> None:
+    def find_rewritten(
+        self, messages: Messages | None, tools: Sequence[Any] | None, prompt: Layout, place: int
+    ) -> None:
+        """Look whether the template wrote what is cached of the first messages, so that this is known for certain."""
         window = self.window
         if messages and window is not None and window.first < len(window.cached):
             place += window.first - window.split
             self.was_rewritten = sections.was_rewritten(
-                messages, self.tokenizer, prompt.text, place, window.cached[window.first :]
+                messages, self.tokenizer, prompt.text, place, window.cached[window.first :], tools=tools
             )
 
     def kind(self) -> DifferenceKind | None:
