@@ -32,7 +32,7 @@ from .layer_groups import LayerGroups, layer_groups
 from .model import Model, load_model
 from .out_of_memory import lower, memory_for, pool_setting
 from .pool import DevicePool
-from .salt import MAX_VOCABULARY
+from .salt import MARK_SHIFT, MAX_VOCABULARY
 from .sizes import available_memory_bytes, format_bytes
 
 WrapStore = Callable[[Store], Store]
@@ -266,6 +266,7 @@ def _index_config(
         disk_bytes=stored.capacity_bytes - stored.other_namespaces_bytes if stored is not None else 0,
         record_bytes=store.max_stored_bytes if store is not None else 0,
         loads=config.load == "always",
+        mark_shift=MARK_SHIFT,
         ttl_s=config.ttl_s,
         clean_share=config.host_clean_share,
         write_budget_blocks=max(1, chosen.disk_queue_bytes // block_bytes),

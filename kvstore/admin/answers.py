@@ -3,7 +3,6 @@
 import platform
 from functools import partial
 from http import HTTPStatus
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -13,6 +12,7 @@ from msgspec import UNSET
 from kvstore.admin import shapes
 from kvstore.admin.endpoint import Answer, Call, Endpoint
 from kvstore.admin.jobs import url_of
+from kvstore.admin.metrics import CONTENT_TYPE, exposition
 from kvstore.admin.problems import Problem, not_found
 from kvstore.admin.tiers import not_ready, tiers_of
 from kvstore.reports import PrefixQuery
@@ -69,12 +69,8 @@ async def openapi(endpoint: Endpoint, call: Call) -> web.StreamResponse:
 
 
 async def metrics(endpoint: Endpoint, call: Call) -> web.StreamResponse:
-    try:
-        module = import_module("kvstore.admin.metrics")
-    except ImportError:
-        raise Problem(HTTPStatus.NOT_IMPLEMENTED, "metrics are not installed") from None
-    text: bytes = module.exposition(await endpoint.figures.stats(), endpoint.http_figures)
-    return web.Response(body=text, headers={"Content-Type": module.CONTENT_TYPE})
+    text = exposition(await endpoint.figures.stats(), endpoint.http_figures)
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 
 # --- what is cached -------------------------------------------------------------------------------------------------
