@@ -11,7 +11,7 @@ from tests.kvstore.admin.small_subject import SmallSubject
 TOKEN, READ_TOKEN = "full-token-0123456789", "read-token-0123456789"
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", "localhost.example.org"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", "localhost.example.org"])  # noqa: S104 - refused
 def test_an_open_endpoint_is_refused_elsewhere_than_on_loopback(host):
     with pytest.raises(ValueError, match="no token is set"):
         AdminConfig(host=host)
@@ -77,5 +77,5 @@ def test_a_port_that_is_taken_is_told_in_a_sentence():
 
 
 def test_a_host_that_does_not_exist_is_told_in_a_sentence():
-    with pytest.raises(OSError, match="cannot listen on no.such.host.invalid port 0"):
+    with pytest.raises(OSError, match=r"cannot listen on no\.such.host.invalid port 0"):
         serve(SmallSubject(), AdminConfig(host="no.such.host.invalid", port=0, token=TOKEN))

@@ -1,5 +1,6 @@
 """Who may ask what, and that a client who misbehaves is a burden to nobody."""
 
+import contextlib
 import logging
 import socket
 import threading
@@ -312,8 +313,7 @@ def test_a_subject_that_takes_too_long(open_server, subject):
         b"",
         b"GET /healthz HT",
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-",
-        b"POST /admin/v1/explain HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-        b'Content-Length: 100\r\n\r\n{"te',
+        b"POST /admin/v1/explain HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{",
         b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",  # answered, and then silent
     ],
 )
@@ -334,11 +334,11 @@ def test_a_request_that_trickles_in_is_given_up(open_server):
     with connect(url) as connection:
         connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n")
         began_s = time.monotonic()
-        with pytest.raises(OSError):
-            while time.monotonic() - began_s < 5:
+        with contextlib.suppress(OSError):
+            while time.monotonic() - began_s < 10:
                 connection.sendall(b"X-A: b\r\n")
                 threading.Event().wait(0.05)
-        assert time.monotonic() - began_s < 5
+        assert time.monotonic() - began_s < 5, "it was closed on the other side"
 
 
 def test_an_answer_that_nobody_reads_is_given_up(open_server, caplog):
@@ -448,7 +448,5 @@ def test_closing_is_quick_whatever_hangs(subject):
 
 
 def _asked(url: str, action: str) -> None:
-    try:
+    with contextlib.suppress(OSError):
         ask(url, f"{V1}/{action}", "POST", {"text": "a"} if action != "verify" else {})
-    except OSError:
-        pass
