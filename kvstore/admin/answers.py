@@ -111,7 +111,7 @@ async def remove_prefix(endpoint: Endpoint, call: Call) -> Answer:
 async def explain(endpoint: Endpoint, call: Call) -> Answer:
     body: shapes.Prompt = call.body
     endpoint.asking.method("explain")
-    options = await endpoint.asking.ask("options", body.options)
+    options = await _options(endpoint, body)
     found = await endpoint.asking.ask("explain", body.prompt, options, text=call.may_see_text)
     return Answer(value=shapes.Explained.of(found))
 
@@ -143,7 +143,7 @@ async def advice(endpoint: Endpoint, call: Call) -> Answer:
 async def warm(endpoint: Endpoint, call: Call) -> Answer:
     body: shapes.Prompt = call.body
     run = endpoint.asking.method("warm")
-    options = await endpoint.asking.ask("options", body.options)
+    options = await _options(endpoint, body)
     return _begun(endpoint.jobs.start("warm", lambda: _warmed(run(body.prompt, options))))
 
 
@@ -210,6 +210,10 @@ async def events(endpoint: Endpoint, call: Call) -> web.StreamResponse:
     if seen.isascii() and seen.isdecimal() and len(seen) < 18:  # what a client says that comes again
         after = int(seen)
     return await endpoint.listeners.serve(call.request, after)
+
+
+async def _options(endpoint: Endpoint, body: shapes.Prompt) -> Any:
+    return await endpoint.asking.ask("options", body.options) if body.options else None
 
 
 def _settings(settings: dict[str, Any]) -> shapes.Settings:
