@@ -1,6 +1,7 @@
 """What each route answers."""
 
 import platform
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +16,7 @@ from kvstore.admin.jobs import url_of
 from kvstore.admin.metrics import CONTENT_TYPE, exposition
 from kvstore.admin.problems import Problem, not_found
 from kvstore.admin.tiers import not_ready, tiers_of
-from kvstore.reports import PrefixQuery
+from kvstore.reports import PrefixDetail, PrefixQuery
 
 CHANGEABLE = (
     "host_bytes",
@@ -97,8 +98,11 @@ async def prefixes(endpoint: Endpoint, call: Call) -> Answer:
 
 async def prefix(endpoint: Endpoint, call: Call) -> Answer:
     _check_text(call, wanted=call.params.text)
-    key = _key_of(call)
-    return Answer(value=await endpoint.asking.ask("prefix", key, text=call.params.text, missing=_NO_RUN))
+    found: PrefixDetail = await endpoint.asking.ask(
+        "prefix", _key_of(call), text=call.params.text, missing=_NO_RUN
+    )
+    # a tokenizer makes text of ids
+    return Answer(value=found if call.may_see_text else replace(found, token_ids=None))
 
 
 async def remove_prefix(endpoint: Endpoint, call: Call) -> Answer:
