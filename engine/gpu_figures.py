@@ -121,7 +121,7 @@ def figures_by_uuid(uuid: str, nvml: Any = None) -> GpuFigures | None:
     try:
         return GpuFigures(nvml, nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}"))
     except nvml.NVMLError as error:
-        _log.debug("no figures of the GPU %s: %s", uuid, error)
+        _log.debug("no figures of the GPU %s: %s", uuid, error, extra={"gpu": uuid, "error": error})
         _shut_down(nvml)
         return None
 

@@ -54,7 +54,9 @@ def choose_kernels(
         except Exception as error:  # noqa: BLE001 - what fails in others' code, a compiler's among it, has no common type
             reason = (str(error) if isinstance(error, Disagrees) else told(error))[:_LONGEST_REASON]
             if config.attention == "auto":
-                _log.warning("attention is computed by SDPA, not by FlashInfer: %s", reason)
+                _log.warning(
+                    "attention is computed by SDPA, not by FlashInfer: %s", reason, extra={"error": reason}
+                )
     if config.attention == "flashinfer":
         raise ValueError(f"attention is 'flashinfer', which cannot be used: {reason}")
     return None, reason

@@ -182,6 +182,7 @@ def _device(kind: str, opening: HostOpening) -> Device:
     _log.warning(
         "copies between host and device go by way of small buffers, and slower: host memory could not be page-locked (%s)",
         opening.refused,
+        extra={"error": opening.refused},
     )
     return StagedCudaDevice(cupy_runtime(), compute_stream)
 
@@ -218,7 +219,7 @@ def _store(
             ttl_s=config.ttl_s,
         )
     except StoreError as error:
-        _log.warning("runs without a disk tier: %s", error)
+        _log.warning("runs without a disk tier: %s", error, extra={"path": config.disk_path, "error": error})
         return None, str(error)
     with suppress(OSError):
         _tell_of_short_space(config.disk_path, chosen.disk_min_free_bytes)
@@ -232,6 +233,7 @@ def _tell_of_short_memory(host_bytes: int) -> None:
             "host_bytes is %s, and %s of memory are left: taking it may end this process, or others",
             format_bytes(host_bytes),
             format_bytes(left),
+            extra={"host_bytes": host_bytes, "free_bytes": left},
         )
 
 
@@ -243,6 +245,7 @@ def _tell_of_short_space(path: str | Path, least_bytes: int) -> None:
             path,
             format_bytes(free),
             format_bytes(least_bytes),
+            extra={"path": path, "free_bytes": free, "least_bytes": least_bytes},
         )
 
 

@@ -33,6 +33,7 @@ from tiering.moves import (
     Write,
     Written,
 )
+from tiering.observation import Observed
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
 from tiering.residency import Tier
@@ -132,6 +133,15 @@ class TieredCache(Closing):
         )
         self._start_moves()
         return outcome
+
+    def observe(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> Observed:
+        """See Index.observe."""
+        self._index.at(self._clock())
+        return self._index.observe(tokens, use)
+
+    def not_indexed(self, tokens: Tokens, start: int) -> None:
+        """See Index.not_indexed."""
+        self._index.not_indexed(tokens, start)
 
     def num_matching(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> int:
         """See Index.num_matching."""

@@ -12,6 +12,8 @@ from enum import Enum, auto
 import numpy as np
 
 from kvstore.block import BlockKey
+from kvstore.reasons import MissReason
+from tiering.departed import Departed
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.moves import Demote, Forget
@@ -38,6 +40,8 @@ class Eviction:
     def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox) -> None:
         self._holdings, self._holes = holdings, holes
         self._outbox = outbox
+        self.departed = Departed()
+        """What was given up for good."""
         self.num_leaving = 0
         """Device slots that will be free when the copies out of them have ended."""
         self.evicted: Counter[Tier] = Counter()
@@ -181,6 +185,7 @@ class Eviction:
                 self.evicted[tier] += 1
             elif tier is DEVICE and self._outbox.hangs:
                 # what is below may never be free to go, and somebody needs this place: better a hole than to wait
+                self.gone(one, MissReason.EVICTED)
                 self._leave(DEVICE, one)
                 self.dropped[DEVICE] += 1
                 self._holes.prune(one)
@@ -189,23 +194,23 @@ class Eviction:
         state = self._holdings.residency.state
         return any(state.item(other, block) != ABSENT for other in Tier if other is not tier)
 
-    def drop(self, block: int, tier: Tier) -> bool:
+    def drop(self, block: int, tier: Tier, reason: MissReason = MissReason.EVICTED) -> bool:
         """`remove` a block whose last copy is, or was, in this tier, and count what is lost."""
-        num_removed = self.remove(block)
+        num_removed = self.remove(block, reason)
         self.dropped[tier] += num_removed
         return num_removed > 0
 
-    def remove(self, block: int) -> int:
+    def remove(self, block: int, reason: MissReason) -> int:
         """Forget a block with all its descendants, in every tier; no change if one of them is in use. How many went."""
         holdings = self._holdings
         ids = holdings.radix.subtree(block)
         if holdings.in_use(ids).any():
             return 0
-        self._vacate(ids)
+        self._vacate(ids, reason)
         holdings.prune(ids[::-1])
         return len(ids)
 
-    def remove_idle(self, ids: Ids) -> int:
+    def remove_idle(self, ids: Ids, reason: MissReason) -> int:
         """Forget blocks in every tier, children before parents, but for those in use and those that others follow which stay.
 
         How many went.
@@ -215,7 +220,7 @@ class Eviction:
         if not len(ids):
             return 0
         above = holdings.residency.parent[ids].astype(np.intp)
-        self._vacate(ids)
+        self._vacate(ids, reason)
         holdings.remove(ids)
         # of the parents that stay some may have been holes, with nothing below any more
         above = np.unique(above[above != NO_BLOCK])
@@ -235,12 +240,27 @@ class Eviction:
                     num_staying[parent] -= 1
         return np.array(going, dtype=np.intp)
 
-    def _vacate(self, ids: Ids) -> None:
+    def _vacate(self, ids: Ids, reason: MissReason) -> None:
         """Give up all copies of blocks that are not in use."""
+        self.gone(ids, reason)
         state = self._holdings.residency.state
         self.forget(ids[state[DISK, ids] == PRESENT])
         for tier in Tier:
             self._holdings.left(tier, ids[state[tier, ids] == PRESENT])
+
+    def gone(self, ids: Ids, reason: MissReason) -> None:
+        """These blocks are about to lose their last copies: remember that, and where these were."""
+        residency = self._holdings.residency
+        tiers = residency.nearest_tier(ids)
+        there = tiers < len(Tier)  # of a hole it is known already why it is one
+        self.departed.note(
+            residency.fingerprint[ids[there]], tiers[there], reason, self._holdings.order.now_s
+        )
+
+    def lost(self, ids: Ids, reason: MissReason) -> None:
+        """The disk turned out not to have these blocks: remember that."""
+        fingerprint = self._holdings.residency.fingerprint[ids]
+        self.departed.note(fingerprint, int(DISK), reason, self._holdings.order.now_s)
 
     def forget(self, ids: Ids) -> None:
         """Have the records of these blocks deleted. Their residency is the caller's business."""

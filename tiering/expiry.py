@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from kvstore.reasons import MissReason
 from tiering.eviction import Eviction
 from tiering.holdings import Holdings
 from tiering.residency import NO_BLOCK, Ids, Mask
@@ -103,7 +104,7 @@ class Expiry:
     def _forget(self, ids: Ids) -> None:
         """Have blocks go that are over, children before parents, but for what is in use and what that follows."""
         if len(ids):
-            self.num_expired += self._eviction.remove_idle(ids)
+            self.num_expired += self._eviction.remove_idle(ids, MissReason.EXPIRED)
 
     def check(self) -> None:
         """Raise AssertionError if a block is over and one that follows it is not, or a round comes too late."""

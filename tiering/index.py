@@ -38,9 +38,11 @@ from tiering.moves import (
     Write,
     Written,
 )
+from tiering.observation import Observed
+from tiering.observer import Observer
 from tiering.outbox import Outbox
 from tiering.owners import EVERYBODYS, Ownership
-from tiering.radix import Tokens
+from tiering.radix import Tokens, fingerprints
 from tiering.residency import Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import restore
@@ -64,6 +66,8 @@ class IndexConfig:
     """The most that one block may take on disk."""
     loads: bool = True
     """Whether blocks below the device are brought back; otherwise they are computed again."""
+    mark_shift: int = 31
+    """Bits of token ids from this one up are no tokens but keep prompts apart: explanations look below them."""
     read_batch_blocks: int = 8
     """Small, so that copying up begins early and threads share one request's blocks."""
     read_budget_blocks: int = 64
@@ -155,6 +159,14 @@ class Index:
             self._loads,
             self._swaps,
             self._expiry,
+            Observer(
+                self._holdings,
+                self._eviction.departed,
+                self._loads,
+                self._expiry,
+                host_loads=config.loads,
+                mark_shift=config.mark_shift,
+            ),
             host_loads=config.loads,
         )
         self._now_s = 0.0
@@ -195,7 +207,9 @@ class Index:
         if len(tokens) > max_blocks * self.config.block_tokens:
             raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
         matched = self._match(tokens, compute_last=compute_last, use=use)
-        return self._leases.admit(tokens, matched, max_blocks, chunk_blocks, stash, use, ownership)
+        return self._leases.admit(
+            tokens, matched, max_blocks, chunk_blocks, stash, use, ownership, compute_last=compute_last
+        )
 
     def _match(
         self, tokens: Tokens, *, compute_last: bool = True, use: CacheUse = CacheUse.READ_WRITE
@@ -206,6 +220,17 @@ class Index:
         """How many tokens of a prompt each tier would serve now, by the tier's label. Changes nothing."""
         nearest = self._holdings.residency.nearest_tier(self._match(tokens))
         return {tier.label: int((nearest == tier).sum()) * self.config.block_tokens for tier in Tier}
+
+    def observe(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> Observed:
+        """What there is of a prompt now: for `tiering.explain`. Changes nothing."""
+        return self._leases.observe(tokens, self._match(tokens, use=use), compute_last=True, use=use)
+
+    def not_indexed(self, tokens: Tokens, start: int) -> None:
+        """The blocks of these tokens from position `start` on were computed, and nobody is to find them: remember why."""
+        radix = self._holdings.radix
+        whole = tokens[: len(tokens) // radix.block_tokens * radix.block_tokens].tobytes()
+        chain = fingerprints(whole, radix.block_tokens * tokens.itemsize, radix.seed)[start:]
+        self._eviction.departed.note(chain, len(Tier), MissReason.REPLY_NOT_INDEXED, self._now_s)
 
     def num_matching(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> int:
         """How many leading blocks of a prompt would not be computed again, those on their way included."""
@@ -305,7 +330,7 @@ class Index:
         self.at(now_s)
         self._outbox.at(self._now_s)
         self._expiry.plan()
-        self._holes.expire(self._now_s, lambda block: self._eviction.drop(block, DISK))
+        self._holes.expire(self._now_s, self._drop_behind)
         self._loads.expire()
         self._writes.expire()
         if not self._can_read:
@@ -314,6 +339,9 @@ class Index:
         self._writes.plan(disk_ready=self._can_write)
         self._uses.plan(self._now_s, disk_ready=self._can_write)
         return self._outbox.take()
+
+    def _drop_behind(self, hole: int) -> bool:
+        return self._eviction.drop(hole, DISK, MissReason.BEHIND_A_LOSS)
 
     def deadline_s(self) -> float | None:
         """When `plan` must be called again even if nothing ends before; None for never."""
@@ -336,7 +364,7 @@ class Index:
         """Forget every block in every tier that is not in use. False if something is, and stays."""
         residency = self._holdings.residency
         roots = np.flatnonzero(residency.live & (residency.parent < 0))
-        removed = [self._eviction.remove(block) for block in roots.tolist()]
+        removed = [self._eviction.remove(block, MissReason.REMOVED) for block in roots.tolist()]
         return all(removed)
 
     def erase(self, owner: bytes) -> bool:
@@ -345,7 +373,8 @@ class Index:
         Of those nothing is counted on that the disk has: the store erases it.
         """
         for block in self._holdings.tops_of(owner).tolist():
-            self._eviction.remove_idle(self._holdings.radix.subtree(block)[::-1])
+            self._eviction.remove_idle(self._holdings.radix.subtree(block)[::-1], MissReason.REMOVED)
+        self._eviction.departed.forget()
         left = self._holdings.blocks_of(owner)
         state, readers = self._holdings.residency.state[DISK], self._holdings.residency.readers[DISK]
         stored = left[(state[left] == PRESENT) & (readers[left] == 0)]
@@ -367,6 +396,7 @@ class Index:
         self._loads.give_up(MissReason.ABSENT)
         state, readers = self._holdings.residency.state, self._holdings.residency.readers
         lost = np.flatnonzero((state[DISK] == PRESENT) & (readers[DISK] == 0))
+        self._eviction.lost(lost[(state[:DISK, lost] != PRESENT).all(axis=0)], MissReason.READ_FAILED)
         self._eviction.forget(lost)
         self._holdings.left(DISK, lost)
         self._holes.prune(lost)
@@ -426,6 +456,7 @@ class Index:
             "blocks": len(self._holdings.radix),
             "leases": len(self._leases),
             "expired": self._expiry.num_expired,
+            "departed": len(self._eviction.departed),
             "failed_loads": {reason.value: count for reason, count in self._loads.misses.items()},
             "preempted": {
                 "requests": self._leases.num_preempted,

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kvstore.reasons import MissReason
+from tiering.observation import Observed
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
 from tiering.residency import Ids, Tier
@@ -53,7 +55,11 @@ class Lease:
         self.arriving: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
         """... and those of them whose first layers are there."""
         self.num_lost = 0
-        """Matched blocks that could not be loaded and must be computed after all."""
+        """Matched blocks that could not be loaded and must be computed after all ..."""
+        self.lost: dict[int, MissReason] = {}
+        """... and why, by position."""
+        self.observed: Observed | None = None
+        """What was seen of the prompt when the lease was granted; None for a fork."""
         self.indexable: Tokens = ids[:0].astype(np.int32)
         """Tokens from the first on whose blocks may be indexed, once they are computed; given with the last of them."""
         self.released = False

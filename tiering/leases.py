@@ -11,6 +11,8 @@ from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdi
 from tiering.holes import Holes
 from tiering.lease import Lease
 from tiering.loads import Loads
+from tiering.observation import Observed
+from tiering.observer import Observer
 from tiering.owners import Ownership
 from tiering.radix import Tokens
 from tiering.residency import NO_BLOCK, Ids
@@ -48,10 +50,12 @@ class Leases:
         loads: Loads,
         swaps: Swaps,
         expiry: Expiry,
+        observer: Observer,
         *,
         host_loads: bool,
     ) -> None:
         """`host_loads`: whether blocks below the device are used."""
+        self._observer = observer
         self._holdings, self._holes, self._eviction = holdings, holes, eviction
         self._loads, self._swaps, self._expiry = loads, swaps, expiry
         self._host_loads = host_loads
@@ -67,9 +71,8 @@ class Leases:
         """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way, and not over."""
         if use is CacheUse.OFF:
             return np.empty(0, dtype=np.intp)
-        block_tokens = self._holdings.radix.block_tokens
-        usable_tokens = max(0, len(tokens) - 1) if compute_last else len(tokens)
-        matched = self._holdings.radix.match(tokens[: usable_tokens // block_tokens * block_tokens])
+        usable_blocks = self._num_usable(tokens, compute_last=compute_last)
+        matched = self._holdings.radix.match(tokens[: usable_blocks * self._holdings.radix.block_tokens])
         residency = self._holdings.residency
         state = residency.state
         below = np.zeros(len(matched), dtype=np.bool_)
@@ -81,6 +84,16 @@ class Leases:
         ends = ~(below | (state[DEVICE, matched] != ABSENT) | residency.computing[matched])
         ends = np.flatnonzero(ends | self._expiry.is_over(matched))
         return matched[: ends[0]] if len(ends) else matched
+
+    def _num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
+        """Whole blocks of a prompt that may match."""
+        usable_tokens = max(0, len(tokens) - 1) if compute_last else len(tokens)
+        return usable_tokens // self._holdings.radix.block_tokens
+
+    def observe(self, tokens: Tokens, matched: Ids, *, compute_last: bool, use: CacheUse) -> Observed:
+        """What there is of a prompt that `match` has answered this for."""
+        usable_blocks = self._num_usable(tokens, compute_last=compute_last)
+        return self._observer.observe(tokens, matched, usable_blocks, off=use is CacheUse.OFF)
 
     def is_pending(self, matched: Ids) -> bool:
         """Whether a block is being computed or loaded for another request."""
@@ -102,6 +115,8 @@ class Leases:
         stash: Stash | None,
         use: CacheUse,
         ownership: Ownership,
+        *,
+        compute_last: bool,
     ) -> Lease | Wait:
         """See Index.admit."""
         if self.is_pending(matched):
@@ -121,8 +136,10 @@ class Leases:
         if room is not Room.NOW:
             self._holdings.release(matched)
             return Wait.FOR_ROOM
+        observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
         shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
         lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, ownership)
+        lease.observed = observed
         self._holdings.release(matched)
         if stash is not None:
             self._swaps.swap_in(stash, lease)

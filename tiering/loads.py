@@ -148,7 +148,10 @@ class Loads:
         self._promote(arrived[awaited])
         for block, reason in zip(move.ids.tolist(), reasons, strict=True):
             if reason is not None:
-                self._lose(np.array([block], dtype=np.intp), reason)
+                one = np.array([block], dtype=np.intp)
+                if answer.error is None:
+                    self._eviction.lost(one, reason)
+                self._lose(one, reason)
         return lost
 
     def _lose(self, ids: Ids, reason: MissReason) -> None:
@@ -162,6 +165,7 @@ class Loads:
             lease.arriving[position] = False
             lease.num_loading -= 1
             lease.num_lost += 1
+            lease.lost[position] = reason
         self._holdings.will_compute(np.array(awaited, dtype=np.intp))
 
     def _promote(self, ids: Ids) -> None:

@@ -14,10 +14,13 @@ an extension or a trim copies.
 A block's id does not change when its node is split: all state by block is in the `Residency`.
 """
 
+import secrets
 from collections.abc import Iterator
-from typing import Any, cast
+from itertools import islice
+from typing import Any, Final, cast
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
@@ -26,6 +29,11 @@ Tokens = NDArray[np.int32]
 
 _TOKEN = np.dtype("<i4")
 _ID_BYTES = 4  # ids rest in the nodes as int32
+
+_MOST_ALIKE: Final = 64
+"""Children that are compared with a prompt to find the one that is most like it: those that were added last."""
+_MOST_ONWARDS: Final = 64
+"""Nodes that `onwards` goes through."""
 
 
 class _Node:
@@ -123,6 +131,8 @@ class RadixIndex:
                 f"block_tokens and max_node_blocks must be at least 1, not {block_tokens}, {max_node_blocks}"
             )
         self._residency = residency
+        self.seed = secrets.randbits(64)
+        """What the fingerprints of first blocks follow."""
         self._block_tokens = block_tokens
         self._block_bytes = block_tokens * _TOKEN.itemsize
         self._max_node_blocks = max_node_blocks
@@ -188,6 +198,40 @@ class RadixIndex:
                 parts.append(child.ids)
                 stack.append(child)
         return _ids(parts)
+
+    def onwards(self, block: int, wanted: bytes, same: int) -> bytes:
+        """What follows `block` in the cached prompt that is most like `wanted`, as tokens; empty if nothing does.
+
+        `wanted`: the first block of tokens that would have to follow for a longer match, or less than a block. Alike is
+        who has most of its first tokens, looking only at the bits of ids that are set in `same`; among equals who was
+        taken or added last. From there on it is the way that was taken last, for some thousands of tokens.
+        """
+        node, end = self._locate(block)
+        if end < node.num_blocks:
+            parts = [node.edge[end * self._block_bytes :]]
+        elif (child := self._most_alike(node, wanted, same)) is not None:
+            node = child
+            parts = [node.edge]
+        else:
+            return b""
+        for _ in range(_MOST_ONWARDS):
+            if node.children is None:
+                break
+            node = node.hot if node.hot is not _NOWHERE else next(node.each_child())
+            parts.append(node.edge)
+        return b"".join(parts)
+
+    def _most_alike(self, node: _Node, wanted: bytes, same: int) -> "_Node | None":
+        """The child of `node` for `onwards`; None if there is none."""
+        children = node.children
+        if not isinstance(children, dict):
+            return children
+        some = [node.hot, *islice(reversed(children.values()), _MOST_ALIKE)]
+        firsts = b"".join(child.edge[: len(wanted)] for child in some if child is not _NOWHERE)
+        there = np.frombuffer(firsts, dtype=_TOKEN).reshape(-1, max(1, len(wanted) // _TOKEN.itemsize))
+        alike = ((there ^ np.frombuffer(wanted, dtype=_TOKEN)) & same) == 0
+        num_alike = np.logical_and.accumulate(alike, axis=1).sum(axis=1)
+        return [child for child in some if child is not _NOWHERE][int(num_alike.argmax())]
 
     # ---- changing
 
@@ -329,6 +373,8 @@ class RadixIndex:
         if node.last != NO_BLOCK:
             residency.num_children[node.last] += 1
         residency.num_children[ids[:-1]] = 1
+        before = self.seed if node.last == NO_BLOCK else residency.fingerprint.item(node.last)
+        residency.fingerprint[ids] = fingerprints(edge, self._block_bytes, before)
         self._num_blocks += num_blocks
         packed = ids.astype(np.int32).tobytes()
         start = 0
@@ -425,9 +471,26 @@ class RadixIndex:
         assert (residency.node[ids] == child.number).all(), "a block names another node"
         above = [node.last, *ids[:-1].tolist()]
         assert residency.parent[ids].tolist() == above, "a block knows another parent"
+        before = self.seed if node.last == NO_BLOCK else residency.fingerprint.item(node.last)
+        assert np.array_equal(
+            residency.fingerprint[ids], fingerprints(child.edge, self._block_bytes, before)
+        ), "a block has another's fingerprint"
         counts = residency.num_children[ids]
         assert (counts[:-1] == 1).all(), "a block within a node has its successor for an only child"
         assert counts[-1] == sum(1 for _ in child.each_child()), "a node's last block miscounts its children"
+
+
+def fingerprints(tokens: bytes, block_bytes: int, before: int) -> NDArray[np.uint64]:
+    """The fingerprint of each block of these tokens, which follow the block with the fingerprint `before`.
+
+    xxh3 chained over the prefix, from a seed that only this process knows: good enough to remember by, and to explain;
+    what is served is never found by it.
+    """
+    chain = []
+    for at in range(0, len(tokens), block_bytes):
+        before = xxhash.xxh3_64_intdigest(tokens[at : at + block_bytes], before)
+        chain.append(before)
+    return np.array(chain, dtype=np.uint64)
 
 
 def _ids(parts: list[bytes]) -> Ids:

@@ -8,6 +8,7 @@ eviction policy and the core each own some of the columns and may read all of th
     parent                     [cap] int32              radix    id of the block before it, -1 for a first block
     num_children               [cap] int32              radix    blocks of the index that follow it directly
     node                       [cap] int32              radix    number of the radix node that holds it, -1 for none
+    fingerprint                [cap] uint64             radix    a hash of all tokens up to the block's end, for this process
     stamp                      [cap] int64              policy   time of the last touch, 0 for never
     owner                      [cap] int32              core     number of whose block it is, 0 for everybody's
     leases                     [cap] int32              core     requests that hold the path through this block
@@ -75,6 +76,7 @@ class Residency:
     parent: NDArray[np.int32]
     num_children: NDArray[np.int32]
     node: NDArray[np.int32]
+    fingerprint: NDArray[np.uint64]
     stamp: NDArray[np.int64]
     owner: NDArray[np.int32]
     leases: NDArray[np.int32]
@@ -321,6 +323,7 @@ _COLUMNS: dict[str, type] = {
     "parent": np.int32,
     "num_children": np.int32,
     "node": np.int32,
+    "fingerprint": np.uint64,
     "stamp": np.int64,
     "owner": np.int32,
     "leases": np.int32,

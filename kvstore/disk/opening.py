@@ -83,7 +83,12 @@ def fresh_tables(directory: Directory, capacity_bytes: int, now_ns: int, *, stri
     """Set the environments aside, which may be open still, and open empty ones in their place."""
     with lmdb_errors("setting damaged environments aside"):
         aside = directory.set_aside(now_ns)
-    _log.warning("%s starts empty; what it held is in %s", directory.root, aside.name)
+    _log.warning(
+        "%s starts empty; what it held is in %s",
+        directory.root,
+        aside.name,
+        extra={"path": directory.root, "set_aside": aside.name},
+    )
     return Tables(directory, map_bytes(capacity_bytes), strict=strict)
 
 
@@ -105,6 +110,7 @@ def _tell_of_other_formats(directory: Directory) -> None:
             path,
             names,
             path,
+            extra={"path": path, "formats": [other.name for other in found]},
         )
 
 
@@ -166,7 +172,13 @@ def _open_or_replace(
             dropped = str(error)
     with lmdb_errors("setting damaged environments aside"):
         aside = directory.set_aside(now_ns)
-    _log.warning("%s is damaged and starts empty (%s): %s", directory.root, aside.name, dropped)
+    _log.warning(
+        "%s is damaged and starts empty (%s): %s",
+        directory.root,
+        aside.name,
+        dropped,
+        extra={"path": directory.root, "set_aside": aside.name, "error": dropped},
+    )
     return *_open_counted(opened(), believed=True), dropped
 
 

@@ -353,7 +353,10 @@ class LmdbStore(Closing):
         """Delete what nobody can read any more, or it would take space for ever."""
         lost = self._form.lost(self._tables.scan())
         if lost:
-            _log.warning("%s: %d blocks are deleted, as their keys are gone", self._directory.root, len(lost))
+            facts = {"path": self._directory.root, "blocks": len(lost)}
+            _log.warning(
+                "%(path)s: %(blocks)d blocks are deleted, as their keys are gone", facts, extra=facts
+            )
             self._delete(lost)
 
     def _guarded(self, job: Callable[[], T]) -> T:
@@ -373,11 +376,13 @@ class LmdbStore(Closing):
         """Go on with empty tables in place of these, if nobody has done so yet, and if the disk lets us."""
         if failed is not self._tables or self._failure is None:
             return
-        _log.error("%s failed: %s", self._directory.root, self._failure)
+        _log.error("%s failed: %s", self._directory.root, self._failure, extra=self._facts(self._failure))
         try:
             fresh = fresh_tables(self._directory, self.capacity_bytes, self._now_ns(), strict=self._strict)
         except StoreError as error:
-            _log.error("%s cannot start afresh yet: %s", self._directory.root, error)
+            _log.error(
+                "%s cannot start afresh yet: %s", self._directory.root, error, extra=self._facts(error)
+            )
             return
         self._fresh_starts += 1  # first: a scan that borrows the new ones must see it
         with self._lock:
@@ -435,6 +440,10 @@ class LmdbStore(Closing):
         self._delete([one.key for one, _ in doomed])
         return doomed
 
+    def _facts(self, error: Exception) -> dict[str, object]:
+        """What a line of the log has of an error besides its sentence."""
+        return {"path": self._directory.root, "error": error}
+
     def _put_aside(self, evidence: Sequence[tuple[_Damage, bytes]]) -> None:
         for one, record in evidence:
             if self._free_bytes() - len(record) >= self.min_free_bytes:
@@ -448,7 +457,7 @@ class LmdbStore(Closing):
         try:
             self._guarded(self._sync)
         except Exception as error:  # noqa: BLE001 - nobody waits for this one
-            _log.error("%s could not be synced: %s", self._directory.root, error)
+            _log.error("%s could not be synced: %s", self._directory.root, error, extra=self._facts(error))
 
     def _end(self) -> None:
         if self._failure is None:

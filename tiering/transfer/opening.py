@@ -57,7 +57,12 @@ class HostOpening(Closing):
             ):
                 ready(self.num_slots)
         except Exception:  # noqa: BLE001 - the thread's top: the cache goes on with what it was told of
-            _log.exception("host memory stays at %d of %d blocks", self.num_slots, self.all_slots)
+            _log.exception(
+                "host memory stays at %d of %d blocks",
+                self.num_slots,
+                self.all_slots,
+                extra={"slots": self.num_slots, "all_slots": self.all_slots},
+            )
 
     def _make_ready(self) -> bool:
         """The next piece. False if it cannot be locked although those before it are: then they are all that there is."""
@@ -78,6 +83,7 @@ class HostOpening(Closing):
                         first,
                         self._slab.num_slots,
                         error,
+                        extra={"slots": first, "all_slots": self._slab.num_slots, "error": error},
                     )
                     return False
                 self._lock = None

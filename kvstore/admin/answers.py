@@ -1,0 +1,241 @@
+"""What each route answers."""
+
+import platform
+from functools import partial
+from http import HTTPStatus
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from aiohttp import web
+from msgspec import UNSET
+
+from kvstore.admin import shapes
+from kvstore.admin.endpoint import Answer, Call, Endpoint
+from kvstore.admin.jobs import url_of
+from kvstore.admin.problems import Problem, not_found
+from kvstore.admin.tiers import not_ready, tiers_of
+from kvstore.reports import PrefixQuery
+
+CHANGEABLE = (
+    "host_bytes",
+    "disk_bytes",
+    "disk_min_free_bytes",
+    "disk_queue_bytes",
+    "disk_deadline_s",
+    "ttl_s",
+    "host_clean_share",
+)
+"""Settings that an engine changes while it runs."""
+
+_NO_RUN = "no cached run of blocks has this key"
+_NO_REQUEST = "no request has this id, or it was too long ago"
+
+# --- whether it is there, and what it is ------------------------------------------------------------------------------
+
+
+async def page(endpoint: Endpoint, call: Call) -> web.StreamResponse:
+    return endpoint.assets.response("index.html", call.request)
+
+
+async def page_file(endpoint: Endpoint, call: Call) -> web.StreamResponse:
+    return endpoint.assets.response(call.request.match_info["name"], call.request)
+
+
+async def healthz(endpoint: Endpoint, call: Call) -> Answer:
+    return Answer(value=shapes.Health())
+
+
+async def readyz(endpoint: Endpoint, call: Call) -> Answer:
+    try:
+        reasons = tuple(not_ready(await endpoint.figures.stats()))
+    except Problem as problem:
+        reasons = (problem.detail,)
+    if reasons:
+        return Answer(value=shapes.Readiness(status="not ready", reasons=reasons), status=503)
+    return Answer(value=shapes.Readiness(status="ready"))
+
+
+async def version_(endpoint: Endpoint, call: Call) -> Answer:
+    try:
+        installed = version("kvtide")
+    except PackageNotFoundError:  # run from a folder
+        installed = "unknown"
+    return Answer(value=shapes.Version(name="kvtide", version=installed, python=platform.python_version()))
+
+
+async def openapi(endpoint: Endpoint, call: Call) -> web.StreamResponse:
+    return web.Response(body=endpoint.document, content_type="application/json")
+
+
+async def metrics(endpoint: Endpoint, call: Call) -> web.StreamResponse:
+    try:
+        module = import_module("kvstore.admin.metrics")
+    except ImportError:
+        raise Problem(HTTPStatus.NOT_IMPLEMENTED, "metrics are not installed") from None
+    text: bytes = module.exposition(await endpoint.figures.stats(), endpoint.http_figures)
+    return web.Response(body=text, headers={"Content-Type": module.CONTENT_TYPE})
+
+
+# --- what is cached -------------------------------------------------------------------------------------------------
+
+
+async def tiers(endpoint: Endpoint, call: Call) -> Answer:
+    stats = await endpoint.figures.stats()
+    return Answer(value=tiers_of(stats, endpoint.figures.windows))
+
+
+async def namespaces(endpoint: Endpoint, call: Call) -> Answer:
+    found = await endpoint.asking.ask("namespaces")
+    return Answer(value=shapes.Namespaces(namespaces=tuple(found)))
+
+
+async def prefixes(endpoint: Endpoint, call: Call) -> Answer:
+    params: shapes.PrefixParams = call.params
+    _check_text(call, wanted=params.text)
+    given = {
+        name: value for name in params.__struct_fields__ if (value := getattr(params, name)) is not UNSET
+    }
+    return Answer(value=await endpoint.asking.ask("prefixes", PrefixQuery(**given), missing=_NO_RUN))
+
+
+async def prefix(endpoint: Endpoint, call: Call) -> Answer:
+    _check_text(call, wanted=call.params.text)
+    key = _key_of(call)
+    return Answer(value=await endpoint.asking.ask("prefix", key, text=call.params.text, missing=_NO_RUN))
+
+
+async def remove_prefix(endpoint: Endpoint, call: Call) -> Answer:
+    return Answer(value=await endpoint.asking.ask("remove_prefix", _key_of(call), missing=_NO_RUN))
+
+
+# --- why, and what to do about it -------------------------------------------------------------------------------------
+
+
+async def explain(endpoint: Endpoint, call: Call) -> Answer:
+    body: shapes.Prompt = call.body
+    endpoint.asking.method("explain")
+    options = await endpoint.asking.ask("options", body.options)
+    found = await endpoint.asking.ask("explain", body.prompt, options, text=call.may_see_text)
+    return Answer(value=shapes.Explained.of(found))
+
+
+async def requests(endpoint: Endpoint, call: Call) -> Answer:
+    found = await endpoint.asking.ask("requests", call.params.limit)
+    return Answer(value=shapes.Requests(requests=tuple(found)))
+
+
+async def request(endpoint: Endpoint, call: Call) -> Answer:
+    _check_text(call, wanted=call.params.text)
+    id_ = call.request.match_info["id"]
+    if not (id_.isascii() and id_.isdecimal() and len(id_) < 18):
+        raise not_found(_NO_REQUEST)
+    return Answer(
+        value=await endpoint.asking.ask("request", int(id_), text=call.params.text, missing=_NO_REQUEST)
+    )
+
+
+async def advice(endpoint: Endpoint, call: Call) -> Answer:
+    _check_text(call, wanted=call.params.text)
+    found = await endpoint.asking.ask("advice", text=call.params.text)
+    return Answer(value=shapes.Advices(advice=tuple(found)))
+
+
+# --- steering -------------------------------------------------------------------------------------------------------
+
+
+async def warm(endpoint: Endpoint, call: Call) -> Answer:
+    body: shapes.Prompt = call.body
+    run = endpoint.asking.method("warm")
+    options = await endpoint.asking.ask("options", body.options)
+    return _begun(endpoint.jobs.start("warm", lambda: _warmed(run(body.prompt, options))))
+
+
+def _warmed(result: Any) -> dict[str, Any]:
+    """What of a request's result says how much was there already. Raises RuntimeError if the request failed."""
+    if result.error is not None:
+        raise RuntimeError(result.error)
+    usage = result.usage
+    return {
+        "prompt_tokens": usage.prompt_tokens,
+        "cached_by_tier": usage.cached_by_tier,
+        "prefilled_tokens": usage.prefilled_tokens,
+        "finish_reason": result.finish_reason,
+    }
+
+
+async def demote(endpoint: Endpoint, call: Call) -> Answer:
+    body: shapes.Demote = call.body
+    if body.key is UNSET:
+        run = partial(endpoint.asking.method("demote"), body.to)
+    else:
+        run = partial(endpoint.asking.method("demote_prefix"), body.key, body.to)
+    return _begun(endpoint.jobs.start("demote", run))
+
+
+async def flush(endpoint: Endpoint, call: Call) -> Answer:
+    return _begun(endpoint.jobs.start("flush", endpoint.asking.method("flush")))
+
+
+async def drain(endpoint: Endpoint, call: Call) -> Answer:
+    run, timeout_s = endpoint.asking.method("drain"), call.body.timeout_s
+    limit_s = None if timeout_s is UNSET else timeout_s
+    return _begun(endpoint.jobs.start("drain", lambda: {"drained": run(limit_s)}))
+
+
+async def resume(endpoint: Endpoint, call: Call) -> Answer:
+    await endpoint.asking.ask("resume")
+    return Answer(value=shapes.Resumed())
+
+
+async def verify(endpoint: Endpoint, call: Call) -> Answer:
+    return _begun(endpoint.jobs.start("verify", endpoint.asking.method("verify")))
+
+
+async def jobs(endpoint: Endpoint, call: Call) -> Answer:
+    return Answer(value=shapes.Jobs(jobs=endpoint.jobs.all()))
+
+
+async def job(endpoint: Endpoint, call: Call) -> Answer:
+    return Answer(value=endpoint.jobs.get(call.request.match_info["id"]))
+
+
+async def config(endpoint: Endpoint, call: Call) -> Answer:
+    return Answer(value=_settings(await endpoint.asking.ask("settings")))
+
+
+async def change(endpoint: Endpoint, call: Call) -> Answer:
+    return Answer(value=_settings(await endpoint.asking.ask("change", call.body)))
+
+
+async def events(endpoint: Endpoint, call: Call) -> web.StreamResponse:
+    after = None if call.params.after is UNSET else call.params.after
+    seen = call.request.headers.get("Last-Event-ID", "")
+    if seen.isascii() and seen.isdecimal() and len(seen) < 18:  # what a client says that comes again
+        after = int(seen)
+    return await endpoint.listeners.serve(call.request, after)
+
+
+def _settings(settings: dict[str, Any]) -> shapes.Settings:
+    return shapes.Settings(
+        settings=settings, changeable=tuple(name for name in CHANGEABLE if name in settings)
+    )
+
+
+def _begun(started: shapes.Job) -> Answer:
+    return Answer(value=started, status=202, headers={"Location": url_of(started.id)})
+
+
+def _key_of(call: Call) -> str:
+    key = call.request.match_info["key"]
+    if not (len(key) == 64 and set(key) <= set("0123456789abcdef")):
+        raise not_found(_NO_RUN)
+    return key
+
+
+def _check_text(call: Call, *, wanted: bool) -> None:
+    if wanted and not call.may_see_text:
+        raise Problem(
+            HTTPStatus.FORBIDDEN,
+            "text is shown only where show_text is set, and to who may do everything",
+        )
