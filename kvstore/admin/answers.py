@@ -5,15 +5,17 @@ from functools import partial
 from http import HTTPStatus
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from msgspec import UNSET
 
 from kvstore.admin import shapes
 from kvstore.admin.endpoint import Answer, Call, Endpoint
+from kvstore.admin.guard import Role
 from kvstore.admin.jobs import url_of
 from kvstore.admin.problems import Problem, not_found
+from kvstore.admin.subject import Subject
 from kvstore.admin.tiers import not_ready, tiers_of
 from kvstore.reports import PrefixQuery
 
@@ -27,6 +29,8 @@ CHANGEABLE = (
     "host_clean_share",
 )
 """Settings that an engine changes while it runs."""
+
+_METHODS = tuple(name for name in vars(Subject) if not name.startswith("_"))
 
 _NO_RUN = "no cached run of blocks has this key"
 _NO_REQUEST = "no request has this id, or it was too long ago"
@@ -62,6 +66,12 @@ async def version_(endpoint: Endpoint, call: Call) -> Answer:
     except PackageNotFoundError:  # run from a folder
         installed = "unknown"
     return Answer(value=shapes.Version(name="kvtide", version=installed, python=platform.python_version()))
+
+
+async def session(endpoint: Endpoint, call: Call) -> Answer:
+    role: Literal["read", "full"] = "full" if call.role is Role.FULL else "read"
+    can = tuple(name for name in _METHODS if hasattr(endpoint.subject, name))
+    return Answer(value=shapes.Session(role=role, text=call.may_see_text, can=can))
 
 
 async def openapi(endpoint: Endpoint, call: Call) -> web.StreamResponse:

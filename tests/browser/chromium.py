@@ -140,6 +140,8 @@ class Tab:
 
     def picture(self, path: Path, *, whole: bool = True) -> Path:
         """Write a PNG of the page, all of its height or what is in sight."""
+        if whole:
+            self.js("scrollTo(0, 0)")
         self.js("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]
         clip = {"x": 0, "y": 0, "width": size["width"], "height": min(size["height"], 6000), "scale": 1}

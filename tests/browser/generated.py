@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 from kvstore.errors import StoreFailed
@@ -31,6 +32,7 @@ from kvstore.reports import (
 )
 
 BLOCK = 16
+DOCUMENTS = 60
 BLOCK_BYTES = 2 * 1024 * 1024
 HOSTILE = "<img src=x onerror=\"window.hacked='text'\"><script>window.hacked='text'</script>"
 HOSTILE_KEY = "00\"><img src=x onerror=window.hacked='key'>"
@@ -60,25 +62,50 @@ ASKED = "\nCurrent date: 2026-11-29T09:41:07Z. The user works at Example Ltd.\n\
 CACHED = "\nCurrent date: 2026-11-29T09:38:52Z. The user works at Example Ltd.\n\nYou may call one or more functions"
 
 
+def make_traffic(seconds: int, seed: int) -> list[tuple[int, int, int, int]]:
+    """Prompt tokens until each second, and those that each tier served: waves, with a restart's dip half an hour in."""
+    draw = random.Random(seed)
+    asked, served, result = 0.0, [0.0, 0.0, 0.0], []
+    for at_s in range(seconds):
+        cold = max(0.0, 1 - abs(at_s - 1900) / 500)
+        rate = 2100 * (1 + 0.3 * math.sin(at_s / 410) + 0.2 * math.sin(at_s / 57)) * draw.uniform(0.6, 1.4)
+        shares = (
+            (0.44 + 0.07 * math.sin(at_s / 300) + 0.03 * math.sin(at_s / 37)) * (1 - 0.7 * cold),
+            (0.19 + 0.06 * math.sin(at_s / 190 + 1)) * (1 - 0.55 * cold),
+            0.06 + 0.02 * math.sin(at_s / 90) + 0.16 * cold,
+        )
+        asked += rate
+        for tier, share in enumerate(shares):
+            served[tier] += rate * share * draw.uniform(0.9, 1.1)
+        result.append((int(asked), int(served[0]), int(served[1]), int(served[2])))
+    return result
+
+
 def key_of(number: int) -> str:
     return hashlib.blake2b(number.to_bytes(8, "big"), digest_size=32).hexdigest()
 
 
 def make_runs(num_runs: int, seed: int) -> tuple[list[PrefixRun], dict[str | None, list[int]]]:
-    """A forest: a few openings with tens of thousands of conversations behind them, and many prompts seen once."""
+    """A forest: openings, documents behind them, conversations behind these, and many prompts that were seen once."""
     draw = random.Random(seed)
     parent_of, blocks_of, depth_of = [-1] * num_runs, [0] * num_runs, [0] * num_runs
     children: dict[int, list[int]] = {}
+    first_turn = len(OPENINGS) + DOCUMENTS
     for number in range(num_runs):
-        if number >= len(OPENINGS) and draw.random() > 0.16:
-            if draw.random() < 0.55:
-                parent = int(len(OPENINGS) * draw.random() ** 1.7)
-            else:
-                parent = draw.randrange(max(len(OPENINGS), number - 4000), number) if number > 5000 else 0
+        parent, size = -1, 5
+        if number < len(OPENINGS):
+            size = 160
+        elif number < first_turn:
+            parent, size = int(len(OPENINGS) * draw.random() ** 1.6), 400
+        elif (kind := draw.random()) < 0.4:
+            parent = len(OPENINGS) + int(DOCUMENTS * draw.random() ** 3)
+        elif kind < 0.78:
+            parent = draw.randrange(max(first_turn, number - 6000), number) if number > first_turn else 0
+        elif kind < 0.84:
+            parent = draw.randrange(len(OPENINGS))
+        if parent >= 0:
             parent_of[number], depth_of[number] = parent, depth_of[parent] + 1
-        blocks_of[number] = (
-            40 + int(draw.expovariate(1 / 220)) if number < len(OPENINGS) else 1 + int(draw.expovariate(1 / 5))
-        )
+        blocks_of[number] = 1 + int(draw.expovariate(1 / size))
         children.setdefault(parent_of[number], []).append(number)
     start, below, hits = [0] * num_runs, [0] * num_runs, [0] * num_runs
     for number in range(num_runs):
@@ -124,7 +151,8 @@ ORDERS: dict[str, Callable[[PrefixRun], float]] = {
     "recent": lambda run: run.last_used_ago_s if run.last_used_ago_s is not None else math.inf,
     "oldest": lambda run: -(run.last_used_ago_s if run.last_used_ago_s is not None else math.inf),
     "hits": lambda run: -run.hits,
-    "blocks": lambda run: -(run.blocks + run.blocks_below),
+    "blocks": lambda run: -run.blocks,
+    "size": lambda run: -(run.blocks + run.blocks_below),
 }
 
 
@@ -135,6 +163,7 @@ class Generated:
         self._clock = clock
         self._born = clock() - 3600
         self._runs, self._children = make_runs(num_runs, seed)
+        self._traffic = make_traffic(4 * 3600, seed)
         self._by_key = {run.key: number for number, run in enumerate(self._runs)}
         self._sorted: dict[Any, list[int]] = {}
         self._gone: set[str] = set()
@@ -156,18 +185,12 @@ class Generated:
     # --- figures ---
 
     def _counts(self, at_s: float) -> dict[str, int]:
-        """Tokens so far: asked for, and served by each tier, smoothly growing with waves of several lengths."""
-        wave = 40 * (1 - math.cos(at_s / 40)) + 300 * (1 - math.cos(at_s / 300))
-        asked = 2100 * at_s + 9 * wave
-        return {
-            "prompt": int(asked),
-            "device": int(0.41 * asked + 30 * 290 * math.sin(at_s / 290)),
-            "host": int(0.19 * asked + 14 * 170 * math.cos(at_s / 170)),
-            "disk": int(0.08 * asked + 5 * 90 * math.sin(at_s / 90)),
-        }
+        """Tokens so far: asked for, and served by each tier."""
+        at = min(len(self._traffic) - 1, max(0, int(at_s)))
+        return dict(zip(("prompt", "device", "host", "disk"), self._traffic[at], strict=True))
 
-    def stats(self) -> dict[str, Any]:
-        at_s = self._clock() - self._born
+    def stats(self, *, ago_s: float = 0.0) -> dict[str, Any]:
+        at_s = self._clock() - self._born - ago_s
         counts = self._counts(at_s)
         by_tier = {tier: counts[tier] for tier in ("device", "host", "disk")}
         missed = counts["prompt"] - sum(by_tier.values())
@@ -271,7 +294,10 @@ class Generated:
             found = [n for n in self._order(query) if self._runs[n].key not in self._gone]
         rows = [self._runs[number] for number in found[query.offset : query.offset + query.limit]]
         return PrefixPage(
-            rows=tuple(run if query.text else replace(run, text=None) for run in rows), total=len(found), taken_ago_s=0.4
+            rows=tuple(run if query.text else replace(run, text=None) for run in rows),
+            total=len(found),
+            taken_ago_s=0.4,
+            blocks=None if query.flat else sum(self._runs[n].blocks + self._runs[n].blocks_below for n in found),
         )
 
     def prefix(self, key: str, *, text: bool = False) -> PrefixDetail:
@@ -349,7 +375,10 @@ class Generated:
     # --- steering ---
 
     def warm(self, prompt: Any, options: Any = None) -> Any:  # noqa: ARG002
-        return {"prompt_tokens": 2905, "cached_tokens": 1824}
+        usage = SimpleNamespace(
+            prompt_tokens=2905, cached_by_tier={"device": 640, "host": 768, "disk": 416}, prefilled_tokens=1081
+        )
+        return SimpleNamespace(error=None, usage=usage, finish_reason="length")
 
     def demote(self, to: TierName) -> None:
         pass

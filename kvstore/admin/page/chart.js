@@ -103,13 +103,16 @@ export class HistoryChart {
         areas.append(svg("path", { class: tier, d: `M${line.join("L")}Z` }));
       });
     }
-    const most = Math.max(1, ...this.shown.map((point) => point[4]));
-    const wide = Math.max(1, (width - LEFT - RIGHT) / Math.max(60, this.shown.length) - 0.6);
-    const volume = svg("g", { class: "volume" });
-    for (const point of this.shown) {
-      const tall = (point[4] / most) * (VOLUME - 12);
-      volume.append(svg("rect", { x: (this.x(point[0]) - wide).toFixed(1), y: (height - AXIS - tall).toFixed(1), width: wide.toFixed(1), height: tall.toFixed(1) }));
-    }
+    // A point after a gap has the tokens of all of it: what is drawn is tokens by time.
+    const speeds = this.shown.map((point, at) => point[4] / Math.max(step * 5, at ? point[0] - this.shown[at - 1][0] : 0));
+    const most = Math.max(0.001, ...speeds);
+    const wide = ((step * 5) / (this.minutes * 60)) * (width - LEFT - RIGHT);
+    const steps = this.shown.map((point, at) => {
+      const right = this.x(point[0]);
+      const tall = height - AXIS - (speeds[at] / most) * (VOLUME - 12);
+      return `M${(right - wide - 0.3).toFixed(1)} ${height - AXIS}V${tall.toFixed(1)}H${right.toFixed(1)}V${height - AXIS}Z`;
+    });
+    const volume = svg("path", { class: "volume", d: steps.join("") });
     this.cursor = svg("line", { class: "cursor", y1: TOP, y2: height - AXIS, visibility: "hidden" });
     this.svg.replaceChildren(...parts, areas, volume, this.cursor);
     this.#choose(this.chosen, true);

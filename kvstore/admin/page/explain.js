@@ -6,7 +6,7 @@ import { sides } from "./difference.js";
 import { $, $$, h, say, show } from "./dom.js";
 import { seconds, short } from "./format.js";
 import { explanationParts } from "./explanation.js";
-import { BARE, can, isMissing, mayWrite } from "./session.js";
+import { BARE, can, isMissing, mayWrite, session } from "./session.js";
 import { kindLabel } from "./words.js";
 
 const SHAPES = {
@@ -116,7 +116,7 @@ export async function enter() {
   if (!able) say($("#prompt-hint"), BARE);
   if (!can("advice")) return show($("#advice-panel"), false);
   try {
-    const { advice } = await get("advice");
+    const { advice } = await get("advice", { text: session.text ? "true" : null });
     $("#advice").replaceChildren(...(advice.length ? advice.map(divergence)
       : [h("p", { class: "empty" }, "No prompt of live traffic has left what is cached so far.")]));
   } catch (error) {

@@ -7,19 +7,19 @@ import { reasonLabel, reasonText, TIER_TEXT } from "./words.js";
 
 const length = (part) => part.end_token - part.start_token;
 
-function verdict(told) {
+function verdict(told, served) {
   const cached = told.parts.filter((part) => part.reason === null).reduce((sum, part) => sum + length(part), 0);
   const share = cached / Math.max(1, told.prompt_tokens);
-  if (!cached) return h("p", { class: "verdict" }, h("b", {}, "Nothing"), ` of ${plural(told.prompt_tokens, "token")} would be served from cache.`);
+  if (!cached) return h("p", { class: "verdict" }, h("b", {}, "Nothing"), ` of ${plural(told.prompt_tokens, "token")} ${served} from cache.`);
   return h("p", { class: "verdict" }, h("b", {}, count(cached)), ` of ${plural(told.prompt_tokens, "token")} `,
-    h("span", { class: "soft" }, `(${percent(share)})`), " would be served from cache.");
+    h("span", { class: "soft" }, `(${percent(share)})`), ` ${served} from cache.`);
 }
 
 const name = (part) => (part.reason === null ? TIER_TEXT[part.tier] : reasonLabel(part.reason));
 const look = (part) => (part.reason === null ? part.tier : "hatch");
 
 function why(part) {
-  if (part.reason === null) return "Served from there";
+  if (part.reason === null) return part.detail ?? "";
   const had = part.tier ? `${TIER_TEXT[part.tier]} had it last` : "";
   const when = part.ago_s === null ? "" : `it went ${ago(part.ago_s)}`;
   const history = [had, when].filter(Boolean).join(", ");
@@ -27,7 +27,7 @@ function why(part) {
 }
 
 /** The whole of it, as elements. */
-export function explanationParts(told) {
+export function explanationParts(told, served = "would be served") {
   const items = told.parts.map((part) => h("li", {},
     h("i", { class: `swatch ${look(part)}`, "aria-hidden": "true" }),
     h("span", {}, name(part)),
@@ -44,7 +44,7 @@ export function explanationParts(told) {
     }, share > 0.09 ? h("span", {}, name(part)) : null);
   }));
   return [
-    verdict(told), bar,
+    verdict(told, served), bar,
     h("div", { class: "scale", "aria-hidden": "true" }, h("span", {}, "0"), h("span", {}, plural(told.prompt_tokens, "token"))),
     h("ol", { class: "part-list" }, items),
     told.difference ? differencePart(told.difference) : null,

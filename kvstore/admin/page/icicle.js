@@ -6,11 +6,33 @@ import { brief, count, plural, short } from "./format.js";
 import { TIERS } from "./words.js";
 
 const ROWS = 40; // Children asked for at most, of one run.
-const FEW = 13; // Pixels: what is lower goes into the rest.
-const OPEN = 34; // Pixels: what is higher has its children asked for.
-const LABEL = 17;
+const LINE = 18; // Pixels that a line of text takes.
 const TWO_LINES = 40;
 const REQUESTS = 24; // For one picture.
+
+/**
+ * Divide a height among the largest of a level and the rest of it: by blocks, but so that the first of them have room for
+ * a line each as long as they take no more than half. What has no room goes into the rest.
+ */
+export function share(rows, total, blocks, tall) {
+  const known = rows.reduce((sum, run) => sum + weight(run), 0);
+  const unseen = total - rows.length;
+  // Without a sum from the server: none of the rest is larger than the smallest that is known.
+  const all = Math.max(1, blocks ?? known + (unseen ? Math.min(known, unseen * weight(rows.at(-1) ?? { blocks: 1, blocks_below: 0 })) : 0));
+  const fair = (run) => (weight(run) / all) * tall;
+  const lines = Math.floor(tall / LINE);
+  let shown = rows.filter((run, at) => at < lines / 2 || fair(run) >= LINE).slice(0, lines);
+  if (shown.length < total && shown.length === lines) shown = shown.slice(0, lines - 1);
+  const parts = shown.map((run, index) => ({ run, index, of: total, height: Math.max(LINE, fair(run)) }));
+  const rest = total - shown.length;
+  const left = tall - shown.reduce((sum, run) => sum + fair(run), 0);
+  if (rest > 0) parts.push({ rest, run: null, index: shown.length, of: shown.length + 1, height: Math.max(Math.min(LINE, tall), left) });
+  const least = Math.min(LINE, tall);
+  const over = parts.reduce((sum, part) => sum + part.height, 0) - tall;
+  const loose = parts.reduce((sum, part) => sum + part.height - least, 0);
+  if (loose > 0) for (const part of parts) part.height -= (over * (part.height - least)) / loose;
+  return parts;
+}
 
 export const weight = (run) => run.blocks + run.blocks_below;
 
@@ -79,7 +101,7 @@ export class Icicle {
     for (;;) {
       if (turn !== this.turn) return;
       this.#layout();
-      const wanted = this.nodes.filter((node) => node.run?.children && node.height >= OPEN && node.level < this.columns - 1
+      const wanted = this.nodes.filter((node) => node.run?.children && node.height >= 2 * LINE && node.level < this.columns - 1
         && !this.pages.has(node.id)).sort((one, other) => other.height - one.height).slice(0, left);
       if (!wanted.length) return;
       left -= wanted.length;
@@ -90,34 +112,26 @@ export class Icicle {
   #layout() {
     const { width, height } = this.box.getBoundingClientRect();
     if (width < 100) return;
-    this.columns = Math.max(2, Math.min(7, Math.floor(width / 215)));
-    const columnWidth = width / this.columns;
+    const first = width < 600 ? 34 : 140; // What is zoomed to needs less room than what follows it.
+    this.columns = 1 + Math.max(1, Math.min(6, Math.floor((width - first) / 205)));
+    const other = (width - first) / (this.columns - 1);
     const nodes = [];
     const put = (node) => {
-      nodes.push({ ...node, left: node.level * columnWidth, width: columnWidth });
+      const place = node.level ? { left: first + (node.level - 1) * other, width: other } : { left: 0, width: first };
+      nodes.push({ ...node, ...place });
       return nodes.at(-1);
     };
     const branch = (parent, level, top, tall) => {
+      if (level >= this.columns) return;
       const page = this.pages.get(parent.id);
-      if (!page || level >= this.columns) return;
-      const known = page.rows.reduce((sum, run) => sum + weight(run), 0);
-      const unseen = page.total - page.rows.length;
-      // Without a sum from the server the rest is taken to be as large as the smallest that was shown.
-      const guess = unseen ? unseen * weight(page.rows.at(-1)) : 0;
-      const all = parent.run ? parent.run.blocks_below : (page.blocks ?? known + guess);
+      const total = page?.total ?? parent.run?.children ?? 0;
+      if (!total) return;
       let at = top;
-      let shown = 0;
-      for (const [index, run] of page.rows.entries()) {
-        const own = (weight(run) / Math.max(1, all)) * tall;
-        if (own < FEW || at + own > top + tall + 0.5) break;
-        const node = put({ id: run.key, run, parent: parent.id, level, top: at, height: own, index, of: page.total });
-        branch(node, level + 1, at, own);
-        at += own;
-        shown += 1;
-      }
-      const rest = page.total - shown;
-      if (rest > 0 && top + tall - at >= 3) {
-        put({ id: `${parent.id} rest`, rest, parent: parent.id, level, top: at, height: top + tall - at, index: shown, of: shown + 1 });
+      for (const each of share(page?.rows ?? [], total, parent.run?.blocks_below ?? page?.blocks, tall)) {
+        const id = each.run?.key ?? `${parent.id} rest`;
+        const node = put({ ...each, id, parent: parent.id, level, top: at });
+        if (each.run) branch(node, level + 1, at, each.height);
+        at += each.height;
       }
     };
     const run = this.path.at(-1) ?? null;
@@ -149,8 +163,8 @@ export class Icicle {
     if (root || run?.children) element.setAttribute("aria-expanded", String(this.nodes.some((each) => each.parent === node.id)));
     const [title, sub] = element.querySelectorAll(".title, .sub");
     const words = this.#words(node);
-    say(title, node.height >= LABEL ? words[0] : "");
-    say(sub, node.height >= TWO_LINES ? words[1] : "");
+    say(title, node.height >= LINE - 1 && node.width > 60 ? words[0] : "");
+    say(sub, node.height >= TWO_LINES && node.width > 60 ? words[1] : "");
     sub.hidden = node.height < TWO_LINES;
     element.setAttribute("aria-label", words.join(", "));
     element.title = words.join("\n");
@@ -161,7 +175,7 @@ export class Icicle {
   }
 
   #words(node) {
-    if (node.rest) return [plural(node.rest, "smaller run"), "zoom in, or see the list"];
+    if (node.rest) return [plural(node.rest, node.index ? "smaller run" : "run"), "zoom in, or see the list"];
     if (!node.run) {
       const total = this.pages.get("")?.total;
       return ["All prompts", total === undefined ? "" : plural(total, "beginning")];

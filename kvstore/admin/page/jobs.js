@@ -3,9 +3,9 @@
 import { get, listen, post } from "./api.js";
 import { confirm, tell } from "./dialogs.js";
 import { $, h, keyed, say } from "./dom.js";
-import { ago, bytes, clock, count, seconds } from "./format.js";
+import { ago, bytes, clock, count, plural, seconds } from "./format.js";
 import { can, isMissing, mayWrite, READ_ONLY } from "./session.js";
-import { JOB_TEXT, sentence } from "./words.js";
+import { JOB_TEXT, reasonLabel, sentence } from "./words.js";
 
 const KEPT_EVENTS = 500;
 const AGAIN_MS = 2000;
@@ -38,7 +38,7 @@ const kinds = new Map();
 export function start() {
   $("#actions").append(...ACTIONS.map((action) => {
     action.button = h("button", { type: "button", on: { click: () => act(action) } }, action.label);
-    return h("li", {}, h("p", {}, action.text), h("div", { class: "do" }, action.button));
+    return h("li", {}, action.button, h("p", {}, action.text));
   }));
   $("#events-pause").addEventListener("click", (event) => {
     paused = !paused;
@@ -74,9 +74,18 @@ export function factsLine(facts) {
   }).join(" · ");
 }
 
+const RESULTS = {
+  verify: (found) => `${plural(found.records, "record")} read in ${seconds(found.seconds)}. ` + (Object.keys(found.damaged).length
+    ? "Put aside: " + Object.entries(found.damaged).map(([reason, number]) => `${count(number)} (${reasonLabel(reason).toLowerCase()})`).join(", ") + "."
+    : "All are sound."),
+  demote: (found) => `${plural(found.blocks, "block")} moved` + (found.in_use_blocks ? `, ${count(found.in_use_blocks)} in use stayed.` : "."),
+  drain: (found) => (found.drained ? "All requests have ended." : "Requests were still running when the time was over."),
+};
+
 function told(job) {
   if (job.state === "failed") return job.error ?? "It failed.";
   if (job.state === "running") return `running for ${seconds(job.started_ago_s)}`;
+  if (job.result && RESULTS[job.kind]) return RESULTS[job.kind](job.result);
   const result = job.result !== null && typeof job.result === "object" ? factsLine(job.result) : job.result === null ? "" : String(job.result);
   return result || `took ${seconds(job.started_ago_s - job.ended_ago_s)}`;
 }
@@ -144,7 +153,10 @@ export function forget() {
 let frame = null;
 
 function take(event) {
-  if (last && event.number > last + 1) events.unshift({ ...event, number: event.number - 0.5, kind: "missed", facts: { events: event.number - last - 1 } });
+  if (event.number === undefined) {
+    // A gap: what happened from `first` to `last` is not known any more.
+    event = { number: event.last, at_s: Date.now() / 1000, kind: "missed", facts: { events: event.last - event.first + 1 } };
+  }
   last = event.number;
   events.unshift(event);
   events.length = Math.min(events.length, KEPT_EVENTS);

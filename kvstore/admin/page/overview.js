@@ -32,10 +32,10 @@ function tierPanel(name) {
     now: h("strong", {}, "–"),
     windows: h("small", {}, "\u00a0"),
     spark: svg("svg", { class: "spark", viewBox: "0 0 100 30", preserveAspectRatio: "none", "aria-hidden": "true" }),
-    parts: { live: part("live-part"), kept: part("kept-part"), flight: part("flight-part") },
+    parts: { live: part("live-part"), other: part("other-part"), flight: part("flight-part") },
     used: h("span", {}, "–"),
     share: h("span", { class: "soft" }, "–"),
-    live: h("span", {}, "–"), kept: h("span", {}, "–"), flight: h("span", {}, "–"),
+    live: h("span", {}, "–"), other: h("span", {}, "–"), flight: h("span", {}, "–"),
     facts: h("dl", { class: "facts" }),
   };
   made.fill = h("div", { class: "fill", role: "img" }, Object.values(made.parts));
@@ -48,7 +48,7 @@ function tierPanel(name) {
     h("div", { class: "fill-text live" }, made.used, made.share),
     h("div", { class: "keys live" },
       h("span", {}, h("i", { class: "live-part" }), made.live),
-      h("span", {}, h("i", { class: "kept-part" }), made.kept),
+      h("span", {}, h("i", { class: "other-part" }), made.other),
       h("span", {}, h("i", { class: "flight-part" }), made.flight)),
     made.facts);
   tiers[name] = made;
@@ -84,13 +84,13 @@ export function start() {
   $("#misses").append(h("p", { class: "empty" }, "Nothing was computed yet."));
 }
 
-/** Show what /admin/v1/tiers says, and the reasons of /readyz. */
-export function update(told, ready) {
+/** Show what /admin/v1/tiers says. */
+export function update(told) {
   summarise(told);
   const shares = merged(told.history, SPARK_POINTS);
   TIERS.forEach((name, at) => {
     const tier = told.tiers.find((each) => each.name === name);
-    fillTier(tiers[name], tier, told, ready, name);
+    fillTier(tiers[name], tier, told, name);
     sparkline(tiers[name].spark, shares.map((point) => point[at + 1]));
   });
   for (const [name, { box, value }] of Object.entries(flows)) {
@@ -120,48 +120,71 @@ function summarise(told) {
   say(summary.queue.more, told.queue ? `${count(told.queue.waiting)} waiting` : "no engine");
   const gpu = told.gpu;
   say(summary.gpu.value, gpu ? percent(gpu.utilization_percent === null ? null : gpu.utilization_percent / 100, 0) : "None");
-  say(summary.gpu.more, gpu ? [gpu.name, `${bytes(gpu.memory_used_bytes)} of ${bytes(gpu.memory_total_bytes)}`,
-    gpu.temperature_c === null ? null : `${gpu.temperature_c} °C`].filter(Boolean).join(" · ") : "not seen by this process");
-  summary.gpu.more.title = summary.gpu.more.textContent;
+  say(summary.gpu.more, gpu ? `busy, ${gpu.name}` : "not seen by this process");
 }
 
-function stateOf(tier, ready) {
+function stateOf(tier) {
   if (!tier || !tier.on) return ["", "Off"];
   if (!tier.ready) return ["warn", "Not ready"];
   return ["good", "Ready"];
 }
 
-function fillTier(made, tier, told, ready, name) {
-  const [dot, state] = stateOf(tier, ready);
+function fillTier(made, tier, told, name) {
+  const [dot, state] = stateOf(tier);
   made.dot.className = `dot ${dot}`;
   say(made.state, state);
-  const reasons = tier?.ready ? [] : (ready?.reasons ?? []).filter((reason) => reason.toLowerCase().includes(name));
-  say(made.reason, tier?.reason ?? reasons.join(" "));
-  show(made.reason, made.reason.textContent !== "");
+  say(made.reason, tier?.reason ?? "");
+  show(made.reason, Boolean(tier?.reason));
   say(made.now, percent(tier?.hit_rate?.["60"]));
   say(made.windows, tier ? `5 min ${percent(tier.hit_rate?.["300"])} · 1 h ${percent(tier.hit_rate?.["3600"])}` : "\u00a0");
   const capacity = tier?.capacity_bytes ?? 0;
   const used = tier?.used_bytes ?? 0;
   const flight = tier?.in_flight_bytes ?? 0;
   const live = tier?.live_bytes ?? 0;
-  const kept = Math.max(0, used - live - flight);
-  for (const [kind, size] of Object.entries({ live, kept, flight })) {
+  const other = Math.max(0, used - live - flight);
+  for (const [kind, size] of Object.entries({ live, other, flight })) {
     made.parts[kind].style.width = capacity ? `${Math.min(100, (size / capacity) * 100)}%` : "0";
   }
   made.fill.setAttribute("aria-label", capacity ? `${percent(used / capacity, 0)} used` : "no capacity");
   say(made.used, tier?.on === false ? "–" : `${bytes(tier?.used_bytes)} of ${bytes(tier?.capacity_bytes)}`);
   say(made.share, capacity ? percent(used / capacity, 0) : "");
-  say(made.live, `In use ${bytes(tier?.live_bytes)}`);
-  say(made.kept, `Kept ${bytes(tier ? kept : null)}`);
+  say(made.live, `Cached ${bytes(tier?.live_bytes)}`);
+  say(made.other, `${name === "disk" ? "Overhead" : "Requests’ own"} ${bytes(tier ? other : null)}`);
   say(made.flight, `In flight ${bytes(tier?.in_flight_bytes)}`);
   const rows = [["Blocks", tier ? `${count(tier.used_blocks)}${tier.capacity_blocks ? ` of ${count(tier.capacity_blocks)}` : ""}` : "–"],
     ["Evicted", plural(tier?.evicted_blocks ?? 0, "block")], ["Dropped for good", plural(tier?.dropped_blocks ?? 0, "block")]];
-  if (name === "disk" && told.disk) rows.push(...diskRows(told.disk));
+  rows.push(...MORE[name](told));
   keyed(made.facts, rows.flatMap(([label, value]) => [["dt", label], ["dd", label, value]]), ([tag, label]) => tag + label,
     ([tag, label]) => h(tag, {}, tag === "dt" ? label : ""), (element, [tag, , value]) => tag === "dd" && say(element, value));
 }
 
-function diskRows(disk) {
+const transfer = (told, name) => told.transfers.find((each) => each.name === name);
+
+/** What only one tier has. */
+const MORE = { device: deviceRows, host: hostRows, disk: diskRows };
+
+function deviceRows({ gpu }) {
+  if (!gpu) return [];
+  const watts = (value) => (value === null || value === undefined ? "–" : `${Math.round(value)}`);
+  return [
+    ["PCIe in, out", `${rate(gpu.pcie?.read_bytes_per_s)}, ${rate(gpu.pcie?.written_bytes_per_s)}`],
+    ["Card’s memory", `${bytes(gpu.memory_used_bytes)} of ${bytes(gpu.memory_total_bytes)}`],
+    ["Power", `${watts(gpu.power_w)} of ${watts(gpu.power_limit_w)}\u00a0W`],
+    ["Temperature", gpu.temperature_c === null ? "–" : `${gpu.temperature_c}\u00a0°C`],
+  ];
+}
+
+function hostRows(told) {
+  const failed = ["demote", "promote"].reduce((sum, name) => sum + (transfer(told, name)?.failed_blocks ?? 0), 0);
+  return [
+    ["Swapped out, back in", `${short(transfer(told, "swap_out")?.blocks)}, ${short(transfer(told, "swap_in")?.blocks)}`],
+    ["Copies that failed", plural(failed, "block")],
+    ["Waiting to be written", plural(transfer(told, "write")?.in_flight_blocks ?? 0, "block")],
+  ];
+}
+
+function diskRows({ disk }) {
+  if (!disk) return [];
   const damaged = Object.values(disk.damaged ?? {}).reduce((sum, each) => sum + each, 0);
   const ratio = (value) => (value === null || value === undefined ? "–" : `${value.toFixed(2)}\u00a0:\u00a01`);
   return [
@@ -193,11 +216,12 @@ function misses(tokens) {
   $("#misses .empty")?.remove();
   keyed($("#misses"), rows, ([reason]) => reason, ([reason]) => {
     const damage = reason.startsWith("damaged") || reason.endsWith("failed") || reason === "wrong_identity";
-    return h("div", { class: "miss live" }, h("span", { class: "name" }, reasonLabel(reason)),
+    return h("div", { class: "miss live" },
+      h("div", {}, h("span", { class: "name" }, reasonLabel(reason)), h("p", { class: "why" }, reasonText(reason))),
       h("div", { class: `meter ${damage ? "damage" : ""}`, "aria-hidden": "true" }, h("i")),
-      h("span", { class: "num tokens" }), h("span", { class: "num share" }), h("p", { class: "why" }, reasonText(reason)));
+      h("span", { class: "num tokens" }), h("span", { class: "num share" }));
   }, (element, [, number]) => {
-    $(".meter i", element).style.width = `${(number / rows[0][1]) * 100}%`;
+    $(".meter i", element).style.width = `${(number / total) * 100}%`;
     say($(".tokens", element), `${short(number)}`);
     say($(".share", element), percent(number / total));
   });

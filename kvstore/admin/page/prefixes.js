@@ -32,7 +32,7 @@ function query() {
 
 export function start() {
   icicle = new Icicle($("#icicle"), {
-    load: (key, limit) => get("prefixes", { under: key, order: "blocks", limit, text: withText() }),
+    load: (key, limit) => get("prefixes", { under: key, order: "size", limit, text: withText() }),
     pick: (run) => details(run.key),
     zoomed: crumbs,
   });
@@ -83,7 +83,9 @@ function reload() {
 
 async function search(key) {
   show($("#list-error"), false);
-  if (key) await details(key, true);
+  if (!key) return;
+  if (/^[0-9a-f]{64}$/i.test(key)) await details(key.toLowerCase(), true);
+  else failed(new Error("A key has 64 hexadecimal digits: the details of a run show it, and so do events."));
 }
 
 function crumbs(path) {

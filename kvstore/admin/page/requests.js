@@ -5,7 +5,7 @@ import { $, h, keyed, say, show } from "./dom.js";
 import { ago, count, percent, seconds, short } from "./format.js";
 import { explanationParts } from "./explanation.js";
 import { BARE, can, isMissing, session } from "./session.js";
-import { sentence, TIERS, TIER_TEXT } from "./words.js";
+import { sentence, STATE_TEXT, TIERS, TIER_TEXT } from "./words.js";
 
 const COLUMNS = ["Request", "State", "Came", "Prompt", "Cached", "From", "Reply", "Queued", "Loaded", "Prefilled", "First token"];
 const LEFT = new Set(["State", "From"]);
@@ -29,7 +29,7 @@ function mini(report) {
 }
 
 const DOTS = { running: "good", waiting: "warn", error: "bad", timeout: "warn" };
-const state = (name) => h("span", { class: `state ${name}` }, h("i", { class: `dot ${DOTS[name] ?? ""}`, "aria-hidden": "true" }), sentence(name));
+const state = (name) => h("span", { class: `state ${name}` }, h("i", { class: `dot ${DOTS[name] ?? ""}`, "aria-hidden": "true" }), STATE_TEXT[name] ?? sentence(name));
 
 function fill(row, report) {
   row.request = report;
@@ -79,7 +79,7 @@ async function open(number) {
         figure("prompt tokens", count(report.prompt_tokens)), figure("cached", short(cachedOf(report))), figure("computed", short(report.prefilled_tokens)),
         figure("reply tokens", count(report.completion_tokens)), figure("queued", seconds(report.queue_s)), figure("loaded", seconds(report.load_s)),
         figure("prefill", seconds(report.prefill_s)), figure("to first token", seconds(report.ttft_s)), figure("owner", report.private ? "tenant" : "public")),
-      ...(report.explanation ? explanationParts(report.explanation) : [h("p", { class: "empty" }, "Nothing is known yet of why its prompt was or was not served.")]));
+      ...(report.explanation ? explanationParts(report.explanation, "were served") : [h("p", { class: "empty" }, "Nothing is known yet of why its prompt was or was not served.")]));
     show(panel, true);
     panel.scrollIntoView({ block: "nearest" });
     panel.focus({ preventScroll: true });

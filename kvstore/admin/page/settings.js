@@ -52,9 +52,8 @@ function row(name, value) {
   return h("div", { class: "setting", data: { name } },
     h("label", { for: id }, name),
     h("div", { class: "control" },
-      h("input", { id, name, value: written(name, value), disabled: !mayWrite(), spellcheck: "false", "aria-describedby": `${id}-text ${id}-error`, placeholder: "none" }),
-      h("span", { class: "was" }, `now ${readable(name, value)}`)),
-    h("p", { id: `${id}-text` }, SETTING_TEXT[name] ?? ""),
+      h("input", { id, name, value: written(name, value), disabled: !mayWrite(), spellcheck: "false", "aria-describedby": `${id}-text ${id}-error`, placeholder: "none" })),
+    h("p", { id: `${id}-text` }, SETTING_TEXT[name] ?? "", name.endsWith("_s") && value !== null ? ` Now ${readable(name, value)}.` : ""),
     h("p", { class: "form-error", id: `${id}-error`, role: "alert", hidden: true }));
 }
 

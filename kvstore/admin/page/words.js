@@ -11,7 +11,7 @@ export const TIER_TEXT = {
 const REASONS = {
   absent: ["Not there", "Nothing rests under the key."],
   never_seen: ["Never seen", "No prompt that began like this has been computed here, as far as is remembered."],
-  differs: ["Differs", "What is cached goes on with other tokens. The Explain view shows where."],
+  differs: ["Differs", "What is cached goes on with other tokens."],
   evicted: ["Evicted", "It was cached and had to go for want of room. More host memory or disk would have kept it."],
   expired: ["Expired", "Nobody had used it for the TTL."],
   removed: ["Removed by hand", "Somebody had it removed."],
@@ -72,6 +72,16 @@ export const TRANSFERS = {
   swap_in: "Swap in",
   read: "Read",
   write: "Write",
+};
+
+export const STATE_TEXT = {
+  waiting: "Waiting",
+  running: "Running",
+  stop: "Complete",
+  length: "Length limit",
+  cancelled: "Cancelled",
+  timeout: "Timed out",
+  error: "Error",
 };
 
 export const JOB_TEXT = {
