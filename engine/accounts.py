@@ -5,7 +5,7 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -30,7 +30,9 @@ class Accounts:
     so that what a caller has seen the end of is counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[..., object]) -> None:
+        """`note` is told of each request that ended, in plain values by name."""
+        self._note = note
         self._over: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         """Of everything below."""
@@ -107,14 +109,15 @@ class Accounts:
                 self._missed[reason] += num_tokens
             if explanation.difference is not None and report.prefilled_tokens and report.prefill_s:
                 self._costs.add(explanation.difference, report.prefill_s / report.prefilled_tokens)
-        _log.debug(
-            "request %d ended with %s: %d of %d prompt tokens were cached",
-            report.number,
-            report.state,
-            sum(report.cached_by_tier.values()),
-            report.prompt_tokens,
-            extra={"request": report.number, "state": report.state, "cached_by_tier": report.cached_by_tier},
-        )
+        facts = {
+            "request": report.number,
+            "state": report.state,
+            "prompt_tokens": report.prompt_tokens,
+            "cached_tokens": sum(report.cached_by_tier.values()),
+            "ttft_s": report.ttft_s,
+        }
+        self._note(**facts)
+        _log.debug("request %d ended: %s", report.number, report.state, extra=facts)
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
