@@ -15,8 +15,8 @@ A block's id does not change when its node is split: all state by block is in th
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -203,14 +203,16 @@ class RadixIndex:
         """Nodes have smaller numbers; not each of these names one."""
         return len(self._nodes)
 
-    def nodes(self, numbers: Iterable[int]) -> list[tuple[int, int, bytes, bytes]]:
-        """Of each number that of the node above (NO_NODE: none), and its edge and its ids, int32; both empty for no node."""
+    def nodes(self, numbers: Sequence[int]) -> "NodeLists":
+        """What these numbers name, as far as there is such a node."""
         nodes = self._nodes
-        return [
-            (number, NO_NODE, b"", b"") if node is None else (number, _above(node), node.edge, node.ids)
-            for number in numbers
-            for node in (nodes[number],)
-        ]
+        found = [node for number in numbers if (node := nodes[number]) is not None]
+        return NodeLists(
+            [node.number for node in found],
+            [NO_NODE if node.up is None else node.up.number for node in found],
+            [node.edge for node in found],
+            [node.ids for node in found],
+        )
 
     @property
     def watched(self) -> bool:
@@ -481,6 +483,15 @@ class RadixIndex:
         assert counts[-1] == sum(1 for _ in child.each_child()), "a node's last block miscounts its children"
 
 
+class NodeLists(NamedTuple):
+    """Nodes: their numbers and those of the nodes above, NO_NODE for the root; tokens and ids (int32) of their blocks."""
+
+    numbers: list[int]
+    ups: list[int]
+    edges: list[bytes]
+    ids: list[bytes]
+
+
 class Following:
     """A block, the others of its node behind it, and the nodes that follow: to be gone through while the index changes.
 
@@ -525,11 +536,6 @@ class Following:
             parts.append(ids[::-1] if reverse else ids)
             taken += len(ids)
         return np.concatenate([np.empty(0, dtype=np.intp), *parts])
-
-
-def _above(node: _Node) -> int:
-    assert node.up is not None, "a node of the index has one above"
-    return node.up.number
 
 
 def _ids(parts: list[bytes]) -> Ids:
