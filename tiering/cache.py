@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from enum import Enum, auto
+from typing import Any, Final, TypeVar
 
 from kvstore.block import BlockKey, chain_key
 from kvstore.closing import Closing
@@ -50,6 +51,15 @@ _Item = TypeVar("_Item")
 Answered = TypeVar("Answered")
 
 _SETTLE_STEP_S = 0.1  # how long to wait for news before planning again: a resting disk wakes nobody
+
+
+class Unchanged(Enum):
+    """Says of a setting, of which None is a value, that it is to stay as it is."""
+
+    UNCHANGED = auto()
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
 
 
 class TieredCache(Closing):
@@ -405,6 +415,34 @@ class TieredCache(Closing):
         )
         self._listing.expire()
         return moved
+
+    def change(
+        self,
+        *,
+        host_slots: int | None = None,
+        disk_bytes: int | None = None,
+        ttl_s: float | Unchanged | None = UNCHANGED,
+        clean_share: float | None = None,
+        write_budget_blocks: int | None = None,
+        io_deadline_s: float | None = None,
+    ) -> None:
+        """Change fields of the IndexConfig, all of them or none; of those that are left out nothing changes.
+
+        What a smaller tier must give up leaves over the next turns: `stats` says how far that is. `host_slots` may be
+        what it was at the start, at most. The store's own settings are not touched. Any thread may call it; ValueError
+        for what cannot work.
+        """
+        changes = {
+            "host_slots": host_slots,
+            "disk_bytes": disk_bytes,
+            "clean_share": clean_share,
+            "write_budget_blocks": write_budget_blocks,
+            "io_deadline_s": io_deadline_s,
+        }
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+        if ttl_s is not UNCHANGED:
+            given["ttl_s"] = ttl_s
+        self._answer_to(at_once(lambda: self._index.change(**given)))
 
     def refuse(self, error: str) -> None:
         """The cache is driven no more: errands, those still to come among them, fail with this. For the owner's thread."""

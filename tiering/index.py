@@ -10,8 +10,8 @@ The driver (TieredCache in real time, models of memory on a virtual clock in tes
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 
@@ -52,6 +52,7 @@ from tiering.radix import Tokens, fingerprints
 from tiering.residency import Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import restore
+from tiering.sizes import Sizes
 from tiering.swaps import Stash, Swaps
 from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
@@ -108,8 +109,19 @@ class IndexConfig:
             raise ValueError("a disk tier needs host memory to read into: host_slots is 0, or all come later")
         if self.disk_bytes and self.record_bytes < 1:
             raise ValueError(f"record_bytes must be given with a disk tier, not {self.record_bytes}")
+        if not 0 <= self.clean_share <= 1:
+            raise ValueError(f"clean_share must be between 0 and 1, not {self.clean_share}")
+        if self.write_budget_blocks < 1:
+            raise ValueError(f"write_budget_blocks must be at least 1, not {self.write_budget_blocks}")
+        if not 0 < self.io_deadline_s < math.inf:
+            raise ValueError(f"io_deadline_s must be a time above 0, not {self.io_deadline_s}")
         if self.ttl_s is not None and not 0 < self.ttl_s < math.inf:
             raise ValueError(f"ttl_s must be a time above 0, or None, not {self.ttl_s}")
+
+    @property
+    def uses_told_within_s(self) -> float | None:
+        """How soon the disk is to know of a use: a part of the TTL; None for at the end only."""
+        return None if self.ttl_s is None else self.ttl_s / ROUNDS
 
     @property
     def blocks_per_write(self) -> int:
@@ -117,6 +129,11 @@ class IndexConfig:
         within = int(self.disk_bytes * self.write_batch_share) // max(1, self.record_bytes)
         return max(1, min(self.write_batch_blocks, within))
 
+
+LIVE: Final = frozenset(
+    {"host_slots", "disk_bytes", "ttl_s", "clean_share", "write_budget_blocks", "io_deadline_s"}
+)
+"""Fields of the configuration that may change while requests go on."""
 
 _KINDS: dict[type, str] = {
     Demote: "demoted",
@@ -186,11 +203,12 @@ class Index:
             clean_share=config.clean_share,
             deadline_s=config.io_deadline_s,
         )
+        self._sizes = Sizes(self._holdings, self._eviction)
+        self._most_host_slots = config.host_slots
+        self._num_settings_changed = 0
         self._swaps = Swaps(self._holdings, self._eviction, self._outbox)
         self._expiry = Expiry(self._holdings, self._eviction, config.ttl_s)
-        self._uses = Uses(
-            self._holdings, self._outbox, None if config.ttl_s is None else config.ttl_s / ROUNDS
-        )
+        self._uses = Uses(self._holdings, self._outbox, config.uses_told_within_s)
         self._leases = Leases(
             self._holdings,
             self._holes,
@@ -411,6 +429,7 @@ class Index:
             self._loads.give_up(MissReason.TIER_OFF)
         self._loads.plan()
         self._writes.plan(disk_ready=self._can_write)
+        self._sizes.plan(writing=self._outbox.blocks_in_flight(Write) > 0)
         self._uses.plan(self._now_s, disk_ready=self._can_write)
         self._note_what_grew()
         return self._outbox.take()
@@ -439,13 +458,14 @@ class Index:
     def deadline_s(self) -> float | None:
         """When `plan` must be called again even if nothing ends before; None for never."""
         parts = (self._loads, self._writes, self._expiry, self._uses)
-        deadlines = [part.deadline_s() for part in parts]
+        deadlines = [*(part.deadline_s() for part in parts), self._sizes.deadline_s]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def host_grows(self, num_slots: int) -> None:
         """So many host slots are ready, those from before among them."""
-        assert num_slots <= self.config.host_slots, f"{num_slots} host slots are more than there will be"
+        assert num_slots <= self._most_host_slots, f"{num_slots} host slots are more than there will be"
         self._holdings.slots[HOST].grow(num_slots)
+        self._sizes.fit_host()
         self.events.append("host_grew", slots=num_slots)
 
     def sweep(self, to: Tier, *, then_free: bool) -> Sweep:
@@ -476,7 +496,42 @@ class Index:
     @property
     def num_changes(self) -> int:
         """What was changed by hand, ever: it may have made room."""
-        return self._by_hand.num_removed
+        return self._by_hand.num_removed + self._num_settings_changed
+
+    # --- settings -------------------------------------------------------------------------------------------------
+
+    def change(self, **changes: Any) -> None:
+        """Go on with another `config`: of its fields only LIVE ones may change.
+
+        A tier that becomes smaller does so over the next plans. Raises ValueError, and changes nothing, for what cannot
+        work, for more host slots than there were at the start, and for a disk tier that comes or goes.
+        """
+        if wrong := sorted(changes.keys() - LIVE):
+            raise ValueError(
+                f"{', '.join(wrong)} cannot be changed; changeable are {', '.join(sorted(LIVE))}"
+            )
+        later: dict[str, Any] = {"later_host_slots": 0} if "host_slots" in changes else {}
+        config = replace(self.config, **changes, **later)
+        if config.host_slots > self._most_host_slots:
+            raise ValueError(
+                f"host_slots must be at most {self._most_host_slots}, as at the start, not {config.host_slots}"
+            )
+        if (config.disk_bytes > 0) != (self.config.disk_bytes > 0):
+            raise ValueError("a disk tier cannot come or go: disk_bytes is 0 as long as it was at the start")
+        if config.ttl_s != self.config.ttl_s:
+            self._expiry.change(config.ttl_s)
+            self._uses.change(config.uses_told_within_s)
+        self.config = config
+        self._sizes.resize(config.host_slots, config.disk_bytes)
+        self._loads.resize(deadline_s=config.io_deadline_s)
+        self._writes.resize(
+            batch=config.blocks_per_write,
+            budget=config.write_budget_blocks,
+            clean_share=config.clean_share,
+            deadline_s=config.io_deadline_s,
+        )
+        self._num_settings_changed += 1
+        self.events.append("changed", **changes)
 
     def clear(self) -> bool:
         """Forget every block in every tier that is not in use. False if something is, and stays."""
@@ -609,5 +664,6 @@ class Index:
         self._holdings.check()
         self._holes.check()
         self._expiry.check()
+        self._sizes.check()
         self._leases.check()
         self._swaps.check()

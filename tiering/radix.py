@@ -16,9 +16,9 @@ A block's id does not change when its node is split: all state by block is in th
 
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import xxhash
@@ -251,14 +251,16 @@ class RadixIndex:
         """Nodes have smaller numbers; not each of these names one."""
         return len(self._nodes)
 
-    def nodes(self, numbers: Iterable[int]) -> list[tuple[int, int, bytes, bytes]]:
-        """Of each number that of the node above (NO_NODE: none), and its edge and its ids, int32; both empty for no node."""
+    def nodes(self, numbers: Sequence[int]) -> "NodeLists":
+        """What these numbers name, as far as there is such a node."""
         nodes = self._nodes
-        return [
-            (number, NO_NODE, b"", b"") if node is None else (number, _above(node), node.edge, node.ids)
-            for number in numbers
-            for node in (nodes[number],)
-        ]
+        found = [node for number in numbers if (node := nodes[number]) is not None]
+        return NodeLists(
+            [node.number for node in found],
+            [NO_NODE if node.up is None else node.up.number for node in found],
+            [node.edge for node in found],
+            [node.ids for node in found],
+        )
 
     @property
     def watched(self) -> bool:
@@ -548,6 +550,15 @@ def fingerprints(tokens: bytes, block_bytes: int, before: int) -> NDArray[np.uin
     return np.array(chain, dtype=np.uint64)
 
 
+class NodeLists(NamedTuple):
+    """Nodes: their numbers and those of the nodes above, NO_NODE for the root; tokens and ids (int32) of their blocks."""
+
+    numbers: list[int]
+    ups: list[int]
+    edges: list[bytes]
+    ids: list[bytes]
+
+
 class Following:
     """A block, the others of its node behind it, and the nodes that follow: to be gone through while the index changes.
 
@@ -592,11 +603,6 @@ class Following:
             parts.append(ids[::-1] if reverse else ids)
             taken += len(ids)
         return np.concatenate([np.empty(0, dtype=np.intp), *parts])
-
-
-def _above(node: _Node) -> int:
-    assert node.up is not None, "a node of the index has one above"
-    return node.up.number
 
 
 def _ids(parts: list[bytes]) -> Ids:

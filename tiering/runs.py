@@ -26,14 +26,8 @@ class Runs:
     def __init__(self, parts: list[Nodes], block_tokens: int) -> None:
         """Any thread may do this: it takes milliseconds, for many runs tens of them."""
         self._block_bytes = block_tokens * TOKEN_ID_BYTES
-        numbers = np.concatenate([part.numbers for part in parts] or [np.empty(0, np.int64)])
-        # of a number that comes again the last counts
-        numbers, latest = np.unique(numbers[::-1], return_index=True)
-        latest = sum(len(part.numbers) for part in parts) - 1 - latest
-        seen = _Columns(parts, latest)
-        edges = [edge for part in parts for edge in part.edges]
-        self._edges = [edges[i] for i in latest[seen.there].tolist()]
-        self._up = _rows(numbers[seen.there], seen.ups)
+        seen = _Columns(parts)
+        self._edges, self._up = seen.edges, seen.ups
         self._arrange(seen, block_tokens)
 
     def _arrange(self, seen: "_Columns", block_tokens: int) -> None:
@@ -184,15 +178,25 @@ class Runs:
 
 
 class _Columns:
-    """The nodes' columns with one entry for each node that is there."""
+    """The nodes that were there at last, by number: what is above each, as a place in these columns, and the rest."""
 
-    def __init__(self, parts: list[Nodes], latest: Numbers) -> None:
-        if not parts:
-            parts = [_NONE]
-        self.there = np.flatnonzero(np.concatenate([part.blocks for part in parts])[latest])
-        rows = latest[self.there]
+    def __init__(self, parts: list[Nodes]) -> None:
+        parts = [_NONE, *parts]
+        sizes = [len(part.numbers) for part in parts]
+        firsts = np.cumsum([0, *sizes])
+        numbers, places = [], []
+        for part, first, size in zip(parts, firsts.tolist(), sizes, strict=False):
+            numbers += [part.numbers, np.array(part.gone, dtype=np.int64)]
+            places += [np.arange(first, first + size), np.full(len(part.gone), NO_NODE)]
+        # of a number that comes again the last counts
+        known, latest = np.unique(np.concatenate(numbers)[::-1], return_index=True)
+        rows = np.concatenate(places)[::-1][latest]
+        there = np.flatnonzero(rows != NO_NODE)
+        rows = rows[there]
+        edges = [edge for part in parts for edge in part.edges]
+        self.edges = [edges[row] for row in rows.tolist()]
+        self.ups = _places(known[there], np.concatenate([part.ups for part in parts])[rows])
         self.blocks = np.concatenate([part.blocks for part in parts])[rows]
-        self.ups = np.concatenate([part.ups for part in parts])[rows]
         self.held = np.concatenate([part.held for part in parts], axis=1)[:, rows]
         self.hits = np.concatenate([part.hits for part in parts])[rows]
         self.leases = np.concatenate([part.leases for part in parts])[rows]
@@ -200,14 +204,12 @@ class _Columns:
         self.touched_s = np.concatenate([part.touched_s for part in parts])[rows]
 
 
-def _rows(numbers: Numbers, ups: Numbers) -> Numbers:
-    """The node above each, as a row; `numbers` ascend, and hold all of `ups` but NO_NODE."""
-    if not len(numbers):
-        return np.empty(0, np.int64)
-    rows = np.searchsorted(numbers, ups)
-    known = numbers[np.minimum(rows, len(numbers) - 1)] == ups
-    assert (known | (ups == NO_NODE)).all(), "a node's parent was not seen"
-    return np.where(ups == NO_NODE, NO_NODE, rows)
+def _places(numbers: Numbers, ups: Numbers) -> Numbers:
+    """Where each of `ups` is in `numbers`, which ascend and hold all of them but NO_NODE."""
+    places = np.searchsorted(numbers, ups)
+    known = np.append(numbers, NO_NODE)[places] == ups
+    assert (known | (ups == NO_NODE)).all(), "what is above a node was not seen"
+    return np.where(ups == NO_NODE, NO_NODE, places)
 
 
 _EMPTY = np.empty(0, np.int64)
@@ -217,8 +219,9 @@ _NONE = Nodes(
     edges=[],
     blocks=_EMPTY,
     held=np.empty((len(Tier), 0), np.int64),
-    hits=_EMPTY,
-    leases=_EMPTY,
+    hits=np.empty(0, np.int32),
+    leases=np.empty(0, np.int32),
     private=np.empty(0, np.bool_),
     touched_s=np.empty(0, np.float64),
+    gone=[],
 )

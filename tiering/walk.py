@@ -1,8 +1,8 @@
 """A look at every node of the index, a part at a time while requests go on: what listings are made of."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,8 @@ _STEP_NODES: Final = 256
 class Nodes:
     """Some nodes of the index as they were at one moment. Nobody changes it, any thread may read it.
 
-    An entry for each node, in `held` one a tier and node. What is no node any more has no blocks. Hits, leases and
-    `touched_s`, on the cache's clock and NaN for never, are those of the first block; `private` is that of the last.
+    An entry for each node, in `held` one a tier and node. Hits, leases and `touched_s`, on the cache's clock and NaN for
+    never, are those of the first block; `private` is that of the last. `gone` are numbers that name no node.
     """
 
     numbers: NDArray[np.int64]
@@ -30,10 +30,11 @@ class Nodes:
     edges: list[bytes]
     blocks: NDArray[np.int64]
     held: NDArray[np.int64]
-    hits: NDArray[np.int64]
-    leases: NDArray[np.int64]
+    hits: NDArray[np.int32]
+    leases: NDArray[np.int32]
     private: NDArray[np.bool_]
     touched_s: NDArray[np.float64]
+    gone: list[int]
 
 
 def walk(holdings: Holdings) -> Steps[list[Nodes]]:
@@ -63,34 +64,29 @@ def walk(holdings: Holdings) -> Steps[list[Nodes]]:
         radix.unwatch()
 
 
-def _look(holdings: Holdings, numbers: Iterable[int]) -> Nodes:
+def _look(holdings: Holdings, numbers: Sequence[int]) -> Nodes:
     residency = holdings.residency
     found = holdings.radix.nodes(numbers)
-    ids = np.frombuffer(b"".join([packed for _, _, _, packed in found]), dtype=np.int32).astype(np.intp)
-    blocks = np.array([len(packed) for _, _, _, packed in found], dtype=np.int64) // np.int32().itemsize
+    ids = np.frombuffer(b"".join(found.ids), dtype=np.int32).astype(np.intp)
+    blocks = np.array([*map(len, found.ids)], dtype=np.int64) // np.int32().itemsize
     ends = np.cumsum(blocks)
-    there = np.flatnonzero(blocks)
-    starts = (ends - blocks)[there]
-
-    def spread(values: NDArray[Any], dtype: type) -> NDArray[Any]:
-        """For all numbers what was gathered for those that name a node."""
-        column: NDArray[Any] = np.zeros((*values.shape[:-1], len(blocks)), dtype=dtype)
-        column[..., there] = values
-        return column
-
-    first, last = ids[starts], ids[ends[there] - 1]
+    starts = ends - blocks
+    first, last = ids[starts], ids[ends - 1]
     present = residency.state.take(ids, axis=1) == int(State.PRESENT)
     held = (
-        np.add.reduceat(present, starts, axis=1, dtype=np.int64) if len(there) else np.zeros((len(Tier), 0))
+        np.add.reduceat(present, starts, axis=1, dtype=np.int64)
+        if len(ids)
+        else np.zeros((len(Tier), 0), np.int64)
     )
     return Nodes(
-        numbers=np.array([number for number, _, _, _ in found], dtype=np.int64),
-        ups=np.array([up for _, up, _, _ in found], dtype=np.int64),
-        edges=[edge for _, _, edge, _ in found],
+        numbers=np.array(found.numbers, dtype=np.int64),
+        ups=np.array(found.ups, dtype=np.int64),
+        edges=found.edges,
         blocks=blocks,
-        held=spread(held, np.int64),
-        hits=spread(residency.hits[first], np.int64),
-        leases=spread(residency.leases[first], np.int64),
-        private=spread(residency.owner[last] != NOBODY, np.bool_),
-        touched_s=spread(holdings.order.touched_s(first), np.float64),
+        held=held,
+        hits=residency.hits[first],
+        leases=residency.leases[first],
+        private=residency.owner[last] != NOBODY,
+        touched_s=holdings.order.touched_s(first),
+        gone=sorted({*numbers}.difference(found.numbers)) if len(found.numbers) < len(numbers) else [],
     )

@@ -66,11 +66,17 @@ class Writes:
         self.num_bytes = 0
         """Written, ever, after compression."""
 
+    def resize(self, *, batch: int, budget: int, clean_share: float, deadline_s: float) -> None:
+        """Other sizes of the work from now on."""
+        self._batch, self._budget = batch, budget
+        self._clean_share, self._deadline_s = clean_share, deadline_s
+
     @property
     def _max_dirty(self) -> int:
         """The most blocks in host memory, which may still be growing, that the disk need not have."""
-        num_slots = self._holdings.slots[HOST].num_slots
-        return num_slots - max(1, int(num_slots * self._clean_share))
+        num_slots = self._holdings.num_host_slots
+        wanted = max(1, int(num_slots * self._clean_share)) + self._holdings.num_host_slots_too_many
+        return max(0, num_slots - wanted)
 
     # --- ahead of need --------------------------------------------------------------------------------------------
 
@@ -104,6 +110,8 @@ class Writes:
     def _write(self, ids: Ids) -> int:
         """Ask for writes of host blocks, in batches, as far as the disk has room. How many were asked for."""
         num_asked = 0
+        if self._holdings.disk_is_over:
+            return 0  # what is too much there goes first, a part in each plan
         for start in range(0, len(ids), self._batch):
             batch = ids[start : start + self._batch]
             oldest = self._holdings.residency.stamp[batch].min().item()
