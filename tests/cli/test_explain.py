@@ -4,10 +4,12 @@ import asyncio
 import dataclasses
 import io
 import json
+import re
 import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -88,8 +90,8 @@ def test_a_date_in_the_system_prompt(recorded, bytes_dir):
     assert done.exit_code == 1, done.output
     assert "B.json after A.json: 16 of" in done.output
     assert "It breaks at token 17, system message: timestamp." in done.output
-    assert "A.json  <system>Today is ⟦Mon⟧day. You answer briefly" in done.output
-    assert "B.json  <system>Today is ⟦Fri⟧day. You answer briefly" in done.output
+    assert "A.json  <system>Today is ⟦Monday.⟧ You answer briefly" in done.output
+    assert "B.json  <system>Today is ⟦Friday.⟧ You answer briefly" in done.output
     assert "What to do: A date or time" in done.output
     assert "plain layout" not in done.output
 
@@ -188,8 +190,8 @@ def test_on_a_terminal_the_difference_has_colours():
     shown = io.StringIO()
     page = Page(Console(file=shown, force_terminal=True, color_system="standard", width=200, highlight=False))
     page.difference(dataclasses.asdict(ANSWER.difference), ("B", "A"))
-    assert "\x1b[1;31mFri\x1b[0m" in shown.getvalue()
-    assert "\x1b[1;32mMon\x1b[0m" in shown.getvalue()
+    assert "\x1b[1;31mFriday.\x1b[0m" in shown.getvalue()
+    assert "\x1b[1;32mMonday.\x1b[0m" in shown.getvalue()
     assert "⟦" not in shown.getvalue()
 
 
@@ -369,7 +371,7 @@ def test_a_running_kvtide_is_asked(recorded, monkeypatch):
     assert "tokens 0 to 32 from host" in done.output
     assert "tokens 48 to 96 computed: evicted, last in disk, 12 s ago (for \\x1broom)" in done.output
     assert "It breaks at token 33, system message: timestamp." in done.output
-    assert "Today is ⟦Fri⟧day." in done.output
+    assert "Today is ⟦Friday.⟧" in done.output
     assert "What to do: Put it at the end." in done.output
     assert "Note: it was here before" in done.output
     assert "secret" not in done.output
@@ -431,3 +433,21 @@ def test_other_answers_get_one_sentence(recorded, answer, words):
     assert done.exit_code == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+# --- the page about it ----------------------------------------------------------------------------------------------
+
+DOC = Path(__file__).parents[2] / "docs" / "explain.md"
+
+
+def test_the_pages_example_prints_what_it_says(tmp_path, demo_dir):
+    text = DOC.read_text()
+    for name, request in zip("AB", re.findall(r"```json\n(.*?)```", text, re.DOTALL), strict=True):
+        (tmp_path / f"{name}.json").write_text(request)
+    printed = re.search(r"--tokenizer demo\n(.*?)```", text, re.DOTALL)[1]
+    assert explain(tmp_path / "A.json", tmp_path / "B.json", "--tokenizer", demo_dir).output == printed
+
+
+def test_the_page_has_every_kind():
+    rows = re.findall(r"^\| `(\w+)` \|", DOC.read_text(), re.MULTILINE)
+    assert rows == [kind.value for kind in DifferenceKind]
