@@ -13,9 +13,6 @@ from kvstore.errors import StoreError, StoreFailed
 from kvstore.reports import (
     Event,
     NamespaceInfo,
-    PrefixDetail,
-    PrefixPage,
-    PrefixQuery,
     Removed,
     TierName,
     Verified,
@@ -119,7 +116,7 @@ class Steering:
             self._apply(wanted, changes.keys())
             self._config = wanted
         if changes:
-            self._tiers.cache.note("changed", **{name: getattr(wanted, name) for name in changes})
+            self._tiers.cache.note("settings", **{name: getattr(wanted, name) for name in changes})
         return self.settings()
 
     def _checked(self, changes: Mapping[str, Any]) -> EngineConfig:
@@ -162,7 +159,8 @@ class Steering:
         }
         self._change_store({**after, **larger})
         try:
-            self._tiers.cache.change(**self._index_settings(wanted, names))
+            if values := self._index_settings(wanted, names):
+                self._tiers.cache.change(**values)
         except BaseException:
             self._change_store(before)
             raise
@@ -242,14 +240,6 @@ class Steered(Closing):
         it was at the start. Raises ValueError for what cannot be changed, or not to that; StoreError if the disk cannot.
         """
         return self._steering.change(changes)
-
-    def prefixes(self, query: PrefixQuery | None = None) -> PrefixPage:
-        """List runs of blocks without a branch, those that prompts begin with or those under one. See PrefixQuery."""
-        return self._cache.prefixes(query or PrefixQuery())
-
-    def prefix(self, key: str, *, text: bool = False) -> PrefixDetail:
-        """See TieredCache.prefix."""
-        return self._cache.prefix(key, text=text)
 
     def demote_prefix(self, key: str, to: TierName) -> Removed:
         """See TieredCache.demote_prefix."""

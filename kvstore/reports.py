@@ -122,7 +122,7 @@ class Explanation:
 
 # --- what is cached -------------------------------------------------------------------------------------------------
 
-PrefixOrder = Literal["recent", "oldest", "hits", "blocks"]
+PrefixOrder = Literal["recent", "oldest", "hits", "blocks", "size"]
 MAX_PAGE_ROWS = 500
 
 
@@ -132,6 +132,7 @@ class PrefixQuery:
 
     under: the key of a run: those that follow it directly; None: those that prompts begin with.
     flat: all runs below it, whatever their depth.
+    order: "blocks" is by a run's own blocks, most first; "size" by these and all that follow it.
     tier: only runs with a block in that tier.   min_hits, min_blocks: only runs with at least so many, each by itself.
     private: only runs that are a tenant's, or only those that are not; None: both.
     offset, limit: of the sorted list; at most MAX_PAGE_ROWS rows.
@@ -182,11 +183,16 @@ class PrefixRun:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrefixPage:
-    """Some of the runs that a query meets, and how many there are. `taken_ago_s`: how old the list is."""
+    """Some of the runs that a query meets, and how many there are.
+
+    taken_ago_s: how old the list is.
+    blocks: of all runs that the query meets, with all that follow these; None where that was not summed up.
+    """
 
     rows: tuple[PrefixRun, ...]
     total: int
     taken_ago_s: float
+    blocks: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

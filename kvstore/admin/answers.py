@@ -5,16 +5,18 @@ from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from msgspec import UNSET
 
 from kvstore.admin import shapes
 from kvstore.admin.endpoint import Answer, Call, Endpoint
+from kvstore.admin.guard import Role
 from kvstore.admin.jobs import url_of
 from kvstore.admin.metrics import CONTENT_TYPE, exposition
 from kvstore.admin.problems import Problem, not_found
+from kvstore.admin.subject import Subject
 from kvstore.admin.tiers import not_ready, tiers_of
 from kvstore.reports import PrefixDetail, PrefixQuery
 
@@ -28,6 +30,8 @@ CHANGEABLE = (
     "host_clean_share",
 )
 """Settings that an engine changes while it runs."""
+
+_METHODS = tuple(name for name in vars(Subject) if not name.startswith("_"))
 
 _NO_RUN = "no cached run of blocks has this key"
 _NO_REQUEST = "no request has this id, or it was too long ago"
@@ -63,6 +67,12 @@ async def version_(endpoint: Endpoint, call: Call) -> Answer:
     except PackageNotFoundError:  # run from a folder
         installed = "unknown"
     return Answer(value=shapes.Version(name="kvtide", version=installed, python=platform.python_version()))
+
+
+async def session(endpoint: Endpoint, call: Call) -> Answer:
+    role: Literal["read", "full"] = "full" if call.role is Role.FULL else "read"
+    can = tuple(name for name in _METHODS if hasattr(endpoint.subject, name))
+    return Answer(value=shapes.Session(role=role, text=call.may_see_text, can=can))
 
 
 async def openapi(endpoint: Endpoint, call: Call) -> web.StreamResponse:

@@ -150,6 +150,14 @@ ROUTES = (
     ),
     Route(
         method=GET,
+        path=f"{V1}/session",
+        answer=answers.session,
+        summary="What whoever asks may do, and what this cache can.",
+        gives=_ok(shapes.Session),
+        asks=False,
+    ),
+    Route(
+        method=GET,
         path="/openapi.json",
         answer=answers.openapi,
         summary="This document.",

@@ -171,6 +171,17 @@ class Version(Struct, frozen=True, kw_only=True):
     python: str
 
 
+class Session(Struct, frozen=True, kw_only=True):
+    """What whoever asks may do, and what there is to be done.
+
+    text: whether text of what is cached may be shown to them.   can: what the cache has, as methods of its Subject.
+    """
+
+    role: Literal["read", "full"]
+    text: bool
+    can: tuple[str, ...]
+
+
 # --- answers: figures -----------------------------------------------------------------------------------------------
 
 ByWindow = dict[str, float | None]
@@ -191,6 +202,7 @@ class TierFigures(Struct, frozen=True, kw_only=True):
     on: whether the engine has it.   ready: whether it works now.
     capacity: what there is of it.   used: what is taken of it, for whatever.   live: what holds blocks that can be found.
     in_flight: what is being filled now.   Each in bytes and in blocks; None where it is not known.
+    reason: why it is off or not ready; None while it works.
     hit_rate: cached tokens from this tier by prompt tokens, by window in seconds; None if nothing was asked.
     evicted_blocks: copies that left to make room.   dropped_blocks: those of them that were the last copy.
     """
@@ -209,6 +221,7 @@ class TierFigures(Struct, frozen=True, kw_only=True):
     hit_rate: ByWindow
     evicted_blocks: int
     dropped_blocks: int
+    reason: str | None
 
 
 TransferName = Literal["demote", "promote", "swap_out", "swap_in", "read", "write"]

@@ -114,7 +114,21 @@ def _tier(tier: TierName, stats: Mapping[str, Any], growth: Mapping[int, Growth 
         },
         evicted_blocks=figures.get("evicted", 0),
         dropped_blocks=figures.get("dropped", 0),
+        reason=None if ready else _why_not(tier, stats, on=on),
     )
+
+
+def _why_not(tier: TierName, stats: Mapping[str, Any], *, on: bool) -> str | None:
+    """Why a tier does not work, as a sentence; None where the figures do not tell."""
+    if tier != "disk":
+        return "It has no slots yet, or is switched off."
+    if stats.get("disk_off"):
+        return str(stats["disk_off"])
+    if not on:
+        return "No directory is set for it."
+    overdue = _at(stats, "cache", "tiers", "disk").get("overdue_reads", 0)
+    hang = f" {overdue} of its reads hang." if overdue else ""
+    return f"It is left alone for a while, because reads or writes failed or took too long.{hang}"
 
 
 def _slot_sizes(figures: Mapping[str, int], block_bytes: int | None) -> dict[str, int | None]:
