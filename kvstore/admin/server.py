@@ -5,12 +5,14 @@ import logging
 import socket
 import threading
 from http import HTTPStatus
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from kvstore.admin.application import SECURITY_HEADERS, app
 from kvstore.admin.config import AdminConfig
+from kvstore.admin.dropping import drop
 from kvstore.admin.problems import Problem, busy
 from kvstore.closing import Closing
 
@@ -74,16 +76,19 @@ class AdminServer(Closing):
         server, connections = runner.server, self.config.max_connections
         assert server is not None, "set up"
 
+        transports: set[asyncio.BaseTransport] = set()
+
         def connection() -> asyncio.Protocol:
             if len(server.connections) >= connections:
                 return _Refusal()
             return _Connection(
+                transports,
                 server,
                 loop=loop,
                 keepalive_timeout=timeout_s,  # also for how long the first request may take to come
                 lingering_time=min(timeout_s, 5.0),
                 auto_decompress=False,
-                access_log=None,  # type: ignore[arg-type]  # none is one of its values
+                access_log=None,
                 logger=_log,
             )
 
@@ -94,6 +99,11 @@ class AdminServer(Closing):
         finally:
             listening.close()
             await runner.cleanup()
+            for _ in range(3):  # what was being accepted meanwhile is a connection now
+                await asyncio.sleep(0)
+            for transport in tuple(transports):
+                drop(transport)
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Answer no more, and end all connections. Takes a few seconds at most; jobs that run go on. Safe to call twice."""
@@ -107,7 +117,23 @@ class AdminServer(Closing):
 
 
 class _Connection(web.RequestHandler):
-    """One connection, on which what is no HTTP is answered, and logged, without a word of what was sent."""
+    """One connection, on which what is no HTTP is answered, and logged, without a word of what was sent.
+
+    While it is open its transport is in `transports`.
+    """
+
+    def __init__(self, transports: set[asyncio.BaseTransport], server: web.Server, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._transports = transports
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transports.add(transport)
+        self._made = transport
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._transports.discard(self._made)
+        super().connection_lost(exc)
 
     def handle_error(
         self,
