@@ -56,7 +56,9 @@ class Tab:
             details = params["exceptionDetails"]
             self.console.append(details.get("exception", {}).get("description") or details["text"])
         elif method == "Runtime.consoleAPICalled" and params["type"] in {"error", "warning", "assert"}:
-            self.console.append(" ".join(str(arg.get("value", arg.get("description"))) for arg in params["args"]))
+            self.console.append(
+                " ".join(str(arg.get("value", arg.get("description"))) for arg in params["args"])
+            )
         elif method == "Log.entryAdded" and params["entry"]["level"] in {"error", "warning"}:
             self.console.append(f"{params['entry']['text']} {params['entry'].get('url', '')}".strip())
         elif method == "Network.requestWillBeSent":
@@ -67,7 +69,9 @@ class Tab:
     def open(self, url: str) -> None:
         """Go there and wait until the page's scripts have run."""
         self.call("Page.navigate", url=url)
-        self.until(f"location.href.startsWith({json.dumps(url.split('#', 1)[0])}) && document.readyState === 'complete'")
+        self.until(
+            f"location.href.startsWith({json.dumps(url.split('#', 1)[0])}) && document.readyState === 'complete'"
+        )
 
     def js(self, expression: str) -> Any:
         """What the expression is, or resolves to, as JSON."""
@@ -128,7 +132,13 @@ class Tab:
         self.call("Input.insertText", text=text)
 
     def resize(self, width: int, height: int = 900) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        self.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
 
     def prefer(self, *, dark: bool = False, still: bool = True) -> None:
         """Emulate the user's wishes: a dark page, no motion."""
@@ -158,7 +168,9 @@ class Chromium:
     def __init__(self, program: str) -> None:
         self._profile = Path(tempfile.mkdtemp(prefix="kvtide-chromium-"))
         command = [program, *FLAGS, f"--user-data-dir={self._profile}", "about:blank"]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
         self._tabs: dict[str, Tab] = {}
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._number = 0
@@ -210,7 +222,9 @@ class Chromium:
         await self._socket.send_json(asked | ({"sessionId": session} if session else {}))
         return await self._answers[number]
 
-    def call(self, method: str, params: dict[str, Any] | None = None, session: str | None = None) -> dict[str, Any]:
+    def call(
+        self, method: str, params: dict[str, Any] | None = None, session: str | None = None
+    ) -> dict[str, Any]:
         told = self._run(self._ask(method, params or {}, session))
         if "error" in told:
             raise PageError(f"{method}: {told['error']['message']}")
@@ -219,7 +233,9 @@ class Chromium:
     def tab(self, width: int = 1440, height: int = 900) -> Tab:
         """A tab in a context of its own: no storage is shared with another."""
         context = self.call("Target.createBrowserContext")["browserContextId"]
-        target = self.call("Target.createTarget", {"url": "about:blank", "browserContextId": context})["targetId"]
+        target = self.call("Target.createTarget", {"url": "about:blank", "browserContextId": context})[
+            "targetId"
+        ]
         session = self.call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
         tab = self._tabs[session] = Tab(self, session)
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -233,6 +249,8 @@ class Chromium:
         if self._process.poll() is None:
             self._run(self._end())
             self._process.wait(20)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         if not self._loop.is_closed():

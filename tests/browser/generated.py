@@ -130,15 +130,25 @@ def make_runs(num_runs: int, seed: int) -> tuple[list[PrefixRun], dict[str | Non
                 start_token=start[number],
                 end_token=start[number] + count * BLOCK,
                 blocks=count,
-                blocks_by_tier={"device": device, "host": host, "disk": count if warmth < 2.2 else count // 2},
+                blocks_by_tier={
+                    "device": device,
+                    "host": host,
+                    "disk": count if warmth < 2.2 else count // 2,
+                },
                 hits=hits[number],
-                last_used_ago_s=None if not hits[number] else draw.expovariate(1 / 40.0) * (1.2 - warmth / 3) ** 9 * 900,
+                last_used_ago_s=None
+                if not hits[number]
+                else draw.expovariate(1 / 40.0) * (1.2 - warmth / 3) ** 9 * 900,
                 ttl_s=None if number % 3 else 86_400 * draw.random(),
                 leases=int(number in {0, 2, 40}),
                 private=depth_of[number] > 0 and number % 7 == 0,
                 children=len(children.get(number, ())),
                 blocks_below=below[number],
-                text=HOSTILE if number in {3, 11} else OPENINGS[number] if number < len(OPENINGS) else TURNS[number % 7],
+                text=HOSTILE
+                if number in {3, 11}
+                else OPENINGS[number]
+                if number < len(OPENINGS)
+                else TURNS[number % 7],
             )
         )
     index: dict[str | None, list[int]] = {
@@ -159,7 +169,9 @@ ORDERS: dict[str, Callable[[PrefixRun], float]] = {
 class Generated:
     """A Subject without an engine. Figures are functions of the time since it was made, counted from an hour before."""
 
-    def __init__(self, num_runs: int = 100_000, *, seed: int = 7, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, num_runs: int = 100_000, *, seed: int = 7, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._clock = clock
         self._born = clock() - 3600
         self._runs, self._children = make_runs(num_runs, seed)
@@ -196,7 +208,11 @@ class Generated:
         missed = counts["prompt"] - sum(by_tier.values())
         shares = {"never_seen": 0.38, "differs": 0.24, "evicted": 0.15, "not_a_whole_block": 0.09, "expired": 0.06,
                   "other_identity": 0.05, "overdue": 0.02, "damaged_checksum": 0.01}  # fmt: skip
-        histogram = {"bounds": [0.05, 0.1, 0.25, 0.5, 1, 2.5], "counts": [9, 40, 90, 41, 12, 3, 1], "sum": 61.2}
+        histogram = {
+            "bounds": [0.05, 0.1, 0.25, 0.5, 1, 2.5],
+            "counts": [9, 40, 90, 41, 12, 3, 1],
+            "sum": 61.2,
+        }
         used = int(6000 + 900 * math.sin(at_s / 60))
         transfers = {
             name: {"moves": int(at_s * rate / 8), "blocks": int(at_s * rate), "bytes": int(at_s * rate * size),
@@ -244,8 +260,13 @@ class Generated:
 
     def _happen(self, ago_s: float = 0.0) -> None:
         draw = random.Random(self._number)
-        kind = draw.choice(("demoted", "read", "written", "request", "request", "evicted", "expired", "promoted"))
-        facts: dict[str, Any] = {"blocks": draw.randrange(1, 90), "bytes": draw.randrange(1, 90) * BLOCK_BYTES}
+        kind = draw.choice(
+            ("demoted", "read", "written", "request", "request", "evicted", "expired", "promoted")
+        )
+        facts: dict[str, Any] = {
+            "blocks": draw.randrange(1, 90),
+            "bytes": draw.randrange(1, 90) * BLOCK_BYTES,
+        }
         if kind == "request":
             facts = {"request": self._number, "prompt_tokens": draw.randrange(900, 9000), "state": "stop"}
         if self._number % 23 == 7:
@@ -263,13 +284,25 @@ class Generated:
     # --- prefixes ---
 
     def _order(self, query: PrefixQuery) -> list[int]:
-        named = (query.under, query.flat, query.order, query.tier, query.min_hits, query.min_blocks, query.private)
+        named = (
+            query.under,
+            query.flat,
+            query.order,
+            query.tier,
+            query.min_hits,
+            query.min_blocks,
+            query.private,
+        )
         if named not in self._sorted:
             numbers: list[int] = []
             level = list(self._children.get(query.under, ()))
             while level:
                 numbers += level
-                level = [child for one in level for child in self._children.get(self._runs[one].key, ())] if query.flat else []
+                level = (
+                    [child for one in level for child in self._children.get(self._runs[one].key, ())]
+                    if query.flat
+                    else []
+                )
             met = [
                 number
                 for number in numbers
@@ -282,7 +315,11 @@ class Generated:
         return self._sorted[named]
 
     def _find(self, key: str) -> PrefixRun:
-        found = [self._by_key[key]] if key in self._by_key else [n for k, n in self._by_key.items() if k.startswith(key)]
+        found = (
+            [self._by_key[key]]
+            if key in self._by_key
+            else [n for k, n in self._by_key.items() if k.startswith(key)]
+        )
         if not found or self._runs[found[0]].key in self._gone:
             raise KeyError(key)
         return self._runs[found[0]]
@@ -297,7 +334,9 @@ class Generated:
             rows=tuple(run if query.text else replace(run, text=None) for run in rows),
             total=len(found),
             taken_ago_s=0.4,
-            blocks=None if query.flat else sum(self._runs[n].blocks + self._runs[n].blocks_below for n in found),
+            blocks=None
+            if query.flat
+            else sum(self._runs[n].blocks + self._runs[n].blocks_below for n in found),
         )
 
     def prefix(self, key: str, *, text: bool = False) -> PrefixDetail:
@@ -376,7 +415,9 @@ class Generated:
 
     def warm(self, prompt: Any, options: Any = None) -> Any:  # noqa: ARG002
         usage = SimpleNamespace(
-            prompt_tokens=2905, cached_by_tier={"device": 640, "host": 768, "disk": 416}, prefilled_tokens=1081
+            prompt_tokens=2905,
+            cached_by_tier={"device": 640, "host": 768, "disk": 416},
+            prefilled_tokens=1081,
         )
         return SimpleNamespace(error=None, usage=usage, finish_reason="length")
 
@@ -397,10 +438,19 @@ class Generated:
         return Verified(records=104_200, damaged={MissReason.DAMAGED_CHECKSUM: 2}, seconds=14.2)
 
     def namespaces(self) -> Sequence[NamespaceInfo]:
-        facts = {"model": "Llama-3.1-8B-Instruct", "kv_dtype": "bfloat16", "block_tokens": "16", "note": HOSTILE}
+        facts = {
+            "model": "Llama-3.1-8B-Instruct",
+            "kv_dtype": "bfloat16",
+            "block_tokens": "16",
+            "note": HOSTILE,
+        }
         return (
-            NamespaceInfo(digest=key_of(1 << 40), own=True, facts=facts, blocks=104_200, stored_bytes=132 * GIB),
-            NamespaceInfo(digest=key_of(2 << 40), own=False, facts=None, blocks=13_001, stored_bytes=18 * GIB),
+            NamespaceInfo(
+                digest=key_of(1 << 40), own=True, facts=facts, blocks=104_200, stored_bytes=132 * GIB
+            ),
+            NamespaceInfo(
+                digest=key_of(2 << 40), own=False, facts=None, blocks=13_001, stored_bytes=18 * GIB
+            ),
         )
 
     def settings(self) -> dict[str, Any]:
@@ -410,17 +460,27 @@ class Generated:
         changeable = CHANGEABLE
         for name, value in changes.items():
             if name not in changeable:
-                raise ValueError(f"{name} cannot be changed while the engine runs; changeable are {', '.join(changeable)}")
+                raise ValueError(
+                    f"{name} cannot be changed while the engine runs; changeable are {', '.join(changeable)}"
+                )
             if name == "host_bytes" and value > 64 * GIB:
-                raise ValueError(f"host_bytes {value} is more than the {64 * GIB} that were mapped at the start")
+                raise ValueError(
+                    f"host_bytes {value} is more than the {64 * GIB} that were mapped at the start"
+                )
         self._settings.update(changes)
         return self.settings()
 
     def _report(self, number: int) -> RequestReport:
         draw = random.Random(number)
         prompt = draw.randrange(400, 30_000)
-        device, host, disk = (int(prompt * draw.random() * share) // BLOCK * BLOCK for share in (0.6, 0.3, 0.1))
-        state = "running" if number > 990 else draw.choice(("stop", "stop", "stop", "length", "cancelled", "error"))
+        device, host, disk = (
+            int(prompt * draw.random() * share) // BLOCK * BLOCK for share in (0.6, 0.3, 0.1)
+        )
+        state = (
+            "running"
+            if number > 990
+            else draw.choice(("stop", "stop", "stop", "length", "cancelled", "error"))
+        )
         return RequestReport(
             number=number, state=state, submitted_ago_s=(1001 - number) * 1.7, prompt_tokens=prompt,
             cached_by_tier={"device": device, "host": host, "disk": disk}, prefilled_tokens=prompt - device - host - disk,

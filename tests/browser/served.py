@@ -37,7 +37,9 @@ def served(subject: object, **settings: Any) -> Iterator[AdminServer]:
     """An endpoint over the subject, on a free port if none is named."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(endpoint, "Figures", BackdatedFigures)
-        server = serve(subject, AdminConfig(**{"port": 0, "show_text": True, "max_requests_per_s": 0, **settings}))
+        server = serve(
+            subject, AdminConfig(**{"port": 0, "show_text": True, "max_requests_per_s": 0, **settings})
+        )
     with server:
         yield server
 
