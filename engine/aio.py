@@ -2,8 +2,19 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, Self
+
+from kvstore.reports import (
+    Event,
+    NamespaceInfo,
+    PrefixDetail,
+    PrefixPage,
+    PrefixQuery,
+    Removed,
+    TierName,
+    Verified,
+)
 
 from .chat import Prompt, split_prompts
 from .engine import Engine
@@ -82,6 +93,50 @@ class AsyncEngine:
     async def erase(self, tenant: str, timeout_s: float = 60.0) -> bool:
         """See Engine.erase."""
         return await asyncio.to_thread(self.engine.erase, tenant, timeout_s)
+
+    async def drain(self, timeout_s: float | None = None) -> bool:
+        """See Engine.drain."""
+        return await asyncio.to_thread(self.engine.drain, timeout_s)
+
+    async def resume(self) -> None:
+        """See Engine.resume."""
+        await asyncio.to_thread(self.engine.resume)
+
+    async def verify(self) -> Verified:
+        """See Engine.verify."""
+        return await asyncio.to_thread(self.engine.verify)
+
+    async def namespaces(self) -> Sequence[NamespaceInfo]:
+        """See Engine.namespaces."""
+        return await asyncio.to_thread(self.engine.namespaces)
+
+    async def settings(self) -> dict[str, Any]:
+        """See Engine.settings."""
+        return await asyncio.to_thread(self.engine.settings)
+
+    async def change(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """See Engine.change."""
+        return await asyncio.to_thread(self.engine.change, changes)
+
+    async def prefixes(self, query: PrefixQuery | None = None) -> PrefixPage:
+        """See Engine.prefixes."""
+        return await asyncio.to_thread(self.engine.prefixes, query)
+
+    async def prefix(self, key: str, *, text: bool = False) -> PrefixDetail:
+        """See Engine.prefix."""
+        return await asyncio.to_thread(self.engine.prefix, key, text=text)
+
+    async def demote_prefix(self, key: str, to: TierName) -> Removed:
+        """See Engine.demote_prefix."""
+        return await asyncio.to_thread(self.engine.demote_prefix, key, to)
+
+    async def remove_prefix(self, key: str) -> Removed:
+        """See Engine.remove_prefix."""
+        return await asyncio.to_thread(self.engine.remove_prefix, key)
+
+    async def events(self, after: int = 0) -> Sequence[Event]:
+        """See Engine.events."""
+        return await asyncio.to_thread(self.engine.events, after)
 
     async def close(self, flush_s: float = 60.0) -> None:
         """See Engine.close."""

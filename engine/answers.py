@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from collections.abc import Callable
 
 from .request import Request
 from .results import Delta, FinishReason
@@ -16,7 +17,9 @@ class Answers:
     Only the loop's thread calls this. Futures and sinks belong to callers on other threads.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ended: Callable[[Request], None]) -> None:
+        """`ended` is told of each request that is over, before its caller is. It must only post."""
+        self._ended = ended
         self._deltas: list[tuple[Request, Delta]] = []
         self._over: list[Request] = []
         self.asks_tokenizer = True
@@ -63,6 +66,7 @@ class Answers:
                 request.sink = None
         over, self._over = self._over, []
         for request in over:
+            self._ended(request)
             if not request.future.done():
                 request.future.set_result(request.result())
 

@@ -54,6 +54,13 @@ def encode(prompt: Prompt, tokenizer: Any, vocab_size: int) -> NDArray[np.int32]
     return np.ascontiguousarray(ids, dtype="<i4")
 
 
+def messages_of(prompt: Prompt) -> tuple[Mapping[str, str], ...] | None:
+    """The messages of a chat; None for a prompt of another kind."""
+    if isinstance(prompt, Sequence) and prompt and _is_message(prompt[0]):
+        return tuple(prompt)  # type: ignore[arg-type]  # encode has looked at each of them
+    return None
+
+
 def notes_on(prompt: Prompt, tokenizer: Any) -> tuple[str, ...]:
     """Sentences on what about a prompt keeps its earlier turns from being found in the cache.
 

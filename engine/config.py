@@ -45,6 +45,8 @@ class EngineConfig:
         allocations, kernels that CUDA loads later, and whoever else uses the GPU.
     host_bytes: of the second tier; "auto" is a quarter of the memory that the control group leaves, at most
         16 GiB; 0 switches the tier off.
+    host_clean_share: of host memory, what is kept free or on disk as well, so that blocks leave the device without waiting.
+        More of it writes earlier, also what would never have left; less of it drops more when much comes at once.
     disk_path: directory of the third tier; None (the default) switches it off.
     disk_bytes: bound of the files below disk_path, LMDB's overhead included; records may take four fifths of it. Set
         apart are damaged files and records, kept to be looked at: one set of files, and 64 MiB of records.
@@ -80,6 +82,7 @@ class EngineConfig:
     device_bytes: int | str = "auto"
     device_memory_fraction: float = 0.9
     host_bytes: int | str = "auto"
+    host_clean_share: float = 0.5
     disk_path: str | Path | None = None
     disk_bytes: int | str = "16GiB"
     disk_min_free_bytes: int | str = "2GiB"
@@ -111,6 +114,7 @@ class EngineConfig:
         if self.layer_groups != "auto":
             check_whole("layer_groups", self.layer_groups, 1)
         check_number("device_memory_fraction", self.device_memory_fraction, 0.0, 1.0, above=True)
+        check_number("host_clean_share", self.host_clean_share, 0.0, 1.0)
         check_number("disk_deadline_s", self.disk_deadline_s, 0.0, above=True)
         if self.ttl_s is not None:
             check_number("ttl_s", self.ttl_s, 0.0, above=True)

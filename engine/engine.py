@@ -15,12 +15,14 @@ from typing import Any, Literal, overload
 
 import torch
 
-from kvstore.closing import Closing
 from kvstore.errors import StoreFailed
 from tiering.residency import Tier
 
-from .chat import Prompt, encode, notes_on, split_prompts
+from .accounts import Accounts
+from .chat import Prompt, encode, messages_of, notes_on, split_prompts
 from .config import EngineConfig
+from .explained import Explained
+from .explainer import Explainer
 from .facts import facts
 from .flashinfer import Load
 from .gpu_figures import figures_of
@@ -37,13 +39,14 @@ from .sampling import Dice
 from .scheduler import Scheduler
 from .sequence import Sequence as EngineSequence
 from .sequence import blocks_needed
+from .steering import Steering
 from .text import ReplyText, special_ids
 from .tiers import WrapDevice, WrapStore, open_tiers
 
 Prompts = list[str] | list[list[int]] | list[list[dict[str, str]]]
 
 
-class Engine(Closing):
+class Engine(Explained):
     """A model served from paged KV, whose prefixes are kept on the device, in host memory and on disk.
 
     `model` is "demo", a local Hugging Face directory, a GGUF file, a hub name, or a Model. Everything but construction
@@ -77,6 +80,8 @@ class Engine(Closing):
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         with ExitStack() as stack:
+            self._accounts = Accounts()
+            stack.callback(self._accounts.close)
             self._tiers = tiers = open_tiers(
                 stack,
                 model,
@@ -88,9 +93,11 @@ class Engine(Closing):
             )
             self.model, self.layout, self.namespace = tiers.model, tiers.layout, tiers.namespace
             self._cache = tiers.cache
+            self._steering = Steering(config, tiers, self._check_open)
             self._gpu = figures_of(tiers.model.device)
             if self._gpu is not None:
                 stack.enter_context(self._gpu)
+            self._explainer = Explainer(tiers.model.tokenizer, tiers.namespace, tiers.store)
             self._loop = EngineLoop(
                 self._inbox,
                 cache=tiers.cache,
@@ -112,6 +119,8 @@ class Engine(Closing):
                     "max_num_seqs",
                 ),
                 kernels=tiers.kernels,
+                ended=self._accounts.ended,
+                explainer=self._explainer,
             )
             self._resources = stack.pop_all()
         # a thread that computes while the interpreter ends would abort the process
@@ -121,9 +130,12 @@ class Engine(Closing):
     def _post(self, message: Message) -> None:
         """Send the loop a message. Raises ValueError if the engine is closed: nobody would answer."""
         with self._closing:  # against close(): what follows Stop would never be looked at
-            if self._closed:
-                raise ValueError("the engine is closed")
+            self._check_open()
             self._inbox.put(message)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ValueError("the engine is closed")
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -198,10 +210,10 @@ class Engine(Closing):
         params, options = params or SamplingParams(), options or RequestOptions()
         requests = [self._request(prompt, params, options, on_delta) for prompt in prompts]
         # in the order of their tokens, so that what shares a prefix comes together and finds it
-        self._post(
-            Submit(tuple(sorted(requests, key=lambda request: request.prompt.astype(">u4").tobytes())))
-        )
-        return [Handle(next(self._ids), request, cancel=self._cancel) for request in requests]
+        together = sorted(requests, key=lambda request: request.prompt.astype(">u4").tobytes())
+        with self._steering.intake.letting_in(requests), self._accounts.coming(requests):
+            self._post(Submit(tuple(together)))
+        return [Handle(request, cancel=self._cancel) for request in requests]
 
     def warm(self, prompt: Any, options: RequestOptions | None = None) -> Any:
         """Compute a prompt, or a list of them, and cache their whole blocks on the device; reply nothing.
@@ -236,6 +248,7 @@ class Engine(Closing):
         if params.max_tokens == 0:
             tokens = tokens[: len(tokens) // block_tokens * block_tokens]
         request = Request(
+            number=next(self._ids),
             prompt=tokens,
             params=params,
             options=options,
@@ -243,6 +256,7 @@ class Engine(Closing):
             marks=Marks(submitted_s=time.monotonic()),
             sink=on_delta,
             cache_notes=notes_on(prompt, model.tokenizer),
+            messages=messages_of(prompt),
         )
         num_blocks = blocks_needed(len(tokens), request.max_tokens, block_tokens)
         if num_blocks > self._tiers.pool.num_slots:
@@ -347,8 +361,10 @@ class Engine(Closing):
         snapshot: dict[str, Any] = self._loop.snapshot
         gpu = None if self._gpu is None else self._gpu.read()
         tiers = self._tiers
+        accounts = {**self._accounts.figures(), "draining": self._steering.intake.is_shut}
+        engine = {**snapshot["engine"], **accounts}
         chosen = {"attention": tiers.attention, "flashinfer_off": tiers.flashinfer_off}
-        return {**snapshot, **chosen, "disk_off": tiers.disk_off, "gpu": gpu}
+        return {**snapshot, "engine": engine, **chosen, "disk_off": tiers.disk_off, "gpu": gpu}
 
     def check(self) -> None:
         """Raise AssertionError unless the cache's books agree. Waits for the step that runs; for tests and debugging."""
@@ -368,6 +384,7 @@ class Engine(Closing):
                 return
             self._closed = True
             self._inbox.put(Stop())
+        self._steering.close()
         atexit.unregister(self.close)
         self._loop.join()
         # an engine that has failed cannot say what is worth keeping, and to whom it belongs

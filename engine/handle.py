@@ -13,8 +13,8 @@ from .results import Delta, Result
 class Handle:
     """One request on its way. Any thread may call all of it."""
 
-    def __init__(self, number: int, request: Request, cancel: Callable[[Request], None]) -> None:
-        self.id = number
+    def __init__(self, request: Request, cancel: Callable[[Request], None]) -> None:
+        self.id = request.number
         """Different for each request of an engine."""
         self._request, self._cancel = request, cancel
 

@@ -13,15 +13,19 @@ import numpy as np
 import torch
 
 from tiering.cache import TieredCache
+from tiering.leases import CacheUse
+from tiering.residency import Tier
 from tiering.writes import Sweep
 
 from .answers import Answers, told
 from .chunk import Chunk
+from .explainer import Explainer
 from .flashinfer import FlashInfer
-from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
+from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Observe, Stop, Submit, Wake
 from .model import Model
 from .out_of_memory import memory_for
 from .pool import DevicePool
+from .request import Request
 from .results import FinishReason
 from .sampling import ROWS_AT_ONCE, Choice, choose
 from .scheduler import Scheduler
@@ -51,12 +55,15 @@ class EngineLoop:
         pool: DevicePool,
         deterministic: bool,
         memory_advice: str,
+        ended: Callable[[Request], None],
+        explainer: Explainer,
         group_starts: tuple[int, ...] = (0,),
         kernels: FlashInfer | None = None,
     ) -> None:
         """Takes over `cache`: from here on only the loop's thread calls it. `cache` wakes the loop through `inbox`.
 
-        `memory_advice`: what may be lowered where a step runs out of memory, for those whose requests it ends.
+        `ended` is told of each request that is over, and must only post; `explainer` puts misses into words, on others'
+        threads. `memory_advice`: what may be lowered where a step runs out of memory, for those whose requests it ends.
         `group_starts`: the first layer of each of the cache's layer groups.
         """
         self._inbox = inbox
@@ -73,10 +80,12 @@ class EngineLoop:
         self._stopping = False
         self._has_news = False
         """Whether the last step computed parts of prompts, or met news of the cache: a request may have waited for it."""
-        self._answers = Answers()
+        self._answers = Answers(ended)
+        self._explainer = explainer
         self._counts = {
             "requests": 0,
             "steps": 0,
+            "prompt_tokens": 0,
             "prefilled_tokens": 0,
             "cached_tokens": 0,
             "generated_tokens": 0,
@@ -84,6 +93,7 @@ class EngineLoop:
             "early_prefills": 0,
             "void_prefills": 0,
         }
+        self._cached_tokens = dict.fromkeys((tier.label for tier in Tier), 0)
         self.snapshot: dict[str, Any] = self._take_snapshot()
         """Figures as of the last step; replaced, never changed."""
         self._at_hand: Message | None = None
@@ -169,6 +179,7 @@ class EngineLoop:
                     self._answers.deliver()
                 case (
                     Lookup(_, future)
+                    | Observe(_, _, future)
                     | Demote(_, _, future)
                     | Clear(future)
                     | Erase(_, future)
@@ -193,6 +204,8 @@ class EngineLoop:
                         self._end(sequence, "cancelled")
             case Lookup(tokens, future):
                 future.set_result(self._cache.lookup(tokens))
+            case Observe(tokens, use, future):
+                future.set_result(self._cache.observe(tokens, use))
             case Demote():
                 self._sweeps.append(message)
                 self._go_on_sweeping()
@@ -326,7 +339,11 @@ class EngineLoop:
         if request.cached_blocks is None:
             assert sequence.lease is not None, "what is computed has a lease"
             request.cached_blocks = sequence.lease.cached_blocks_by_tier()
-            self._counts["cached_tokens"] += sum(request.cached_blocks.values()) * self._block_tokens
+            request.cache_report = self._explainer.report(request, sequence.lease)
+            self._counts["prompt_tokens"] += len(request.prompt)
+            for tier, num_blocks in request.cached_blocks.items():
+                self._cached_tokens[tier] += num_blocks * self._block_tokens
+                self._counts["cached_tokens"] += num_blocks * self._block_tokens
 
     @staticmethod
     def _take_token(reply: Sequence, choice: Choice) -> tuple[FinishReason | None, str | None]:
@@ -357,6 +374,8 @@ class EngineLoop:
 
     def _end(self, sequence: Sequence, reason: FinishReason, error: str | None = None) -> None:
         """What is scheduled ends: it gives back what it holds."""
+        if self._deterministic and sequence.reply and sequence.cache_use is CacheUse.READ_WRITE:
+            self._cache.not_indexed(*sequence.not_indexed)
         try:
             self._scheduler.remove(sequence)
         finally:  # the books may be wrong, but nobody is left waiting
@@ -375,4 +394,5 @@ class EngineLoop:
 
     def _take_snapshot(self) -> dict[str, Any]:
         requests = {"running": self._scheduler.num_running, "waiting": self._scheduler.num_waiting}
-        return {"engine": {**self._counts, **requests}, "cache": self._cache.stats()}
+        cached = {"cached_tokens_by_tier": dict(self._cached_tokens)}
+        return {"engine": {**self._counts, **cached, **requests}, "cache": self._cache.stats()}

@@ -3,6 +3,8 @@
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+from tiering.leases import CacheUse
+from tiering.observation import Observed
 from tiering.radix import Tokens
 from tiering.residency import Tier
 
@@ -29,6 +31,15 @@ class Lookup:
 
     tokens: Tokens
     future: "Future[dict[str, int]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Observe:
+    """Ask what there is of a prompt, to explain it. `tokens` are salted."""
+
+    tokens: Tokens
+    use: CacheUse
+    future: "Future[Observed]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +84,4 @@ class Stop:
     """Cancel what is left, and end."""
 
 
-Message = Submit | Cancel | Lookup | Demote | Clear | Erase | Check | Wake | Stop
+Message = Submit | Cancel | Lookup | Observe | Demote | Clear | Erase | Check | Wake | Stop

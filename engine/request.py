@@ -1,13 +1,16 @@
 """One prompt on its way through the engine, with all of its replies."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvstore.reports import TierName
+
+from .explainer import CacheReport
 from .params import RequestOptions, SamplingParams
 from .results import Delta, Result, Sample, Timings, Usage
 
@@ -34,6 +37,8 @@ class Request:
     begun: one until the prompt is computed, then as many as were asked for.
     """
 
+    number: int
+    """Different for each request of an engine."""
     prompt: NDArray[np.int32]
     params: SamplingParams
     options: RequestOptions
@@ -48,7 +53,11 @@ class Request:
     samples: dict[int, Sample] = field(default_factory=dict)
     """The replies that have ended, by index."""
     error: str | None = None
-    cached_blocks: dict[str, int] | None = None
+    messages: tuple[Mapping[str, Any], ...] | None = None
+    """The prompt, if it was given as a chat."""
+    cache_report: CacheReport | None = None
+    """Why the prompt was not served further; None until it is computed."""
+    cached_blocks: dict[TierName, int] | None = None
     """By tier, as of the first token: what the request did not have to compute."""
 
     @property
@@ -64,37 +73,41 @@ class Request:
 
     def result(self) -> Result:
         """Everything about the request, as its caller sees it. Replies that never began have the first one's end."""
-        first = self.sequences[0]
         return Result(
             samples=tuple(self.samples[index] for index in sorted(self.samples)),
-            usage=self._usage(first),
-            timings=self._timings(),
+            usage=self.usage(),
+            timings=self.timings(),
             error=self.error,
             cache_notes=self.cache_notes,
+            report=self.cache_report,
         )
 
-    def _usage(self, first: "Sequence") -> Usage:
-        blocks, unfinished = {"device": 0, "host": 0, "disk": 0}, len(self.prompt)
+    def usage(self) -> Usage:
+        """Tokens so far. Another thread than the loop's may see some of it a little late."""
+        first = self.sequences[0]
+        blocks: dict[TierName, int] = {"device": 0, "host": 0, "disk": 0}
+        unfinished = len(self.prompt)
         if self.cached_blocks is not None:
             blocks, unfinished = self.cached_blocks, 0
-        elif first.lease is not None:
-            blocks = first.lease.cached_blocks_by_tier()
-            if first.gaps is not None:
-                unfinished = sum(end - start for start, end in first.gaps)
+        elif (lease := first.lease) is not None:
+            blocks = lease.cached_blocks_by_tier()
+            if (gaps := first.gaps) is not None:
+                unfinished = sum(end - start for start, end in list(gaps))
         by_tier = {tier: num * first.block_tokens for tier, num in blocks.items()}
         cached = sum(by_tier.values())
         return Usage(
             prompt_tokens=len(self.prompt),
             cached_tokens=cached,
             prefilled_tokens=max(0, len(self.prompt) - cached - unfinished),
-            completion_tokens=sum(len(sample.token_ids) for sample in self.samples.values()),
+            completion_tokens=sum(len(sample.token_ids) for sample in list(self.samples.values())),
             cached_by_tier=by_tier,
         )
 
-    def _timings(self) -> Timings:
+    def timings(self) -> Timings:
+        """Where the time went so far."""
         marks = self.marks
         decode_s = marks.last_token_s - marks.first_token_s
-        num_decoded = sum(max(0, len(sample.token_ids) - 1) for sample in self.samples.values())
+        num_decoded = sum(max(0, len(sample.token_ids) - 1) for sample in list(self.samples.values()))
         return Timings(
             queue_s=max(0.0, marks.admitted_s - marks.submitted_s),
             load_s=max(0.0, marks.loaded_s - marks.admitted_s),

@@ -1,7 +1,11 @@
 """What a request gives back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
+
+from kvstore.reports import Explanation, TierName
+
+from .explainer import CacheReport
 
 FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
 
@@ -49,7 +53,7 @@ class Usage:
     cached_tokens: int
     prefilled_tokens: int
     completion_tokens: int
-    cached_by_tier: dict[str, int]
+    cached_by_tier: dict[TierName, int]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +79,7 @@ class Result:
     samples: in order of their index, one unless `n` was more.
     error: the sentence that goes with the finish reason "error", else None.
     cache_notes: sentences that say why the cache could not serve more of this prompt than it did, if anything is known.
+    report: what `cache_report` is worked out from.
     """
 
     samples: tuple[Sample, ...]
@@ -82,6 +87,15 @@ class Result:
     timings: Timings
     error: str | None = None
     cache_notes: tuple[str, ...] = ()
+    report: CacheReport | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def cache_report(self) -> Explanation | None:
+        """Why the cache did not serve more of this prompt, as it was when the request was admitted.
+
+        None for a request that ended before its prompt was computed. Worked out when first asked for: milliseconds.
+        """
+        return None if self.report is None else self.report.explanation()
 
     @property
     def text(self) -> str:

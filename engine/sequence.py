@@ -18,7 +18,7 @@ from .salt import Salt
 from .sampling import Choice, Dice, Draw
 from .text import ReplyText
 
-_CACHE_USES = {"readwrite": CacheUse.READ_WRITE, "read": CacheUse.READ, "off": CacheUse.OFF}
+CACHE_USES = {"readwrite": CacheUse.READ_WRITE, "read": CacheUse.READ, "off": CacheUse.OFF}
 
 
 @dataclass(slots=True, eq=False)
@@ -86,7 +86,7 @@ class Sequence:
     @property
     def cache_use(self) -> CacheUse:
         """What the request may do with the cache."""
-        return _CACHE_USES[self.request.options.cache]
+        return CACHE_USES[self.request.options.cache]
 
     @property
     def ownership(self) -> Ownership:
@@ -268,6 +268,11 @@ class Sequence:
         if self.cache_use is not CacheUse.READ_WRITE:
             return self.prompt[:0]
         return self.salt(self.prompt if self.deterministic else self._known[: self.num_computed])
+
+    @property
+    def not_indexed(self) -> tuple[NDArray[np.int32], int]:
+        """Prompt and reply as the cache would be asked for them, and the first block that decoding had a part in."""
+        return self.salt(self._known), len(self.prompt) // self.block_tokens
 
     # --- replying -------------------------------------------------------------------------------------------------
 

@@ -32,7 +32,7 @@ from .layer_groups import LayerGroups, layer_groups
 from .model import Model, load_model
 from .out_of_memory import lower, memory_for, pool_setting
 from .pool import DevicePool
-from .salt import MAX_VOCABULARY
+from .salt import MARK_SHIFT, MAX_VOCABULARY
 from .sizes import available_memory_bytes, format_bytes
 
 WrapStore = Callable[[Store], Store]
@@ -41,7 +41,7 @@ WrapDevice = Callable[[Device], Device]
 _log = logging.getLogger(__name__)
 
 _MOST_HOST_SHARE = 0.9  # of the memory that is left; with more of it one is warned
-_MIN_HOST_SLOTS = 8  # below this a disk tier would read in drops
+MIN_HOST_SLOTS = 8  # below this a disk tier would read in drops
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,9 +156,9 @@ def _slots(chosen: Resources, layout: BlockLayout) -> tuple[int, int]:
         raise ValueError(
             f"device_bytes of {chosen.device_bytes} holds no block of {layout.block_bytes} bytes"
         )
-    if chosen.disk_bytes and host_slots < _MIN_HOST_SLOTS:
+    if chosen.disk_bytes and host_slots < MIN_HOST_SLOTS:
         raise ValueError(
-            f"the disk tier reads through host memory: host_bytes must be at least {_MIN_HOST_SLOTS} blocks of "
+            f"the disk tier reads through host memory: host_bytes must be at least {MIN_HOST_SLOTS} blocks of "
             f"{layout.block_bytes} bytes, got {chosen.host_bytes}"
         )
     return device_slots, host_slots
@@ -171,7 +171,7 @@ def _open_host(kind: str, slab: HostSlab, stack: ExitStack) -> HostOpening:
         locks = PageLocks(cupy_runtime())
         stack.callback(locks.unlock_all)
         lock = locks.lock
-    return stack.enter_context(HostOpening(slab, _MIN_HOST_SLOTS, lock))
+    return stack.enter_context(HostOpening(slab, MIN_HOST_SLOTS, lock))
 
 
 def _device(kind: str, opening: HostOpening) -> Device:
@@ -266,7 +266,9 @@ def _index_config(
         disk_bytes=stored.capacity_bytes - stored.other_namespaces_bytes if stored is not None else 0,
         record_bytes=store.max_stored_bytes if store is not None else 0,
         loads=config.load == "always",
+        mark_shift=MARK_SHIFT,
         ttl_s=config.ttl_s,
+        clean_share=config.host_clean_share,
         write_budget_blocks=max(1, chosen.disk_queue_bytes // block_bytes),
         io_deadline_s=config.disk_deadline_s,
         max_overdue_reads=config.disk_read_threads,

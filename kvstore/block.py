@@ -93,10 +93,15 @@ class Namespace:
     @property
     def root_key(self) -> BlockKey:
         """The parent key of a prompt's first block. Hashed in a domain of its own, so no block has it."""
-        return hashlib.blake2b(self.digest, digest_size=KEY_BYTES, person=b"kvtide-root").digest()
+        return root_key_of(self.digest)
 
     def __str__(self) -> str:
         return self.digest[:6].hex()
+
+
+def root_key_of(digest: bytes) -> BlockKey:
+    """`Namespace.root_key`, for who has no more of a namespace than its digest."""
+    return hashlib.blake2b(digest, digest_size=KEY_BYTES, person=b"kvtide-root").digest()
 
 
 def chain_key(parent: BlockKey, tokens: bytes) -> BlockKey:

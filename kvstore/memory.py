@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from kvstore.block import BlockKey, BlockLayout, Namespace
+from kvstore.block import BlockKey, BlockLayout, Namespace, chain_key, root_key_of
 from kvstore.closing import Closing
 from kvstore.errors import StoreClosed, StoreFull
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
 from kvstore.record import RecordFormat
+from kvstore.reports import NamespaceInfo
+from kvstore.steering import Elsewhere
 from kvstore.store import HIT, BlockMeta, BlockRef, ReadOutcome, StoreStats, check_owner, check_times
 
 if TYPE_CHECKING:
@@ -133,6 +135,32 @@ class MemoryStore(Closing):
             counted = (self._blocks, self._stored_bytes, self._other_bytes)
             assert counted == self._count(), f"counts {counted}, but the shelf holds {self._count()}"
 
+    def namespaces(self) -> list[NamespaceInfo]:
+        own = self.namespace
+        used: dict[bytes, list[int]] = {own.digest: []}
+        with self._lock:
+            self._check_open()
+            for (digest, _), (meta, _) in self._shelf.items():
+                used.setdefault(digest, []).append(meta.stored_bytes)
+        infos = [
+            NamespaceInfo(
+                digest=digest.hex(),
+                own=digest == own.digest,
+                facts=dict(own.fields) if digest == own.digest else None,
+                blocks=len(sizes),
+                stored_bytes=sum(sizes),
+            )
+            for digest, sizes in used.items()
+        ]
+        return sorted(infos, key=lambda info: (not info.own, -info.stored_bytes))
+
+    def others_with(self, tokens: Sequence[bytes]) -> list[Elsewhere]:
+        with self._lock:
+            self._check_open()
+            others = {digest for digest, _ in self._shelf} - {self.namespace.digest}
+            found = [Elsewhere(digest.hex(), None, self._num_leading(digest, tokens)) for digest in others]
+        return sorted((one for one in found if one.blocks), key=lambda one: one.blocks, reverse=True)
+
     def raw(self) -> RawRecords:
         """The records below all checks, for tests."""
         return RawRecords(self._read_raw, self._write_raw)
@@ -156,6 +184,14 @@ class MemoryStore(Closing):
             if there is not None and there[1] is entry[1]:  # not if a sound record has replaced it meanwhile
                 self._forget(place)
         return ReadOutcome(reason)
+
+    def _num_leading(self, digest: bytes, tokens: Sequence[bytes]) -> int:
+        key = root_key_of(digest)
+        for count, block in enumerate(tokens):
+            key = chain_key(key, block)
+            if (digest, key) not in self._shelf:
+                return count
+        return len(tokens)
 
     def _admit(self, batch: Shelf) -> None:
         replaced = sum(self._shelf[place][0].stored_bytes for place in batch if place in self._shelf)

@@ -3,7 +3,7 @@
 Times are seconds ago, not clock readings: what tells them and who reads them need not share a clock.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -45,8 +45,10 @@ class Difference:
     asked_ids, cached_ids: the tokens from there on, a few of each.
     before_ids: the last equal tokens, a few.
     before, asked, cached: the same as text, where text may be shown; else None.
-    kind, advice: what the difference looks like and the sentence that says what to do; None where text may not be shown.
+    kind, advice: what the difference looks like and the sentence that says what to do; None where that is not known.
     section: the part of the prompt that it lies in, such as "system message" or "message 3 (user)"; None if not known.
+    same_after_tokens: how many tokens behind the part that differs are the same again, as far as the cached ones are
+        known: what would be found if that part stood at the end. None if that was not looked at.
     """
 
     at_token: int
@@ -59,6 +61,11 @@ class Difference:
     kind: DifferenceKind | None = None
     advice: str | None = None
     section: str | None = None
+    same_after_tokens: int | None = None
+
+    def without_text(self) -> "Difference":
+        """The same without anything that a prompt could be read from: neither text nor token ids."""
+        return replace(self, before_ids=(), asked_ids=(), cached_ids=(), before=None, asked=None, cached=None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +99,11 @@ class Explanation:
     parts: tuple[Part, ...]
     difference: Difference | None = None
     notes: tuple[str, ...] = ()
+
+    def without_text(self) -> "Explanation":
+        """The same without anything that a prompt could be read from; notes may quote one."""
+        difference = None if self.difference is None else self.difference.without_text()
+        return replace(self, difference=difference, notes=())
 
     @property
     def cached_tokens(self) -> int:

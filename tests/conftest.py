@@ -1,9 +1,13 @@
-"""What all tests share: where GPU cases are skipped, and how hypothesis draws."""
+"""What all tests share: where GPU cases are skipped, how hypothesis draws, tokenizers, and the demo model's directory."""
 
 import importlib.util
 import os
+from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.tokenizers import byte_tokenizer
 
 # Set before torch is imported: spinning OpenMP threads take the second core from the test beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -33,3 +37,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if gpu and not _has_cuda():
         for item in gpu:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """A token for each byte, a few words, and a chat template."""
+    pytest.importorskip("transformers")
+    return byte_tokenizer()
+
+
+@pytest.fixture(scope="session")
+def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The converted demo model. KVTIDE_CACHE names a directory that keeps it from one session to the next."""
+    pytest.importorskip("gguf")
+    from engine.demo_model import demo_model_dir
+
+    kept = os.environ.get("KVTIDE_CACHE")
+    try:
+        return demo_model_dir(Path(kept) if kept else None)
+    except OSError:  # a home that cannot be written
+        return demo_model_dir(tmp_path_factory.mktemp("demo"))

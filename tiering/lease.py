@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.reasons import MissReason
+from kvstore.reports import TierName
 from tiering.observation import Observed
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
@@ -74,7 +75,7 @@ class Lease:
         """Matched blocks that were served, or still may be."""
         return int((self.found_in != NOT_CACHED).sum())
 
-    def cached_blocks_by_tier(self) -> dict[str, int]:
+    def cached_blocks_by_tier(self) -> dict[TierName, int]:
         """Served blocks by the tier in which they lay at admission."""
         return {tier.label: int((self.found_in == tier).sum()) for tier in Tier}
 

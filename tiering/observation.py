@@ -27,7 +27,7 @@ class Observed:
     usable_blocks: int
     """Whole blocks that could have matched."""
     tiers: NDArray[np.intp]
-    """[matched blocks]: the nearest tier that had each whole, `len(Tier)` for one on its way."""
+    """[matched blocks]: the nearest tier that had each whole, `len(Tier)` for one on its way to the device."""
     known_blocks: int
     """Blocks that the index knew, the matched ones among them."""
     stop: MissReason | None

@@ -1,15 +1,16 @@
 """Looking at what is there of a prompt, on the core's thread: some ten microseconds."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvstore.reasons import MissReason
 from tiering.departed import Departed
 from tiering.expiry import Expiry
-from tiering.holdings import DISK, HOST, PRESENT, Holdings
+from tiering.holdings import DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
 from tiering.loads import Loads
 from tiering.observation import Observed
 from tiering.radix import Tokens
-from tiering.residency import NO_BLOCK, Ids
+from tiering.residency import NO_BLOCK, Ids, Tier
 
 
 class Observer:
@@ -36,7 +37,7 @@ class Observer:
 
         `off`: whether the request uses nothing of the cache.
         """
-        radix, residency = self._holdings.radix, self._holdings.residency
+        radix = self._holdings.radix
         known, stop, onwards = matched, None, b""
         if off:
             stop = MissReason.CACHE_OFF
@@ -53,7 +54,7 @@ class Observer:
             tokens=tokens,
             block_tokens=radix.block_tokens,
             usable_blocks=usable_blocks,
-            tiers=residency.nearest_tier(matched),
+            tiers=self._tiers(matched),
             known_blocks=len(known),
             stop=stop,
             onwards=onwards,
@@ -61,6 +62,12 @@ class Observer:
             seed=radix.seed,
             now_s=self._holdings.order.now_s,
         )
+
+    def _tiers(self, matched: Ids) -> NDArray[np.intp]:
+        residency = self._holdings.residency
+        tiers = residency.nearest_tier(matched)
+        tiers[(residency.state[DEVICE, matched] == WRITING) | residency.computing[matched]] = len(Tier)
+        return tiers
 
     def _why_not(self, block: int) -> MissReason:
         """Why a block that the index knows does not match."""

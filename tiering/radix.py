@@ -226,12 +226,16 @@ class RadixIndex:
         children = node.children
         if not isinstance(children, dict):
             return children
-        some = [node.hot, *islice(reversed(children.values()), _MOST_ALIKE)]
-        firsts = b"".join(child.edge[: len(wanted)] for child in some if child is not _NOWHERE)
-        there = np.frombuffer(firsts, dtype=_TOKEN).reshape(-1, max(1, len(wanted) // _TOKEN.itemsize))
+        some = list(islice(reversed(children.values()), _MOST_ALIKE))
+        if node.hot is not _NOWHERE:
+            some.insert(0, node.hot)
+        if not wanted:
+            return some[0]
+        firsts = b"".join(child.edge[: len(wanted)] for child in some)
+        there = np.frombuffer(firsts, dtype=_TOKEN).reshape(len(some), -1)
         alike = ((there ^ np.frombuffer(wanted, dtype=_TOKEN)) & same) == 0
         num_alike = np.logical_and.accumulate(alike, axis=1).sum(axis=1)
-        return [child for child in some if child is not _NOWHERE][int(num_alike.argmax())]
+        return some[int(num_alike.argmax())]
 
     # ---- changing
 

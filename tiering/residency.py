@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.block import KEY_BYTES, BlockKey
+from kvstore.reports import TierName
 
 # Ids are intp wherever they travel (numpy gathers by intp twice as fast as by int32) and int32 at rest.
 Ids = NDArray[np.intp]
@@ -48,9 +49,12 @@ class Tier(IntEnum):
     DISK = 2
 
     @property
-    def label(self) -> str:
+    def label(self) -> TierName:
         """The tier's name as people read it: device, host or disk."""
-        return self.name.lower()
+        return _LABELS[self]
+
+
+_LABELS: tuple[TierName, ...] = ("device", "host", "disk")
 
 
 class State(IntEnum):

@@ -1,9 +1,9 @@
 """What each route answers."""
 
 import platform
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
@@ -14,10 +14,11 @@ from kvstore.admin import shapes
 from kvstore.admin.endpoint import Answer, Call, Endpoint
 from kvstore.admin.guard import Role
 from kvstore.admin.jobs import url_of
+from kvstore.admin.metrics import CONTENT_TYPE, exposition
 from kvstore.admin.problems import Problem, not_found
 from kvstore.admin.subject import Subject
 from kvstore.admin.tiers import not_ready, tiers_of
-from kvstore.reports import PrefixQuery
+from kvstore.reports import PrefixDetail, PrefixQuery
 
 CHANGEABLE = (
     "host_bytes",
@@ -79,12 +80,8 @@ async def openapi(endpoint: Endpoint, call: Call) -> web.StreamResponse:
 
 
 async def metrics(endpoint: Endpoint, call: Call) -> web.StreamResponse:
-    try:
-        module = import_module("kvstore.admin.metrics")
-    except ImportError:
-        raise Problem(HTTPStatus.NOT_IMPLEMENTED, "metrics are not installed") from None
-    text: bytes = module.exposition(await endpoint.figures.stats(), endpoint.http_figures)
-    return web.Response(body=text, headers={"Content-Type": module.CONTENT_TYPE})
+    text = exposition(await endpoint.figures.stats(), endpoint.http_figures)
+    return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 
 # --- what is cached -------------------------------------------------------------------------------------------------
@@ -111,8 +108,11 @@ async def prefixes(endpoint: Endpoint, call: Call) -> Answer:
 
 async def prefix(endpoint: Endpoint, call: Call) -> Answer:
     _check_text(call, wanted=call.params.text)
-    key = _key_of(call)
-    return Answer(value=await endpoint.asking.ask("prefix", key, text=call.params.text, missing=_NO_RUN))
+    found: PrefixDetail = await endpoint.asking.ask(
+        "prefix", _key_of(call), text=call.params.text, missing=_NO_RUN
+    )
+    # a tokenizer makes text of ids
+    return Answer(value=found if call.may_see_text else replace(found, token_ids=None))
 
 
 async def remove_prefix(endpoint: Endpoint, call: Call) -> Answer:
@@ -125,7 +125,7 @@ async def remove_prefix(endpoint: Endpoint, call: Call) -> Answer:
 async def explain(endpoint: Endpoint, call: Call) -> Answer:
     body: shapes.Prompt = call.body
     endpoint.asking.method("explain")
-    options = await endpoint.asking.ask("options", body.options)
+    options = await _options(endpoint, body)
     found = await endpoint.asking.ask("explain", body.prompt, options, text=call.may_see_text)
     return Answer(value=shapes.Explained.of(found))
 
@@ -157,7 +157,7 @@ async def advice(endpoint: Endpoint, call: Call) -> Answer:
 async def warm(endpoint: Endpoint, call: Call) -> Answer:
     body: shapes.Prompt = call.body
     run = endpoint.asking.method("warm")
-    options = await endpoint.asking.ask("options", body.options)
+    options = await _options(endpoint, body)
     return _begun(endpoint.jobs.start("warm", lambda: _warmed(run(body.prompt, options))))
 
 
@@ -224,6 +224,10 @@ async def events(endpoint: Endpoint, call: Call) -> web.StreamResponse:
     if seen.isascii() and seen.isdecimal() and len(seen) < 18:  # what a client says that comes again
         after = int(seen)
     return await endpoint.listeners.serve(call.request, after)
+
+
+async def _options(endpoint: Endpoint, body: shapes.Prompt) -> Any:
+    return await endpoint.asking.ask("options", body.options) if body.options else None
 
 
 def _settings(settings: dict[str, Any]) -> shapes.Settings:

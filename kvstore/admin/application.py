@@ -15,6 +15,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from kvstore.admin.config import AdminConfig
+from kvstore.admin.dropping import drop
 from kvstore.admin.encoding import encoded
 from kvstore.admin.endpoint import Answer, Call, Endpoint
 from kvstore.admin.guard import Role, check_role
@@ -32,6 +33,7 @@ SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
+    "Server": "kvtide",
 }
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -119,11 +121,11 @@ def _around(endpoint: Endpoint) -> Middleware:
         started_s = time.monotonic()
         asked_id = request.headers.get("X-Request-Id", "")
         _asker.set(_Asker(asked_id if _SANE_ID.fullmatch(asked_id) else uuid.uuid4().hex))
-        status = 499  # nobody waits for an answer any more
+        status = 499  # unless it is sent, nobody waits for it any more
         try:
             response = await _answered(endpoint, request, handler)
-            status = response.status
-            await _send(request, response, endpoint.config.request_timeout_s)
+            if await _send(request, response, endpoint.config.request_timeout_s):
+                status = response.status
         finally:
             _note(endpoint, request, status, time.monotonic() - started_s)
         return response
@@ -139,8 +141,6 @@ async def _answered(endpoint: Endpoint, request: web.Request, handle: Handler) -
         return problem.response()
     except web.HTTPException as error:  # of the router
         return _of_router(error).response()
-    except ConnectionError:
-        raise
     except Exception:  # noqa: BLE001 - whoever asked is told, and the log
         id_ = _asker.get().request_id
         _log.exception("request %s failed", id_, extra={"request_id": id_})
@@ -158,18 +158,20 @@ def _of_router(error: web.HTTPException) -> Problem:
     )
 
 
-async def _send(request: web.Request, response: web.StreamResponse, timeout_s: float) -> None:
-    """Write an answer. A client that does not read it is dropped after a while, and holds nothing."""
+async def _send(request: web.Request, response: web.StreamResponse, timeout_s: float) -> bool:
+    """Write an answer; False if the client is gone. One that does not read is dropped after a while, and holds nothing."""
     if not isinstance(response, web.Response):
-        return  # a stream has been written by now
-    await response.prepare(request)
+        return True  # a stream has been written by now
     try:
         async with asyncio.timeout(timeout_s):
+            await response.prepare(request)
             await response.write_eof()
     except TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
-        raise ConnectionResetError("the client does not read") from None
+        drop(request.transport)
+        return False
+    except ConnectionError:
+        return False
+    return True
 
 
 def _note(endpoint: Endpoint, request: web.Request, status: int, seconds: float) -> None:

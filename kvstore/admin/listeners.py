@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from kvstore.admin.asking import Asking
+from kvstore.admin.dropping import drop
 from kvstore.admin.encoding import encoded
 from kvstore.admin.problems import Problem, busy
 from kvstore.admin.shapes import Gap
@@ -36,8 +37,7 @@ class _Listener:
     def put(self, piece: bytes) -> bool:
         """Have it written. False if it has fallen behind; then its connection ends at once."""
         if self.waiting_bytes > MAX_WAITING_BYTES:
-            if self.request.transport is not None:
-                self.request.transport.abort()  # closing would wait until what is buffered is read
+            drop(self.request.transport)
             return False
         self.waiting_bytes += len(piece)
         self.pieces.put_nowait(piece)
@@ -76,29 +76,29 @@ class Listeners:
         self._listeners.add(listener)
         try:
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream; charset=utf-8"})
-            await response.prepare(request)
             if self._poller is None or self._poller.done():
                 self._poller = asyncio.create_task(self._poll_while_heard())
             self._somebody_came.set()
-            await self._write(listener, response)
+            with contextlib.suppress(ConnectionError):
+                await response.prepare(request)
+                await self._write(listener, response)
         finally:
             self._listeners.discard(listener)
         return response
 
     async def _write(self, listener: _Listener, response: web.StreamResponse) -> None:
         await response.write(b"retry: 1000\n: kvtide\n\n")
-        with contextlib.suppress(ConnectionError):
-            while True:
-                try:
-                    async with asyncio.timeout(HEARTBEAT_S):
-                        piece = await listener.pieces.get()
-                except TimeoutError:
-                    piece = b": still here\n\n"
-                else:
-                    if piece is None:
-                        break
-                await response.write(piece)  # waits while the connection's buffer is full
-                listener.waiting_bytes = max(0, listener.waiting_bytes - len(piece))
+        while True:
+            try:
+                async with asyncio.timeout(HEARTBEAT_S):
+                    piece = await listener.pieces.get()
+            except TimeoutError:
+                await response.write(b": still here\n\n")
+                continue
+            if piece is None:
+                return
+            await response.write(piece)  # waits while the connection's buffer is full
+            listener.waiting_bytes -= len(piece)
 
     async def _poll_while_heard(self) -> None:
         while self._listeners:

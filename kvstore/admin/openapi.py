@@ -93,7 +93,11 @@ def _operation(
     operation: dict[str, Any] = {
         "operationId": route.name,
         "summary": route.summary,
-        "parameters": [*_path_parameters(path), *_query_parameters(route, components)],
+        "parameters": [
+            *_path_parameters(path),
+            *_query_parameters(route, components),
+            *_header_parameters(route),
+        ],
         "responses": responses,
     }
     if route.body is not None:
@@ -148,4 +152,11 @@ def _query_parameters(route: Route, components: dict[str, Any]) -> list[dict[str
     return [
         {"name": name, "in": "query", "description": schema.get("description", ""), "schema": schema}
         for name, schema in properties.items()
+    ]
+
+
+def _header_parameters(route: Route) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "header", "description": description, "schema": {"type": "string"}}
+        for name, description in route.headers.items()
     ]

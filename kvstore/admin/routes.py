@@ -1,7 +1,7 @@
 """The table of routes: what validates requests, what describes them and what answers them are read off it."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPMethod, HTTPStatus
 from typing import Any
 
@@ -34,6 +34,7 @@ class Route:
     params: the struct of the query parameters; None takes any, and ignores them.   body: the type of the body; None
         takes none.   gives: by status.   asks: whether the subject is asked, which may not be able to, or not now.
     finds: whether there may be no such thing.   conflicts: whether something else may be in the way.
+    headers: those of the request that it reads, and what they are for.
     """
 
     method: HTTPMethod
@@ -47,6 +48,7 @@ class Route:
     asks: bool = True
     finds: bool = False
     conflicts: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -247,7 +249,8 @@ ROUTES = (
         method=GET,
         path=f"{V1}/events",
         answer=answers.events,
-        summary="What happens, as server-sent events; the header Last-Event-ID goes before `after`.",
+        summary="What happens, as server-sent events.",
+        headers={"Last-Event-ID": "As `after`, which it goes before: what clients send that come again."},
         gives={
             200: Gives(
                 media_type="text/event-stream",

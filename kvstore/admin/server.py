@@ -15,8 +15,8 @@ from kvstore.admin.problems import Problem, busy
 from kvstore.closing import Closing
 
 _BACKLOG = 128
-_END_S = 2.0
-"""For how long answers that are being written may hold up the end."""
+_END_S = 1.0
+"""For how long requests that are being handled may hold up the end, and then once more after they were cancelled."""
 _JOIN_S = 10.0
 
 _log = logging.getLogger("kvstore.admin")

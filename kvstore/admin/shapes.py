@@ -117,9 +117,9 @@ class Prompt(Sent, frozen=True, kw_only=True):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Whose it is, as plain values."""
+        """Whose it is, as plain values; empty for everybody's."""
         named = {"tenant": self.tenant, "cache_salt": self.cache_salt, "salt_offset": self.salt_offset}
-        return {name: value for name, value in named.items() if value is not UNSET}
+        return {name: value for name, value in named.items() if value is not UNSET and value != 0}
 
 
 PROMPT_FORMS = ("text", "messages", "token_ids")

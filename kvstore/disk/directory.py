@@ -5,6 +5,7 @@
     PATH/v1/payload/   LMDB: the records
     PATH/v1/meta/      LMDB: what a scan tells of each record
     PATH/v1/quarantine/  records that failed a check
+    PATH/v1/namespaces/  which models the blocks are of
     PATH/v1/damaged-*/   environments that failed as a whole, the last ones only
     PATH/v1/encrypted    there if the records are encrypted
     PATH/v1/keys/        the keys that they are encrypted with, themselves encrypted
@@ -80,6 +81,10 @@ class Directory:
     @property
     def quarantine(self) -> Path:
         return self.root / "quarantine"
+
+    @property
+    def namespaces(self) -> Path:
+        return self.root / "namespaces"
 
     @property
     def encrypted_mark(self) -> Path:
@@ -211,6 +216,23 @@ def sync_path(path: Path) -> None:
         os.fsync(opened)
     finally:
         os.close(opened)
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Put a file there that is whole and on the disk, whatever happens; in place of one that is there."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.unlink(missing_ok=True)
+    file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(file, "wb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        fresh.rename(path)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+    sync_path(path.parent)
 
 
 def tree_bytes(folder: Path) -> int:

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from typing import Any, Final, Protocol
 
 from kvstore.block import Namespace
+from kvstore.disk.directory import Directory
+from kvstore.errors import StoreFailed
 from kvstore.reasons import MissReason
 from kvstore.store import BlockMeta
 
@@ -22,7 +24,11 @@ class Form(Protocol):
         ...
 
     def entry_key(self, key: bytes) -> bytes:
-        """What a block is called in both environments: the namespace's digest, then as many bytes as its key has."""
+        """What a block is called in both environments: the namespace's digest, then its `name`."""
+        ...
+
+    def name(self, key: bytes) -> bytes:
+        """What tells a block from others of its namespace, whichever that is: as many bytes as its key has."""
         ...
 
     def is_owners(self, rests: BlockMeta, owner: bytes) -> bool:
@@ -66,6 +72,9 @@ class Plain:
     def entry_key(self, key: bytes) -> bytes:
         return self._digest + key
 
+    def name(self, key: bytes) -> bytes:
+        return key
+
     def is_owners(self, rests: BlockMeta, owner: bytes) -> bool:
         return rests.owner == owner
 
@@ -86,3 +95,25 @@ class Plain:
 
     def destroy(self, owner: bytes) -> None:
         """Nothing short of deleting helps."""
+
+
+def form_of(directory: Directory, namespace: Namespace, master_key: bytes | None) -> Form:
+    """How blocks rest in the directory. Raises StoreFailed if others rest there that do so differently."""
+    if directory.keys.exists() and not directory.encrypted_mark.exists():
+        raise StoreFailed(f"{directory.root} has keys, but {directory.encrypted_mark.name} is gone from it")
+    if master_key is None:
+        if directory.encrypted_mark.exists():
+            path = directory.root.parent
+            raise StoreFailed(
+                f"{directory.root} is encrypted, and no key is given (disk_key_file); to use it without one: "
+                f"kvtide disk clear {path}"
+            )
+        return Plain(namespace)
+    try:
+        from kvstore.disk.keyring import Keyring
+        from kvstore.disk.sealed import Sealed
+    except ImportError as error:
+        raise StoreFailed(
+            f"encryption needs another package: pip install 'kvtide[encryption]' ({error})"
+        ) from error
+    return Sealed(namespace, Keyring(directory, master_key))

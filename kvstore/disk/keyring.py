@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from kvstore.disk.directory import Directory, sync_path
+from kvstore.disk.directory import Directory, sync_path, write_new
 from kvstore.disk.envelope import NAME_BYTES, NONCE_BYTES
 from kvstore.disk.master_key import MASTER_KEY_BYTES
 from kvstore.errors import StoreFailed
@@ -119,7 +119,7 @@ class Keyring:
     def _make(self, name: bytes) -> AESGCM:
         key, nonce = os.urandom(MASTER_KEY_BYTES), os.urandom(NONCE_BYTES)
         try:
-            _write_new(self._path(name), nonce + self._wrapping.encrypt(nonce, key, name))
+            write_new(self._path(name), nonce + self._wrapping.encrypt(nonce, key, name))
         except OSError as error:
             raise StoreFailed(f"cannot write a key: {error}", temporary=True) from error
         return AESGCM(key)
@@ -146,7 +146,7 @@ def _joined(directory: Directory, master_key: bytes) -> bytes:
                 f"kvtide disk clear {directory.root.parent}"
             ) from None
         salt = os.urandom(_SALT_BYTES)
-        _write_new(mark, (salt + _derived(master_key, salt, b"check")).hex().encode())
+        write_new(mark, (salt + _derived(master_key, salt, b"check")).hex().encode())
         return salt
     except ValueError:
         content = b""
@@ -161,23 +161,6 @@ def _joined(directory: Directory, master_key: bytes) -> bytes:
 def _derived(master_key: bytes, salt: bytes, purpose: bytes) -> bytes:
     """HKDF-SHA256 (RFC 5869)."""
     return HKDF(SHA256(), MASTER_KEY_BYTES, salt, b"kvtide " + purpose).derive(master_key)
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    """Put a file there that is whole and on the disk, whatever happens; in place of one that is there."""
-    fresh = path.with_name(path.name + ".new")
-    fresh.unlink(missing_ok=True)
-    file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(file, "wb") as out:
-            out.write(content)
-            out.flush()
-            os.fsync(out.fileno())
-        fresh.rename(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-    sync_path(path.parent)
 
 
 def _overwrite(path: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +18,9 @@ from kvstore.disk.directory import FORMAT, Directory, sync_path, tree_bytes
 from kvstore.disk.entry import namespace_of
 from kvstore.disk.envelope import damage_at_rest
 from kvstore.disk.environment import lmdb_errors, unpaired
+from kvstore.disk.namespaces import FactFiles
 from kvstore.disk.quarantine import Quarantine
-from kvstore.disk.tables import Tables
+from kvstore.disk.tables import Tables, Usage
 from kvstore.disk.verification import problems
 from kvstore.errors import FormatError
 
@@ -39,8 +40,8 @@ class Contents:
 
     clean: bool
     encrypted: bool
-    namespaces: dict[str, dict[str, int]]
-    """By namespace digest, hexadecimal: `blocks` and `stored_bytes`."""
+    namespaces: dict[str, dict[str, Any]]
+    """By namespace digest, hexadecimal: `blocks`, `stored_bytes`, and `facts`, which are None where they are not known."""
     file_bytes: int
     quarantined: list[dict[str, Any]]
     set_aside: list[str]
@@ -70,7 +71,11 @@ def inspect(path: Path) -> Contents:
     """What is there, without touching a record. Raises FormatError if this is no store."""
     with _held(path) as directory:
         with _tables(directory) as tables:
-            namespaces = _usage(tables)
+            facts = FactFiles(directory.namespaces)
+            namespaces = {
+                digest.hex(): {**asdict(used), "facts": facts.facts(digest)}
+                for digest, used in _usage(tables).items()
+            }
         return Contents(
             clean=directory.clean,
             encrypted=directory.encrypted_mark.exists(),
@@ -136,7 +141,7 @@ def clear(path: Path, *, old: bool) -> int:
             doomed += directory.other_formats()
         else:
             directory.mark_unclean()
-            doomed += [directory.meta, directory.payload, directory.keys]
+            doomed += [directory.meta, directory.payload, directory.keys, directory.namespaces]
         freed = sum(tree_bytes(each) for each in doomed)
         for each in doomed:
             if each.exists():
@@ -194,13 +199,12 @@ def _compact(environment: Path) -> None:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _usage(tables: Tables) -> dict[str, dict[str, int]]:
-    usage: dict[str, dict[str, int]] = {}
+def _usage(tables: Tables) -> dict[bytes, Usage]:
+    usage: dict[bytes, Usage] = {}
     for key, meta in tables.scan():
         if meta is not None:  # a damaged entry tells nothing; the next opening deletes it
-            used = usage.setdefault(namespace_of(key).hex(), {"blocks": 0, "stored_bytes": 0})
-            used["blocks"] += 1
-            used["stored_bytes"] += meta.stored_bytes
+            used = usage.get(namespace_of(key), Usage())
+            usage[namespace_of(key)] = Usage(used.blocks + 1, used.stored_bytes + meta.stored_bytes)
     return usage
 
 

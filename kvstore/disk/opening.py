@@ -68,7 +68,7 @@ def open_tables(
         expired = trimmed = 0
         with suppress(StoreFull):  # then there is no room even to delete: what is there can be read
             if ttl_ns is not None:
-                expired = _expire_others(tables, namespace.digest, now_ns - ttl_ns)
+                expired = expire_others(tables, namespace.digest, now_ns - ttl_ns)
             trimmed = _trim_others(tables, namespace.digest, capacity_bytes // 2)
     except BaseException:
         tables.close()
@@ -126,7 +126,7 @@ def capacity_within(file_bytes: int) -> int:
     return max(0, int(file_bytes / (slope + 2 * _EXTRA_SHARE)), int((file_bytes - 2 * _EXTRA_BYTES) / slope))
 
 
-def _expire_others(tables: Tables, namespace_digest: bytes, until_ns: int) -> int:
+def expire_others(tables: Tables, namespace_digest: bytes, until_ns: int) -> int:
     """Delete blocks of all other namespaces that were last used at `until_ns` or before. Answers how many.
 
     Their own model, which would see to it, may never be started again.

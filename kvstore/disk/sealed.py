@@ -36,7 +36,10 @@ class Sealed:
         self._digest, self._keyring = namespace.digest, keyring
 
     def entry_key(self, key: bytes) -> bytes:
-        return self._digest + self._keyring.hidden(key)
+        return self._digest + self.name(key)
+
+    def name(self, key: bytes) -> bytes:
+        return self._keyring.hidden(key)
 
     def is_owners(self, rests: BlockMeta, owner: bytes) -> bool:
         return self._keyring.is_owners(rests.owner, owner)

@@ -1,7 +1,6 @@
 """`Store` on a local disk."""
 
 import logging
-import math
 import os
 import threading
 import time
@@ -17,10 +16,12 @@ from kvstore.disk.directory import Directory
 from kvstore.disk.door import Door
 from kvstore.disk.entry import unpack_entry
 from kvstore.disk.environment import Unsound, lmdb_errors, page_rounded, some_items
-from kvstore.disk.form import Form, Plain
+from kvstore.disk.form import form_of
 from kvstore.disk.lender import Lender
+from kvstore.disk.limits import Limits
 from kvstore.disk.master_key import MASTER_KEY_BYTES
-from kvstore.disk.opening import emptied_tables, fresh_tables, open_tables
+from kvstore.disk.namespaces import FactFiles, found_elsewhere, infos
+from kvstore.disk.opening import emptied_tables, expire_others, fresh_tables, map_bytes, open_tables
 from kvstore.disk.quarantine import Quarantine, Quarantined
 from kvstore.disk.tables import Tables, Usage
 from kvstore.disk.writer import Writer
@@ -28,6 +29,8 @@ from kvstore.errors import StoreError, StoreFailed, StoreFull
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
 from kvstore.record import RecordFormat
+from kvstore.reports import NamespaceInfo, Verified
+from kvstore.steering import UNCHANGED, Elsewhere, Unchanged
 from kvstore.store import (
     DURABILITIES,
     HIT,
@@ -39,6 +42,7 @@ from kvstore.store import (
     check_owner,
     check_times,
 )
+from kvstore.verify import verify
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
@@ -51,6 +55,9 @@ _GIB: Final = 1 << 30
 
 # Enough of a record to tell it from a later one under the same key: the time of writing and all checksums.
 _HEAD_BYTES: Final = 256
+
+_GROW_S: Final = 1.0
+"""How long `change` waits for reads in progress, and readers for it, where the map must grow. A read takes milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,19 +116,15 @@ class LmdbStore(Closing):
         now_ns: Callable[[], int] = time.time_ns,
         free_bytes: Callable[[], int] | None = None,
     ) -> None:
-        if capacity_bytes < 0 or min_free_bytes < 0 or sync_interval_s < 0:
-            limits = f"{capacity_bytes=}, {min_free_bytes=}, {sync_interval_s=}"
-            raise ValueError(f"limits must not be negative: {limits}")
+        self._limits = Limits(capacity_bytes=capacity_bytes, min_free_bytes=min_free_bytes, ttl_s=ttl_s)
+        """Replaced, never changed."""
+        if sync_interval_s < 0:
+            raise ValueError(f"sync_interval_s must not be negative, got {sync_interval_s}")
         if master_key is not None and len(master_key) != MASTER_KEY_BYTES:
             raise ValueError(f"a master key has {MASTER_KEY_BYTES} bytes, not {len(master_key)}")
         if durability not in DURABILITIES:
             raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, got {durability!r}")
-        self.capacity_bytes = capacity_bytes
-        self.min_free_bytes = min_free_bytes
-        if ttl_s is not None and not 0 < ttl_s < math.inf:
-            raise ValueError(f"ttl_s must be a time above 0, or None, got {ttl_s}")
         self._strict = durability == "strict"
-        self._ttl_ns = None if ttl_s is None else int(ttl_s * 1e9)
         self._format = RecordFormat(namespace, layout, compress=compress)
         self._now_ns = now_ns
         self._failure: Exception | None = None
@@ -129,15 +132,17 @@ class LmdbStore(Closing):
         self._fresh_starts = 0
         self._lock = threading.Lock()  # readers find damage, of records and of trees, at the same time
         self._door = Door(f"the store at {os.fspath(path)}")
+        self._closing = threading.Event()
         with ExitStack() as resources:
             self._directory = Directory(path)
             resources.callback(self._directory.close)
             try:
-                self._form = _form(self._directory, namespace, master_key)
+                self._form = form_of(self._directory, namespace, master_key)
             except StoreFailed:
                 self._directory.leave_as_found()
                 raise
             self._quarantine = Quarantine(self._directory.quarantine)
+            self._fact_files = FactFiles(self._directory.namespaces)
             self._free_bytes = free_bytes or self._directory.free_bytes
             self._writer = Writer(self._sync_in_background, sync_interval_s)
             resources.callback(self._writer.close)
@@ -154,6 +159,16 @@ class LmdbStore(Closing):
     @property
     def layout(self) -> BlockLayout:
         return self._format.layout
+
+    @property
+    def capacity_bytes(self) -> int:
+        """What records of all namespaces together may take."""
+        return self._limits.capacity_bytes
+
+    @property
+    def min_free_bytes(self) -> int:
+        """What the file system keeps."""
+        return self._limits.min_free_bytes
 
     @property
     def max_stored_bytes(self) -> int:
@@ -239,7 +254,35 @@ class LmdbStore(Closing):
         with self._door.enter():
             return self._quarantine.listed()
 
+    def namespaces(self) -> list[NamespaceInfo]:
+        with self._door.enter():
+            return infos(self._lender.current.usage, self._fact_files, self.namespace)
+
+    def others_with(self, tokens: Sequence[bytes]) -> list[Elsewhere]:
+        with self._door.enter():
+            self._check_sound()
+            with self._reading() as tables:
+                return found_elsewhere(tables, self._form, self._fact_files, self.namespace, tokens)
+
+    def verify(self) -> Verified:
+        """See kvstore.verify. Closing the store stops it."""
+        return verify(self, stopped=self._closing)
+
+    def change(
+        self,
+        *,
+        capacity_bytes: int | None = None,
+        min_free_bytes: int | None = None,
+        ttl_s: float | Unchanged | None = UNCHANGED,
+    ) -> None:
+        """See Changeable.change. A smaller capacity does not make files smaller. A larger one may need larger files than were
+        allowed so far: these are mapped anew, for which calls that read wait a moment. StoreFailed while one hangs.
+        """
+        with self._door.enter():
+            self._write(lambda: self._change(self._limits.changed(capacity_bytes, min_free_bytes, ttl_s)))
+
     def close(self) -> None:
+        self._closing.set()
         if not self._door.close():
             return
         with self._resources, lmdb_errors("closing"):
@@ -341,13 +384,42 @@ class LmdbStore(Closing):
             self.namespace,
             self.capacity_bytes,
             self._now_ns(),
-            ttl_ns=self._ttl_ns,
+            ttl_ns=self._limits.ttl_ns,
             strict=self._strict,
         )
         self._lender: Lender[Tables] = Lender(tables, Tables.close)
         with suppress(StoreError):  # the next opening finds what cannot be deleted now
             self._guarded(self._delete_lost)
+        self._fact_files.learn(self.namespace)
+        self._forget_facts(but=(self.namespace.digest,))
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
+
+    def _forget_facts(self, *, but: tuple[bytes, ...]) -> None:
+        """Of namespaces that have no blocks any more."""
+        there = (digest for digest, used in self._tables.usage.items() if used.blocks)
+        self._fact_files.forget_all_but({*there, *but})
+
+    def _change(self, limits: Limits) -> None:
+        if limits.capacity_bytes > self.capacity_bytes:
+            self._grow(map_bytes(limits.capacity_bytes))
+        has_new_ttl = limits.ttl_s != self._limits.ttl_s
+        self._limits = limits
+        if has_new_ttl and limits.ttl_ns is not None:
+            self._writer.changed()
+            with suppress(StoreFull):  # as at an opening
+                expire_others(self._tables, self.namespace.digest, self._now_ns() - limits.ttl_ns)
+            self._forget_facts(but=(self.namespace.digest,))
+
+    def _grow(self, wanted: tuple[int, int]) -> None:
+        if all(have >= want for have, want in zip(self._tables.map_bytes, wanted, strict=True)):
+            return
+        try:
+            with self._lender.alone(_GROW_S) as tables:  # a reader would look where the map no longer is
+                tables.grow(wanted)
+        except TimeoutError as error:
+            raise StoreFailed(
+                f"the files of {self._directory.root} cannot become larger while a read hangs", temporary=True
+            ) from error
 
     def _delete_lost(self) -> None:
         """Delete what nobody can read any more, or it would take space for ever."""
@@ -393,15 +465,14 @@ class LmdbStore(Closing):
     def _put(self, batch: Batch) -> None:
         needed = sum(meta.stored_bytes for meta, _ in batch.values())
         used = sum(usage.stored_bytes for usage in self._tables.usage.values())
-        room = self.capacity_bytes - used + self._tables.stored_bytes(batch)
-        if needed > room:
-            raise StoreFull(f"the batch needs {needed} bytes, {room} of {self.capacity_bytes} are left")
+        limits = self._limits
+        limits.check_capacity(needed, used - self._tables.stored_bytes(batch))
         with lmdb_errors("asking for free space"):
             free = self._free_bytes()
-        if free - needed < self.min_free_bytes and self._directory.drop_set_aside():
+        if not limits.leave_room(needed, free) and self._directory.drop_set_aside():
             free = self._free_bytes()
-        if free - needed < self.min_free_bytes:
-            floor = self.min_free_bytes
+        if not limits.leave_room(needed, free):
+            floor = limits.min_free_bytes
             raise StoreFull(f"the batch needs {needed} of {free} free bytes, {floor} must remain")
         self._writer.changed()
         self._tables.put(batch)
@@ -416,6 +487,7 @@ class LmdbStore(Closing):
             except StoreError as error:  # the files may be gone already: nothing must be written to them
                 raise Unsound(str(error)) from error
             self._lender.replace(fresh)
+            self._forget_facts(but=(self.namespace.digest,))
 
     def _touch(self, used_ns: Mapping[bytes, int]) -> None:
         self._writer.changed()
@@ -430,6 +502,7 @@ class LmdbStore(Closing):
         doomed = [key for key, meta in found if meta is not None and self._form.is_owners(meta, owner)]
         # and what does not say whose it is: damaged entries, and what a full disk has left of a write
         self._delete([*doomed, *(key for key, meta in found if meta is None)])
+        self._forget_facts(but=(self.namespace.digest,))
         return len(doomed)
 
     def _take_out(self, damaged: Sequence[_Damage]) -> list[tuple[_Damage, bytes]]:
@@ -446,7 +519,7 @@ class LmdbStore(Closing):
 
     def _put_aside(self, evidence: Sequence[tuple[_Damage, bytes]]) -> None:
         for one, record in evidence:
-            if self._free_bytes() - len(record) >= self.min_free_bytes:
+            if self._limits.leave_room(len(record), self._free_bytes()):
                 self._quarantine.add(one.key, one.reason, record, self._now_ns())
 
     def _sync(self) -> None:
@@ -462,28 +535,7 @@ class LmdbStore(Closing):
     def _end(self) -> None:
         if self._failure is None:
             self._sync()
+            self._forget_facts(but=())
             self._directory.sign_off()
         else:
             self._directory.mark_unclean()  # a reader may have failed on a store that was in order until then
-
-
-def _form(directory: Directory, namespace: Namespace, master_key: bytes | None) -> Form:
-    """How blocks rest in the directory. Raises StoreFailed if others rest there that do so differently."""
-    if directory.keys.exists() and not directory.encrypted_mark.exists():
-        raise StoreFailed(f"{directory.root} has keys, but {directory.encrypted_mark.name} is gone from it")
-    if master_key is None:
-        if directory.encrypted_mark.exists():
-            path = directory.root.parent
-            raise StoreFailed(
-                f"{directory.root} is encrypted, and no key is given (disk_key_file); to use it without one: "
-                f"kvtide disk clear {path}"
-            )
-        return Plain(namespace)
-    try:
-        from kvstore.disk.keyring import Keyring
-        from kvstore.disk.sealed import Sealed
-    except ImportError as error:
-        raise StoreFailed(
-            f"encryption needs another package: pip install 'kvtide[encryption]' ({error})"
-        ) from error
-    return Sealed(namespace, Keyring(directory, master_key))

@@ -13,7 +13,10 @@ it:
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
 from typing import Final
+
+import lmdb
 
 from kvstore.disk.directory import Directory
 from kvstore.disk.entry import namespace_of, pack_entry, unpack_entry
@@ -105,6 +108,27 @@ class Tables:
                     meta = None if value is None else unpack_entry(key, value)
                     if meta is not None:
                         txn.put(key, pack_entry(key, replace(meta, used_ns=used_ns[key])))
+
+    @property
+    def map_bytes(self) -> tuple[int, int]:
+        """The most that the files of records and of entries may become."""
+        records, entries = (int(each.info()["map_size"]) for each in (self.records, self.entries))
+        return records, entries
+
+    def grow(self, map_bytes: tuple[int, int]) -> None:
+        """Let the files become larger, where these are more than they may now. Nobody may read meanwhile.
+
+        LMDB maps the files elsewhere then. Raises StoreFailed if there is no room for that, and nothing has changed.
+        """
+        for environment, num_bytes in zip((self.records, self.entries), map_bytes, strict=True):
+            if num_bytes <= environment.info()["map_size"]:
+                continue
+            with lmdb_errors("making room for a larger map"):  # an environment that loses its map is lost
+                mmap(-1, num_bytes, flags=MAP_PRIVATE | MAP_ANONYMOUS, prot=PROT_READ).close()
+            try:
+                environment.set_mapsize(num_bytes)
+            except lmdb.Error as error:
+                raise Unsound(f"growing the map: {error}") from error
 
     def overwrite(self, key: bytes, record: bytes) -> None:
         """Replace a record and leave its entry as it is, to play damage. KeyError if there is none."""

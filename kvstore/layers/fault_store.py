@@ -23,6 +23,8 @@ from kvstore.layers.faults import (
 from kvstore.layers.injector import Injector, Strike
 from kvstore.raw import HasRaw, RawRecords
 from kvstore.reasons import MissReason
+from kvstore.reports import NamespaceInfo
+from kvstore.steering import UNCHANGED, Changeable, Elsewhere, KnowsOthers, Unchanged
 from kvstore.store import BlockMeta, BlockRef, ReadOutcome, Store, StoreStats
 
 if TYPE_CHECKING:
@@ -46,8 +48,8 @@ class FaultStore(Closing):
     """A store that is slow, hangs, fails and lies on command, for tests of what is built on stores.
 
     Operations are "read" (`get_many`), "write" (`put_many`), "delete" (also `erase`), "touch", "scan" and "sync";
-    `stats` and `check` are never struck. The faults in the list strike a call in their order, and one that raises ends it. An
-    error after a scan comes when its last block has been handed out.
+    `stats`, `check` and what only some stores have (kvstore/steering.py) are never struck. The faults in the list strike a
+    call in their order, and one that raises ends it. An error after a scan comes when its last block has been handed out.
 
     ShortData and Garbage damage one record of the batch where it rests, through the store's `raw()`: just
     before it is read, or just after it was written. The store's own check is what must find it. Were the
@@ -160,6 +162,28 @@ class FaultStore(Closing):
         if not isinstance(self.store, HasRaw):
             raise Unsupported(f"{type(self.store).__name__} has no raw(): its records cannot be damaged")
         return self.store.raw()
+
+    def namespaces(self) -> list[NamespaceInfo]:
+        return self._others().namespaces()
+
+    def others_with(self, tokens: Sequence[bytes]) -> list[Elsewhere]:
+        return self._others().others_with(tokens)
+
+    def _others(self) -> KnowsOthers:
+        if not isinstance(self.store, KnowsOthers):
+            raise Unsupported(f"{type(self.store).__name__} does not tell of other namespaces")
+        return self.store
+
+    def change(
+        self,
+        *,
+        capacity_bytes: int | None = None,
+        min_free_bytes: int | None = None,
+        ttl_s: float | Unchanged | None = UNCHANGED,
+    ) -> None:
+        if not isinstance(self.store, Changeable):
+            raise Unsupported(f"{type(self.store).__name__} has limits that cannot be changed")
+        self.store.change(capacity_bytes=capacity_bytes, min_free_bytes=min_free_bytes, ttl_s=ttl_s)
 
     def close(self) -> None:
         """Close the store. First, calls that hang are let go: they raise StoreClosed, their work undone."""

@@ -41,12 +41,17 @@ def test_inspect_tells_what_is_there(tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["clean"]
-    assert found["namespaces"] == {store.namespace.digest.hex(): {"blocks": 4, "stored_bytes": stored_bytes}}
+    used = {"blocks": 4, "stored_bytes": stored_bytes, "facts": {"model": "tiny"}}
+    assert found["namespaces"] == {store.namespace.digest.hex(): used}
     [one] = found["quarantined"]
     assert (one["key"], one["reason"]) == (refs[2].key.hex(), "damaged_checksum")
     assert len(found["set_aside"]) == 1
     plain = kvtide_disk("inspect", tmp_path)
     assert "4 blocks" in plain.stdout and "damaged_checksum" in plain.stdout
+    assert "    model tiny\n" in plain.stdout
+    for path in (tmp_path / "v1" / "namespaces").iterdir():
+        path.write_text("{}")
+    assert "which model that is is not known" in kvtide_disk("inspect", tmp_path).stdout
 
 
 def test_verify_finds_damaged_records_and_exits_with_1(tmp_path):
@@ -93,7 +98,8 @@ def test_compact_returns_space_and_keeps_what_is_there(tmp_path):
     data = tmp_path / "v1" / "payload" / "data.mdb"
     assert data.stat().st_size < size / 10
     assert data.stat().st_mode & 0o777 == 0o600
-    assert sorted(path.name for path in (tmp_path / "v1").iterdir()) == ["clean", "lock", "meta", "payload"]
+    left = sorted(path.name for path in (tmp_path / "v1").iterdir())
+    assert left == ["clean", "lock", "meta", "namespaces", "payload"]
     with opened(tmp_path) as again:
         assert_holds(again, refs[:5], blocks[:5])
         fill(again, 20, seed=1)

@@ -1,17 +1,14 @@
-"""Models for tests: tiny ones with random weights, and the demo model, converted once a session if not before."""
+"""Models for tests: tiny ones with random weights, and the demo model."""
 
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from engine import SamplingParams
-from engine.demo_model import demo_model_dir
 from engine.model import Model, load_model
 from tests.engine.engines import GREEDY
 from tests.engine.families import CASES
@@ -28,23 +25,6 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tokenizer() -> PreTrainedTokenizerFast:
-    """A token for each byte, as byte-level BPE has before its merges, a few words, and a chat template."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    words = ["Ġthe", "Ġstop", "END", "##"]
-    vocab = {piece: number for number, piece in enumerate([*alphabet, *words, "<eos>"])}
-    bpe = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    made = PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>")  # noqa: S106 - no password
-    made.chat_template = (
-        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
-        "{% if add_generation_prompt %}<assistant>{% endif %}"
-    )
-    return made
-
-
-@pytest.fixture(scope="session")
 def tiny_text_dir(
     tiny_llama_dir: Path, tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
@@ -53,17 +33,6 @@ def tiny_text_dir(
     shutil.copytree(tiny_llama_dir, folder, dirs_exist_ok=True)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture(scope="session")
-def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The converted demo model. KVTIDE_CACHE names a directory that keeps it from one session to the next."""
-    pytest.importorskip("gguf")
-    kept = os.environ.get("KVTIDE_CACHE")
-    try:
-        return demo_model_dir(Path(kept) if kept else None)
-    except OSError:  # a home that cannot be written
-        return demo_model_dir(tmp_path_factory.mktemp("demo"))
 
 
 @pytest.fixture(scope="session")

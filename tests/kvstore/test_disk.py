@@ -525,6 +525,8 @@ def test_blocks_of_another_format_get_one_warning(open_lmdb, tmp_path, caplog):
     (tmp_path / "notes").mkdir()
     open_lmdb().close()
     [warning] = caplog.records
+    assert warning.path == tmp_path
+    assert warning.formats == ["v0"]
     assert "another format (v0)" in warning.getMessage()
     assert f"kvtide disk clear --old {tmp_path}" in warning.getMessage()
 

@@ -385,7 +385,7 @@ def test_a_key_that_cannot_be_written_is_no_block_lost(open_sealed, tmp_path, mo
         raise OSError(28, f"No space left on device: {path}, {len(content)} bytes")
 
     with monkeypatch.context() as full:
-        full.setattr(keyring, "_write_new", fail)
+        full.setattr(keyring, "write_new", fail)
         with pytest.raises(StoreFailed, match="write a key"):
             owned(store, 2, ALICE)
     with monkeypatch.context() as full:

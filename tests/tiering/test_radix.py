@@ -87,6 +87,23 @@ class Machine(RuleBasedStateMachine):
         path = data.draw(st.sampled_from(sorted(self.oracle)))
         self.insert([token for block in path for token in block] + tail)
 
+    @rule(data=st.data(), wanted=st.lists(TOKEN, max_size=BLOCK_TOKENS), same=st.sampled_from([-1, 0xFF]))
+    def onwards(self, data, wanted, same):
+        """Below any block: a chain that is there, and that begins as much like what is wanted as anything does."""
+        path = data.draw(st.sampled_from([(), *sorted(self.oracle)]))
+        found = self.index.onwards(self.oracle.get(path, NO_BLOCK), tokens_of(wanted).tobytes(), same)
+        children = {child[-1] for child in self.oracle if child[:-1] == path}
+        chain = blocks_of(np.frombuffer(found, dtype="<i4").tolist())
+        assert bool(chain) == bool(children)
+        assert all(path + chain[:n] in self.oracle for n in range(1, len(chain) + 1))
+
+        def alike(block):
+            pairs = zip(block, wanted, strict=False)
+            return next((n for n, (one, other) in enumerate(pairs) if (one ^ other) & same), len(wanted))
+
+        if chain:
+            assert alike(chain[0]) == max(map(alike, children))
+
     @rule(data=st.data(), tail=PROMPT)
     def extend(self, data, tail):
         path = data.draw(st.sampled_from([(), *sorted(self.oracle)]))

@@ -1,6 +1,7 @@
 """The verbs of `kvtide`. What each does lives in a module of its own, imported when the verb is used."""
 
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,22 @@ app.add_typer(disk_app, name="disk")
 _MODEL = '"demo", a model directory, or random weights: "random" (the demo\'s shape), "random-8b" or "random-tiny".'
 
 TIERS = ("cold", "device", "host", "disk", "restart")
+
+
+class LogFormat(StrEnum):
+    """How lines are written."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+class LogLevel(StrEnum):
+    """The least that is worth a line."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 @app.command()
@@ -49,6 +66,46 @@ def models(
     from tiering.cli.models import run
 
     _plainly(lambda: run(config, as_json=json))
+
+
+@app.command("serve")
+def serve_model(
+    model: Annotated[str, typer.Argument(help='"demo", a model directory, a GGUF file, or a hub name.')],
+    host: Annotated[str | None, typer.Option(help="Where to listen; default: 127.0.0.1.")] = None,
+    port: Annotated[
+        int | None, typer.Option(help="0 takes a free one; default: 8421.", min=0, max=65535)
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help='TOML or JSON, with sections "engine" and "admin".')
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="Holds the token of who may do everything; or KVTIDE_ADMIN_TOKEN does."),
+    ] = None,
+    read_token_file: Annotated[
+        Path | None, typer.Option(help="Holds the token of who may look; or KVTIDE_ADMIN_READ_TOKEN does.")
+    ] = None,
+    show_text: Annotated[
+        bool | None, typer.Option(help="Show text of what is cached to who may do everything.")
+    ] = None,
+    log_format: Annotated[LogFormat, typer.Option(help="Of lines on standard error.")] = LogFormat.TEXT,
+    log_level: Annotated[LogLevel, typer.Option(help="The least that is logged.")] = LogLevel.INFO,
+) -> None:
+    """Serve a model's cache over HTTP: figures, control and explanations. SIGTERM ends it in order. See docs/serve.md."""
+    from tiering.cli.serve import run
+
+    options = {"host": host, "port": port, "show_text": show_text}
+    _plainly(
+        lambda: run(
+            model,
+            config=config,
+            options=options,
+            token_file=token_file,
+            read_token_file=read_token_file,
+            log_format=log_format.value,
+            log_level=log_level.value,
+        )
+    )
 
 
 @bench_app.command()

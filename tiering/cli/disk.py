@@ -34,6 +34,7 @@ def inspect(path: Where, json: AsJson = False) -> None:
     print(f"{path}: {_size(found.file_bytes)} in files, {'encrypted, ' if found.encrypted else ''}{order}")
     for digest, used in found.namespaces.items():
         print(f"  model {digest[:12]}: {used['blocks']} blocks, {_size(used['stored_bytes'])}")
+        print(f"    {_told(used['facts'])}")
     for one in found.quarantined:
         print(f"  quarantine: {one['reason']}, {_size(one['bytes'])}, {one['path']}")
     for other in (*found.set_aside, *found.other_formats):
@@ -110,6 +111,15 @@ def _progress(doing: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task(doing, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def _told(facts: dict[str, str] | None) -> str:
+    """A namespace's facts on one line."""
+    from kvstore.facts import shortened
+
+    if facts is None:
+        return "which model that is is not known"
+    return ", ".join(f"{name} {shortened(value)}" for name, value in facts.items())
 
 
 def _print_json(value: Any) -> None:

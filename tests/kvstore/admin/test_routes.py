@@ -333,6 +333,8 @@ def test_text_is_shown_only_where_allowed(open_server, subject):
     ):
         assert ask(shy, f"{V1}/{path}").status == 403, path
         assert ask(frank, f"{V1}/{path}").status == 200, path
+    assert ask(shy, f"{V1}/prefixes/{key(1)}").json["token_ids"] is None
+    assert ask(frank, f"{V1}/prefixes/{key(1)}").json["token_ids"] == [1, 2, 3]
     assert PROMPT_TEXT in ask(frank, f"{V1}/prefixes?text=true").body.decode()
     for url in (shy, frank):
         ask(url, f"{V1}/explain", "POST", {"text": "a"})

@@ -1,0 +1,193 @@
+"""What became of requests: figures, the last of them one by one, and what their misses cost. Worked out off the loop."""
+
+import logging
+import queue
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+from kvstore.reasons import MissReason
+from kvstore.reports import Advice, RequestReport
+
+from .costs import Costs
+from .histogram import Histogram
+from .request import Request
+
+_log = logging.getLogger(__name__)
+
+_MOST_ENDED: Final = 1000
+_SERVED_BY: Final = ("none", "device", "host", "disk")
+
+
+class Accounts:
+    """Takes in requests as they come and end. Any thread may call all of it; `ended` does no more than post.
+
+    A thread of its own explains what has ended and adds it up; whoever asks for figures does what is left of that first,
+    so that what a caller has seen the end of is counted.
+    """
+
+    def __init__(self) -> None:
+        self._over: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        """Of everything below."""
+        self._alive: dict[int, Request] = {}
+        self._ended: OrderedDict[int, tuple[RequestReport, float]] = OrderedDict()
+        """The last that ended, with when they came, on the monotonic clock."""
+        self._missed = dict.fromkeys(MissReason, 0)
+        self._replies = dict.fromkeys(("stop", "length", "cancelled", "timeout", "error"), 0)
+        self._ttft = {tier: Histogram() for tier in _SERVED_BY}
+        self._queue, self._load = Histogram(), Histogram()
+        self._costs = Costs()
+        self._thread = threading.Thread(target=self._run, name="kvtide-accounts", daemon=True)
+        self._thread.start()
+
+    # --- what happens ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def coming(self, requests: Sequence[Request]) -> Iterator[None]:
+        """Submit requests in the body of the `with`: they are there before they can end, or not at all if it raises."""
+        numbered = {request.number: request for request in requests}
+        with self._lock:
+            self._alive.update(numbered)
+        try:
+            yield
+        except BaseException:
+            with self._lock:
+                for number in numbered:
+                    del self._alive[number]
+            raise
+
+    def ended(self, request: Request) -> None:
+        """It has its last sample. Posts, and does not wait."""
+        self._over.put(request)
+
+    def close(self) -> None:
+        """No more will end. What has ended is taken in."""
+        self._over.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        while (request := self._over.get()) is not None:
+            with self._lock:
+                self._take(request)
+
+    def _settle(self) -> None:
+        """Take in what has ended. Called with the lock, which is what `_run` would need for it."""
+        try:
+            while (request := self._over.get_nowait()) is not None:
+                self._take(request)
+            self._over.put(None)
+        except queue.Empty:
+            pass
+
+    def _take(self, request: Request) -> None:
+        try:
+            report = self._report(request)
+            self._alive.pop(request.number, None)
+            self._ended[request.number] = report, request.marks.submitted_s
+            while len(self._ended) > _MOST_ENDED:
+                self._ended.popitem(last=False)
+            self._count(request, report)
+        except Exception:  # noqa: BLE001 - see below
+            # a tokenizer is not ours, and what it raises while a miss is explained must not end the accounts
+            _log.exception(
+                "request %d cannot be accounted for", request.number, extra={"request": request.number}
+            )
+
+    def _count(self, request: Request, report: RequestReport) -> None:
+        for sample in request.samples.values():
+            self._replies[sample.finish_reason] += 1
+        if report.queue_s is not None:
+            self._queue.add(report.queue_s)
+        if report.load_s is not None:
+            self._load.add(report.load_s)
+        if report.ttft_s is not None:
+            served = [tier for tier, num in report.cached_by_tier.items() if num]
+            self._ttft[max(served, key=_SERVED_BY.index, default="none")].add(report.ttft_s)
+        if (explanation := report.explanation) is not None:
+            for reason, num_tokens in explanation.reasons.items():
+                self._missed[reason] += num_tokens
+            if explanation.difference is not None and report.prefilled_tokens and report.prefill_s:
+                self._costs.add(explanation.difference, report.prefill_s / report.prefilled_tokens)
+        _log.debug(
+            "request %d ended with %s: %d of %d prompt tokens were cached",
+            report.number,
+            report.state,
+            sum(report.cached_by_tier.values()),
+            report.prompt_tokens,
+            extra={"request": report.number, "state": report.state, "cached_by_tier": report.cached_by_tier},
+        )
+
+    # --- what is told ---------------------------------------------------------------------------------------------
+
+    def figures(self) -> dict[str, Any]:
+        """For Engine.stats: `ended`, `missed_tokens`, `ttft_s`, `queue_s`, `load_s`."""
+        with self._lock:
+            self._settle()
+            return {
+                "ended": dict(self._replies),
+                "missed_tokens": {reason.value: num for reason, num in self._missed.items()},
+                "ttft_s": {tier: histogram.figures() for tier, histogram in self._ttft.items()},
+                "queue_s": self._queue.figures(),
+                "load_s": self._load.figures(),
+            }
+
+    def request(self, number: int, *, text: bool) -> RequestReport:
+        """One that runs, or one of the last that ended. Raises KeyError for another."""
+        with self._lock:
+            self._settle()
+            if (request := self._alive.get(number)) is not None:
+                report = self._report(request)
+            elif number in self._ended:
+                report = self._as_of_now(*self._ended[number])
+            else:
+                raise KeyError(f"request {number} is not among those that are remembered")
+        if text or report.explanation is None:
+            return report
+        return replace(report, explanation=report.explanation.without_text())
+
+    def requests(self, limit: int) -> tuple[RequestReport, ...]:
+        """The last ones, the latest first, without explanations."""
+        with self._lock:
+            self._settle()
+            alive = [self._report(request) for request in self._alive.values()]
+            ended = [self._as_of_now(*one) for one in reversed(self._ended.values())]
+        reports = sorted([*alive, *ended], key=lambda report: -report.number)[:limit]
+        return tuple(replace(report, explanation=None) for report in reports)
+
+    def advice(self, *, text: bool) -> tuple[Advice, ...]:
+        """See Costs.advice."""
+        with self._lock:
+            self._settle()
+            return self._costs.advice(text=text)
+
+    @staticmethod
+    def _as_of_now(report: RequestReport, submitted_s: float) -> RequestReport:
+        return replace(report, submitted_ago_s=time.monotonic() - submitted_s)
+
+    @staticmethod
+    def _report(request: Request) -> RequestReport:
+        """What is known of a request; of one that runs it may be a little behind."""
+        marks, usage = request.marks, request.usage()
+        timings = request.timings()
+        state = "running" if marks.admitted_s else "waiting"
+        return RequestReport(
+            number=request.number,
+            state=request.samples[min(request.samples)].finish_reason if request.is_over else state,
+            submitted_ago_s=time.monotonic() - marks.submitted_s,
+            prompt_tokens=usage.prompt_tokens,
+            cached_by_tier=usage.cached_by_tier,
+            prefilled_tokens=usage.prefilled_tokens,
+            completion_tokens=usage.completion_tokens,
+            queue_s=timings.queue_s if marks.admitted_s else None,
+            load_s=timings.load_s if marks.loaded_s else None,
+            prefill_s=timings.prefill_s if marks.first_token_s else None,
+            ttft_s=timings.ttft_s if marks.first_token_s else None,
+            private=request.options.tenant is not None or request.options.cache_salt is not None,
+            error=request.error,
+            explanation=None if request.cache_report is None else request.cache_report.explanation(),
+        )

@@ -1,0 +1,109 @@
+"""Explanations of an engine's own prompts: the core's observation, put into words with the model's tokenizer."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvstore.block import Namespace
+from kvstore.errors import StoreError
+from kvstore.facts import differing_facts
+from kvstore.reasons import MissReason
+from kvstore.reports import Difference, Explanation
+from kvstore.steering import KnowsOthers
+from kvstore.store import Store
+from tiering.diagnosis.differences import difference
+from tiering.explain import Divergence, explain
+from tiering.lease import Lease
+from tiering.observation import Observed
+
+from .salt import MARK_SHIFT
+
+if TYPE_CHECKING:
+    from .request import Request
+
+
+class Explainer:
+    """Says why prompts were not served further. Any thread may call it; it computes nothing on the engine's."""
+
+    def __init__(self, tokenizer: Any, namespace: Namespace, store: Store | None) -> None:
+        """`tokenizer`: None where the model has none; then differences are told as token ids. `namespace`: the model's own;
+        `store`: where other models may have the same prompts.
+        """
+        self._tokenizer, self._namespace, self._store = tokenizer, namespace, store
+
+    def explain(
+        self,
+        observed: Observed,
+        messages: Sequence[Mapping[str, Any]] | None,
+        notes: tuple[str, ...] = (),
+        *,
+        found_in: NDArray[np.int8] | None = None,
+        lost: Mapping[int, MissReason] | None = None,
+    ) -> Explanation:
+        """See `tiering.explain.explain`. `messages`: the prompt, if it was a chat."""
+
+        def describe(divergence: Divergence) -> Difference:
+            return difference(
+                divergence.asked,
+                divergence.cached,
+                divergence.at_token,
+                cached_from=divergence.at_token,
+                tokenizer=self._tokenizer,
+                messages=messages,
+            )
+
+        explanation = explain(
+            observed,
+            describe,
+            found_in=found_in,
+            lost=lost,
+            mark_shift=MARK_SHIFT,
+            elsewhere=lambda: self._elsewhere(observed),
+        )
+        return replace(explanation, notes=notes) if notes else explanation
+
+    def _elsewhere(self, observed: Observed) -> str | None:
+        """Who else has a prompt of which this model has nothing, in a sentence."""
+        if not isinstance(self._store, KnowsOthers):
+            return None
+        tokens, size = observed.tokens, observed.block_tokens
+        blocks = [tokens[at * size : (at + 1) * size].tobytes() for at in range(observed.usable_blocks)]
+        try:
+            others = self._store.others_with(blocks)
+        except StoreError:
+            return None
+        if not others:
+            return None
+        most = others[0]
+        differs = "; ".join(differing_facts(most.facts, dict(self._namespace.fields))) if most.facts else ""
+        return f"{most.blocks * size} tokens of it are on disk for another identity ({differs or most.digest[:12]})"
+
+    def report(self, request: "Request", lease: Lease) -> "CacheReport | None":
+        """Of a request whose prompt has been computed with this lease, which may change or end after this."""
+        if (observed := lease.observed) is None:
+            return None
+        found_in, lost = lease.found_in[: len(observed.tiers)].copy(), dict(lease.lost)
+        messages, notes = request.messages, request.cache_notes
+        return CacheReport(lambda: self.explain(observed, messages, notes, found_in=found_in, lost=lost))
+
+
+class CacheReport:
+    """The explanation of one request, worked out when it is first asked for, on the thread that asks."""
+
+    def __init__(self, work_out: Callable[[], Explanation]) -> None:
+        self._work_out: Callable[[], Explanation] | None = work_out
+        self._explanation: Explanation | None = None
+        self._lock = threading.Lock()
+
+    def explanation(self) -> Explanation:
+        """It, always the same. What it was made from is let go of."""
+        with self._lock:
+            if self._explanation is None:
+                assert self._work_out is not None, "it is let go of only when the explanation is there"
+                self._explanation = self._work_out()
+                self._work_out = None
+            return self._explanation

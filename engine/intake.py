@@ -1,0 +1,55 @@
+"""Whether requests are taken, and how many there are."""
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from .request import Request
+
+
+class Intake:
+    """Lets requests in until it is shut, and knows when the last one has ended. Any thread may call all of it."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._num_inside = 0
+        self._shut = False
+
+    @property
+    def is_shut(self) -> bool:
+        """Whether requests are refused."""
+        return self._shut
+
+    @contextmanager
+    def letting_in(self, requests: Sequence[Request]) -> Iterator[None]:
+        """Submit requests in the body of the `with`: they are inside until they have ended, or not at all if it raises.
+
+        Raises RuntimeError while requests are refused.
+        """
+        with self._changed:  # against shutting: what is let in has been counted by then
+            if self._shut:
+                raise RuntimeError("the engine is being drained: it takes no requests until resume()")
+            self._num_inside += len(requests)
+        try:
+            yield
+        except BaseException:
+            self._leave(len(requests))
+            raise
+        for request in requests:
+            request.future.add_done_callback(lambda _: self._leave(1))
+
+    def shut(self, timeout_s: float | None) -> bool:
+        """Refuse requests from now on, and wait until those inside have ended. False if the time was not enough."""
+        with self._changed:
+            self._shut = True
+            return self._changed.wait_for(lambda: not self._num_inside, timeout_s)
+
+    def open(self) -> None:
+        """Take requests again."""
+        with self._changed:
+            self._shut = False
+
+    def _leave(self, num_requests: int) -> None:
+        with self._changed:
+            self._num_inside -= num_requests
+            self._changed.notify_all()

@@ -1,0 +1,217 @@
+"""What parts a prompt from what is cached: the one call for the engine, the endpoint and the command line."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import ArrayLike
+
+from kvstore.reports import Difference, DifferenceKind
+from tiering.diagnosis import looks, sections
+from tiering.diagnosis.advice import advice
+from tiering.diagnosis.alignment import Ids, Stretch, as_ids, first_difference, holds, stretches
+from tiering.diagnosis.sections import Layout, Messages
+from tiering.diagnosis.windows import AFTER_TOKENS, Window, decode, window_around
+
+SHOWN_TOKENS = 32
+SHOWN_CHARACTERS = 240
+SHOWN_BEHIND = 40  # characters behind the stretch, the same ones on both sides
+
+_HEAD_TOKENS = 32  # so many tokens found elsewhere are a piece that was moved, not chance
+_HEAD_OFFSETS = (0, 16, 64, 256)
+_SAME_BEHIND_GAP_TOKENS = 16
+
+
+def difference(
+    asked_ids: ArrayLike,
+    cached_ids: ArrayLike,
+    at_token: int,
+    *,
+    cached_from: int = 0,
+    tokenizer: Any = None,
+    section: str | None = None,
+    messages: Messages | None = None,
+    tools: Sequence[Any] | None = None,
+    prompt: Layout | None = None,
+) -> Difference:
+    """Say where a prompt parts from a cached one, what the difference looks like, and what to do about it.
+
+    Changes nothing and may be called from any thread; takes milliseconds, but for what the chat template takes.
+
+    asked_ids: all tokens of the prompt.   cached_ids: those of the cached one, from position `cached_from` on, as far
+        as they are known; before that both are equal.
+    at_token: where they part, or any position before that up to which both are equal: the answer has the first
+        difference from there on. If there is none the answer has no kind.
+    tokenizer: of `transformers` or `tokenizers`, or with a `decode(ids)`; None gives an answer without text, whose kind is
+        known only where the tokens alone tell it.
+    section: the part of the prompt, if the caller knows it.   messages, tools: what the prompt was made of by the
+        tokenizer's chat template, if it was: they give the section, and prove that a turn was written anew.
+    prompt: the same, where the caller has rendered the prompt himself.
+
+    Raises ValueError if `at_token` lies outside what is known of one of them.
+    """
+    asked, cached = as_ids(asked_ids), as_ids(cached_ids)
+    if not cached_from <= at_token <= min(len(asked), cached_from + len(cached)):
+        raise ValueError(
+            f"at_token {at_token} is not in what both are known of: from {cached_from} to "
+            f"{min(len(asked), cached_from + len(cached))}"
+        )
+    stretch = _first_stretch(asked, cached, at_token, cached_from)
+    at = stretch.asked_start
+    window = None if tokenizer is None else window_around(asked, cached, stretch, tokenizer)
+    case = _Case(asked=asked, cached=cached, stretch=stretch, window=window, tokenizer=tokenizer)
+    if window is not None:
+        prompt = prompt or (sections.layout(messages, tokenizer, tools=tools) if messages else None)
+        if prompt is not None:
+            place = sections.place_of(prompt.text, asked, at, tokenizer)
+            section = section or prompt.name_at(place)
+            case.find_rewritten(messages, prompt, place)
+    kind = case.kind() if case.parts else None
+    return Difference(
+        at_token=at,
+        before_ids=_some(asked[max(0, at - SHOWN_TOKENS) : at]),
+        asked_ids=_some(asked[at : at + SHOWN_TOKENS]),
+        cached_ids=_some(cached[stretch.cached_start :][:SHOWN_TOKENS]),
+        **_texts(window),
+        kind=kind,
+        advice=None if kind is None else case.advice(kind),
+        section=section,
+        same_after_tokens=stretch.same_tokens if case.parts else None,
+    )
+
+
+def _first_stretch(asked: Ids, cached: Ids, at_token: int, cached_from: int) -> Stretch:
+    """The first stretch from there on, its asked places counted in the whole prompt; empty if there is none."""
+    skipped = at_token - cached_from
+    found = next(stretches(asked[at_token:], cached[skipped:], limit=1), None)
+    if found is None:
+        same = first_difference(asked[at_token:], cached[skipped:])
+        found = Stretch(asked_start=same, asked_end=same, cached_start=same, cached_end=same, same_tokens=0)
+    return Stretch(
+        asked_start=found.asked_start + at_token,
+        asked_end=found.asked_end + at_token,
+        cached_start=found.cached_start + skipped,
+        cached_end=found.cached_end + skipped,
+        same_tokens=found.same_tokens,
+    )
+
+
+@dataclass(kw_only=True)
+class _Case:
+    """One difference with all that is known of it. `was_rewritten` is proved by the messages, if by anything."""
+
+    asked: Ids
+    cached: Ids
+    stretch: Stretch
+    window: Window | None
+    tokenizer: Any
+    was_rewritten: bool = False
+
+    @property
+    def parts(self) -> bool:
+        """Whether there is a difference: both sides have a token here."""
+        return self.stretch.asked_start < len(self.asked) and self.stretch.cached_start < len(self.cached)
+
+    def find_rewritten(self, messages: Messages | None, prompt: Layout, place: int) -> None:
+        window = self.window
+        if messages and window is not None and window.first < len(window.cached):
+            place += window.first - window.split
+            self.was_rewritten = sections.was_rewritten(
+                messages, self.tokenizer, prompt.text, place, window.cached[window.first :]
+            )
+
+    def kind(self) -> DifferenceKind | None:
+        window = self.window
+        if window is None:
+            return DifferenceKind.REORDERED_DOCUMENTS if self._exchanged() else None
+        if looks.is_same_text(window):
+            return DifferenceKind.MERGE_AT_BOUNDARY
+        if looks.header_name(window):
+            return DifferenceKind.BILLING_HEADER
+        if self.was_rewritten or looks.is_reasoning_gone(window) or looks.is_turn_trimmed(window):
+            return DifferenceKind.REWRITTEN_TURN
+        if (of_json := looks.json_kind(window)) is not None:
+            return of_json
+        # Before times and numbers: documents that were exchanged may differ in these first.
+        if self._exchanged() or looks.is_permuted(window):
+            return DifferenceKind.REORDERED_DOCUMENTS
+        if (of_entity := looks.entity_kind(window)) is not None:
+            return of_entity
+        if looks.is_white_space(window):
+            return DifferenceKind.WHITE_SPACE
+        return DifferenceKind.TRUNCATED if self._lacks_turns(window) else DifferenceKind.OTHER_TEXT
+
+    def advice(self, kind: DifferenceKind) -> str:
+        stretch, window = self.stretch, self.window
+        one_side_empty = (
+            stretch.asked_start == stretch.asked_end or stretch.cached_start == stretch.cached_end
+        )
+        return advice(
+            kind,
+            header=None if window is None else looks.header_name(window),
+            inserted=one_side_empty and stretch.same_tokens > 0,
+            special=window is not None and self._special_against_letters(window),
+        )
+
+    def _exchanged(self) -> bool:
+        """Whether what comes next on each side comes later on the other: told by tokens alone, however long the pieces."""
+        ours, theirs = self.asked[self.stretch.asked_start :], self.cached[self.stretch.cached_start :]
+        heads = ours[:_HEAD_TOKENS], theirs[:_HEAD_TOKENS]
+        if min(map(len, heads)) < _HEAD_TOKENS or len({*heads[0].tolist()}) < _HEAD_TOKENS // 4:
+            return False
+        return holds(theirs, heads[0]) is not None and holds(ours, heads[1]) is not None
+
+    def _lacks_turns(self, window: Window) -> bool:
+        """Whether one side goes on with what stands further on in the other, and turns begin before that."""
+        stretch = self.stretch
+        ours, theirs = self.asked[stretch.asked_start :], self.cached[stretch.cached_start :]
+        gaps = [(ours, theirs, _gap(ours, theirs)), (theirs, ours, _gap(theirs, ours))]
+        if stretch.same_tokens >= _SAME_BEHIND_GAP_TOKENS:
+            sizes = stretch.asked_end - stretch.asked_start, stretch.cached_end - stretch.cached_start
+            gaps += [(ours, theirs, sizes), (theirs, ours, sizes[::-1])]
+        for has_less, has_more, gap in gaps:
+            if gap is None or gap[0] >= gap[1]:
+                continue
+            removed = decode(self.tokenizer, has_more[: min(gap[1], AFTER_TOKENS)])
+            instead = decode(self.tokenizer, has_less[: min(gap[0], AFTER_TOKENS)])
+            if looks.lacks_turns(removed or "", instead or "", window.markers):
+                return True
+        return False
+
+    def _special_against_letters(self, window: Window) -> bool:
+        sides = self.asked[self.stretch.asked_start :][:1], self.cached[self.stretch.cached_start :][:1]
+        told = [decode(self.tokenizer, side) in window.markers for side in sides]
+        return told[0] != told[1]
+
+
+def _gap(has_less: Ids, has_more: Ids) -> tuple[int, int] | None:
+    """How much of each lies before the place where what `has_less` goes on with stands in `has_more`; None if nowhere.
+
+    has_less  | i i | . . . . . . .     i: what stands instead, mostly nothing
+    has_more  | g g g g g g g g | . . . . . . .
+    """
+    for offset in _HEAD_OFFSETS:
+        found = holds(has_more, has_less[offset : offset + _HEAD_TOKENS])
+        if found is not None and len(has_less) - offset >= _HEAD_TOKENS:
+            return offset, found
+    return None
+
+
+def _texts(window: Window | None) -> dict[str, str | None]:
+    """What is shown. Both sides end behind the stretch with the same characters, if it is short enough for that."""
+    if window is None:
+        return {"before": None, "asked": None, "cached": None}
+    split = window.split
+    ends = [
+        min(end + SHOWN_BEHIND, split + SHOWN_CHARACTERS)
+        for end in (max(window.asked_end, split), max(window.cached_end, split))
+    ]
+    return {
+        "before": window.asked[max(0, split - SHOWN_CHARACTERS) : split],
+        "asked": window.asked[split : ends[0]],
+        "cached": window.cached[split : ends[1]],
+    }
+
+
+def _some(ids: Ids) -> tuple[int, ...]:
+    return tuple(ids.tolist())
