@@ -5,13 +5,13 @@ import queue
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
 from kvstore.reasons import MissReason
-from kvstore.reports import Advice, RequestReport
+from kvstore.reports import Advice, Explanation, RequestReport
 
 from .costs import Costs
 from .histogram import Histogram
@@ -30,7 +30,9 @@ class Accounts:
     so that what a caller has seen the end of is counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, note: Callable[..., object]) -> None:
+        """`note` is told of each request that ended, in plain values by name."""
+        self._note = note
         self._over: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         """Of everything below."""
@@ -85,18 +87,12 @@ class Accounts:
             pass
 
     def _take(self, request: Request) -> None:
-        try:
-            report = self._report(request)
-            self._alive.pop(request.number, None)
-            self._ended[request.number] = report, request.marks.submitted_s
-            while len(self._ended) > _MOST_ENDED:
-                self._ended.popitem(last=False)
-            self._count(request, report)
-        except Exception:  # noqa: BLE001 - see below
-            # a tokenizer is not ours, and what it raises while a miss is explained must not end the accounts
-            _log.exception(
-                "request %d cannot be accounted for", request.number, extra={"request": request.number}
-            )
+        report = self._report(request)
+        self._alive.pop(request.number, None)
+        self._ended[request.number] = report, request.marks.submitted_s
+        while len(self._ended) > _MOST_ENDED:
+            self._ended.popitem(last=False)
+        self._count(request, report)
 
     def _count(self, request: Request, report: RequestReport) -> None:
         for sample in request.samples.values():
@@ -113,14 +109,15 @@ class Accounts:
                 self._missed[reason] += num_tokens
             if explanation.difference is not None and report.prefilled_tokens and report.prefill_s:
                 self._costs.add(explanation.difference, report.prefill_s / report.prefilled_tokens)
-        _log.debug(
-            "request %d ended with %s: %d of %d prompt tokens were cached",
-            report.number,
-            report.state,
-            sum(report.cached_by_tier.values()),
-            report.prompt_tokens,
-            extra={"request": report.number, "state": report.state, "cached_by_tier": report.cached_by_tier},
-        )
+        facts = {
+            "request": report.number,
+            "state": report.state,
+            "prompt_tokens": report.prompt_tokens,
+            "cached_tokens": sum(report.cached_by_tier.values()),
+            "ttft_s": report.ttft_s,
+        }
+        self._note(**facts)
+        _log.debug("request %d ended: %s", report.number, report.state, extra=facts)
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
@@ -169,8 +166,8 @@ class Accounts:
     def _as_of_now(report: RequestReport, submitted_s: float) -> RequestReport:
         return replace(report, submitted_ago_s=time.monotonic() - submitted_s)
 
-    @staticmethod
-    def _report(request: Request) -> RequestReport:
+    @classmethod
+    def _report(cls, request: Request) -> RequestReport:
         """What is known of a request; of one that runs it may be a little behind."""
         marks, usage = request.marks, request.usage()
         timings = request.timings()
@@ -189,5 +186,15 @@ class Accounts:
             ttft_s=timings.ttft_s if marks.first_token_s else None,
             private=request.options.tenant is not None or request.options.cache_salt is not None,
             error=request.error,
-            explanation=None if request.cache_report is None else request.cache_report.explanation(),
+            explanation=cls._explanation(request),
         )
+
+    @staticmethod
+    def _explanation(request: Request) -> Explanation | None:
+        if request.cache_report is None:
+            return None
+        try:
+            return request.cache_report.explanation()
+        except Exception:  # noqa: BLE001 - a tokenizer is not ours, and what it raises must not end the accounts
+            _log.exception("a miss cannot be explained", extra={"request": request.number})
+            return None

@@ -80,7 +80,7 @@ class Engine(Explained):
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         with ExitStack() as stack:
-            self._accounts = Accounts()
+            self._accounts = Accounts(lambda **facts: self._cache.note("request", **facts))
             stack.callback(self._accounts.close)
             self._tiers = tiers = open_tiers(
                 stack,

@@ -167,6 +167,7 @@ class EngineLoop:
             self._answers.end(sequence, "error", error)
         self._answers.deliver()
         failed = RuntimeError(f"the engine has failed: {error}")
+        self._cache.refuse(str(failed))
         for asked in self._sweeps:
             asked.future.set_exception(failed)
         self._sweeps.clear()
@@ -358,7 +359,7 @@ class EngineLoop:
 
     def _fork(self, parent: Sequence, child: Sequence) -> None:
         """Let another reply go on from a prompt that `parent` has computed: its last block, if shared, is copied."""
-        self._has_news |= self._cache.pump()  # what has left for it meanwhile
+        self._has_news |= self._cache.pump(errands=False)  # what has left for it meanwhile
         if not self._scheduler.fork(parent, child):
             return
         self._counts["forked_replies"] += 1

@@ -119,7 +119,7 @@ class Steering:
             self._apply(wanted, changes.keys())
             self._config = wanted
         if changes:
-            self._tiers.cache.note("changed", **{name: getattr(wanted, name) for name in changes})
+            self._tiers.cache.note("settings", **{name: getattr(wanted, name) for name in changes})
         return self.settings()
 
     def _checked(self, changes: Mapping[str, Any]) -> EngineConfig:
@@ -162,7 +162,8 @@ class Steering:
         }
         self._change_store({**after, **larger})
         try:
-            self._tiers.cache.change(**self._index_settings(wanted, names))
+            if values := self._index_settings(wanted, names):
+                self._tiers.cache.change(**values)
         except BaseException:
             self._change_store(before)
             raise

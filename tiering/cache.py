@@ -6,18 +6,23 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from enum import Enum, auto
+from typing import Any, Final, TypeVar
 
 from kvstore.block import BlockKey, chain_key
 from kvstore.closing import Closing
 from kvstore.errors import StoreError
+from kvstore.reports import Event, PrefixDetail, PrefixPage, PrefixQuery, Removed, TierName
 from kvstore.slots import SlotMemory
 from kvstore.store import BlockRef, Store
+from tiering.errands import Errands, Steps, at_once
+from tiering.events import EventLog
 from tiering.eviction import Room
 from tiering.index import Index, IndexConfig
 from tiering.io_threads import IoThreads, Jobs
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
+from tiering.listing import Describe, Listing
 from tiering.moves import (
     Answer,
     Copied,
@@ -43,12 +48,24 @@ from tiering.transfer.mover import WHOLE_SLOT, Arriving, Mover
 from tiering.writes import Sweep
 
 _Item = TypeVar("_Item")
+Answered = TypeVar("Answered")
 
 _SETTLE_STEP_S = 0.1  # how long to wait for news before planning again: a resting disk wakes nobody
 
 
+class Unchanged(Enum):
+    """Says of a setting, of which None is a value, that it is to stay as it is."""
+
+    UNCHANGED = auto()
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+
+
 class TieredCache(Closing):
-    """A prefix cache over device, host and disk. One thread calls it, except `close` after that thread has ended.
+    """A prefix cache over device, host and disk. One thread drives it, and calls `close` or has ended by then.
+
+    Others may call what says so; where that takes the thread that drives, they wait for its next turns.
 
     Nothing here decides where a block goes (the core does) or in which order copies run (the mover does). Calls do
     not block, save `before_compute` where the device blocks, `finish`, `settle`, `clear`, `erase` and `close`. `wake` is called from other threads
@@ -80,7 +97,9 @@ class TieredCache(Closing):
         a name and a number of threads. `layer_groups`: see Mover. Raises StoreError if the store cannot be listed,
         twice; then nothing was started, and device and store stay the caller's.
         """
-        self._index = Index(config, root_key)
+        self._index = Index(
+            config, root_key, block_bytes=pool.block_bytes, events=EventLog(lambda: now_ns() / 1e9)
+        )
         self._clock, self._now_ns = clock, now_ns
         if store is not None:
             try:
@@ -100,12 +119,22 @@ class TieredCache(Closing):
         self._suspect = False
         """Whether a read or write has failed since the store last went on empty: it may do so at any time."""
         self._num_ended = self._num_told = 0
+        self._errands = Errands()
+        self._listing = Listing(
+            lambda: self._answer_to(lambda: self._index.walk()),  # noqa: PLW0108 - the index as it is then
+            root_key,
+            config.block_tokens,
+            clock=clock,
+            ttl_s=lambda: self._index.config.ttl_s,
+        )
         self._join_s = join_s
         self._touch_until_s = float("inf")
         """When notes of uses become less worth than an end in time, on time.monotonic."""
         self._joined: bool | None = None
         """What `close` answers; None while the cache is open."""
-        self.pump()
+        self._take_in()
+        self._owner: int | None = None
+        """The thread that drives the cache, once one has: it cannot wait for itself."""
 
     # --- what requests do -----------------------------------------------------------------------------------------
 
@@ -213,18 +242,25 @@ class TieredCache(Closing):
 
     # --- the driver -----------------------------------------------------------------------------------------------
 
-    def pump(self) -> bool:
-        """Take in what has ended and start what follows from it.
+    def pump(self, *, errands: bool = True) -> bool:
+        """Take in what has ended, start what follows from it, and run errands of other threads for a millisecond.
 
-        True if since the last call anything has ended or taken too long: whoever waits may find what it waits for.
+        True if since the last call anything has ended, taken too long, or made room: whoever waits may find what it
+        waits for. `errands`: to be given once in a turn of the loop.
         """
         self._take_in()
+        if errands:
+            self._run_errands()
         news, self._num_told = self._has_news, self._num_events
         return news
 
+    def _run_errands(self) -> None:
+        if self._errands.run():
+            self._start_moves()
+
     @property
     def _num_events(self) -> int:
-        return self._num_ended + self._index.num_expired
+        return self._num_ended + self._index.num_expired + self._index.num_changes
 
     @property
     def _has_news(self) -> bool:
@@ -241,6 +277,8 @@ class TieredCache(Closing):
         answers += _drained(self._answers)
         for num_slots in _drained(self._host_slots):
             self._index.host_grows(num_slots)
+        if answers:
+            self._index.at(self._clock())  # or what they took would be too short
         for answer in answers:
             self._index.answer(answer)
         self._num_ended += len(answers)
@@ -265,9 +303,12 @@ class TieredCache(Closing):
 
         At once if something has taken too long since it was last called: other calls look at the clock as well.
         """
-        return float("-inf") if self._has_news else self._index.deadline_s()
+        if self._has_news or self._errands.are_ready:
+            return float("-inf")
+        return self._index.deadline_s()
 
     def _start_moves(self) -> None:
+        self._owner = threading.get_ident()
         if self._suspect:
             self._note_fresh_start()
         for move in self._index.plan(self._clock()):
@@ -298,6 +339,114 @@ class TieredCache(Closing):
         """Called on any thread: there is something to pump."""
         self._news.set()
         self._wake()
+
+    # --- for other threads ----------------------------------------------------------------------------------------
+
+    def ask(self, function: Callable[[], Answered]) -> "Future[Answered]":
+        """Have the cache's own thread call this in one of its next turns: `ask_in_steps` for what takes but a moment."""
+        return self.ask_in_steps(at_once(function))
+
+    def ask_in_steps(self, begin: Callable[[], Steps[Answered]]) -> "Future[Answered]":
+        """Have the cache's own thread do something in its next turns: see Errands. Any thread may call it.
+
+        The future fails with RuntimeError if the cache is closed, or can compute no more, before it is done.
+        """
+        future = self._errands.post(begin)
+        self._announce()
+        return future
+
+    def _answer_to(self, begin: Callable[[], Steps[Answered]]) -> Answered:
+        """Wait until the cache's own thread has done something; where this is that thread, it is done here."""
+        future = self.ask_in_steps(begin)
+        while self._owner == threading.get_ident() and not future.done():
+            self._news.clear()
+            self._take_in()
+            self._run_errands()
+            if not (future.done() or self._errands.are_ready):
+                self._news.wait(_SETTLE_STEP_S)
+        return future.result()
+
+    def prefixes(self, query: PrefixQuery, describe: Describe | None = None) -> PrefixPage:
+        """List runs of blocks, as of a second ago at most where the index is not large. Any thread may call it.
+
+        `describe` makes text of the token ids of rows, where the query wants text. Raises ValueError for what no query
+        can be, and KeyError if there is no run `under` which to look.
+        """
+        return self._listing.page(query, describe)
+
+    def prefix(
+        self,
+        key: str,
+        *,
+        text: bool = False,
+        describe: Describe | None = None,
+        unmark: Callable[[Tokens], Tokens] | None = None,
+    ) -> PrefixDetail:
+        """The run that holds the block of this key, in hexadecimal. Any thread may call it; KeyError if none does.
+
+        With `text` its token ids, as `unmark` leaves them, and what `describe` makes of them.
+        """
+        return self._listing.detail(key, text=text, describe=describe, unmark=unmark)
+
+    def remove_prefix(self, key: str) -> Removed:
+        """Forget what is idle of a run and of all that follows it, in every tier, and wait until that is done.
+
+        `key`: of a block of the run. Any thread may call it; KeyError if no block has that key.
+        """
+        path, start = self._listing.path_of(key)
+        removed = self._answer_to(
+            lambda: self._index.remove_prefix(path, start // self._index.config.block_tokens)
+        )
+        self._listing.expire()
+        return removed
+
+    def demote_prefix(self, key: str, to: TierName) -> Removed:
+        """Move what is idle of a run, and of all that follows it, down to "host" or "disk"; wait until that is done.
+
+        Counted as in use is all that is above that tier still. As for `remove_prefix`; ValueError for another tier, and
+        RuntimeError if there is no such tier.
+        """
+        if to not in ("host", "disk"):
+            raise ValueError(f'to must be "host" or "disk", not {to!r}')
+        path, start = self._listing.path_of(key)
+        tier = Tier[to.upper()]
+        moved = self._answer_to(
+            lambda: self._index.demote_prefix(path, start // self._index.config.block_tokens, tier)
+        )
+        self._listing.expire()
+        return moved
+
+    def change(
+        self,
+        *,
+        host_slots: int | None = None,
+        disk_bytes: int | None = None,
+        ttl_s: float | Unchanged | None = UNCHANGED,
+        clean_share: float | None = None,
+        write_budget_blocks: int | None = None,
+        io_deadline_s: float | None = None,
+    ) -> None:
+        """Change fields of the IndexConfig, all of them or none; of those that are left out nothing changes.
+
+        What a smaller tier must give up leaves over the next turns: `stats` says how far that is. `host_slots` may be
+        what it was at the start, at most. The store's own settings are not touched. Any thread may call it; ValueError
+        for what cannot work.
+        """
+        changes = {
+            "host_slots": host_slots,
+            "disk_bytes": disk_bytes,
+            "clean_share": clean_share,
+            "write_budget_blocks": write_budget_blocks,
+            "io_deadline_s": io_deadline_s,
+        }
+        given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
+        if ttl_s is not UNCHANGED:
+            given["ttl_s"] = ttl_s
+        self._answer_to(at_once(lambda: self._index.change(**given)))
+
+    def refuse(self, error: str) -> None:
+        """The cache is driven no more: errands, those still to come among them, fail with this. For the owner's thread."""
+        self._errands.close(RuntimeError(error))
 
     # --- on the I/O threads ---------------------------------------------------------------------------------------
 
@@ -367,6 +516,7 @@ class TieredCache(Closing):
         """Forget every block in every tier. False if a request, or a copy that takes too long, holds some."""
         settled = self.settle(timeout_s)
         cleared = self._index.clear()
+        self._listing.forget()
         self._start_moves()
         return settled and cleared
 
@@ -378,6 +528,7 @@ class TieredCache(Closing):
         """
         settled = self.settle(timeout_s)
         all_gone = self._index.erase(owner) and settled and not in_use
+        self._listing.forget()
         self._start_moves()
         if self._store is None:
             erased.set_result(all_gone)
@@ -394,13 +545,21 @@ class TieredCache(Closing):
             erased.set_result(all_gone)
 
     def stats(self) -> dict[str, Any]:
-        """Index.stats with the store's own figures, where there is a store."""
+        """Index.stats with the store's own figures, where there is a store. Any thread may call it."""
         stats = self._index.stats()
         if self._store is not None:
             stats["store"] = dataclasses.asdict(self._store.stats())
         stats["failed_deletes"] = self._failed_deletes
         stats["failed_touches"] = self._failed_touches
         return stats
+
+    def events(self, after: int) -> Sequence[Event]:
+        """What has happened since the event of that number, oldest first: see EventLog. Any thread may call it."""
+        return self._index.events.after(after)
+
+    def note(self, kind: str, **facts: Any) -> None:
+        """Add an event. `facts`: plain values that nobody changes afterwards, no text. Any thread may call it."""
+        self._index.events.append(kind, **facts)
 
     def check(self) -> None:
         """See Index.check."""
@@ -415,6 +574,7 @@ class TieredCache(Closing):
         if self._joined is not None:
             return self._joined
         self._joined = False
+        self.refuse("the cache is closed")
         try:
             if self._store is not None and flush_s > 0:
                 self._index.sweep(Tier.DISK, then_free=False)
@@ -433,6 +593,7 @@ class TieredCache(Closing):
         After either of them it does nothing, and answers as they did, or would have if the store could be closed.
         """
         if self._joined is None:
+            self.refuse("the cache is closed")
             self._end()
         return bool(self._joined)
 

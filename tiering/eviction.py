@@ -5,7 +5,6 @@ copied down before its place is free; where the lower tier has no place either i
 every copy of its descendants, so that what the tiers hold together always reaches back to the root.
 """
 
-from collections import Counter
 from collections.abc import Callable
 from enum import Enum, auto
 
@@ -44,10 +43,10 @@ class Eviction:
         """What was given up for good."""
         self.num_leaving = 0
         """Device slots that will be free when the copies out of them have ended."""
-        self.evicted: Counter[Tier] = Counter()
-        """Copies that left a tier to make room there."""
-        self.dropped: Counter[Tier] = Counter()
-        """Blocks whose last copy was in this tier when it was given up."""
+        self.evicted = [0] * len(Tier)
+        """Copies that left a tier to make room there, by tier."""
+        self.dropped = [0] * len(Tier)
+        """Blocks whose last copy was in this tier when it was given up, by tier."""
 
     # --- device ---------------------------------------------------------------------------------------------------
 
@@ -126,6 +125,15 @@ class Eviction:
         self._give_up(HOST, self._holdings.host_victims.peek(num_slots - table.num_free))
         return self._take_host(num_slots)
 
+    def vacate_host(self, num_slots: int, *, elsewhere: bool) -> int:
+        """Free up to `num_slots` host slots: of blocks that are elsewhere as well, or else of last copies. How many."""
+        num_free = self._holdings.slots[HOST].num_free
+        if elsewhere:
+            self._leave(HOST, self._holdings.host_clean.peek(num_slots))
+        else:
+            self._give_up(HOST, self._holdings.host_victims.peek(num_slots))
+        return self._holdings.slots[HOST].num_free - num_free
+
     def host_slots_for_sweep(self, num_slots: int) -> Ids:
         """Take up to `num_slots` host slots, IN_FLIGHT: free ones, then those of blocks that the disk has as well."""
         table = self._holdings.slots[HOST]
@@ -153,9 +161,8 @@ class Eviction:
         while (over := holdings.disk_bytes + num_bytes - holdings.disk_capacity_bytes) > 0:
             victims = holdings.disk_victims.peek(_DISK_BATCH)
             victims = victims[holdings.residency.stamp[victims] < used_before]
-            freed = np.cumsum(holdings.residency.place[DISK, victims])
             before = holdings.disk_bytes
-            self._give_up(DISK, victims[: int(np.searchsorted(freed, over)) + 1])
+            self._give_up_on_disk(victims, over)
             if holdings.disk_bytes == before:
                 break
         return max(0, min(num_bytes, holdings.disk_capacity_bytes - holdings.disk_bytes))
@@ -163,6 +170,18 @@ class Eviction:
     def fit_disk(self) -> None:
         """Give up the least recently used blocks that are more than the disk's capacity."""
         self.disk_room(0, used_before=self._holdings.order.now + 1)
+
+    def shrink_disk(self, num_blocks: int) -> int:
+        """Give up as many of the least recently used as are more than the capacity, `num_blocks` at most. How many bytes."""
+        before = self._holdings.disk_bytes
+        victims = self._holdings.disk_victims.peek(num_blocks)
+        self._give_up_on_disk(victims, before - self._holdings.disk_capacity_bytes)
+        return before - self._holdings.disk_bytes
+
+    def _give_up_on_disk(self, victims: Ids, num_bytes: int) -> None:
+        """Give up the first of these that have so many bytes together."""
+        freed = np.cumsum(self._holdings.residency.place[DISK, victims])
+        self._give_up(DISK, victims[: int(np.searchsorted(freed, num_bytes)) + 1])
 
     # --- common ---------------------------------------------------------------------------------------------------
 

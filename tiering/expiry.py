@@ -37,6 +37,11 @@ class Expiry:
         self.num_expired = 0
         """Blocks that went, ever."""
 
+    def change(self, ttl_s: float | None) -> None:
+        """Another TTL from now on, for what is there as well. What was over, and has not gone, may not be any more."""
+        self._ttl_s = math.inf if ttl_s is None else ttl_s
+        self._until, self._due_s, self._place = 0, -math.inf, None
+
     @property
     def off(self) -> bool:
         """Whether there is no TTL."""

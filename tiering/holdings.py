@@ -46,6 +46,8 @@ class Holdings:
         self.order = LRU(self.residency)
         self.owners = Owners()
         self.slots = {DEVICE: SlotTable(device_slots), HOST: SlotTable(host_slots - later_host_slots)}
+        self.host_target = host_slots
+        """How many host slots may be in service, of those that are there and those that are to come."""
         self.disk_capacity_bytes = disk_bytes
         self.disk_bytes = 0
         """Bytes on disk, reservations of writes in flight included."""
@@ -66,6 +68,26 @@ class Holdings:
             self.host_dirty,
             self.disk_victims,
         )
+
+    @property
+    def num_host_slots(self) -> int:
+        """Host slots that are there and are to stay."""
+        return min(self.slots[HOST].num_usable, self.host_target)
+
+    @property
+    def num_host_slots_too_many(self) -> int:
+        """Host slots in service that are to be retired.
+
+        One beside those of preempted requests is left to loads, which requests that run may be waiting for.
+        """
+        table = self.slots[HOST]
+        needed = table.count(SlotState.PRIVATE) + min(1, self.host_target)
+        return max(0, table.num_usable - max(self.host_target, needed))
+
+    @property
+    def disk_is_over(self) -> bool:
+        """Whether there is more on disk than may be."""
+        return self.disk_bytes > self.disk_capacity_bytes
 
     # --- whose it is ----------------------------------------------------------------------------------------------
 

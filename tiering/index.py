@@ -8,15 +8,20 @@ The driver (TieredCache in real time, models of memory on a virtual clock in tes
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 
 from kvstore.block import BlockKey
 from kvstore.reasons import MissReason
+from kvstore.reports import Removed
 from kvstore.store import BlockMeta, ReadOutcome
+from tiering.by_hand import ByHand
+from tiering.errands import Steps
+from tiering.events import EventLog, Growth
 from tiering.eviction import Eviction, Room
 from tiering.expiry import ROUNDS, Expiry
 from tiering.holdings import DISK, HOST, PRESENT, Holdings
@@ -24,6 +29,7 @@ from tiering.holes import Holes
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Leases, Wait
 from tiering.loads import Loads
+from tiering.lookups import Lookups
 from tiering.moves import (
     Answer,
     Copied,
@@ -46,8 +52,11 @@ from tiering.radix import Tokens, fingerprints
 from tiering.residency import Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import restore
+from tiering.sizes import Sizes
 from tiering.swaps import Stash, Swaps
+from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
+from tiering.walk import Nodes, walk
 from tiering.writes import Sweep, Writes
 
 
@@ -100,8 +109,19 @@ class IndexConfig:
             raise ValueError("a disk tier needs host memory to read into: host_slots is 0, or all come later")
         if self.disk_bytes and self.record_bytes < 1:
             raise ValueError(f"record_bytes must be given with a disk tier, not {self.record_bytes}")
+        if not 0 <= self.clean_share <= 1:
+            raise ValueError(f"clean_share must be between 0 and 1, not {self.clean_share}")
+        if self.write_budget_blocks < 1:
+            raise ValueError(f"write_budget_blocks must be at least 1, not {self.write_budget_blocks}")
+        if not 0 < self.io_deadline_s < math.inf:
+            raise ValueError(f"io_deadline_s must be a time above 0, not {self.io_deadline_s}")
         if self.ttl_s is not None and not 0 < self.ttl_s < math.inf:
             raise ValueError(f"ttl_s must be a time above 0, or None, not {self.ttl_s}")
+
+    @property
+    def uses_told_within_s(self) -> float | None:
+        """How soon the disk is to know of a use: a part of the TTL; None for at the end only."""
+        return None if self.ttl_s is None else self.ttl_s / ROUNDS
 
     @property
     def blocks_per_write(self) -> int:
@@ -110,13 +130,49 @@ class IndexConfig:
         return max(1, min(self.write_batch_blocks, within))
 
 
+LIVE: Final = frozenset(
+    {"host_slots", "disk_bytes", "ttl_s", "clean_share", "write_budget_blocks", "io_deadline_s"}
+)
+"""Fields of the configuration that may change while requests go on."""
+
+_KINDS: dict[type, str] = {
+    Demote: "demoted",
+    Promote: "promoted",
+    SwapOut: "swapped_out",
+    SwapIn: "swapped_in",
+    Read: "read",
+    Write: "written",
+}
+"""What events call moves that have ended."""
+
+_GROWING = (
+    *(("evicted", "blocks", {"tier": tier.label}) for tier in Tier),
+    *(("dropped", "blocks", {"tier": tier.label}) for tier in Tier),
+    ("expired", "blocks", {}),
+    ("overdue", "moves", {}),
+    ("overdue", "loads", {}),
+)
+"""Counts that events tell the growth of."""
+
+
 class Index:
     """Which block lives where, and what moves next. See the module docstring; one thread calls it."""
 
-    def __init__(self, config: IndexConfig, root_key: BlockKey) -> None:
-        """`root_key`: the parent key of every prompt's first block (Namespace.root_key)."""
+    def __init__(
+        self,
+        config: IndexConfig,
+        root_key: BlockKey,
+        *,
+        block_bytes: int = 0,
+        events: EventLog | None = None,
+    ) -> None:
+        """`root_key`: the parent key of every prompt's first block (Namespace.root_key).
+
+        `block_bytes`: what a block takes in memory, for figures; `events`: where to note what happens.
+        """
         self.config = config
-        self._root_key = root_key
+        self._root_key, self._block_bytes = root_key, block_bytes
+        self.events = EventLog() if events is None else events
         self._holdings = Holdings(
             block_tokens=config.block_tokens,
             device_slots=config.device_slots,
@@ -147,11 +203,12 @@ class Index:
             clean_share=config.clean_share,
             deadline_s=config.io_deadline_s,
         )
+        self._sizes = Sizes(self._holdings, self._eviction)
+        self._most_host_slots = config.host_slots
+        self._num_settings_changed = 0
         self._swaps = Swaps(self._holdings, self._eviction, self._outbox)
         self._expiry = Expiry(self._holdings, self._eviction, config.ttl_s)
-        self._uses = Uses(
-            self._holdings, self._outbox, None if config.ttl_s is None else config.ttl_s / ROUNDS
-        )
+        self._uses = Uses(self._holdings, self._outbox, config.uses_told_within_s)
         self._leases = Leases(
             self._holdings,
             self._holes,
@@ -169,11 +226,16 @@ class Index:
             ),
             host_loads=config.loads,
         )
+        self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)
+        self._lookups = Lookups()
         self._now_s = 0.0
         self._outdated_reads: set[int] = set()
         """Reads in flight that may be of files which are gone."""
         self._reads_rest = Rest(config.disk_failures, config.disk_rest_s)
         self._writes_rest = Rest(config.disk_failures, config.disk_rest_s)
+        self._did_read = self._did_write = config.disk_bytes > 0
+        """Whether the disk could be read, and written, when it was last looked at."""
+        self._growth = Growth(self.events, *_GROWING)
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -207,9 +269,13 @@ class Index:
         if len(tokens) > max_blocks * self.config.block_tokens:
             raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
         matched = self._match(tokens, compute_last=compute_last, use=use)
-        return self._leases.admit(
+        outcome = self._leases.admit(
             tokens, matched, max_blocks, chunk_blocks, stash, use, ownership, compute_last=compute_last
         )
+        if isinstance(outcome, Lease) and use is not CacheUse.OFF:
+            num_tokens = max(0, len(tokens) - 1) if compute_last else len(tokens)
+            self._lookups.note(num_tokens // self.config.block_tokens, outcome.found_in[: len(matched)])
+        return outcome
 
     def _match(
         self, tokens: Tokens, *, compute_last: bool = True, use: CacheUse = CacheUse.READ_WRITE
@@ -279,7 +345,9 @@ class Index:
 
     def answer(self, answer: Answer) -> None:
         """A move that the driver was asked for is over."""
-        move = self._outbox.answered(answer.number)
+        move, took_s = self._outbox.answered(answer.number)
+        num_bytes = self._loads.num_bytes + self._writes.num_bytes
+        num_failed = 0 if answer.error is None else len(move.host_slots)
         match move, answer:
             case Demote(), Copied():
                 self._eviction.demoted(move, answer.error)
@@ -294,7 +362,9 @@ class Index:
             case Read(), HasRead():
                 answer = self._of_the_disk_as_it_is(answer, len(move.ids))
                 self._reads_rest.note(answer.error, self._now_s)
-                self._holes.prune(self._loads.was_read(move, answer))
+                lost = self._loads.was_read(move, answer)
+                num_failed = len(lost)
+                self._holes.prune(lost)
             case Write(), Written():
                 if self._writes_rest.note(answer.error, self._now_s):
                     self._writes.refused()
@@ -302,6 +372,28 @@ class Index:
                 self._uses.was_written(self._now_s)
             case _:
                 raise AssertionError(f"{type(answer).__name__} does not answer {type(move).__name__}")
+        num_bytes = self._loads.num_bytes + self._writes.num_bytes - num_bytes
+        self._note_end(move, answer, took_s, num_failed, num_bytes)
+
+    def _note_end(
+        self, move: Transfer, answer: Answer, took_s: float, num_failed: int, num_stored_bytes: int
+    ) -> None:
+        """Count a move that is over, and tell of it. `num_stored_bytes`: what it has read or written."""
+        num_arrived = len(move.host_slots) - num_failed
+        on_disk = isinstance(move, Read | Write)
+        num_bytes = num_stored_bytes if on_disk else num_arrived * self._block_bytes
+        self._outbox.transfers.ended(move, took_s, num_failed, num_bytes)
+        if num_arrived:
+            facts: dict[str, Any] = {"bytes": num_bytes} if on_disk else {}
+            self.events.append(_KINDS[type(move)], blocks=num_arrived, **facts, seconds=took_s)
+        if num_failed:
+            if answer.error is not None:
+                why: dict[str, Any] = {"error": type(answer.error).__name__}
+            else:
+                outcomes = answer.outcomes if isinstance(answer, HasRead) else ()
+                reasons = Counter(each.reason.value for each in outcomes if each.reason is not None)
+                why = {"reasons": dict(reasons)}
+            self.events.append("failed", move=NAMES[type(move)], blocks=num_failed, **why)
 
     def _of_the_disk_as_it_is(self, answer: HasRead, num_blocks: int) -> HasRead:
         """A read that failed, but was asked for before the disk was emptied, has found nothing."""
@@ -323,12 +415,12 @@ class Index:
         Between plans, for whoever may come long after the last one: it must not find what has expired since then.
         """
         self._now_s = self._holdings.order.now_s = max(now_s, self._now_s)
+        self._outbox.at(self._now_s)
         self._expiry.at(self._now_s)
 
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
         self.at(now_s)
-        self._outbox.at(self._now_s)
         self._expiry.plan()
         self._holes.expire(self._now_s, self._drop_behind)
         self._loads.expire()
@@ -337,28 +429,109 @@ class Index:
             self._loads.give_up(MissReason.TIER_OFF)
         self._loads.plan()
         self._writes.plan(disk_ready=self._can_write)
+        self._sizes.plan(writing=self._outbox.blocks_in_flight(Write) > 0)
         self._uses.plan(self._now_s, disk_ready=self._can_write)
+        self._note_what_grew()
         return self._outbox.take()
 
     def _drop_behind(self, hole: int) -> bool:
         return self._eviction.drop(hole, DISK, MissReason.BEHIND_A_LOSS)
 
+    def _note_what_grew(self) -> None:
+        """Tell what has left since the last plan, and whether the disk is left alone, or works again."""
+        self._growth.look(
+            [
+                *self._eviction.evicted,
+                *self._eviction.dropped,
+                self._expiry.num_expired,
+                self._outbox.num_expired,
+                self._loads.num_given_up,
+            ]
+        )
+        can_read, can_write = self._can_read, self._can_write
+        if can_read != self._did_read:
+            self.events.append("disk_works" if can_read else "disk_rests", what="reads")
+        if can_write != self._did_write:
+            self.events.append("disk_works" if can_write else "disk_rests", what="writes")
+        self._did_read, self._did_write = can_read, can_write
+
     def deadline_s(self) -> float | None:
         """When `plan` must be called again even if nothing ends before; None for never."""
         parts = (self._loads, self._writes, self._expiry, self._uses)
-        deadlines = [part.deadline_s() for part in parts]
+        deadlines = [*(part.deadline_s() for part in parts), self._sizes.deadline_s]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def host_grows(self, num_slots: int) -> None:
         """So many host slots are ready, those from before among them."""
-        assert num_slots <= self.config.host_slots, f"{num_slots} host slots are more than there will be"
+        assert num_slots <= self._most_host_slots, f"{num_slots} host slots are more than there will be"
         self._holdings.slots[HOST].grow(num_slots)
+        self._sizes.fit_host()
+        self.events.append("host_grew", slots=num_slots)
 
     def sweep(self, to: Tier, *, then_free: bool) -> Sweep:
         """Move everything that can be moved down to `to`, over the next plans; an earlier sweep ends."""
         sweep = Sweep(to, then_free)
         self._writes.sweep(sweep)
         return sweep
+
+    # --- for other threads ----------------------------------------------------------------------------------------
+
+    def walk(self) -> Steps[list[Nodes]]:
+        """An errand: all nodes, for a listing."""
+        return walk(self._holdings)
+
+    def remove_prefix(self, path: bytes, start: int) -> Steps[Removed]:
+        """An errand: forget what is idle of a path's blocks from position `start` on, and of all that follows the first.
+
+        `path`: the tokens of whole blocks. Raises KeyError if they are not in the index.
+        """
+        return self._by_hand.remove(path, start)
+
+    def demote_prefix(self, path: bytes, start: int, to: Tier) -> Steps[Removed]:
+        """An errand: the same moved down to a tier. RuntimeError if there is no such tier."""
+        if not (self.config.disk_bytes if to is DISK else self.config.host_slots):
+            raise RuntimeError(f"there is no {to.label} tier to move blocks down to")
+        return self._by_hand.demote(path, start, to)
+
+    @property
+    def num_changes(self) -> int:
+        """What was changed by hand, ever: it may have made room."""
+        return self._by_hand.num_removed + self._num_settings_changed
+
+    # --- settings -------------------------------------------------------------------------------------------------
+
+    def change(self, **changes: Any) -> None:
+        """Go on with another `config`: of its fields only LIVE ones may change.
+
+        A tier that becomes smaller does so over the next plans. Raises ValueError, and changes nothing, for what cannot
+        work, for more host slots than there were at the start, and for a disk tier that comes or goes.
+        """
+        if wrong := sorted(changes.keys() - LIVE):
+            raise ValueError(
+                f"{', '.join(wrong)} cannot be changed; changeable are {', '.join(sorted(LIVE))}"
+            )
+        later: dict[str, Any] = {"later_host_slots": 0} if "host_slots" in changes else {}
+        config = replace(self.config, **changes, **later)
+        if config.host_slots > self._most_host_slots:
+            raise ValueError(
+                f"host_slots must be at most {self._most_host_slots}, as at the start, not {config.host_slots}"
+            )
+        if (config.disk_bytes > 0) != (self.config.disk_bytes > 0):
+            raise ValueError("a disk tier cannot come or go: disk_bytes is 0 as long as it was at the start")
+        if config.ttl_s != self.config.ttl_s:
+            self._expiry.change(config.ttl_s)
+            self._uses.change(config.uses_told_within_s)
+        self.config = config
+        self._sizes.resize(config.host_slots, config.disk_bytes)
+        self._loads.resize(deadline_s=config.io_deadline_s)
+        self._writes.resize(
+            batch=config.blocks_per_write,
+            budget=config.write_budget_blocks,
+            clean_share=config.clean_share,
+            deadline_s=config.io_deadline_s,
+        )
+        self._num_settings_changed += 1
+        self.events.append("changed", **changes)
 
     def clear(self) -> bool:
         """Forget every block in every tier that is not in use. False if something is, and stays."""
@@ -400,6 +573,7 @@ class Index:
         self._eviction.forget(lost)
         self._holdings.left(DISK, lost)
         self._holes.prune(lost)
+        self.events.append("fresh_start", blocks=len(lost))
 
     def restore(self, found: Iterable[BlockMeta], *, now_s: float, now_ns: int) -> None:
         """Enter what a store holds into an empty index. Records whose parents are missing are forgotten.
@@ -443,7 +617,10 @@ class Index:
         return self._outbox.idle and not self._writes.sweeping
 
     def stats(self) -> dict[str, Any]:
-        """A snapshot: blocks, slots and counts by tier. See docs/architecture.md for the meaning of each."""
+        """A snapshot: blocks, slots and counts by tier. See docs/architecture.md for the meaning of each.
+
+        Any thread may ask, also while another changes the index: then some figures are a moment younger than others.
+        """
         tiers = self._holdings.stats()
         tiers[DISK.label]["ready"] = self._can_read and self._can_write
         tiers[DISK.label]["overdue_reads"] = self._outbox.num_overdue(Read)
@@ -454,10 +631,16 @@ class Index:
         return {
             "tiers": tiers,
             "blocks": len(self._holdings.radix),
+            "block_tokens": self.config.block_tokens,
+            "block_bytes": self._block_bytes,
+            "lookups": self._lookups.stats(),
+            "transfers": self._outbox.transfers.stats(),
+            "events": self.events.last,
             "leases": len(self._leases),
             "expired": self._expiry.num_expired,
             "departed": len(self._eviction.departed),
-            "failed_loads": {reason.value: count for reason, count in self._loads.misses.items()},
+            "removed": self._by_hand.num_removed,
+            "failed_loads": {reason.value: count for reason, count in dict(self._loads.misses).items()},
             "preempted": {
                 "requests": self._leases.num_preempted,
                 "swapped_out_blocks": self._swaps.num_swapped_out,
@@ -481,5 +664,6 @@ class Index:
         self._holdings.check()
         self._holes.check()
         self._expiry.check()
+        self._sizes.check()
         self._leases.check()
         self._swaps.check()

@@ -163,6 +163,7 @@ class Leases:
         """Take the slots, enter the rest of the prompt into the index, and start the loads."""
         residency, table = self._holdings.residency, self._holdings.slots[DEVICE]
         found_in = residency.nearest_tier(matched).astype(np.int8)
+        residency.hits[matched] += 1
         loading = table.take(len(absent), SlotState.IN_FLIGHT)
         private = table.take(num_blocks - len(matched), SlotState.PRIVATE)
         assert loading is not None and private is not None, "room was made for both"

@@ -59,6 +59,10 @@ class Loads:
         self.num_given_up = 0
         """Loads, ever, that had no place to read into for too long."""
 
+    def resize(self, *, deadline_s: float) -> None:
+        """Another deadline from now on, for what is under way as well."""
+        self._deadline_s = deadline_s
+
     def start(self, lease: Lease, positions: Ids) -> None:
         """Load the blocks at these positions of the lease, whose device places are reserved and WRITING."""
         residency = self._holdings.residency

@@ -3,15 +3,13 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from tiering.moves import Demote, Forget, Move, Promote, Read, SwapIn, SwapOut, Touch, Write
-
-Answered = Demote | Promote | SwapOut | SwapIn | Read | Write
-"""All moves but those that nobody answers."""
+from tiering.moves import Forget, Move, Touch
+from tiering.transfers import Transfer, Transfers
 
 
 @dataclass(slots=True)
 class _Flight:
-    move: Answered
+    move: Transfer
     since_s: float
     overdue: bool = False
 
@@ -25,6 +23,7 @@ class Outbox:
         self._in_flight: dict[int, _Flight] = {}
         self._blocks: Counter[type] = Counter()
         self._overdue: Counter[type] = Counter()
+        self.transfers = Transfers()
         self.now_s = 0.0
         """The time as of the last `at`."""
         self.num_expired = 0
@@ -41,22 +40,23 @@ class Outbox:
         if not isinstance(move, Forget | Touch):
             self._in_flight[move.number] = _Flight(move, self.now_s)
             self._blocks[type(move)] += _num_blocks(move)
+            self.transfers.asked(move)
 
     def take(self) -> list[Move]:
         """The moves asked for since the last call, in the order in which they must be started."""
         new, self._new = self._new, []
         return new
 
-    def answered(self, number: int) -> Answered:
-        """The move that is over. Each is answered once."""
+    def answered(self, number: int) -> tuple[Transfer, float]:
+        """The move that is over, and how long ago it was asked for. Each is answered once."""
         flight = self._in_flight.pop(number)
         if flight.overdue:
             self._overdue[type(flight.move)] -= 1
         else:
             self._blocks[type(flight.move)] -= _num_blocks(flight.move)
-        return flight.move
+        return flight.move, self.now_s - flight.since_s
 
-    def in_flight(self, number: int) -> Answered:
+    def in_flight(self, number: int) -> Transfer:
         """A move that is not over."""
         return self._in_flight[number].move
 
@@ -74,7 +74,7 @@ class Outbox:
         """It is `now_s`: what is sent from here on is in flight since then."""
         self.now_s = now_s
 
-    def expire(self, kind: type, deadline_s: float) -> list[Answered]:
+    def expire(self, kind: type, deadline_s: float) -> list[Transfer]:
         """The moves of this kind that have been in flight for `deadline_s`; each is told once and is overdue then."""
         late = [
             flight
@@ -119,5 +119,5 @@ class Outbox:
         return not self._new and not self.is_moving
 
 
-def _num_blocks(move: Answered) -> int:
+def _num_blocks(move: Transfer) -> int:
     return len(move.host_slots)

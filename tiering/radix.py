@@ -15,9 +15,10 @@ A block's id does not change when its node is split: all state by block is in th
 """
 
 import secrets
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
 import xxhash
@@ -141,6 +142,8 @@ class RadixIndex:
         self._root = _Node(NO_NODE, None, b"", b"")
         self._nodes: list[_Node | None] = []
         self._free_numbers: list[int] = []
+        self._changed: set[int] | None = None
+        """While somebody watches: numbers of nodes that were made, changed or taken out since he last looked."""
         self._num_blocks = 0
 
     def __len__(self) -> int:
@@ -236,6 +239,48 @@ class RadixIndex:
         alike = ((there ^ np.frombuffer(wanted, dtype=_TOKEN)) & same) == 0
         num_alike = np.logical_and.accumulate(alike, axis=1).sum(axis=1)
         return some[int(num_alike.argmax())]
+
+    def following(self, block: int) -> "Following":
+        """A block and all that follow it, in parts. Changes nothing."""
+        return Following(self, block)
+
+    # ---- watching
+
+    @property
+    def num_numbers(self) -> int:
+        """Nodes have smaller numbers; not each of these names one."""
+        return len(self._nodes)
+
+    def nodes(self, numbers: Sequence[int]) -> "NodeLists":
+        """What these numbers name, as far as there is such a node."""
+        nodes = self._nodes
+        found = [node for number in numbers if (node := nodes[number]) is not None]
+        return NodeLists(
+            [node.number for node in found],
+            [NO_NODE if node.up is None else node.up.number for node in found],
+            [node.edge for node in found],
+            [node.ids for node in found],
+        )
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody watches."""
+        return self._changed is not None
+
+    def watch(self) -> None:
+        """Keep in mind from now on which nodes change. One at a time watches."""
+        assert self._changed is None, "somebody is watching"
+        self._changed = set()
+
+    def take_changed(self) -> set[int]:
+        """Numbers whose nodes have changed since the last call; what follows a node is no part of it."""
+        assert self._changed is not None, "nobody watches"
+        changed, self._changed = self._changed, set()
+        return changed
+
+    def unwatch(self) -> None:
+        """Nobody watches any more."""
+        self._changed = None
 
     # ---- changing
 
@@ -387,6 +432,8 @@ class RadixIndex:
             node.edge += edge[: start * self._block_bytes]
             node.ids += packed[: start * _ID_BYTES]
             residency.node[ids[:start]] = node.number
+            if self._changed is not None:
+                self._changed.add(node.number)
         while start < num_blocks:
             stop = min(start + self._max_node_blocks, num_blocks)
             piece = edge[start * self._block_bytes : stop * self._block_bytes]
@@ -403,6 +450,8 @@ class RadixIndex:
             self._nodes.append(node)
         else:
             self._nodes[number] = node
+        if self._changed is not None:
+            self._changed.add(number)
         up.link(node, self._block_bytes)
         return node
 
@@ -414,6 +463,8 @@ class RadixIndex:
         lower.edge = lower.edge[at:]
         lower.ids = lower.ids[ids_at:]
         lower.up = upper
+        if self._changed is not None:
+            self._changed.add(lower.number)
         upper.link(lower, self._block_bytes)
         self._residency.node[_ids([upper.ids])] = upper.number
         return upper
@@ -421,6 +472,8 @@ class RadixIndex:
     def _trim(self, number: int, tail: bytes) -> None:
         """Take the blocks with these ids off the end of a leaf."""
         node = self._node(number)
+        if self._changed is not None:
+            self._changed.add(number)
         assert node.children is None, "a block with children cannot leave the index"
         assert node.ids.endswith(tail), "a block with children cannot leave the index: give the deepest first"
         parent = self._residency.parent.item(memoryview(tail).cast("i")[0])
@@ -495,6 +548,61 @@ def fingerprints(tokens: bytes, block_bytes: int, before: int) -> NDArray[np.uin
         before = xxhash.xxh3_64_intdigest(tokens[at : at + block_bytes], before)
         chain.append(before)
     return np.array(chain, dtype=np.uint64)
+
+
+class NodeLists(NamedTuple):
+    """Nodes: their numbers and those of the nodes above, NO_NODE for the root; tokens and ids (int32) of their blocks."""
+
+    numbers: list[int]
+    ups: list[int]
+    edges: list[bytes]
+    ids: list[bytes]
+
+
+class Following:
+    """A block, the others of its node behind it, and the nodes that follow: to be gone through while the index changes.
+
+    Collected first, a part at a time, and then taken from one end or the other. What has left the index meanwhile is
+    passed over; what was made or cut off meanwhile is not among it.
+    """
+
+    def __init__(self, radix: RadixIndex, block: int) -> None:
+        self._first, end = radix._locate(block)  # noqa: SLF001 - the same module
+        self._of_first = frozenset(_ids([self._first.ids])[max(end - 1, 0) :].tolist())
+        """Of the first node's blocks those that count: it may become shorter at both ends."""
+        self._nodes = deque([self._first])
+        self._open = [self._first]
+
+    def collect(self, num_nodes: int) -> bool:
+        """Look at about so many more. Whether there are others still."""
+        until = len(self._nodes) + num_nodes
+        while self._open and len(self._nodes) < until:
+            children = list(self._open.pop().each_child())
+            self._nodes += children
+            self._open += children
+        return bool(self._open)
+
+    def parents_first(self, num_blocks: int) -> Ids:
+        """The ids of the next, of about so many blocks; empty when all were taken."""
+        return self._take(self._nodes.popleft, num_blocks)
+
+    def children_first(self, num_blocks: int) -> Ids:
+        """The same from the other end."""
+        return self._take(self._nodes.pop, num_blocks, reverse=True)
+
+    def _take(self, pop: "Callable[[], _Node]", num_blocks: int, *, reverse: bool = False) -> Ids:
+        parts: list[Ids] = []
+        taken = 0
+        while self._nodes and taken < num_blocks:
+            node = pop()
+            if node.up is None:
+                continue  # it has left the index
+            ids = _ids([node.ids])
+            if node is self._first:
+                ids = ids[[block in self._of_first for block in ids.tolist()]]
+            parts.append(ids[::-1] if reverse else ids)
+            taken += len(ids)
+        return np.concatenate([np.empty(0, dtype=np.intp), *parts])
 
 
 def _ids(parts: list[bytes]) -> Ids:

@@ -11,6 +11,7 @@ eviction policy and the core each own some of the columns and may read all of th
     fingerprint                [cap] uint64             radix    a hash of all tokens up to the block's end, for this process
     stamp                      [cap] int64              policy   time of the last touch, 0 for never
     owner                      [cap] int32              core     number of whose block it is, 0 for everybody's
+    hits                       [cap] int32              core     how often requests found it, and so all above it
     leases                     [cap] int32              core     requests that hold the path through this block
     computing                  [cap] bool               core     a request is going to fill the block on the device
     state                      [tiers, cap] uint8       core     a State
@@ -83,6 +84,7 @@ class Residency:
     fingerprint: NDArray[np.uint64]
     stamp: NDArray[np.int64]
     owner: NDArray[np.int32]
+    hits: NDArray[np.int32]
     leases: NDArray[np.int32]
     computing: NDArray[np.bool_]
     state: NDArray[np.uint8]
@@ -151,6 +153,7 @@ class Residency:
         self.node[i] = NO_NODE
         self.stamp[i] = 0
         self.owner[i] = 0
+        self.hits[i] = 0
         self.has_key[i] = False
         self._free[self._num_free : self._num_free + n] = ids
         self._num_free += n
@@ -297,7 +300,7 @@ class Residency:
         self._check_family(live)
 
     def _check_blank(self, dead: Ids, free: NDArray[np.int32]) -> None:
-        for name in ("num_children", "stamp", "owner", "leases", "computing", "has_key"):
+        for name in ("num_children", "stamp", "owner", "hits", "leases", "computing", "has_key"):
             assert not getattr(self, name)[dead].any(), f"a dead id kept its {name}"
         assert not self.resident_anywhere(dead).any(), "a dead id is resident"
         assert not self._read_anywhere(dead).any(), "a dead id is read"
@@ -312,6 +315,9 @@ class Residency:
         assert (counted == self.num_children).all(), "num_children differs from the children there are"
         assert (self.leases[parents] >= self.leases[children]).all(), (
             "a block has more leases than its parent"
+        )
+        assert (self.hits[parents] >= self.hits[children]).all(), (
+            "a block was found more often than its parent"
         )
         owners = self.owner[parents]
         assert ((owners == 0) | (owners == self.owner[children])).all(), (
@@ -330,6 +336,7 @@ _COLUMNS: dict[str, type] = {
     "fingerprint": np.uint64,
     "stamp": np.int64,
     "owner": np.int32,
+    "hits": np.int32,
     "leases": np.int32,
     "computing": np.bool_,
     "has_key": np.bool_,

@@ -15,6 +15,7 @@ class SlotState(IntEnum):
     PRIVATE = 1  # a sequence's own, not in the index
     INDEXED = 2  # the place of a block of the index
     IN_FLIGHT = 3  # destination of a copy that has not ended
+    RETIRED = 4  # nobody, and it is not given out
 
 
 class SlotTable:
@@ -29,7 +30,7 @@ class SlotTable:
         if num_slots < 0:
             raise ValueError(f"num_slots must not be negative, it is {num_slots}")
         self._states = np.zeros(num_slots, dtype=np.uint8)
-        self._counts = [num_slots, 0, 0, 0]
+        self._counts = [num_slots, 0, 0, 0, 0]
         # A stack whose top hands out the lowest numbers first; int32 at rest.
         self._free = np.arange(num_slots - 1, -1, -1, dtype=np.int32)
         self._order = np.zeros(num_slots, dtype=np.int32)  # scratch of _count_distinct
@@ -44,10 +45,34 @@ class SlotTable:
         self._order = np.zeros(num_slots, dtype=np.int32)
         self._counts[SlotState.FREE] += more
 
+    def retire(self, n: int) -> int:
+        """Take up to `n` FREE slots out of service, those first that would be given out last. How many it were."""
+        n = max(0, min(n, self.num_free))
+        slots = self._free[:n].copy()
+        self._free[: self.num_free - n] = self._free[n : self.num_free]
+        self._states[slots] = SlotState.RETIRED
+        self._move(n, SlotState.FREE, SlotState.RETIRED)
+        return n
+
+    def restore(self, n: int) -> int:
+        """Put up to `n` RETIRED slots back into service; they go after those that are FREE. How many it were."""
+        slots = np.flatnonzero(self._states == SlotState.RETIRED)[: max(0, n)]
+        num_free = self.num_free
+        self._free[len(slots) : len(slots) + num_free] = self._free[:num_free].copy()
+        self._free[: len(slots)] = slots[::-1]
+        self._states[slots] = SlotState.FREE
+        self._move(len(slots), SlotState.RETIRED, SlotState.FREE)
+        return len(slots)
+
     @property
     def num_slots(self) -> int:
         """All slots, whatever their state."""
         return len(self._states)
+
+    @property
+    def num_usable(self) -> int:
+        """All but those that are RETIRED."""
+        return len(self._states) - self._counts[SlotState.RETIRED]
 
     @property
     def num_free(self) -> int:
@@ -64,7 +89,7 @@ class SlotTable:
 
     def take(self, n: int, state: SlotState) -> Slots | None:
         """Turn `n` FREE slots into `state` and return them; None, and no change, if there are not so many."""
-        assert state != SlotState.FREE, "a slot is taken for some use"
+        assert state not in (SlotState.FREE, SlotState.RETIRED), "a slot is taken for some use"
         left = self.num_free - n
         if left < 0:
             return None
@@ -76,13 +101,14 @@ class SlotTable:
     def turn(self, slots: Slots, from_state: SlotState, to_state: SlotState) -> None:
         """Change slots that are all in `from_state` to `to_state`; neither is FREE."""
         assert SlotState.FREE not in (from_state, to_state), "take and free change what is FREE"
+        assert SlotState.RETIRED not in (from_state, to_state), "retire and restore change what is RETIRED"
         self._expect(slots, from_state)
         self._states[slots] = to_state
         self._move(len(slots), from_state, to_state)
 
     def free(self, slots: Slots, from_state: SlotState) -> None:
         """Give back slots that are all in `from_state`. They may be handed out, and overwritten, at once."""
-        assert from_state != SlotState.FREE, "a slot is freed once"
+        assert from_state not in (SlotState.FREE, SlotState.RETIRED), "a slot is freed once"
         self._expect(slots, from_state)
         top = self.num_free
         self._free[top : top + len(slots)] = slots[::-1]
@@ -105,11 +131,12 @@ class SlotTable:
         self._counts[to_state] += n
 
     def check(self) -> None:
-        """Raise AssertionError unless free + private + indexed + in flight == total and no slot is there twice."""
+        """Raise AssertionError unless free + private + indexed + in flight + retired == total, each slot once."""
         counts = np.bincount(self._states, minlength=len(SlotState)).tolist()
-        free, private, indexed, in_flight = self._counts
-        assert free + private + indexed + in_flight == self.num_slots, (
-            f"{free} free + {private} private + {indexed} indexed + {in_flight} in flight != {self.num_slots}"
+        free, private, indexed, in_flight, retired = self._counts
+        assert free + private + indexed + in_flight + retired == self.num_slots, (
+            f"{free} free + {private} private + {indexed} indexed + {in_flight} in flight + {retired} retired"
+            f" != {self.num_slots}"
         )
         assert counts == self._counts, f"states hold {counts}, the counts say {self._counts}"
         stack = self._free[:free]

@@ -80,7 +80,8 @@ class Swaps:
     def swap_out(self, start: int, device_slots: Ids) -> Stash | None:
         """Copy PRIVATE device slots down; they are free when that has ended. None, and no change, without a place."""
         table = self._holdings.slots[HOST]
-        if not len(device_slots) or len(device_slots) > table.num_slots // 2 - table.count(SlotState.PRIVATE):
+        most = self._holdings.num_host_slots // 2
+        if not len(device_slots) or len(device_slots) > most - table.count(SlotState.PRIVATE):
             return None
         host_slots = self._eviction.host_slots(len(device_slots))
         if len(host_slots) < len(device_slots):

@@ -33,6 +33,12 @@ class Uses:
         self._next_s, self._gap_s = 0.0, 0.0  # when the next batch of it is due, and between batches
         self._ready = False
 
+    def change(self, within_s: float | None) -> None:
+        """Tell uses within another time from now on: those that were not told yet are gathered anew."""
+        self._half_s = math.inf if within_s is None else within_s / 2
+        self._queue = self._queue[:0]
+        self._since_s = min(self._since_s, self._holdings.order.now_s)
+
     def was_written(self, now_s: float) -> None:
         """There are new records. When their blocks were used they do not know."""
         self._since_s = min(self._since_s, now_s)

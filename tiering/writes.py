@@ -19,12 +19,16 @@ class Sweep:
     to: Tier
     then_free: bool
     """Whether the copies above are given up. Otherwise they stay, clean."""
+    only: Ids | None = None
+    """The blocks that it is about, each after its parent; None for all."""
     ids: Ids = field(default_factory=lambda: np.empty(0, dtype=np.intp))
     stuck: Ids = field(default_factory=lambda: np.empty(0, dtype=np.intp))
     """Those of them that could not be copied from the device: they stay there."""
     refused: bool = False
     """Whether writes have failed so often in a row that no more are asked for."""
     done: bool = False
+    cut_off: bool = False
+    """Whether it is done because another has begun."""
     num_left: int = 0
     """When it is done: blocks above the tier that are not in it."""
 
@@ -62,11 +66,17 @@ class Writes:
         self.num_bytes = 0
         """Written, ever, after compression."""
 
+    def resize(self, *, batch: int, budget: int, clean_share: float, deadline_s: float) -> None:
+        """Other sizes of the work from now on."""
+        self._batch, self._budget = batch, budget
+        self._clean_share, self._deadline_s = clean_share, deadline_s
+
     @property
     def _max_dirty(self) -> int:
         """The most blocks in host memory, which may still be growing, that the disk need not have."""
-        num_slots = self._holdings.slots[HOST].num_slots
-        return num_slots - max(1, int(num_slots * self._clean_share))
+        num_slots = self._holdings.num_host_slots
+        wanted = max(1, int(num_slots * self._clean_share)) + self._holdings.num_host_slots_too_many
+        return max(0, num_slots - wanted)
 
     # --- ahead of need --------------------------------------------------------------------------------------------
 
@@ -100,6 +110,8 @@ class Writes:
     def _write(self, ids: Ids) -> int:
         """Ask for writes of host blocks, in batches, as far as the disk has room. How many were asked for."""
         num_asked = 0
+        if self._holdings.disk_is_over:
+            return 0  # what is too much there goes first, a part in each plan
         for start in range(0, len(ids), self._batch):
             batch = ids[start : start + self._batch]
             oldest = self._holdings.residency.stamp[batch].min().item()
@@ -157,10 +169,11 @@ class Writes:
 
     def sweep(self, sweep: Sweep) -> None:
         """Begin to move everything down, most recently used first, a prefix before what follows it."""
-        ids = self._holdings.radix.subtree(NO_BLOCK)  # parents first, and a stable sort keeps it so
+        ids = sweep.only if sweep.only is not None else self._holdings.radix.subtree(NO_BLOCK)
+        # parents first, and a stable sort keeps it so
         sweep.ids = ids[np.argsort(-self._holdings.residency.stamp[ids], kind="stable")]
         if self._sweep is not None:
-            self._sweep.done = True
+            self._sweep.done = self._sweep.cut_off = True
         self._sweep = sweep
 
     def not_demoted(self, ids: Ids) -> None:

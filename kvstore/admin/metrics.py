@@ -6,36 +6,20 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+from kvstore.admin.http_figures import HttpFigures
 from kvstore.admin.metric_table import METRICS, Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 Family = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
 Found = Iterator[tuple[tuple[str, ...], Any]]
-
-
-class HttpFigures(Protocol):
-    """What the endpoint has counted of itself since it started."""
-
-    @property
-    def requests(self) -> Mapping[tuple[str, str, int], int]:
-        """Requests answered, by route (with its placeholders, so that there are few), method and status."""
-        ...
-
-    @property
-    def listeners(self) -> int:
-        """Connections that listen to events."""
-        ...
-
-    @property
-    def running_jobs(self) -> int: ...
 
 
 def exposition(stats: Mapping[str, Any], http: HttpFigures | None = None) -> bytes:
@@ -156,7 +140,7 @@ def _by_route(http: HttpFigures | None) -> dict[str, Any] | None:
     if http is None:
         return None
     requests: dict[str, dict[str, dict[str, int]]] = {}
-    for (route, method, status), count in list(http.requests.items()):
+    for (route, method, status), count in http.requests.items():
         requests.setdefault(route, {}).setdefault(method, {})[str(status)] = count
     return {"requests": requests, "listeners": http.listeners, "running_jobs": http.running_jobs}
 

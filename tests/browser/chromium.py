@@ -11,7 +11,7 @@ import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 
@@ -179,7 +179,7 @@ class Chromium:
         self._thread.start()
         self._run(self._connect(self._address()))
 
-    def __enter__(self) -> "Chromium":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

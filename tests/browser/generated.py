@@ -350,7 +350,7 @@ class Generated:
         shown = [one if text else replace(one, text=None) for one in (run, *reversed(above))]
         return PrefixDetail(run=shown[0], above=tuple(shown[1:]), token_ids=ids)
 
-    def demote_prefix(self, key: str, to: TierName) -> Removed:  # noqa: ARG002
+    def demote_prefix(self, key: str, to: TierName) -> Removed:
         run = self._find(key)
         return Removed(blocks=run.blocks + run.blocks_below, in_use_blocks=run.leases)
 
@@ -364,7 +364,7 @@ class Generated:
     def options(self, values: Mapping[str, Any]) -> Any:
         return dict(values)
 
-    def explain(self, prompt: Any, options: Any = None, *, text: bool = True) -> Explanation:  # noqa: ARG002
+    def explain(self, prompt: Any, options: Any = None, *, text: bool = True) -> Explanation:
         if prompt == "never":
             parts = (Part(start_token=0, end_token=40, reason=MissReason.NEVER_SEEN),)
             return Explanation(prompt_tokens=40, block_tokens=BLOCK, parts=parts)
@@ -413,7 +413,7 @@ class Generated:
 
     # --- steering ---
 
-    def warm(self, prompt: Any, options: Any = None) -> Any:  # noqa: ARG002
+    def warm(self, prompt: Any, options: Any = None) -> Any:
         usage = SimpleNamespace(
             prompt_tokens=2905,
             cached_by_tier={"device": 640, "host": 768, "disk": 416},
@@ -427,7 +427,7 @@ class Generated:
     def flush(self) -> None:
         raise StoreFailed(f"write failed: {HOSTILE}")
 
-    def drain(self, timeout_s: float | None = None) -> bool:  # noqa: ARG002
+    def drain(self, timeout_s: float | None = None) -> bool:
         self.draining = True
         return True
 

@@ -234,9 +234,9 @@ def test_lines_for_programs(served, model, tmp_path):
 
 def test_a_second_signal_ends_it_at_once(served, model, tmp_path):
     """While the first one waits for requests that take longer than it waits for any."""
-    one = served(model, "--config", config_file(tmp_path, max_batch_tokens=16, device_bytes="64MiB"))
+    one = served(model, "--config", config_file(tmp_path, max_batch_tokens=1, device_bytes="64MiB"))
     url = one.url()
-    for seed in range(16):
+    for seed in range(4):
         assert ask(url, "/admin/v1/warm", {"token_ids": tokens(seed, 4000)})[0] == 202
     one.process.send_signal(signal.SIGTERM)
     one.wait_for("ending")
@@ -245,9 +245,9 @@ def test_a_second_signal_ends_it_at_once(served, model, tmp_path):
 
 
 def test_what_does_not_end_in_time_is_cut_off(served, model, tmp_path):
-    one = served(model, "--config", config_file(tmp_path, max_batch_tokens=16, device_bytes="64MiB"))
+    one = served(model, "--config", config_file(tmp_path, max_batch_tokens=1, device_bytes="64MiB"))
     url = one.url()
-    for seed in range(16):
+    for seed in range(4):
         assert ask(url, "/admin/v1/warm", {"token_ids": tokens(seed, 4000)})[0] == 202
     assert one.end() == 0
     assert any("had not ended after 5 seconds" in line for line in one.said), one.said

@@ -301,7 +301,7 @@ def test_what_is_changed_is_what_is_so(tiny_llama_dir, reference, tmp_path):
         stats = engine.stats()["cache"]["tiers"]
         assert stats["disk"]["capacity_bytes"] == store.capacity_bytes
         assert engine.change({name: before[name] for name in changes}) == before
-        [first, second] = [event for event in engine.events(0) if event.kind == "changed"]
+        [first, second] = [event for event in engine.events(0) if event.kind == "settings"]
         assert first.facts["disk_bytes"] == 128 << 20
         assert second.facts["ttl_s"] is None
 

@@ -2,7 +2,6 @@
 
 import copy
 import threading
-from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given
@@ -11,6 +10,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvstore import MissReason
+from kvstore.admin.http_figures import HttpFigures
 from kvstore.admin.metric_table import METRICS
 from kvstore.admin.metrics import CONTENT_TYPE, exposition
 from tests.kvstore import figures
@@ -27,11 +27,7 @@ UNITS = {
 }
 
 
-@dataclass(frozen=True)
-class Http:
-    requests: dict = field(default_factory=lambda: {("/admin/v1/prefixes/{key}", "GET", 200): 5})
-    listeners: int = 2
-    running_jobs: int = 1
+HTTP = HttpFigures(requests={("/admin/v1/prefixes/{key}", "GET", 200): 5}, listeners=2, running_jobs=1)
 
 
 def families_of(stats, http=None):
@@ -84,7 +80,7 @@ def test_labels_are_few_and_bounded(metric):
 
 
 def test_everything_is_there_under_its_name_type_and_labels():
-    found = families_of(figures.everything(), Http())
+    found = families_of(figures.everything(), HTTP)
     assert set(found) == set(BY_NAME)
     for name, family in found.items():
         metric = BY_NAME[name]
@@ -138,7 +134,7 @@ def test_the_content_type_is_the_text_formats():
     ids=str,
 )
 def test_figures_come_through(sample, value):
-    assert samples_of(figures.everything(), Http())[sample] == pytest.approx(value)
+    assert samples_of(figures.everything(), HTTP)[sample] == pytest.approx(value)
 
 
 def test_histograms_are_cumulative():
@@ -265,7 +261,7 @@ def test_odd_figures_cost_their_own_samples_and_nothing_else(odd):
 
 @given(st.text(), st.text(max_size=8), st.integers(100, 599))
 def test_labels_are_escaped(route, method, status):
-    http = Http(requests={(route, method, status): 1})
+    http = HttpFigures(requests={(route, method, status): 1})
     [sample] = families_of({}, http)["kvtide_http_requests_total"].samples
     assert sample.labels["code"] == str(status)
     if not {"\r", "\x85", "\u2028"} & set(route + method) and route.isprintable() and method.isprintable():
@@ -274,7 +270,7 @@ def test_labels_are_escaped(route, method, status):
 
 def test_it_leaves_the_global_registry_alone_and_starts_no_thread():
     before, threads = len(list(REGISTRY.collect())), threading.active_count()
-    exposition(figures.everything(), Http())
+    exposition(figures.everything(), HTTP)
     assert len(list(REGISTRY.collect())) == before
     assert threading.active_count() == threads
     assert b"python_gc" not in exposition({})
@@ -282,4 +278,4 @@ def test_it_leaves_the_global_registry_alone_and_starts_no_thread():
 
 def test_a_scrape_stays_small():
     """Labels are bounded: the number of samples depends on histograms' bounds and the endpoint's routes alone."""
-    assert len(samples_of(figures.everything(), Http())) < 400
+    assert len(samples_of(figures.everything(), HTTP)) < 400

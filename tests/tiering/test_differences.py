@@ -427,6 +427,35 @@ def test_a_tokenizer_of_the_package_tokenizers(tokenizer):
     assert difference(*ids, 0, tokenizer=bare).kind is Kind.TIMESTAMP
 
 
+def test_members_of_an_object_of_which_only_a_part_is_known(tokenizer):
+    """A live engine knows a few hundred tokens of what is cached: too few for a tool with a long description."""
+    long = dict(TOOL, description="Tells the weather. " * 60)
+    asked, cached = json.dumps([long, OTHER_TOOL]), json.dumps([dict(reversed(long.items())), OTHER_TOOL])
+    ids, cached_ids = (tokenizer(text)["input_ids"] for text in (asked, cached))
+    at = first_difference(ids, cached_ids)
+    for known in (cached_ids[at : at + 1500], cached_ids[at:]):
+        assert difference(ids, known, at, cached_from=at, tokenizer=tokenizer).kind is Kind.REORDERED_KEYS
+    exchanged = json.dumps([OTHER_TOOL, long])
+    known = tokenizer(exchanged)["input_ids"][:400]
+    found = difference(
+        tokenizer(asked)["input_ids"], known, first_difference(ids, known), tokenizer=tokenizer
+    )
+    assert found.kind is not Kind.REORDERED_KEYS  # tools, and not the members of one
+
+
+def test_nothing_in_common_behind_is_said(tokenizer):
+    found = compare("Write a poem about the sea", "Draw up a contract of sale?", tokenizer)
+    assert (found.kind, found.same_after_tokens) == (Kind.OTHER_TEXT, 0)
+    assert "nothing in common" in found.advice
+
+
+def test_a_cached_part_that_ends_within_a_character(tokenizer):
+    asked, cached = (tokenizer(f"At {time} 🙂🙂🙂")["input_ids"] for time in ("10:15", "17:40"))
+    found = difference(asked, cached[:-2], 0, tokenizer=tokenizer)
+    assert found.kind is Kind.TIMESTAMP
+    assert "\ufffd" not in found.cached
+
+
 @pytest.mark.parametrize("case", ["nothing is shared", "a time", "pieces exchanged", "turns dropped"])
 def test_long_prompts_take_little_time(tokenizer, case):
     """128k tokens of each took under a third of a second; 10 s is for slow machines, quadratic work would take hours."""

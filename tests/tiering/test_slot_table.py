@@ -56,12 +56,32 @@ class Machine(RuleBasedStateMachine):
         self.table.grow(num_slots)
         self.oracle.update(dict.fromkeys(range(num_slots - more, num_slots), SlotState.FREE))
 
+    @rule(n=st.integers(-1, 8))
+    def retire(self, n):
+        before = list(self.oracle.values()).count(SlotState.FREE)
+        assert self.table.retire(n) == max(0, min(n, before))
+        self.follow(SlotState.FREE, SlotState.RETIRED)
+
+    @rule(n=st.integers(-1, 8))
+    def restore(self, n):
+        before = list(self.oracle.values()).count(SlotState.RETIRED)
+        assert self.table.restore(n) == max(0, min(n, before))
+        self.follow(SlotState.RETIRED, SlotState.FREE)
+
+    def follow(self, from_state, to_state):
+        """Which of the slots it is is the table's choice."""
+        states = self.table.states(np.arange(len(self.oracle))).tolist()
+        changed = {slot: state for slot, state in enumerate(states) if state != self.oracle[slot]}
+        assert all((self.oracle[slot], state) == (from_state, to_state) for slot, state in changed.items())
+        self.oracle.update((slot, SlotState(state)) for slot, state in changed.items())
+
     @invariant()
     def same(self):
         self.table.check()
         assert self.table.states(np.arange(len(self.oracle))).tolist() == list(self.oracle.values())
         assert self.table.num_slots == len(self.oracle)
         assert self.table.num_free == self.table.count(SlotState.FREE)
+        assert self.table.num_usable == len(self.oracle) - self.table.count(SlotState.RETIRED)
         for state in SlotState:
             assert self.table.count(state) == list(self.oracle.values()).count(state)
 
@@ -82,6 +102,16 @@ def test_new_slots_go_after_those_that_are_free():
     table = SlotTable(2)
     table.grow(4)
     assert table.take(4, SlotState.PRIVATE).tolist() == [0, 1, 2, 3]
+
+
+def test_retired_slots_are_those_that_would_be_given_out_last_and_come_back_behind_the_others():
+    table = SlotTable(4)
+    assert table.retire(2) == 2
+    assert table.take(2, SlotState.PRIVATE).tolist() == [0, 1]
+    assert table.take(1, SlotState.PRIVATE) is None
+    table.free(slots(0), SlotState.PRIVATE)
+    assert table.restore(5) == 2
+    assert table.take(3, SlotState.PRIVATE).tolist() == [0, 2, 3]
 
 
 def test_the_slots_freed_last_come_back_first_and_in_their_order():
@@ -105,6 +135,9 @@ def test_the_slots_freed_last_come_back_first_and_in_their_order():
         lambda table: table.free(slots(3), SlotState.PRIVATE),
         lambda table: table.free(slots(3), SlotState.FREE),
         lambda table: table.free(slots(0), SlotState.IN_FLIGHT),
+        lambda table: table.free(slots(0), SlotState.RETIRED),
+        lambda table: table.take(1, SlotState.RETIRED),
+        lambda table: table.turn(slots(0), SlotState.PRIVATE, SlotState.RETIRED),
         lambda table: table.grow(3),
     ],
 )

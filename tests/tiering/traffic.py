@@ -2,13 +2,18 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from kvstore.reasons import MissReason
 from tests.tiering.memory_model import DIED, OWNERS, MemoryModel
 from tiering.index import IndexConfig
 from tiering.moves import Read
 from tiering.residency import NO_BLOCK, Tier
+from tiering.slot_table import SlotState
+from tiering.transfers import NAMES
 
 RECORD_BYTES = 10
 
@@ -40,12 +45,31 @@ def some_config(choose):
     )
 
 
+@dataclass
+class Errand:
+    """Work of another thread, that is gone on with now and then."""
+
+    steps: Any
+    waits_for: Callable[[], bool] = lambda: True
+
+    def step(self):
+        """Whether it is over: done, or what it was about is gone."""
+        if not self.waits_for():
+            return False
+        try:
+            self.waits_for = next(self.steps) or (lambda: True)
+        except (StopIteration, KeyError):
+            return True
+        return False
+
+
 class Traffic:
     """Requests that come, wait, run and go, moves that end well or badly, time, and the end of the process."""
 
     def __init__(self, choose: Choose) -> None:
         self.choose = choose
         self.waiting: list[Any] = []
+        self.errands: list[Errand] = []
         self.config = some_config(choose)
         self.model = self._model({}, 0.0)
         self.actions = [
@@ -67,11 +91,15 @@ class Traffic:
             self.pass_time,
             *[self.sweep] * 2,
             self.grow_host,
+            *[self.change] * 2,
+            self.begin_errand,
+            *[self.go_on_with_errands] * 4,
             self.end_an_era,
         ]
 
     def _model(self, disk, now_s):
         sizes = [RECORD_BYTES, 4]
+        self.most_host_slots = self.config.host_slots
         return MemoryModel(self.config, disk, record_bytes=lambda: self.choose(sizes), now_s=now_s)
 
     def act(self):
@@ -79,6 +107,19 @@ class Traffic:
         self.choose(self.actions)()
         self.model.plan()
         self.model.check()
+        self._check_figures()
+
+    def _check_figures(self):
+        """What is in flight is counted as that, and what has ended as that, once."""
+        transfers = self.model.index.stats()["transfers"]
+        for kind, name in NAMES.items():
+            flying = [each.move for each in self.model.flights.values() if type(each.move) is kind]
+            asked, figures = self.model.moves(kind), transfers[name]
+            assert figures["in_flight_blocks"] == sum(len(move.host_slots) for move in flying)
+            assert figures["moves"] == len(asked) - len(flying)
+            assert figures["blocks"] + figures["failed_blocks"] + figures["in_flight_blocks"] == sum(
+                len(move.host_slots) for move in asked
+            )
 
     @property
     def num_blocks(self):
@@ -96,7 +137,7 @@ class Traffic:
     def grow_host(self):
         """More of host memory is ready."""
         ready = self.model.index.stats()["tiers"]["host"]["slots"]
-        self.model.index.host_grows(self.choose(range(ready, self.config.host_slots + 1)))
+        self.model.index.host_grows(self.choose(range(ready, self.most_host_slots + 1)))
 
     def _request(self):
         tokens = self._prompt()
@@ -207,6 +248,7 @@ class Traffic:
     def settle(self):
         self.model.settle(self.choose)
         self._check_disk()
+        self._check_sizes()
 
     def _check_disk(self):
         """What the core believes of the disk is what is there, once the writer has done all that it was asked to."""
@@ -222,6 +264,56 @@ class Traffic:
 
     def sweep(self):
         self.model.index.sweep(self.choose([Tier.HOST, Tier.DISK]), then_free=self.choose([True, False]))
+
+    def change(self):
+        """Somebody changes the settings: tiers become smaller or larger, the TTL comes and goes."""
+        has_disk = self.config.disk_bytes > 0
+        least = 1 if has_disk else 0
+        changes = {
+            "host_slots": self.choose(range(least, max(least, self.most_host_slots) + 1)),
+            "ttl_s": self.choose([None, 5.0, 20.0]),
+            "clean_share": self.choose([0.0, 0.5, 1.0]),
+            "write_budget_blocks": self.choose([1, 6]),
+        }
+        if has_disk:
+            changes["disk_bytes"] = self.choose([1, 3, 8]) * RECORD_BYTES
+        name = self.choose(sorted(changes))
+        self.model.index.change(**{name: changes[name]})
+        self.config = self.model.config = self.model.index.config
+
+    def _check_sizes(self):
+        """What was to go has gone, but for what is in use."""
+        table = self.model.index._holdings.slots[Tier.HOST]
+        kept = table.count(SlotState.PRIVATE) + table.count(SlotState.IN_FLIGHT)
+        assert table.num_usable <= max(self.config.host_slots, kept + 1), "slots are not retired"
+        if not self.model.running:
+            assert table.count(SlotState.INDEXED) <= self.config.host_slots
+
+    def begin_errand(self):
+        """Somebody removes a prefix by hand, or moves one down."""
+        holdings = self.model.index._holdings
+        if len(self.errands) == 2 or not len(holdings.radix):
+            return
+        block = self.choose(np.flatnonzero(holdings.residency.live).tolist())
+        ids = holdings.radix.path(block)
+        path = b"".join(holdings.radix.tokens_of(each) for each in ids.tolist())
+        start = self.choose(range(len(ids)))
+        to = self.choose([None, None, Tier.HOST, *[Tier.DISK] * (self.config.disk_bytes > 0)])
+        if to is None:
+            self.errands.append(Errand(self.model.index.remove_prefix(path, start)))
+        elif self.config.host_slots:
+            self.errands.append(Errand(self.model.index.demote_prefix(path, start, to)))
+
+    def go_on_with_errands(self):
+        self.errands = [errand for errand in self.errands if not errand.step()]
+
+    def _end_errands(self):
+        for _ in range(1000):
+            if not self.errands:
+                return
+            self.go_on_with_errands()
+            self.model.settle(self.choose)
+        raise AssertionError("an errand is never done")
 
     def end_an_era(self):
         """Rare, or the tiers would hardly ever be full."""
@@ -255,6 +347,7 @@ class Traffic:
         if self.config.disk_bytes:
             self.config = dataclasses.replace(self.config, disk_bytes=self.choose([1, 3, 8]) * RECORD_BYTES)
         self.waiting.clear()
+        self.errands.clear()
         self.model = self._model(disk, self.model.now_s)
         self.model.plan()
         self.model.forget()
@@ -265,6 +358,7 @@ class Traffic:
     def end(self):
         """Everything comes to its end: whoever waits is served, nothing moves any more, and nothing is held."""
         self.model.settle(self.choose)
+        self._end_errands()
         for request in [*self.model.running]:
             if self.model.grow(request, request.prompt_blocks):
                 self.model.prefill(request)

@@ -108,6 +108,37 @@ def serve_model(
     )
 
 
+@app.command()
+def explain(
+    earlier: Annotated[
+        Path, typer.Argument(help="What was asked before: a recorded request, or several.", metavar="A.json")
+    ],
+    later: Annotated[
+        Path | None,
+        typer.Argument(help="What is asked now; without it, the last request of A.json.", metavar="B.json"),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="A Hugging Face tokenizer's directory, a tokenizer.json, or demo.", metavar="DIR"),
+    ] = None,
+    block_tokens: Annotated[int, typer.Option(help="Tokens of a block.", min=1, max=65536)] = 16,
+    url: Annotated[
+        str | None, typer.Option(help="Ask the kvtide that runs there about the last request of A.json.")
+    ] = None,
+    token_env: Annotated[
+        str | None, typer.Option(help="The environment variable that has its token.", metavar="NAME")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Say how much of a request could be reused after another, and what breaks it, without a model.
+
+    Exits with 0 if nothing breaks it, 1 if something does, 2 if the input cannot be used.
+    """
+    from tiering.cli.explain import run
+
+    _plainly(lambda: run(earlier, later, tokenizer, block_tokens, url, token_env, as_json=json))
+
+
 @bench_app.command()
 def ttft(
     model: Annotated[str, typer.Option(help=_MODEL)] = "demo",

@@ -5,10 +5,10 @@ Exit codes: 0 it was ended in order, 2 it cannot begin as it was told to.
 
 import logging
 import os
+import queue
 import signal
 import socket
 import sys
-import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal, Self
@@ -67,11 +67,13 @@ class _Signals:
 
     def __init__(self) -> None:
         self.is_loading = True
-        self._asked = threading.Event()
+        self._num_taken = 0
+        # an Event would not do: the handler runs on the thread that waits for it, also while that holds the Event's lock
+        self._asked: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def wait(self) -> None:
         """Until the first one has come."""
-        self._asked.wait()
+        self._asked.get()
 
     def __enter__(self) -> Self:
         self._before = {
@@ -84,10 +86,11 @@ class _Signals:
             signal.signal(number, before)
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
-        if self._asked.is_set():
+        self._num_taken += 1
+        if self._num_taken > 1:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        self._asked.set()
+        self._asked.put(number)
         if self.is_loading:
             sys.exit(0)
 

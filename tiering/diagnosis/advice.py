@@ -50,13 +50,23 @@ _SENTENCES = {
 
 
 def advice(
-    kind: DifferenceKind, *, header: str | None = None, inserted: bool = False, special: bool = False
+    kind: DifferenceKind,
+    *,
+    header: str | None = None,
+    inserted: bool = False,
+    goes_on: bool = True,
+    special: bool = False,
 ) -> str:
     """The sentence for a kind.
 
     header: the name of the header line, if it is one.   inserted: whether one side only has text more.
+    goes_on: whether anything behind the difference is the same again.
     special: whether one side has a special token where the other has its letters.
     """
+    if kind is DifferenceKind.OTHER_TEXT and not goes_on:
+        return (
+            "From here on the prompts have nothing in common: there is nothing to move, and no more to reuse."
+        )
     if kind is DifferenceKind.BILLING_HEADER and header not in (None, ATTRIBUTION_HEADER):
         return (
             f"The client writes the line {header!r} anew for each request: switch it off there, or have a proxy take it out "

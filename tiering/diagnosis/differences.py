@@ -63,9 +63,11 @@ def difference(
     if window is not None:
         prompt = prompt or (sections.layout(messages, tokenizer, tools=tools) if messages else None)
         if prompt is not None:
-            place = sections.place_of(prompt.text, asked, at, tokenizer)
+            place = _place(prompt.text, window)
+            if place is None:
+                place = sections.place_of(prompt.text, asked, at, tokenizer)
             section = section or prompt.name_at(place)
-            case.find_rewritten(messages, prompt, place)
+            case.find_rewritten(messages, tools, prompt, place)
     kind = case.kind() if case.parts else None
     return Difference(
         at_token=at,
@@ -112,12 +114,15 @@ class _Case:
         """Whether there is a difference: both sides have a token here."""
         return self.stretch.asked_start < len(self.asked) and self.stretch.cached_start < len(self.cached)
 
-    def find_rewritten(self, messages: Messages | None, prompt: Layout, place: int) -> None:
+    def find_rewritten(
+        self, messages: Messages | None, tools: Sequence[Any] | None, prompt: Layout, place: int
+    ) -> None:
+        """Look whether the template wrote what is cached of the first messages, so that this is known for certain."""
         window = self.window
         if messages and window is not None and window.first < len(window.cached):
             place += window.first - window.split
             self.was_rewritten = sections.was_rewritten(
-                messages, self.tokenizer, prompt.text, place, window.cached[window.first :]
+                messages, self.tokenizer, prompt.text, place, window.cached[window.first :], tools=tools
             )
 
     def kind(self) -> DifferenceKind | None:
@@ -132,6 +137,8 @@ class _Case:
             return DifferenceKind.REWRITTEN_TURN
         if (of_json := looks.json_kind(window)) is not None:
             return of_json
+        if looks.are_members_permuted(window):
+            return DifferenceKind.REORDERED_KEYS
         # Before times and numbers: documents that were exchanged may differ in these first.
         if self._exchanged() or looks.is_permuted(window):
             return DifferenceKind.REORDERED_DOCUMENTS
@@ -149,7 +156,8 @@ class _Case:
         return advice(
             kind,
             header=None if window is None else looks.header_name(window),
-            inserted=one_side_empty and stretch.same_tokens > 0,
+            inserted=one_side_empty,
+            goes_on=stretch.same_tokens > 0,
             special=window is not None and self._special_against_letters(window),
         )
 
@@ -182,6 +190,14 @@ class _Case:
         sides = self.asked[self.stretch.asked_start :][:1], self.cached[self.stretch.cached_start :][:1]
         told = [decode(self.tokenizer, side) in window.markers for side in sides]
         return told[0] != told[1]
+
+
+def _place(text: str, window: Window) -> int | None:
+    """Where in the text the window is split, if what is around that stands there once: spares decoding all before it."""
+    around = window.asked[: window.split + SHOWN_CHARACTERS]
+    if text.count(around) != 1:
+        return None
+    return text.index(around) + window.split
 
 
 def _gap(has_less: Ids, has_more: Ids) -> tuple[int, int] | None:

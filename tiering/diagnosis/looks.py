@@ -28,6 +28,8 @@ _HEADER = re.compile(
 )
 _SPACE = re.compile(r"[\s\u200b\u2060\ufeff]+")
 _MOST_CONTAINERS = 48
+_BETWEEN_MEMBERS = re.compile(r"""\s*,\s*(?=["'])|[{\[]\s*(?=["'])|\s*[}\]]""")
+_KEY = re.compile(r"""(["'])[^"'\n]{1,100}\1\s*:""")
 _LEAST_UNIT = 12  # characters: shorter lines are equal by chance
 _SEPARATORS = (re.compile(r"\n[ \t]*\n\s*"), re.compile(r"\n"), re.compile(r"</\w{1,40}>\s*"))
 _NUMBERING = re.compile(
@@ -169,6 +171,19 @@ def _kind_of_list(value: Any) -> DifferenceKind:
     """Of objects, such as tools, or of names, such as the members that an object must have."""
     has_objects = isinstance(value, list) and any(isinstance(item, dict) for item in value)
     return DifferenceKind.REORDERED_DOCUMENTS if has_objects else DifferenceKind.REORDERED_KEYS
+
+
+def are_members_permuted(window: Window) -> bool:
+    """Whether the next member of each side, of JSON or a Python dict, is one of the other's later ones.
+
+    For objects of which too little is known to read them as JSON.
+    """
+    start = max(
+        (match.end() for match in _BETWEEN_MEMBERS.finditer(window.asked, 0, window.first)), default=0
+    )
+    ours, theirs = (_BETWEEN_MEMBERS.split(text[start:]) for text in (window.asked, window.cached))
+    keys = [match and match.group() for match in (_KEY.match(ours[0]), _KEY.match(theirs[0]))]
+    return None not in keys and keys[0] != keys[1] and ours[0] in theirs[1:] and theirs[0] in ours[1:]
 
 
 def is_permuted(window: Window) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from tiering.diagnosis.alignment import Ids, same_characters
 from tiering.diagnosis.turns import end_of_turn, last_turn
-from tiering.diagnosis.windows import decode
+from tiering.diagnosis.windows import decode, encode
 
 BEFORE_FIRST = "before the first message"
 BEHIND_LAST = "after the last message"
@@ -20,7 +20,7 @@ TOOLS = "tools"
 
 _MARK = "\ue0ff{}\ue0fe"  # of the private use area, as no prompt has it
 _SYSTEM_ROLES = ("system", "developer")
-_MOST_RENDERINGS = 16
+_MOST_EARLIER = 16
 _LEAST_REWRITTEN = 8  # characters that the earlier rendering and what is cached must share
 
 Messages = Sequence[Mapping[str, Any]]
@@ -71,21 +71,30 @@ def render(
 
 
 def layout(
-    messages: Messages, tokenizer: Any, *, tools: Sequence[Any] | None = None, reply: bool = True
+    messages: Messages,
+    tokenizer: Any,
+    *,
+    tools: Sequence[Any] | None = None,
+    reply: bool = True,
+    names: Sequence[str] | None = None,
 ) -> Layout | None:
-    """The conversation as text with its parts; None where the chat template refuses it, or there is none."""
+    """The conversation as text with its parts; None where the chat template refuses it, or there is none.
+
+    names: what the messages are called, if not by their numbers.
+    """
     text = render(messages, tokenizer, tools=tools, reply=reply)
     if text is None:
         return None
+    if names is None:
+        names = [section_name(number, str(each.get("role"))) for number, each in enumerate(messages, 1)]
     marked = [dict(message, content=_MARK.format(number)) for number, message in enumerate(messages)]
-    with_marks = render(marked, tokenizer, tools=tools, reply=reply)
-    between = _between(with_marks, len(messages))
+    between = _between(render(marked, tokenizer, tools=tools, reply=reply), len(messages))
     spans = _spans(text, [_said(message) for message in messages], between)
     tool_span = None
     if tools and between is not None:
         bare = _between(render(marked, tokenizer, reply=reply), len(messages))
         tool_span = _tool_span(between, bare, spans)
-    return Layout(text=text, sections=tuple(_sections(text, messages, spans, tool_span)))
+    return Layout(text=text, sections=tuple(_sections(text, names, spans, tool_span)))
 
 
 def section_name(number: int, role: str) -> str:
@@ -101,39 +110,33 @@ def place_of(text: str, ids: Ids, at_token: int, tokenizer: Any) -> int:
     before = (decode(tokenizer, ids[:at_token]) or "").rstrip("\ufffd")
     if text.startswith(before):
         return len(before)
-    offsets = offsets_of(text, tokenizer)
+    _, offsets = encode(text, tokenizer)
     if offsets is not None and at_token < len(offsets):
         return offsets[at_token][0]
     return same_characters(before, text)
 
 
-def offsets_of(text: str, tokenizer: Any) -> list[tuple[int, int]] | None:
-    """Where each token of a text begins and ends in it; None from a tokenizer that does not tell."""
-    if hasattr(tokenizer, "encode_batch"):  # of the package tokenizers
-        return [
-            (int(start), int(end)) for start, end in tokenizer.encode(text, add_special_tokens=False).offsets
-        ]
-    if not getattr(tokenizer, "is_fast", False):
-        return None
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    return [(int(start), int(end)) for start, end in encoded["offset_mapping"]]
-
-
-def was_rewritten(messages: Messages, tokenizer: Any, whole: str, place: int, cached: str) -> bool:
+def was_rewritten(
+    messages: Messages,
+    tokenizer: Any,
+    whole: str,
+    place: int,
+    cached: str,
+    *,
+    tools: Sequence[Any] | None = None,
+) -> bool:
     """Whether the template wrote what is at `place` in another way when the conversation was shorter.
 
-    whole: the text of all messages.   cached: what is cached from `place` on. The earlier conversations are tried that
-    end behind `place`, as far as the template takes them.
+    whole: the text of all messages.   cached: what is cached from `place` on. Earlier conversations are tried that end
+    behind `place`, the longest first, as far as the template takes them.
     """
-    tried = 0
-    for count in range(1, len(messages)):
-        if tried == _MOST_RENDERINGS:
-            break
+    for count in range(len(messages) - 1, max(0, len(messages) - 1 - _MOST_EARLIER), -1):
         for reply in (False, True) if messages[count - 1].get("role") == "assistant" else (True,):
-            before = render(messages[:count], tokenizer, reply=reply)
-            if before is None or len(before) <= place or before[:place] != whole[:place]:
+            before = render(messages[:count], tokenizer, tools=tools, reply=reply)
+            if before is None or before[:place] != whole[:place]:
                 continue
-            tried += 1
+            if len(before) <= place:
+                return False  # and so will all that are shorter
             was, now = before[place:].rstrip(), whole[place:]
             length = min(len(was), len(cached), 64)
             if length >= _LEAST_REWRITTEN and was[:length] == cached[:length] != now[:length]:
@@ -202,14 +205,13 @@ def _tool_span(
 
 
 def _sections(
-    text: str, messages: Messages, spans: list[tuple[int, int]], tool_span: tuple[int, int] | None
+    text: str, names: Sequence[str], spans: list[tuple[int, int]], tool_span: tuple[int, int] | None
 ) -> Iterator[Section]:
     """Cut the text between the messages, each cut where the template ends a turn, and cut the tools out."""
     starts = [end_of_turn(text, 0, spans[0][0]) if spans else 0]
     starts += [end_of_turn(text, one[1], other[0]) for one, other in pairwise(spans)]
     last = last_turn(text, spans[-1][1], len(text)) if spans else 0
     edges = [*starts, len(text) if last is None else last, len(text)]
-    names = [section_name(number, str(each.get("role"))) for number, each in enumerate(messages, 1)]
     parts = [(BEFORE_FIRST, 0, edges[0])]
     parts += [(name, *edge) for name, edge in zip([*names, BEHIND_LAST], pairwise(edges), strict=True)]
     for name, start, end in parts:

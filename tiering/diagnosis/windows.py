@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from tiering.diagnosis.alignment import Ids, Stretch, same_characters
+from tiering.diagnosis.alignment import Ids, Stretch, as_ids, same_characters
 
 _UNFINISHED = "\ufffd"  # what a tokenizer shows of a character whose bytes are not all there
 _MOST_TOKENS_OF_A_CHARACTER = 4  # it has at most four bytes
@@ -56,8 +56,9 @@ def window_around(asked: Ids, cached: Ids, stretch: Stretch, tokenizer: Any) -> 
         part = decode(tokenizer, (*before, *ids[first : min(last, end)]))
         if whole is None or part is None:
             return None
-        if end < len(ids):  # cut by us, perhaps within a character
-            whole = whole.rstrip(_UNFINISHED)
+        whole = whole.rstrip(
+            _UNFINISHED
+        )  # cut by us, or by who knows a part only, perhaps within a character
         texts.append((whole, same_characters(part, whole), end == len(ids)))
     lead = decode(tokenizer, before)
     if lead is None:
@@ -96,6 +97,17 @@ def decode(tokenizer: Any, ids: Iterable[int]) -> str | None:
         except (ValueError, KeyError, IndexError, OverflowError):
             return None
     return None
+
+
+def encode(text: str, tokenizer: Any) -> tuple[Ids, list[tuple[int, int]] | None]:
+    """Token ids of a text, nothing added, and where each stands in it; None in place of that if the tokenizer does not tell."""
+    if hasattr(tokenizer, "encode_batch"):  # of the package tokenizers
+        found = tokenizer.encode(text, add_special_tokens=False)
+        return as_ids(found.ids), [(int(start), int(end)) for start, end in found.offsets]
+    if not getattr(tokenizer, "is_fast", False):
+        return as_ids(tokenizer.encode(text, add_special_tokens=False)), None
+    told = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return as_ids(told["input_ids"]), [(int(start), int(end)) for start, end in told["offset_mapping"]]
 
 
 def special_texts(tokenizer: Any) -> tuple[str, ...]:

@@ -187,9 +187,14 @@ class LRU:
         return None
 
     def touched_s(self, ids: Ids) -> NDArray[np.float64]:
-        """When each of these blocks was last touched; they must have been."""
-        stamps, back = np.unique(self._residency.stamp[ids], return_inverse=True)
-        return np.array([self._times[bisect_left(self._stamps, stamp)] for stamp in stamps.tolist()])[back]
+        """When each of these blocks was last touched; NaN for those that never were."""
+        stamps = self._residency.stamp[ids]
+        # views of the arrays, which forbid them to grow as long as they are there: no longer than this line
+        places = np.frombuffer(self._stamps, dtype=np.int64).searchsorted(stamps)
+        touched = stamps > 0
+        times_s = np.full(len(ids), np.nan)
+        times_s[touched] = np.frombuffer(self._times, dtype=np.float64)[places[touched]]
+        return times_s
 
     def check(self) -> None:
         """Raise AssertionError unless the log has every touched block. Takes time in proportion to all blocks."""

@@ -1,0 +1,433 @@
+"""`kvtide explain` as a user runs it: on recorded requests, and against a server that answers as the endpoint does."""
+
+import asyncio
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+from aiohttp import web
+from rich.console import Console
+from typer.testing import CliRunner
+
+from kvstore.reasons import MissReason
+from kvstore.reports import Difference, DifferenceKind, Explanation, Part
+from tests.tokenizers import byte_tokenizer
+from tiering.cli.app import app
+from tiering.cli.explain_page import Page, visible
+
+RULES = "You answer briefly, and never guess; you say where each figure is from. " * 8
+TOOLS = [
+    {"name": f"tool_{number}", "description": "Does it.", "input_schema": {"type": "object"}}
+    for number in range(3)
+]
+
+
+def explain(*arguments: object):
+    return CliRunner().invoke(app, ["explain", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def bytes_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    byte_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recorded(tmp_path):
+    """recorded("A", request, ...) writes a file with these requests, one on each line."""
+
+    def write(name, *requests: object):
+        path = tmp_path / f"{name}.json"
+        path.write_text("\n".join(map(json.dumps, requests)))
+        return path
+
+    return write
+
+
+def chat(day, *more: object):
+    return {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": f"Today is {day}. {RULES}"},
+            {"role": "user", "content": "How high is the tower?"},
+            *more,
+        ],
+    }
+
+
+def code_client(cch, *more: object):
+    return {
+        "model": "m",
+        "system": [
+            {
+                "type": "text",
+                "text": f"x-anthropic-billing-header: cc_version=2.1.177.01c; cc_entrypoint=cli; cch={cch};",
+            },
+            {"type": "text", "text": RULES, "cache_control": {"type": "ephemeral"}},
+        ],
+        "tools": TOOLS,
+        "messages": [{"role": "user", "content": "Look at main.py."}, *more],
+    }
+
+
+NEXT_TURN = (
+    {"role": "assistant", "content": "It is 71 metres high."},
+    {"role": "user", "content": "And how wide?"},
+)
+
+
+def test_a_date_in_the_system_prompt(recorded, bytes_dir):
+    before, now = recorded("A", chat("Monday")), recorded("B", chat("Friday", *NEXT_TURN))
+    done = explain(before, now, "--tokenizer", bytes_dir)
+    assert done.exit_code == 1, done.output
+    assert "B.json after A.json: 16 of" in done.output
+    assert "It breaks at token 17, system message: timestamp." in done.output
+    assert "A.json  <system>Today is ⟦Mon⟧day. You answer briefly" in done.output
+    assert "B.json  <system>Today is ⟦Fri⟧day. You answer briefly" in done.output
+    assert "What to do: A date or time" in done.output
+    assert "plain layout" not in done.output
+
+
+def test_the_same_as_json(recorded, bytes_dir):
+    before, now = recorded("A", chat("Monday")), recorded("B", chat("Friday", *NEXT_TURN))
+    done = explain(before, now, "--tokenizer", bytes_dir, "--block-tokens", 8, "--json")
+    found = json.loads(done.output)
+    system = f"<system>Today is Monday. {RULES}\n<user>How high is the tower?\n<assistant>"
+    assert done.exit_code == 1
+    assert found["layout"] == "chat template"
+    assert found["shared"] == {"tokens": 17, "blocks": 2, "share": round(16 / found["prompt_tokens"], 4)}
+    assert found["without_first"]["tokens"] == len(system) - len("Mon")
+    assert found["without_first"] == found["without_any"]
+    assert (found["difference"]["kind"], found["difference"]["section"]) == ("timestamp", "system message")
+    assert set(found["difference"]) == {field.name for field in dataclasses.fields(Difference)}
+
+
+def test_claude_codes_header_and_what_lies_behind_it(recorded, bytes_dir):
+    before = recorded("A", code_client("36ee5"))
+    now = recorded("B", code_client("0aaa9", {"role": "user", "content": "Is it 10:15?"}))
+    done = explain(before, now, "--tokenizer", bytes_dir)
+    assert done.exit_code == 1
+    assert "system message: billing header." in done.output
+    assert "CLAUDE_CODE_ATTRIBUTION_HEADER=0" in done.output
+    assert "With that part at the end: about " in done.output
+    assert "Cache breakpoint after system message, token " in done.output
+    assert "behind the difference, so it is not read" in done.output
+    assert (
+        "plain layout of kvtide's own, because the tokenizer's chat template leaves out tools" in done.output
+    )
+    found = json.loads(explain(before, now, "--tokenizer", bytes_dir, "--json").output)
+    assert found["shared"]["share"] < found["without_first"]["share"] <= found["without_any"]["share"] <= 1
+
+
+def test_what_only_goes_on_breaks_nothing(recorded, bytes_dir):
+    before, now = recorded("A", chat("Monday")), recorded("B", chat("Monday", *NEXT_TURN))
+    for one, other in ((before, now), (before, before)):
+        done = explain(one, other, "--tokenizer", bytes_dir)
+        assert done.exit_code == 0, done.output
+        assert "Nothing breaks it" in done.output
+    template = json.loads(explain(before, now, "--tokenizer", bytes_dir, "--json").output)
+    assert template["difference"] is None
+    plain = explain(before, now, "--tokenizer", bytes_dir / "tokenizer.json")
+    assert plain.exit_code == 0, plain.output
+    assert "because the tokenizer has no chat template" in plain.output
+
+
+def test_of_several_requests_the_most_alike_counts(recorded, bytes_dir):
+    before = recorded(
+        "A", chat("Friday"), chat("Monday"), {"messages": [{"role": "user", "content": "Hello"}]}
+    )
+    assert explain(before, recorded("B", chat("Friday", *NEXT_TURN)), "--tokenizer", bytes_dir).exit_code == 0
+    log = recorded("log", chat("Friday"), chat("Monday"), chat("Monday", *NEXT_TURN))
+    assert explain(log, "--tokenizer", bytes_dir).exit_code == 0
+    done = explain(recorded("one", chat("Friday")), "--tokenizer", bytes_dir)
+    assert done.exit_code == 2
+    assert "has one request" in done.stderr
+
+
+def test_with_the_demos_tokenizer(recorded, demo_dir):
+    """Its own directory, and `demo` where the model is where it always is."""
+    before, now = recorded("A", chat("Monday")), recorded("B", chat("Friday", *NEXT_TURN))
+    done = explain(before, now, "--tokenizer", demo_dir)
+    assert done.exit_code == 1, done.output
+    assert "system message: timestamp" in done.output
+    assert "<|im_start|>system↵Today is" in done.output
+
+
+def test_many_differences_are_counted(recorded, bytes_dir):
+    def numbered(first):
+        lines = "".join(
+            f"Step {first + number}: go on to the next one, and then look.\n" for number in range(30)
+        )
+        return {"messages": [{"role": "user", "content": lines}]}
+
+    done = explain(recorded("A", numbered(100)), recorded("B", numbered(113)), "--tokenizer", bytes_dir)
+    assert "Behind it they differ in 29 more places:" in done.output
+    assert done.output.count(": counter") == 21
+    assert "and 9 more" in done.output
+
+
+def test_notes_on_models_and_on_what_hosted_apis_cache(recorded, bytes_dir):
+    before, now = code_client("36ee5"), code_client("36ee5", {"role": "user", "content": "Go on."})
+    now["model"] = "n"
+    done = explain(recorded("A", before), recorded("B", now), "--tokenizer", bytes_dir)
+    assert done.exit_code == 0
+    assert "different models, m and n" in done.output
+    assert "equal up to there" in done.output
+    del before["tools"], now["tools"]
+    short = explain(recorded("A", before), recorded("B", now), "--tokenizer", bytes_dir)
+    assert "no prefix below 1024 tokens" in short.output
+
+
+def test_on_a_terminal_the_difference_has_colours():
+    shown = io.StringIO()
+    page = Page(Console(file=shown, force_terminal=True, color_system="standard", width=200, highlight=False))
+    page.difference(dataclasses.asdict(ANSWER.difference), ("B", "A"))
+    assert "\x1b[1;31mFri\x1b[0m" in shown.getvalue()
+    assert "\x1b[1;32mMon\x1b[0m" in shown.getvalue()
+    assert "⟦" not in shown.getvalue()
+
+
+def test_control_characters_do_not_reach_the_terminal(recorded, bytes_dir):
+    evil = {"messages": [{"role": "user", "content": f"\x1b]0;gotcha\x07 [bold]{RULES} one"}]}
+    other = {"messages": [{"role": "user", "content": f"\x1b]0;gotcha\x07 [bold]{RULES} \x9b2Jtwo"}]}
+    done = explain(recorded("A", evil), recorded("B", other), "--tokenizer", bytes_dir)
+    assert done.exit_code == 1
+    assert not {"\x1b", "\x07", "\x9b"} & set(done.output)
+    assert visible("a\x1b[0m\n\u202e[b]") == "a\\x1b[0m↵\\u202e[b]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["A", "B"], "needs --tokenizer"),
+        (["A", "none", "--tokenizer", "D"], "cannot be read"),
+        (["A", "B", "--tokenizer", "/nowhere"], "/nowhere is not there"),
+        (["A", "B", "--tokenizer", "EMPTY"], "neither a tokenizer_config.json nor a tokenizer.json"),
+        (["A", "B", "--tokenizer", "A"], "is no tokenizer.json"),
+        (["A", "B", "--tokenizer", "BROKEN"], "cannot be loaded"),
+        (["BROKEN", "B", "--tokenizer", "D"], "cannot be read: Is a directory"),
+        (["A", "B", "--tokenizer", "D", "--token-env", "X"], "--token-env goes with --url"),
+        (["A", "B", "--url", "http://127.0.0.1:9"], "with --url there is one file"),
+        (["A", "--url", "ftp://127.0.0.1"], "is no address of a kvtide"),
+        (["A", "--url", "http://127.0.0.1:1"], "cannot be asked: "),
+        (["A", "--url", "http://127.0.0.1:9", "--token-env", "KVTIDE_NO_SUCH"], "no environment variable"),
+    ],
+)
+def test_wrong_input_gets_one_sentence(recorded, bytes_dir, tmp_path, arguments, words):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "broken" / "tokenizer.json").write_text("{")
+    places = {
+        "A": recorded("A", chat("Monday")),
+        "B": recorded("B", chat("Friday")),
+        "D": bytes_dir,
+        "EMPTY": tmp_path / "empty",
+        "BROKEN": tmp_path / "broken",
+        "none": tmp_path / "none",
+    }
+    done = explain(*(places.get(argument, argument) for argument in arguments))
+    assert done.exit_code == 2, done.output
+    assert words in done.stderr
+    assert done.stderr.startswith("kvtide: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_without_the_packages_it_says_so(recorded, bytes_dir):
+    before, now = recorded("A", chat("Monday")), recorded("B", chat("Friday"))
+    for place, package in ((bytes_dir, "transformers"), (bytes_dir / "tokenizer.json", "tokenizers")):
+        code = f"import sys; sys.modules[{package!r}] = None; from tiering.cli import main; main()"
+        command = [sys.executable, "-c", code, "explain", before, now, "--tokenizer", place]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+        assert done.returncode == 2
+        assert f"needs the package {package}" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_tokenizer_json_needs_neither_torch_nor_transformers(recorded, bytes_dir):
+    before, now = recorded("A", chat("Monday")), recorded("B", chat("Friday"))
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['torch', 'transformers', 'jinja2']));"
+        "from tiering.cli import main; main()"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "explain",
+        before,
+        now,
+        "--tokenizer",
+        bytes_dir / "tokenizer.json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 1, done.stderr
+    assert "system message: timestamp" in done.stdout
+
+
+# --- a running kvtide -----------------------------------------------------------------------------------------------
+
+ANSWER = Explanation(
+    prompt_tokens=100,
+    block_tokens=16,
+    parts=(
+        Part(start_token=0, end_token=32, tier="host"),
+        Part(start_token=32, end_token=48, reason=MissReason.DIFFERS),
+        Part(
+            start_token=48,
+            end_token=96,
+            tier="disk",
+            reason=MissReason.EVICTED,
+            ago_s=12.0,
+            detail="for \x1broom",
+        ),
+        Part(start_token=96, end_token=100, reason=MissReason.NOT_A_WHOLE_BLOCK),
+    ),
+    difference=Difference(
+        at_token=33,
+        before_ids=(1,),
+        asked_ids=(2, 3),
+        cached_ids=(4,),
+        before="Today is ",
+        asked="Friday.",
+        cached="Monday.",
+        kind=DifferenceKind.TIMESTAMP,
+        advice="Put it at the end.",
+        section="system message",
+    ),
+    notes=("it was here before",),
+)
+
+
+def as_answer(explanation):
+    told = {"cached_tokens": explanation.cached_tokens, "reasons": explanation.reasons}
+    return json.loads(json.dumps(dataclasses.asdict(explanation) | told))
+
+
+@contextmanager
+def answering(answer):
+    """A real server whose explain route answers with what `answer(request, body)` returns; yields its address."""
+    loop, ready, address = asyncio.new_event_loop(), threading.Event(), []
+
+    async def route(request):
+        return answer(request, await request.json())
+
+    async def serve():
+        application = web.Application()
+        application.router.add_post("/admin/v1/explain", route)
+        runner = web.AppRunner(application)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        address.append("http://{}:{}".format(*runner.addresses[0]))
+        return runner
+
+    def work():
+        runner = loop.run_until_complete(serve())
+        ready.set()
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        assert ready.wait(30)
+        yield address[0]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+
+
+def test_a_running_kvtide_is_asked(recorded, monkeypatch):
+    seen = []
+
+    def answer(request, body):
+        seen.append((request.headers.get("Authorization"), body))
+        return web.json_response(as_answer(ANSWER))
+
+    monkeypatch.setenv("MY_TOKEN", "secret")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # gone past
+    with answering(answer) as url:
+        done = explain(recorded("A", chat("Friday")), "--url", url + "/", "--token-env", "MY_TOKEN")
+        as_json = explain(recorded("A", chat("Friday")), "--url", url, "--json")
+        explain(recorded("A", {"text": "Once"}), "--url", url)
+        with_tools = explain(recorded("A", code_client("36ee5")), "--url", url)
+    assert seen[0] == ("Bearer secret", {"messages": chat("Friday")["messages"]})
+    assert seen[1][0] is None
+    assert seen[2][1] == {"text": "Once"}
+    assert [message["role"] for message in seen[3][1]["messages"]] == ["system", "user"]
+    assert "asked without tools" in with_tools.output
+    assert done.exit_code == as_json.exit_code == 1
+    assert "A.json: 32 of 100 tokens are served (32.0 %)." in done.output
+    assert "tokens 0 to 32 from host" in done.output
+    assert "tokens 48 to 96 computed: evicted, last in disk, 12 s ago (for \\x1broom)" in done.output
+    assert "It breaks at token 33, system message: timestamp." in done.output
+    assert "Today is ⟦Fri⟧day." in done.output
+    assert "What to do: Put it at the end." in done.output
+    assert "Note: it was here before" in done.output
+    assert "secret" not in done.output
+    assert json.loads(as_json.output) == as_answer(ANSWER)
+
+
+def test_without_text_there_are_ids(recorded):
+    bare = dataclasses.replace(
+        ANSWER,
+        difference=dataclasses.replace(
+            ANSWER.difference, before=None, asked=None, cached=None, kind=None, advice=None, section=None
+        ),
+    )
+    with answering(lambda *_: web.json_response(as_answer(bare))) as url:
+        done = explain(recorded("A", chat("Friday")), "--url", url)
+    assert "It breaks at token 33." in done.output
+    assert "asked   tokens 2 3" in done.output
+    assert "cached  tokens 4" in done.output
+
+
+def test_all_is_served(recorded):
+    parts = (
+        Part(start_token=0, end_token=96, tier="device"),
+        Part(start_token=96, end_token=100, reason=MissReason.NOT_A_WHOLE_BLOCK),
+    )
+    served = dataclasses.replace(ANSWER, parts=parts, difference=None)
+    with answering(lambda *_: web.json_response(as_answer(served))) as url:
+        assert explain(recorded("A", chat("Friday")), "--url", url).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            lambda *_: web.json_response(
+                {"title": "Unauthorized", "status": 401, "detail": "a token is needed"},
+                status=401,
+                content_type="application/problem+json",
+            ),
+            "answers 401: a token is needed",
+        ),
+        (lambda *_: web.Response(status=502, text="<html>"), "answers 502: Bad Gateway"),
+        (lambda *_: web.Response(text="hello"), "something other than JSON"),
+        (lambda *_: web.json_response([]), "something other than an explanation"),
+        (
+            lambda *_: web.json_response(as_answer(ANSWER) | {"parts": [7]}),
+            "something other than an explanation",
+        ),
+        (
+            lambda *_: web.json_response(as_answer(ANSWER) | {"difference": {}}),
+            "something other than an explanation",
+        ),
+        (lambda *_: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}), "answers 302"),
+    ],
+)
+def test_other_answers_get_one_sentence(recorded, answer, words):
+    with answering(answer) as url:
+        done = explain(recorded("A", chat("Friday")), "--url", url)
+    assert done.exit_code == 2
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1

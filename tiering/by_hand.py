@@ -1,0 +1,100 @@
+"""What somebody does to a prefix by hand, while requests go on: forget it, or move it down."""
+
+from typing import Final
+
+import numpy as np
+
+from kvstore.reasons import MissReason
+from kvstore.reports import Removed
+from tiering.errands import Steps
+from tiering.events import EventLog
+from tiering.eviction import Eviction
+from tiering.holdings import PRESENT, Holdings
+from tiering.residency import Ids, Mask, Tier
+from tiering.writes import Sweep, Writes
+
+_COLLECT_NODES: Final = 512
+_REMOVE_BLOCKS: Final = 128
+"""In one step, some half of a millisecond. A node has at most as many, so it may be twice that."""
+
+_SWEEP_BLOCKS: Final = 2048
+"""In one sweep, which looks at all of its blocks in each plan."""
+
+
+class ByHand:
+    """Errands that change what is cached. The core's thread runs them.
+
+    A prefix is given by the tokens of a path of whole blocks, which mean the same whatever became of nodes and ids; what
+    is done begins at the block at position `start` of it, and ends with what follows that one, on the path or not.
+    """
+
+    def __init__(self, holdings: Holdings, eviction: Eviction, writes: Writes, events: EventLog) -> None:
+        self._holdings, self._eviction, self._writes, self._events = holdings, eviction, writes, events
+        self.num_removed = 0
+        """Blocks, ever."""
+
+    def remove(self, path: bytes, start: int) -> Steps[Removed]:
+        """Forget what is idle. Raises KeyError if the path is not in the index."""
+        self._end_of(path)
+        removed, num_left = 0, 0
+        # what was made, or cut off, while it was gone through is found the next time
+        while (top := self._at(path, start)) is not None:
+            following = self._holdings.radix.following(top)
+            while following.collect(_COLLECT_NODES):
+                yield None
+            before, num_left = self.num_removed, 0
+            while len(ids := following.children_first(_REMOVE_BLOCKS)):
+                gone = self._eviction.remove_idle(ids, MissReason.REMOVED)
+                self.num_removed += gone
+                num_left += len(ids) - gone
+                yield None
+            removed += self.num_removed - before
+            if self.num_removed == before:
+                break
+        else:
+            num_left = 0
+        self._events.append("removed", blocks=removed, in_use_blocks=num_left)
+        return Removed(blocks=removed, in_use_blocks=num_left)
+
+    def demote(self, path: bytes, start: int, to: Tier) -> Steps[Removed]:
+        """Move what is idle down to a tier, a part at a time. Raises KeyError if the path is not in the index."""
+        self._end_of(path)
+        moved = num_left = 0
+        top = self._at(path, start)
+        assert top is not None, "it is on the path"
+        following = self._holdings.radix.following(top)
+        while following.collect(_COLLECT_NODES):
+            yield None
+        while len(ids := following.parents_first(_SWEEP_BLOCKS)):
+            before = ids[self._is_above(ids, to)]
+            yield from self._sweep(before, to)
+            above = self._is_above(before, to)
+            moved += int((~above & self._holdings.residency.present(to, before)).sum())
+            num_left += int(above.sum())
+        self._events.append("moved_down", to=to.label, blocks=moved, in_use_blocks=num_left)
+        return Removed(blocks=moved, in_use_blocks=num_left)
+
+    def _sweep(self, ids: Ids, to: Tier) -> Steps[None]:
+        """Wait for the turn of a sweep of these blocks, and for its end; once more if one of all blocks cut it off."""
+        while len(ids):
+            if self._writes.sweeping:
+                yield lambda: not self._writes.sweeping
+                continue
+            sweep = Sweep(to, then_free=True, only=ids)
+            self._writes.sweep(sweep)
+            yield lambda sweep=sweep: sweep.done  # type: ignore[misc]
+            if not sweep.cut_off:
+                return
+
+    def _is_above(self, ids: Ids, to: Tier) -> Mask:
+        mask: Mask = (self._holdings.residency.state[:to, ids] == PRESENT).any(axis=0)
+        return mask
+
+    def _end_of(self, path: bytes) -> None:
+        if self._at(path, len(path) // (4 * self._holdings.radix.block_tokens) - 1) is None:
+            raise KeyError("what had this key is gone")
+
+    def _at(self, path: bytes, position: int) -> int | None:
+        """The block at a position of a path; None if it is not in the index."""
+        ids = self._holdings.radix.match(np.frombuffer(path, dtype="<i4"))
+        return ids.item(position) if 0 <= position < len(ids) else None

@@ -1,0 +1,32 @@
+"""What admitted requests asked for, and what of it they found."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiering.residency import Tier
+
+
+class Lookups:
+    """Counts admissions, one that follows a preemption among them. One thread counts, any may read."""
+
+    def __init__(self) -> None:
+        self._requests = self._blocks = 0
+        self._hits = [0] * len(Tier)
+
+    def note(self, num_blocks: int, found_in: NDArray[np.int8]) -> None:
+        """A request that asked for so many whole blocks was admitted; `found_in`: the tier of each that it found."""
+        self._requests += 1
+        self._blocks += num_blocks
+        if len(found_in):
+            counts = np.bincount(found_in, minlength=len(Tier)).tolist()
+            self._hits = [hits + count for hits, count in zip(self._hits, counts, strict=False)]
+
+    def stats(self) -> dict[str, Any]:
+        """Requests, blocks, and blocks that were found by the tier that was nearest."""
+        return {
+            "requests": self._requests,
+            "blocks": self._blocks,
+            "hit_blocks": {tier.label: hits for tier, hits in zip(Tier, self._hits, strict=True)},
+        }
