@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -10,6 +11,9 @@ from kvstore.admin import AdminServer
 from tests.browser.chromium import Chromium, Tab, executable
 from tests.browser.generated import Generated
 from tests.browser.served import served
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,6 +58,19 @@ def small() -> Iterator[Callable[..., AdminServer]]:
     yield open_one
     for context in opened:
         context.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="module")
+def live_engine(demo_dir, tmp_path_factory) -> Iterator["Engine"]:
+    """An engine on the demo's model, with room for a few prompts on the device, that has served some."""
+    from tests.browser.traffic import serve_some
+    from tests.engine.engines import open_engine
+
+    disk = tmp_path_factory.mktemp("disk")
+    sizes = {"device_bytes": "24MiB", "host_bytes": "32MiB", "disk_bytes": "128MiB", "max_model_len": 1024}
+    with open_engine(demo_dir, disk, **sizes) as engine:
+        serve_some(engine)
+        yield engine
 
 
 @pytest.fixture
