@@ -12,6 +12,7 @@ const FLOWS = [
 const SPARK_POINTS = 60;
 
 let chart;
+let rangeChosen = false;
 const summary = {};
 const tiers = {};
 const flows = {};
@@ -78,13 +79,25 @@ export function start() {
   chart = new HistoryChart($("#history"));
   for (const button of $$("#history-range button")) {
     button.addEventListener("click", () => {
-      for (const other of $$("#history-range button")) other.setAttribute("aria-pressed", String(other === button));
-      chart.minutes = Number(button.dataset.minutes);
+      rangeChosen = true;
+      range(Number(button.dataset.minutes));
       chart.draw();
     });
   }
   $("#history-fold").addEventListener("toggle", () => table(chart.points));
   $("#misses").append(h("p", { class: "empty" }, "Nothing was computed yet."));
+}
+
+function range(minutes) {
+  chart.minutes = minutes;
+  for (const button of $$("#history-range button")) button.setAttribute("aria-pressed", String(Number(button.dataset.minutes) === minutes));
+}
+
+/** Until the user chooses: the shortest range that shows all there is. */
+function fitRange(history) {
+  if (rangeChosen || !history.length) return;
+  const covered = (history.at(-1)[0] - history[0][0]) / 60;
+  range([5, 15].find((minutes) => covered <= minutes) ?? 60);
 }
 
 /** Show what /admin/v1/tiers says. */
@@ -103,6 +116,7 @@ export function update(told) {
     // From 1.6 s for kilobytes to 0.3 s for gigabytes a second: a difference that one sees, not a measure.
     if (speed > 0) box.style.setProperty("--pace", `${Math.max(0.3, 2.2 - 0.2 * Math.log10(speed)).toFixed(2)}s`);
   }
+  fitRange(told.history);
   chart.set(told.history);
   if ($("#history-fold").open) table(told.history);
   misses(told.missed_tokens);
