@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
@@ -42,6 +42,9 @@ from .sequence import blocks_needed
 from .steering import Steering
 from .text import ReplyText, special_ids
 from .tiers import WrapDevice, WrapStore, open_tiers
+
+if TYPE_CHECKING:
+    from kvstore.admin.subject import Subject
 
 Prompts = list[str] | list[list[int]] | list[list[dict[str, str]]]
 
@@ -402,3 +405,9 @@ class Engine(Explained):
 def _print(text: str) -> None:
     with contextlib.suppress(BrokenPipeError):
         print(text, file=sys.stderr)  # noqa: T201 - the one thing that a library user sees unless they say otherwise
+
+
+if TYPE_CHECKING:
+
+    def _is_a_subject(engine: Engine) -> Subject:  # an engine is all that the admin endpoint may ask for
+        return engine

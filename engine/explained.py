@@ -4,17 +4,20 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import Any
 
-from kvstore.reports import Advice, Explanation, RequestReport
+import numpy as np
+from numpy.typing import NDArray
+
+from kvstore.reports import Advice, Explanation, PrefixDetail, PrefixPage, PrefixQuery, RequestReport
 from tiering.observation import Observed
 
 from .accounts import Accounts
-from .chat import Prompt, encode, messages_of, notes_on
+from .chat import Prompt, detokenise, encode, messages_of, notes_on
 from .config import EngineConfig
 from .explainer import Explainer
 from .messages import Message, Observe
 from .model import Model
 from .params import RequestOptions
-from .salt import Salt
+from .salt import Salt, unmarked
 from .sequence import CACHE_USES
 from .steering import Steered
 
@@ -46,6 +49,24 @@ class Explained(Steered):
         notes = notes_on(prompt, self.model.tokenizer)
         explanation = self._explainer.explain(future.result(), messages_of(prompt), notes)
         return explanation if text else explanation.without_text()
+
+    def prefixes(self, query: PrefixQuery | None = None) -> PrefixPage:
+        """List runs of blocks without a branch, those that prompts begin with or those under one. See PrefixQuery.
+
+        As of a second ago at most, where there are not very many. Raises ValueError for what no query can be, and KeyError if
+        there is no run `under` which to look.
+        """
+        return self._cache.prefixes(query or PrefixQuery(), self._text_of)
+
+    def prefix(self, key: str, *, text: bool = False) -> PrefixDetail:
+        """The run that ends with, or holds, the block of this key, in hexadecimal. Raises KeyError if none does.
+
+        `text`: with its text and its token ids.
+        """
+        return self._cache.prefix(key, text=text, describe=self._text_of, unmark=unmarked)
+
+    def _text_of(self, tokens: NDArray[np.int32]) -> str:
+        return detokenise(unmarked(tokens), self.model.tokenizer)
 
     def options(self, values: Mapping[str, Any]) -> RequestOptions:
         """RequestOptions from plain values. Raises ValueError for what it does not know."""

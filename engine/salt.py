@@ -49,6 +49,11 @@ class Salt:
         return marked
 
 
+def unmarked(tokens: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The tokens that the cache was asked for as they were before they were marked; a copy."""
+    return tokens & np.int32(MAX_VOCABULARY - 1)
+
+
 def owner_of(tenant: str) -> bytes:
     """What the cache knows a tenant by."""
     return hashlib.blake2b(tenant.encode(), digest_size=OWNER_BYTES, person=b"kvtide-tenant").digest()

@@ -13,9 +13,6 @@ from kvstore.errors import StoreError, StoreFailed
 from kvstore.reports import (
     Event,
     NamespaceInfo,
-    PrefixDetail,
-    PrefixPage,
-    PrefixQuery,
     Removed,
     TierName,
     Verified,
@@ -243,14 +240,6 @@ class Steered(Closing):
         it was at the start. Raises ValueError for what cannot be changed, or not to that; StoreError if the disk cannot.
         """
         return self._steering.change(changes)
-
-    def prefixes(self, query: PrefixQuery | None = None) -> PrefixPage:
-        """List runs of blocks without a branch, those that prompts begin with or those under one. See PrefixQuery."""
-        return self._cache.prefixes(query or PrefixQuery())
-
-    def prefix(self, key: str, *, text: bool = False) -> PrefixDetail:
-        """See TieredCache.prefix."""
-        return self._cache.prefix(key, text=text)
 
     def demote_prefix(self, key: str, to: TierName) -> Removed:
         """See TieredCache.demote_prefix."""

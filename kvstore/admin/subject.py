@@ -1,7 +1,7 @@
 """What the admin endpoint shows and steers, as it sees it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from kvstore.reports import (
     Advice,
@@ -66,7 +66,7 @@ class Subject(Protocol):
         """See Engine.warm."""
         ...
 
-    def demote(self, to: TierName) -> None:
+    def demote(self, to: Literal["host", "disk"]) -> None:
         """See Engine.demote."""
         ...
 

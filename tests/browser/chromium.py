@@ -105,7 +105,10 @@ class Tab:
         return self.js(f"document.querySelector({json.dumps(selector)}).innerText")
 
     def click(self, selector: str) -> None:
-        """Click with the mouse in the middle of the element, which must be in sight then."""
+        """Click with the mouse in the middle of the element, once it is shown and can be pressed."""
+        self.until(
+            f"((e) => e && e.getBoundingClientRect().width && !e.disabled)(document.querySelector({json.dumps(selector)}))"
+        )
         place = self.js(
             f"""(() => {{ const e = document.querySelector({json.dumps(selector)});
             e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect();

@@ -34,7 +34,9 @@ def test_tiers_hold_and_serve(open_tab, live, pictures, dark):
     for tier in ("device", "host", "disk"):
         text = tab.text(f".tier.{tier}")
         assert "Ready" in text and "MiB of" in text, text
-    assert tab.js("document.querySelector('#summary dd').innerText").rstrip("%\xa0").replace(".", "").isdigit()
+    assert (
+        tab.js("document.querySelector('#summary dd').innerText").rstrip("%\xa0").replace(".", "").isdigit()
+    )
     assert "Differs" in tab.text("#misses")
     moved = {line.split("\t")[0]: line.split("\t") for line in tab.text("#transfers tbody").split("\n")}
     assert all(moved[name][4].strip() != "0" for name in ("Demote", "Promote", "Read", "Write")), moved

@@ -9,7 +9,7 @@ import pytest
 from engine import RequestOptions, SamplingParams
 from kvstore import ErrorBefore, FalseMiss, FaultStore, Gate, Hang
 from kvstore.reasons import MissReason
-from kvstore.reports import DifferenceKind
+from kvstore.reports import DifferenceKind, PrefixQuery
 from tests.engine.engines import BLOCK, bytes_of, engine_on, tokens
 
 SHORT = SamplingParams(max_tokens=2, ignore_eos=True)
@@ -409,3 +409,21 @@ def test_what_cannot_be_explained_is_counted_all_the_same(tiny_text_dir, monkeyp
                 _ = result.cache_report
         assert [report.state for report in engine.requests()] == ["length", "length"]
         assert result.cache_report.difference.kind is DifferenceKind.TIMESTAMP, "it is tried again"
+
+
+# --- what is cached ---------------------------------------------------------------------------------------------------
+
+
+def test_prefixes_have_text_and_the_tokens_that_were_asked(tiny_text_dir):
+    theirs = RequestOptions(tenant="acme")
+    with engine_on(tiny_text_dir) as engine:
+        engine.generate("A public sentence, long enough for some blocks. " * 2, SHORT)
+        engine.generate("A tenant's own sentence, of some blocks as well. " * 2, SHORT, theirs)
+        [mine, *_] = engine.prefixes(PrefixQuery(private=True, text=True)).rows
+        assert mine.text.startswith("A tenant's own")
+        assert mine.private
+        [row, *_] = engine.prefixes(PrefixQuery(private=False)).rows
+        assert row.text is None
+        detail = engine.prefix(mine.key, text=True)
+        assert engine.model.tokenizer.decode(detail.token_ids).startswith("A tenant's own")
+        assert engine.prefix(mine.key).token_ids is None

@@ -234,7 +234,10 @@ def test_by_size_what_follows_counts_and_a_page_says_of_how_many_blocks_it_is(ti
     clock.now_s = tiers.now_s
     listed = listing(holdings_of(tiers), clock)
     page = listed.page(PrefixQuery(order="size"))
-    assert [row.key for row in page.rows] == [key_of(1), key_of(4, 5, 6)]  # 1 block with 5 behind it, 3 blocks
+    assert [row.key for row in page.rows] == [
+        key_of(1),
+        key_of(4, 5, 6),
+    ]  # 1 block with 5 behind it, 3 blocks
     assert page.blocks == sum(row.blocks + row.blocks_below for row in page.rows)
     assert listed.page(PrefixQuery(order="size", limit=1)).blocks == page.blocks
     sizes = [row.blocks + row.blocks_below for row in listed.page(PrefixQuery(order="size", flat=True)).rows]
