@@ -42,7 +42,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check mutate faults faults-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -86,6 +86,12 @@ demo: setup ## run the real model through every tier and a restart
 test: setup ## run the tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist worksteal \
 		-o faulthandler_exit_on_timeout=true $(TEST_ARGS)
+
+browser: setup ## the admin endpoint's page in Chromium; screenshots to KVTIDE_SCREENSHOTS, else build/screenshots
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do \
+		command -v $$name >/dev/null && exit 0; \
+	done; echo "the page is tested in Chromium, and there is none: apt-get install chromium"; exit 1
+	@$(BIN)/python -m pytest tests/browser $(TEST_ARGS)
 
 check: setup ## lint, types, and which package may import which
 	@$(BIN)/ruff check .

@@ -30,7 +30,7 @@ DETAIL_TOKENS: Final = 4096
 """How many of a run's token ids are told."""
 
 _TIERS: Final[tuple[TierName, ...]] = ("device", "host", "disk")
-_ORDERS: Final = ("recent", "oldest", "hits", "blocks")
+_ORDERS: Final = ("recent", "oldest", "hits", "blocks", "size")
 
 Describe = Callable[[Tokens], str]
 """Makes text of token ids, as they are in the index."""
@@ -91,6 +91,8 @@ class Listing:
             rows=tuple(self._row(runs, run, now_s, ttl_s, text) for run in rows),
             total=len(chosen),
             taken_ago_s=max(0.0, now_s - table.taken_s),
+            # Of a flat list some runs follow others: what is below them would count twice.
+            blocks=None if query.flat else int((runs.blocks + runs.below)[chosen].sum()),
         )
 
     def detail(

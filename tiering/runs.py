@@ -119,6 +119,8 @@ class Runs:
         if order in ("recent", "oldest"):
             touched_s = np.nan_to_num(self.touched_s[runs], nan=-np.inf)
             by = -touched_s if order == "recent" else touched_s
+        elif order == "size":
+            by = -(self.blocks[runs] + self.below[runs])
         else:
             by = -(self.hits if order == "hits" else self.blocks)[runs]
         return runs[np.argsort(by, kind="stable")]

@@ -105,7 +105,10 @@ class Tab:
         return self.js(f"document.querySelector({json.dumps(selector)}).innerText")
 
     def click(self, selector: str) -> None:
-        """Click with the mouse in the middle of the element, which must be in sight then."""
+        """Click with the mouse in the middle of the element, once it is shown and can be pressed."""
+        self.until(
+            f"((e) => e && e.getBoundingClientRect().width && !e.disabled)(document.querySelector({json.dumps(selector)}))"
+        )
         place = self.js(
             f"""(() => {{ const e = document.querySelector({json.dumps(selector)});
             e.scrollIntoView({{block: 'center'}}); const b = e.getBoundingClientRect();
@@ -249,6 +252,8 @@ class Chromium:
         if self._process.poll() is None:
             self._run(self._end())
             self._process.wait(20)
+        assert self._process.stderr is not None
+        self._process.stderr.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         if not self._loop.is_closed():

@@ -226,6 +226,25 @@ def test_runs_that_follow_one_and_all_below_it(listed):
     assert listed.page(PrefixQuery(under=key_of(1, 2))).rows == ()
 
 
+def test_by_size_what_follows_counts_and_a_page_says_of_how_many_blocks_it_is(tiers):
+    for names in ((1, 3, 7), (1, 3, 8), (1, 2, 9)):
+        tiers.now_s += 10.0
+        tiers.run(prompt(*names))
+    clock = Clock()
+    clock.now_s = tiers.now_s
+    listed = listing(holdings_of(tiers), clock)
+    page = listed.page(PrefixQuery(order="size"))
+    assert [row.key for row in page.rows] == [
+        key_of(1),
+        key_of(4, 5, 6),
+    ]  # 1 block with 5 behind it, 3 blocks
+    assert page.blocks == sum(row.blocks + row.blocks_below for row in page.rows)
+    assert listed.page(PrefixQuery(order="size", limit=1)).blocks == page.blocks
+    sizes = [row.blocks + row.blocks_below for row in listed.page(PrefixQuery(order="size", flat=True)).rows]
+    assert sizes == sorted(sizes, reverse=True)
+    assert listed.page(PrefixQuery(flat=True)).blocks is None
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [

@@ -140,8 +140,8 @@ function route() {
 function begin() {
   wiring.askToken = askToken;
   wiring.heard = heard;
-  for (const link of $$(".views a")) link.dataset.label = link.textContent;
   for (const view of Object.values(VIEWS)) view.start();
+  show($("#main"), true); // Not before it has its rows: they would push down what is there.
   $("#theme").addEventListener("click", switchTheme);
   dark.addEventListener("change", nameTheme);
   nameTheme();

@@ -3,9 +3,9 @@
 import { get, listen, post } from "./api.js";
 import { confirm, tell } from "./dialogs.js";
 import { $, h, keyed, say } from "./dom.js";
-import { ago, bytes, clock, count, plural, seconds } from "./format.js";
+import { ago, brief, bytes, clock, count, plural, seconds } from "./format.js";
 import { can, isMissing, mayWrite, READ_ONLY } from "./session.js";
-import { JOB_TEXT, reasonLabel, sentence } from "./words.js";
+import { JOB_TEXT, reasonLabel, sentence, STATE_TEXT } from "./words.js";
 
 const KEPT_EVENTS = 500;
 const AGAIN_MS = 2000;
@@ -60,6 +60,8 @@ async function act(action) {
   enter();
 }
 
+const FACTS = { seconds: "took", ttft_s: "first token after" };
+
 /** Facts of an event or a result, as "name value · name value". */
 export function factsLine(facts) {
   return Object.entries(facts ?? {}).map(([name, value]) => {
@@ -69,8 +71,11 @@ export function factsLine(facts) {
       return inner ? `${plain}: ${inner}` : `${plain}: none`;
     }
     if (name === "bytes" || name.endsWith("_bytes")) return `${name === "bytes" ? "" : plain + " "}${bytes(value)}`;
-    if (name === "seconds" || name.endsWith("_s")) return `${plain} ${seconds(value)}`;
-    return `${plain} ${typeof value === "number" ? count(value) : value}`;
+    if (name === "seconds" || name.endsWith("_s")) return `${FACTS[name] ?? plain} ${seconds(value)}`;
+    if (/(^|_)(blocks|tokens|records)$/.test(name)) return plural(value, plain.replace(/s$/, ""), plain);
+    if (/^[0-9a-f]{40,}$/.test(value)) return `${plain} ${brief(value)}…`;
+    if (name === "state") return (STATE_TEXT[value] ?? String(value)).toLowerCase();
+    return `${plain} ${typeof value === "number" && name !== "request" ? count(value) : value}`;
   }).join(" · ");
 }
 

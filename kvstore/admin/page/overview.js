@@ -12,6 +12,7 @@ const FLOWS = [
 const SPARK_POINTS = 60;
 
 let chart;
+let rangeChosen = false;
 const summary = {};
 const tiers = {};
 const flows = {};
@@ -72,16 +73,31 @@ export function start() {
     row.append(tierPanel(name));
     if (FLOWS[at]) row.append(h("div", { class: "flows" }, FLOWS[at].map(flow)));
   });
+  // All rows are there from the start, with dashes: what comes later moves nothing.
+  for (const name of TIERS) fillTier(tiers[name], null, { gpu: null, disk: null, transfers: [] }, name);
+  transfers(Object.keys(TRANSFERS).map((name) => ({ name })));
   chart = new HistoryChart($("#history"));
   for (const button of $$("#history-range button")) {
     button.addEventListener("click", () => {
-      for (const other of $$("#history-range button")) other.setAttribute("aria-pressed", String(other === button));
-      chart.minutes = Number(button.dataset.minutes);
+      rangeChosen = true;
+      range(Number(button.dataset.minutes));
       chart.draw();
     });
   }
   $("#history-fold").addEventListener("toggle", () => table(chart.points));
   $("#misses").append(h("p", { class: "empty" }, "Nothing was computed yet."));
+}
+
+function range(minutes) {
+  chart.minutes = minutes;
+  for (const button of $$("#history-range button")) button.setAttribute("aria-pressed", String(Number(button.dataset.minutes) === minutes));
+}
+
+/** Until the user chooses: the shortest range that shows all there is. */
+function fitRange(history) {
+  if (rangeChosen || !history.length) return;
+  const covered = (history.at(-1)[0] - history[0][0]) / 60;
+  range([5, 15].find((minutes) => covered <= minutes) ?? 60);
 }
 
 /** Show what /admin/v1/tiers says. */
@@ -100,6 +116,7 @@ export function update(told) {
     // From 1.6 s for kilobytes to 0.3 s for gigabytes a second: a difference that one sees, not a measure.
     if (speed > 0) box.style.setProperty("--pace", `${Math.max(0.3, 2.2 - 0.2 * Math.log10(speed)).toFixed(2)}s`);
   }
+  fitRange(told.history);
   chart.set(told.history);
   if ($("#history-fold").open) table(told.history);
   misses(told.missed_tokens);
@@ -124,7 +141,8 @@ function summarise(told) {
 }
 
 function stateOf(tier) {
-  if (!tier || !tier.on) return ["", "Off"];
+  if (!tier) return ["", "–"];
+  if (!tier.on) return ["", "Off"];
   if (!tier.ready) return ["warn", "Not ready"];
   return ["good", "Ready"];
 }
@@ -152,7 +170,7 @@ function fillTier(made, tier, told, name) {
   say(made.other, `${name === "disk" ? "Overhead" : "Requests’ own"} ${bytes(tier ? other : null)}`);
   say(made.flight, `In flight ${bytes(tier?.in_flight_bytes)}`);
   const rows = [["Blocks", tier ? `${count(tier.used_blocks)}${tier.capacity_blocks ? ` of ${count(tier.capacity_blocks)}` : ""}` : "–"],
-    ["Evicted", plural(tier?.evicted_blocks ?? 0, "block")], ["Dropped for good", plural(tier?.dropped_blocks ?? 0, "block")]];
+    ["Evicted", tier ? plural(tier.evicted_blocks, "block") : "–"], ["Dropped for good", tier ? plural(tier.dropped_blocks, "block") : "–"]];
   rows.push(...MORE[name](told));
   keyed(made.facts, rows.flatMap(([label, value]) => [["dt", label], ["dd", label, value]]), ([tag, label]) => tag + label,
     ([tag, label]) => h(tag, {}, tag === "dt" ? label : ""), (element, [tag, , value]) => tag === "dd" && say(element, value));
@@ -178,19 +196,18 @@ function hostRows(told) {
   const failed = ["demote", "promote"].reduce((sum, name) => sum + (transfer(told, name)?.failed_blocks ?? 0), 0);
   return [
     ["Swapped out, back in", `${short(transfer(told, "swap_out")?.blocks)}, ${short(transfer(told, "swap_in")?.blocks)}`],
-    ["Copies that failed", plural(failed, "block")],
-    ["Waiting to be written", plural(transfer(told, "write")?.in_flight_blocks ?? 0, "block")],
+    ["Copies that failed", told.transfers.length ? plural(failed, "block") : "–"],
+    ["Being written", told.transfers.length ? plural(transfer(told, "write")?.in_flight_blocks ?? 0, "block") : "–"],
   ];
 }
 
 function diskRows({ disk }) {
-  if (!disk) return [];
-  const damaged = Object.values(disk.damaged ?? {}).reduce((sum, each) => sum + each, 0);
-  const ratio = (value) => (value === null || value === undefined ? "–" : `${value.toFixed(2)}\u00a0:\u00a01`);
+  const damaged = disk ? Object.values(disk.damaged).reduce((sum, each) => sum + each, 0) : null;
+  const fixed = (value, unit = "") => (value === null || value === undefined ? "–" : value.toFixed(2) + unit);
   return [
-    ["Compression", ratio(disk.compression_ratio)],
-    ["Written per byte hit", disk.written_by_read === null ? "–" : disk.written_by_read.toFixed(2)],
-    ["Other namespaces", bytes(disk.other_namespaces_bytes)],
+    ["Compression", fixed(disk?.compression_ratio, "\u00a0:\u00a01")],
+    ["Written per byte hit", fixed(disk?.written_by_read)],
+    ["Other namespaces", bytes(disk?.other_namespaces_bytes)],
     ["Damaged records", count(damaged)],
   ];
 }
@@ -227,7 +244,7 @@ function misses(tokens) {
   });
 }
 
-const COLUMNS = ["Transfer", "From → to", "Now", "Busy", "Blocks", "Bytes", "Failed", "In flight"];
+const COLUMNS = ["Transfer", "From → to", "Now", "Busy", "Blocks", "Bytes", "Failed blocks", "Blocks in flight"];
 
 function transfers(rows) {
   const root = $("#transfers");
@@ -235,10 +252,10 @@ function transfers(rows) {
     root.append(h("thead", {}, h("tr", {}, COLUMNS.map((name) => h("th", { scope: "col" }, name)))), h("tbody"));
   }
   keyed(root.tBodies[0], rows, (row) => row.name, (row) => h("tr", {}, h("th", { scope: "row" }, TRANSFERS[row.name] ?? row.name),
-    h("td", {}, `${row.from} → ${row.to}`), COLUMNS.slice(2).map(() => h("td", { class: "live" }))),
+    h("td", {}, "–"), COLUMNS.slice(2).map(() => h("td", { class: "live" }))),
   (element, row) => {
-    const values = [rate(row.bytes_per_s?.["60"]), percent(row.busy_share?.["60"]), short(row.blocks), bytes(row.bytes),
-      plural(row.failed_blocks, "block"), plural(row.in_flight_blocks, "block")];
-    values.forEach((value, at) => say(element.children[at + 2], value));
+    const values = [row.from ? `${row.from} → ${row.to}` : "–", rate(row.bytes_per_s?.["60"]), percent(row.busy_share?.["60"]),
+      short(row.blocks), bytes(row.bytes), count(row.failed_blocks), count(row.in_flight_blocks)];
+    values.forEach((value, at) => say(element.children[at + 1], value));
   });
 }

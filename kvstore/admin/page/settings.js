@@ -30,6 +30,13 @@ function readable(name, value) {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
+/** The value in other words, where these are easier to read than what stands in the field. */
+function now(name, value) {
+  const seen = readable(name, value);
+  const alike = value === null || seen.replace(/\.0+(?=\s)/, "") === written(name, value).replace(" ", "\u00a0");
+  return alike || !/_(bytes|s)$/.test(name) ? "" : ` Now ${seen}.`;
+}
+
 /** What was typed as a value: [value, sentence]; the sentence says what is wrong. */
 function parsed(name, text) {
   const before = settings[name];
@@ -53,7 +60,7 @@ function row(name, value) {
     h("label", { for: id }, name),
     h("div", { class: "control" },
       h("input", { id, name, value: written(name, value), disabled: !mayWrite(), spellcheck: "false", "aria-describedby": `${id}-text ${id}-error`, placeholder: "none" })),
-    h("p", { id: `${id}-text` }, SETTING_TEXT[name] ?? "", name.endsWith("_s") && value !== null ? ` Now ${readable(name, value)}.` : ""),
+    h("p", { id: `${id}-text` }, SETTING_TEXT[name] ?? "", now(name, value)),
     h("p", { class: "form-error", id: `${id}-error`, role: "alert", hidden: true }));
 }
 
