@@ -1,12 +1,8 @@
-"""The demo model, as the tests of the engine have it."""
+"""The demo model, where programs look for it."""
 
 from pathlib import Path
 
 import pytest
-
-from tests.engine.conftest import demo_dir
-
-__all__ = ["demo_dir"]
 
 
 @pytest.fixture

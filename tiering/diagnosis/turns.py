@@ -8,7 +8,9 @@ _TURN = re.compile(
     rf"|(?:^|\n)(?:Human|Assistant|User|System|AI|USER|ASSISTANT):|(?:^|\n)\[{_ROLES}[^\]\n]{{0,60}}\]\n",
     re.IGNORECASE,
 )
-_TURN_END = re.compile(rf"<\|(?:im_end|eot_id|end|eot)\|>|<(?:end_of_turn)>|</{_ROLES}>|</s>", re.IGNORECASE)
+_TURN_END = re.compile(
+    rf"<\|(?:im_end|eot_id|end|eot)\|>|<(?:end_of_turn)>|</{_ROLES}>|</tool_response>|</s>", re.IGNORECASE
+)
 _ROLE = re.compile(rf"\s*({_ROLES})\b", re.IGNORECASE)
 _ASSISTANT = re.compile(r"assistant|model\b|\bAI:|/INST", re.IGNORECASE)
 
