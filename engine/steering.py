@@ -253,7 +253,10 @@ class Steered(Closing):
         return self._cache.remove_prefix(key)
 
     def events(self, after: int = 0) -> Sequence[Event]:
-        """What has happened since the event of that number, oldest first; what is too long ago is missing."""
+        """What has happened since the event of that number, oldest first; what is too long ago is missing.
+
+        The kinds are those of EventLog, and "settings": those that `change` has changed, as they are now.
+        """
         return self._cache.events(after)
 
 
