@@ -32,6 +32,7 @@ FAULTS_ARGS ?=
 PEERS_ARGS ?=
 CRASH_ARGS ?=
 CHURN_ARGS ?=
+ADMIN_ARGS ?=
 SOAK_REQUESTS ?= 20000
 SOAK_SEEDS ?= 1000
 SOAK_WALKS ?= 40000
@@ -41,7 +42,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test check mutate faults faults-peers crash churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test check mutate faults faults-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -103,6 +104,9 @@ faults-peers: setup ## some of them at the disk stores of LMCache, SGLang and vL
 
 crash: setup ## kill what writes to a disk tier 1,000 times, and look at what is left (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.crash $(CRASH_ARGS)
+
+bench-admin: setup ## what 200 requests a second to the admin endpoint cost the thread that computes (minutes)
+	@$(BIN)/python -m benchmarks.admin $(ADMIN_ARGS)
 
 churn: setup ## how large the files become when a disk store is filled twenty times over (minutes)
 	@$(BIN)/python -m benchmarks.churn $(CHURN_ARGS)
