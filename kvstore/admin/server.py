@@ -77,6 +77,14 @@ class AdminServer(Closing):
         assert server is not None, "set up"
 
         transports: set[asyncio.BaseTransport] = set()
+        handle = server.request_handler
+
+        async def handle_and_note(request: BaseRequest) -> web.StreamResponse:
+            if isinstance(request.protocol, _Connection):
+                request.protocol.has_asked()
+            return await handle(request)
+
+        server.request_handler = handle_and_note
 
         def connection() -> asyncio.Protocol:
             if len(server.connections) >= connections:
@@ -85,7 +93,7 @@ class AdminServer(Closing):
                 transports,
                 server,
                 loop=loop,
-                keepalive_timeout=timeout_s,  # also for how long the first request may take to come
+                keepalive_timeout=timeout_s,
                 lingering_time=min(timeout_s, 5.0),
                 auto_decompress=False,
                 access_log=None,
@@ -119,21 +127,36 @@ class AdminServer(Closing):
 class _Connection(web.RequestHandler):
     """One connection, on which what is no HTTP is answered, and logged, without a word of what was sent.
 
-    While it is open its transport is in `transports`.
+    While it is open its transport is in `transports`. It ends if no request has come within `keepalive_timeout`, which
+    not every aiohttp that may be installed sees to by itself.
     """
 
-    def __init__(self, transports: set[asyncio.BaseTransport], server: web.Server, **settings: Any) -> None:
-        super().__init__(server, **settings)
-        self._transports = transports
+    def __init__(
+        self,
+        transports: set[asyncio.BaseTransport],
+        server: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        keepalive_timeout: float,
+        **settings: Any,
+    ) -> None:
+        super().__init__(server, loop=loop, keepalive_timeout=keepalive_timeout, **settings)
+        self._transports, self._event_loop = transports, loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transports.add(transport)
         self._made = transport
+        self._silent = self._event_loop.call_later(self.keepalive_timeout, drop, transport)
         super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._silent.cancel()
         self._transports.discard(self._made)
         super().connection_lost(exc)
+
+    def has_asked(self) -> None:
+        """A first request has come whole; for the next ones it has time from answer to answer."""
+        self._silent.cancel()
 
     def handle_error(
         self,
