@@ -14,6 +14,7 @@ export class Refused extends Error {
 
 let token = sessionStorage.getItem(STORED_TOKEN);
 let asking = null;
+let declined = false;
 
 export const wiring = {
   /** Asks the user for a token; resolves with it. Set by the page. */
@@ -24,11 +25,15 @@ export const wiring = {
 
 export function setToken(value) {
   token = value;
+  declined = false;
   if (value) sessionStorage.setItem(STORED_TOKEN, value);
   else sessionStorage.removeItem(STORED_TOKEN);
 }
 
 export const hasToken = () => Boolean(token);
+
+/** Whether the server wants a token and the user would rather not give one: then nobody asks until they do. */
+export const hasDeclined = () => declined;
 
 function url(path, params = {}) {
   const made = new URL(path, document.baseURI);
@@ -52,25 +57,26 @@ async function refusal(response) {
 }
 
 async function newToken() {
-  asking ??= wiring.askToken(hasToken()).finally(() => (asking = null));
-  return asking;
+  if (declined) return null;
+  asking ??= wiring.askToken(hasToken() ? "rejected" : "needed").finally(() => (asking = null));
+  const given = await asking;
+  if (!given) declined = true;
+  return given;
 }
 
-async function send(method, path, { params, body, signal } = {}) {
+async function send(method, path, { params, body } = {}) {
   for (;;) {
     const used = token;
-    const limit = AbortSignal.timeout(TIMEOUT_MS);
     let response;
     try {
       response = await fetch(url(path, params), {
         method,
         headers: headers(body === undefined ? {} : { "Content-Type": "application/json" }),
         body: body === undefined ? undefined : JSON.stringify(body),
-        signal: signal ? AbortSignal.any([signal, limit]) : limit,
+        signal: AbortSignal.timeout(TIMEOUT_MS),
         cache: "no-store",
       });
     } catch (error) {
-      if (signal?.aborted) throw error;
       wiring.heard(false);
       const slow = error.name === "TimeoutError";
       throw new Refused(0, slow ? "The server took too long to answer." : "The server does not answer.");
@@ -85,7 +91,7 @@ async function send(method, path, { params, body, signal } = {}) {
 }
 
 const admin = (path) => "admin/v1/" + path;
-export const get = (path, params, signal) => send("GET", admin(path), { params, signal });
+export const get = (path, params) => send("GET", admin(path), { params });
 export const post = (path, body = {}) => send("POST", admin(path), { body });
 export const patch = (path, body) => send("PATCH", admin(path), { body });
 export const remove = (path) => send("DELETE", admin(path));

@@ -1,6 +1,6 @@
 // The page: which view is shown, what is polled, and whether the server is there.
 
-import { get, hasToken, readiness, wiring } from "./api.js";
+import { get, hasDeclined, hasToken, readiness, wiring } from "./api.js";
 import { announce, askToken } from "./dialogs.js";
 import { $, $$, say, show } from "./dom.js";
 import { seconds } from "./format.js";
@@ -51,7 +51,6 @@ function heard(answered) {
     state.gone = gone;
     announce(gone ? "The server does not answer." : "The server answers again.");
     if (!gone) {
-      jobs.forget();
       greet().then(() => VIEWS[state.view].refresh?.() ?? VIEWS[state.view].enter?.());
     }
   }
@@ -70,6 +69,8 @@ function connection() {
   } else if (notReady) {
     [kind, words, banner] = ["unready", "Not ready", (state.ready.reasons ?? []).map((reason) => reason.replace(/[.]?$/, ".")).join(" ")];
   } else if (age > STALE_MS && !document.hidden) [kind, words] = ["unready", `From ${seconds(age / 1000)} ago`];
+  if (hasDeclined() && !state.gone) [kind, words, banner] = ["unready", "No token", "The server wants a token before it shows anything."];
+  show($("#token-button"), hasToken() || hasDeclined());
   box.dataset.state = kind;
   say(box.lastChild, words);
   say($("#banner"), banner);
@@ -87,7 +88,6 @@ async function greet() {
   }
   say($("#role"), session.role === "read" ? "read only" : "");
   show($("#role"), session.role === "read");
-  show($("#token-button"), hasToken());
 }
 
 // ---- polling ----
@@ -110,7 +110,7 @@ async function poll() {
   } finally {
     connection();
     const wait = Math.min(SLOW_MS, POLL_MS * Math.max(1, state.failures / 2));
-    setTimeout(poll, document.hidden ? SLOW_MS : wait);
+    setTimeout(poll, document.hidden || hasDeclined() ? SLOW_MS : wait);
   }
 }
 
@@ -146,8 +146,8 @@ function begin() {
   dark.addEventListener("change", nameTheme);
   nameTheme();
   $("#token-button").addEventListener("click", async () => {
-    await askToken(true);
-    await greet();
+    if (await askToken(hasToken() ? "change" : "needed")) await greet();
+    route();
   });
   $(".skip").addEventListener("click", (event) => {
     event.preventDefault(); // The hash names the view.

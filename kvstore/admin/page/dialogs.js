@@ -35,14 +35,22 @@ export function confirm({ title, text, yes }) {
   });
 }
 
-/** Ask for a token. Resolves with it, or with null where the user would rather not. */
-export function askToken(rejected) {
+const WHY = {
+  needed: ["A token is needed", ""],
+  rejected: ["Another token is needed", "The server does not take the token that was in use."],
+  change: ["Use another token", ""],
+};
+
+/** Ask for a token: "needed", "rejected" or "change". Resolves with it, or with null where the user would rather not. */
+export function askToken(why) {
   const dialog = $("#token-dialog");
   const input = $("#token-input");
   input.value = "";
-  say($("#token-error"), rejected ? "The server does not take the token that was in use." : "");
-  show($("#token-error"), rejected);
-  show($("#token-forget"), rejected);
+  const [title, error] = WHY[why];
+  say($("#token-title"), title);
+  say($("#token-error"), error);
+  show($("#token-error"), error !== "");
+  show($("#token-forget"), why !== "needed");
   dialog.showModal();
   input.focus();
   return new Promise((resolve) => {

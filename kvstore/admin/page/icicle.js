@@ -45,12 +45,16 @@ export function mainTier(run) {
 export const titleOf = (run) => (run.text ? run.text.replace(/\s+/g, " ").trim() : brief(run.key));
 
 export class Icicle {
-  /** load(key, limit) gives a PrefixPage, the largest first. pick(run) and zoomed(path) are told what the user does. */
-  constructor(box, { load, pick, zoomed }) {
+  /**
+   * load(key, limit) gives a PrefixPage, the largest first. pick(run) and zoomed(path) are told what the user does,
+   * failed(error) what did not come.
+   */
+  constructor(box, { load, pick, zoomed, failed }) {
     this.box = box;
     this.load = load;
     this.pick = pick;
     this.zoomed = zoomed;
+    this.failed = failed;
     this.pages = new Map(); // run key, "" for all -> {rows, total, blocks}
     this.path = []; // Runs from the first to the one that is zoomed to.
     this.selected = null;
@@ -86,8 +90,8 @@ export class Icicle {
       try {
         this.pages.set(key, await this.load(key, ROWS));
       } catch (error) {
-        this.pages.delete(key);
-        throw error;
+        this.pages.set(key, { rows: [], total: 0 }); // Gone meanwhile, or the server is: until the next refresh.
+        this.failed(error);
       }
     }
     return this.pages.get(key);
@@ -114,11 +118,9 @@ export class Icicle {
     if (width < 100) return;
     const first = width < 600 ? 34 : 140; // What is zoomed to needs less room than what follows it.
     this.columns = 1 + Math.max(1, Math.min(6, Math.floor((width - first) / 205)));
-    const other = (width - first) / (this.columns - 1);
     const nodes = [];
     const put = (node) => {
-      const place = node.level ? { left: first + (node.level - 1) * other, width: other } : { left: 0, width: first };
-      nodes.push({ ...node, ...place });
+      nodes.push({ ...node });
       return nodes.at(-1);
     };
     const branch = (parent, level, top, tall) => {
@@ -137,6 +139,13 @@ export class Icicle {
     const run = this.path.at(-1) ?? null;
     const root = put({ id: run?.key ?? "", run, parent: null, level: 0, top: 0, height, index: 0, of: 1 });
     branch(root, 1, 0, height);
+    // Levels that are not there leave their room to those that are.
+    const levels = Math.min(this.columns - 1, Math.max(3, ...nodes.map((node) => node.level)));
+    const other = (width - first) / levels;
+    for (const node of nodes) {
+      node.left = node.level ? first + (node.level - 1) * other : 0;
+      node.width = node.level ? other : first;
+    }
     this.nodes = nodes;
     if (!nodes.some((node) => node.id === this.active)) this.active = root.id;
     keyed(this.box, nodes, (node) => node.id, (node) => this.#make(node), (element, node) => this.#place(element, node));

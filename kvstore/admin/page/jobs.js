@@ -57,7 +57,7 @@ async function act(action) {
   } catch (error) {
     tell(isMissing(error, action.needs) ? `${action.label} needs an engine, and this cache runs without one.` : error.message, true);
   }
-  enter();
+  enter().catch((error) => tell(error.message, true));
 }
 
 const FACTS = { seconds: "took", ttft_s: "first token after" };
@@ -150,18 +150,14 @@ export function leave() {
   stop = null;
 }
 
-/** After a restart numbers begin anew. */
-export function forget() {
-  last = 0;
-}
-
 let frame = null;
 
 function take(event) {
   if (event.number === undefined) {
     // A gap: what happened from `first` to `last` is not known any more.
-    event = { number: event.last, at_s: Date.now() / 1000, kind: "missed", facts: { events: event.last - event.first + 1 } };
+    event = { number: Math.max(event.last, last + 1), at_s: Date.now() / 1000, kind: "missed", facts: { events: event.last - event.first + 1 } };
   }
+  if (event.number <= last) events = []; // The server has begun anew, and with it the numbers.
   last = event.number;
   events.unshift(event);
   events.length = Math.min(events.length, KEPT_EVENTS);

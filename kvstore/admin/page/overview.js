@@ -164,7 +164,7 @@ function fillTier(made, tier, told, name) {
     made.parts[kind].style.width = capacity ? `${Math.min(100, (size / capacity) * 100)}%` : "0";
   }
   made.fill.setAttribute("aria-label", capacity ? `${percent(used / capacity, 0)} used` : "no capacity");
-  say(made.used, tier?.on === false ? "–" : `${bytes(tier?.used_bytes)} of ${bytes(tier?.capacity_bytes)}`);
+  say(made.used, !tier?.on ? "–" : `${bytes(tier?.used_bytes)} of ${bytes(tier?.capacity_bytes)}`);
   say(made.share, capacity ? percent(used / capacity, 0) : "");
   say(made.live, `Cached ${bytes(tier?.live_bytes)}`);
   say(made.other, `${name === "disk" ? "Overhead" : "Requests’ own"} ${bytes(tier ? other : null)}`);

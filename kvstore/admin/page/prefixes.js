@@ -35,10 +35,11 @@ export function start() {
     load: (key, limit) => get("prefixes", { under: key, order: "size", limit, text: withText() }),
     pick: (run) => details(run.key),
     zoomed: crumbs,
+    failed,
   });
   list = new RunList($("#runs"), {
     load: (place) => get("prefixes", { ...query(), ...place }),
-    pick: (run, jump) => details(run.key, jump),
+    pick: (run, jump) => details(run.key, jump, true),
     loaded: (page) => say($("#list-note"), `${plural(page.total, "run")}, as of ${ago(page.taken_ago_s)}`),
     failed,
   });
@@ -64,11 +65,10 @@ export async function enter() {
 export async function refresh() {
   if (!can("prefixes")) return;
   loadedOnce = true;
-  await Promise.all([icicle.refresh().then(() => crumbs(icicle.path)).catch(failed), reload()]);
+  await Promise.all([icicle.refresh().then(() => crumbs(icicle.path)), reload()]);
 }
 
 function failed(error) {
-  if (error.name === "AbortError") return;
   say($("#list-error"), error.message);
   show($("#list-error"), true);
 }
@@ -78,6 +78,7 @@ function reload() {
   const asked = query();
   const narrowed = asked.flat && !filter().flat.checked;
   filter().flat.disabled = Boolean(narrowed);
+  show($("#list-reset"), Boolean(asked.flat));
   return list.reload(Boolean(asked.flat));
 }
 
@@ -100,8 +101,8 @@ function crumbs(path) {
   $("#crumbs").replaceChildren(...parts);
 }
 
-/** Show one run; `jump` moves the focus to it. */
-async function details(key, jump = false) {
+/** Show one run. `jump` moves the focus to it; `look` scrolls there where it would be out of sight. */
+async function details(key, jump = false, look = jump) {
   let told;
   try {
     told = await get(`prefixes/${encodeURIComponent(key)}`, { text: withText() });
@@ -113,10 +114,9 @@ async function details(key, jump = false) {
   icicle.select(run.key);
   list.select(run.key);
   $("#detail-body").replaceChildren(...detailParts(told));
-  if (jump) {
-    $("#detail").scrollIntoView({ block: "nearest" });
-    $("#detail").focus({ preventScroll: true });
-  }
+  const beside = getComputedStyle($("#detail")).position === "sticky"; // As in style.css: else it is below the list.
+  if (look && !beside) $("#detail").scrollIntoView({ block: "nearest" });
+  if (jump) $("#detail").focus({ preventScroll: true });
 }
 
 function detailParts({ run, above, token_ids: ids }) {
