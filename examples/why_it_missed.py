@@ -1,21 +1,23 @@
 """A prompt that could have been served from the cache and was not, and what says why."""
 
-import datetime
-import sys
+import datetime as dt
 
 from engine import Engine, EngineConfig, SamplingParams
 
-HANDBOOK = "The lantern of the harbour is lit at dusk and put out at dawn. Whoever keeps it writes the hour into the book. " * 8
+HANDBOOK = (
+    "The lantern of the harbour is lit at dusk and put out at dawn. Whoever keeps it writes the hour into the book. "
+    * 8
+)
 
 
 def prompt(second: int) -> str:
     """A time before what stays the same: a mistake that many make."""
-    now = datetime.datetime(2026, 3, 1, 8, 15, second, tzinfo=datetime.UTC)
+    now = dt.datetime(2026, 3, 1, 8, 15, second, tzinfo=dt.UTC)
     return f"You keep a lighthouse. It is {now.isoformat()}.\n\n{HANDBOOK}\n\nWhen is the lantern lit?"
 
 
-def main(model: str = "demo") -> None:
-    with Engine(model, EngineConfig(), announce=lambda _: None) as engine:
+def main() -> None:
+    with Engine("demo", EngineConfig(), announce=lambda _: None) as engine:
         for second in (0, 7):
             result = engine.generate(prompt(second), SamplingParams(max_tokens=8))
         report = result.cache_report
@@ -30,4 +32,4 @@ def main(model: str = "demo") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
