@@ -55,22 +55,21 @@ export function show(element, visible) {
  */
 export function keyed(parent, items, keyOf, make, update = () => {}) {
   const kept = parent.keptByKey ?? (parent.keptByKey = new Map());
-  const seen = new Set();
+  const wanted = new Map(items.map((item) => [keyOf(item), item]));
+  const focused = document.activeElement;
+  for (const [key, element] of kept) {
+    if (wanted.has(key)) continue;
+    element.remove();
+    kept.delete(key);
+  }
   let before = parent.firstChild;
-  for (const item of items) {
-    const key = keyOf(item);
-    if (seen.has(key)) continue;
-    seen.add(key);
+  for (const [key, item] of wanted) {
     let element = kept.get(key);
     if (!element) kept.set(key, (element = make(item)));
     update(element, item);
     if (element === before) before = before.nextSibling;
     else parent.insertBefore(element, before);
   }
-  for (const [key, element] of kept) {
-    if (!seen.has(key)) {
-      element.remove();
-      kept.delete(key);
-    }
-  }
+  // An element that is moved loses the focus.
+  if (focused !== document.activeElement && focused?.isConnected) focused.focus({ preventScroll: true });
 }
