@@ -1,8 +1,10 @@
 """An engine says why a prompt missed: each reason by making it happen."""
 
+import json
 import threading
 import time
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -56,6 +58,17 @@ def test_never_seen_and_then_served(tiny_llama_dir):
         missed = engine.stats()["engine"]["missed_tokens"]
         assert missed["never_seen"] == 48
         assert missed["not_a_whole_block"] == 10
+
+
+def test_a_result_is_plain_values_all_the_same(tiny_llama_dir):
+    """What explains it is worked out later, and is in nobody's way who stores results."""
+    with engine_on(tiny_llama_dir) as engine:
+        result = engine.generate(tokens(1, 3 * BLOCK + 5), SHORT)
+        assert json.loads(json.dumps(asdict(result)))["usage"]["prompt_tokens"] == 53
+        copied = deepcopy(result)
+        assert copied == result
+        assert copied.cache_report is None
+        assert result.cache_report is not None
 
 
 def test_too_short_to_be_cached(tiny_llama_dir):
