@@ -1,6 +1,7 @@
 """Engines on tiny models with tiers of known sizes, prompts for them, and how they are asked."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def engine_on(model: Path, disk: Path | None = None, **settings) -> Iterator[Eng
     with open_engine(model, disk, **settings) as engine:
         yield engine
         engine.check()
+
+
+def until(seen: Callable[[], bool], deadline_s: float = 30.0) -> None:
+    """Ask again until it is so: something happens on another thread."""
+    end_s = time.monotonic() + deadline_s
+    while not seen():
+        assert time.monotonic() < end_s, "it never came to that"
+        time.sleep(0.01)  # between looks at a clock that nobody can set: a TTL counts real seconds

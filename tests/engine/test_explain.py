@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from copy import deepcopy
 from dataclasses import asdict, replace
 
@@ -12,7 +11,7 @@ from engine import RequestOptions, SamplingParams
 from kvstore import ErrorBefore, FalseMiss, FaultStore, Gate, Hang
 from kvstore.reasons import MissReason
 from kvstore.reports import DifferenceKind, PrefixQuery
-from tests.engine.engines import BLOCK, bytes_of, engine_on, tokens
+from tests.engine.engines import BLOCK, bytes_of, engine_on, tokens, until
 
 SHORT = SamplingParams(max_tokens=2, ignore_eos=True)
 TEXT = (
@@ -31,14 +30,6 @@ def told(explanation):
 
 def reasons(explanation):
     return {reason.value: num for reason, num in explanation.reasons.items()}
-
-
-def until(seen, deadline_s=30.0):
-    """Ask again until it is so: something happens on another thread."""
-    end_s = time.monotonic() + deadline_s
-    while not seen():
-        assert time.monotonic() < end_s, "it never came to that"
-        time.sleep(0.01)  # between looks at a clock that nobody can set: a TTL counts real seconds
 
 
 # --- nothing wrong ----------------------------------------------------------------------------------------------------
