@@ -5,12 +5,14 @@ import logging
 import socket
 import threading
 from http import HTTPStatus
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from kvstore.admin.application import SECURITY_HEADERS, app
 from kvstore.admin.config import AdminConfig
+from kvstore.admin.dropping import drop
 from kvstore.admin.problems import Problem, busy
 from kvstore.closing import Closing
 
@@ -74,16 +76,27 @@ class AdminServer(Closing):
         server, connections = runner.server, self.config.max_connections
         assert server is not None, "set up"
 
+        transports: set[asyncio.BaseTransport] = set()
+        handle = server.request_handler
+
+        async def handle_and_note(request: BaseRequest) -> web.StreamResponse:
+            if isinstance(request.protocol, _Connection):
+                request.protocol.has_asked()
+            return await handle(request)
+
+        server.request_handler = handle_and_note
+
         def connection() -> asyncio.Protocol:
             if len(server.connections) >= connections:
                 return _Refusal()
             return _Connection(
+                transports,
                 server,
                 loop=loop,
-                keepalive_timeout=timeout_s,  # also for how long the first request may take to come
+                keepalive_timeout=timeout_s,
                 lingering_time=min(timeout_s, 5.0),
                 auto_decompress=False,
-                access_log=None,  # type: ignore[arg-type]  # none is one of its values
+                access_log=None,
                 logger=_log,
             )
 
@@ -94,6 +107,11 @@ class AdminServer(Closing):
         finally:
             listening.close()
             await runner.cleanup()
+            for _ in range(3):  # what was being accepted meanwhile is a connection now
+                await asyncio.sleep(0)
+            for transport in tuple(transports):
+                drop(transport)
+            await asyncio.sleep(0)
 
     def close(self) -> None:
         """Answer no more, and end all connections. Takes a few seconds at most; jobs that run go on. Safe to call twice."""
@@ -107,7 +125,38 @@ class AdminServer(Closing):
 
 
 class _Connection(web.RequestHandler):
-    """One connection, on which what is no HTTP is answered, and logged, without a word of what was sent."""
+    """One connection, on which what is no HTTP is answered, and logged, without a word of what was sent.
+
+    While it is open its transport is in `transports`. It ends if no request has come within `keepalive_timeout`, which
+    not every aiohttp that may be installed sees to by itself.
+    """
+
+    def __init__(
+        self,
+        transports: set[asyncio.BaseTransport],
+        server: web.Server,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        keepalive_timeout: float,
+        **settings: Any,
+    ) -> None:
+        super().__init__(server, loop=loop, keepalive_timeout=keepalive_timeout, **settings)
+        self._transports, self._event_loop = transports, loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transports.add(transport)
+        self._made = transport
+        self._silent = self._event_loop.call_later(self.keepalive_timeout, drop, transport)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._silent.cancel()
+        self._transports.discard(self._made)
+        super().connection_lost(exc)
+
+    def has_asked(self) -> None:
+        """A first request has come whole; for the next ones it has time from answer to answer."""
+        self._silent.cancel()
 
     def handle_error(
         self,

@@ -4,10 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.conftest import demo_dir
-
-__all__ = ["demo_dir"]
-
 
 @pytest.fixture
 def demo_at_hand(demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from tests.engine.naive import tokens
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {
     f"{page} {number}": program
-    for page in ("README.md", "docs/faults.md")
+    for page in ("README.md", "docs/faults.md", "docs/admin.md")
     for number, program in enumerate(
         re.findall(r"```python\n(.*?)```", (ROOT / page).read_text("utf-8"), re.DOTALL), start=1
     )
@@ -45,7 +45,7 @@ def test_a_program_on_a_page_runs_as_it_stands_there(program, request, monkeypat
 
 def test_every_page_has_its_programs():
     """Else none would be run, and nobody would know."""
-    assert list(PROGRAMS) == ["README.md 1", "docs/faults.md 1", "docs/faults.md 2"]
+    assert list(PROGRAMS) == ["README.md 1", "docs/faults.md 1", "docs/faults.md 2", "docs/admin.md 1"]
 
 
 def test_a_store_of_ones_own_keeps_the_laws(capsys):
