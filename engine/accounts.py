@@ -4,23 +4,40 @@ import logging
 import queue
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from kvstore.reasons import MissReason
 from kvstore.reports import Advice, Explanation, RequestReport
 
 from .costs import Costs
+from .explainer import CacheReport
 from .histogram import Histogram
 from .request import Request
 
 _log = logging.getLogger(__name__)
 
 _MOST_ENDED: Final = 1000
+_MOST_HELD_TOKENS: Final = 1 << 22
+"""Of prompts whose differences can still be put into words; of those that ended before, the outline is left."""
+
+_DESCRIBING_SHARE: Final = 0.02
+"""Of the time, on a thread of its own, for what differences look like: it keeps other Python from running."""
+
 _SERVED_BY: Final = ("none", "device", "host", "disk")
+
+
+@dataclass(slots=True)
+class _Ended:
+    report: RequestReport
+    """Without an explanation."""
+    submitted_s: float
+    outline: Explanation | None
+    in_full: CacheReport | None
+    num_tokens: int
 
 
 class Accounts:
@@ -37,8 +54,14 @@ class Accounts:
         self._lock = threading.Lock()
         """Of everything below."""
         self._alive: dict[int, Request] = {}
-        self._ended: OrderedDict[int, tuple[RequestReport, float]] = OrderedDict()
-        """The last that ended, with when they came, on the monotonic clock."""
+        self._ended: OrderedDict[int, _Ended] = OrderedDict()
+        """The last that ended."""
+        self._held: deque[_Ended] = deque()
+        """Those of them that can still be explained in full, and tokens of their prompts."""
+        self._held_tokens = 0
+        self._describe_again_s = 0.0
+        self._num_to_describe = 0
+        """Requests with a difference since one was last looked at: the next stands for all of them."""
         self._missed = dict.fromkeys(MissReason, 0)
         self._replies = dict.fromkeys(("stop", "length", "cancelled", "timeout", "error"), 0)
         self._ttft = {tier: Histogram() for tier in _SERVED_BY}
@@ -87,14 +110,24 @@ class Accounts:
             pass
 
     def _take(self, request: Request) -> None:
-        report = self._report(request)
+        report, cache_report = self._report(request), request.cache_report
+        outline = None if cache_report is None else _worked_out(cache_report.outline, request.number)
+        ended = _Ended(report, request.marks.submitted_s, outline, cache_report, report.prompt_tokens)
         self._alive.pop(request.number, None)
-        self._ended[request.number] = report, request.marks.submitted_s
-        while len(self._ended) > _MOST_ENDED:
+        self._ended[request.number] = ended
+        if len(self._ended) > _MOST_ENDED:
             self._ended.popitem(last=False)
-        self._count(request, report)
+        self._held.append(ended)
+        self._held_tokens += ended.num_tokens
+        while self._held_tokens > _MOST_HELD_TOKENS or len(self._held) > _MOST_ENDED:
+            oldest = self._held.popleft()
+            oldest.in_full = None
+            self._held_tokens -= oldest.num_tokens
+        self._count(request, report, outline)
+        if outline is not None and outline.difference is not None and cache_report is not None:
+            self._add_cost(report, cache_report)
 
-    def _count(self, request: Request, report: RequestReport) -> None:
+    def _count(self, request: Request, report: RequestReport, outline: Explanation | None) -> None:
         for sample in request.samples.values():
             self._replies[sample.finish_reason] += 1
         if report.queue_s is not None:
@@ -104,11 +137,9 @@ class Accounts:
         if report.ttft_s is not None:
             served = [tier for tier, num in report.cached_by_tier.items() if num]
             self._ttft[max(served, key=_SERVED_BY.index, default="none")].add(report.ttft_s)
-        if (explanation := report.explanation) is not None:
-            for reason, num_tokens in explanation.reasons.items():
+        if outline is not None:
+            for reason, num_tokens in outline.reasons.items():
                 self._missed[reason] += num_tokens
-            if explanation.difference is not None and report.prefilled_tokens and report.prefill_s:
-                self._costs.add(explanation.difference, report.prefill_s / report.prefilled_tokens)
         facts = {
             "request": report.number,
             "state": report.state,
@@ -118,6 +149,22 @@ class Accounts:
         }
         self._note(**facts)
         _log.debug("request %d ended: %s", report.number, report.state, extra=facts)
+
+    def _add_cost(self, report: RequestReport, cache_report: CacheReport) -> None:
+        """What its difference looks like and costs, unless that was found out of another a moment ago."""
+        if not report.prefilled_tokens or not report.prefill_s:
+            return
+        self._num_to_describe += 1
+        begun_s = time.monotonic()
+        if begun_s < self._describe_again_s:
+            return
+        explanation = _worked_out(cache_report.explanation, report.number)
+        ended_s = time.monotonic()
+        self._describe_again_s = ended_s + (ended_s - begun_s) / _DESCRIBING_SHARE
+        if explanation is not None and explanation.difference is not None:
+            prefill_s_per_token = report.prefill_s / report.prefilled_tokens
+            self._costs.add(explanation.difference, prefill_s_per_token, stands_for=self._num_to_describe)
+        self._num_to_describe = 0
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
@@ -137,24 +184,25 @@ class Accounts:
         """One that runs, or one of the last that ended. Raises KeyError for another."""
         with self._lock:
             self._settle()
-            if (request := self._alive.get(number)) is not None:
-                report = self._report(request)
-            elif number in self._ended:
-                report = self._as_of_now(*self._ended[number])
+            alive, ended = self._alive.get(number), self._ended.get(number)
+            if ended is not None:
+                report, outline, in_full = self._as_of_now(ended), ended.outline, ended.in_full
+            elif alive is not None:
+                report, outline, in_full = self._report(alive), None, alive.cache_report
             else:
                 raise KeyError(f"request {number} is not among those that are remembered")
-        if text or report.explanation is None:
-            return report
-        return replace(report, explanation=report.explanation.without_text())
+        explanation = outline if in_full is None else _worked_out(in_full.explanation, number)
+        if explanation is not None and not text:
+            explanation = explanation.without_text()
+        return replace(report, explanation=explanation)
 
     def requests(self, limit: int) -> tuple[RequestReport, ...]:
         """The last ones, the latest first, without explanations."""
         with self._lock:
             self._settle()
             alive = [self._report(request) for request in self._alive.values()]
-            ended = [self._as_of_now(*one) for one in reversed(self._ended.values())]
-        reports = sorted([*alive, *ended], key=lambda report: -report.number)[:limit]
-        return tuple(replace(report, explanation=None) for report in reports)
+            ended = [self._as_of_now(one) for one in reversed(self._ended.values())]
+        return tuple(sorted([*alive, *ended], key=lambda report: -report.number)[:limit])
 
     def advice(self, *, text: bool) -> tuple[Advice, ...]:
         """See Costs.advice."""
@@ -163,11 +211,11 @@ class Accounts:
             return self._costs.advice(text=text)
 
     @staticmethod
-    def _as_of_now(report: RequestReport, submitted_s: float) -> RequestReport:
-        return replace(report, submitted_ago_s=time.monotonic() - submitted_s)
+    def _as_of_now(ended: _Ended) -> RequestReport:
+        return replace(ended.report, submitted_ago_s=time.monotonic() - ended.submitted_s)
 
-    @classmethod
-    def _report(cls, request: Request) -> RequestReport:
+    @staticmethod
+    def _report(request: Request) -> RequestReport:
         """What is known of a request; of one that runs it may be a little behind."""
         marks, usage = request.marks, request.usage()
         timings = request.timings()
@@ -186,15 +234,13 @@ class Accounts:
             ttft_s=timings.ttft_s if marks.first_token_s else None,
             private=request.options.tenant is not None or request.options.cache_salt is not None,
             error=request.error,
-            explanation=cls._explanation(request),
         )
 
-    @staticmethod
-    def _explanation(request: Request) -> Explanation | None:
-        if request.cache_report is None:
-            return None
-        try:
-            return request.cache_report.explanation()
-        except Exception:  # noqa: BLE001 - a tokenizer is not ours, and what it raises must not end the accounts
-            _log.exception("a miss cannot be explained", extra={"request": request.number})
-            return None
+
+def _worked_out(work_out: Callable[[], Explanation], number: int) -> Explanation | None:
+    """What cannot be explained is logged: a tokenizer is not ours, and what it raises must not end the accounts."""
+    try:
+        return work_out()
+    except Exception:  # noqa: BLE001 - see above
+        _log.exception("a miss cannot be explained", extra={"request": number})
+        return None

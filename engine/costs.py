@@ -25,14 +25,17 @@ class Costs:
     def __init__(self) -> None:
         self._places: dict[tuple[DifferenceKind, int], _Place] = {}
 
-    def add(self, difference: Difference, prefill_s_per_token: float) -> None:
-        """A prompt left what is cached. What follows the differing part and is the same was computed for nothing."""
+    def add(self, difference: Difference, prefill_s_per_token: float, stands_for: int) -> None:
+        """A prompt left what is cached. What follows the differing part and is the same was computed for nothing.
+
+        `stands_for`: so many prompts, of which this one was looked at.
+        """
         if difference.kind not in _VARYING or difference.kind is None:
             return
         place = self._places.setdefault((difference.kind, difference.at_token), _Place(difference))
-        lost_tokens = difference.same_after_tokens or 0
+        lost_tokens = (difference.same_after_tokens or 0) * stands_for
         place.difference = difference
-        place.requests += 1
+        place.requests += stands_for
         place.lost_tokens += lost_tokens
         place.lost_s += lost_tokens * prefill_s_per_token
         if len(self._places) > _MOST_PLACES:

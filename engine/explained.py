@@ -13,7 +13,7 @@ from tiering.observation import Observed
 from .accounts import Accounts
 from .chat import Prompt, detokenise, encode, messages_of, notes_on
 from .config import EngineConfig
-from .explainer import Explainer
+from .explainer import Case, Explainer
 from .messages import Message, Observe
 from .model import Model
 from .params import RequestOptions
@@ -47,7 +47,7 @@ class Explained(Steered):
         future: Future[Observed] = Future()
         self._post(Observe(salt(tokens), CACHE_USES[options.cache], future))
         notes = notes_on(prompt, self.model.tokenizer)
-        explanation = self._explainer.explain(future.result(), messages_of(prompt), notes)
+        explanation = self._explainer.explain(Case(future.result(), messages_of(prompt), notes))
         return explanation if text else explanation.without_text()
 
     def prefixes(self, query: PrefixQuery | None = None) -> PrefixPage:

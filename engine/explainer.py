@@ -1,9 +1,9 @@
 """Explanations of an engine's own prompts: the core's observation, put into words with the model's tokenizer."""
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from kvstore.reports import Difference, Explanation
 from kvstore.steering import KnowsOthers
 from kvstore.store import Store
 from tiering.diagnosis.differences import difference
-from tiering.explain import Divergence, explain
+from tiering.explain import Describe, Divergence, explain
 from tiering.lease import Lease
 from tiering.observation import Observed
 
@@ -24,6 +24,20 @@ from .salt import MARK_SHIFT
 
 if TYPE_CHECKING:
     from .request import Request
+
+
+_OUTLINE_TOKENS: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A prompt to be explained. `messages`: the prompt, if it was a chat; `found_in`, `lost`: see tiering.explain."""
+
+    observed: Observed
+    messages: tuple[Mapping[str, Any], ...] | None
+    notes: tuple[str, ...]
+    found_in: NDArray[np.int8] | None = None
+    lost: Mapping[int, MissReason] | None = None
 
 
 class Explainer:
@@ -35,16 +49,8 @@ class Explainer:
         """
         self._tokenizer, self._namespace, self._store = tokenizer, namespace, store
 
-    def explain(
-        self,
-        observed: Observed,
-        messages: Sequence[Mapping[str, Any]] | None,
-        notes: tuple[str, ...] = (),
-        *,
-        found_in: NDArray[np.int8] | None = None,
-        lost: Mapping[int, MissReason] | None = None,
-    ) -> Explanation:
-        """See `tiering.explain.explain`. `messages`: the prompt, if it was a chat."""
+    def explain(self, case: "Case") -> Explanation:
+        """In full: with what a difference looks like, which may take a tenth of a second of Python for a long chat."""
 
         def describe(divergence: Divergence) -> Difference:
             return difference(
@@ -53,18 +59,26 @@ class Explainer:
                 divergence.at_token,
                 cached_from=divergence.at_token,
                 tokenizer=self._tokenizer,
-                messages=messages,
+                messages=case.messages,
             )
 
+        return self._explained(case, describe)
+
+    def outline(self, case: "Case") -> Explanation:
+        """The same, but of a difference no more than where it is and the next tokens: a few milliseconds."""
+        return self._explained(case, _outlined)
+
+    def _explained(self, case: "Case", describe: Describe) -> Explanation:
+        observed = case.observed
         explanation = explain(
             observed,
             describe,
-            found_in=found_in,
-            lost=lost,
+            found_in=case.found_in,
+            lost=case.lost,
             mark_shift=MARK_SHIFT,
             elsewhere=lambda: self._elsewhere(observed),
         )
-        return replace(explanation, notes=notes) if notes else explanation
+        return replace(explanation, notes=case.notes) if case.notes else explanation
 
     def _elsewhere(self, observed: Observed) -> str | None:
         """Who else has a prompt of which this model has nothing, in a sentence."""
@@ -86,24 +100,40 @@ class Explainer:
         """Of a request whose prompt has been computed with this lease, which may change or end after this."""
         if (observed := lease.observed) is None:
             return None
-        found_in, lost = lease.found_in[: len(observed.tiers)].copy(), dict(lease.lost)
-        messages, notes = request.messages, request.cache_notes
-        return CacheReport(lambda: self.explain(observed, messages, notes, found_in=found_in, lost=lost))
+        found_in = lease.found_in[: len(observed.tiers)].copy()
+        case = Case(observed, request.messages, request.cache_notes, found_in, dict(lease.lost))
+        return CacheReport(self, case)
 
 
 class CacheReport:
     """The explanation of one request, worked out when it is first asked for, on the thread that asks."""
 
-    def __init__(self, work_out: Callable[[], Explanation]) -> None:
-        self._work_out: Callable[[], Explanation] | None = work_out
+    def __init__(self, explainer: Explainer, case: Case) -> None:
+        self._explainer = explainer
+        self._case: Case | None = case
         self._explanation: Explanation | None = None
         self._lock = threading.Lock()
 
     def explanation(self) -> Explanation:
-        """It, always the same. What it was made from is let go of."""
+        """See Explainer.explain. Always the same; what it was made from is let go of."""
         with self._lock:
             if self._explanation is None:
-                assert self._work_out is not None, "it is let go of only when the explanation is there"
-                self._explanation = self._work_out()
-                self._work_out = None
+                assert self._case is not None, "it is let go of only when the explanation is there"
+                self._explanation = self._explainer.explain(self._case)
+                self._case = None
             return self._explanation
+
+    def outline(self) -> Explanation:
+        """See Explainer.outline; or the explanation, if that is there."""
+        case = self._case
+        return self.explanation() if case is None else self._explainer.outline(case)
+
+
+def _outlined(divergence: Divergence) -> Difference:
+    at, some = divergence.at_token, slice(0, _OUTLINE_TOKENS)
+    return Difference(
+        at_token=at,
+        before_ids=tuple(divergence.asked[max(0, at - _OUTLINE_TOKENS) : at].tolist()),
+        asked_ids=tuple(divergence.asked[at:][some].tolist()),
+        cached_ids=tuple(divergence.cached[some].tolist()),
+    )

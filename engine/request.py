@@ -73,14 +73,15 @@ class Request:
 
     def result(self) -> Result:
         """Everything about the request, as its caller sees it. Replies that never began have the first one's end."""
-        return Result(
+        result = Result(
             samples=tuple(self.samples[index] for index in sorted(self.samples)),
             usage=self.usage(),
             timings=self.timings(),
             error=self.error,
             cache_notes=self.cache_notes,
-            report=self.cache_report,
         )
+        result.explained_by(self.cache_report)
+        return result
 
     def usage(self) -> Usage:
         """Tokens so far. Another thread than the loop's may see some of it a little late."""

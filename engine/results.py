@@ -1,6 +1,6 @@
 """What a request gives back."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from kvstore.reports import Explanation, TierName
@@ -72,14 +72,33 @@ class Timings:
     decode_tokens_per_s: float
 
 
+class _Explained:
+    """What a result knows beside its values: neither compared nor copied nor shown, as it is worked out later."""
+
+    __slots__ = ("_report",)
+
+    def explained_by(self, report: CacheReport | None) -> None:
+        """To be called once, by who made the result."""
+        object.__setattr__(self, "_report", report)
+
+    @property
+    def cache_report(self) -> Explanation | None:
+        """Why the cache did not serve more of this prompt, as it was when the request was admitted.
+
+        None for a request that ended before its prompt was computed, and for a copy of a result. Worked out when it is first
+        asked for: milliseconds, or a tenth of a second for a chat of a hundred thousand tokens.
+        """
+        report: CacheReport | None = getattr(self, "_report", None)
+        return None if report is None else report.explanation()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class Result(_Explained):
     """The reply to one prompt, or the replies; `text` and the like are the first one's.
 
     samples: in order of their index, one unless `n` was more.
     error: the sentence that goes with the finish reason "error", else None.
     cache_notes: sentences that say why the cache could not serve more of this prompt than it did, if anything is known.
-    report: what `cache_report` is worked out from.
     """
 
     samples: tuple[Sample, ...]
@@ -87,15 +106,6 @@ class Result:
     timings: Timings
     error: str | None = None
     cache_notes: tuple[str, ...] = ()
-    report: CacheReport | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def cache_report(self) -> Explanation | None:
-        """Why the cache did not serve more of this prompt, as it was when the request was admitted.
-
-        None for a request that ended before its prompt was computed. Worked out when first asked for: milliseconds.
-        """
-        return None if self.report is None else self.report.explanation()
 
     @property
     def text(self) -> str:

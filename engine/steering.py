@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 
 from kvstore.closing import Closing
-from kvstore.errors import StoreError, StoreFailed
+from kvstore.errors import StoreError, StoreFailed, Unsupported
 from kvstore.reports import (
     Event,
     NamespaceInfo,
@@ -171,10 +171,13 @@ class Steering:
         store = self._tiers.store
         if store is None or not limits:
             return
-        if isinstance(store, Changeable):
+        try:
+            if not isinstance(store, Changeable):
+                raise Unsupported(f"{type(store).__name__} has limits that cannot be changed")
             store.change(**limits)
-        elif limits.keys() != {"ttl_s"}:  # which a store need not know
-            raise ValueError(f"{type(store).__name__} has limits that cannot be changed")
+        except Unsupported:
+            if limits.keys() != {"ttl_s"}:  # which a store need not know
+                raise
 
     def _index_settings(self, wanted: EngineConfig, names: Collection[str]) -> dict[str, Any]:
         """What changes for the core, as IndexConfig calls it."""
@@ -250,7 +253,10 @@ class Steered(Closing):
         return self._cache.remove_prefix(key)
 
     def events(self, after: int = 0) -> Sequence[Event]:
-        """What has happened since the event of that number, oldest first; what is too long ago is missing."""
+        """What has happened since the event of that number, oldest first; what is too long ago is missing.
+
+        The kinds are those of EventLog, and "settings": those that `change` has changed, as they are now.
+        """
         return self._cache.events(after)
 
 

@@ -276,7 +276,7 @@ class Advice:
     """A place where prompts of live traffic leave what is cached, again and again, and what that costs.
 
     kind, sentence: what the differences look like, and what to do.   at_token: the first position that differs.
-    requests: how many left there.   lost_tokens: tokens behind the differing part that were computed although
+    requests: how many left there; where many requests come, some are looked at and stand for all.   lost_tokens: tokens behind the differing part that were computed although
         the same tokens lay in the prompt they left.   lost_s: the prefill seconds these took, at the rate measured.
     example: a difference, as text where that may be shown.
     """

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from tests.tokenizers import byte_tokenizer
-
 # Set before torch is imported: spinning OpenMP threads take the second core from the test beside them.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -43,6 +41,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tokenizer() -> Any:
     """A token for each byte, a few words, and a chat template."""
     pytest.importorskip("transformers")
+    from tests.tokenizers import (
+        byte_tokenizer,
+    )  # here: other tools take the tests of one package, and this file
+
     return byte_tokenizer()
 
 

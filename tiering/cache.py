@@ -126,6 +126,7 @@ class TieredCache(Closing):
             config.block_tokens,
             clock=clock,
             ttl_s=lambda: self._index.config.ttl_s,
+            wait=self._wait_for,
         )
         self._join_s = join_s
         self._touch_until_s = float("inf")
@@ -356,8 +357,11 @@ class TieredCache(Closing):
         return future
 
     def _answer_to(self, begin: Callable[[], Steps[Answered]]) -> Answered:
-        """Wait until the cache's own thread has done something; where this is that thread, it is done here."""
-        future = self.ask_in_steps(begin)
+        """Have the cache's own thread do something, and wait until it is done."""
+        return self._wait_for(self.ask_in_steps(begin))
+
+    def _wait_for(self, future: "Future[Answered]") -> Answered:
+        """Wait for what takes the cache's own thread: where this is that thread, errands are done here."""
         while self._owner == threading.get_ident() and not future.done():
             self._news.clear()
             self._take_in()

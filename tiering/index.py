@@ -425,19 +425,20 @@ class Index:
         self._holes.expire(self._now_s, self._drop_behind)
         self._loads.expire()
         self._writes.expire()
-        if not self._can_read:
+        can_read, can_write = self._can_read, self._can_write
+        if not can_read:
             self._loads.give_up(MissReason.TIER_OFF)
         self._loads.plan()
-        self._writes.plan(disk_ready=self._can_write)
+        self._writes.plan(disk_ready=can_write)
         self._sizes.plan(writing=self._outbox.blocks_in_flight(Write) > 0)
-        self._uses.plan(self._now_s, disk_ready=self._can_write)
-        self._note_what_grew()
+        self._uses.plan(self._now_s, disk_ready=can_write)
+        self._note_what_happened(can_read=can_read, can_write=can_write)
         return self._outbox.take()
 
     def _drop_behind(self, hole: int) -> bool:
         return self._eviction.drop(hole, DISK, MissReason.BEHIND_A_LOSS)
 
-    def _note_what_grew(self) -> None:
+    def _note_what_happened(self, *, can_read: bool, can_write: bool) -> None:
         """Tell what has left since the last plan, and whether the disk is left alone, or works again."""
         self._growth.look(
             [
@@ -448,7 +449,6 @@ class Index:
                 self._loads.num_given_up,
             ]
         )
-        can_read, can_write = self._can_read, self._can_write
         if can_read != self._did_read:
             self.events.append("disk_works" if can_read else "disk_rests", what="reads")
         if can_write != self._did_write:

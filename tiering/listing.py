@@ -37,7 +37,9 @@ Describe = Callable[[Tokens], str]
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class Table:
+    """A list, and when on the cache's clock it was taken and until when it is used again."""
+
     runs: Runs
     taken_s: float
     fresh_until_s: float
@@ -54,14 +56,19 @@ class Listing:
         *,
         clock: Callable[[], float],
         ttl_s: Callable[[], float | None],
+        wait: "Callable[[Future[Table]], Table]",
     ) -> None:
-        """`take`: walks the index, blocking; `clock`: the cache's, which touches are on; `ttl_s`: as it is now."""
-        self._take, self._clock, self._ttl_s = take, clock, ttl_s
+        """Where it gets things from.
+
+        `take`: walks the index, blocking; `clock`: the cache's, which touches are on; `ttl_s`: as it is now; `wait`: for
+        a list that another thread makes: whoever is to walk the index for that must not stand still.
+        """
+        self._take, self._clock, self._ttl_s, self._wait = take, clock, ttl_s, wait
         self._block_tokens = block_tokens
         self._keys = Keys(root_key, block_tokens)
         self._lock = threading.Lock()
-        self._table: _Table | None = None
-        self._coming: Future[_Table] | None = None
+        self._table: Table | None = None
+        self._coming: Future[Table] | None = None
 
     def forget(self) -> None:
         """What was cached must not be known here any more, tokens among it. Does not block."""
@@ -135,7 +142,7 @@ class Listing:
 
     # --- the list -------------------------------------------------------------------------------------------------
 
-    def _latest(self) -> _Table:
+    def _latest(self) -> Table:
         """A list that is fresh: the one there is, or one that is being made or has to be."""
         with self._lock:
             if self._table is not None and self._clock() < self._table.fresh_until_s:
@@ -146,14 +153,14 @@ class Listing:
                 coming = self._coming = Future()
         if mine:
             self._make(coming)
-        return coming.result()
+        return self._wait(coming)
 
-    def _make(self, coming: "Future[_Table]") -> None:
+    def _make(self, coming: "Future[Table]") -> None:
         try:
             began_s = time.perf_counter()
             nodes = self._take()
             taken_s, walk_s = self._clock(), time.perf_counter() - began_s
-            table = _Table(
+            table = Table(
                 Runs(nodes, self._block_tokens), taken_s, taken_s + max(FRESH_S, _MOST_SHARE * walk_s)
             )
         except BaseException as error:  # noqa: BLE001 - whoever waits for this list gets it

@@ -1,4 +1,4 @@
-"""Looking at what is there of a prompt, on the core's thread: some ten microseconds."""
+"""Looking at what is there of a prompt, on the core's thread: some tens of microseconds."""
 
 import numpy as np
 from numpy.typing import NDArray

@@ -82,6 +82,13 @@ class _Node:
         elif children is not None:
             yield children
 
+    def all_children(self) -> "list[_Node]":
+        """The same, as a list of their own."""
+        children = self.children
+        if isinstance(children, dict):
+            return list(children.values())
+        return [] if children is None else [children]
+
     def link(self, child: "_Node", block_bytes: int) -> None:
         """Add a child, or put it in the place of the one with the same first block."""
         children = self.children
@@ -574,10 +581,9 @@ class Following:
         self._open = [self._first]
 
     def collect(self, num_nodes: int) -> bool:
-        """Look at about so many more. Whether there are others still."""
-        until = len(self._nodes) + num_nodes
-        while self._open and len(self._nodes) < until:
-            children = list(self._open.pop().each_child())
+        """Look for what follows so many more of the nodes. Whether there are others still."""
+        for _ in range(min(num_nodes, len(self._open))):
+            children = self._open.pop().all_children()
             self._nodes += children
             self._open += children
         return bool(self._open)

@@ -1,34 +1,20 @@
-"""`kvtide explain` as a user runs it: on recorded requests, and against a server that answers as the endpoint does."""
+"""`kvtide explain` as a user runs it, on recorded requests."""
 
-import asyncio
 import dataclasses
 import io
 import json
+import re
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from aiohttp import web
 from rich.console import Console
-from typer.testing import CliRunner
 
-from kvstore.reasons import MissReason
-from kvstore.reports import Difference, DifferenceKind, Explanation, Part
+from kvstore.reports import Difference, DifferenceKind
+from tests.cli.explained import ANSWER, RULES, chat, code_client, explain
 from tests.tokenizers import byte_tokenizer
-from tiering.cli.app import app
 from tiering.cli.explain_page import Page, visible
-
-RULES = "You answer briefly, and never guess; you say where each figure is from. " * 8
-TOOLS = [
-    {"name": f"tool_{number}", "description": "Does it.", "input_schema": {"type": "object"}}
-    for number in range(3)
-]
-
-
-def explain(*arguments: object):
-    return CliRunner().invoke(app, ["explain", *map(str, arguments)])
 
 
 @pytest.fixture(scope="module")
@@ -50,32 +36,6 @@ def recorded(tmp_path):
     return write
 
 
-def chat(day, *more: object):
-    return {
-        "model": "m",
-        "messages": [
-            {"role": "system", "content": f"Today is {day}. {RULES}"},
-            {"role": "user", "content": "How high is the tower?"},
-            *more,
-        ],
-    }
-
-
-def code_client(cch, *more: object):
-    return {
-        "model": "m",
-        "system": [
-            {
-                "type": "text",
-                "text": f"x-anthropic-billing-header: cc_version=2.1.177.01c; cc_entrypoint=cli; cch={cch};",
-            },
-            {"type": "text", "text": RULES, "cache_control": {"type": "ephemeral"}},
-        ],
-        "tools": TOOLS,
-        "messages": [{"role": "user", "content": "Look at main.py."}, *more],
-    }
-
-
 NEXT_TURN = (
     {"role": "assistant", "content": "It is 71 metres high."},
     {"role": "user", "content": "And how wide?"},
@@ -88,8 +48,8 @@ def test_a_date_in_the_system_prompt(recorded, bytes_dir):
     assert done.exit_code == 1, done.output
     assert "B.json after A.json: 16 of" in done.output
     assert "It breaks at token 17, system message: timestamp." in done.output
-    assert "A.json  <system>Today is ⟦Mon⟧day. You answer briefly" in done.output
-    assert "B.json  <system>Today is ⟦Fri⟧day. You answer briefly" in done.output
+    assert "A.json  <system>Today is ⟦Monday.⟧ You answer briefly" in done.output
+    assert "B.json  <system>Today is ⟦Friday.⟧ You answer briefly" in done.output
     assert "What to do: A date or time" in done.output
     assert "plain layout" not in done.output
 
@@ -188,8 +148,8 @@ def test_on_a_terminal_the_difference_has_colours():
     shown = io.StringIO()
     page = Page(Console(file=shown, force_terminal=True, color_system="standard", width=200, highlight=False))
     page.difference(dataclasses.asdict(ANSWER.difference), ("B", "A"))
-    assert "\x1b[1;31mFri\x1b[0m" in shown.getvalue()
-    assert "\x1b[1;32mMon\x1b[0m" in shown.getvalue()
+    assert "\x1b[1;31mFriday.\x1b[0m" in shown.getvalue()
+    assert "\x1b[1;32mMonday.\x1b[0m" in shown.getvalue()
     assert "⟦" not in shown.getvalue()
 
 
@@ -271,163 +231,19 @@ def test_a_tokenizer_json_needs_neither_torch_nor_transformers(recorded, bytes_d
     assert "system message: timestamp" in done.stdout
 
 
-# --- a running kvtide -----------------------------------------------------------------------------------------------
+# --- the page about it ----------------------------------------------------------------------------------------------
 
-ANSWER = Explanation(
-    prompt_tokens=100,
-    block_tokens=16,
-    parts=(
-        Part(start_token=0, end_token=32, tier="host"),
-        Part(start_token=32, end_token=48, reason=MissReason.DIFFERS),
-        Part(
-            start_token=48,
-            end_token=96,
-            tier="disk",
-            reason=MissReason.EVICTED,
-            ago_s=12.0,
-            detail="for \x1broom",
-        ),
-        Part(start_token=96, end_token=100, reason=MissReason.NOT_A_WHOLE_BLOCK),
-    ),
-    difference=Difference(
-        at_token=33,
-        before_ids=(1,),
-        asked_ids=(2, 3),
-        cached_ids=(4,),
-        before="Today is ",
-        asked="Friday.",
-        cached="Monday.",
-        kind=DifferenceKind.TIMESTAMP,
-        advice="Put it at the end.",
-        section="system message",
-    ),
-    notes=("it was here before",),
-)
+DOC = Path(__file__).parents[2] / "docs" / "explain.md"
 
 
-def as_answer(explanation):
-    told = {"cached_tokens": explanation.cached_tokens, "reasons": explanation.reasons}
-    return json.loads(json.dumps(dataclasses.asdict(explanation) | told))
+def test_the_pages_example_prints_what_it_says(tmp_path, demo_dir):
+    text = DOC.read_text()
+    for name, request in zip("AB", re.findall(r"```json\n(.*?)```", text, re.DOTALL), strict=True):
+        (tmp_path / f"{name}.json").write_text(request)
+    printed = re.search(r"--tokenizer demo\n(.*?)```", text, re.DOTALL)[1]
+    assert explain(tmp_path / "A.json", tmp_path / "B.json", "--tokenizer", demo_dir).output == printed
 
 
-@contextmanager
-def answering(answer):
-    """A real server whose explain route answers with what `answer(request, body)` returns; yields its address."""
-    loop, ready, address = asyncio.new_event_loop(), threading.Event(), []
-
-    async def route(request):
-        return answer(request, await request.json())
-
-    async def serve():
-        application = web.Application()
-        application.router.add_post("/admin/v1/explain", route)
-        runner = web.AppRunner(application)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        address.append("http://{}:{}".format(*runner.addresses[0]))
-        return runner
-
-    def work():
-        runner = loop.run_until_complete(serve())
-        ready.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield address[0]
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-
-
-def test_a_running_kvtide_is_asked(recorded, monkeypatch):
-    seen = []
-
-    def answer(request, body):
-        seen.append((request.headers.get("Authorization"), body))
-        return web.json_response(as_answer(ANSWER))
-
-    monkeypatch.setenv("MY_TOKEN", "secret")
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # gone past
-    with answering(answer) as url:
-        done = explain(recorded("A", chat("Friday")), "--url", url + "/", "--token-env", "MY_TOKEN")
-        as_json = explain(recorded("A", chat("Friday")), "--url", url, "--json")
-        explain(recorded("A", {"text": "Once"}), "--url", url)
-        with_tools = explain(recorded("A", code_client("36ee5")), "--url", url)
-    assert seen[0] == ("Bearer secret", {"messages": chat("Friday")["messages"]})
-    assert seen[1][0] is None
-    assert seen[2][1] == {"text": "Once"}
-    assert [message["role"] for message in seen[3][1]["messages"]] == ["system", "user"]
-    assert "asked without tools" in with_tools.output
-    assert done.exit_code == as_json.exit_code == 1
-    assert "A.json: 32 of 100 tokens are served (32.0 %)." in done.output
-    assert "tokens 0 to 32 from host" in done.output
-    assert "tokens 48 to 96 computed: evicted, last in disk, 12 s ago (for \\x1broom)" in done.output
-    assert "It breaks at token 33, system message: timestamp." in done.output
-    assert "Today is ⟦Fri⟧day." in done.output
-    assert "What to do: Put it at the end." in done.output
-    assert "Note: it was here before" in done.output
-    assert "secret" not in done.output
-    assert json.loads(as_json.output) == as_answer(ANSWER)
-
-
-def test_without_text_there_are_ids(recorded):
-    bare = dataclasses.replace(
-        ANSWER,
-        difference=dataclasses.replace(
-            ANSWER.difference, before=None, asked=None, cached=None, kind=None, advice=None, section=None
-        ),
-    )
-    with answering(lambda *_: web.json_response(as_answer(bare))) as url:
-        done = explain(recorded("A", chat("Friday")), "--url", url)
-    assert "It breaks at token 33." in done.output
-    assert "asked   tokens 2 3" in done.output
-    assert "cached  tokens 4" in done.output
-
-
-def test_all_is_served(recorded):
-    parts = (
-        Part(start_token=0, end_token=96, tier="device"),
-        Part(start_token=96, end_token=100, reason=MissReason.NOT_A_WHOLE_BLOCK),
-    )
-    served = dataclasses.replace(ANSWER, parts=parts, difference=None)
-    with answering(lambda *_: web.json_response(as_answer(served))) as url:
-        assert explain(recorded("A", chat("Friday")), "--url", url).exit_code == 0
-
-
-@pytest.mark.parametrize(
-    ("answer", "words"),
-    [
-        (
-            lambda *_: web.json_response(
-                {"title": "Unauthorized", "status": 401, "detail": "a token is needed"},
-                status=401,
-                content_type="application/problem+json",
-            ),
-            "answers 401: a token is needed",
-        ),
-        (lambda *_: web.Response(status=502, text="<html>"), "answers 502: Bad Gateway"),
-        (lambda *_: web.Response(text="hello"), "something other than JSON"),
-        (lambda *_: web.json_response([]), "something other than an explanation"),
-        (
-            lambda *_: web.json_response(as_answer(ANSWER) | {"parts": [7]}),
-            "something other than an explanation",
-        ),
-        (
-            lambda *_: web.json_response(as_answer(ANSWER) | {"difference": {}}),
-            "something other than an explanation",
-        ),
-        (lambda *_: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}), "answers 302"),
-    ],
-)
-def test_other_answers_get_one_sentence(recorded, answer, words):
-    with answering(answer) as url:
-        done = explain(recorded("A", chat("Friday")), "--url", url)
-    assert done.exit_code == 2
-    assert words in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_the_page_has_every_kind():
+    rows = re.findall(r"^\| `(\w+)` \|", DOC.read_text(), re.MULTILINE)
+    assert rows == [kind.value for kind in DifferenceKind]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from engine import RequestOptions, SamplingParams
+from engine.explainer import Explainer
 from engine.loop import EngineLoop
 from engine.messages import Cancel, Clear, Demote, Submit, Wake
 from engine.request import Marks, Request
@@ -22,6 +23,7 @@ from engine.sampling import Dice
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
 from engine.text import ReplyText
+from kvstore.block import Namespace
 from kvstore.store import NO_OWNER
 from tests.tiering.memory_model import DIED, POISON, MemoryModel
 from tests.tiering.virtual_loop import Choose, VirtualLoop
@@ -280,6 +282,8 @@ class SchedulerWalk(VirtualLoop):
             deterministic=self.deterministic,
             group_starts=(0, LAST_GROUP),
             memory_advice="lower nothing",
+            ended=self.explained,
+            explainer=Explainer(None, Namespace.of({}), None),
         )
         self.cache.end_copy = self.end_copy
         self.loop.join()
@@ -340,6 +344,7 @@ class SchedulerWalk(VirtualLoop):
             room, self.choose([6 * size, room] if self.long_replies else [1, 2 * size + 1, room])
         )
         request = Request(
+            number=self.counts["arrived"],
             prompt=np.array(prompt, dtype="<i4"),
             params=SamplingParams(max_tokens=max_tokens, ignore_eos=self.choose([False, True])),
             options=RequestOptions(),
@@ -360,6 +365,15 @@ class SchedulerWalk(VirtualLoop):
         self.counts["arrived"] += 1
         self.open.append(sequence)
         self._post(Submit((request,)))
+
+    def explained(self, request):
+        """Whatever happened to a request, what is said of its prompt agrees with what it was served."""
+        if request.cache_report is not None:
+            explanation, usage = request.cache_report.explanation(), request.usage()
+            assert explanation.cached_tokens == usage.cached_tokens, f"{explanation} of {usage}"
+            assert sum(explanation.reasons.values()) == usage.prompt_tokens - usage.cached_tokens
+            for reason in explanation.reasons:
+                self.counts[f"missed: {reason}"] += 1
 
     def cancel(self):
         if self.open:

@@ -30,9 +30,10 @@ pytestmark = pytest.mark.skipif(not BASH or shutil.which("curl") is None, reason
 
 
 @pytest.fixture(scope="module")
-def served(tiny_text_dir, tmp_path_factory) -> Iterator[AdminServer]:
+def served(demo_model, tmp_path_factory) -> Iterator[AdminServer]:
+    """The demo's model, so that each route has been asked of what a reader tries first."""
     with (
-        open_engine(tiny_text_dir, tmp_path_factory.mktemp("disk")) as engine,
+        open_engine(demo_model, tmp_path_factory.mktemp("disk"), kv_dtype="bfloat16") as engine,
         serve(engine, AdminConfig(port=0)) as server,
     ):
         _fill(engine)

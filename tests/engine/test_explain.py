@@ -1,8 +1,10 @@
 """An engine says why a prompt missed: each reason by making it happen."""
 
+import json
 import threading
 import time
-from dataclasses import replace
+from copy import deepcopy
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -56,6 +58,17 @@ def test_never_seen_and_then_served(tiny_llama_dir):
         missed = engine.stats()["engine"]["missed_tokens"]
         assert missed["never_seen"] == 48
         assert missed["not_a_whole_block"] == 10
+
+
+def test_a_result_is_plain_values_all_the_same(tiny_llama_dir):
+    """What explains it is worked out later, and is in nobody's way who stores results."""
+    with engine_on(tiny_llama_dir) as engine:
+        result = engine.generate(tokens(1, 3 * BLOCK + 5), SHORT)
+        assert json.loads(json.dumps(asdict(result)))["usage"]["prompt_tokens"] == 53
+        copied = deepcopy(result)
+        assert copied == result
+        assert copied.cache_report is None
+        assert result.cache_report is not None
 
 
 def test_too_short_to_be_cached(tiny_llama_dir):
@@ -116,7 +129,8 @@ def test_a_difference_in_a_chat_names_the_message(tiny_text_dir):
         assert difference.kind is DifferenceKind.TIMESTAMP
 
 
-def test_the_costliest_divergence_comes_first(tiny_text_dir):
+def test_the_costliest_divergence_comes_first(tiny_text_dir, monkeypatch):
+    monkeypatch.setattr("engine.accounts._DESCRIBING_SHARE", 1e9)
     with engine_on(tiny_text_dir) as engine:
         for second in range(6):
             engine.generate(TEXT.format(when=f"2026-11-29 08:15:0{second}"), SHORT)
@@ -129,6 +143,31 @@ def test_the_costliest_divergence_comes_first(tiny_text_dir):
         assert advice.lost_s > 0
         assert "08:15" in advice.example.before + advice.example.asked
         assert engine.advice()[0].example.asked is None
+
+
+def test_little_time_goes_into_what_differences_look_like(tiny_text_dir, monkeypatch):
+    """One is looked at; the next would be after ages. Reasons are counted for all, and each can be asked about."""
+    monkeypatch.setattr("engine.accounts._DESCRIBING_SHARE", 1e-9)
+    with engine_on(tiny_text_dir) as engine:
+        handles = [engine.submit(TEXT.format(when=f"08:15:0{second}"), SHORT) for second in range(4)]
+        missed = [handle.result(60).cache_report.reasons for handle in handles]
+        assert [advice.requests for advice in engine.advice()] == [1]
+        differs = sum(reasons.get(MissReason.DIFFERS, 0) for reasons in missed)
+        assert engine.stats()["engine"]["missed_tokens"]["differs"] == differs > 0
+        assert engine.request(handles[3].id).explanation.difference.kind is DifferenceKind.TIMESTAMP
+
+
+def test_of_long_prompts_that_ended_long_ago_the_outline_is_left(tiny_text_dir, monkeypatch):
+    monkeypatch.setattr("engine.accounts._MOST_HELD_TOKENS", 800)
+    monkeypatch.setattr("engine.accounts._DESCRIBING_SHARE", 1e-9)
+    with engine_on(tiny_text_dir) as engine:
+        handles = [engine.submit(TEXT.format(when=f"08:15:0{second}"), SHORT) for second in range(6)]
+        for handle in handles:
+            handle.result(60)
+        old, new = (engine.request(handle.id).explanation for handle in (handles[2], handles[-1]))
+        assert old.difference.at_token == new.difference.at_token
+        assert (old.difference.kind, new.difference.kind) == (None, DifferenceKind.TIMESTAMP)
+        assert reasons(old) == reasons(new)
 
 
 def test_no_tokenizer_no_text(tiny_llama_dir):

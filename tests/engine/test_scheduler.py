@@ -32,6 +32,7 @@ class Turns:
 
     def add(self, prompt, max_tokens):
         request = Request(
+            number=0,
             prompt=np.array(prompt, dtype="<i4"),
             params=SamplingParams(max_tokens=max_tokens),
             options=RequestOptions(),

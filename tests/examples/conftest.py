@@ -1,4 +1,4 @@
-"""The demo model, as the tests of the engine have it."""
+"""The demo model, where programs look for it."""
 
 from pathlib import Path
 

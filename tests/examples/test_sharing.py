@@ -51,3 +51,11 @@ def test_the_tree_is_drawn_from_live_data(capsys):
         "└─ system B: 64 tokens, {'host': 64}",
         "   └─ examples: 64 tokens, {'host': 128}",
     ]
+
+
+def test_why_it_missed_says_so(capsys):
+    found, *told = lines_of(capsys, "why_it_missed")
+    assert re.match(r"16 of \d+ tokens were cached", found)
+    assert any("differs" in line for line in told)
+    assert "[7" in "".join(told), "the second that differs"
+    assert "timestamp: " in "".join(told)

@@ -22,6 +22,10 @@ TURNS = (
     "<user>Who built the second one, and in which year?\n<assistant>A guild of masons, in 1311.\n",
     "<user>What is it used for these days?\n<assistant>It houses a museum of clocks.\n",
 )
+NUMBERED = [
+    f"<user>What is the fee for entry {number}?\n<assistant>Entry {number} costs nothing on Sundays, I believe.\n"
+    for number in range(1, 6)
+]
 TOOL = {"name": "weather", "description": "Tells the weather.", "input": {"place": "text", "days": 3}}
 OTHER_TOOL = {"name": "calendar", "description": "Lists what is due.", "input": {"from": "date"}}
 PAGES = ("The mill stands by the river and was built of oak.", "The bridge has nine arches.\nIt is narrow.")
@@ -137,6 +141,21 @@ DIFFER = [
         Kind.REWRITTEN_TURN,
         "<user>Hello\n<assistant>Good morning to you.\n<user>And now?" + RULES,
         "<user>Hello\n<assistant>Good morning to you. \n\n<user>And now?" + RULES,
+    ),
+    (
+        Kind.REWRITTEN_TURN,
+        "<user>Hello\n<assistant>Good morning to you.\n<user>And now?" + RULES,
+        "<user>Hello\n<assistant>\n Good morning to you.\n<user>And now?" + RULES,
+    ),
+    (  # white space at the end of what a user says is no more than that
+        Kind.WHITE_SPACE,
+        "<user>Hello\n<assistant>Good morning.\n<user>And now? \n<assistant>Here it is." + RULES,
+        "<user>Hello\n<assistant>Good morning.\n<user>And now?\n<assistant>Here it is." + RULES,
+    ),
+    (
+        Kind.TRUNCATED,
+        f"<system>Be kind.{RULES}\n{''.join(NUMBERED[1:])}",
+        f"<system>Be kind.{RULES}\n{''.join(NUMBERED)}",
     ),
     (
         Kind.TRUNCATED,

@@ -44,6 +44,7 @@ def listing(holdings, clock=None, ttl_s=None, block_tokens=BLOCK_TOKENS, take=No
         block_tokens,
         clock=clock or Clock(),
         ttl_s=lambda: ttl_s,
+        wait=lambda coming: coming.result(GIVE_UP_S),
     )
 
 
@@ -442,6 +443,28 @@ def test_what_was_forgotten_is_not_known_here_any_more(listed):
 
 
 # --- in the cache ---------------------------------------------------------------------------------------------------
+
+
+def test_the_thread_that_drives_may_ask_for_a_list_that_another_has_begun():
+    rig = Rig(None)
+    with rig.cache as cache:
+        rig.serve(1, 2)
+        begun, pages = threading.Event(), []
+        walk_index = cache._index.walk
+
+        def walk_and_tell():
+            begun.set()
+            return walk_index()
+
+        cache._index.walk = walk_and_tell
+        ask = cache.ask_in_steps
+        cache.ask_in_steps = lambda begin: (ask(begin), begun.set())[0]
+        thread = threading.Thread(target=lambda: pages.append(cache.prefixes(PrefixQuery())))
+        thread.start()
+        assert begun.wait(GIVE_UP_S)
+        pages.append(cache.prefixes(PrefixQuery()))
+        thread.join()
+        assert [page.total for page in pages] == [1, 1]
 
 
 def test_other_threads_list_while_requests_go_on():

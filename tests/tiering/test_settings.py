@@ -8,10 +8,12 @@ import pytest
 
 from kvstore.memory import MemoryStore
 from tests.tiering.memory_model import DIED
+from tests.tiering.slot_arrays import GIVE_UP_S
 from tests.tiering.small_tiers import RECORD_BYTES, lookup, model, on_disk, prompt, stats
 from tests.tiering.test_by_hand import drive
 from tests.tiering.test_cache import HOST_SLOTS, LAYOUT, NAMESPACE, Rig
-from tiering.moves import Write
+from tests.tiering.test_listing import Clock
+from tiering.moves import Touch, Write
 from tiering.residency import Tier
 
 
@@ -55,7 +57,7 @@ def test_without_a_disk_the_least_recently_used_go_for_good_when_nothing_else_ca
 
 
 def test_with_a_disk_what_only_host_memory_has_is_written_before_it_leaves():
-    tiers = model(device=8, host=6, disk=16, clean_share=0.0)
+    tiers = model(device=8, host=6, disk=16, clean_share=0.0, write_budget_blocks=1)
     host_blocks(tiers, 1, 2, 3, 4, 5)
     assert not tiers.disk
     tiers.index.change(host_slots=2)
@@ -170,6 +172,17 @@ def test_while_there_is_too_much_on_disk_nothing_is_written():
     assert stats(tiers, "disk")["bytes"] <= RECORD_BYTES
 
 
+def test_a_write_does_not_make_a_disk_smaller_all_at_once(monkeypatch):
+    monkeypatch.setattr("tiering.sizes._ONE_BY_ONE", 1)
+    tiers = model(device=8, host=8, disk=8)
+    on_disk(tiers, 1, 2, 3, 4, 5)
+    host_blocks(tiers, 6)
+    tiers.index.change(disk_bytes=2 * RECORD_BYTES)
+    tiers.index.sweep(Tier.DISK, then_free=False)
+    tiers.plan()
+    assert stats(tiers, "disk")["blocks"] == 4
+
+
 def test_a_larger_disk_takes_more():
     tiers = model(device=8, host=8, disk=1)
     on_disk(tiers, 1)
@@ -201,6 +214,46 @@ def test_a_ttl_that_comes_and_goes():
     tiers.index.change(ttl_s=899.0)
     tiers.settle()
     assert tiers.index.stats()["blocks"] == 0
+
+
+def test_a_ttl_that_goes_takes_what_is_over_with_it_and_a_shorter_one_comes_at_once():
+    tiers = model(device=8, ttl_s=10.0)
+    tiers.run(prompt(1))
+    tiers.now_s += 11.0
+    tiers.index.at(tiers.now_s)
+    assert lookup(tiers, 1) == {}
+    tiers.index.change(ttl_s=None)
+    tiers.index.at(tiers.now_s)
+    assert lookup(tiers, 1) == {"device": 1}
+    tiers.index.change(ttl_s=1000.0)
+    tiers.plan()
+    assert tiers.index.deadline_s() == 1000.0
+    tiers.index.change(ttl_s=5.0)
+    tiers.plan()
+    assert tiers.index.stats()["expired"] == 1
+
+
+def test_uses_that_were_about_to_be_told_are_told_within_another_ttl_too(monkeypatch):
+    monkeypatch.setattr("tiering.uses._BATCH_BLOCKS", 1)
+    tiers = model(device=8, host=8, disk=8, ttl_s=1600.0)
+    on_disk(tiers, 1)
+    on_disk(tiers, 2)
+    tiers.run(prompt(1))
+    tiers.run(prompt(2))
+
+    def told():
+        return [len(move.keys) for move in tiers.asked if isinstance(move, Touch)]
+
+    while not told():
+        tiers.now_s = max(tiers.now_s, tiers.index.deadline_s())
+        tiers.plan()
+    so_far, changed_s = sum(told()), tiers.now_s
+    tiers.index.change(ttl_s=800.0)
+    while sum(told()) == so_far and tiers.now_s <= changed_s + 100.0:
+        tiers.now_s = max(tiers.now_s, tiers.index.deadline_s())
+        tiers.plan()
+    assert sum(told()) > so_far
+    assert tiers.now_s <= changed_s + 100.0, "half of an eighth of the TTL is 50 s"
 
 
 def test_what_was_over_and_has_not_gone_may_be_used_again_with_a_longer_ttl():
@@ -304,6 +357,20 @@ def test_another_thread_changes_settings_and_what_is_left_out_stays():
         assert cache._index.config.ttl_s is None
         with pytest.raises(ValueError, match="at most"):
             drive(rig, lambda: cache.change(host_slots=HOST_SLOTS + 1))
+
+
+def test_a_transfer_takes_until_its_end_is_taken_in():
+    clock = Clock()
+    rig = Rig(None, clocks={"clock": clock})
+    with rig.cache as cache:
+        rig.serve(1, 2)
+        rig.woken.clear()
+        cache.sweep(Tier.HOST, then_free=True)
+        assert rig.woken.wait(GIVE_UP_S)
+        clock.now_s = 5.0
+        cache.pump()
+        assert cache.stats()["transfers"]["demote"]["busy_s"] == 5.0
+        assert [event.facts["seconds"] for event in cache.events(0) if event.kind == "demoted"] == [5.0]
 
 
 def test_figures_and_events_may_be_read_by_any_thread_while_requests_go_on():

@@ -3,13 +3,18 @@
 Around it moves end, fail or hang, and time passes, as it is chosen. What is computed, and for whom, a subclass says.
 """
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
+
+import numpy as np
 
 from kvstore.reasons import MissReason
 from tests.tiering.memory_model import DIED, ROOT_KEY, MemoryModel
 from tiering.cache import TieredCache
+from tiering.errands import SLICE_S, Errands
 from tiering.index import IndexConfig
 from tiering.moves import Promote, Read, SwapIn, SwapOut, Write
 from tiering.residency import Tier
@@ -69,6 +74,8 @@ class ModelCache(TieredCache):
             jobs=lambda name, num_threads: None,
         )
         self._index, self._news = model.index, Doorbell(something_happens)
+        ticks = itertools.count()
+        self._errands = Errands(lambda: next(ticks) * SLICE_S / 2)  # a few steps in each slice
         model.answer = self._report  # taken in when the loop next looks
         self.end_copy = model.complete
         """Ends a copy that compute or the host waits for, well or badly."""
@@ -135,6 +142,8 @@ class VirtualLoop:
             self.model, wake=self.wake, clock=self._clock, something_happens=self._something_happens
         )
         self.hanging: set[int] = set()
+        self.asked: list[Future[Any]] = []
+        """What other threads wait for."""
         self.moves: list[Callable[[], Any]] = [
             *[self.complete] * 4,
             *[self.first_layers_arrive] * 4,
@@ -145,6 +154,7 @@ class VirtualLoop:
             *[self.hang] * 2,
             self.answer_after_all,
             self.grow_host,
+            self.ask,
             self.pass_time,
         ]
         self.actions: list[Callable[[], Any]] = []
@@ -244,8 +254,46 @@ class VirtualLoop:
     def grow_host(self):
         """More of host memory is ready."""
         ready = self.cache.stats()["tiers"]["host"]["slots"]
-        if ready < self.model.config.host_slots:
-            self.cache.host_grows(self.choose(range(ready + 1, self.model.config.host_slots + 1)))
+        if ready < self.config.host_slots:
+            self.cache.host_grows(self.choose(range(ready + 1, self.config.host_slots + 1)))
+
+    def ask(self):
+        """Another thread wants something of the cache, and waits until it has it."""
+        self.choose([self._ask_for_prefix, self._ask_for_list, self._ask_for_change])()
+
+    def _ask_for_prefix(self):
+        index = self.model.index
+        live = np.flatnonzero(index._holdings.residency.live).tolist()
+        if live:
+            ids = index._holdings.radix.path(self.choose(live))
+            path = b"".join(map(index._holdings.radix.tokens_of, ids.tolist()))
+            start, config = self.choose(range(len(ids))), index.config
+            tiers = [*[Tier.HOST] * (config.host_slots > 0), *[Tier.DISK] * (config.disk_bytes > 0)]
+            to = self.choose([None, *tiers])
+            if to is None:
+                self.asked.append(self.cache.ask_in_steps(lambda: index.remove_prefix(path, start)))
+            else:
+                self.asked.append(self.cache.ask_in_steps(lambda: index.demote_prefix(path, start, to)))
+
+    def _ask_for_list(self):
+        self.asked.append(self.cache.ask_in_steps(self.model.index.walk))
+
+    def _ask_for_change(self):
+        least = 1 if self.config.disk_bytes else 0
+        changes = {
+            "host_slots": self.choose(range(least, self.config.host_slots + 1)),
+            "ttl_s": self.choose([None, 9.0]),
+            "clean_share": self.choose([0.0, 1.0]),
+        }
+        if self.config.disk_bytes:
+            changes["disk_bytes"] = self.choose([10, 40, 80])
+        name = self.choose(sorted(changes))
+
+        def change():
+            self.model.index.change(**{name: changes[name]})
+            self.model.config = self.model.index.config
+
+        self.asked.append(self.cache.ask(change))
 
     # ---- time
 
@@ -299,7 +347,18 @@ class VirtualLoop:
             return False
         return True
 
+    def _answer_all(self):
+        """Whoever asked has an answer in the end, and nothing but a missing prefix is refused."""
+        for _ in range(TURNS):
+            if all(future.done() for future in self.asked):
+                break
+            assert self.go_on() or self._something_happens(), "an errand waits for ever"
+        for future in self.asked:
+            assert isinstance(future.exception(0), KeyError | None)
+            self.counts["errands"] += 1
+
     def _come_to_rest(self):
+        self._answer_all()
         self.hanging.clear()
         self._late_in = 0  # nothing takes too long any more
         while self.model.flights:

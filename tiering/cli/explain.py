@@ -156,7 +156,7 @@ def _show(found: Comparison, names: tuple[str, str], why_plain: str | None, bloc
         Text.assemble(
             f"{names[0]} after {names[1]}: ",
             (_told(found.shared, found.prompt_tokens), "bold"),
-            f" can be reused, in {found.shared.blocks:,} whole blocks of {block_tokens}.",
+            f" can be reused, in {_blocks(found.shared, 'whole block')} of {block_tokens}.",
         )
     )
     if found.difference is None:
@@ -185,7 +185,11 @@ def _console() -> Console:
 
 
 def _show_gain(console: Console, when: str, reuse: Reuse, found: Comparison) -> None:
-    console.print(f"{when}: about {_told(reuse, found.prompt_tokens)}, {reuse.blocks:,} blocks.")
+    console.print(f"{when}: about {_told(reuse, found.prompt_tokens)}, {_blocks(reuse, 'block')}.")
+
+
+def _blocks(reuse: Reuse, word: str) -> str:
+    return f"{reuse.blocks:,} {word}{'' if reuse.blocks == 1 else 's'}"
 
 
 def _told(reuse: Reuse, prompt_tokens: int) -> str:

@@ -1,5 +1,6 @@
 """How an explanation looks on a terminal, and in a file."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,8 @@ from tiering.diagnosis.alignment import same_characters
 
 _SHOWN_BEFORE = 60
 _NAMES = {"\n": "↵", "\t": "⇥", "\r": "␍"}
-_SIDES = ("green", "red")
+_COLOURS = ("green", "red")  # of what is cached and of what is asked
+_WORD = re.compile(r"[\w:.,/+-]")
 
 
 class Page:
@@ -67,22 +69,31 @@ class Page:
 
     def _texts(self, told: Mapping[str, Any], names: tuple[str, str]) -> None:
         before = str(told.get("before") or "")[-_SHOWN_BEFORE:]
-        sides = {"asked": str(told["asked"]), "cached": str(told.get("cached") or "")}
-        head = same_characters(*sides.values())
-        tail = same_characters(*(text[head:][::-1] for text in sides.values()))
+        asked, cached = (before + str(told.get(key) or "") for key in ("asked", "cached"))
+        start, behind = _differing(asked, cached)
         width = max(map(len, names))
-        for name, key, colour in zip(reversed(names), ("cached", "asked"), _SIDES, strict=True):
-            text = sides[key]
-            end = len(text) - tail
+        for name, text, colour in zip(reversed(names), (cached, asked), _COLOURS, strict=True):
+            end = len(text) - behind
             self._console.print(
                 Text.assemble(
                     f"  {name:<{width}}  ",
-                    (visible(before + text[:head]), "dim"),
-                    (f"{self._marks[0]}{visible(text[head:end])}{self._marks[1]}", f"bold {colour}"),
+                    (visible(text[:start]), "dim"),
+                    (f"{self._marks[0]}{visible(text[start:end])}{self._marks[1]}", f"bold {colour}"),
                     (visible(text[end:]), "dim"),
                 ),
                 soft_wrap=True,
             )
+
+
+def _differing(asked: str, cached: str) -> tuple[int, int]:
+    """Where what differs begins in both texts, and how many characters stand behind it; whole words, numbers and times."""
+    start = same_characters(asked, cached)
+    behind = same_characters(asked[start:][::-1], cached[start:][::-1])
+    while start and _WORD.match(asked[start - 1]):
+        start -= 1
+    while behind and _WORD.match(asked[-behind]):
+        behind -= 1
+    return start, behind
 
 
 def visible(text: str) -> str:

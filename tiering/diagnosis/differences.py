@@ -18,6 +18,7 @@ SHOWN_CHARACTERS = 240
 SHOWN_BEHIND = 40  # characters behind the stretch, the same ones on both sides
 
 _HEAD_TOKENS = 32  # so many tokens found elsewhere are a piece that was moved, not chance
+_LEAST_VARIED = 8  # different tokens in it: white space is found everywhere
 _HEAD_OFFSETS = (0, 16, 64, 256)
 _SAME_BEHIND_GAP_TOKENS = 16
 
@@ -139,14 +140,17 @@ class _Case:
             return of_json
         if looks.are_members_permuted(window):
             return DifferenceKind.REORDERED_KEYS
-        # Before times and numbers: documents that were exchanged may differ in these first.
+        # Before times and numbers: documents that were exchanged, and turns that are gone, may differ in these first.
         if self._exchanged() or looks.is_permuted(window):
             return DifferenceKind.REORDERED_DOCUMENTS
+        if self._lacks_turns(window, offsets=(0,)):
+            return DifferenceKind.TRUNCATED
         if (of_entity := looks.entity_kind(window)) is not None:
             return of_entity
         if looks.is_white_space(window):
             return DifferenceKind.WHITE_SPACE
-        return DifferenceKind.TRUNCATED if self._lacks_turns(window) else DifferenceKind.OTHER_TEXT
+        gone = self._lacks_turns(window, offsets=_HEAD_OFFSETS)
+        return DifferenceKind.TRUNCATED if gone else DifferenceKind.OTHER_TEXT
 
     def advice(self, kind: DifferenceKind) -> str:
         stretch, window = self.stretch, self.window
@@ -165,16 +169,22 @@ class _Case:
         """Whether what comes next on each side comes later on the other: told by tokens alone, however long the pieces."""
         ours, theirs = self.asked[self.stretch.asked_start :], self.cached[self.stretch.cached_start :]
         heads = ours[:_HEAD_TOKENS], theirs[:_HEAD_TOKENS]
-        if min(map(len, heads)) < _HEAD_TOKENS or len({*heads[0].tolist()}) < _HEAD_TOKENS // 4:
+        if (
+            min(map(len, heads)) < _HEAD_TOKENS
+            or min(len({*head.tolist()}) for head in heads) < _LEAST_VARIED
+        ):
             return False
         return holds(theirs, heads[0]) is not None and holds(ours, heads[1]) is not None
 
-    def _lacks_turns(self, window: Window) -> bool:
-        """Whether one side goes on with what stands further on in the other, and turns begin before that."""
+    def _lacks_turns(self, window: Window, offsets: Sequence[int]) -> bool:
+        """Whether one side goes on with what stands further on in the other, and turns begin before that.
+
+        offsets: so many tokens behind the difference it may be; with several, a meeting further on counts as well.
+        """
         stretch = self.stretch
         ours, theirs = self.asked[stretch.asked_start :], self.cached[stretch.cached_start :]
-        gaps = [(ours, theirs, _gap(ours, theirs)), (theirs, ours, _gap(theirs, ours))]
-        if stretch.same_tokens >= _SAME_BEHIND_GAP_TOKENS:
+        gaps = [(ours, theirs, _gap(ours, theirs, offsets)), (theirs, ours, _gap(theirs, ours, offsets))]
+        if len(offsets) > 1 and stretch.same_tokens >= _SAME_BEHIND_GAP_TOKENS:
             sizes = stretch.asked_end - stretch.asked_start, stretch.cached_end - stretch.cached_start
             gaps += [(ours, theirs, sizes), (theirs, ours, sizes[::-1])]
         for has_less, has_more, gap in gaps:
@@ -200,13 +210,13 @@ def _place(text: str, window: Window) -> int | None:
     return text.index(around) + window.split
 
 
-def _gap(has_less: Ids, has_more: Ids) -> tuple[int, int] | None:
+def _gap(has_less: Ids, has_more: Ids, offsets: Sequence[int]) -> tuple[int, int] | None:
     """How much of each lies before the place where what `has_less` goes on with stands in `has_more`; None if nowhere.
 
     has_less  | i i | . . . . . . .     i: what stands instead, mostly nothing
     has_more  | g g g g g g g g | . . . . . . .
     """
-    for offset in _HEAD_OFFSETS:
+    for offset in offsets:
         found = holds(has_more, has_less[offset : offset + _HEAD_TOKENS])
         if found is not None and len(has_less) - offset >= _HEAD_TOKENS:
             return offset, found

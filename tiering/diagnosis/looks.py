@@ -7,7 +7,7 @@ from typing import Any
 from kvstore.reports import DifferenceKind
 from tiering.diagnosis.alignment import same_characters
 from tiering.diagnosis.entities import entities, is_random, masked, vary, word_at
-from tiering.diagnosis.turns import num_turns, speaker, starts_turn
+from tiering.diagnosis.turns import is_turn_begun, num_turns, speaker, starts_turn
 from tiering.diagnosis.windows import Window
 
 ATTRIBUTION_HEADER = "x-anthropic-billing-header"
@@ -230,15 +230,14 @@ def _has_reasoning(text: str, other: str, first: int) -> bool:
 
 
 def is_turn_trimmed(window: Window) -> bool:
-    """Whether the difference is white space at an end of what an assistant said."""
-    if not is_white_space(window):
-        return False
+    """Whether the difference is white space at either end of what an assistant said."""
     start = _before_space(window)
+    if not is_white_space(window) or speaker(window.asked[:start]) != "assistant":
+        return False
+    if is_turn_begun(window.asked[:start]):
+        return True
     behind = (text[start:].lstrip() for text in (window.asked, window.cached))
-    return (
-        any(starts_turn(text, window.markers) for text in behind)
-        and speaker(window.asked[:start]) == "assistant"
-    )
+    return any(starts_turn(text, window.markers) for text in behind)
 
 
 def lacks_turns(removed: str, instead: str, markers: tuple[str, ...]) -> bool:

@@ -20,7 +20,7 @@ TOOLS = "tools"
 
 _MARK = "\ue0ff{}\ue0fe"  # of the private use area, as no prompt has it
 _SYSTEM_ROLES = ("system", "developer")
-_MOST_EARLIER = 16
+_MOST_EARLIER = 8
 _LEAST_REWRITTEN = 8  # characters that the earlier rendering and what is cached must share
 
 Messages = Sequence[Mapping[str, Any]]
@@ -131,16 +131,16 @@ def was_rewritten(
     behind `place`, the longest first, as far as the template takes them.
     """
     for count in range(len(messages) - 1, max(0, len(messages) - 1 - _MOST_EARLIER), -1):
-        for reply in (False, True) if messages[count - 1].get("role") == "assistant" else (True,):
-            before = render(messages[:count], tokenizer, tools=tools, reply=reply)
-            if before is None or before[:place] != whole[:place]:
-                continue
-            if len(before) <= place:
-                return False  # and so will all that are shorter
-            was, now = before[place:].rstrip(), whole[place:]
-            length = min(len(was), len(cached), 64)
-            if length >= _LEAST_REWRITTEN and was[:length] == cached[:length] != now[:length]:
-                return True
+        reply = messages[count - 1].get("role") != "assistant"
+        before = render(messages[:count], tokenizer, tools=tools, reply=reply)
+        if before is None or before[:place] != whole[:place]:
+            continue
+        if len(before) <= place:
+            break  # and so will all that are shorter
+        was, now = before[place:].rstrip(), whole[place:]
+        length = min(len(was), len(cached), 64)
+        if length >= _LEAST_REWRITTEN and was[:length] == cached[:length] != now[:length]:
+            return True
     return False
 
 

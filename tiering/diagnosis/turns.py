@@ -8,8 +8,11 @@ _TURN = re.compile(
     rf"|(?:^|\n)(?:Human|Assistant|User|System|AI|USER|ASSISTANT):|(?:^|\n)\[{_ROLES}[^\]\n]{{0,60}}\]\n",
     re.IGNORECASE,
 )
-_TURN_END = re.compile(rf"<\|(?:im_end|eot_id|end|eot)\|>|<(?:end_of_turn)>|</{_ROLES}>|</s>", re.IGNORECASE)
+_TURN_END = re.compile(
+    rf"<\|(?:im_end|eot_id|end|eot)\|>|<(?:end_of_turn)>|</{_ROLES}>|</tool_response>|</s>", re.IGNORECASE
+)
 _ROLE = re.compile(rf"\s*({_ROLES})\b", re.IGNORECASE)
+_HEAD = re.compile(rf"\s*(?:{_ROLES}\b)?\s*(?:<\|(?:end_header_id|message|sep)\|>|>)?\s*", re.IGNORECASE)
 _ASSISTANT = re.compile(r"assistant|model\b|\bAI:|/INST", re.IGNORECASE)
 
 
@@ -22,6 +25,12 @@ def num_turns(text: str, markers: tuple[str, ...] = ()) -> int:
 def starts_turn(text: str, markers: tuple[str, ...] = ()) -> bool:
     """Whether a text goes on with the end or the beginning of a turn."""
     return bool(_TURN.match(text) or _TURN_END.match(text)) or (bool(markers) and text.startswith(markers))
+
+
+def is_turn_begun(text: str) -> bool:
+    """Whether a text ends with the beginning of a turn, of which nothing is said yet."""
+    turns = [*_TURN.finditer(text)]
+    return bool(turns) and _HEAD.fullmatch(text, turns[-1].end()) is not None
 
 
 def last_turn(text: str, start: int, end: int) -> int | None:
