@@ -98,7 +98,9 @@ function crumbs(path) {
     const label = run.text ? titleOf(run).slice(0, 34) : brief(run.key);
     parts.push(h("span", { class: "sep", "aria-hidden": "true" }, "›"), step(label, path.slice(0, at + 1), at === path.length - 1));
   });
+  const focused = $("#crumbs").contains(document.activeElement);
   $("#crumbs").replaceChildren(...parts);
+  if (focused) parts.at(-1).focus({ preventScroll: true });
 }
 
 /** Show one run. `jump` moves the focus to it; `look` scrolls there where it would be out of sight. */
