@@ -56,7 +56,7 @@ class Explained(Steered):
         As of a second ago at most, where there are not very many. Raises ValueError for what no query can be, and KeyError if
         there is no run `under` which to look.
         """
-        return self._cache.prefixes(query or PrefixQuery(), self._text_of)
+        return self._cache.prefixes(query or PrefixQuery(), self._text_of if self.model.tokenizer else None)
 
     def prefix(self, key: str, *, text: bool = False) -> PrefixDetail:
         """The run that ends with, or holds, the block of this key, in hexadecimal. Raises KeyError if none does.

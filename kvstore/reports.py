@@ -124,6 +124,7 @@ class Explanation:
 
 PrefixOrder = Literal["recent", "oldest", "hits", "blocks", "size"]
 MAX_PAGE_ROWS = 500
+SEARCHED_RUNS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,6 +136,8 @@ class PrefixQuery:
     order: "blocks" is by a run's own blocks, most first; "size" by these and all that follow it.
     tier: only runs with a block in that tier.   min_hits, min_blocks: only runs with at least so many, each by itself.
     private: only runs that are a tenant's, or only those that are not; None: both.
+    contains: only runs in whose text this stands, in any case of letters: in the part of it that rows show, and of the
+        SEARCHED_RUNS runs that would come first. For who may see text.
     offset, limit: of the sorted list; at most MAX_PAGE_ROWS rows.
     text: whether rows are to have text; tokens are always given as counts only.
     """
@@ -146,6 +149,7 @@ class PrefixQuery:
     min_hits: int = 0
     min_blocks: int = 0
     private: bool | None = None
+    contains: str | None = None
     offset: int = 0
     limit: int = 50
     text: bool = False

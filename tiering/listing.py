@@ -7,16 +7,24 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
 
 from kvstore.block import BlockKey
-from kvstore.reports import MAX_PAGE_ROWS, PrefixDetail, PrefixPage, PrefixQuery, PrefixRun, TierName
+from kvstore.reports import (
+    MAX_PAGE_ROWS,
+    SEARCHED_RUNS,
+    PrefixDetail,
+    PrefixPage,
+    PrefixQuery,
+    PrefixRun,
+    TierName,
+)
 from tiering.keys import Keys
 from tiering.radix import Tokens
-from tiering.runs import NO_RUN, Runs
+from tiering.runs import NO_RUN, Numbers, Runs
 from tiering.walk import Nodes
 
 FRESH_S: Final = 1.0
@@ -43,6 +51,8 @@ class Table:
     runs: Runs
     taken_s: float
     fresh_until_s: float
+    texts: dict[int, str] = field(default_factory=dict)
+    """How runs begin, in lower case, of those that were searched."""
 
 
 class Listing:
@@ -91,15 +101,17 @@ class Listing:
         under = NO_RUN if query.under is None else self._find(runs, query.under)
         chosen = runs.chosen(under, query)
         ordered = runs.ordered(chosen, query.order)
+        if query.contains is not None:
+            ordered = self._containing(table, ordered, query.contains, describe)
         rows = ordered[query.offset : query.offset + query.limit].tolist()
         now_s, ttl_s = self._clock(), self._ttl_s()
         text = describe if query.text else None
         return PrefixPage(
             rows=tuple(self._row(runs, run, now_s, ttl_s, text) for run in rows),
-            total=len(chosen),
+            total=len(ordered),
             taken_ago_s=max(0.0, now_s - table.taken_s),
             # Of a flat list some runs follow others: what is below them would count twice.
-            blocks=None if query.flat else int((runs.blocks + runs.below)[chosen].sum()),
+            blocks=None if query.flat else int((runs.blocks + runs.below)[ordered].sum()),
         )
 
     def detail(
@@ -181,6 +193,19 @@ class Listing:
         if run == NO_RUN:
             raise KeyError(key)
         return run
+
+    @staticmethod
+    def _containing(table: Table, ordered: Numbers, wanted: str, describe: Describe | None) -> Numbers:
+        """Those of the first runs in whose beginning a text stands. Texts are kept with the list."""
+        if describe is None:
+            raise ValueError("runs have no text that could contain anything: there is no tokenizer")
+        wanted, texts, found = wanted.casefold(), table.texts, []
+        for run in ordered[:SEARCHED_RUNS].tolist():
+            if run not in texts:
+                texts[run] = describe(table.runs.tokens(run, TEXT_TOKENS)).casefold()
+            if wanted in texts[run]:
+                found.append(run)
+        return np.array(found, dtype=ordered.dtype)
 
     def _row(
         self, runs: Runs, run: int, now_s: float, ttl_s: float | None, describe: Describe | None

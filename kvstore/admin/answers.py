@@ -99,7 +99,7 @@ async def namespaces(endpoint: Endpoint, call: Call) -> Answer:
 
 async def prefixes(endpoint: Endpoint, call: Call) -> Answer:
     params: shapes.PrefixParams = call.params
-    _check_text(call, wanted=params.text)
+    _check_text(call, wanted=params.text or params.contains is not UNSET)
     given = {
         name: value for name in params.__struct_fields__ if (value := getattr(params, name)) is not UNSET
     }

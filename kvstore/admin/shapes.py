@@ -54,6 +54,17 @@ class PrefixParams(Sent, frozen=True, kw_only=True):
     min_hits: Annotated[Count, Meta(description="Only runs with so many hits.")] = 0
     min_blocks: Annotated[Count, Meta(description="Only runs of so many blocks.")] = 0
     private: Annotated[bool, Meta(description="Only tenants' runs, or only others.")] | UnsetType = UNSET
+    contains: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=200,
+                description="Only runs whose text begins with something that holds this; for who may see text.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     offset: Annotated[Count, Meta(description="How many rows to leave out at the beginning.")] = 0
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ROWS, description="How many rows at most.")] = 50
     text: Text = False

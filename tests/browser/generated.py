@@ -329,6 +329,8 @@ class Generated:
             self._find(query.under)
         with self._lock:
             found = [n for n in self._order(query) if self._runs[n].key not in self._gone]
+        if query.contains is not None:
+            found = [n for n in found if query.contains.casefold() in (self._runs[n].text or "").casefold()]
         rows = [self._runs[number] for number in found[query.offset : query.offset + query.limit]]
         return PrefixPage(
             rows=tuple(run if query.text else replace(run, text=None) for run in rows),

@@ -174,7 +174,7 @@ def test_the_tree_is_walked_and_zoomed_by_keyboard(open_tab, generated):
     assert zoomed["run"] in tab.text("#detail .key").replace("\n", "")
     tab.press("Escape")
     tab.until("document.querySelectorAll('#crumbs button').length === 1")
-    assert at()["level"] == 0
+    tab.until("document.activeElement.node?.level === 0")
 
 
 def test_the_list_is_walked_by_keyboard(open_tab, generated):
@@ -269,9 +269,14 @@ def test_a_key_is_searched_for(open_tab, generated):
     tab.press("Enter")
     tab.until("document.querySelector('#list-error').innerText.includes('No run holds')")
     tab.js("document.querySelector('#list-filter [name=key]').select()")
-    tab.type("beef")
+    tab.type("Medical SCRIBE")
     tab.press("Enter")
-    tab.until("document.querySelector('#list-error').innerText.includes('64 hexadecimal')")
+    tab.until(
+        "[...document.querySelectorAll('.grid-row .label')].every((row) => row.innerText.includes('medical scribe'))"
+    )
+    assert not tab.text("#list-note").startswith("0 runs")
+    tab.click("#list-reset")
+    tab.until("!document.querySelector('#list-filter [name=flat]').disabled")
 
 
 def test_a_run_is_removed_after_a_question(open_tab, small):

@@ -322,6 +322,27 @@ def test_text_is_made_where_it_is_asked_for_and_of_a_run_alone(listed):
     assert {row.text for row in listed.page(PrefixQuery(**query, text=True)).rows} == {None}
 
 
+def test_runs_are_found_by_their_text(listed, monkeypatch):
+    asked = []
+
+    def describe(tokens):
+        asked.append(tokens.tolist())
+        return " ".join(f"Word{token}" for token in tokens.tolist())
+
+    page = listed.page(PrefixQuery(flat=True, contains="wORD3"), describe)
+    assert [row.key for row in page.rows] == [key_of(1, 3)]
+    assert (page.total, page.rows[0].text) == (1, None)
+    assert listed.page(PrefixQuery(contains="word4"), describe).blocks == 3
+    assert listed.page(PrefixQuery(flat=True, contains="word9"), describe).total == 0
+    assert len(asked) == 4, "of each run the text is made once, as long as the list is the same"
+    with pytest.raises(ValueError, match="tokenizer"):
+        listed.page(PrefixQuery(contains="word"))
+    monkeypatch.setattr("tiering.listing.SEARCHED_RUNS", 1)
+    [first, *_] = listed.page(PrefixQuery(flat=True, order="blocks")).rows
+    found = listed.page(PrefixQuery(flat=True, order="blocks", contains="word"), describe).rows
+    assert [row.key for row in found] == [first.key], "the search ends somewhere"
+
+
 def test_a_run_in_detail(listed):
     key = key_of(1, 3)
     detail = listed.detail(key, text=True, describe=str, unmark=lambda tokens: tokens + 100)

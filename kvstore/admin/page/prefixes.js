@@ -12,19 +12,21 @@ import { TIERS, TIER_TEXT } from "./words.js";
 let icicle;
 let list;
 let loadedOnce = false;
+let contains = null; // What the list is searched for.
 const filter = () => $("#list-filter").elements;
 const withText = () => (session.text ? "true" : null);
 
 /** What the filter asks for. Each run is met by itself, so that a filter looks at all depths. */
 function query() {
   const fields = filter();
-  const narrowed = fields.tier.value || fields.private.value || Number(fields.min_hits.value) > 0 || Number(fields.min_blocks.value) > 0;
+  const narrowed = contains || fields.tier.value || fields.private.value || Number(fields.min_hits.value) > 0 || Number(fields.min_blocks.value) > 0;
   return {
     order: fields.order.value,
     tier: fields.tier.value,
     private: fields.private.value,
     min_hits: fields.min_hits.value,
     min_blocks: fields.min_blocks.value,
+    contains,
     flat: fields.flat.checked || narrowed ? "true" : null,
     text: withText(),
   };
@@ -51,6 +53,7 @@ export function start() {
   form.addEventListener("change", (event) => event.target.name !== "key" && reload());
   $("#list-reset").addEventListener("click", () => {
     form.reset();
+    contains = null;
     reload();
   });
   $("#list-refresh").addEventListener("click", refresh);
@@ -82,11 +85,14 @@ function reload() {
   return list.reload(Boolean(asked.flat));
 }
 
-async function search(key) {
+/** Go to the run of a key, or list the runs that begin with something that holds a text. */
+async function search(wanted) {
   show($("#list-error"), false);
-  if (!key) return;
-  if (/^[0-9a-f]{64}$/i.test(key)) await details(key.toLowerCase(), true);
-  else failed(new Error("A key has 64 hexadecimal digits: the details of a run show it, and so do events."));
+  const isKey = /^[0-9a-f]{64}$/i.test(wanted);
+  contains = isKey ? null : wanted || null;
+  if (isKey) await details(wanted.toLowerCase(), true);
+  else if (contains && !session.text) failed(new Error("Text may not be shown here, so it cannot be searched either: give a key, 64 hexadecimal digits."));
+  else await reload();
 }
 
 function crumbs(path) {

@@ -327,6 +327,7 @@ def test_text_is_shown_only_where_allowed(open_server, subject):
     shy, frank = open_server().url, open_server(show_text=True).url
     for path in (
         "prefixes?text=true",
+        "prefixes?contains=handbook",
         f"prefixes/{key(1)}?text=true",
         "requests/7?text=1",
         "advice?text=true",
