@@ -230,7 +230,7 @@ class Accounts:
             completion_tokens=usage.completion_tokens,
             queue_s=timings.queue_s if marks.admitted_s else None,
             load_s=timings.load_s if marks.loaded_s else None,
-            prefill_s=timings.prefill_s if marks.first_token_s else None,
+            prefill_s=timings.prefill_s if marks.computed_s else None,
             ttft_s=timings.ttft_s if marks.first_token_s else None,
             private=request.options.tenant is not None or request.options.cache_salt is not None,
             error=request.error,

@@ -299,10 +299,17 @@ class Engine(Explained):
         return future.result()
 
     def demote(self, to: Literal["host", "disk"]) -> None:
-        """Move every cached block that no request holds down to that tier, and wait until that is done."""
+        """Move every cached block that no request holds down to that tier, and wait until that is done.
+
+        Raises ValueError where no such tier was asked for; where the disk tier is off, nothing goes there.
+        """
         tiers = {"host": Tier.HOST, "disk": Tier.DISK}
         if to not in tiers:
             raise ValueError(f'to must be "host" or "disk", not {to!r}')
+        if to == "disk" and self._tiers.store is None and self._tiers.disk_off is None:
+            raise ValueError("there is no disk tier to move to: disk_path is not set")
+        if not self._tiers.slab.num_slots:
+            raise ValueError("there is no host memory to move to: host_bytes is 0")
         self._sweep(tiers[to], then_free=True)
 
     def flush(self) -> None:

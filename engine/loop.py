@@ -340,6 +340,7 @@ class EngineLoop:
         if request.cached_blocks is None:
             assert sequence.lease is not None, "what is computed has a lease"
             request.cached_blocks = sequence.lease.cached_blocks_by_tier()
+            request.marks.computed_s = time.monotonic()
             request.cache_report = self._explainer.report(request, sequence.lease)
             self._counts["prompt_tokens"] += len(request.prompt)
             for tier, num_blocks in request.cached_blocks.items():

@@ -25,6 +25,8 @@ class Marks:
     submitted_s: float
     admitted_s: float = 0.0
     loaded_s: float = 0.0
+    computed_s: float = 0.0
+    """The prompt was."""
     first_token_s: float = 0.0
     last_token_s: float = 0.0
 
@@ -112,7 +114,7 @@ class Request:
         return Timings(
             queue_s=max(0.0, marks.admitted_s - marks.submitted_s),
             load_s=max(0.0, marks.loaded_s - marks.admitted_s),
-            prefill_s=max(0.0, marks.first_token_s - marks.loaded_s),
+            prefill_s=max(0.0, (marks.first_token_s or marks.computed_s) - marks.loaded_s),
             ttft_s=max(0.0, marks.first_token_s - marks.submitted_s),
             decode_tokens_per_s=num_decoded / decode_s if decode_s > 0 else 0.0,
         )

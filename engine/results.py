@@ -61,7 +61,7 @@ class Timings:
     """Where one request's time went, in seconds.
 
     queue_s: from submission to admission.   load_s: until the last cached block was on the device.
-    prefill_s: from there to the first token.   ttft_s: from submission to the first token.
+    prefill_s: from there to the first token, or of a warm-up until the prompt was computed.   ttft_s: from submission to the first token.
     decode_tokens_per_s: of the tokens after the first, of all replies together; 0 where there are none.
     """
 

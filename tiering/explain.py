@@ -14,6 +14,7 @@ from tiering.radix import Tokens, fingerprints
 from tiering.residency import Tier
 
 _ON_ITS_WAY = "another request is computing or loading it"
+_TOO_SHORT = "a prompt has to have more tokens than a block, {}, for any of it to be cached"
 _OTHERS = "the same tokens are cached for another tenant or salt"
 
 
@@ -171,7 +172,9 @@ def _parts(fates: list[_Fate], observed: Observed) -> tuple[Part, ...]:
             start = position
     end = len(fates) * block_tokens
     if end < len(observed.tokens):
-        parts.append(_part(_Fate(reason=MissReason.NOT_A_WHOLE_BLOCK), end, len(observed.tokens)))
+        detail = None if observed.usable_blocks else _TOO_SHORT.format(block_tokens)
+        rest = _Fate(reason=MissReason.NOT_A_WHOLE_BLOCK, detail=detail)
+        parts.append(_part(rest, end, len(observed.tokens)))
     return tuple(parts)
 
 

@@ -67,6 +67,9 @@ def test_too_short_to_be_cached(tiny_llama_dir):
         result = engine.generate(tokens(1, BLOCK), SHORT)
         assert told(result.cache_report) == [("not_a_whole_block", 16)]
         assert told(engine.generate(tokens(1, BLOCK), SHORT).cache_report) == [("not_a_whole_block", 16)]
+        assert "more tokens than a block, 16" in result.cache_report.parts[0].detail
+        longer = engine.generate(tokens(1, BLOCK + 1), SHORT).cache_report
+        assert longer.parts[-1].detail is None
 
 
 def test_a_request_that_ends_before_it_is_computed_has_no_report(tiny_llama_dir):
@@ -134,6 +137,19 @@ def test_the_costliest_divergence_comes_first(tiny_text_dir, monkeypatch):
         assert advice.lost_s > 0
         assert "08:15" in advice.example.before + advice.example.asked
         assert engine.advice()[0].example.asked is None
+
+
+def test_what_is_warmed_counts_as_well(tiny_text_dir, monkeypatch):
+    """Where nobody generates, as under `kvtide serve`, prompts that are warmed are all the traffic there is."""
+    monkeypatch.setattr("engine.accounts._DESCRIBING_SHARE", 1e9)
+    with engine_on(tiny_text_dir) as engine:
+        for second in range(3):
+            timings = engine.warm(TEXT.format(when=f"2026-11-29 08:15:0{second}")).timings
+            assert timings.prefill_s > 0
+            assert timings.ttft_s == 0
+        [advice] = engine.advice()
+        assert (advice.kind, advice.requests) == (DifferenceKind.TIMESTAMP, 2)
+        assert advice.lost_s > 0
 
 
 def test_little_time_goes_into_what_differences_look_like(tiny_text_dir, monkeypatch):

@@ -118,7 +118,7 @@ export async function enter() {
   try {
     const { advice } = await get("advice", { text: session.text ? "true" : null });
     $("#advice").replaceChildren(...(advice.length ? advice.map(divergence)
-      : [h("p", { class: "empty" }, "No prompt of live traffic has left what is cached so far.")]));
+      : [h("p", { class: "empty" }, "Nothing that could be mended has kept prompts from being found so far.")]));
   } catch (error) {
     if (isMissing(error, "advice")) show($("#advice-panel"), false);
     else $("#advice").replaceChildren(h("p", { class: "form-error" }, error.message));
