@@ -18,7 +18,8 @@ from kvstore.store import BlockRef, Store
 from tiering.errands import Errands, Steps, at_once
 from tiering.events import EventLog
 from tiering.eviction import Room
-from tiering.index import Index, IndexConfig
+from tiering.index import Index
+from tiering.index_config import IndexConfig
 from tiering.io_threads import IoThreads, Jobs
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait

@@ -26,7 +26,7 @@ from kvstore.layers import (
 from kvstore.memory import MemoryStore
 from tests.tiering.slot_arrays import GIVE_UP_S, SlotArray
 from tiering.cache import TieredCache
-from tiering.index import IndexConfig
+from tiering.index_config import IndexConfig
 from tiering.io_threads import IoThreads
 from tiering.leases import Wait
 from tiering.residency import Tier
