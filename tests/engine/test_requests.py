@@ -414,7 +414,7 @@ def test_a_device_full_of_idle_blocks_leaves_room_for_forks(tiny_llama_dir, monk
         assert engine.stats()["cache"]["tiers"]["device"]["free"] == 0
         forward = engine.model.forward
 
-        def as_long_as_copies(*given):
+        def as_long_as_copies(*given: object):
             logits = forward(*given)
             devices[0].finish_down()
             return logits
