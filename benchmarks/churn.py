@@ -22,7 +22,7 @@ from kvstore.disk import LmdbStore
 from kvstore.disk.directory import tree_bytes
 from kvstore.errors import StoreFull
 from kvstore.testing import Block, chain
-from tiering.index import IndexConfig
+from tiering.index_config import IndexConfig
 
 # the demo model's blocks, of 16 tokens: records of some 0.1 to 0.4 MB, by how well they compress
 _LAYOUT = BlockLayout(num_layers=30, num_kv_heads=3, head_dim=64, block_tokens=16, dtype="bfloat16")

@@ -21,6 +21,7 @@ from tiering.residency import Tier
 from .accounts import Accounts
 from .chat import Prompt, encode, messages_of, notes_on, split_prompts
 from .config import EngineConfig
+from .errors import EngineClosed
 from .explained import Explained
 from .explainer import Explainer
 from .facts import facts
@@ -53,7 +54,8 @@ class Engine(Explained):
     """A model served from paged KV, whose prefixes are kept on the device, in host memory and on disk.
 
     `model` is "demo", a local Hugging Face directory, a GGUF file, a hub name, or a Model. Everything but construction
-    may be called from any thread. A context manager; leaving it closes the engine, which keeps what the disk may hold.
+    may be called from any thread. A context manager; leaving it closes the engine, which keeps what the disk may hold:
+    what takes an open engine raises EngineClosed then.
 
     Raises ValueError, with what to do, for a model that is not supported and for settings that do not fit together, or
     not into memory. Where `disk_path` cannot be used, because another process has it, it cannot be written or the disk
@@ -131,14 +133,14 @@ class Engine(Explained):
         (announce or _print)(facts(tiers, config, self.stats()))
 
     def _post(self, message: Message) -> None:
-        """Send the loop a message. Raises ValueError if the engine is closed: nobody would answer."""
+        """Send the loop a message. Raises EngineClosed where nobody would answer."""
         with self._closing:  # against close(): what follows Stop would never be looked at
             self._check_open()
             self._inbox.put(message)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ValueError("the engine is closed")
+            raise EngineClosed
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -344,10 +346,11 @@ class Engine(Explained):
         """Forget what is cached of a tenant's private tokens, in every tier, and of other models on the same disk too.
 
         Where the disk is encrypted, the tenant's key is destroyed: copies of the files that lie elsewhere tell nothing
-        any more. False if requests, or copies that take too long, still hold some blocks, or may still write some: end
-        them, and erase again. Waits for copies in flight, at most 30 seconds; meanwhile nobody is served. Raises
-        TimeoutError if the disk has not done its part within `timeout_s`, StoreError if it cannot, or if the engine runs
-        without the disk tier that it should have, and ValueError for what is no tenant's name.
+        any more. `request` and `advice` show nothing of the tenant's text from then on. False if requests, or copies that
+        take too long, still hold some blocks, or may still write some: end them, and erase again. Waits for copies in
+        flight, at most 30 seconds; meanwhile nobody is served. Raises TimeoutError if the disk has not done its part
+        within `timeout_s`, StoreError if it cannot, or if the engine runs without the disk tier that it should have, and
+        ValueError for what is no tenant's name.
         """
         if tenant is None:
             raise ValueError(
@@ -356,7 +359,10 @@ class Engine(Explained):
         RequestOptions(tenant=tenant)  # or no request can have had it
         future: Future[bool] = Future()
         self._post(Erase(owner_of(tenant), future))
-        erased = future.result(timeout_s)
+        try:
+            erased = future.result(timeout_s)
+        finally:
+            self._accounts.erase(tenant)
         if self._tiers.disk_off is not None:
             raise StoreFailed(
                 f"what is on disk was not erased, as there is no disk tier: {self._tiers.disk_off}"

@@ -14,7 +14,7 @@ from kvstore.errors import StoreError, StoreFailed
 from kvstore.host import HostSlab
 from kvstore.store import Store
 from tiering.cache import TieredCache
-from tiering.index import IndexConfig
+from tiering.index_config import IndexConfig
 from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.cuda import CudaDevice
 from tiering.transfer.device import Device

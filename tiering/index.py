@@ -7,11 +7,10 @@ The driver (TieredCache in real time, models of memory on a virtual clock in tes
     plan(now_s) -> moves                            what to do next, in this order
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -23,9 +22,10 @@ from tiering.by_hand import ByHand
 from tiering.errands import Steps
 from tiering.events import EventLog, Growth
 from tiering.eviction import Eviction, Room
-from tiering.expiry import ROUNDS, Expiry
+from tiering.expiry import Expiry
 from tiering.holdings import DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
+from tiering.index_config import LIVE, IndexConfig
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Leases, Wait
 from tiering.loads import Loads
@@ -58,82 +58,6 @@ from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
 from tiering.walk import Nodes, walk
 from tiering.writes import Sweep, Writes
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class IndexConfig:
-    """Sizes of the tiers and of the work that may be in flight. Raises ValueError for what cannot work."""
-
-    block_tokens: int
-    device_slots: int
-    host_slots: int
-    later_host_slots: int = 0
-    """Of the host slots, those that are not ready yet: `host_grows` tells when they are."""
-    disk_bytes: int = 0
-    """The most that this namespace may take on disk; 0 for no disk tier."""
-    record_bytes: int = 0
-    """The most that one block may take on disk."""
-    loads: bool = True
-    """Whether blocks below the device are brought back; otherwise they are computed again."""
-    mark_shift: int = 31
-    """Bits of token ids from this one up are no tokens but keep prompts apart: explanations look below them."""
-    read_batch_blocks: int = 8
-    """Small, so that copying up begins early and threads share one request's blocks."""
-    read_budget_blocks: int = 64
-    write_batch_blocks: int = 16
-    """One commit a batch, of at most so many ..."""
-    write_batch_share: float = 0.005
-    """... and of at most such a share of the disk: with larger ones its files outgrow what is in them (docs/adr/0004)."""
-    write_budget_blocks: int = 64
-    clean_share: float = 0.5
-    """Of the host slots, those kept free or on disk as well, so that demotion finds a place without waiting."""
-    ttl_s: float | None = None
-    """A block that nobody has used for so long is forgotten in every tier; None: only for want of room."""
-    hole_ttl_s: float = 300.0
-    """How long the blocks below a lost one wait for it to be computed again before they are dropped."""
-    disk_failures: int = 3
-    """Failed reads in a row after which blocks on disk are computed rather than read; failed writes, none written ..."""
-    disk_rest_s: float = 30.0
-    """... for so long."""
-    io_deadline_s: float = 10.0
-    """A read that takes longer is waited for no more: its requests compute. Nor does a sweep wait for such a write."""
-    max_overdue_reads: int = 2
-    """With so many reads that hang, as many as threads read by default, the disk is left alone until they end."""
-
-    def __post_init__(self) -> None:
-        if self.device_slots < 1:
-            raise ValueError(f"the device must hold at least one block, not {self.device_slots}")
-        if not 0 <= self.later_host_slots <= self.host_slots:
-            raise ValueError(f"of {self.host_slots} host slots {self.later_host_slots} cannot come later")
-        if self.disk_bytes and not self.host_slots - self.later_host_slots:
-            raise ValueError("a disk tier needs host memory to read into: host_slots is 0, or all come later")
-        if self.disk_bytes and self.record_bytes < 1:
-            raise ValueError(f"record_bytes must be given with a disk tier, not {self.record_bytes}")
-        if not 0 <= self.clean_share <= 1:
-            raise ValueError(f"clean_share must be between 0 and 1, not {self.clean_share}")
-        if self.write_budget_blocks < 1:
-            raise ValueError(f"write_budget_blocks must be at least 1, not {self.write_budget_blocks}")
-        if not 0 < self.io_deadline_s < math.inf:
-            raise ValueError(f"io_deadline_s must be a time above 0, not {self.io_deadline_s}")
-        if self.ttl_s is not None and not 0 < self.ttl_s < math.inf:
-            raise ValueError(f"ttl_s must be a time above 0, or None, not {self.ttl_s}")
-
-    @property
-    def uses_told_within_s(self) -> float | None:
-        """How soon the disk is to know of a use: a part of the TTL; None for at the end only."""
-        return None if self.ttl_s is None else self.ttl_s / ROUNDS
-
-    @property
-    def blocks_per_write(self) -> int:
-        """The most that go into one batch."""
-        within = int(self.disk_bytes * self.write_batch_share) // max(1, self.record_bytes)
-        return max(1, min(self.write_batch_blocks, within))
-
-
-LIVE: Final = frozenset(
-    {"host_slots", "disk_bytes", "ttl_s", "clean_share", "write_budget_blocks", "io_deadline_s"}
-)
-"""Fields of the configuration that may change while requests go on."""
 
 _KINDS: dict[type, str] = {
     Demote: "demoted",

@@ -15,113 +15,26 @@ A block's id does not change when its node is split: all state by block is in th
 """
 
 import secrets
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
-from typing import Any, Final, NamedTuple, cast
+from typing import Final
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from tiering.following import Following
+from tiering.node import ID_BYTES, NOWHERE, Node, NodeLists, ids_of
 from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
 
 Tokens = NDArray[np.int32]
 
 _TOKEN = np.dtype("<i4")
-_ID_BYTES = 4  # ids rest in the nodes as int32
 
 _MOST_ALIKE: Final = 64
 """Children that are compared with a prompt to find the one that is most like it: those that were added last."""
 _MOST_ONWARDS: Final = 64
 """Nodes that `onwards` goes through."""
-
-
-class _Node:
-    """A run of blocks without a branch, and what follows it."""
-
-    __slots__ = ("children", "edge", "hot", "ids", "number", "up")
-
-    edge: bytes  # the tokens of its blocks
-    ids: bytes  # the ids of its blocks, int32
-    number: int  # what residency.node says of its blocks
-    up: "_Node | None"
-    children: "dict[bytes, _Node] | _Node | None"  # by first block; an only child stands alone
-    hot: "_Node"  # the child taken last, _NOWHERE if that is gone
-
-    def __init__(self, number: int, up: "_Node | None", edge: bytes, ids: bytes) -> None:
-        self.number = number
-        self.up = up
-        self.edge = edge
-        self.ids = ids
-        self.children = None
-        self.hot = _NOWHERE
-
-    @property
-    def num_blocks(self) -> int:
-        return len(self.ids) // _ID_BYTES
-
-    @property
-    def last(self) -> int:
-        """The id of its last block, NO_BLOCK for the root."""
-        return int.from_bytes(self.ids[-_ID_BYTES:], "little") if self.ids else NO_BLOCK
-
-    def child(self, first_block: bytes) -> "_Node | None":
-        """The child whose edge starts with these bytes of one block."""
-        children = self.children
-        if isinstance(children, dict):
-            return children.get(first_block)
-        if children is not None and children.edge.startswith(first_block):
-            return children
-        return None
-
-    def each_child(self) -> "Iterator[_Node]":
-        children = self.children
-        if isinstance(children, dict):
-            yield from children.values()
-        elif children is not None:
-            yield children
-
-    def all_children(self) -> "list[_Node]":
-        """The same, as a list of their own."""
-        children = self.children
-        if isinstance(children, dict):
-            return list(children.values())
-        return [] if children is None else [children]
-
-    def link(self, child: "_Node", block_bytes: int) -> None:
-        """Add a child, or put it in the place of the one with the same first block."""
-        children = self.children
-        if isinstance(children, dict):
-            children[child.edge[:block_bytes]] = child
-        elif children is None or children.edge.startswith(child.edge[:block_bytes]):
-            self.children = child
-        else:
-            self.children = {node.edge[:block_bytes]: node for node in (children, child)}
-        self.hot = child
-
-    def unlink(self, child: "_Node", block_bytes: int) -> None:
-        """Remove a child."""
-        children = self.children
-        if isinstance(children, dict):
-            del children[child.edge[:block_bytes]]
-            if len(children) == 1:
-                (self.children,) = children.values()
-        else:
-            self.children = None
-        if self.hot is child:
-            self.hot = _NOWHERE
-        child.up = None  # no cycle is left for the garbage collector
-
-
-def _nowhere() -> _Node:
-    """A child that is never taken: `startswith(())` is False for all bytes."""
-    node = object.__new__(_Node)
-    node.edge = cast("Any", ())
-    return node
-
-
-_NOWHERE = _nowhere()
 
 
 class RadixIndex:
@@ -146,8 +59,8 @@ class RadixIndex:
         self._max_node_blocks = max_node_blocks
         # What match converts to bytes at first: most prompts are shorter, and many long ones end in it.
         self._head_blocks = 4 * max_node_blocks
-        self._root = _Node(NO_NODE, None, b"", b"")
-        self._nodes: list[_Node | None] = []
+        self._root = Node(NO_NODE, None, b"", b"")
+        self._nodes: list[Node | None] = []
         self._free_numbers: list[int] = []
         self._changed: set[int] | None = None
         """While somebody watches: numbers of nodes that were made, changed or taken out since he last looked."""
@@ -181,8 +94,8 @@ class RadixIndex:
             node, at = self._walk(data, node, at, parts)
         child, common = self._enter(data, node, at)
         if child is not None:
-            parts.append(child.ids[: common * _ID_BYTES])
-        return _ids(parts)
+            parts.append(child.ids[: common * ID_BYTES])
+        return ids_of(parts)
 
     def tokens_of(self, block: int) -> bytes:
         """The tokens of one block: block_tokens little-endian int32."""
@@ -192,52 +105,56 @@ class RadixIndex:
     def path(self, block: int) -> Ids:
         """The ids from the first block of the prefix down to `block`, inclusive; empty for NO_BLOCK."""
         node, end = self._locate(block)
-        parts = [node.ids[: end * _ID_BYTES]]
+        parts = [node.ids[: end * ID_BYTES]]
         while node.up is not None:
             node = node.up
             parts.append(node.ids)
-        return _ids(parts[::-1])
+        return ids_of(parts[::-1])
 
     def subtree(self, block: int) -> Ids:
         """The ids of `block` and all that follow it, each after its parent; the whole index for NO_BLOCK."""
         node, end = self._locate(block)
-        parts = [node.ids[max(end - 1, 0) * _ID_BYTES :]]
+        parts = [node.ids[max(end - 1, 0) * ID_BYTES :]]
         stack = [node]
         while stack:
             for child in stack.pop().each_child():
                 parts.append(child.ids)
                 stack.append(child)
-        return _ids(parts)
+        return ids_of(parts)
 
-    def onwards(self, block: int, wanted: bytes, same: int) -> bytes:
+    def onwards(self, block: int, wanted: bytes, same: int, most_blocks: int) -> bytes:
         """What follows `block` in the cached prompt that is most like `wanted`, as tokens; empty if nothing does.
 
         `wanted`: the first block of tokens that would have to follow for a longer match, or less than a block. Alike is
         who has most of its first tokens, looking only at the bits of ids that are set in `same`; among equals who was
-        taken or added last. From there on it is the way that was taken last, for some thousands of tokens.
+        taken or added last. From there on it is the way that was taken last, for `most_blocks` blocks or some dozens of
+        nodes.
         """
         node, end = self._locate(block)
         if end < node.num_blocks:
-            parts = [node.edge[end * self._block_bytes :]]
+            edge = node.edge[end * self._block_bytes :]
         elif (child := self._most_alike(node, wanted, same)) is not None:
-            node = child
-            parts = [node.edge]
+            node, edge = child, child.edge
         else:
             return b""
+        parts, left = [edge], most_blocks * self._block_bytes - len(edge)
         for _ in range(_MOST_ONWARDS):
-            if node.children is None:
+            if left <= 0 or node.children is None:
                 break
-            node = node.hot if node.hot is not _NOWHERE else next(node.each_child())
+            node = node.hot if node.hot is not NOWHERE else next(node.each_child())
             parts.append(node.edge)
+            left -= len(node.edge)
+        if left < 0:
+            parts[-1] = parts[-1][:left]
         return b"".join(parts)
 
-    def _most_alike(self, node: _Node, wanted: bytes, same: int) -> "_Node | None":
+    def _most_alike(self, node: Node, wanted: bytes, same: int) -> Node | None:
         """The child of `node` for `onwards`; None if there is none."""
         children = node.children
         if not isinstance(children, dict):
             return children
         some = list(islice(reversed(children.values()), _MOST_ALIKE))
-        if node.hot is not _NOWHERE:
+        if node.hot is not NOWHERE:
             some.insert(0, node.hot)
         if not wanted:
             return some[0]
@@ -247,9 +164,9 @@ class RadixIndex:
         num_alike = np.logical_and.accumulate(alike, axis=1).sum(axis=1)
         return some[int(num_alike.argmax())]
 
-    def following(self, block: int) -> "Following":
+    def following(self, block: int) -> Following:
         """A block and all that follow it, in parts. Changes nothing."""
-        return Following(self, block)
+        return Following(*self._locate(block))
 
     # ---- watching
 
@@ -258,7 +175,7 @@ class RadixIndex:
         """Nodes have smaller numbers; not each of these names one."""
         return len(self._nodes)
 
-    def nodes(self, numbers: Sequence[int]) -> "NodeLists":
+    def nodes(self, numbers: Sequence[int]) -> NodeLists:
         """What these numbers name, as far as there is such a node."""
         nodes = self._nodes
         found = [node for number in numbers if (node := nodes[number]) is not None]
@@ -328,7 +245,7 @@ class RadixIndex:
             end = start + 1
             while end < stop and numbers[end] == number:
                 end += 1
-            self._trim(number, packed[(stop - end) * _ID_BYTES : (stop - start) * _ID_BYTES])
+            self._trim(number, packed[(stop - end) * ID_BYTES : (stop - start) * ID_BYTES])
             start = end
         if stop > 1:
             residency.num_children[ids] = 0  # within a run each had the next one, which went before it
@@ -344,7 +261,7 @@ class RadixIndex:
             )
         return len(tokens) // self._block_tokens
 
-    def _walk(self, data: bytes, node: _Node, at: int, parts: list[bytes]) -> tuple[_Node, int]:
+    def _walk(self, data: bytes, node: Node, at: int, parts: list[bytes]) -> tuple[Node, int]:
         """Follow whole edges from the end of `node` and byte `at` of data, adding their ids to `parts`."""
         block_bytes = self._block_bytes
         while True:
@@ -359,7 +276,7 @@ class RadixIndex:
             at += len(child.edge)
             node = child
 
-    def _enter(self, data: bytes, node: _Node, at: int) -> tuple[_Node | None, int]:
+    def _enter(self, data: bytes, node: Node, at: int) -> tuple[Node | None, int]:
         """The child of `node` that shares its first blocks, but not its whole edge, with data; and how many."""
         if at == len(data):
             return None, 0
@@ -380,7 +297,7 @@ class RadixIndex:
             middle = (low + high + 1) // 2
         return low
 
-    def _locate(self, block: int) -> tuple[_Node, int]:
+    def _locate(self, block: int) -> tuple[Node, int]:
         """The node of a block, and the number of the node's blocks up to and including it."""
         if block == NO_BLOCK:
             return self._root, 0
@@ -389,37 +306,37 @@ class RadixIndex:
             return node, node.num_blocks
         return node, memoryview(node.ids).cast("i").tolist().index(block) + 1
 
-    def _node(self, number: int) -> _Node:
+    def _node(self, number: int) -> Node:
         node = self._nodes[number] if number != NO_NODE else None
         assert node is not None, "the block is not in the index"
         return node
 
     # ---- the tree
 
-    def _add(self, node: _Node, end: int, data: bytes) -> Ids:
+    def _add(self, node: Node, end: int, data: bytes) -> Ids:
         """Follow data from the first `end` blocks of `node`, and add what is missing of it."""
         parts: list[bytes] = []
         at = 0
         if end < node.num_blocks:
             common = self._common(node.edge, end * self._block_bytes, data, 0)
-            parts.append(node.ids[end * _ID_BYTES : (end + common) * _ID_BYTES])
+            parts.append(node.ids[end * ID_BYTES : (end + common) * ID_BYTES])
             at = common * self._block_bytes
             if end + common < node.num_blocks:
                 if at == len(data):
-                    return _ids(parts)
+                    return ids_of(parts)
                 node = self._split(node, end + common)
         node, at = self._walk(data, node, at, parts)
         child, common = self._enter(data, node, at)
         if child is not None:
-            parts.append(child.ids[: common * _ID_BYTES])
+            parts.append(child.ids[: common * ID_BYTES])
             at += common * self._block_bytes
             if at < len(data):
                 node = self._split(child, common)
         if at < len(data):
             parts.append(self._append(node, data[at:]))
-        return _ids(parts)
+        return ids_of(parts)
 
-    def _append(self, node: _Node, edge: bytes) -> bytes:
+    def _append(self, node: Node, edge: bytes) -> bytes:
         """Allocate the blocks of `edge`, which differ from all children of `node`, below it."""
         residency = self._residency
         num_blocks = len(edge) // self._block_bytes
@@ -437,22 +354,22 @@ class RadixIndex:
         if node.children is None and node is not self._root:  # a leaf grows in place
             start = min(self._max_node_blocks - node.num_blocks, num_blocks)
             node.edge += edge[: start * self._block_bytes]
-            node.ids += packed[: start * _ID_BYTES]
+            node.ids += packed[: start * ID_BYTES]
             residency.node[ids[:start]] = node.number
             if self._changed is not None:
                 self._changed.add(node.number)
         while start < num_blocks:
             stop = min(start + self._max_node_blocks, num_blocks)
             piece = edge[start * self._block_bytes : stop * self._block_bytes]
-            node = self._new_node(node, piece, packed[start * _ID_BYTES : stop * _ID_BYTES])
+            node = self._new_node(node, piece, packed[start * ID_BYTES : stop * ID_BYTES])
             residency.node[ids[start:stop]] = node.number
             start = stop
         return packed
 
-    def _new_node(self, up: _Node, edge: bytes, ids: bytes) -> _Node:
+    def _new_node(self, up: Node, edge: bytes, ids: bytes) -> Node:
         """A node in the place below `up` that its first block names."""
         number = self._free_numbers.pop() if self._free_numbers else len(self._nodes)
-        node = _Node(number, up, edge, ids)
+        node = Node(number, up, edge, ids)
         if number == len(self._nodes):
             self._nodes.append(node)
         else:
@@ -462,10 +379,10 @@ class RadixIndex:
         up.link(node, self._block_bytes)
         return node
 
-    def _split(self, lower: _Node, num_blocks: int) -> _Node:
+    def _split(self, lower: Node, num_blocks: int) -> Node:
         """Move the first `num_blocks` blocks of a node, fewer than all, into a new one above it; return that."""
         assert lower.up is not None, "the root has no blocks to split"
-        at, ids_at = num_blocks * self._block_bytes, num_blocks * _ID_BYTES
+        at, ids_at = num_blocks * self._block_bytes, num_blocks * ID_BYTES
         upper = self._new_node(lower.up, lower.edge[:at], lower.ids[:ids_at])
         lower.edge = lower.edge[at:]
         lower.ids = lower.ids[ids_at:]
@@ -473,7 +390,7 @@ class RadixIndex:
         if self._changed is not None:
             self._changed.add(lower.number)
         upper.link(lower, self._block_bytes)
-        self._residency.node[_ids([upper.ids])] = upper.number
+        self._residency.node[ids_of([upper.ids])] = upper.number
         return upper
 
     def _trim(self, number: int, tail: bytes) -> None:
@@ -517,20 +434,20 @@ class RadixIndex:
         claimed = np.count_nonzero(residency.node[residency.live] != NO_NODE)
         assert claimed == num_blocks, f"{claimed} blocks name a node, {num_blocks} are in the tree"
 
-    def _check_children(self, node: _Node) -> None:
+    def _check_children(self, node: Node) -> None:
         children = list(node.each_child())
         if isinstance(node.children, dict):
             assert len(children) > 1, "an only child stands alone"
             firsts = [child.edge[: self._block_bytes] for child in children]
             assert firsts == list(node.children), "a child is filed under another's first block"
-        assert node.hot is _NOWHERE or node.hot in children, "the hot child is gone"
+        assert node.hot is NOWHERE or node.hot in children, "the hot child is gone"
         assert all(child.up is node for child in children), "a child knows another parent"
 
-    def _check_blocks(self, node: _Node, child: _Node) -> None:
+    def _check_blocks(self, node: Node, child: Node) -> None:
         assert 0 < child.num_blocks <= self._max_node_blocks, f"a node of {child.num_blocks} blocks"
         assert len(child.edge) == child.num_blocks * self._block_bytes, "edge and ids differ in length"
         assert self._nodes[child.number] is child, "a node's number names another"
-        residency, ids = self._residency, _ids([child.ids])
+        residency, ids = self._residency, ids_of([child.ids])
         assert residency.live[ids].all(), "a dead block is in the index"
         assert (residency.node[ids] == child.number).all(), "a block names another node"
         above = [node.last, *ids[:-1].tolist()]
@@ -555,61 +472,3 @@ def fingerprints(tokens: bytes, block_bytes: int, before: int) -> NDArray[np.uin
         before = xxhash.xxh3_64_intdigest(tokens[at : at + block_bytes], before)
         chain.append(before)
     return np.array(chain, dtype=np.uint64)
-
-
-class NodeLists(NamedTuple):
-    """Nodes: their numbers and those of the nodes above, NO_NODE for the root; tokens and ids (int32) of their blocks."""
-
-    numbers: list[int]
-    ups: list[int]
-    edges: list[bytes]
-    ids: list[bytes]
-
-
-class Following:
-    """A block, the others of its node behind it, and the nodes that follow: to be gone through while the index changes.
-
-    Collected first, a part at a time, and then taken from one end or the other. What has left the index meanwhile is
-    passed over; what was made or cut off meanwhile is not among it.
-    """
-
-    def __init__(self, radix: RadixIndex, block: int) -> None:
-        self._first, end = radix._locate(block)  # noqa: SLF001 - the same module
-        self._of_first = frozenset(_ids([self._first.ids])[max(end - 1, 0) :].tolist())
-        """Of the first node's blocks those that count: it may become shorter at both ends."""
-        self._nodes = deque([self._first])
-        self._open = [self._first]
-
-    def collect(self, num_nodes: int) -> bool:
-        """Look for what follows so many more of the nodes. Whether there are others still."""
-        for _ in range(min(num_nodes, len(self._open))):
-            children = self._open.pop().all_children()
-            self._nodes += children
-            self._open += children
-        return bool(self._open)
-
-    def parents_first(self, num_blocks: int) -> Ids:
-        """The ids of the next, of about so many blocks; empty when all were taken."""
-        return self._take(self._nodes.popleft, num_blocks)
-
-    def children_first(self, num_blocks: int) -> Ids:
-        """The same from the other end."""
-        return self._take(self._nodes.pop, num_blocks, reverse=True)
-
-    def _take(self, pop: "Callable[[], _Node]", num_blocks: int, *, reverse: bool = False) -> Ids:
-        parts: list[Ids] = []
-        taken = 0
-        while self._nodes and taken < num_blocks:
-            node = pop()
-            if node.up is None:
-                continue  # it has left the index
-            ids = _ids([node.ids])
-            if node is self._first:
-                ids = ids[[block in self._of_first for block in ids.tolist()]]
-            parts.append(ids[::-1] if reverse else ids)
-            taken += len(ids)
-        return np.concatenate([np.empty(0, dtype=np.intp), *parts])
-
-
-def _ids(parts: list[bytes]) -> Ids:
-    return np.frombuffer(b"".join(parts), dtype=np.int32).astype(np.intp)

@@ -16,7 +16,7 @@ from kvstore.reasons import MissReason
 from kvstore.store import HIT, OWNER_BYTES, BlockMeta, ReadOutcome
 from tests.tiering.watched_index import WatchedIndex
 from tiering.eviction import Room
-from tiering.index import IndexConfig
+from tiering.index_config import IndexConfig
 from tiering.lease import Lease
 from tiering.leases import Wait
 from tiering.moves import (

@@ -1,7 +1,7 @@
 """Tiers of a few blocks on the model of memory, and words for what is asked of them."""
 
 from tests.tiering.memory_model import MemoryModel
-from tiering.index import IndexConfig
+from tiering.index_config import IndexConfig
 from tiering.residency import Tier
 
 BLOCK_TOKENS = 2

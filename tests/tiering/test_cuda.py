@@ -9,7 +9,7 @@ from tests.tiering.slot_arrays import GIVE_UP_S, SlotArray
 from tests.tiering.virtual_cuda import COMPUTE, CudaError, VirtualCuda
 from tests.tiering.virtual_process import LAYOUT, NAMESPACE
 from tiering.cache import TieredCache
-from tiering.index import IndexConfig
+from tiering.index_config import IndexConfig
 from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.cuda import CudaDevice, CudaStream
 from tiering.transfer.mover import WHOLE_SLOT

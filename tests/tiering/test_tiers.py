@@ -13,7 +13,7 @@ from tests.tiering.small_tiers import (
     prompt,
     stats,
 )
-from tiering.index import IndexConfig
+from tiering.index_config import IndexConfig
 from tiering.leases import Wait
 from tiering.moves import Demote, Read, Write
 from tiering.residency import Tier

@@ -8,7 +8,7 @@ import pytest
 from kvstore.store import BlockMeta
 from tests.tiering.memory_model import MemoryModel, Record
 from tests.tiering.small_tiers import config, lookup, model, on_disk, prompt
-from tiering.index import IndexConfig
+from tiering.index_config import IndexConfig
 from tiering.moves import Demote, Forget, Read, Touch, Write
 from tiering.residency import State, Tier
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvstore.reasons import MissReason
 from tests.tiering.memory_model import DIED, OWNERS, MemoryModel
-from tiering.index import IndexConfig
+from tiering.index_config import IndexConfig
 from tiering.moves import Read
 from tiering.residency import NO_BLOCK, Tier
 from tiering.slot_table import SlotState

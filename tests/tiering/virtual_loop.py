@@ -15,7 +15,7 @@ from kvstore.reasons import MissReason
 from tests.tiering.memory_model import DIED, ROOT_KEY, MemoryModel
 from tiering.cache import TieredCache
 from tiering.errands import SLICE_S, Errands
-from tiering.index import IndexConfig
+from tiering.index_config import IndexConfig
 from tiering.moves import Promote, Read, SwapIn, SwapOut, Write
 from tiering.residency import Tier
 from tiering.transfer.virtual import VirtualMemory

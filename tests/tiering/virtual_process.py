@@ -14,7 +14,7 @@ from kvstore.errors import StoreFailed
 from kvstore.memory import MemoryStore
 from tests.tiering.mover_walk import layers_before
 from tiering.cache import TieredCache
-from tiering.index import IndexConfig
+from tiering.index_config import IndexConfig
 from tiering.residency import Tier
 from tiering.slot_table import SlotState
 from tiering.transfer.mover import WHOLE_SLOT
