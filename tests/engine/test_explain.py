@@ -41,6 +41,23 @@ def until(seen, deadline_s=30.0):
         time.sleep(0.01)  # between looks at a clock that nobody can set: a TTL counts real seconds
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [1] * 65,
+        "a lighthouse keeper " * 100,
+        [{"role": "user", "content": ""}] * 65,
+        [{"role": "user", "content": "a lighthouse keeper " * 100}],
+    ],
+    ids=["ids", "text", "many messages", "one long message"],
+)
+def test_a_prompt_that_can_never_run_is_not_explained(tiny_text_dir, prompt):
+    with engine_on(tiny_text_dir, max_model_len=64) as engine:
+        assert engine.explain([1] * 64).prompt_tokens == 64
+        with pytest.raises(ValueError, match="prompt and reply may have 64"):
+            engine.explain(prompt)
+
+
 # --- nothing wrong ----------------------------------------------------------------------------------------------------
 
 
