@@ -235,3 +235,18 @@ def test_a_subject_that_fails_is_asked_again(open_server, caplog):
 @pytest.mark.parametrize("query", ["?after=-1", "?after=x", "?before=1", "?after=99999999999999999999"])
 def test_a_number_that_is_none(server, query):
     assert ask(server.url, PATH + query).status == 400
+
+
+def test_an_event_is_written_once_for_all_who_come_at_once(monkeypatch):
+    """However much less than others each of them knows: else a few listeners would keep the event loop busy."""
+    make_piece, made = listeners._piece, []
+
+    def counting(kind, data, number):
+        made.append(number)
+        return make_piece(kind, data, number)
+
+    monkeypatch.setattr(listeners, "_piece", counting)
+    news = listeners._News([Event(number=number, at_s=0.0, kind="read") for number in range(1, 101)])
+    told_to = [news.behind(last) for last in range(101)]
+    assert made == list(range(1, 101))
+    assert [piece.count(b"event: read") for piece in told_to] == list(range(100, -1, -1))
