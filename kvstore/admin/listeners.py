@@ -116,7 +116,11 @@ class Listeners:
 
     async def _poll(self) -> None:
         """Ask once for what the listener that knows least does not know, and tell each what is new to it."""
-        known = [listener.last for listener in self._listeners if listener.last is not None]
+        known = [  # of who comes with a number from before a restart, as it seems, nothing
+            0 if listener.last > self._newest else listener.last
+            for listener in self._listeners
+            if listener.last is not None
+        ]
         events: Sequence[Event] = await self._asking.ask("events", min(known, default=self._newest))
         if events:
             self._newest = events[-1].number
