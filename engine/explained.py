@@ -1,6 +1,6 @@
 """What an engine tells of its prompts: why one misses, what became of the last ones, what divergences cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -42,13 +42,25 @@ class Explained(Steered):
         cached, whoever asked that; without, neither text nor token ids. Raises ValueError as `generate` does.
         """
         options = options or RequestOptions()
-        tokens = encode(prompt, self.model.tokenizer, self.model.vocab_size)
+        tokens = self._tokens_of(prompt)
         salt = Salt(options, len(tokens), self.config.block_tokens)
         future: Future[Observed] = Future()
         self._post(Observe(salt(tokens), CACHE_USES[options.cache], future))
         notes = notes_on(prompt, self.model.tokenizer)
         explanation = self._explainer.explain(Case(future.result(), messages_of(prompt), notes))
         return explanation if text else explanation.without_text()
+
+    def _tokens_of(self, prompt: Prompt) -> NDArray[np.int32]:
+        """Raises ValueError if there are more than the model takes. To explain these would take minutes, of Python in part."""
+        most = self.model.max_len
+        if not isinstance(prompt, str) and isinstance(prompt, Sequence) and len(prompt) > most:
+            raise ValueError(  # without rendering them: each message has a token at least
+                f"the prompt has {len(prompt)} token ids or messages; prompt and reply may have {most} tokens"
+            )
+        tokens = encode(prompt, self.model.tokenizer, self.model.vocab_size)
+        if len(tokens) > most:
+            raise ValueError(f"the prompt has {len(tokens)} tokens; prompt and reply may have {most}")
+        return tokens
 
     def prefixes(self, query: PrefixQuery | None = None) -> PrefixPage:
         """List runs of blocks without a branch, those that prompts begin with or those under one. See PrefixQuery.

@@ -13,6 +13,7 @@ class Intake:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._num_inside = 0
+        self._num_opened = 0
         self._shut = False
 
     @property
@@ -39,13 +40,25 @@ class Intake:
             request.future.add_done_callback(lambda _: self._leave(1))
 
     def shut(self, timeout_s: float | None) -> bool:
-        """Refuse requests from now on, and wait until those inside have ended. False if the time was not enough."""
+        """Refuse requests from now on, and wait until those inside have ended.
+
+        False if the time was not enough, or somebody opens meanwhile: then the last one may never end.
+        """
         with self._changed:
             self._shut = True
-            return self._changed.wait_for(lambda: not self._num_inside, timeout_s)
+            before = self._num_opened
+            self._changed.wait_for(lambda: not self._num_inside or self._num_opened != before, timeout_s)
+            return not self._num_inside
 
     def open(self) -> None:
-        """Take requests again."""
+        """Take requests again. Who waits in `shut` waits no longer."""
+        with self._changed:
+            self._shut = False
+            self._num_opened += 1
+            self._changed.notify_all()
+
+    def end(self) -> None:
+        """Refuse nobody: who comes now is told of something worse. Who waits in `shut` waits on."""
         with self._changed:
             self._shut = False
 

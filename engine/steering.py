@@ -55,7 +55,7 @@ class Steering:
     def close(self) -> None:
         """End what runs here. Safe to call twice."""
         self._stopped.set()
-        self.intake.open()  # it is closed, which is worth more saying
+        self.intake.end()  # it is closed, which is worth more saying
 
     def drain(self, timeout_s: float | None) -> bool:
         self._check_open()
@@ -206,7 +206,8 @@ class Steered(Closing):
     _cache: TieredCache
 
     def drain(self, timeout_s: float | None = None) -> bool:
-        """Take no new requests, and wait until those there are have ended. False if `timeout_s` was not enough.
+        """Take no new requests, and wait until those there are have ended. False if `timeout_s` was not enough,
+        or somebody resumed meanwhile.
 
         Until `resume` what would begin a request raises RuntimeError, also after False; everything else goes on.
         """

@@ -105,6 +105,18 @@ class Explanation:
         difference = None if self.difference is None else self.difference.without_text()
         return replace(self, difference=difference, notes=())
 
+    def by_blocks(self) -> "Explanation":
+        """The same without text, and of a difference no more than the block in which it lies.
+
+        For who must see no text and chooses the prompt: told the very token, or what the difference looks like, they could
+        guess what is cached one token after the other. A block cannot be guessed at once.
+        """
+        if self.difference is None:
+            return self.without_text()
+        at_token = self.difference.at_token // self.block_tokens * self.block_tokens
+        difference = Difference(at_token=at_token, before_ids=(), asked_ids=(), cached_ids=())
+        return replace(self, difference=difference, notes=())
+
     @property
     def cached_tokens(self) -> int:
         """Tokens that are served."""

@@ -18,7 +18,7 @@ from kvstore.admin.metrics import CONTENT_TYPE, exposition
 from kvstore.admin.problems import Problem, not_found
 from kvstore.admin.subject import Subject
 from kvstore.admin.tiers import not_ready, tiers_of
-from kvstore.reports import PrefixDetail, PrefixQuery
+from kvstore.reports import Explanation, PrefixDetail, PrefixQuery
 
 CHANGEABLE = (
     "host_bytes",
@@ -126,8 +126,8 @@ async def explain(endpoint: Endpoint, call: Call) -> Answer:
     body: shapes.Prompt = call.body
     endpoint.asking.method("explain")
     options = await _options(endpoint, body)
-    found = await endpoint.asking.ask("explain", body.prompt, options, text=call.may_see_text)
-    return Answer(value=shapes.Explained.of(found))
+    found: Explanation = await endpoint.asking.ask("explain", body.prompt, options, text=call.may_see_text)
+    return Answer(value=shapes.Explained.of(found if call.role is Role.FULL else found.by_blocks()))
 
 
 async def requests(endpoint: Endpoint, call: Call) -> Answer:

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,13 +116,18 @@ class Listeners:
 
     async def _poll(self) -> None:
         """Ask once for what the listener that knows least does not know, and tell each what is new to it."""
-        known = [listener.last for listener in self._listeners if listener.last is not None]
+        known = [  # of who comes with a number from before a restart, as it seems, nothing
+            0 if listener.last > self._newest else listener.last
+            for listener in self._listeners
+            if listener.last is not None
+        ]
         events: Sequence[Event] = await self._asking.ask("events", min(known, default=self._newest))
         if events:
             self._newest = events[-1].number
         elif any(listener.new for listener in self._listeners):
             events = await self._asking.ask("events", 0)  # which numbers there are at all
             self._newest = events[-1].number if events else 0
+        news = _News(events)
         told: dict[int, bytes] = {}
         for listener in tuple(self._listeners):
             if listener.last is None:
@@ -130,7 +136,7 @@ class Listeners:
                 listener.last = 0
             listener.new = False
             if listener.last not in told:
-                told[listener.last] = b"".join(_pieces(events, listener.last))
+                told[listener.last] = news.behind(listener.last)
             piece = told[listener.last]
             listener.last = max(listener.last, self._newest)
             if piece and not listener.put(piece):
@@ -145,15 +151,28 @@ class Listeners:
             self._poller.cancel()
 
 
-def _pieces(events: Sequence[Event], last: int) -> Iterator[bytes]:
-    """What to write to who knows all up to `last`; numbers that are missing are told of as a gap."""
-    for event in events:
-        if event.number <= last:
-            continue
-        if event.number > last + 1:
-            yield _piece("gap", Gap(first=last + 1, last=event.number - 1), event.number - 1)
-        yield _piece(event.kind, event, event.number)
-        last = event.number
+class _News:
+    """Events as they are written, made once for all listeners, however many come who know different things."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        self._numbers = [event.number for event in events]
+        self._alone = [_piece(event.kind, event, event.number) for event in events]
+        before = zip(self._numbers, self._numbers[1:], self._alone[1:], strict=False)
+        self._following = [_gap(known, number) + piece for known, number, piece in before]
+
+    def behind(self, last: int) -> bytes:
+        """What to write to who knows all up to `last`; numbers that are missing are told of as a gap."""
+        at = bisect_right(self._numbers, last)
+        if at == len(self._numbers):
+            return b""
+        return b"".join((_gap(last, self._numbers[at]), self._alone[at], *self._following[at:]))
+
+
+def _gap(known: int, number: int) -> bytes:
+    """What to write between two events."""
+    if number == known + 1:
+        return b""
+    return _piece("gap", Gap(first=known + 1, last=number - 1), number - 1)
 
 
 def _piece(kind: str, data: Any, number: int) -> bytes:

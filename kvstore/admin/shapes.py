@@ -211,7 +211,8 @@ class TierFigures(Struct, frozen=True, kw_only=True):
     """One tier.
 
     on: whether the engine has it.   ready: whether it works now.
-    capacity: what there is of it.   used: what is taken of it, for whatever.   live: what holds blocks that can be found.
+    capacity: what there is of it, save slots out of service.   used: what is taken of it, for whatever.
+    live: what holds blocks that can be found.
     in_flight: what is being filled now.   Each in bytes and in blocks; None where it is not known.
     reason: why it is off or not ready; None while it works.
     hit_rate: cached tokens from this tier by prompt tokens, by window in seconds; None if nothing was asked.

@@ -75,7 +75,7 @@ class Subject(Protocol):
         ...
 
     def drain(self, timeout_s: float | None = None) -> bool:
-        """Take no new requests, and wait until those there are have ended. False if the time was not enough."""
+        """Take no new requests, and wait until those there are have ended. False if the time was not enough or somebody resumes."""
         ...
 
     def resume(self) -> None:

@@ -132,7 +132,7 @@ def _why_not(tier: TierName, stats: Mapping[str, Any], *, on: bool) -> str | Non
 
 
 def _slot_sizes(figures: Mapping[str, int], block_bytes: int | None) -> dict[str, int | None]:
-    slots = figures.get("slots", 0)
+    slots = figures.get("slots", 0) - figures.get("retired", 0)  # out of service, they hold nothing
     blocks = {
         "capacity": slots,
         "used": slots - figures.get("free", 0),

@@ -1,10 +1,15 @@
 """How much a disk store may take, and for how long it keeps what others have."""
 
-import math
 from dataclasses import dataclass, replace
+from typing import Final
 
 from kvstore.errors import StoreFull
 from kvstore.steering import Unchanged
+
+MAX_CAPACITY_BYTES: Final = 1 << 56
+"""Far beyond any disk: the size of a map must be a number that there is."""
+MAX_TTL_S: Final = 1e12
+"""Some 30,000 years: likewise of a time in nanoseconds."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,8 +24,12 @@ class Limits:
         if self.capacity_bytes < 0 or self.min_free_bytes < 0:
             limits = f"capacity_bytes={self.capacity_bytes}, min_free_bytes={self.min_free_bytes}"
             raise ValueError(f"limits must not be negative: {limits}")
-        if self.ttl_s is not None and not 0 < self.ttl_s < math.inf:
-            raise ValueError(f"ttl_s must be a time above 0, or None, got {self.ttl_s}")
+        if self.capacity_bytes > MAX_CAPACITY_BYTES:
+            raise ValueError(
+                f"capacity_bytes must be at most {MAX_CAPACITY_BYTES}, which no disk has, got {self.capacity_bytes}"
+            )
+        if self.ttl_s is not None and not 0 < self.ttl_s <= MAX_TTL_S:
+            raise ValueError(f"ttl_s must be above 0 and at most {MAX_TTL_S:g}, or None, got {self.ttl_s}")
 
     @property
     def ttl_ns(self) -> int | None:

@@ -93,7 +93,8 @@ def found_elsewhere(
 
     Reads entries and no record, in transactions of a millisecond or so.
     """
-    others = {digest: used.blocks for digest, used in tables.usage.items() if digest != own.digest}
+    usage = dict(tables.usage)  # the writer's thread may add to it
+    others = {digest: used.blocks for digest, used in usage.items() if digest != own.digest}
     largest = sorted(others, key=lambda digest: others[digest], reverse=True)[:MAX_OTHERS]
     counts = {digest: _num_leading(tables, form, digest, tokens[:MAX_BLOCKS]) for digest in largest}
     found = [Elsewhere(digest.hex(), files.facts(digest), count) for digest, count in counts.items() if count]

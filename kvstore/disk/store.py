@@ -256,7 +256,7 @@ class LmdbStore(Closing):
 
     def namespaces(self) -> list[NamespaceInfo]:
         with self._door.enter():
-            return infos(self._lender.current.usage, self._fact_files, self.namespace)
+            return infos(dict(self._lender.current.usage), self._fact_files, self.namespace)
 
     def others_with(self, tokens: Sequence[bytes]) -> list[Elsewhere]:
         with self._door.enter():

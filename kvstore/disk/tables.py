@@ -64,7 +64,7 @@ class Tables:
                 opened.callback(self._files[-1].close)
             self._opened = opened.pop_all()
         self.usage: dict[bytes, Usage] = {}
-        """By namespace digest. Values are replaced, never changed: any thread may look."""
+        """By namespace digest. Values are replaced, never changed: any thread may look, and copies it to go through it."""
         self._unsettled: set[bytes] = set()
         """Keys of which one environment may have what the other has not: the disk was full in between."""
 
@@ -120,11 +120,14 @@ class Tables:
 
         LMDB maps the files elsewhere then. Raises StoreFailed if there is no room for that, and nothing has changed.
         """
-        for environment, num_bytes in zip((self.records, self.entries), map_bytes, strict=True):
-            if num_bytes <= environment.info()["map_size"]:
-                continue
-            with lmdb_errors("making room for a larger map"):  # an environment that loses its map is lost
-                mmap(-1, num_bytes, flags=MAP_PRIVATE | MAP_ANONYMOUS, prot=PROT_READ).close()
+        both = zip((self.records, self.entries), map_bytes, strict=True)
+        larger = [(each, num_bytes) for each, num_bytes in both if num_bytes > each.info()["map_size"]]
+        # An environment that loses its map is lost: first see whether there is room, for both at once.
+        with ExitStack() as reserved, lmdb_errors("making room for a larger map"):
+            for _, num_bytes in larger:
+                room = mmap(-1, num_bytes, flags=MAP_PRIVATE | MAP_ANONYMOUS, prot=PROT_READ)
+                reserved.callback(room.close)
+        for environment, num_bytes in larger:
             try:
                 environment.set_mapsize(num_bytes)
             except lmdb.Error as error:

@@ -176,7 +176,7 @@ def test_control_characters_do_not_reach_the_terminal(recorded, bytes_dir):
         (["A", "B", "--url", "http://127.0.0.1:9"], "with --url there is one file"),
         (["A", "--url", "ftp://127.0.0.1"], "is no address of a kvtide"),
         (["A", "--url", "http://127.0.0.1:1"], "cannot be asked: "),
-        (["A", "--url", "http://127.0.0.1:9", "--token-env", "KVTIDE_NO_SUCH"], "no environment variable"),
+        (["A", "--url", "http://127.0.0.1:9", "--token-env", "KVTIDE_NO_SUCH"], "KVTIDE_NO_SUCH is not set"),
     ],
 )
 def test_wrong_input_gets_one_sentence(recorded, bytes_dir, tmp_path, arguments, words):

@@ -97,6 +97,15 @@ def test_a_running_kvtide_is_asked(recorded, monkeypatch):
     assert json.loads(as_json.output) == as_answer(ANSWER)
 
 
+@pytest.mark.parametrize("token", ["secret\nX-Evil: 1", "sécret-token"])
+def test_a_token_that_is_none_is_not_said(recorded, monkeypatch, token):
+    monkeypatch.setenv("MY_TOKEN", token)
+    done = explain(recorded("A", chat("Friday")), "--url", "http://127.0.0.1:1", "--token-env", "MY_TOKEN")
+    assert done.exit_code == 2
+    assert "the token must be of printable ASCII characters" in done.stderr
+    assert "cret" not in done.output + done.stderr
+
+
 def test_without_text_there_are_ids(recorded):
     bare = dataclasses.replace(
         ANSWER,

@@ -1,12 +1,17 @@
 """The admin endpoint over a real engine: what it tells is what was done."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from inspect import signature
+from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession, web
+from typer.testing import CliRunner
 
 from engine.engine import Engine
 from engine.steering import CHANGEABLE
@@ -14,6 +19,7 @@ from kvstore.admin import AdminConfig, AdminServer, app, serve
 from kvstore.admin.subject import Subject
 from tests.engine.engines import BLOCK, BLOCK_BYTES, GREEDY, open_engine, tokens
 from tests.kvstore.admin.asking import ask
+from tiering.cli.app import app as command_line
 
 V1 = "/admin/v1"
 PROMPT = tokens(1, 10 * BLOCK + 5)
@@ -81,8 +87,12 @@ def test_figures_are_the_engines(server, engine):
 
 
 def test_metrics_are_the_engines(server, engine):
-    text = ask(server.url, "/metrics").body.decode()
-    assert f"kvtide_requests_total {engine.stats()['engine']['requests']}.0" in text or "kvtide_" in text
+    engine.generate(PROMPT, GREEDY)
+    threading.Event().wait(0.3)  # figures may be a quarter of a second old
+    text, stats = ask(server.url, "/metrics").body.decode(), engine.stats()
+    assert f"kvtide_requests_total {float(stats['engine']['requests'])}\n" in text
+    indexed = float(stats["cache"]["tiers"]["device"]["indexed"])
+    assert f'kvtide_slots{{state="indexed",tier="device"}} {indexed}\n' in text
 
 
 def test_warming_computes_once(server, engine):
@@ -199,6 +209,90 @@ def test_explaining(server, engine):
     found = ask(server.url, f"{V1}/explain", "POST", {"token_ids": PROMPT}).json
     assert found["cached_tokens"] == 10 * BLOCK
     assert (found["parts"][0]["tier"], found["parts"][0]["end_token"]) == ("device", 10 * BLOCK)
+
+
+TOKEN, READ_TOKEN = "full-token-0123456789", "read-token-0123456789"
+
+
+@contextmanager
+def with_tokens(engine, **settings: Any) -> Iterator[AdminServer]:
+    with serve(engine, AdminConfig(port=0, token=TOKEN, read_token=READ_TOKEN, **settings)) as served:
+        yield served
+
+
+@pytest.mark.parametrize("show_text", [False, True])
+def test_who_sees_no_text_cannot_guess_it(engine, show_text):
+    """A guess at the next token is told from a better one by nothing that the read role gets."""
+    engine.generate(PROMPT, GREEDY)
+    guesses = [[*PROMPT[:100], *PROMPT[100 : 100 + right], *[7] * (40 - right)] for right in range(10)]
+    with with_tokens(engine, show_text=show_text) as served:
+        told = [
+            ask(
+                served.url,
+                f"{V1}/explain",
+                "POST",
+                {"token_ids": guess},
+                Authorization=f"Bearer {READ_TOKEN}",
+            ).json
+            for guess in guesses
+        ]
+        exact = ask(
+            served.url,
+            f"{V1}/explain",
+            "POST",
+            {"token_ids": guesses[3]},
+            Authorization=f"Bearer {TOKEN}",
+        ).json
+    assert exact["difference"]["at_token"] == 103
+    assert told == [told[0]] * 10
+    assert told[0]["difference"]["at_token"] == told[0]["cached_tokens"] == 6 * BLOCK
+
+
+KEEPER = "You help the staff of a lighthouse, and answer from the handbook alone. It is {}. Be brief."
+
+
+def recorded(path: Path, time: str) -> Path:
+    """A request of Anthropic's shape, and before it one of OpenAI's, which does not count."""
+    requests = [
+        {"messages": [{"role": "user", "content": "Something else"}]},
+        {
+            "system": [{"type": "text", "text": KEEPER.format(time)}],
+            "messages": [{"role": "user", "content": [{"type": "text", "text": "How high is it?"}]}],
+        },
+    ]
+    path.write_text("\n".join(map(json.dumps, requests)))
+    return path
+
+
+def test_the_command_that_explains_asks_it(engine, tmp_path, monkeypatch):
+    """`kvtide explain --url`, with each role, and with text and without."""
+
+    def told(role: str, time: str) -> Any:
+        path, arguments = recorded(tmp_path / "A.json", time), ["--url", served.url, "--token-env", role]
+        return CliRunner().invoke(command_line, ["explain", str(path), *arguments])
+
+    monkeypatch.setenv("FULL", TOKEN)
+    monkeypatch.setenv("READ", READ_TOKEN + "\n")  # as a file has it
+    chat = [
+        {"role": "system", "content": KEEPER.format("09:14:07")},
+        {"role": "user", "content": "How high is it?"},
+    ]
+    engine.warm(chat)
+    with with_tokens(engine, show_text=True) as served:
+        same, other, unseen = told("FULL", "09:14:07"), told("FULL", "09:15:31"), told("READ", "09:15:31")
+    assert (same.exit_code, other.exit_code, unseen.exit_code) == (0, 1, 1), same.output + same.stderr
+    assert "from device" in same.output
+    assert "system message: timestamp." in other.output
+    assert "⟦09:14:07.⟧" in other.output
+    assert "⟦09:15:31.⟧" in other.output
+    for hidden in ("timestamp", "09:1", "nothing more"):
+        assert hidden not in unseen.output
+    assert "does not show what stands there" in unseen.output
+    with with_tokens(engine) as served:
+        no_text = told("FULL", "09:15:31")
+    assert "system message: timestamp." in no_text.output
+    assert "does not show what stands there" in no_text.output
+    assert "09:1" not in no_text.output
 
 
 def test_requests(server, engine):

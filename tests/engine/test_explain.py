@@ -34,6 +34,23 @@ def reasons(explanation):
     return {reason.value: num for reason, num in explanation.reasons.items()}
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        [1] * 65,
+        "a lighthouse keeper " * 100,
+        [{"role": "user", "content": ""}] * 65,
+        [{"role": "user", "content": "a lighthouse keeper " * 100}],
+    ],
+    ids=["ids", "text", "many messages", "one long message"],
+)
+def test_a_prompt_that_can_never_run_is_not_explained(tiny_text_dir, prompt):
+    with engine_on(tiny_text_dir, max_model_len=64) as engine:
+        assert engine.explain([1] * 64).prompt_tokens == 64
+        with pytest.raises(ValueError, match="prompt and reply may have 64"):
+            engine.explain(prompt)
+
+
 # --- nothing wrong ----------------------------------------------------------------------------------------------------
 
 

@@ -104,6 +104,20 @@ def test_closing_ends_a_drain_that_waits(tiny_llama_dir):
             call()
 
 
+def test_resuming_ends_a_drain_that_waits(tiny_llama_dir):
+    """Else it would wait for a moment without requests, which need never come."""
+    with engine_on(tiny_llama_dir) as engine:
+        running = engine.submit(tokens(0, 20), LONG)
+        drained = []
+        thread = threading.Thread(target=lambda: drained.append(engine.drain()))
+        thread.start()
+        eventually(lambda: engine.stats()["engine"]["draining"], "the drain")
+        engine.resume()
+        thread.join(timeout=60)
+        assert (drained, running.done) == ([False], False)
+        running.cancel()
+
+
 def test_many_threads_and_a_drain_lose_nobody(tiny_llama_dir):
     """Each request is either answered or refused, and none runs when the drain says so."""
     with engine_on(tiny_llama_dir) as engine:

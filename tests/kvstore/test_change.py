@@ -1,5 +1,6 @@
 """Limits of a disk store that are set anew while it is in use."""
 
+import mmap
 import threading
 from contextlib import suppress
 
@@ -104,6 +105,23 @@ def test_files_that_cannot_be_mapped_larger_stay_as_they_are(open_lmdb, monkeypa
     assert store.stats().fresh_starts == 0
 
 
+def test_where_one_file_cannot_be_mapped_larger_neither_is(open_lmdb, monkeypatch):
+    store = open_lmdb()
+    before, asked = store._lender.current.map_bytes, []
+
+    def room_for_one(_file: int, num_bytes: int, **how: int) -> mmap.mmap:
+        asked.append(num_bytes)
+        if len(asked) == 2:
+            raise OSError(12, "Cannot allocate memory")
+        return mmap.mmap(-1, 4096, **how)
+
+    monkeypatch.setattr("kvstore.disk.tables.mmap", room_for_one)
+    with pytest.raises(StoreFailed, match="Cannot allocate memory"):
+        store.change(capacity_bytes=1 << 40)
+    assert len(asked) == 2
+    assert store._lender.current.map_bytes == before
+
+
 def test_less_room_refuses_what_comes_and_keeps_what_is_there(open_lmdb):
     store = open_lmdb()
     refs, blocks = chain(store, 20), noise(store, 20)
@@ -143,7 +161,15 @@ def test_a_ttl_is_for_what_others_have(open_lmdb):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"capacity_bytes": -1}, {"min_free_bytes": -1}, {"ttl_s": 0.0}, {"ttl_s": float("nan")}]
+    "wrong",
+    [
+        {"capacity_bytes": -1},
+        {"capacity_bytes": 2**70},
+        {"min_free_bytes": -1},
+        {"ttl_s": 0.0},
+        {"ttl_s": 1e300},
+        {"ttl_s": float("nan")},
+    ],
 )
 def test_what_cannot_be_meant_is_refused_and_nothing_changes(open_lmdb, wrong):
     store = open_lmdb()

@@ -185,6 +185,7 @@ def test_messages_alone_and_a_prompt_alone(read):
         ('{"messages": [{"role": "assistant", "tool_calls": 7}]}', '"tool_calls" of message 1'),
         ('{"system": [7], "messages": []}', "a block of the system prompt"),
         ("[" * 100_000, "nested too deep|neither JSON"),
+        ('{"messages": [{"role": "user", "content": "cut \\ud83d"}]}', "half of a character"),
     ],
 )
 def test_what_is_refused_gets_one_sentence(read, text, words):

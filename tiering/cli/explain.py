@@ -46,8 +46,8 @@ def run(
             "with --url there is one file and no --tokenizer: what is cached there is compared with it"
         )
     token = None
-    if token_env is not None and (token := os.environ.get(token_env)) is None:
-        raise ValueError(f"--token-env: there is no environment variable {token_env}")
+    if token_env is not None and not (token := os.environ.get(token_env, "").strip()):
+        raise ValueError(f"--token-env: the environment variable {token_env} is not set, or empty")
     return run_url(earlier, url, token, as_json=as_json)
 
 

@@ -47,11 +47,13 @@ class Page:
         self._console.print(Text.assemble("It breaks at ", (_place(told), "bold"), "."))
         if told.get("asked") is not None:
             self._texts(told, names)
-        else:
+        elif told["asked_ids"] or told["cached_ids"]:
             width = max(map(len, names))
             for name, key in zip(reversed(names), ("cached_ids", "asked_ids"), strict=True):
                 shown = " ".join(map(str, told[key][:12])) or "nothing more"
                 self._console.print(Text(f"  {name:<{width}}  tokens {shown}"))
+        else:
+            self._console.print(Text("  the server does not show what stands there on either side"))
         if told.get("advice"):
             self._console.print(Text.assemble(("What to do: ", "bold"), visible(str(told["advice"]))))
 

@@ -24,6 +24,8 @@ def ask(url: str, token: str | None, question: dict[str, Any]) -> dict[str, Any]
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is no address of a kvtide: expected such as http://127.0.0.1:8421")
+    if token is not None and not (token.isascii() and token.isprintable()):  # http.client would quote it
+        raise ValueError("the token must be of printable ASCII characters, on one line")
     headers = {"Content-Type": "application/json", "Accept": "application/json, application/problem+json"}
     if token is not None:
         headers["Authorization"] = f"Bearer {token}"

@@ -228,10 +228,10 @@ def _texts(window: Window | None) -> dict[str, str | None]:
     if window is None:
         return {"before": None, "asked": None, "cached": None}
     split = window.split
-    ends = [
-        min(end + SHOWN_BEHIND, split + SHOWN_CHARACTERS)
-        for end in (max(window.asked_end, split), max(window.cached_end, split))
-    ]
+    stops = max(window.asked_end, split), max(window.cached_end, split)
+    # of what is cached often no more is known than whole blocks
+    behind = min(SHOWN_BEHIND, len(window.asked) - stops[0], len(window.cached) - stops[1])
+    ends = [min(stop + behind, split + SHOWN_CHARACTERS) for stop in stops]
     return {
         "before": window.asked[max(0, split - SHOWN_CHARACTERS) : split],
         "asked": window.asked[split : ends[0]],

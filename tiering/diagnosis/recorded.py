@@ -121,7 +121,7 @@ def read_requests(path: Path) -> list[Recorded]:
     except UnicodeDecodeError as error:
         raise NotARequest(f"{path} is not UTF-8 text") from error
     try:
-        found = [_parsed(value) for value in _values(text)]
+        found = [_parsed(_whole_characters(value)) for value in _values(text)]
     except NotARequest as error:
         raise NotARequest(f"{path}: {error}") from error
     except RecursionError as error:
@@ -129,6 +129,17 @@ def read_requests(path: Path) -> list[Recorded]:
     if not found:
         raise NotARequest(f"{path} has no request in it")
     return found
+
+
+def _whole_characters(value: Any) -> Any:
+    """The value; text in it that a client cut within a character has no UTF-8, which tokenizers want."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise NotARequest(
+            "its text has half of a character in it (a lone surrogate), which no tokenizer takes"
+        ) from error
+    return value
 
 
 def _values(text: str) -> list[Any]:

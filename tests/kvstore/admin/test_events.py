@@ -1,5 +1,6 @@
 """Server-sent events: what each listener is told, and that many of them, and slow ones, burden nobody."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from kvstore.admin import listeners
+from kvstore.admin.asking import Asking
 from kvstore.reports import Event
 from tests.kvstore.admin.asking import ask, connect
 from tests.kvstore.admin.small_subject import SmallSubject
@@ -117,6 +119,26 @@ def test_numbers_from_before_a_restart_are_forgotten(server, subject, happened):
         threading.Event().wait(0.6)
         subject.happen("written")
         assert [id_ for id_, _, _ in told(connection, 1)] == ["1"]
+
+
+def test_who_comes_from_before_a_restart_while_something_happens_misses_nothing():
+    """Others are there already, and are told of what is new alone."""
+    subject = SmallSubject()
+    told_to = listeners.Listeners(Asking(subject, 5.0), max_listeners=2)
+    there, late = (listeners._Listener(None, after) for after in (0, 500))
+
+    async def polled() -> list[list[bytes]]:
+        subject.happen("read")
+        told_to._listeners.add(there)
+        await told_to._poll()
+        subject.happen("written")
+        told_to._listeners.add(late)
+        await told_to._poll()
+        return [[each.pieces.get_nowait() for _ in range(each.pieces.qsize())] for each in (there, late)]
+
+    for pieces in asyncio.run(polled()):
+        told_in_all = b"".join(pieces)
+        assert [told_in_all.count(b"event: " + kind) for kind in (b"read", b"written", b"gap")] == [1, 1, 0]
 
 
 def test_each_is_told_all_and_the_subject_is_asked_once(open_server):
@@ -235,3 +257,18 @@ def test_a_subject_that_fails_is_asked_again(open_server, caplog):
 @pytest.mark.parametrize("query", ["?after=-1", "?after=x", "?before=1", "?after=99999999999999999999"])
 def test_a_number_that_is_none(server, query):
     assert ask(server.url, PATH + query).status == 400
+
+
+def test_an_event_is_written_once_for_all_who_come_at_once(monkeypatch):
+    """However much less than others each of them knows: else a few listeners would keep the event loop busy."""
+    make_piece, made = listeners._piece, []
+
+    def counting(kind, data, number):
+        made.append(number)
+        return make_piece(kind, data, number)
+
+    monkeypatch.setattr(listeners, "_piece", counting)
+    news = listeners._News([Event(number=number, at_s=0.0, kind="read") for number in range(1, 101)])
+    told_to = [news.behind(last) for last in range(101)]
+    assert made == list(range(1, 101))
+    assert [piece.count(b"event: read") for piece in told_to] == list(range(100, -1, -1))

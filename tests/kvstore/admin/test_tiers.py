@@ -48,6 +48,7 @@ FULL = {
     "disk_off": None,
     "gpu": {"name": "H200"},
 }
+HOST_MADE_SMALLER = {"slots": 20, "free": 5, "private": 0, "indexed": 3, "in_flight": 0, "retired": 12}
 BARE = {
     "block_tokens": 16,
     "lookups": {"requests": 2, "blocks": 10, "hit_blocks": {"device": 5, "host": 0, "disk": 1}},
@@ -60,6 +61,13 @@ def windows_over(stats, before) -> Windows:
     windows.add(0.0, before, epoch_s=0.0)
     windows.add(10.0, counts_of(stats), epoch_s=10.0)
     return windows
+
+
+def test_slots_out_of_service_are_neither_capacity_nor_used():
+    stats = {"cache": {"block_bytes": 100, "tiers": {"host": HOST_MADE_SMALLER}}}
+    host = tiers_of(stats, Windows(COUNTED)).tiers[1]
+    assert (host.capacity_blocks, host.used_blocks, host.live_blocks) == (8, 3, 3)
+    assert (host.capacity_bytes, host.used_bytes) == (800, 300)
 
 
 def test_all_figures_of_an_engine():
