@@ -1,4 +1,7 @@
-"""The examples of docs/admin.md run as they stand there, against a live engine, and answer what is written after them."""
+"""The examples of docs/admin.md run as they stand there, in their order, against a live engine that nobody has asked anything.
+
+They answer what is written after them.
+"""
 
 import json
 import os
@@ -6,19 +9,21 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine import EngineConfig
 from engine.engine import Engine
 from kvstore.admin import AdminConfig, AdminServer, serve
 from kvstore.admin.routes import ROUTES
-from tests.engine.engines import GREEDY, open_engine
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "admin.md").read_text("utf-8")
 EXAMPLES = re.findall(r"```sh\n(.*?)```\n(?:```json\n(.*?)```)?", PAGE, re.DOTALL)
+[SETTINGS] = [tomllib.loads(each)["engine"] for each in re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)]
 NAMES = [
     f"{number} {script.split('KVTIDE_URL', 1)[1].split()[0]}"
     for number, (script, _) in enumerate(EXAMPLES, 1)
@@ -29,29 +34,23 @@ BASH = shutil.which("bash") or ""
 pytestmark = pytest.mark.skipif(not BASH or shutil.which("curl") is None, reason="needs curl and bash")
 
 
-@pytest.fixture(scope="module")
-def served(demo_model, tmp_path_factory) -> Iterator[AdminServer]:
-    """The demo's model, so that each route has been asked of what a reader tries first."""
+@pytest.fixture(scope="module", params=["disk", "no disk"])
+def served(request, demo_model, tmp_path_factory) -> Iterator[AdminServer]:
+    """The demo's model with the page's own settings, as it is right after the start; also as it is without a disk."""
+    settings = dict(SETTINGS)
+    if request.param == "disk":
+        settings |= {"disk_path": tmp_path_factory.mktemp("disk"), "disk_min_free_bytes": 0}
+    else:
+        del settings["disk_path"]
     with (
-        open_engine(demo_model, tmp_path_factory.mktemp("disk"), kv_dtype="bfloat16") as engine,
+        Engine(demo_model, EngineConfig(**settings), announce=lambda _: None) as engine,
         serve(engine, AdminConfig(port=0)) as server,
     ):
-        _fill(engine)
         yield server
 
 
-def _fill(engine: Engine) -> None:
-    """Two prompts that begin alike, so that there is a tree."""
-    captain = "You are the captain of a ship, and asked for advice by her cook. "
-    for question in (
-        "What is there for breakfast, and who is to peel it?",
-        "How long does a biscuit keep at sea?",
-    ):
-        engine.generate(captain + question, GREEDY)
-
-
 @pytest.mark.parametrize(("script", "answer"), EXAMPLES, ids=NAMES)
-def test_an_example_answers_what_is_written_after_it(served, tmp_path, script, answer):
+def test_an_example_answers_what_is_written_after_it(served, request, tmp_path, script, answer):
     done = subprocess.run(
         [BASH, "-euo", "pipefail", "-c", script],
         env={
@@ -71,7 +70,11 @@ def test_an_example_answers_what_is_written_after_it(served, tmp_path, script, a
         found = json.loads(
             done.stdout[done.stdout.rindex("}{") + 1 :] if "}{" in done.stdout else done.stdout
         )
-        assert not list(missing(json.loads(answer), found)), found
+        written = json.loads(answer)
+        if "disk" in written and request.node.callspec.params["served"] == "no disk":
+            assert found["disk"] is None
+            del written["disk"]
+        assert not list(missing(written, found)), found
 
 
 def missing(written: Any, found: Any, path: str = "$") -> Iterator[str]:
@@ -114,3 +117,10 @@ def test_every_route_has_an_example():
     assert {route.path for route in ROUTES} - page <= asked
     assert "-X PATCH" in scripts
     assert "-X DELETE" in scripts
+
+
+def test_keys_and_digests_are_written_in_full():
+    """Who copies one that is cut off gets 400."""
+    named = re.findall(r'"(?:key|parent|digest)": "([^"]*)"', PAGE)
+    assert named
+    assert all(re.fullmatch("[0-9a-f]{64}", each) for each in named)

@@ -43,6 +43,22 @@ def test_a_program_on_a_page_runs_as_it_stands_there(program, request, monkeypat
     runpy.run_path("program.py", run_name="__main__")
 
 
+def test_the_readmes_example_shows_the_hit_that_is_written_after_it(
+    demo_at_hand, monkeypatch, tmp_path, capsys
+):
+    """And the reply; run once more it finds the first prompt on disk."""
+    written = re.search(
+        r"```python\n.*?```\n```\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL
+    )
+    assert written
+    monkeypatch.chdir(tmp_path)
+    Path("program.py").write_text(PROGRAMS["README.md 1"], "utf-8")
+    runpy.run_path("program.py", run_name="__main__")
+    assert capsys.readouterr().out == written[1]
+    runpy.run_path("program.py", run_name="__main__")
+    assert capsys.readouterr().out == written[1].replace("'disk': 0", "'disk': 48", 1)
+
+
 def test_every_page_has_its_programs():
     """Else none would be run, and nobody would know."""
     assert list(PROGRAMS) == ["README.md 1", "docs/faults.md 1", "docs/faults.md 2", "docs/admin.md 1"]
