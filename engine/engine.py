@@ -377,8 +377,8 @@ class Engine(Explained):
         snapshot: dict[str, Any] = self._loop.snapshot
         gpu = None if self._gpu is None else self._gpu.read()
         tiers = self._tiers
-        accounts = {**self._accounts.figures(), "draining": self._steering.intake.is_shut}
-        engine = {**snapshot["engine"], **accounts}
+        states = {"draining": self._steering.intake.is_shut, "failed": self._loop.failure is not None}
+        engine = {**snapshot["engine"], **self._accounts.figures(), **states}
         chosen = {"attention": tiers.attention, "flashinfer_off": tiers.flashinfer_off}
         return {**snapshot, "engine": engine, **chosen, "disk_off": tiers.disk_off, "gpu": gpu}
 

@@ -4,7 +4,6 @@ import platform
 from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from aiohttp import web
@@ -18,6 +17,7 @@ from kvstore.admin.metrics import CONTENT_TYPE, exposition
 from kvstore.admin.problems import Problem, not_found
 from kvstore.admin.subject import Subject
 from kvstore.admin.tiers import not_ready, tiers_of
+from kvstore.admin.version import own_version
 from kvstore.reports import Explanation, PrefixDetail, PrefixQuery
 
 CHANGEABLE = (
@@ -62,11 +62,9 @@ async def readyz(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def version_(endpoint: Endpoint, call: Call) -> Answer:
-    try:
-        installed = version("kvtide")
-    except PackageNotFoundError:  # run from a folder
-        installed = "unknown"
-    return Answer(value=shapes.Version(name="kvtide", version=installed, python=platform.python_version()))
+    return Answer(
+        value=shapes.Version(name="kvtide", version=own_version(), python=platform.python_version())
+    )
 
 
 async def session(endpoint: Endpoint, call: Call) -> Answer:

@@ -8,7 +8,6 @@ import uuid
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 from aiohttp import web
@@ -23,6 +22,7 @@ from kvstore.admin.openapi import document
 from kvstore.admin.problems import Problem, bad_request
 from kvstore.admin.reading import read_body, read_params
 from kvstore.admin.routes import ROUTES, Route
+from kvstore.admin.version import own_version
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (
@@ -60,7 +60,9 @@ def app(subject: object, config: AdminConfig | None = None) -> web.Application:
     """
     config = config or AdminConfig()
     endpoint = Endpoint(subject, config)
-    endpoint.document = msgspec.json.encode(document(ROUTES, version=_version(), tokens=not config.is_open))
+    endpoint.document = msgspec.json.encode(
+        document(ROUTES, version=own_version(), tokens=not config.is_open)
+    )
     made = web.Application(
         client_max_size=config.max_body_bytes, middlewares=[_around(endpoint)], logger=_log
     )
@@ -73,13 +75,6 @@ def app(subject: object, config: AdminConfig | None = None) -> web.Application:
     made.cleanup_ctx.append(endpoint.run)
     made.on_shutdown.append(endpoint.end_listeners)
     return made
-
-
-def _version() -> str:
-    try:
-        return version("kvtide")
-    except PackageNotFoundError:  # run from a folder
-        return "0"
 
 
 def _handle(endpoint: Endpoint, route: Route) -> Handler:

@@ -88,6 +88,8 @@ REQUESTS = (
            "Replies that are not admitted yet, or preempted."),
     Metric("kvtide_draining", "gauge", "0 or 1", "engine.draining", {},
            "1 while the engine takes no new requests."),
+    Metric("kvtide_failed", "gauge", "0 or 1", "engine.failed", {},
+           "1 once the engine has failed: it ends each request with an error, and most figures stand still."),
     Metric("kvtide_ttft_seconds", "histogram", "seconds", "engine.ttft_s.{tier}", SERVED_FROM,
            "From submission to the first token, by the slowest tier that served the request; none: computed in full."),
     Metric("kvtide_queue_seconds", "histogram", "seconds", "engine.queue_s", {},

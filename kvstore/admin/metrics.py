@@ -3,8 +3,6 @@
 import math
 import platform
 from collections.abc import Iterator, Mapping
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from itertools import accumulate
 from typing import Any
 
@@ -15,6 +13,7 @@ from prometheus_client.utils import floatToGoString
 
 from kvstore.admin.http_figures import HttpFigures
 from kvstore.admin.metric_table import METRICS, Metric
+from kvstore.admin.version import own_version
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -30,7 +29,15 @@ def exposition(stats: Mapping[str, Any], http: HttpFigures | None = None) -> byt
     on nothing and keeps nothing: any thread may call it.
     """
     registry = CollectorRegistry()
-    registry.register(_Figures({**stats, "build": _build(), "http": _by_route(http)}))
+    registry.register(
+        _Figures(
+            {
+                **stats,
+                "build": {"version": own_version(), "python": platform.python_version()},
+                "http": _by_route(http),
+            }
+        )
+    )
     return generate_latest(registry)
 
 
@@ -143,12 +150,3 @@ def _by_route(http: HttpFigures | None) -> dict[str, Any] | None:
     for (route, method, status), count in http.requests.items():
         requests.setdefault(route, {}).setdefault(method, {})[str(status)] = count
     return {"requests": requests, "listeners": http.listeners, "running_jobs": http.running_jobs}
-
-
-@cache
-def _build() -> dict[str, str]:
-    try:
-        own = version("kvtide")
-    except PackageNotFoundError:  # run from a source tree that is not installed
-        own = "unknown"
-    return {"version": own, "python": platform.python_version()}

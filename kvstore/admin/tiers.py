@@ -233,5 +233,5 @@ def not_ready(stats: Mapping[str, Any]) -> Sequence[str]:
     if engine.get("draining"):
         reasons.append("the engine drains: it takes no new requests")
     if engine.get("failed"):
-        reasons.append("the engine has failed")
+        reasons.append("the engine has failed, and must be started anew: the log says why")
     return reasons

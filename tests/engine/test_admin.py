@@ -334,6 +334,22 @@ def test_a_program_with_a_loop_of_its_own_serves_it_itself(engine):
     assert asyncio.run(asked()) == (3, 403)
 
 
+def test_an_engine_that_has_failed_is_not_ready(tiny_text_dir):
+    def finds_it_broken() -> None:
+        raise AssertionError("a slot is lost")
+
+    with open_engine(tiny_text_dir) as broken, serve(broken, AdminConfig(port=0)) as served:
+        assert ask(served.url, "/readyz").status == 200
+        with pytest.raises(AssertionError, match="a slot is lost"):
+            broken._cache.ask(finds_it_broken).result(60)
+        assert broken.generate(PROMPT, GREEDY).finish_reason == "error"
+        threading.Event().wait(0.3)  # figures may be a quarter of a second old
+        reply = ask(served.url, "/readyz")
+        assert (reply.status, len(reply.json["reasons"])) == (503, 1)
+        assert reply.json["reasons"][0].startswith("the engine has failed")
+        assert b"kvtide_failed 1.0\n" in ask(served.url, "/metrics").body
+
+
 def test_the_engine_outlives_its_endpoint(engine):
     with serve(engine, AdminConfig(port=0)) as other:
         assert get(other, "tiers")

@@ -37,6 +37,7 @@ def engine() -> dict[str, Any]:
         "queue_s": histogram(5),
         "load_s": histogram(1, 1, 1, 1),
         "draining": False,
+        "failed": False,
     }
 
 

@@ -174,6 +174,7 @@ def test_without_reasons_and_transfers_the_rest_is_there():
         "kvtide_lookup_hit_blocks_total",
         "kvtide_replies_total",
         "kvtide_draining",
+        "kvtide_failed",
         "kvtide_ttft_seconds",
         "kvtide_queue_seconds",
         "kvtide_load_seconds",

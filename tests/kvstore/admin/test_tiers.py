@@ -131,4 +131,5 @@ def test_a_disk_that_could_not_be_opened_is_off():
 
 def test_why_it_is_not_ready():
     assert not_ready(FULL) == []
-    assert len(not_ready({"engine": {"draining": True}, "cache": {}})) == 1
+    assert len(not_ready({"engine": {"draining": True, "failed": False}, "cache": {}})) == 1
+    assert len(not_ready({"engine": {"draining": True, "failed": True}, "cache": {}})) == 2
