@@ -249,7 +249,9 @@ def test_what_does_not_end_in_time_is_cut_off(served, model, tmp_path):
     url = one.url()
     for seed in range(4):
         assert ask(url, "/admin/v1/warm", {"token_ids": tokens(seed, 4000)})[0] == 202
-    until(lambda: len(ask(url, "/admin/v1/requests")[1]["requests"]) == 4)  # or there would be nothing to wait for
+    until(
+        lambda: len(ask(url, "/admin/v1/requests")[1]["requests"]) == 4
+    )  # or there would be nothing to wait for
     assert one.end() == 0
     assert any("had not ended after 5 seconds" in line for line in one.said), one.said
 
