@@ -382,11 +382,16 @@ class Generated:
             prompt_tokens=2905,
             block_tokens=BLOCK,
             parts=parts,
-            difference=self._difference(text=text),
+            difference=self._difference(text=text and prompt != "ids", ids=text),
             notes=("The chat template adds a generation prompt of 3 tokens.",),
         )
 
-    def _difference(self, *, text: bool) -> Difference:
+    def _difference(self, *, text: bool, ids: bool = False) -> Difference:
+        """As an engine tells it; `ids` without text is what one without a tokenizer has."""
+        found = self._found(text=text)
+        return found if text or ids else found.without_text()
+
+    def _found(self, *, text: bool) -> Difference:
         return Difference(
             at_token=2051,
             before_ids=(9125, 25, 220, 1774),
@@ -395,10 +400,8 @@ class Generated:
             before="You are a careful assistant of Example Ltd. Answer briefly." if text else None,
             asked=ASKED if text else None,
             cached=CACHED if text else None,
-            kind=DifferenceKind.TIMESTAMP if text else None,
-            advice="The prompt states the current time. Put it behind what does not change, or round it to the day."
-            if text
-            else None,
+            kind=DifferenceKind.TIMESTAMP,
+            advice="The prompt states the current time. Put it behind what does not change, or round it to the day.",
             section="system message",
         )
 

@@ -331,9 +331,17 @@ def test_messages_and_token_ids_are_sent_as_such_and_mistakes_are_said_at_once(o
     tab.until("document.querySelector('#prompt-error').hidden")
 
 
-def test_without_text_the_difference_is_shown_as_token_ids(open_tab, small):
+def test_where_text_is_not_shown_the_page_says_so(open_tab, small):
     tab = view(open_tab, small(show_text=False), "explain")
     ask(tab, "anything")
+    tab.until("document.querySelector('#explain-result .difference .hint')?.innerText.includes('show_text')")
+    assert tab.text("#explain-result .chip") == "Timestamp"
+    assert not rows(tab, "#explain-result .sides")
+
+
+def test_without_a_tokenizer_the_difference_is_shown_as_token_ids(open_tab, small):
+    tab = view(open_tab, small(), "explain")
+    ask(tab, "ids")
     tab.until("document.querySelector('#explain-result .side-asked mark')")
     assert rows(tab, "#explain-result .side-asked mark") == ["3174", "2589"]
     assert "token ids" in tab.text("#explain-result .sides")

@@ -68,6 +68,9 @@ function side(title, kind, before, content) {
 /** The two sides of a Difference, as text where there is text, else as token ids. */
 export function sides(difference) {
   const textual = difference.asked !== null && difference.cached !== null;
+  if (!textual && !difference.asked_ids.length && !difference.cached_ids.length) {
+    return h("p", { class: "hint" }, "What the two say there is not shown: it takes show_text, and the full token where there is one.");
+  }
   const spaced = (ids) => ids.flatMap((id, at) => (at ? [" ", String(id)] : [String(id)]));
   const one = textual ? wordsOf(difference.asked) : spaced(difference.asked_ids);
   const other = textual ? wordsOf(difference.cached) : spaced(difference.cached_ids);
