@@ -6,15 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from enum import Enum, auto
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
-from kvstore.block import BlockKey, chain_key
+from kvstore.block import BlockKey
 from kvstore.closing import Closing
 from kvstore.errors import StoreError
 from kvstore.reports import Event, PrefixDetail, PrefixPage, PrefixQuery, Removed, TierName
 from kvstore.slots import SlotMemory
-from kvstore.store import BlockRef, Store
+from kvstore.steering import UNCHANGED, Unchanged
+from kvstore.store import Store
 from tiering.errands import Errands, Steps, at_once
 from tiering.events import EventLog
 from tiering.eviction import Room
@@ -43,6 +43,7 @@ from tiering.observation import Observed
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
 from tiering.residency import Tier
+from tiering.store_calls import StoreCalls
 from tiering.swaps import Stash
 from tiering.transfer.device import Device
 from tiering.transfer.mover import WHOLE_SLOT, Arriving, Mover
@@ -52,15 +53,6 @@ _Item = TypeVar("_Item")
 Answered = TypeVar("Answered")
 
 _SETTLE_STEP_S = 0.1  # how long to wait for news before planning again: a resting disk wakes nobody
-
-
-class Unchanged(Enum):
-    """Says of a setting, of which None is a value, that it is to stay as it is."""
-
-    UNCHANGED = auto()
-
-
-UNCHANGED: Final = Unchanged.UNCHANGED
 
 
 class TieredCache(Closing):
@@ -111,12 +103,13 @@ class TieredCache(Closing):
         self._news = threading.Event()
         self._wake = wake
         self._mover = Mover(device, pool, slab, self._announce, layer_groups)
-        self._slab, self._store = slab, store
+        self._store = store
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._host_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._readers = jobs("read", read_threads if store is not None else 0)
-        self._writer = jobs("write", 1 if store is not None else 0)
-        self._failed_deletes = self._failed_touches = self._fresh_starts = 0
+        self._calls: StoreCalls | None = None
+        if store is not None:
+            self._calls = StoreCalls(store, slab, self._report, jobs=jobs, read_threads=read_threads)
+        self._fresh_starts = 0
         self._suspect = False
         """Whether a read or write has failed since the store last went on empty: it may do so at any time."""
         self._num_ended = self._num_told = 0
@@ -130,8 +123,6 @@ class TieredCache(Closing):
             wait=self._wait_for,
         )
         self._join_s = join_s
-        self._touch_until_s = float("inf")
-        """When notes of uses become less worth than an end in time, on time.monotonic."""
         self._joined: bool | None = None
         """What `close` answers; None while the cache is open."""
         self._take_in()
@@ -322,16 +313,22 @@ class TieredCache(Closing):
                 self._mover.submit_demote(move.number, move.device_slots.tolist(), move.host_slots.tolist())
             case Promote() | SwapIn():
                 self._mover.submit_promote(move.number, move.host_slots.tolist(), move.device_slots.tolist())
+            case _:
+                self._call(move)
+
+    def _call(self, move: Read | Write | Forget | Touch) -> None:
+        assert self._calls is not None, "the disk is moved to and from only where there is a store"
+        match move:
             case Read():
-                self._readers.put(lambda: self._report(self._read(move)))
+                self._calls.read(move)
             case Write():
-                self._writer.put(lambda: self._report(self._write(move)))
+                self._calls.write(move)
             case Forget():
-                self._writer.put(lambda: self._forget(move))
+                self._calls.forget(move)
             case Touch():
                 now_s, now_ns = self._clock(), self._now_ns()
                 used_ns = [max(0, now_ns - int((now_s - used_s) * 1e9)) for used_s in move.used_s]
-                self._writer.put(lambda: self._touch(move, used_ns))
+                self._calls.touch(move, used_ns)
 
     def _report(self, answer: Answer) -> None:
         self._answers.put(answer)
@@ -453,51 +450,6 @@ class TieredCache(Closing):
         """The cache is driven no more: errands, those still to come among them, fail with this. For the owner's thread."""
         self._errands.close(RuntimeError(error))
 
-    # --- on the I/O threads ---------------------------------------------------------------------------------------
-
-    def _read(self, move: Read) -> HasRead:
-        assert self._store is not None, "reads are asked for only where there is a store"
-        try:
-            views = [self._slab.view(slot) for slot in move.host_slots.tolist()]
-            return HasRead(move.number, tuple(self._store.get_many(move.refs, views)))
-        except Exception as error:  # noqa: BLE001 - the thread's top: whatever it is, the requests compute instead
-            return HasRead(move.number, error=error)
-
-    def _write(self, move: Write) -> Written:
-        assert self._store is not None, "writes are asked for only where there is a store"
-        computed: tuple[tuple[int, BlockKey], ...] = ()
-        try:
-            keys = dict(move.known_keys)
-            for block in move.lineage:
-                keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
-            computed = tuple((block.id, keys[block.id]) for block in move.lineage)
-            by_id = {block.id: block for block in move.lineage}
-            blocks = [by_id[block] for block in move.ids.tolist()]
-            refs = [
-                BlockRef(keys[block.id], keys[block.parent_id], block.tokens, block.owner) for block in blocks
-            ]
-            views = [self._slab.view(slot) for slot in move.host_slots.tolist()]
-            return Written(move.number, tuple(self._store.put_many(refs, views)), computed)
-        except Exception as error:  # noqa: BLE001 - the thread's top: the blocks stay where they are
-            return Written(move.number, keys=computed, error=error)
-
-    def _forget(self, move: Forget) -> None:
-        assert self._store is not None, "records are forgotten only where there is a store"
-        try:
-            self._store.delete_many(move.keys)
-        except Exception:  # noqa: BLE001 - what cannot be deleted is bounded by the store and found at the next start
-            self._failed_deletes += len(move.keys)
-
-    def _touch(self, move: Touch, used_ns: Sequence[int]) -> None:
-        assert self._store is not None, "uses are noted only where there is a store"
-        if time.monotonic() > self._touch_until_s:
-            self._failed_touches += len(move.keys)
-            return
-        try:
-            self._store.touch_many(move.keys, used_ns)
-        except Exception:  # noqa: BLE001 - after a restart these blocks are thought older than they are
-            self._failed_touches += len(move.keys)
-
     # --- the whole cache ------------------------------------------------------------------------------------------
 
     def sweep(self, to: Tier, *, then_free: bool) -> Sweep:
@@ -535,27 +487,19 @@ class TieredCache(Closing):
         all_gone = self._index.erase(owner) and settled and not in_use
         self._listing.forget()
         self._start_moves()
-        if self._store is None:
+        if self._calls is None:
             erased.set_result(all_gone)
         else:
-            self._writer.put(lambda: self._erase(owner, erased, all_gone=all_gone))
-
-    def _erase(self, owner: bytes, erased: Future[bool], *, all_gone: bool) -> None:
-        assert self._store is not None, "only a store can be erased"
-        try:
-            self._store.erase(owner)
-        except Exception as error:  # noqa: BLE001 - the thread's top: who asked must know
-            erased.set_exception(error)
-        else:
-            erased.set_result(all_gone)
+            self._calls.erase(owner, erased, all_gone=all_gone)
 
     def stats(self) -> dict[str, Any]:
         """Index.stats with the store's own figures, where there is a store. Any thread may call it."""
         stats = self._index.stats()
         if self._store is not None:
             stats["store"] = dataclasses.asdict(self._store.stats())
-        stats["failed_deletes"] = self._failed_deletes
-        stats["failed_touches"] = self._failed_touches
+        calls = self._calls
+        stats["failed_deletes"] = calls.num_failed_deletes if calls is not None else 0
+        stats["failed_touches"] = calls.num_failed_touches if calls is not None else 0
         return stats
 
     def events(self, after: int) -> Sequence[Event]:
@@ -585,7 +529,8 @@ class TieredCache(Closing):
                 self._index.sweep(Tier.DISK, then_free=False)
                 self._start_moves()
             self.settle(flush_s)
-            self._touch_until_s = time.monotonic() + self._join_s / 2
+            if self._calls is not None:
+                self._calls.touch_for(self._join_s / 2)
             self._index.tell_uses()
             self._start_moves()
         finally:
@@ -606,7 +551,7 @@ class TieredCache(Closing):
         try:
             self._mover.close()
         finally:  # whatever a device says that is broken
-            self._joined = self._readers.close(self._join_s) & self._writer.close(self._join_s)
+            self._joined = self._calls is None or self._calls.close(self._join_s)
             if self._store is not None and self._joined:
                 self._store.close()
 

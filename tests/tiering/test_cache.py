@@ -359,9 +359,8 @@ def test_a_slow_disk_that_is_told_of_uses_does_not_hold_up_the_end(start, monkey
     rig.put_on_disk(1, 2, 3)
     assert not rig.cache.close()
     gate.open()
-    writer = rig.cache._writer
-    assert writer.close(GIVE_UP_S)
-    assert rig.cache._failed_touches == 2
+    assert rig.cache._calls.close(GIVE_UP_S)
+    assert rig.cache._calls.num_failed_touches == 2
 
 
 def test_a_store_that_cannot_note_uses_is_no_worse_for_it(faulty, start, clocks):
@@ -374,7 +373,7 @@ def test_a_store_that_cannot_note_uses_is_no_worse_for_it(faulty, start, clocks)
     assert rig.serve(1, 2) == {"disk": 2}
     assert rig.cache.close()
     assert faulty.injected(ErrorBefore, "touch") == 2
-    assert rig.cache._failed_touches == 4
+    assert rig.cache._calls.num_failed_touches == 4
 
 
 def test_a_full_device_and_host_serve_from_all_three_tiers(open_store, start):
@@ -454,7 +453,7 @@ def test_deletes_that_fail_are_counted(faulty, start):
     faulty.faults = [ErrorBefore(on="delete")]
     rig.cache.clear(GIVE_UP_S)
     assert rig.cache.close()
-    assert rig.cache._failed_deletes == 2
+    assert rig.cache._calls.num_failed_deletes == 2
 
 
 def test_a_store_that_cannot_be_listed_leaves_nothing_running(faulty):

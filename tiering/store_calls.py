@@ -1,0 +1,119 @@
+"""What a store is called for, on threads of its own: whatever it does, the thread that computes does not wait for it."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from kvstore.block import BlockKey, chain_key
+from kvstore.slots import SlotMemory
+from kvstore.store import BlockRef, Store
+from tiering.io_threads import Jobs
+from tiering.moves import Forget, HasRead, Read, Touch, Write, Written
+
+
+class StoreCalls:
+    """Makes the calls of one store: reads side by side, everything else one after the other, as it was asked for.
+
+    One thread asks, the cache's own, and never waits, save in `close`. No call raises: reads and writes are answered,
+    on the thread that made them, and of the rest what fails is counted.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        slab: SlotMemory,
+        report: Callable[[HasRead | Written], None],
+        *,
+        jobs: Callable[[str, int], Jobs],
+        read_threads: int,
+    ) -> None:
+        """`report` gets each answer, on any thread; `slab` is what is read into and written from.
+
+        `jobs` makes what runs the calls, from a name and a number of threads.
+        """
+        self._store, self._slab, self._report = store, slab, report
+        self._readers, self._writer = jobs("read", read_threads), jobs("write", 1)
+        self._touch_until_s = float("inf")
+        self.num_failed_deletes = 0
+        """Records that could not be deleted."""
+        self.num_failed_touches = 0
+        """Blocks of which the store was not told the last use."""
+
+    # --- what is asked for ----------------------------------------------------------------------------------------
+
+    def read(self, move: Read) -> None:
+        """Read into host slots; answered with a HasRead."""
+        self._readers.put(lambda: self._report(self._read(move)))
+
+    def write(self, move: Write) -> None:
+        """Compute the keys that are missing, and write; answered with a Written."""
+        self._writer.put(lambda: self._report(self._write(move)))
+
+    def forget(self, move: Forget) -> None:
+        """Delete records."""
+        self._writer.put(lambda: self._forget(move))
+
+    def touch(self, move: Touch, used_ns: Sequence[int]) -> None:
+        """Note when blocks were used, each at one of `used_ns` on the store's clock."""
+        self._writer.put(lambda: self._touch(move, used_ns))
+
+    def erase(self, owner: bytes, erased: Future[bool], *, all_gone: bool) -> None:
+        """Erase what the store has of an owner's. `erased` gets `all_gone`, or what the store raises."""
+        self._writer.put(lambda: self._erase(owner, erased, all_gone=all_gone))
+
+    def touch_for(self, seconds: float) -> None:
+        """The end is near: uses that are not noted by then are worth less than an end in time, and are left."""
+        self._touch_until_s = time.monotonic() + seconds
+
+    def close(self, timeout_s: float) -> bool:
+        """Let reads, and then the rest, end for so long each. False if one hangs: then the store must stay open. Idempotent."""
+        return self._readers.close(timeout_s) & self._writer.close(timeout_s)
+
+    # --- on the threads -------------------------------------------------------------------------------------------
+
+    def _read(self, move: Read) -> HasRead:
+        try:
+            views = [self._slab.view(slot) for slot in move.host_slots.tolist()]
+            return HasRead(move.number, tuple(self._store.get_many(move.refs, views)))
+        except Exception as error:  # noqa: BLE001 - the thread's top: whatever it is, the requests compute instead
+            return HasRead(move.number, error=error)
+
+    def _write(self, move: Write) -> Written:
+        computed: tuple[tuple[int, BlockKey], ...] = ()
+        try:
+            keys = dict(move.known_keys)
+            for block in move.lineage:
+                keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
+            computed = tuple((block.id, keys[block.id]) for block in move.lineage)
+            by_id = {block.id: block for block in move.lineage}
+            blocks = [by_id[block] for block in move.ids.tolist()]
+            refs = [
+                BlockRef(keys[block.id], keys[block.parent_id], block.tokens, block.owner) for block in blocks
+            ]
+            views = [self._slab.view(slot) for slot in move.host_slots.tolist()]
+            return Written(move.number, tuple(self._store.put_many(refs, views)), computed)
+        except Exception as error:  # noqa: BLE001 - the thread's top: the blocks stay where they are
+            return Written(move.number, keys=computed, error=error)
+
+    def _forget(self, move: Forget) -> None:
+        try:
+            self._store.delete_many(move.keys)
+        except Exception:  # noqa: BLE001 - what cannot be deleted is bounded by the store and found at the next start
+            self.num_failed_deletes += len(move.keys)
+
+    def _touch(self, move: Touch, used_ns: Sequence[int]) -> None:
+        if time.monotonic() > self._touch_until_s:
+            self.num_failed_touches += len(move.keys)
+            return
+        try:
+            self._store.touch_many(move.keys, used_ns)
+        except Exception:  # noqa: BLE001 - after a restart these blocks are thought older than they are
+            self.num_failed_touches += len(move.keys)
+
+    def _erase(self, owner: bytes, erased: Future[bool], *, all_gone: bool) -> None:
+        try:
+            self._store.erase(owner)
+        except Exception as error:  # noqa: BLE001 - the thread's top: who asked must know
+            erased.set_exception(error)
+        else:
+            erased.set_result(all_gone)
