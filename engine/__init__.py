@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from engine.aio import AsyncEngine
     from engine.config import EngineConfig
     from engine.engine import Engine
+    from engine.errors import EngineClosed
     from engine.params import RequestOptions, SamplingParams
     from engine.results import Delta, Result, Sample, Timings, TokenLogprob, Usage
 
@@ -18,6 +19,7 @@ _HOME = {
     "AsyncEngine": "engine.aio",
     "Delta": "engine.results",
     "Engine": "engine.engine",
+    "EngineClosed": "engine.errors",
     "EngineConfig": "engine.config",
     "RequestOptions": "engine.params",
     "Result": "engine.results",
@@ -32,6 +34,7 @@ __all__ = [
     "AsyncEngine",
     "Delta",
     "Engine",
+    "EngineClosed",
     "EngineConfig",
     "RequestOptions",
     "Result",

@@ -21,6 +21,7 @@ from tiering.residency import Tier
 from .accounts import Accounts
 from .chat import Prompt, encode, messages_of, notes_on, split_prompts
 from .config import EngineConfig
+from .errors import EngineClosed
 from .explained import Explained
 from .explainer import Explainer
 from .facts import facts
@@ -53,7 +54,8 @@ class Engine(Explained):
     """A model served from paged KV, whose prefixes are kept on the device, in host memory and on disk.
 
     `model` is "demo", a local Hugging Face directory, a GGUF file, a hub name, or a Model. Everything but construction
-    may be called from any thread. A context manager; leaving it closes the engine, which keeps what the disk may hold.
+    may be called from any thread. A context manager; leaving it closes the engine, which keeps what the disk may hold:
+    what takes an open engine raises EngineClosed then.
 
     Raises ValueError, with what to do, for a model that is not supported and for settings that do not fit together, or
     not into memory. Where `disk_path` cannot be used, because another process has it, it cannot be written or the disk
@@ -131,14 +133,14 @@ class Engine(Explained):
         (announce or _print)(facts(tiers, config, self.stats()))
 
     def _post(self, message: Message) -> None:
-        """Send the loop a message. Raises ValueError if the engine is closed: nobody would answer."""
+        """Send the loop a message. Raises EngineClosed where nobody would answer."""
         with self._closing:  # against close(): what follows Stop would never be looked at
             self._check_open()
             self._inbox.put(message)
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ValueError("the engine is closed")
+            raise EngineClosed
 
     # --- requests -------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,7 @@ class Explained(Steered):
         As of a second ago at most, where there are not very many. Raises ValueError for what no query can be, and KeyError if
         there is no run `under` which to look.
         """
+        self._check_open()
         return self._cache.prefixes(query or PrefixQuery(), self._text_of)
 
     def prefix(self, key: str, *, text: bool = False) -> PrefixDetail:
@@ -63,6 +64,7 @@ class Explained(Steered):
 
         `text`: with its text and its token ids.
         """
+        self._check_open()
         return self._cache.prefix(key, text=text, describe=self._text_of, unmark=unmarked)
 
     def _text_of(self, tokens: NDArray[np.int32]) -> str:

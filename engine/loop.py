@@ -19,6 +19,7 @@ from tiering.writes import Sweep
 
 from .answers import Answers, told
 from .chunk import Chunk
+from .errors import EngineClosed
 from .explainer import Explainer
 from .flashinfer import FlashInfer
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Observe, Stop, Submit, Wake
@@ -123,7 +124,7 @@ class EngineLoop:
             _log.exception("the engine has failed")
             self._refuse(told(error))
         for asked in self._sweeps:
-            asked.future.set_exception(ValueError("the engine was closed"))
+            asked.future.set_exception(EngineClosed())
 
     def _turn(self, *, block: bool) -> bool:
         """Everything once: messages, news of the cache, admission, one step. Whether something was computed.

@@ -43,7 +43,7 @@ class Steering:
     """Of one engine. Any thread may call all of it; nothing here makes the engine's thread wait."""
 
     def __init__(self, config: EngineConfig, tiers: Tiers, check_open: Callable[[], None]) -> None:
-        """`check_open` raises ValueError once the engine is closed."""
+        """`check_open` raises EngineClosed once the engine is closed."""
         self._tiers, self._check_open = tiers, check_open
         self._config = _as_it_is(config, tiers)
         """Replaced, never changed."""
@@ -244,12 +244,18 @@ class Steered(Closing):
         """
         return self._steering.change(changes)
 
+    def _check_open(self) -> None:
+        """Raise EngineClosed if the engine is closed."""
+        raise NotImplementedError
+
     def demote_prefix(self, key: str, to: TierName) -> Removed:
         """See TieredCache.demote_prefix."""
+        self._check_open()
         return self._cache.demote_prefix(key, to)
 
     def remove_prefix(self, key: str) -> Removed:
         """See TieredCache.remove_prefix."""
+        self._check_open()
         return self._cache.remove_prefix(key)
 
     def events(self, after: int = 0) -> Sequence[Event]:

@@ -38,7 +38,8 @@ class Asking:
         """Call a method of the subject and wait. `missing`: the sentence if nothing has the key that was given.
 
         Raises Problem: 501 where there is no such method, 503 where it cannot or takes too long, 400 where it does not
-        like what it was given, 404 where it misses something. Anything else that it raises comes through.
+        like what it was given, 404 where it misses something. Of what is a RuntimeError as well as a ValueError, as that
+        of a closed engine, nobody gave anything wrongly. Anything else that it raises comes through.
         """
         call = partial(self.method(name), *args, **named)
         threads = self._frequent if name in ("stats", "events") else self._others
@@ -55,12 +56,12 @@ class Asking:
             raise not_found(missing) from error
         except TimeoutError as error:
             raise busy(f"the cache did not answer within {self._timeout_s:g} seconds") from error
+        except (StoreError, RuntimeError) as error:
+            raise _cannot(error) from error
         except ValueError as error:
             if not args and not named:  # nothing was given that could be wrong
                 raise busy(told(error)) from error
             raise bad_request(told(error)) from error
-        except (StoreError, RuntimeError) as error:
-            raise _cannot(error) from error
 
 
 def _cannot(error: StoreError | RuntimeError) -> Problem:

@@ -244,3 +244,17 @@ def test_the_engine_outlives_its_endpoint(engine):
     with serve(engine, AdminConfig(port=0)) as other:
         assert get(other, "tiers")
     assert engine.generate(PROMPT, GREEDY).usage.prompt_tokens == len(PROMPT)
+
+
+def test_an_engine_that_is_closed_was_not_asked_wrongly(tiny_text_dir):
+    with open_engine(tiny_text_dir) as closed:
+        pass
+    with serve(closed, AdminConfig(port=0)) as server:
+        for method, path, body in (
+            ("POST", "explain", {"text": "a"}),
+            ("GET", "prefixes", None),
+            ("PATCH", "config", {"ttl_s": 1.0}),
+            ("POST", "resume", {}),
+        ):
+            reply = ask(server.url, f"{V1}/{path}", method, body)
+            assert (reply.status, reply.json["detail"]) == (503, "the engine is closed"), path

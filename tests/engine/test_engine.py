@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from engine import Result, SamplingParams
+from engine import EngineClosed, Result, SamplingParams
 from engine.engine import Engine
 from engine.model import Model
 from kvstore.layers import (
@@ -278,11 +278,17 @@ def test_a_closed_engine_says_so(tiny_llama_dir):
     for call in (
         lambda: engine.generate([1, 2, 3]),
         lambda: engine.lookup([1, 2, 3]),
+        lambda: engine.explain([1, 2, 3]),
+        lambda: engine.demote_prefix("00", "host"),
+        lambda: engine.remove_prefix("00"),
+        lambda: engine.prefix("00"),
+        engine.prefixes,
         engine.clear,
         engine.check,
     ):
-        with pytest.raises(ValueError, match="closed"):
+        with pytest.raises(EngineClosed, match="the engine is closed"):
             call()
+    assert engine.stats()["engine"]["requests"] == 0, "what it has counted can still be asked for"
     engine.close()
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engine import AsyncEngine, EngineConfig, SamplingParams
+from engine import AsyncEngine, EngineClosed, EngineConfig, SamplingParams
 from engine.steering import CHANGEABLE
 from examples.sqlite_store import SqliteStore
 from kvstore import MissReason, StoreClosed, StoreFailed, Unsupported
@@ -84,7 +84,7 @@ def test_a_request_that_was_refused_is_not_waited_for(tiny_llama_dir):
         with pytest.raises(ValueError, match="token"):
             engine.submit([10**6])
         assert engine.drain(timeout_s=0.0)
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(EngineClosed):
         engine.submit([1])
     assert engine._steering.intake.shut(0.0), "nor is one that came after the end"
 
@@ -100,7 +100,7 @@ def test_closing_ends_a_drain_that_waits(tiny_llama_dir):
     thread.join(timeout=60)
     assert drained == [True]
     for call in (engine.drain, engine.resume, engine.verify, engine.namespaces, lambda: engine.change({})):
-        with pytest.raises(ValueError, match="closed"):
+        with pytest.raises(EngineClosed):
             call()
 
 

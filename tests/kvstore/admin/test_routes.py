@@ -61,6 +61,18 @@ def test_figures_that_cannot_be_had_are_a_reason_not_to_be_ready(open_server):
     assert ask(url, f"{V1}/tiers").status == 503
 
 
+def test_a_subject_that_is_closed_was_not_asked_wrongly(open_server):
+    class Closed(ValueError, RuntimeError):
+        pass
+
+    class Ended(SmallSubject):
+        def explain(self, prompt, options=None, *, text=True):
+            raise Closed("the engine is closed")
+
+    reply = ask(open_server(Ended()).url, f"{V1}/explain", "POST", {"text": "a"})
+    assert (reply.status, reply.json["detail"]) == (503, "the engine is closed")
+
+
 def test_what_a_subject_lacks_is_not_implemented(open_server):
     class Bare:
         def stats(self):
