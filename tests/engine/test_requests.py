@@ -13,6 +13,7 @@ from kvstore.errors import StoreFailed
 from kvstore.layers import ErrorBefore, FaultStore, Gate, Hang
 from tests.engine.engines import BLOCK, GREEDY, bytes_of, engine_on, open_engine, tokens
 from tests.engine.stress import leaks_when_settled
+from tiering.transfer.faults import FaultDevice
 
 ENDLESS = SamplingParams(max_tokens=3000, ignore_eos=True)
 WARM = SamplingParams(temperature=1.0, max_tokens=20, ignore_eos=True, seed=5)
@@ -385,11 +386,40 @@ def test_greedy_replies_are_all_the_same(tiny_llama_dir, reference, cache):
     assert [sample.token_ids for sample in result.samples] == [reference(prompt)] * 3
 
 
-def test_a_device_full_of_idle_blocks_leaves_room_for_forks(tiny_llama_dir):
-    with engine_on(tiny_llama_dir, device_bytes=bytes_of(40), host_bytes=bytes_of(200)) as engine:
+class CopiesDown(FaultDevice):
+    """A device whose copies down can be waited for, on the engine's thread."""
+
+    def stream(self, name):
+        stream = super().stream(name)
+        if name == "down":
+            self.down = stream
+        return stream
+
+    def finish_down(self):
+        self.host_wait(self.record(self.down))
+
+
+def test_a_device_full_of_idle_blocks_leaves_room_for_forks(tiny_llama_dir, monkeypatch):
+    """It leaves while the prompt is computed, which takes as long as the copies here: none is begun for a fork later."""
+    devices = []
+
+    def wrap(device):
+        devices.append(CopiesDown(device))
+        return devices[0]
+
+    sizes = {"device_bytes": bytes_of(40), "host_bytes": bytes_of(200)}
+    with engine_on(tiny_llama_dir, wrap_device=wrap, **sizes) as engine:
         for number in range(4):
             engine.warm(tokens(100 + number, 10 * BLOCK))
         assert engine.stats()["cache"]["tiers"]["device"]["free"] == 0
+        forward = engine.model.forward
+
+        def as_long_as_copies(*given: object):
+            logits = forward(*given)
+            devices[0].finish_down()
+            return logits
+
+        monkeypatch.setattr(engine.model, "forward", as_long_as_copies)
         engine.generate(tokens(0, 5 * BLOCK + 4), SamplingParams(n=4, max_tokens=4, ignore_eos=True))
         assert engine.stats()["engine"]["forked_replies"] == 3
 
