@@ -27,6 +27,9 @@ _MOST_HELD_TOKENS: Final = 1 << 22
 _DESCRIBING_SHARE: Final = 0.02
 """Of the time, on a thread of its own, for what differences look like: it keeps other Python from running."""
 
+_SETTLE_S: Final = 5.0
+"""For how long who asks waits for what has ended to be taken in: longer only if it hangs, as in a read of the disk."""
+
 _SERVED_BY: Final = ("none", "device", "host", "disk")
 
 
@@ -35,38 +38,50 @@ class _Ended:
     report: RequestReport
     """Without an explanation."""
     submitted_s: float
+    tenant: str | None
     outline: Explanation | None
     in_full: CacheReport | None
     num_tokens: int
+
+    def forget_text(self) -> None:
+        self.in_full = None
+        if self.outline is not None:
+            self.outline = self.outline.without_text()
 
 
 class Accounts:
     """Takes in requests as they come and end. Any thread may call all of it; `ended` does no more than post.
 
-    A thread of its own explains what has ended and adds it up; whoever asks for figures does what is left of that first,
-    so that what a caller has seen the end of is counted.
+    A thread of its own explains what has ended and adds it up. Whoever asks for figures waits until it has done so with
+    all that had ended by then, so that what a caller has seen the end of is counted. Nobody waits for it to submit.
     """
 
     def __init__(self, note: Callable[..., object]) -> None:
         """`note` is told of each request that ended, in plain values by name."""
         self._note = note
-        self._over: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._over: queue.SimpleQueue[Request | threading.Event | None] = queue.SimpleQueue()
+        """What has ended, and who waits until what is before has been taken in; None is the end."""
+        self._closed = False
+        self._awaited = threading.Event()
+        """Set once the last one has been taken in that somebody has waited for to no avail."""
+        self._awaited.set()
         self._lock = threading.Lock()
-        """Of everything below."""
+        """Of everything below; held for no longer than it takes to look something up or to count."""
         self._alive: dict[int, Request] = {}
         self._ended: OrderedDict[int, _Ended] = OrderedDict()
         """The last that ended."""
         self._held: deque[_Ended] = deque()
         """Those of them that can still be explained in full, and tokens of their prompts."""
         self._held_tokens = 0
-        self._describe_again_s = 0.0
-        self._num_to_describe = 0
-        """Requests with a difference since one was last looked at: the next stands for all of them."""
         self._missed = dict.fromkeys(MissReason, 0)
         self._replies = dict.fromkeys(("stop", "length", "cancelled", "timeout", "error"), 0)
         self._ttft = {tier: Histogram() for tier in _SERVED_BY}
         self._queue, self._load = Histogram(), Histogram()
         self._costs = Costs()
+        # of the thread alone
+        self._describe_again_s = 0.0
+        self._num_to_describe = 0
+        """Requests with a difference since one was last looked at: the next stands for all of them."""
         self._thread = threading.Thread(target=self._run, name="kvtide-accounts", daemon=True)
         self._thread.start()
 
@@ -91,30 +106,46 @@ class Accounts:
         self._over.put(request)
 
     def close(self) -> None:
-        """No more will end. What has ended is taken in."""
-        self._over.put(None)
-        self._thread.join()
+        """No more will end. What has ended is taken in, unless that hangs. Safe to call twice."""
+        with self._lock:
+            self._closed = True
+            self._over.put(None)
+        self._thread.join(_SETTLE_S)
 
     def _run(self) -> None:
-        while (request := self._over.get()) is not None:
-            with self._lock:
-                self._take(request)
+        while (over := self._over.get()) is not None:
+            if isinstance(over, threading.Event):
+                over.set()
+                continue
+            try:
+                self._take(over)
+            except Exception:  # noqa: BLE001 - the thread's top: the next one is to be counted all the same
+                _log.exception("a request is not accounted for", extra={"request": over.number})
 
     def _settle(self) -> None:
-        """Take in what has ended. Called with the lock, which is what `_run` would need for it."""
-        try:
-            while (request := self._over.get_nowait()) is not None:
-                self._take(request)
-            self._over.put(None)
-        except queue.Empty:
-            pass
+        """Wait until what has ended by now is taken in. Not for long, and not at all where that was not enough before."""
+        taken_in = threading.Event()
+        with self._lock:
+            if self._closed or not self._awaited.is_set():
+                return
+            self._over.put(taken_in)
+        if not taken_in.wait(_SETTLE_S):
+            self._awaited = taken_in
 
     def _take(self, request: Request) -> None:
         report, cache_report = self._report(request), request.cache_report
         outline = None if cache_report is None else _worked_out(cache_report.outline, request.number)
-        ended = _Ended(report, request.marks.submitted_s, outline, cache_report, report.prompt_tokens)
-        self._alive.pop(request.number, None)
-        self._ended[request.number] = ended
+        tenant, submitted_s = request.options.tenant, request.marks.submitted_s
+        with self._lock:
+            self._alive.pop(request.number, None)
+            self._remember(_Ended(report, submitted_s, tenant, outline, cache_report, report.prompt_tokens))
+            self._count(request, report, outline)
+        self._tell(report)
+        if outline is not None and outline.difference is not None and cache_report is not None:
+            self._add_cost(report, cache_report)
+
+    def _remember(self, ended: _Ended) -> None:
+        self._ended[ended.report.number] = ended
         if len(self._ended) > _MOST_ENDED:
             self._ended.popitem(last=False)
         self._held.append(ended)
@@ -123,9 +154,6 @@ class Accounts:
             oldest = self._held.popleft()
             oldest.in_full = None
             self._held_tokens -= oldest.num_tokens
-        self._count(request, report, outline)
-        if outline is not None and outline.difference is not None and cache_report is not None:
-            self._add_cost(report, cache_report)
 
     def _count(self, request: Request, report: RequestReport, outline: Explanation | None) -> None:
         for sample in request.samples.values():
@@ -140,6 +168,8 @@ class Accounts:
         if outline is not None:
             for reason, num_tokens in outline.reasons.items():
                 self._missed[reason] += num_tokens
+
+    def _tell(self, report: RequestReport) -> None:
         facts = {
             "request": report.number,
             "state": report.state,
@@ -163,15 +193,16 @@ class Accounts:
         self._describe_again_s = ended_s + (ended_s - begun_s) / _DESCRIBING_SHARE
         if explanation is not None and explanation.difference is not None:
             prefill_s_per_token = report.prefill_s / report.prefilled_tokens
-            self._costs.add(explanation.difference, prefill_s_per_token, stands_for=self._num_to_describe)
+            with self._lock:
+                self._costs.add(explanation.difference, prefill_s_per_token, stands_for=self._num_to_describe)
         self._num_to_describe = 0
 
     # --- what is told ---------------------------------------------------------------------------------------------
 
     def figures(self) -> dict[str, Any]:
         """For Engine.stats: `ended`, `missed_tokens`, `ttft_s`, `queue_s`, `load_s`."""
+        self._settle()
         with self._lock:
-            self._settle()
             return {
                 "ended": dict(self._replies),
                 "missed_tokens": {reason.value: num for reason, num in self._missed.items()},
@@ -182,8 +213,8 @@ class Accounts:
 
     def request(self, number: int, *, text: bool) -> RequestReport:
         """One that runs, or one of the last that ended. Raises KeyError for another."""
+        self._settle()
         with self._lock:
-            self._settle()
             alive, ended = self._alive.get(number), self._ended.get(number)
             if ended is not None:
                 report, outline, in_full = self._as_of_now(ended), ended.outline, ended.in_full
@@ -198,17 +229,26 @@ class Accounts:
 
     def requests(self, limit: int) -> tuple[RequestReport, ...]:
         """The last ones, the latest first, without explanations."""
+        self._settle()
         with self._lock:
-            self._settle()
             alive = [self._report(request) for request in self._alive.values()]
             ended = [self._as_of_now(one) for one in reversed(self._ended.values())]
         return tuple(sorted([*alive, *ended], key=lambda report: -report.number)[:limit])
 
     def advice(self, *, text: bool) -> tuple[Advice, ...]:
         """See Costs.advice."""
+        self._settle()
         with self._lock:
-            self._settle()
             return self._costs.advice(text=text)
+
+    def erase(self, tenant: str) -> None:
+        """Forget what prompts of a tenant's could be read from; of costs, where it is not known whose they are, all of that."""
+        self._settle()
+        with self._lock:
+            for ended in self._ended.values():
+                if ended.tenant == tenant:
+                    ended.forget_text()
+            self._costs.forget_text()
 
     @staticmethod
     def _as_of_now(ended: _Ended) -> RequestReport:

@@ -42,6 +42,11 @@ class Costs:
             cheapest = min(self._places, key=lambda key: self._places[key].lost_s)
             del self._places[cheapest]
 
+    def forget_text(self) -> None:
+        """Keep of the examples nothing that a prompt could be read from."""
+        for place in self._places.values():
+            place.difference = place.difference.without_text()
+
     def advice(self, *, text: bool) -> tuple[Advice, ...]:
         """The costliest places first. `text`: whether their examples have text."""
         places = sorted(self._places.items(), key=lambda item: (-item[1].lost_s, -item[1].requests))

@@ -339,10 +339,11 @@ class Engine(Explained):
         """Forget what is cached of a tenant's private tokens, in every tier, and of other models on the same disk too.
 
         Where the disk is encrypted, the tenant's key is destroyed: copies of the files that lie elsewhere tell nothing
-        any more. False if requests, or copies that take too long, still hold some blocks, or may still write some: end
-        them, and erase again. Waits for copies in flight, at most 30 seconds; meanwhile nobody is served. Raises
-        TimeoutError if the disk has not done its part within `timeout_s`, StoreError if it cannot, or if the engine runs
-        without the disk tier that it should have, and ValueError for what is no tenant's name.
+        any more. `request` and `advice` show nothing of the tenant's text from then on. False if requests, or copies that
+        take too long, still hold some blocks, or may still write some: end them, and erase again. Waits for copies in
+        flight, at most 30 seconds; meanwhile nobody is served. Raises TimeoutError if the disk has not done its part
+        within `timeout_s`, StoreError if it cannot, or if the engine runs without the disk tier that it should have, and
+        ValueError for what is no tenant's name.
         """
         if tenant is None:
             raise ValueError(
@@ -351,7 +352,10 @@ class Engine(Explained):
         RequestOptions(tenant=tenant)  # or no request can have had it
         future: Future[bool] = Future()
         self._post(Erase(owner_of(tenant), future))
-        erased = future.result(timeout_s)
+        try:
+            erased = future.result(timeout_s)
+        finally:
+            self._accounts.erase(tenant)
         if self._tiers.disk_off is not None:
             raise StoreFailed(
                 f"what is on disk was not erased, as there is no disk tier: {self._tiers.disk_off}"

@@ -450,6 +450,56 @@ def test_what_cannot_be_explained_is_counted_all_the_same(tiny_text_dir, monkeyp
         assert result.cache_report.difference.kind is DifferenceKind.TIMESTAMP, "it is tried again"
 
 
+class LostInTheDisk(FaultStore):
+    """A store that does not say what other models have before it is let go on."""
+
+    def __init__(self, store) -> None:
+        super().__init__(store)
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def others_with(self, tokens):
+        self.asked.set()
+        assert self.go_on.wait(60)
+        return super().others_with(tokens)
+
+
+def test_a_disk_that_hangs_while_a_miss_is_explained_holds_up_nobody(tiny_llama_dir, tmp_path, monkeypatch):
+    """Requests come and are served, and who asks for figures waits once; in the end all of them are counted."""
+    monkeypatch.setattr("engine.accounts._SETTLE_S", 0.05)
+    layers = []
+
+    def layer(store):
+        layers.append(LostInTheDisk(store))
+        return layers[0]
+
+    with engine_on(tiny_llama_dir, tmp_path / "kv", wrap_store=layer) as engine:
+        handles = [engine.submit(tokens(1, 3 * BLOCK + 5), SHORT)]
+        assert layers[0].asked.wait(60)
+        handles.append(engine.submit(tokens(2, 3 * BLOCK + 5), SHORT))
+        assert [handle.result(60).finish_reason for handle in handles] == ["length"] * 2
+        assert engine.stats()["engine"]["ended"]["length"] == 0
+        assert {report.state for report in engine.requests()} == {"length"}
+        layers[0].go_on.set()
+        until(lambda: engine.stats()["engine"]["ended"]["length"] == 2)
+
+
+def test_of_a_tenant_that_was_erased_requests_show_no_text(tiny_text_dir, monkeypatch):
+    monkeypatch.setattr("engine.accounts._DESCRIBING_SHARE", 1e9)
+    acme = RequestOptions(tenant="acme")
+    with engine_on(tiny_text_dir) as engine:
+        for second in range(2):
+            theirs = engine.submit(TEXT.format(when=f"2026-11-29 08:15:0{second}"), SHORT, acme)
+            mine = engine.submit(TEXT.format(when=f"2026-11-29 09:15:0{second}"), SHORT)
+            theirs.result(60), mine.result(60)
+        assert engine.request(theirs.id).explanation.difference.asked is not None
+        assert engine.erase("acme")
+        difference = engine.request(theirs.id).explanation.difference
+        assert (difference.asked, difference.asked_ids, difference.cached_ids) == (None, (), ())
+        assert engine.request(mine.id).explanation.difference.asked is not None
+        assert [advice.example.asked for advice in engine.advice(text=True)] == [None] * len(engine.advice())
+        assert engine.advice(), "what it costs is known all the same"
+
+
 # --- what is cached ---------------------------------------------------------------------------------------------------
 
 
