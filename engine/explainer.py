@@ -97,8 +97,8 @@ class Explainer:
         return f"{most.blocks * size} tokens of it are on disk for another identity ({differs or most.digest[:12]})"
 
     def report(self, request: "Request", lease: Lease) -> "CacheReport | None":
-        """Of a request whose prompt has been computed with this lease, which may change or end after this."""
-        if (observed := lease.observed) is None:
+        """Of a request whose prompt has been computed with this lease, which may change or end after this. Once for each."""
+        if (observed := lease.take_observed()) is None:
             return None
         found_in = lease.found_in[: len(observed.tiers)].copy()
         case = Case(observed, request.messages, request.cache_notes, found_in, dict(lease.lost))

@@ -60,10 +60,15 @@ class Lease:
         self.lost: dict[int, MissReason] = {}
         """... and why, by position."""
         self.observed: Observed | None = None
-        """What was seen of the prompt when the lease was granted; None for a fork."""
+        """What was seen of the prompt when the lease was granted; None for a fork, and once it was taken."""
         self.indexable: Tokens = ids[:0].astype(np.int32)
         """Tokens from the first on whose blocks may be indexed, once they are computed; given with the last of them."""
         self.released = False
+
+    def take_observed(self) -> Observed | None:
+        """What was seen of the prompt, which the lease lets go of: it may be large, and leases are kept for long."""
+        observed, self.observed = self.observed, None
+        return observed
 
     @property
     def max_blocks(self) -> int:

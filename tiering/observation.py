@@ -33,7 +33,7 @@ class Observed:
     stop: MissReason | None
     """Why the match ended before them; None if it did not."""
     onwards: bytes
-    """The tokens that follow the known blocks in the cached prompt most like this one."""
+    """The tokens that follow the known blocks in the cached prompt most like this one, as far as they may be of use."""
     departed: DepartedView
     seed: int
     """What the fingerprints of first blocks follow."""

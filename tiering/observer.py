@@ -1,5 +1,7 @@
 """Looking at what is there of a prompt, on the core's thread: some tens of microseconds."""
 
+from typing import Final
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -11,6 +13,11 @@ from tiering.loads import Loads
 from tiering.observation import Observed
 from tiering.radix import Tokens
 from tiering.residency import NO_BLOCK, Ids, Tier
+
+_LEAST_ONWARDS_TOKENS: Final = 8192
+_ONWARDS_BY_ASKED: Final = 2
+"""What is cached instead is kept for so many tokens, or so many times what is left of the prompt if that is more: for as
+long as somebody may want the explanation."""
 
 
 class Observer:
@@ -49,7 +56,9 @@ class Observer:
             if len(known) < usable_blocks:
                 wanted = tokens[len(known) * block_tokens : (len(known) + 1) * block_tokens]
                 last = known.item(-1) if len(known) else NO_BLOCK
-                onwards = radix.onwards(last, wanted.tobytes(), self._same)
+                left_blocks = usable_blocks - len(known)
+                most_blocks = max(_LEAST_ONWARDS_TOKENS // block_tokens, _ONWARDS_BY_ASKED * left_blocks)
+                onwards = radix.onwards(last, wanted.tobytes(), self._same, most_blocks)
         return Observed(
             tokens=tokens,
             block_tokens=radix.block_tokens,

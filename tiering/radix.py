@@ -122,26 +122,30 @@ class RadixIndex:
                 stack.append(child)
         return ids_of(parts)
 
-    def onwards(self, block: int, wanted: bytes, same: int) -> bytes:
+    def onwards(self, block: int, wanted: bytes, same: int, most_blocks: int) -> bytes:
         """What follows `block` in the cached prompt that is most like `wanted`, as tokens; empty if nothing does.
 
         `wanted`: the first block of tokens that would have to follow for a longer match, or less than a block. Alike is
         who has most of its first tokens, looking only at the bits of ids that are set in `same`; among equals who was
-        taken or added last. From there on it is the way that was taken last, for some thousands of tokens.
+        taken or added last. From there on it is the way that was taken last, for `most_blocks` blocks or some dozens of
+        nodes.
         """
         node, end = self._locate(block)
         if end < node.num_blocks:
-            parts = [node.edge[end * self._block_bytes :]]
+            edge = node.edge[end * self._block_bytes :]
         elif (child := self._most_alike(node, wanted, same)) is not None:
-            node = child
-            parts = [node.edge]
+            node, edge = child, child.edge
         else:
             return b""
+        parts, left = [edge], most_blocks * self._block_bytes - len(edge)
         for _ in range(_MOST_ONWARDS):
-            if node.children is None:
+            if left <= 0 or node.children is None:
                 break
             node = node.hot if node.hot is not NOWHERE else next(node.each_child())
             parts.append(node.edge)
+            left -= len(node.edge)
+        if left < 0:
+            parts[-1] = parts[-1][:left]
         return b"".join(parts)
 
     def _most_alike(self, node: Node, wanted: bytes, same: int) -> Node | None:

@@ -1,5 +1,6 @@
 """An engine says why a prompt missed: each reason by making it happen."""
 
+import gc
 import json
 import threading
 import time
@@ -13,6 +14,7 @@ from kvstore import ErrorBefore, FalseMiss, FaultStore, Gate, Hang
 from kvstore.reasons import MissReason
 from kvstore.reports import DifferenceKind, PrefixQuery
 from tests.engine.engines import BLOCK, bytes_of, engine_on, tokens
+from tiering.observation import Observed
 
 SHORT = SamplingParams(max_tokens=2, ignore_eos=True)
 TEXT = (
@@ -58,6 +60,24 @@ def test_never_seen_and_then_served(tiny_llama_dir):
         missed = engine.stats()["engine"]["missed_tokens"]
         assert missed["never_seen"] == 48
         assert missed["not_a_whole_block"] == 10
+
+
+def test_what_a_report_is_made_of_is_let_go_of_when_it_is_there(tiny_llama_dir):
+    """It holds the prompt, what is cached in its place, and what went: a handle that somebody keeps must not."""
+
+    def num_observed():
+        gc.collect()
+        return sum(type(each) is Observed for each in gc.get_objects())
+
+    before = num_observed()
+    with engine_on(tiny_llama_dir) as engine:
+        handle = engine.submit(tokens(1, 3 * BLOCK + 5), SHORT)
+        result = handle.result(60)
+        engine.stats()  # by then the accounts have looked at it
+        assert num_observed() == before + 1
+        assert result.cache_report is not None
+        assert num_observed() == before
+        assert handle.done
 
 
 def test_a_result_is_plain_values_all_the_same(tiny_llama_dir):

@@ -85,6 +85,17 @@ def test_a_difference_is_told_to_the_token():
     )
 
 
+def test_of_what_is_cached_instead_no_more_is_kept_than_a_multiple_of_what_is_asked(monkeypatch):
+    """Explanations are kept for long, and a short prompt may part from a very long one."""
+    monkeypatch.setattr("tiering.observer._LEAST_ONWARDS_TOKENS", 6)
+    tiers = model(device=40)
+    tiers.run(prompt(*range(1, 31)))
+    for asked, kept_blocks in (([1, 1, 2, 9, 99], 3), ([1, 1, 2, 9, *[7] * 12, 99], 14)):
+        observed = tiers.index.observe(np.array(asked, dtype="<i4"))
+        assert np.frombuffer(observed.onwards, "<i4").tolist() == prompt(*range(2, 2 + kept_blocks))[:-1]
+    assert now(tiers, [1, 1, 2, 9, 99]).difference.cached_ids == (2, 3, 3, 4, 4)
+
+
 def test_the_first_token_differs_from_what_nobody_could_mean():
     tiers = model(device=8)
     tiers.run(prompt(1, 2))

@@ -87,15 +87,22 @@ class Machine(RuleBasedStateMachine):
         path = data.draw(st.sampled_from(sorted(self.oracle)))
         self.insert([token for block in path for token in block] + tail)
 
-    @rule(data=st.data(), wanted=st.lists(TOKEN, max_size=BLOCK_TOKENS), same=st.sampled_from([-1, 0xFF]))
-    def onwards(self, data, wanted, same):
+    @rule(
+        data=st.data(),
+        wanted=st.lists(TOKEN, max_size=BLOCK_TOKENS),
+        same=st.sampled_from([-1, 0xFF]),
+        most=st.integers(1, 5),
+    )
+    def onwards(self, data, wanted, same, most):
         """Below any block: a chain that is there, and that begins as much like what is wanted as anything does."""
         path = data.draw(st.sampled_from([(), *sorted(self.oracle)]))
-        found = self.index.onwards(self.oracle.get(path, NO_BLOCK), tokens_of(wanted).tobytes(), same)
+        found = self.index.onwards(self.oracle.get(path, NO_BLOCK), tokens_of(wanted).tobytes(), same, most)
         children = {child[-1] for child in self.oracle if child[:-1] == path}
         chain = blocks_of(np.frombuffer(found, dtype="<i4").tolist())
         assert bool(chain) == bool(children)
         assert all(path + chain[:n] in self.oracle for n in range(1, len(chain) + 1))
+        ends = not any(other[:-1] == path + chain for other in self.oracle)
+        assert len(chain) == most or (len(chain) < most and ends), "it goes on as far as it may"
 
         def alike(block):
             pairs = zip(block, wanted, strict=False)
