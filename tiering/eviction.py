@@ -121,7 +121,7 @@ class Eviction:
         Free ones, then those of blocks that are elsewhere as well, then those of the least recently used others.
         """
         table = self._holdings.slots[HOST]
-        self._leave(HOST, self._holdings.host_clean.peek(num_slots - table.num_free))
+        self._leave_clean(num_slots - table.num_free)
         self._give_up(HOST, self._holdings.host_victims.peek(num_slots - table.num_free))
         return self._take_host(num_slots)
 
@@ -129,10 +129,18 @@ class Eviction:
         """Free up to `num_slots` host slots: of blocks that are elsewhere as well, or else of last copies. How many."""
         num_free = self._holdings.slots[HOST].num_free
         if elsewhere:
-            self._leave(HOST, self._holdings.host_clean.peek(num_slots))
+            self._leave_clean(num_slots)
         else:
             self._give_up(HOST, self._holdings.host_victims.peek(num_slots))
         return self._holdings.slots[HOST].num_free - num_free
+
+    def _leave_clean(self, num_slots: int) -> None:
+        """Give up up to `num_slots` host copies of blocks that are, or are about to be, elsewhere."""
+        ids = self._holdings.host_clean.peek(num_slots)
+        # who computes a block may end before it is there: then this was the last copy
+        whole_elsewhere = self._holdings.residency.state[[DEVICE, DISK]][:, ids] == PRESENT
+        self.gone(ids[~whole_elsewhere.any(axis=0)], MissReason.EVICTED)
+        self._leave(HOST, ids)
 
     def host_slots_for_sweep(self, num_slots: int) -> Ids:
         """Take up to `num_slots` host slots, IN_FLIGHT: free ones, then those of blocks that the disk has as well."""
@@ -277,9 +285,10 @@ class Eviction:
         )
 
     def lost(self, ids: Ids, reason: MissReason) -> None:
-        """The disk turned out not to have these blocks: remember that."""
-        fingerprint = self._holdings.residency.fingerprint[ids]
-        self.departed.note(fingerprint, int(DISK), reason, self._holdings.order.now_s)
+        """The disk turned out not to have these blocks: remember it of those that are whole nowhere else."""
+        residency = self._holdings.residency
+        ids = ids[(residency.state[:DISK, ids] != PRESENT).all(axis=0)]
+        self.departed.note(residency.fingerprint[ids], int(DISK), reason, self._holdings.order.now_s)
 
     def forget(self, ids: Ids) -> None:
         """Have the records of these blocks deleted. Their residency is the caller's business."""

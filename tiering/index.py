@@ -493,7 +493,7 @@ class Index:
         self._loads.give_up(MissReason.ABSENT)
         state, readers = self._holdings.residency.state, self._holdings.residency.readers
         lost = np.flatnonzero((state[DISK] == PRESENT) & (readers[DISK] == 0))
-        self._eviction.lost(lost[(state[:DISK, lost] != PRESENT).all(axis=0)], MissReason.READ_FAILED)
+        self._eviction.lost(lost, MissReason.READ_FAILED)
         self._eviction.forget(lost)
         self._holdings.left(DISK, lost)
         self._holes.prune(lost)

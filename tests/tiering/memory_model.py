@@ -113,6 +113,9 @@ class MemoryModel:
         self.flights: dict[int, Flight] = {}
         self.writer: deque[Write | Forget | Touch] = deque()
         self.running: list[Request] = []
+        self.whole: set[int] = set()
+        """Fingerprints of all blocks that were whole in some tier when it was last looked."""
+        self.memory_of_them: object = None
         self.asked: list[Move] = []
         if self.disk:
             metas = [record.meta for record in self.disk.values()]
@@ -279,8 +282,22 @@ class MemoryModel:
 
     def plan(self):
         self.index.check()
+        self._check_departed()
         for move in self.index.plan(self.now_s):
             self.start(move)
+
+    def _check_departed(self):
+        """Of what was whole somewhere, and is nowhere whole any more, it is known why."""
+        residency, departed = self.index._holdings.residency, self.index._eviction.departed
+        if (
+            departed._chunks is not self.memory_of_them
+        ):  # somebody was erased, and with that all were forgotten
+            self.whole, self.memory_of_them = set(), departed._chunks
+        live = np.flatnonzero(residency.live)
+        there = set(residency.fingerprint[live[residency.present_anywhere(live)]].tolist())
+        gone = np.array(sorted(self.whole - there), dtype=np.uint64)
+        assert len(departed.view().find(gone).positions) == len(gone), "a block went, and nobody knows why"
+        self.whole |= there
 
     def start(self, move):
         """Begin a move that the core has asked for."""

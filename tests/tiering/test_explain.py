@@ -273,6 +273,23 @@ def test_a_read_that_took_too_long():
     assert told(now(tiers, prompt(1, 2))) == [("device", 2), ("rest", 1)], "the other computes it"
 
 
+def test_a_record_that_is_gone_of_a_block_that_was_computed_meanwhile():
+    """The read took too long, and found nothing in the end: the block has not gone."""
+    tiers = model(device=8, host=4, disk=8, io_deadline_s=10.0)
+    on_disk(tiers, 1, 2)
+    request = tiers.admit(prompt(1, 2))
+    tiers.plan()
+    [read] = tiers.moves(Read)
+    tiers.now_s += 10.0
+    tiers.plan()
+    tiers.prefill(request)
+    tiers.complete(read.number, misses={0: MissReason.ABSENT, 1: MissReason.ABSENT})
+    assert tiers.index.stats()["departed"] == 0
+    tiers.release(request)
+    tiers.settle()
+    assert told(now(tiers, prompt(1, 2))) == [("device", 2), ("rest", 1)]
+
+
 def test_a_disk_that_rests():
     tiers = model(device=8, host=4, disk=8, read_batch_blocks=1, disk_failures=2, disk_rest_s=30.0)
     on_disk(tiers, 1, 2)
