@@ -16,7 +16,7 @@ from kvstore.reports import Difference, Explanation
 from kvstore.steering import KnowsOthers
 from kvstore.store import Store
 from tiering.diagnosis.differences import difference
-from tiering.explain import Describe, Divergence, explain
+from tiering.explain import Describe, Divergence, Others, explain
 from tiering.lease import Lease
 from tiering.observation import Observed
 
@@ -80,8 +80,8 @@ class Explainer:
         )
         return replace(explanation, notes=case.notes) if case.notes else explanation
 
-    def _elsewhere(self, observed: Observed) -> str | None:
-        """Who else has a prompt of which this model has nothing, in a sentence."""
+    def _elsewhere(self, observed: Observed) -> Others | None:
+        """Who else has a prompt of which this model has nothing."""
         if not isinstance(self._store, KnowsOthers):
             return None
         tokens, size = observed.tokens, observed.block_tokens
@@ -94,7 +94,9 @@ class Explainer:
             return None
         most = others[0]
         differs = "; ".join(differing_facts(most.facts, dict(self._namespace.fields))) if most.facts else ""
-        return f"{most.blocks * size} tokens of it are on disk for another identity ({differs or most.digest[:12]})"
+        tokens_there = most.blocks * size
+        sentence = f"{tokens_there} tokens are on disk for another identity ({differs or most.digest[:12]})"
+        return Others(most.blocks, sentence)
 
     def report(self, request: "Request", lease: Lease) -> "CacheReport | None":
         """Of a request whose prompt has been computed with this lease, which may change or end after this. Once for each."""

@@ -35,6 +35,14 @@ Describe = Callable[[Divergence], Difference]
 
 
 @dataclass(frozen=True, slots=True)
+class Others:
+    """Who else has the beginning of a prompt: how many of its blocks, and a sentence on who that is."""
+
+    blocks: int
+    sentence: str
+
+
+@dataclass(frozen=True, slots=True)
 class _Fate:
     """What became of a block: `Part` without a place."""
 
@@ -51,12 +59,12 @@ def explain(
     found_in: NDArray[np.int8] | None = None,
     lost: Mapping[int, MissReason] | None = None,
     mark_shift: int = 31,
-    elsewhere: Callable[[], str | None] = lambda: None,
+    elsewhere: Callable[[], Others | None] = lambda: None,
 ) -> Explanation:
     """What of the prompt is, or was, served from where, and why not the rest.
 
     `found_in`, `lost`: of a lease: the tiers that served, and what did not arrive, by position. `mark_shift`: see
-    IndexConfig. `elsewhere`: asked where nothing of the prompt was ever seen: a sentence on who else has it, if anybody.
+    IndexConfig. `elsewhere`: asked where nothing of the prompt was ever seen: who else has it, if anybody.
     """
     fates = _matched(observed, found_in, lost or {})
     divergence = None
@@ -66,7 +74,7 @@ def explain(
         fates += _known(observed)
         beyond, divergence = _beyond(observed, (1 << mark_shift) - 1)
         if not len(fates) and beyond and beyond[0].reason is MissReason.NEVER_SEEN:
-            beyond = _elsewhere(beyond, elsewhere())
+            beyond = _with_others(beyond, elsewhere())
         fates += beyond
     return Explanation(
         prompt_tokens=len(observed.tokens),
@@ -125,8 +133,11 @@ def _beyond(observed: Observed, same: int) -> tuple[list[_Fate], Divergence | No
     if _equal_tokens(asked & same, cached & same) >= block_tokens:
         return [_Fate(reason=MissReason.OTHER_IDENTITY, detail=_OTHERS)] * (end - start), None
     num_equal = _equal_tokens(asked, cached)
-    if not start and not num_equal:
-        return [never] * (end - start), None
+    is_anothers = bool(((asked[:block_tokens] ^ cached[:block_tokens]) & ~same).any())
+    if is_anothers or (not start and not num_equal):
+        return [never] * (
+            end - start
+        ), None  # what could not have been shared is no cause, and not for these eyes
     at_token = start * block_tokens + num_equal
     divergence = Divergence(observed.tokens & same, at_token, cached[num_equal:] & same)
     return [_Fate(reason=MissReason.DIFFERS)] * (end - start), divergence
@@ -148,10 +159,11 @@ def _departed(observed: Observed, start: int, end: int) -> list[_Fate | None]:
     return fates
 
 
-def _elsewhere(beyond: list[_Fate], sentence: str | None) -> list[_Fate]:
-    if sentence is None:
+def _with_others(beyond: list[_Fate], others: Others | None) -> list[_Fate]:
+    if others is None:
         return beyond
-    return [_Fate(reason=MissReason.OTHER_IDENTITY, detail=sentence)] * len(beyond)
+    theirs = min(others.blocks, len(beyond))
+    return [_Fate(reason=MissReason.OTHER_IDENTITY, detail=others.sentence)] * theirs + beyond[theirs:]
 
 
 def _equal_tokens(asked: Tokens, cached: Tokens) -> int:

@@ -126,7 +126,8 @@ class RadixIndex:
         """What follows `block` in the cached prompt that is most like `wanted`, as tokens; empty if nothing does.
 
         `wanted`: the first block of tokens that would have to follow for a longer match, or less than a block. Alike is
-        who has most of its first tokens, looking only at the bits of ids that are set in `same`; among equals who was
+        who has most of its first tokens, looking only at the bits of ids that are set in `same`; but whose other bits
+        differ, who has all of them or stands behind those whose do not. Among equals who was
         taken or added last. From there on it is the way that was taken last, for `most_blocks` blocks or some dozens of
         nodes.
         """
@@ -160,8 +161,9 @@ class RadixIndex:
             return some[0]
         firsts = b"".join(child.edge[: len(wanted)] for child in some)
         there = np.frombuffer(firsts, dtype=_TOKEN).reshape(len(some), -1)
-        alike = ((there ^ np.frombuffer(wanted, dtype=_TOKEN)) & same) == 0
-        num_alike = np.logical_and.accumulate(alike, axis=1).sum(axis=1)
+        differ = there ^ np.frombuffer(wanted, dtype=_TOKEN)
+        num_alike = np.logical_and.accumulate((differ & same) == 0, axis=1).sum(axis=1)
+        num_alike[(num_alike < there.shape[1]) & (differ & ~same).any(axis=1)] = -1
         return some[int(num_alike.argmax())]
 
     def following(self, block: int) -> Following:

@@ -7,7 +7,7 @@ from kvstore.reasons import MissReason
 from kvstore.reports import Difference, Explanation
 from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import BLOCK_TOKENS, model, on_disk, prompt
-from tiering.explain import explain
+from tiering.explain import Others, explain
 from tiering.leases import CacheUse
 from tiering.moves import Promote, Read
 from tiering.residency import Tier
@@ -193,11 +193,33 @@ def test_another_tenant_has_it():
     assert "tenant" in explanation.parts[1].detail
 
 
+def test_what_another_tenant_has_instead_is_no_reason_and_is_not_shown():
+    """It could not have been shared if it were the same: the marks of both differ, and the tokens from one on."""
+    tiers = model(device=40, mark_shift=24)
+    tiers.run([1, 1, 2 | MARK, 3 | MARK, 4, 4, 99])
+    for asked in ([1, 1, 2 | 2 * MARK, 5 | 2 * MARK, 6, 6, 99], [1, 1, 2, 5, 6, 6, 99]):
+        explanation = now(tiers, asked, mark_shift=24)
+        assert told(explanation) == [("device", 1), ("never_seen", 2), ("rest", 1)]
+        assert explanation.difference is None
+    explanation = now(tiers, [1, 1, 2 | MARK, 5 | MARK, 6, 6, 99], mark_shift=24)
+    assert told(explanation) == [("device", 1), ("differs", 2), ("rest", 1)]
+    assert explanation.difference.cached_ids == (3, 4, 4), "the tenant's own"
+    tiers.run([1, 1, 8, 9, 99])
+    explanation = now(tiers, [1, 1, 2, 3, 6, 6, 99], mark_shift=24)
+    assert told(explanation) == [("device", 1), ("other_identity", 2), ("rest", 1)], "all of a block"
+    explanation = now(tiers, [1, 1, 2, 7, 6, 6, 99], mark_shift=24)
+    assert told(explanation) == [("device", 1), ("differs", 2), ("rest", 1)]
+    assert explanation.difference.cached_ids == (8, 9), "nobody's, though less like it than the tenant's"
+
+
 def test_another_model_has_it():
     tiers = model(device=8)
-    explanation = now(tiers, prompt(1, 2), elsewhere=lambda: "another model has it")
+    others = Others(2, "another model has it")
+    explanation = now(tiers, prompt(1, 2), elsewhere=lambda: others)
     assert told(explanation) == [("other_identity", 2), ("rest", 1)]
     assert explanation.parts[0].detail == "another model has it"
+    explanation = now(tiers, prompt(1, 2, 3), elsewhere=lambda: others)
+    assert told(explanation) == [("other_identity", 2), ("never_seen", 1), ("rest", 1)]
 
 
 def test_no_use_of_the_cache():

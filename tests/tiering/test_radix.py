@@ -106,7 +106,9 @@ class Machine(RuleBasedStateMachine):
 
         def alike(block):
             pairs = zip(block, wanted, strict=False)
-            return next((n for n, (one, other) in enumerate(pairs) if (one ^ other) & same), len(wanted))
+            num_alike = next((n for n, (one, other) in enumerate(pairs) if (one ^ other) & same), len(wanted))
+            anothers = any((one ^ other) & ~same for one, other in zip(block, wanted, strict=False))
+            return -1 if anothers and num_alike < len(wanted) else num_alike
 
         if chain:
             assert alike(chain[0]) == max(map(alike, children))
