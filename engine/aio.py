@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Literal, Self
 
 from kvstore.reports import (
+    Advice,
     Event,
+    Explanation,
     NamespaceInfo,
     PrefixDetail,
     PrefixPage,
     PrefixQuery,
     Removed,
+    RequestReport,
     TierName,
     Verified,
 )
@@ -133,6 +136,24 @@ class AsyncEngine:
     async def remove_prefix(self, key: str) -> Removed:
         """See Engine.remove_prefix."""
         return await asyncio.to_thread(self.engine.remove_prefix, key)
+
+    async def explain(
+        self, prompt: Prompt, options: RequestOptions | None = None, *, text: bool = True
+    ) -> Explanation:
+        """See Engine.explain."""
+        return await asyncio.to_thread(self.engine.explain, prompt, options, text=text)
+
+    async def request(self, number: int, *, text: bool = True) -> RequestReport:
+        """See Engine.request."""
+        return await asyncio.to_thread(self.engine.request, number, text=text)
+
+    async def requests(self, limit: int = 50) -> tuple[RequestReport, ...]:
+        """See Engine.requests."""
+        return await asyncio.to_thread(self.engine.requests, limit)
+
+    async def advice(self, *, text: bool = False) -> tuple[Advice, ...]:
+        """See Engine.advice."""
+        return await asyncio.to_thread(self.engine.advice, text=text)
 
     async def events(self, after: int = 0) -> Sequence[Event]:
         """See Engine.events."""

@@ -441,6 +441,10 @@ def test_the_same_calls_for_asyncio(tiny_llama_dir, tmp_path):
             assert (await engine.demote_prefix(run.key, "host")).blocks == 6
             assert (await engine.remove_prefix(run.key)).blocks == 6
             assert await engine.events()
+            assert "removed" in (await engine.explain(tokens(0, 100))).reasons
+            [report] = await engine.requests()
+            assert (await engine.request(report.number)).explanation is not None
+            assert await engine.advice() == ()
 
     asyncio.run(calls())
 
