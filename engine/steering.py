@@ -261,7 +261,8 @@ class Steered(Closing):
     def events(self, after: int = 0) -> Sequence[Event]:
         """What has happened since the event of that number, oldest first; what is too long ago is missing.
 
-        The kinds are those of EventLog, and "settings": those that `change` has changed, as they are now.
+        The kinds are those of EventLog; "settings": those that `change` has changed, as they are now; and "request": one
+        that has ended, with its number, its end and counts of tokens.
         """
         return self._cache.events(after)
 

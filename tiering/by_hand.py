@@ -17,6 +17,9 @@ _COLLECT_NODES: Final = 512
 _REMOVE_BLOCKS: Final = 128
 """In one step, some half of a millisecond. A node has at most as many, so it may be twice that."""
 
+_MOST_PASSES: Final = 4
+"""What comes, or is cut off, during one pass goes in the next; a prefix that is asked for all the time would never be done."""
+
 _SWEEP_BLOCKS: Final = 2048
 """In one sweep, which looks at all of its blocks in each plan."""
 
@@ -36,25 +39,31 @@ class ByHand:
     def remove(self, path: bytes, start: int) -> Steps[Removed]:
         """Forget what is idle. Raises KeyError if the path is not in the index."""
         self._end_of(path)
-        removed, num_left = 0, 0
-        # what was made, or cut off, while it was gone through is found the next time
-        while (top := self._at(path, start)) is not None:
-            following = self._holdings.radix.following(top)
-            while following.collect(_COLLECT_NODES):
-                yield None
-            before, num_left = self.num_removed, 0
-            while len(ids := following.children_first(_REMOVE_BLOCKS)):
-                gone = self._eviction.remove_idle(ids, MissReason.REMOVED)
-                self.num_removed += gone
-                num_left += len(ids) - gone
-                yield None
-            removed += self.num_removed - before
-            if self.num_removed == before:
+        removed = num_left = 0
+        for _ in range(_MOST_PASSES):
+            gone, num_left = yield from self._pass(path, start)
+            removed += gone
+            if not gone:
                 break
-        else:
-            num_left = 0
         self._events.append("removed", blocks=removed, in_use_blocks=num_left)
         return Removed(blocks=removed, in_use_blocks=num_left)
+
+    def _pass(self, path: bytes, start: int) -> Steps[tuple[int, int]]:
+        """Forget once what is idle. Blocks that went, and those that were in use."""
+        top = self._at(path, start)
+        if top is None:
+            return 0, 0
+        following = self._holdings.radix.following(top)
+        while following.collect(_COLLECT_NODES):
+            yield None
+        gone = num_left = 0
+        while len(ids := following.children_first(_REMOVE_BLOCKS)):
+            num_removed = self._eviction.remove_idle(ids, MissReason.REMOVED)
+            self.num_removed += num_removed
+            gone += num_removed
+            num_left += len(ids) - num_removed
+            yield None
+        return gone, num_left
 
     def demote(self, path: bytes, start: int, to: Tier) -> Steps[Removed]:
         """Move what is idle down to a tier, a part at a time. Raises KeyError if the path is not in the index."""

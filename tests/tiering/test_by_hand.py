@@ -83,6 +83,32 @@ def test_what_comes_while_a_prefix_is_removed_goes_as_well_and_a_split_hides_not
     tiers.check()
 
 
+def test_two_who_remove_at_the_same_time_are_each_told_what_they_have_removed():
+    tiers = model(device=32)
+    tiers.run(prompt(1, 2, 3))
+    tiers.run(prompt(4, 5))
+    one, other = (tiers.index.remove_prefix(run(name).tobytes(), 0) for name in (1, 4))
+    next(one)
+    next(other)
+    assert (done(tiers, one).blocks, done(tiers, other).blocks) == (3, 2)
+    assert tiers.index.stats()["removed"] == 5
+
+
+def test_a_prefix_that_is_asked_for_all_the_time_is_not_removed_for_ever():
+    tiers = model(device=64)
+    tiers.run(prompt(1, 2))
+    steps, told = tiers.index.remove_prefix(run(1).tobytes(), 0), None
+    for name in range(3, 30):
+        try:
+            next(steps)
+        except StopIteration as end:
+            told = end.value
+            break
+        tiers.run(prompt(1, name))
+    assert told is not None, "it goes on for as long as somebody comes"
+    assert told.blocks >= 2
+
+
 def test_what_is_gone_when_its_turn_comes():
     tiers = model(device=8)
     tiers.run(prompt(1, 2))
