@@ -552,6 +552,8 @@ class TieredCache(Closing):
             self._mover.close()
         finally:  # whatever a device says that is broken
             self._joined = self._calls is None or self._calls.close(self._join_s)
+            if self._store is not None and self._joined:
+                self._store.close()
 
 
 def _drained(items: "queue.SimpleQueue[_Item]") -> list[_Item]:

@@ -27,7 +27,7 @@ class StoreCalls:
         jobs: Callable[[str, int], Jobs],
         read_threads: int,
     ) -> None:
-        """Takes over `store`. `report` gets each answer, on any thread; `slab` is what is read into and written from.
+        """`report` gets each answer, on any thread; `slab` is what is read into and written from.
 
         `jobs` makes what runs the calls, from a name and a number of threads.
         """
@@ -66,14 +66,8 @@ class StoreCalls:
         self._touch_until_s = time.monotonic() + seconds
 
     def close(self, timeout_s: float) -> bool:
-        """Let reads, and then the rest, end for so long each, then close the store. False if one hangs: it stays open.
-
-        Idempotent.
-        """
-        joined = self._readers.close(timeout_s) & self._writer.close(timeout_s)
-        if joined:
-            self._store.close()
-        return joined
+        """Let reads, and then the rest, end for so long each. False if one hangs: then the store must stay open. Idempotent."""
+        return self._readers.close(timeout_s) & self._writer.close(timeout_s)
 
     # --- on the threads -------------------------------------------------------------------------------------------
 
