@@ -132,6 +132,64 @@ def test_many_differences_are_counted(recorded, bytes_dir):
     assert "and 9 more" in done.output
 
 
+def with_tools(*tools: object):
+    return dict(chat("Monday"), tools=[*tools])
+
+
+WEATHER, CALENDAR, LIBRARY = (
+    {
+        "name": name,
+        "description": f"Has what is known of the {name}.",
+        "input_schema": {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]},
+    }
+    for name in ("weather", "calendar", "library")
+)
+
+
+def turned(value):
+    """The same JSON with the members of each object the other way round."""
+    if isinstance(value, dict):
+        return {key: turned(member) for key, member in reversed(value.items())}
+    return [*map(turned, value)] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    ("tools", "kind"),
+    [
+        ((LIBRARY, WEATHER, CALENDAR), "reordered_documents"),
+        ((CALENDAR, LIBRARY, WEATHER), "reordered_documents"),
+        ((LIBRARY, CALENDAR, WEATHER), "reordered_documents"),
+        ((WEATHER, LIBRARY, CALENDAR), "reordered_documents"),
+        (turned([WEATHER, CALENDAR, LIBRARY]), "reordered_keys"),
+    ],
+)
+def test_what_a_stable_order_would_gain(recorded, bytes_dir, tools, kind):
+    """All but what comes last, as nothing else differs; and the exchange is told once."""
+    before, now = (
+        recorded("A", with_tools(WEATHER, CALENDAR, LIBRARY)),
+        recorded("B", with_tools(*tools)),
+    )
+    found = json.loads(explain(before, now, "--tokenizer", bytes_dir, "--json").output)
+    assert found["difference"]["kind"] == kind
+    assert found["by_order"]
+    assert (found["num_further"], found["further"]) == (0, [])
+    assert found["without_first"]["tokens"] == found["prompt_tokens"]
+    assert found["shared"]["tokens"] < found["prompt_tokens"] / 2
+    done = explain(before, now, "--tokenizer", bytes_dir)
+    assert "With these in the same order: about " in done.output
+    assert "Behind it" not in done.output
+
+
+def test_an_exchange_and_another_difference_behind_it(recorded, bytes_dir):
+    before, now = with_tools(WEATHER, CALENDAR), with_tools(CALENDAR, WEATHER)
+    now["messages"] = chat("Friday")["messages"]
+    done = explain(recorded("A", before), recorded("B", now), "--tokenizer", bytes_dir)
+    assert "tools: reordered documents." in done.output
+    assert "Behind it they differ in one more place:" in done.output
+    assert "message 1 (system): timestamp" in done.output
+    assert "With all of this mended: about " in done.output
+
+
 def test_notes_on_models_and_on_what_hosted_apis_cache(recorded, bytes_dir):
     before, now = code_client("36ee5"), code_client("36ee5", {"role": "user", "content": "Go on."})
     now["model"] = "n"

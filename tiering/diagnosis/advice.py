@@ -79,7 +79,7 @@ def advice(
         )
     if kind is DifferenceKind.OTHER_TEXT and inserted:
         return (
-            "One of the prompts has a piece of text that the other lacks, and then both go on alike: put what is not always "
-            "there at the end."
+            "One of the prompts has a piece of text here that the other does not have in this place, and then both go on "
+            "alike: put what is not always there at the end."
         )
     return _SENTENCES[kind]

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from numpy.typing import ArrayLike
@@ -10,8 +11,12 @@ from kvstore.reports import Difference, DifferenceKind
 from tiering.diagnosis import looks, sections
 from tiering.diagnosis.advice import advice
 from tiering.diagnosis.alignment import Ids, Stretch, as_ids, first_difference, holds, stretches
+from tiering.diagnosis.orders import Exchange
 from tiering.diagnosis.sections import Layout, Messages
 from tiering.diagnosis.windows import AFTER_TOKENS, Window, decode, window_around
+
+REORDERED = (DifferenceKind.REORDERED_KEYS, DifferenceKind.REORDERED_DOCUMENTS)
+"""Kinds that a stable order mends."""
 
 SHOWN_TOKENS = 32
 SHOWN_CHARACTERS = 240
@@ -75,7 +80,7 @@ def difference(
         before_ids=_some(asked[max(0, at - SHOWN_TOKENS) : at]),
         asked_ids=_some(asked[at : at + SHOWN_TOKENS]),
         cached_ids=_some(cached[stretch.cached_start :][:SHOWN_TOKENS]),
-        **_texts(window),
+        **_texts(window, case.exchange if kind in REORDERED else None),
         kind=kind,
         advice=None if kind is None else case.advice(kind),
         section=section,
@@ -110,6 +115,11 @@ class _Case:
     tokenizer: Any
     was_rewritten: bool = False
 
+    @cached_property
+    def exchange(self) -> Exchange | None:
+        """The exchange of pieces that it is, if all of them are known."""
+        return None if self.window is None else looks.exchange_in(self.window)
+
     @property
     def parts(self) -> bool:
         """Whether there is a difference: both sides have a token here."""
@@ -136,12 +146,13 @@ class _Case:
             return DifferenceKind.BILLING_HEADER
         if self.was_rewritten or looks.is_reasoning_gone(window) or looks.is_turn_trimmed(window):
             return DifferenceKind.REWRITTEN_TURN
-        if (of_json := looks.json_kind(window)) is not None:
-            return of_json
+        exchange = self.exchange
+        if exchange is not None and exchange.of_json:
+            return exchange.kind
         if looks.are_members_permuted(window):
             return DifferenceKind.REORDERED_KEYS
         # Before times and numbers: documents that were exchanged, and turns that are gone, may differ in these first.
-        if self._exchanged() or looks.is_permuted(window):
+        if exchange is not None or self._exchanged() or looks.is_permuted(window):
             return DifferenceKind.REORDERED_DOCUMENTS
         if self._lacks_turns(window, offsets=(0,)):
             return DifferenceKind.TRUNCATED
@@ -149,8 +160,9 @@ class _Case:
             return of_entity
         if looks.is_white_space(window):
             return DifferenceKind.WHITE_SPACE
-        gone = self._lacks_turns(window, offsets=_HEAD_OFFSETS)
-        return DifferenceKind.TRUNCATED if gone else DifferenceKind.OTHER_TEXT
+        if self._lacks_turns(window, offsets=_HEAD_OFFSETS):
+            return DifferenceKind.TRUNCATED
+        return DifferenceKind.REORDERED_DOCUMENTS if looks.is_moved(window) else DifferenceKind.OTHER_TEXT
 
     def advice(self, kind: DifferenceKind) -> str:
         stretch, window = self.stretch, self.window
@@ -223,11 +235,24 @@ def _gap(has_less: Ids, has_more: Ids, offsets: Sequence[int]) -> tuple[int, int
     return None
 
 
-def _texts(window: Window | None) -> dict[str, str | None]:
-    """What is shown. Both sides end behind the stretch with the same characters, if it is short enough for that."""
+def _texts(window: Window | None, exchange: Exchange | None) -> dict[str, str | None]:
+    """What is shown. Both sides end behind the stretch with the same characters, if it is short enough for that.
+
+    Of an exchange the pieces that were moved are shown: the first of each side, and nothing behind it.
+    """
     if window is None:
         return {"before": None, "asked": None, "cached": None}
     split = window.split
+    if exchange is not None:
+        ends = [
+            min(end, split + SHOWN_CHARACTERS)
+            for end in (exchange.asked_piece_end, exchange.cached_piece_end)
+        ]
+        return {
+            "before": window.asked[max(0, split - SHOWN_CHARACTERS) : split],
+            "asked": window.asked[split : ends[0]].rstrip(),
+            "cached": window.cached[split : ends[1]].rstrip(),
+        }
     ends = [
         min(end + SHOWN_BEHIND, split + SHOWN_CHARACTERS)
         for end in (max(window.asked_end, split), max(window.cached_end, split))

@@ -1,12 +1,12 @@
 """What a difference looks like, told from the text around it."""
 
-import json
 import re
-from typing import Any
 
 from kvstore.reports import DifferenceKind
+from tiering.diagnosis import orders
 from tiering.diagnosis.alignment import same_characters
 from tiering.diagnosis.entities import entities, is_random, masked, vary, word_at
+from tiering.diagnosis.orders import Exchange, exchange
 from tiering.diagnosis.turns import is_turn_begun, num_turns, speaker, starts_turn
 from tiering.diagnosis.windows import Window
 
@@ -27,17 +27,6 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _SPACE = re.compile(r"[\s\u200b\u2060\ufeff]+")
-_MOST_CONTAINERS = 48
-_BETWEEN_MEMBERS = re.compile(r"""\s*,\s*(?=["'])|[{\[]\s*(?=["'])|\s*[}\]]""")
-_KEY = re.compile(r"""(["'])[^"'\n]{1,100}\1\s*:""")
-_LEAST_UNIT = 12  # characters: shorter lines are equal by chance
-_SEPARATORS = (re.compile(r"\n[ \t]*\n\s*"), re.compile(r"\n"), re.compile(r"</\w{1,40}>\s*"))
-_NUMBERING = re.compile(
-    r"^\W*(?:(?:document|doc|source|passage|result|chunk|context|example|item|tool)\w*[\s:_#-]*)?"
-    r"[\[(#]?\d{1,4}[\])]?[.:)]?\s*",
-    re.IGNORECASE,
-)
-_INDEX_ATTRIBUTE = re.compile(r"""\b(?:index|id|number|n)=["']?\d{1,4}["']?""")
 _REASONING = re.compile(
     r"<think(?:ing)?>|<reasoning>|\[THINK\]|<\|channel\|>analysis|<\|START_THINKING\|>|<seed:think>",
     re.IGNORECASE,
@@ -136,78 +125,37 @@ def _leading_space(text: str) -> str:
 # --- the same things in another order -------------------------------------------------------------------------------
 
 
-def json_kind(window: Window) -> DifferenceKind | None:
-    """REORDERED_KEYS or REORDERED_DOCUMENTS, if the smallest JSON value with a difference has the same parts on both sides."""
-    decoder = json.JSONDecoder()
-    opens = [match.start() for match in re.finditer(r"[{\[]", window.asked[: window.first])]
-    for place in reversed(opens[-_MOST_CONTAINERS:]):
-        try:
-            ours, end = decoder.raw_decode(window.asked, place)
-            theirs, end_theirs = decoder.raw_decode(window.cached, place)
-            if min(end, end_theirs) <= window.first:
-                continue  # it ends before the difference
-            if json.dumps(ours) == json.dumps(theirs):
-                return None  # written in another way, with the same order
-            if ours == theirs:
-                return DifferenceKind.REORDERED_KEYS
-            if _without_order(ours) == _without_order(theirs):
-                return _kind_of_list(ours)
-        except (ValueError, RecursionError):
-            continue  # not JSON, or not all of it is known
-    return None
-
-
-def _without_order(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_order(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return sorted(
-            (_without_order(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True)
-        )
-    return value
-
-
-def _kind_of_list(value: Any) -> DifferenceKind:
-    """Of objects, such as tools, or of names, such as the members that an object must have."""
-    has_objects = isinstance(value, list) and any(isinstance(item, dict) for item in value)
-    return DifferenceKind.REORDERED_DOCUMENTS if has_objects else DifferenceKind.REORDERED_KEYS
+def exchange_in(window: Window) -> Exchange | None:
+    """The exchange of pieces that the difference is, if all of them are known."""
+    return exchange(
+        window.asked,
+        window.cached,
+        window.first,
+        markers=window.markers,
+        asked_whole=window.asked_whole,
+        cached_whole=window.cached_whole,
+    )
 
 
 def are_members_permuted(window: Window) -> bool:
-    """Whether the next member of each side, of JSON or a Python dict, is one of the other's later ones.
-
-    For objects of which too little is known to read them as JSON.
-    """
-    start = max(
-        (match.end() for match in _BETWEEN_MEMBERS.finditer(window.asked, 0, window.first)), default=0
-    )
-    ours, theirs = (_BETWEEN_MEMBERS.split(text[start:]) for text in (window.asked, window.cached))
-    keys = [match and match.group() for match in (_KEY.match(ours[0]), _KEY.match(theirs[0]))]
-    return None not in keys and keys[0] != keys[1] and ours[0] in theirs[1:] and theirs[0] in ours[1:]
+    """Whether the next member of an object on each side is one of the other's later ones."""
+    return orders.are_members_permuted(window.asked, window.cached, window.first)
 
 
 def is_permuted(window: Window) -> bool:
     """Whether paragraphs, lines or elements were exchanged: the next of each side stands further on in the other's text."""
-    return any(_permuted(window, separator) for separator in _SEPARATORS)
+    return orders.are_next_exchanged(
+        window.asked,
+        window.cached,
+        window.first,
+        asked_whole=window.asked_whole,
+        cached_whole=window.cached_whole,
+    )
 
 
-def _permuted(window: Window, separator: re.Pattern[str]) -> bool:
-    start = max((match.end() for match in separator.finditer(window.asked, 0, window.first)), default=0)
-    ours = _units(window.asked[start:], separator, whole=window.asked_whole)
-    theirs = _units(window.cached[start:], separator, whole=window.cached_whole)
-    if min(len(ours), len(theirs)) < 2 or min(len(ours[0]), len(theirs[0])) < _LEAST_UNIT:
-        return False
-    return ours[0] != theirs[0] and ours[0] in theirs[1:] and theirs[0] in ours[1:]
-
-
-def _units(text: str, separator: re.Pattern[str], *, whole: bool) -> list[str]:
-    """Paragraphs, lines or elements, without their numbers; the last one, if it may be cut, is left out."""
-    units = separator.split(text)
-    return [
-        _INDEX_ATTRIBUTE.sub("", _NUMBERING.sub("", unit)).strip()
-        for unit in (units if whole else units[:-1])
-        if unit.strip()
-    ]
+def is_moved(window: Window) -> bool:
+    """Whether what stands here on either side comes later on the other, without being a paragraph or line of its own."""
+    return orders.is_moved(window.asked, window.cached, window.first, window.asked_end, window.cached_end)
 
 
 # --- turns ----------------------------------------------------------------------------------------------------------
