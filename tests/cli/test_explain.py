@@ -50,7 +50,7 @@ def test_a_date_in_the_system_prompt(recorded, bytes_dir):
     assert "It breaks at token 17, system message: timestamp." in done.output
     assert "A.json  <system>Today is ⟦Monday.⟧ You answer briefly" in done.output
     assert "B.json  <system>Today is ⟦Friday.⟧ You answer briefly" in done.output
-    assert "What to do: A date or time" in done.output
+    assert "What to do: A date stands before text" in done.output
     assert "plain layout" not in done.output
 
 
@@ -190,6 +190,29 @@ def test_an_exchange_and_another_difference_behind_it(recorded, bytes_dir):
     assert "With all of this mended: about " in done.output
 
 
+def test_a_time_and_an_identifier_are_one_stretch(recorded, bytes_dir):
+    """What moving both gains is said, and neither is told again behind it."""
+
+    def stamped(time, request_id):
+        text = f"Current time: {time}\nRequest id: {request_id}\n{RULES}"
+        return {"messages": [{"role": "system", "content": text}, {"role": "user", "content": "Hello"}]}
+
+    before = recorded("A", stamped("2026-03-01T10:33:05Z", "3f2b9c1d-77aa-4c10-9f6e-0d9b1f0e2a55"))
+    now = recorded("B", stamped("2026-03-01T11:02:59Z", "0e7d1b2c-1234-4c10-8f6e-aa9b1f0e2a77"))
+    found = json.loads(explain(before, now, "--tokenizer", bytes_dir, "--json").output)
+    assert (found["difference"]["kind"], found["difference"]["also"]) == ("timestamp", ["uuid"])
+    assert found["num_further"] == 0
+    assert found["without_first"]["tokens"] > len(RULES)
+
+
+@pytest.mark.parametrize("gone", ["cch", "reached"])
+def test_what_hosted_apis_cache_is_noted_where_a_breakpoint_is_reached_alone(recorded, bytes_dir, gone):
+    before, now = code_client("36ee5"), code_client("36ee5" if gone == "reached" else "0aaa9")
+    del before["tools"], now["tools"]
+    done = explain(recorded("A", before), recorded("B", now), "--tokenizer", bytes_dir)
+    assert ("no prefix below 1024 tokens" in done.output) == (gone == "reached")
+
+
 def test_notes_on_models_and_on_what_hosted_apis_cache(recorded, bytes_dir):
     before, now = code_client("36ee5"), code_client("36ee5", {"role": "user", "content": "Go on."})
     now["model"] = "n"
@@ -225,6 +248,7 @@ def test_control_characters_do_not_reach_the_terminal(recorded, bytes_dir):
     [
         (["A", "B"], "needs --tokenizer"),
         (["A", "none", "--tokenizer", "D"], "cannot be read"),
+        (["A", "OTHER", "--tokenizer", "D"], 'one with "prompt" or "text", or a list of messages'),
         (["A", "B", "--tokenizer", "/nowhere"], "/nowhere is not there"),
         (["A", "B", "--tokenizer", "EMPTY"], "neither a tokenizer_config.json nor a tokenizer.json"),
         (["A", "B", "--tokenizer", "A"], "is no tokenizer.json"),
@@ -249,6 +273,7 @@ def test_wrong_input_gets_one_sentence(recorded, bytes_dir, tmp_path, arguments,
         "EMPTY": tmp_path / "empty",
         "BROKEN": tmp_path / "broken",
         "none": tmp_path / "none",
+        "OTHER": recorded("other", {"usage": 3}),
     }
     done = explain(*(places.get(argument, argument) for argument in arguments))
     assert done.exit_code == 2, done.output

@@ -16,6 +16,8 @@ MOST_STRETCHES = 10_000
 MOST_FURTHER = 20
 """So many differences behind the first are looked at, and so many of them are told."""
 
+_BESIDE_TOKENS = 64  # nearer than that, what varies beside another stands in one stretch with it
+
 HOSTED_LEAST_TOKENS = 1024
 """Below this neither OpenAI nor Anthropic cache a prefix; some of Anthropic's models want 2048 or 4096."""
 
@@ -102,8 +104,11 @@ class _Finding:
         """Whether the other, which follows, has the same cause."""
         if self.told is None or other.told is None:
             return False
-        same = self.told.kind == other.told.kind and self.told.section == other.told.section
-        return self.by_order and other.by_order and same
+        if self.told.section != other.told.section:
+            return False
+        if other.told.kind in self.told.also and self.gain < _BESIDE_TOKENS:
+            return True
+        return self.by_order and other.by_order and self.told.kind == other.told.kind
 
 
 def _findings(asked: Rendering, cached: Rendering, tokenizer: Any) -> list[_Finding]:
@@ -122,7 +127,9 @@ def _findings(asked: Rendering, cached: Rendering, tokenizer: Any) -> list[_Find
                 one = _Finding(told=told, gain=ends[0] - told.at_token + same, by_order=True)
                 begin, todo = ends, stretches(asked.ids[ends[0] :], cached.ids[ends[1] :])
         if found and found[-1].takes_in(one):
-            found[-1].gain += one.gain
+            found[-1].gain = one.gain + (
+                found[-1].gain if one.by_order else 0
+            )  # what is between would move with it
         else:
             found.append(one)
     return found
@@ -180,7 +187,8 @@ def _notes(asked: Rendering, cached: Rendering, shared: int) -> list[str]:
         notes.append(
             "their response_format differs; it is not in the text that is compared, but providers put it before it"
         )
-    if any(each.request.has_breakpoints for each in (asked, cached)) and shared < HOSTED_LEAST_TOKENS:
+    reached = max((end for _, end in asked.breakpoints if end <= shared), default=0)
+    if 0 < reached < HOSTED_LEAST_TOKENS:
         notes.append(
             f"hosted APIs cache no prefix below {HOSTED_LEAST_TOKENS} tokens, for some models 2048 or 4096; kvtide caches "
             "every whole block"
