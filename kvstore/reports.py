@@ -46,6 +46,7 @@ class Difference:
     before_ids: the last equal tokens, a few.
     before, asked, cached: the same as text, where text may be shown; else None.
     kind, advice: what the difference looks like and the sentence that says what to do; None where that is not known.
+    also: other kinds that vary beside it, in the same stretch; moving the first alone would gain nothing.
     section: the part of the prompt that it lies in, such as "system message" or "message 3 (user)"; None if not known.
     same_after_tokens: how many tokens behind the part that differs are the same again, as far as the cached ones are
         known: what would be found if that part stood at the end. None if that was not looked at.
@@ -62,6 +63,7 @@ class Difference:
     advice: str | None = None
     section: str | None = None
     same_after_tokens: int | None = None
+    also: tuple[DifferenceKind, ...] = ()
 
     def without_text(self) -> "Difference":
         """The same without anything that a prompt could be read from: neither text nor token ids."""

@@ -50,7 +50,7 @@ def test_a_date_in_the_system_prompt(recorded, bytes_dir):
     assert "It breaks at token 17, system message: timestamp." in done.output
     assert "A.json  <system>Today is ⟦Monday.⟧ You answer briefly" in done.output
     assert "B.json  <system>Today is ⟦Friday.⟧ You answer briefly" in done.output
-    assert "What to do: A date or time" in done.output
+    assert "What to do: A date stands before text" in done.output
     assert "plain layout" not in done.output
 
 
@@ -132,6 +132,87 @@ def test_many_differences_are_counted(recorded, bytes_dir):
     assert "and 9 more" in done.output
 
 
+def with_tools(*tools: object):
+    return dict(chat("Monday"), tools=[*tools])
+
+
+WEATHER, CALENDAR, LIBRARY = (
+    {
+        "name": name,
+        "description": f"Has what is known of the {name}.",
+        "input_schema": {"type": "object", "properties": {name: {"type": "string"}}, "required": [name]},
+    }
+    for name in ("weather", "calendar", "library")
+)
+
+
+def turned(value):
+    """The same JSON with the members of each object the other way round."""
+    if isinstance(value, dict):
+        return {key: turned(member) for key, member in reversed(value.items())}
+    return [*map(turned, value)] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize(
+    ("tools", "kind"),
+    [
+        ((LIBRARY, WEATHER, CALENDAR), "reordered_documents"),
+        ((CALENDAR, LIBRARY, WEATHER), "reordered_documents"),
+        ((LIBRARY, CALENDAR, WEATHER), "reordered_documents"),
+        ((WEATHER, LIBRARY, CALENDAR), "reordered_documents"),
+        (turned([WEATHER, CALENDAR, LIBRARY]), "reordered_keys"),
+    ],
+)
+def test_what_a_stable_order_would_gain(recorded, bytes_dir, tools, kind):
+    """All but what comes last, as nothing else differs; and the exchange is told once."""
+    before, now = (
+        recorded("A", with_tools(WEATHER, CALENDAR, LIBRARY)),
+        recorded("B", with_tools(*tools)),
+    )
+    found = json.loads(explain(before, now, "--tokenizer", bytes_dir, "--json").output)
+    assert found["difference"]["kind"] == kind
+    assert found["by_order"]
+    assert (found["num_further"], found["further"]) == (0, [])
+    assert found["without_first"]["tokens"] == found["prompt_tokens"]
+    assert found["shared"]["tokens"] < found["prompt_tokens"] / 2
+    done = explain(before, now, "--tokenizer", bytes_dir)
+    assert "With these in the same order: about " in done.output
+    assert "Behind it" not in done.output
+
+
+def test_an_exchange_and_another_difference_behind_it(recorded, bytes_dir):
+    before, now = with_tools(WEATHER, CALENDAR), with_tools(CALENDAR, WEATHER)
+    now["messages"] = chat("Friday")["messages"]
+    done = explain(recorded("A", before), recorded("B", now), "--tokenizer", bytes_dir)
+    assert "tools: reordered documents." in done.output
+    assert "Behind it they differ in one more place:" in done.output
+    assert "message 1 (system): timestamp" in done.output
+    assert "With all of this mended: about " in done.output
+
+
+def test_a_time_and_an_identifier_are_one_stretch(recorded, bytes_dir):
+    """What moving both gains is said, and neither is told again behind it."""
+
+    def stamped(time, request_id):
+        text = f"Current time: {time}\nRequest id: {request_id}\n{RULES}"
+        return {"messages": [{"role": "system", "content": text}, {"role": "user", "content": "Hello"}]}
+
+    before = recorded("A", stamped("2026-03-01T10:33:05Z", "3f2b9c1d-77aa-4c10-9f6e-0d9b1f0e2a55"))
+    now = recorded("B", stamped("2026-03-01T11:02:59Z", "0e7d1b2c-1234-4c10-8f6e-aa9b1f0e2a77"))
+    found = json.loads(explain(before, now, "--tokenizer", bytes_dir, "--json").output)
+    assert (found["difference"]["kind"], found["difference"]["also"]) == ("timestamp", ["uuid"])
+    assert found["num_further"] == 0
+    assert found["without_first"]["tokens"] > len(RULES)
+
+
+@pytest.mark.parametrize("gone", ["cch", "reached"])
+def test_what_hosted_apis_cache_is_noted_where_a_breakpoint_is_reached_alone(recorded, bytes_dir, gone):
+    before, now = code_client("36ee5"), code_client("36ee5" if gone == "reached" else "0aaa9")
+    del before["tools"], now["tools"]
+    done = explain(recorded("A", before), recorded("B", now), "--tokenizer", bytes_dir)
+    assert ("no prefix below 1024 tokens" in done.output) == (gone == "reached")
+
+
 def test_notes_on_models_and_on_what_hosted_apis_cache(recorded, bytes_dir):
     before, now = code_client("36ee5"), code_client("36ee5", {"role": "user", "content": "Go on."})
     now["model"] = "n"
@@ -167,6 +248,7 @@ def test_control_characters_do_not_reach_the_terminal(recorded, bytes_dir):
     [
         (["A", "B"], "needs --tokenizer"),
         (["A", "none", "--tokenizer", "D"], "cannot be read"),
+        (["A", "OTHER", "--tokenizer", "D"], 'one with "prompt" or "text", or a list of messages'),
         (["A", "B", "--tokenizer", "/nowhere"], "/nowhere is not there"),
         (["A", "B", "--tokenizer", "EMPTY"], "neither a tokenizer_config.json nor a tokenizer.json"),
         (["A", "B", "--tokenizer", "A"], "is no tokenizer.json"),
@@ -191,6 +273,7 @@ def test_wrong_input_gets_one_sentence(recorded, bytes_dir, tmp_path, arguments,
         "EMPTY": tmp_path / "empty",
         "BROKEN": tmp_path / "broken",
         "none": tmp_path / "none",
+        "OTHER": recorded("other", {"usage": 3}),
     }
     done = explain(*(places.get(argument, argument) for argument in arguments))
     assert done.exit_code == 2, done.output

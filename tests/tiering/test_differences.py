@@ -14,7 +14,7 @@ from kvstore.reports import DifferenceKind as Kind
 from tests.tokenizers import byte_tokenizer
 from tiering.diagnosis.advice import advice
 from tiering.diagnosis.alignment import first_difference
-from tiering.diagnosis.differences import SHOWN_CHARACTERS, SHOWN_TOKENS, difference
+from tiering.diagnosis.differences import SHOWN_BEHIND, SHOWN_CHARACTERS, SHOWN_TOKENS, difference
 
 RULES = " You answer briefly and never guess. Name the page of each figure, and say so if there is none."
 TURNS = (
@@ -494,3 +494,84 @@ def test_long_prompts_take_little_time(tokenizer, case):
     assert time.perf_counter() - start < 10
     expected = {"a time": Kind.TIMESTAMP, "pieces exchanged": Kind.REORDERED_DOCUMENTS}
     assert case not in expected or found.kind is expected[case]
+
+
+# --- what is told beside the kind -----------------------------------------------------------------------------------
+
+BOTH = "Current time: {}\nRequest id: {}\n" + RULES
+ONE_UUID, OTHER_UUID = "3f2b9c1d-77aa-4c10-9f6e-0d9b1f0e2a55", "0e7d1b2c-1234-4c10-8f6e-aa9b1f0e2a77"
+
+
+def test_all_that_varies_in_one_stretch_is_named(any_tokenizer):
+    asked, cached = (
+        BOTH.format("2026-03-01T10:33:05Z", ONE_UUID),
+        BOTH.format("2026-03-01T11:02:59Z", OTHER_UUID),
+    )
+    found = compare(asked, cached, any_tokenizer)
+    assert (found.kind, found.also) == (Kind.TIMESTAMP, (Kind.UUID,))
+    assert "put it at the end" in found.advice
+    assert "Beside it an identifier is drawn anew" in found.advice
+    asked, cached = f"Id: {ONE_UUID}, turn 4, at 10:15.{RULES}", f"Id: {OTHER_UUID}, turn 5, at 11:20.{RULES}"
+    found = compare(asked, cached, any_tokenizer)
+    assert (found.kind, found.also) == (Kind.UUID, (Kind.COUNTER, Kind.TIMESTAMP))
+    assert "a number counts, and a date or time varies" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("At 10:15 it rang." + RULES + " Turn 7", "At 10:20 it rang." + RULES + " Turn 8"),  # far behind it
+        (BOTH.format("10:15", ONE_UUID), BOTH.format("10:20", ONE_UUID)),
+        ("At 10:15, day 4 (11:15)." + RULES, "At 10:20, day 4 (11:20)." + RULES),  # of the same kind
+    ],
+)
+def test_nothing_is_named_that_does_not_vary_beside_it(any_tokenizer, one, other):
+    found = compare(one, other, any_tokenizer)
+    assert (found.kind, found.also) == (Kind.TIMESTAMP, ())
+    assert "Beside it" not in found.advice
+
+
+HEADER = "x-anthropic-billing-header: cc_version=2.1.177.01c; cc_entrypoint=cli; cch=36ee5;\n"
+
+
+def test_a_header_is_not_blamed_for_prompts_that_are_others_without_it_as_well(any_tokenizer):
+    tail = "\n<user>Look at main.py, and say what is wrong with it.\n<assistant>"
+    asked, cached = f"<system>{HEADER}You help.{RULES}{tail}", f"<system>Translate into Old Norse.{tail}"
+    for one, other in ((asked, cached), (cached, asked)):
+        assert compare(one, other, any_tokenizer).kind is Kind.OTHER_TEXT
+        assert "BILLING" not in compare(one, other, any_tokenizer).advice.upper()
+
+
+def test_where_only_the_day_differs_it_is_not_advised_to_give_the_day_alone(any_tokenizer):
+    for one, other in (
+        ("It is 2026-11-28.", "It is 2026-11-29."),
+        ("It is Monday, 2 March 2026.", "It is Tuesday, 3 March 2026."),
+        ("It is 2026-11-28T00:00:00Z.", "It is 2026-11-29T00:00:00Z."),
+    ):
+        found = compare(one + RULES, other + RULES, any_tokenizer)
+        assert found.kind is Kind.TIMESTAMP
+        assert "without the time" not in found.advice
+    found = compare("It is 2026-11-28 10:15." + RULES, "It is 2026-11-29 11:20." + RULES, any_tokenizer)
+    assert "without the time" in found.advice
+
+
+@pytest.mark.parametrize("known", [1, 3, 6, 12, 40, 400])
+def test_what_differs_alone_is_marked_however_little_is_known_behind_it(any_tokenizer, known):
+    """A live engine knows what is cached up to the end of a block."""
+    text = "The keeper walks up and writes down what he sees. " * 9
+    ids, cached_ids = (
+        any_tokenizer(f"{text}It is for {day} and for nothing else. {text}")["input_ids"]
+        for day in ("2026-11-28", "2026-11-29")
+    )
+    at = first_difference(ids, cached_ids)
+    found = difference(ids, cached_ids[at : at + known], at, cached_from=at, tokenizer=any_tokenizer)
+    assert found.kind is Kind.TIMESTAMP
+    assert found.asked[0] != found.cached[0]
+    assert found.asked[1:] == found.cached[1:]
+    assert len(found.asked) <= SHOWN_CHARACTERS
+
+
+def test_excerpts_end_alike_where_one_side_is_longer(any_tokenizer):
+    found = compare(f"So: {RULES * 2}It is old.{RULES}", f"So: It is old.{RULES}", any_tokenizer)
+    assert len(found.asked) != len(found.cached)
+    assert found.asked[-SHOWN_BEHIND:] == found.cached[-SHOWN_BEHIND:]

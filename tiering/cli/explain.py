@@ -136,6 +136,7 @@ def _as_json(found: Comparison, names: tuple[str, str], why_plain: str | None) -
         "difference": None if found.difference is None else dataclasses.asdict(found.difference),
         "further": [dataclasses.asdict(each) for each in found.further],
         "num_further": found.num_further,
+        "by_order": found.by_order,
         "breakpoints": [
             {"section": name, "end_token": end, "reached": reached}
             for name, end, reached in found.breakpoints
@@ -163,12 +164,14 @@ def _show(found: Comparison, names: tuple[str, str], why_plain: str | None, bloc
         console.print("Nothing breaks it: one of the prompts is the beginning of the other.")
     else:
         page.difference(dataclasses.asdict(found.difference), names)
-        _show_gain(console, "With that part at the end", found.without_first, found)
+        mended = "With these in the same order" if found.by_order else "With that part at the end"
+        _show_gain(console, mended, found.without_first, found)
     if found.further:
         places = "one more place" if found.num_further == 1 else f"{found.num_further:,} more places"
         console.print(f"Behind it they differ in {places}:")
         page.further([dataclasses.asdict(each) for each in found.further], found.num_further)
-        _show_gain(console, "With all of these parts at the end", found.without_any, found)
+        mended = "With all of this mended" if found.by_order else "With all of these parts at the end"
+        _show_gain(console, mended, found.without_any, found)
     for name, end, reached in found.breakpoints:
         verdict = "equal up to there" if reached else "behind the difference, so it is not read"
         console.print(Text(f"Cache breakpoint after {name}, token {end:,}: {verdict}."))

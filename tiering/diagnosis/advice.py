@@ -1,4 +1,6 @@
-"""What to do about a difference: one sentence for each kind, without any of the prompt's text in it."""
+"""What to do about a difference: a sentence for each kind, without any of the prompt's text in it."""
+
+from collections.abc import Sequence
 
 from kvstore.reports import DifferenceKind
 from tiering.diagnosis.looks import ATTRIBUTION_HEADER
@@ -48,6 +50,12 @@ _SENTENCES = {
     ),
 }
 
+_BESIDE = {
+    DifferenceKind.TIMESTAMP: "a date or time varies",
+    DifferenceKind.UUID: "an identifier is drawn anew",
+    DifferenceKind.COUNTER: "a number counts",
+}
+
 
 def advice(
     kind: DifferenceKind,
@@ -56,16 +64,43 @@ def advice(
     inserted: bool = False,
     goes_on: bool = True,
     special: bool = False,
+    day_alone: bool = False,
+    also: Sequence[DifferenceKind] = (),
 ) -> str:
     """The sentence for a kind.
 
     header: the name of the header line, if it is one.   inserted: whether one side only has text more.
     goes_on: whether anything behind the difference is the same again.
     special: whether one side has a special token where the other has its letters.
+    day_alone: whether of a date or time only the day differs.
+    also: what varies beside it: a time, an identifier, a number.
     """
+    sentence = _sentence(
+        kind, header, inserted=inserted, goes_on=goes_on, special=special, day_alone=day_alone
+    )
+    if also:
+        beside = ", and ".join(_BESIDE[each] for each in also)
+        sentence += f" Beside it {beside}: move or drop all of it, as what is left breaks the prefix alone."
+    return sentence
+
+
+def _sentence(
+    kind: DifferenceKind,
+    header: str | None,
+    *,
+    inserted: bool,
+    goes_on: bool,
+    special: bool,
+    day_alone: bool,
+) -> str:
     if kind is DifferenceKind.OTHER_TEXT and not goes_on:
         return (
             "From here on the prompts have nothing in common: there is nothing to move, and no more to reuse."
+        )
+    if kind is DifferenceKind.TIMESTAMP and day_alone:
+        return (
+            "A date stands before text that stays the same, and breaks it whenever the day is another: put it at the end, "
+            "such as into the last user message."
         )
     if kind is DifferenceKind.BILLING_HEADER and header not in (None, ATTRIBUTION_HEADER):
         return (
@@ -79,7 +114,7 @@ def advice(
         )
     if kind is DifferenceKind.OTHER_TEXT and inserted:
         return (
-            "One of the prompts has a piece of text that the other lacks, and then both go on alike: put what is not always "
-            "there at the end."
+            "One of the prompts has a piece of text here that the other does not have in this place, and then both go on "
+            "alike: put what is not always there at the end."
         )
     return _SENTENCES[kind]

@@ -1,18 +1,22 @@
 """How much of one prompt could be reused after another, what breaks it, and what moving the varying parts would gain."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kvstore.reports import Difference
-from tiering.diagnosis.alignment import Stretch, first_difference, stretches
-from tiering.diagnosis.differences import difference
+from tiering.diagnosis.alignment import Stretch, first_difference, same_characters, stretches
+from tiering.diagnosis.differences import REORDERED, difference
+from tiering.diagnosis.orders import exchange
 from tiering.diagnosis.renderings import Rendering
+from tiering.diagnosis.windows import special_texts
 
 MOST_STRETCHES = 10_000
 MOST_FURTHER = 20
 """So many differences behind the first are looked at, and so many of them are told."""
+
+_BESIDE_TOKENS = 64  # nearer than that, what varies beside another stands in one stretch with it
 
 HOSTED_LEAST_TOKENS = 1024
 """Below this neither OpenAI nor Anthropic cache a prefix; some of Anthropic's models want 2048 or 4096."""
@@ -37,8 +41,9 @@ class Comparison:
     """What of `prompt_tokens` is found after the other prompt was computed.
 
     shared: as the prompts are.   without_first, without_any: if the first varying part, or all of them, stood at the end
-        of both.   difference: the first; None if nothing breaks it.   further: those behind it, the first few; there are
-        `num_further`.   breakpoints: name of the part, the token before which it ends, and whether all before it is equal.
+        of both; of what only stands in another order, if the order were the same.   by_order: whether the first is that.
+    difference: the first; None if nothing breaks it.   further: those behind it, the first few; there are `num_further`,
+        without those that are the same exchange seen again.   breakpoints: name of the part, the token before which it ends, and whether all before it is equal.
     """
 
     prompt_tokens: int
@@ -48,6 +53,7 @@ class Comparison:
     difference: Difference | None
     further: tuple[Difference, ...]
     num_further: int
+    by_order: bool
     breakpoints: tuple[tuple[str, int, bool], ...]
     notes: tuple[str, ...]
 
@@ -60,10 +66,9 @@ def most_alike(asked: Rendering, earlier: Sequence[Rendering]) -> Rendering:
 def compare(asked: Rendering, cached: Rendering, tokenizer: Any, *, block_tokens: int) -> Comparison:
     """Compare two prompts wholly. Takes up to a second for prompts of 100,000 tokens that differ everywhere."""
     num_tokens = len(asked.ids)
-    found = [*islice(stretches(asked.ids, cached.ids), MOST_STRETCHES)]
+    found = _findings(asked, cached, tokenizer)
     shared = first_difference(asked.ids, cached.ids)
-    told = [_told(asked, cached, stretch, tokenizer) for stretch in found[: MOST_FURTHER + 1]]
-    same = [stretch.same_tokens for stretch in found]
+    told = [each.told for each in found if each.told is not None]
 
     def reuse(tokens: int) -> Reuse:
         whole = min(tokens, num_tokens - 1) // block_tokens  # the last token is always computed
@@ -72,13 +77,90 @@ def compare(asked: Rendering, cached: Rendering, tokenizer: Any, *, block_tokens
     return Comparison(
         prompt_tokens=num_tokens,
         shared=reuse(shared),
-        without_first=reuse(shared + sum(same[:1])),
-        without_any=reuse(shared + sum(same)),
+        without_first=reuse(shared + sum(each.gain for each in found[:1])),
+        without_any=reuse(shared + sum(each.gain for each in found)),
         difference=told[0] if told else None,
         further=tuple(told[1:]),
         num_further=max(len(found) - 1, 0),
+        by_order=bool(found) and found[0].by_order,
         breakpoints=tuple((name, end, end <= shared) for name, end in asked.breakpoints),
         notes=tuple(_notes(asked, cached, shared)),
+    )
+
+
+@dataclass(kw_only=True)
+class _Finding:
+    """One difference, with what follows from the same cause.
+
+    gain: tokens that would be found if it were mended: those behind it that are the same, and of what only stands in
+        another order that itself.   told: None for those that are only counted.
+    """
+
+    told: Difference | None
+    gain: int
+    by_order: bool = False
+
+    def takes_in(self, other: "_Finding") -> bool:
+        """Whether the other, which follows, has the same cause."""
+        if self.told is None or other.told is None:
+            return False
+        if self.told.section != other.told.section:
+            return False
+        if other.told.kind in self.told.also and self.gain < _BESIDE_TOKENS:
+            return True
+        return self.by_order and other.by_order and self.told.kind == other.told.kind
+
+
+def _findings(asked: Rendering, cached: Rendering, tokenizer: Any) -> list[_Finding]:
+    """All differences, in order, at most MOST_STRETCHES; what is told of them is worked out for the first ones."""
+    found: list[_Finding] = []
+    begin, todo = (0, 0), stretches(asked.ids, cached.ids)
+    for _ in range(MOST_STRETCHES):
+        if (stretch := next(todo, None)) is None:
+            break
+        told = _told(asked, cached, _moved(stretch, begin), tokenizer) if len(found) <= MOST_FURTHER else None
+        one = _Finding(told=told, gain=stretch.same_tokens)
+        if told is not None and told.kind in REORDERED:
+            ends = _exchange_ends(asked, cached, begin, tokenizer)
+            if ends is not None:
+                same = first_difference(asked.ids[ends[0] :], cached.ids[ends[1] :])
+                one = _Finding(told=told, gain=ends[0] - told.at_token + same, by_order=True)
+                begin, todo = ends, stretches(asked.ids[ends[0] :], cached.ids[ends[1] :])
+        if found and found[-1].takes_in(one):
+            found[-1].gain = one.gain + (
+                found[-1].gain if one.by_order else 0
+            )  # what is between would move with it
+        else:
+            found.append(one)
+    return found
+
+
+def _moved(stretch: Stretch, begin: tuple[int, int]) -> Stretch:
+    """The stretch of what begins there, in the whole."""
+    return replace(
+        stretch,
+        asked_start=stretch.asked_start + begin[0],
+        asked_end=stretch.asked_end + begin[0],
+        cached_start=stretch.cached_start + begin[1],
+        cached_end=stretch.cached_end + begin[1],
+    )
+
+
+def _exchange_ends(
+    asked: Rendering, cached: Rendering, begin: tuple[int, int], tokenizer: Any
+) -> tuple[int, int] | None:
+    """The tokens before which an exchange ends that is the first difference from there on; None if it is not found whole."""
+    starts = asked.starts, cached.starts
+    if not starts[0] or not starts[1]:
+        return None
+    places = starts[0][begin[0]], starts[1][begin[1]]
+    ours, theirs = asked.prompt.text[places[0] :], cached.prompt.text[places[1] :]
+    found = exchange(ours, theirs, same_characters(ours, theirs), markers=special_texts(tokenizer))
+    if found is None:
+        return None
+    return (
+        bisect_left(starts[0], places[0] + found.asked_end),
+        bisect_left(starts[1], places[1] + found.cached_end),
     )
 
 
@@ -105,7 +187,8 @@ def _notes(asked: Rendering, cached: Rendering, shared: int) -> list[str]:
         notes.append(
             "their response_format differs; it is not in the text that is compared, but providers put it before it"
         )
-    if any(each.request.has_breakpoints for each in (asked, cached)) and shared < HOSTED_LEAST_TOKENS:
+    reached = max((end for _, end in asked.breakpoints if end <= shared), default=0)
+    if 0 < reached < HOSTED_LEAST_TOKENS:
         notes.append(
             f"hosted APIs cache no prefix below {HOSTED_LEAST_TOKENS} tokens, for some models 2048 or 4096; kvtide caches "
             "every whole block"

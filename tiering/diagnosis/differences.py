@@ -2,19 +2,37 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from kvstore.reports import Difference, DifferenceKind
 from tiering.diagnosis import looks, sections
 from tiering.diagnosis.advice import advice
-from tiering.diagnosis.alignment import Ids, Stretch, as_ids, first_difference, holds, stretches
+from tiering.diagnosis.alignment import (
+    MEETING_TOKENS,
+    Ids,
+    Stretch,
+    as_ids,
+    first_difference,
+    holds,
+    same_characters,
+    stretches,
+)
+from tiering.diagnosis.entities import ENTITY_KINDS
+from tiering.diagnosis.orders import Exchange
 from tiering.diagnosis.sections import Layout, Messages
 from tiering.diagnosis.windows import AFTER_TOKENS, Window, decode, window_around
 
+REORDERED = (DifferenceKind.REORDERED_KEYS, DifferenceKind.REORDERED_DOCUMENTS)
+"""Kinds that a stable order mends."""
+
 SHOWN_TOKENS = 32
 SHOWN_CHARACTERS = 240
+_LEAST_SAME_CHARACTERS = 24
+_LONGEST_VALUE = 64
 SHOWN_BEHIND = 40  # characters behind the stretch, the same ones on both sides
 
 _HEAD_TOKENS = 32  # so many tokens found elsewhere are a piece that was moved, not chance
@@ -70,16 +88,18 @@ def difference(
             section = section or prompt.name_at(place)
             case.find_rewritten(messages, tools, prompt, place)
     kind = case.kind() if case.parts else None
+    also = case.also(kind)
     return Difference(
         at_token=at,
         before_ids=_some(asked[max(0, at - SHOWN_TOKENS) : at]),
         asked_ids=_some(asked[at : at + SHOWN_TOKENS]),
         cached_ids=_some(cached[stretch.cached_start :][:SHOWN_TOKENS]),
-        **_texts(window),
+        **_texts(window, kind, case.exchange if kind in REORDERED else None, stretch.same_tokens),
         kind=kind,
-        advice=None if kind is None else case.advice(kind),
+        advice=None if kind is None else case.advice(kind, also),
         section=section,
         same_after_tokens=stretch.same_tokens if case.parts else None,
+        also=also,
     )
 
 
@@ -110,6 +130,11 @@ class _Case:
     tokenizer: Any
     was_rewritten: bool = False
 
+    @cached_property
+    def exchange(self) -> Exchange | None:
+        """The exchange of pieces that it is, if all of them are known."""
+        return None if self.window is None else looks.exchange_in(self.window)
+
     @property
     def parts(self) -> bool:
         """Whether there is a difference: both sides have a token here."""
@@ -136,23 +161,30 @@ class _Case:
             return DifferenceKind.BILLING_HEADER
         if self.was_rewritten or looks.is_reasoning_gone(window) or looks.is_turn_trimmed(window):
             return DifferenceKind.REWRITTEN_TURN
-        if (of_json := looks.json_kind(window)) is not None:
-            return of_json
+        exchange = self.exchange
+        if exchange is not None and exchange.of_json:
+            return exchange.kind
         if looks.are_members_permuted(window):
             return DifferenceKind.REORDERED_KEYS
         # Before times and numbers: documents that were exchanged, and turns that are gone, may differ in these first.
-        if self._exchanged() or looks.is_permuted(window):
+        if exchange is not None or self._exchanged() or looks.is_permuted(window):
             return DifferenceKind.REORDERED_DOCUMENTS
         if self._lacks_turns(window, offsets=(0,)):
             return DifferenceKind.TRUNCATED
-        if (of_entity := looks.entity_kind(window)) is not None:
-            return of_entity
+        if of_entities := looks.entity_kinds(window):
+            return of_entities[0]
         if looks.is_white_space(window):
             return DifferenceKind.WHITE_SPACE
-        gone = self._lacks_turns(window, offsets=_HEAD_OFFSETS)
-        return DifferenceKind.TRUNCATED if gone else DifferenceKind.OTHER_TEXT
+        if self._lacks_turns(window, offsets=_HEAD_OFFSETS):
+            return DifferenceKind.TRUNCATED
+        return DifferenceKind.REORDERED_DOCUMENTS if looks.is_moved(window) else DifferenceKind.OTHER_TEXT
 
-    def advice(self, kind: DifferenceKind) -> str:
+    def also(self, kind: DifferenceKind | None) -> tuple[DifferenceKind, ...]:
+        """What varies beside a time, an identifier or a number."""
+        kinds = () if self.window is None or kind not in ENTITY_KINDS else looks.entity_kinds(self.window)
+        return kinds[1:]
+
+    def advice(self, kind: DifferenceKind, also: tuple[DifferenceKind, ...]) -> str:
         stretch, window = self.stretch, self.window
         one_side_empty = (
             stretch.asked_start == stretch.asked_end or stretch.cached_start == stretch.cached_end
@@ -161,8 +193,10 @@ class _Case:
             kind,
             header=None if window is None else looks.header_name(window),
             inserted=one_side_empty,
-            goes_on=stretch.same_tokens > 0,
+            goes_on=stretch.same_tokens >= MEETING_TOKENS,
             special=window is not None and self._special_against_letters(window),
+            day_alone=window is not None and kind is DifferenceKind.TIMESTAMP and looks.is_day_alone(window),
+            also=also,
         )
 
     def _exchanged(self) -> bool:
@@ -223,20 +257,55 @@ def _gap(has_less: Ids, has_more: Ids, offsets: Sequence[int]) -> tuple[int, int
     return None
 
 
-def _texts(window: Window | None) -> dict[str, str | None]:
-    """What is shown. Both sides end behind the stretch with the same characters, if it is short enough for that."""
+def _texts(
+    window: Window | None, kind: DifferenceKind | None, exchange: Exchange | None, same_tokens: int
+) -> dict[str, str | None]:
+    """What is shown. Both sides end behind the stretch with the same characters, if it is short enough for that.
+
+    Of an exchange the pieces that were moved are shown: the first of each side, and nothing behind it.
+    """
     if window is None:
         return {"before": None, "asked": None, "cached": None}
     split = window.split
-    stops = max(window.asked_end, split), max(window.cached_end, split)
-    # of what is cached often no more is known than whole blocks
-    behind = min(SHOWN_BEHIND, len(window.asked) - stops[0], len(window.cached) - stops[1])
-    ends = [min(stop + behind, split + SHOWN_CHARACTERS) for stop in stops]
-    return {
-        "before": window.asked[max(0, split - SHOWN_CHARACTERS) : split],
-        "asked": window.asked[split : ends[0]],
-        "cached": window.cached[split : ends[1]],
-    }
+    if exchange is not None:
+        ends = [
+            min(end, split + SHOWN_CHARACTERS)
+            for end in (exchange.asked_piece_end, exchange.cached_piece_end)
+        ]
+        shown = [
+            text[split:end].rstrip() for text, end in zip((window.asked, window.cached), ends, strict=True)
+        ]
+    else:
+        ends = [max(end, split) for end in _ends(window, kind, same_tokens)]
+        behind = min(same_characters(window.asked[ends[0] :], window.cached[ends[1] :]), SHOWN_BEHIND)
+        behind = max(0, min(behind, split + SHOWN_CHARACTERS - max(ends)))
+        shown = [
+            text[split : min(end + behind, split + SHOWN_CHARACTERS)]
+            for text, end in zip((window.asked, window.cached), ends, strict=True)
+        ]
+    before = window.asked[max(0, split - SHOWN_CHARACTERS) : split]
+    return {"before": before, "asked": shown[0], "cached": shown[1]}
+
+
+def _ends(window: Window, kind: DifferenceKind | None, same_tokens: int) -> tuple[int, int]:
+    """Where what differs ends on each side: by the tokens, or by the characters where few tokens are known behind it."""
+    ours, theirs = window.asked_end, window.cached_end
+    if same_tokens >= MEETING_TOKENS and ours < len(window.asked) and theirs < len(window.cached):
+        return ours, theirs
+    first = window.first
+    sides = [
+        as_ids([*map(ord, text[first : first + SHOWN_CHARACTERS])]) for text in (window.asked, window.cached)
+    ]
+    found = next(stretches(sides[0], sides[1], limit=1), None)
+    if found is not None and found.same_tokens >= MEETING_TOKENS:  # not what both happen to be cut behind
+        ends = first + found.asked_end, first + found.cached_end
+        known = min(len(window.asked) - ends[0], len(window.cached) - ends[1])
+        return ends if found.same_tokens >= min(known, _LEAST_SAME_CHARACTERS) else (ours, theirs)
+    # Next to nothing is known of one side: what was written anew mostly keeps its length.
+    size = min(map(len, sides))
+    end = int(max(np.flatnonzero(sides[0][:size] != sides[1][:size]), default=-1)) + 1
+    is_value = kind in ENTITY_KINDS and size < SHOWN_CHARACTERS
+    return (first + end, first + end) if is_value and end <= _LONGEST_VALUE else (ours, theirs)
 
 
 def _some(ids: Ids) -> tuple[int, ...]:

@@ -51,6 +51,8 @@ _NUMBER_IN_NAME = re.compile(r"(?<=[#_-])\d{1,11}(?![\w.-])")
 _MONEY_BEHIND = re.compile(r"\s?(?:[$€£¥]|(?:USD|EUR|GBP|JPY|CHF|dollars?|euros?|cents?)\b)")
 _MONEY_BEFORE = re.compile(r"(?:[$€£¥]|\b(?:USD|EUR|GBP|JPY|CHF))\s?$")
 
+ENTITY_KINDS = (DifferenceKind.TIMESTAMP, DifferenceKind.UUID, DifferenceKind.COUNTER)
+
 NEAR_AT_MOST = 16
 NEAR_SHARE = 0.1
 """Two numbers are near each other if they differ by no more than so much, or than this share of the larger one."""

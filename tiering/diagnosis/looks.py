@@ -1,12 +1,12 @@
 """What a difference looks like, told from the text around it."""
 
-import json
 import re
-from typing import Any
 
 from kvstore.reports import DifferenceKind
+from tiering.diagnosis import orders
 from tiering.diagnosis.alignment import same_characters
-from tiering.diagnosis.entities import entities, is_random, masked, vary, word_at
+from tiering.diagnosis.entities import Entity, entities, is_random, masked, vary, word_at
+from tiering.diagnosis.orders import Exchange, exchange
 from tiering.diagnosis.turns import is_turn_begun, num_turns, speaker, starts_turn
 from tiering.diagnosis.windows import Window
 
@@ -18,6 +18,9 @@ _NEAR_BEFORE, _NEAR_BEHIND = (
 )  # characters around the first difference in which entities are looked for
 _AGREE = 6  # so many characters behind an entity, or all there are, say that it alone was written anew
 _AGREE_WITHOUT_SPACE = 12
+_AGREE_WITHOUT_HEADER = 24
+_BESIDE = 80  # characters that are the same, at most, between two things that vary in one stretch
+_CLOCK = re.compile(r"\d?\d:\d\d\S*(?:\s?[AaPp]\.?[Mm])?|T\d{4,6}Z?")
 _LONGEST_HEADER = 600
 _LINE_BEGINS = ("", "\n", ">", "]")  # or what a template puts before it
 
@@ -27,17 +30,6 @@ _HEADER = re.compile(
     re.IGNORECASE,
 )
 _SPACE = re.compile(r"[\s\u200b\u2060\ufeff]+")
-_MOST_CONTAINERS = 48
-_BETWEEN_MEMBERS = re.compile(r"""\s*,\s*(?=["'])|[{\[]\s*(?=["'])|\s*[}\]]""")
-_KEY = re.compile(r"""(["'])[^"'\n]{1,100}\1\s*:""")
-_LEAST_UNIT = 12  # characters: shorter lines are equal by chance
-_SEPARATORS = (re.compile(r"\n[ \t]*\n\s*"), re.compile(r"\n"), re.compile(r"</\w{1,40}>\s*"))
-_NUMBERING = re.compile(
-    r"^\W*(?:(?:document|doc|source|passage|result|chunk|context|example|item|tool)\w*[\s:_#-]*)?"
-    r"[\[(#]?\d{1,4}[\])]?[.:)]?\s*",
-    re.IGNORECASE,
-)
-_INDEX_ATTRIBUTE = re.compile(r"""\b(?:index|id|number|n)=["']?\d{1,4}["']?""")
 _REASONING = re.compile(
     r"<think(?:ing)?>|<reasoning>|\[THINK\]|<\|channel\|>analysis|<\|START_THINKING\|>|<seed:think>",
     re.IGNORECASE,
@@ -56,45 +48,95 @@ def is_same_text(window: Window) -> bool:
 
 
 def header_name(window: Window) -> str | None:
-    """The name of the client's header line that the first difference lies in; Claude Code's may be there on one side only.
+    """The name of the client's header line that the first difference lies in, on both sides.
 
-    Others count near the beginning of a prompt alone: further on they are what somebody talks about.
+    Claude Code's may be there on one side only, if both are alike without it. Others count near the beginning of a prompt
+    alone: further on they are what somebody talks about.
     """
-    names = [_header_at(text, window.first) for text in (window.asked, window.cached)]
-    if ATTRIBUTION_HEADER in names:
-        return ATTRIBUTION_HEADER
-    return names[0] if names[0] == names[1] and window.begins else None
-
-
-def _header_at(text: str, place: int) -> str | None:
-    for match in _HEADER.finditer(text, max(0, place - _LONGEST_HEADER), place + _LONGEST_HEADER):
-        name, before = match["name"].lower(), text[: match.start()].rstrip(" \t")
-        if match.start() <= place < match.end() and (
-            name == ATTRIBUTION_HEADER or before[-1:] in _LINE_BEGINS
-        ):
-            return name
+    sides = window.asked, window.cached
+    found = [_header_at(text, window.first) for text in sides]
+    names = [match and match["name"].lower() for match in found]
+    if names[0] == names[1]:
+        return names[0] if names[0] == ATTRIBUTION_HEADER or window.begins else None
+    for match, name, text, other in zip(found, names, sides, reversed(sides), strict=True):
+        if match is not None and name == ATTRIBUTION_HEADER:
+            behind, instead = text[match.end() :].lstrip(), other[match.start() :].lstrip()
+            return name if behind and instead and _agree(behind, instead, _AGREE_WITHOUT_HEADER) else None
     return None
 
 
-def entity_kind(window: Window) -> DifferenceKind | None:
-    """TIMESTAMP, UUID or COUNTER, if the first difference lies in one on both sides, and what follows agrees again."""
+def _header_at(text: str, place: int) -> re.Match[str] | None:
+    for match in _HEADER.finditer(text, max(0, place - _LONGEST_HEADER), place + _LONGEST_HEADER):
+        before = text[: match.start()].rstrip(" \t")
+        if match.start() <= place < match.end() and (
+            match["name"].lower() == ATTRIBUTION_HEADER or before[-1:] in _LINE_BEGINS
+        ):
+            return match
+    return None
+
+
+def entity_kinds(window: Window) -> tuple[DifferenceKind, ...]:
+    """TIMESTAMP, UUID or COUNTER, if the first difference lies in one on both sides, and what follows agrees again.
+
+    Behind it the kinds of others that vary beside it, each once.
+    """
+    ours, theirs, place = _around(window)
+    found, found_theirs = entities(ours), entities(theirs)
+    pair = _pair_at(found, found_theirs, place)
+    ends = (pair[0].end, pair[1].end, pair[0].kind) if pair else _identifiers_at(ours, theirs, place)
+    if ends is None:
+        return ()
+    end, end_theirs, kind = ends
+    if not _agree(masked(ours[end:]), masked(theirs[end_theirs:]), _AGREE):
+        return ()
+    kinds, quiet = [kind], 0
+    rest = zip(
+        (each for each in found if each.start >= end),
+        (each for each in found_theirs if each.start >= end_theirs),
+        strict=False,
+    )
+    for one, other in rest:
+        between = ours[end : one.start]
+        quiet += len(between)
+        if between != theirs[end_theirs : other.start] or quiet > _BESIDE:
+            break
+        if vary(one, other):
+            quiet = 0
+            kinds.append(one.kind)
+        elif one.text != other.text:
+            break
+        end, end_theirs = one.end, other.end
+    return tuple(dict.fromkeys(kinds))
+
+
+def is_day_alone(window: Window) -> bool:
+    """Whether the first difference lies in a date, and the time of day is the same or not there."""
+    ours, theirs, place = _around(window)
+    pair = _pair_at(entities(ours), entities(theirs), place)
+    if pair is None or "epoch" in (pair[0].shape, pair[1].shape):
+        return False
+    clocks = [_CLOCK.findall(each.text) for each in pair]
+    return clocks[0] == clocks[1]
+
+
+def _around(window: Window) -> tuple[str, str, int]:
+    """The texts in which entities are looked for, and where in them the first difference is."""
     low = max(0, window.first - _NEAR_BEFORE)
-    place = window.first - low
     ours, theirs = (text[low : window.first + _NEAR_BEHIND] for text in (window.asked, window.cached))
-    pair = next(
+    return ours, theirs, window.first - low
+
+
+def _pair_at(ours: list[Entity], theirs: list[Entity], place: int) -> tuple[Entity, Entity] | None:
+    """What was written anew at that place, as it is on each side."""
+    return next(
         (
-            (one.end, other.end, one.kind)
-            for one in entities(ours)
-            for other in entities(theirs)
+            (one, other)
+            for one in ours
+            for other in theirs
             if one.start == other.start <= place <= min(one.end, other.end) and vary(one, other)
         ),
         None,
     )
-    pair = pair or _identifiers_at(ours, theirs, place)
-    if pair is None:
-        return None
-    end, end_theirs, kind = pair
-    return kind if _agree(masked(ours[end:]), masked(theirs[end_theirs:]), _AGREE) else None
 
 
 def _identifiers_at(ours: str, theirs: str, place: int) -> tuple[int, int, DifferenceKind] | None:
@@ -136,78 +178,37 @@ def _leading_space(text: str) -> str:
 # --- the same things in another order -------------------------------------------------------------------------------
 
 
-def json_kind(window: Window) -> DifferenceKind | None:
-    """REORDERED_KEYS or REORDERED_DOCUMENTS, if the smallest JSON value with a difference has the same parts on both sides."""
-    decoder = json.JSONDecoder()
-    opens = [match.start() for match in re.finditer(r"[{\[]", window.asked[: window.first])]
-    for place in reversed(opens[-_MOST_CONTAINERS:]):
-        try:
-            ours, end = decoder.raw_decode(window.asked, place)
-            theirs, end_theirs = decoder.raw_decode(window.cached, place)
-            if min(end, end_theirs) <= window.first:
-                continue  # it ends before the difference
-            if json.dumps(ours) == json.dumps(theirs):
-                return None  # written in another way, with the same order
-            if ours == theirs:
-                return DifferenceKind.REORDERED_KEYS
-            if _without_order(ours) == _without_order(theirs):
-                return _kind_of_list(ours)
-        except (ValueError, RecursionError):
-            continue  # not JSON, or not all of it is known
-    return None
-
-
-def _without_order(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_order(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return sorted(
-            (_without_order(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True)
-        )
-    return value
-
-
-def _kind_of_list(value: Any) -> DifferenceKind:
-    """Of objects, such as tools, or of names, such as the members that an object must have."""
-    has_objects = isinstance(value, list) and any(isinstance(item, dict) for item in value)
-    return DifferenceKind.REORDERED_DOCUMENTS if has_objects else DifferenceKind.REORDERED_KEYS
+def exchange_in(window: Window) -> Exchange | None:
+    """The exchange of pieces that the difference is, if all of them are known."""
+    return exchange(
+        window.asked,
+        window.cached,
+        window.first,
+        markers=window.markers,
+        asked_whole=window.asked_whole,
+        cached_whole=window.cached_whole,
+    )
 
 
 def are_members_permuted(window: Window) -> bool:
-    """Whether the next member of each side, of JSON or a Python dict, is one of the other's later ones.
-
-    For objects of which too little is known to read them as JSON.
-    """
-    start = max(
-        (match.end() for match in _BETWEEN_MEMBERS.finditer(window.asked, 0, window.first)), default=0
-    )
-    ours, theirs = (_BETWEEN_MEMBERS.split(text[start:]) for text in (window.asked, window.cached))
-    keys = [match and match.group() for match in (_KEY.match(ours[0]), _KEY.match(theirs[0]))]
-    return None not in keys and keys[0] != keys[1] and ours[0] in theirs[1:] and theirs[0] in ours[1:]
+    """Whether the next member of an object on each side is one of the other's later ones."""
+    return orders.are_members_permuted(window.asked, window.cached, window.first)
 
 
 def is_permuted(window: Window) -> bool:
     """Whether paragraphs, lines or elements were exchanged: the next of each side stands further on in the other's text."""
-    return any(_permuted(window, separator) for separator in _SEPARATORS)
+    return orders.are_next_exchanged(
+        window.asked,
+        window.cached,
+        window.first,
+        asked_whole=window.asked_whole,
+        cached_whole=window.cached_whole,
+    )
 
 
-def _permuted(window: Window, separator: re.Pattern[str]) -> bool:
-    start = max((match.end() for match in separator.finditer(window.asked, 0, window.first)), default=0)
-    ours = _units(window.asked[start:], separator, whole=window.asked_whole)
-    theirs = _units(window.cached[start:], separator, whole=window.cached_whole)
-    if min(len(ours), len(theirs)) < 2 or min(len(ours[0]), len(theirs[0])) < _LEAST_UNIT:
-        return False
-    return ours[0] != theirs[0] and ours[0] in theirs[1:] and theirs[0] in ours[1:]
-
-
-def _units(text: str, separator: re.Pattern[str], *, whole: bool) -> list[str]:
-    """Paragraphs, lines or elements, without their numbers; the last one, if it may be cut, is left out."""
-    units = separator.split(text)
-    return [
-        _INDEX_ATTRIBUTE.sub("", _NUMBERING.sub("", unit)).strip()
-        for unit in (units if whole else units[:-1])
-        if unit.strip()
-    ]
+def is_moved(window: Window) -> bool:
+    """Whether what stands here on either side comes later on the other, without being a paragraph or line of its own."""
+    return orders.is_moved(window.asked, window.cached, window.first, window.asked_end, window.cached_end)
 
 
 # --- turns ----------------------------------------------------------------------------------------------------------

@@ -217,8 +217,9 @@ def _unwrapped(value: Any) -> Mapping[str, Any]:
             break
         value = inner[0]
     raise NotARequest(
-        "there is no request in it: expected an object with \"messages\", of OpenAI's or Anthropic's shape, or one with such "
-        'an object under "request" or "body"'
+        "there is no request in it: expected an object with \"messages\", of OpenAI's chat completions or Anthropic's shape, "
+        'one with "prompt" or "text", or a list of messages; one of these, a list of them, or one on each line, and each '
+        'may lie under "request", "body", "params" or "json"'
     )
 
 

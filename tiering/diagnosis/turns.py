@@ -56,3 +56,19 @@ def speaker(text: str) -> str | None:
     last = turns[-1]
     role = _ROLE.match(text, last.end())
     return "assistant" if _ASSISTANT.search(last.group() + (role[1] if role else "")) else "other"
+
+
+def start_of_words(text: str, end: int) -> int:
+    """Where in text[:end] what is said in the last turn begins, behind its role; 0 where no turn begins in it."""
+    start = 0
+    for match in _TURN.finditer(text, 0, end):
+        head = _HEAD.match(text, match.end(), end)
+        start = match.end() if head is None else head.end()
+    return start
+
+
+def end_of_words(text: str, start: int, markers: tuple[str, ...] = ()) -> int:
+    """Where what is said at `start` ends: at the next end or beginning of a turn, or special token; else with the text."""
+    found = [match.start() for pattern in (_TURN, _TURN_END) if (match := pattern.search(text, start))]
+    found += [place for marker in markers if (place := text.find(marker, start)) >= 0]
+    return min(found, default=len(text))
