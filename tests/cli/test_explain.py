@@ -190,6 +190,24 @@ def test_an_exchange_and_another_difference_behind_it(recorded, bytes_dir):
     assert "With all of this mended: about " in done.output
 
 
+def test_passages_of_which_one_is_another(recorded, bytes_dir):
+    """No order makes them the same: what stands behind them is what could be reused, and they are told once."""
+    passages = [
+        f"Passage of the {name}: it stands by the {name}." for name in ("mill", "bridge", "tower", "well")
+    ]
+
+    def asking(*numbers: int):
+        text = "\n\n".join(["Use these.", *(passages[number] for number in numbers), RULES])
+        return {"messages": [{"role": "user", "content": text}]}
+
+    before, now = recorded("A", asking(0, 1, 2)), recorded("B", asking(1, 3, 0))
+    found = json.loads(explain(before, now, "--tokenizer", bytes_dir, "--json").output)
+    assert (found["difference"]["kind"], found["by_order"]) == ("reordered_documents", False)
+    assert found["num_further"] == 0
+    behind = len(RULES.rstrip()) + len("\n<assistant>")
+    assert behind <= found["without_first"]["tokens"] - found["shared"]["tokens"] <= behind + 1
+
+
 def test_a_time_and_an_identifier_are_one_stretch(recorded, bytes_dir):
     """What moving both gains is said, and neither is told again behind it."""
 

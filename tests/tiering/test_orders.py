@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kvstore.reports import DifferenceKind as Kind
 from tiering.diagnosis.alignment import first_difference, same_characters
 from tiering.diagnosis.differences import difference
-from tiering.diagnosis.orders import exchange
+from tiering.diagnosis.orders import end_of_mixed, exchange
 
 PASSAGES = ("The mill is old.", "A bridge crosses the river.", "Clocks hang in the tower.")
 ORDERS = [order for order in permutations(range(3)) if order != (0, 1, 2)]
@@ -80,6 +80,18 @@ def test_what_is_there_once_more_was_not_moved(tokenizer):
 def test_no_exchange(asked, cached):
     assert found_in(asked, cached) is None
     assert found_in(cached, asked) is None
+
+
+def test_a_list_ends_where_both_go_on_alike_though_one_of_its_pieces_is_another():
+    rest = "\n\nHow old is it?\n<assistant>"
+    asked = "<user>Use these.\n\n" + "\n\n".join(PASSAGES) + rest
+    cached = "<user>Use these.\n\n" + "\n\n".join([PASSAGES[1], "The well is dry.", PASSAGES[0]]) + rest
+    first = same_characters(asked, cached)
+    assert exchange(asked, cached, first) is None
+    ends = end_of_mixed(asked, cached, first)
+    assert asked[ends[0] :] == cached[ends[1] :] == rest.strip("\n")
+    unlike = cached.replace(PASSAGES[1], "It rains.")
+    assert end_of_mixed(asked, unlike, same_characters(asked, unlike)) is None
 
 
 def test_the_last_piece_of_a_text_that_is_cut_counts_for_nothing():

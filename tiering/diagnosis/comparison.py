@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from kvstore.reports import Difference
+from kvstore.reports import Difference, DifferenceKind
 from tiering.diagnosis.alignment import Stretch, first_difference, same_characters, stretches
 from tiering.diagnosis.differences import REORDERED, difference
-from tiering.diagnosis.orders import exchange
+from tiering.diagnosis.orders import end_of_mixed, exchange
 from tiering.diagnosis.renderings import Rendering
 from tiering.diagnosis.windows import special_texts
 
@@ -121,10 +121,11 @@ def _findings(asked: Rendering, cached: Rendering, tokenizer: Any) -> list[_Find
         told = _told(asked, cached, _moved(stretch, begin), tokenizer) if len(found) <= MOST_FURTHER else None
         one = _Finding(told=told, gain=stretch.same_tokens)
         if told is not None and told.kind in REORDERED:
-            ends = _exchange_ends(asked, cached, begin, tokenizer)
-            if ends is not None:
+            ends, by_order = _exchange_ends(asked, cached, begin, tokenizer, told.kind)
+            if ends is not None and ends[0] > told.at_token:
                 same = first_difference(asked.ids[ends[0] :], cached.ids[ends[1] :])
-                one = _Finding(told=told, gain=ends[0] - told.at_token + same, by_order=True)
+                gain = same + (ends[0] - told.at_token if by_order else 0)
+                one = _Finding(told=told, gain=gain, by_order=by_order)
                 begin, todo = ends, stretches(asked.ids[ends[0] :], cached.ids[ends[1] :])
         if found and found[-1].takes_in(one):
             found[-1].gain = one.gain + (
@@ -147,21 +148,25 @@ def _moved(stretch: Stretch, begin: tuple[int, int]) -> Stretch:
 
 
 def _exchange_ends(
-    asked: Rendering, cached: Rendering, begin: tuple[int, int], tokenizer: Any
-) -> tuple[int, int] | None:
-    """The tokens before which an exchange ends that is the first difference from there on; None if it is not found whole."""
+    asked: Rendering, cached: Rendering, begin: tuple[int, int], tokenizer: Any, kind: DifferenceKind
+) -> tuple[tuple[int, int] | None, bool]:
+    """The tokens before which an exchange ends that is the first difference from there on, and whether all is in it on both sides."""
     starts = asked.starts, cached.starts
     if not starts[0] or not starts[1]:
-        return None
+        return None, False
     places = starts[0][begin[0]], starts[1][begin[1]]
     ours, theirs = asked.prompt.text[places[0] :], cached.prompt.text[places[1] :]
-    found = exchange(ours, theirs, same_characters(ours, theirs), markers=special_texts(tokenizer))
-    if found is None:
-        return None
+    first, markers = same_characters(ours, theirs), special_texts(tokenizer)
+    found = exchange(ours, theirs, first, markers=markers)
+    ends = None if found is None else (found.asked_end, found.cached_end)
+    if found is None and kind is DifferenceKind.REORDERED_DOCUMENTS:
+        ends = end_of_mixed(ours, theirs, first, markers=markers)
+    if ends is None:
+        return None, False
     return (
-        bisect_left(starts[0], places[0] + found.asked_end),
-        bisect_left(starts[1], places[1] + found.cached_end),
-    )
+        bisect_left(starts[0], places[0] + ends[0]),
+        bisect_left(starts[1], places[1] + ends[1]),
+    ), found is not None
 
 
 def _told(asked: Rendering, cached: Rendering, stretch: Stretch, tokenizer: Any) -> Difference:

@@ -94,7 +94,7 @@ def difference(
         before_ids=_some(asked[max(0, at - SHOWN_TOKENS) : at]),
         asked_ids=_some(asked[at : at + SHOWN_TOKENS]),
         cached_ids=_some(cached[stretch.cached_start :][:SHOWN_TOKENS]),
-        **_texts(window, kind, case.exchange if kind in REORDERED else None, stretch.same_tokens),
+        **_texts(case, kind),
         kind=kind,
         advice=None if kind is None else case.advice(kind, also),
         section=section,
@@ -257,17 +257,16 @@ def _gap(has_less: Ids, has_more: Ids, offsets: Sequence[int]) -> tuple[int, int
     return None
 
 
-def _texts(
-    window: Window | None, kind: DifferenceKind | None, exchange: Exchange | None, same_tokens: int
-) -> dict[str, str | None]:
+def _texts(case: _Case, kind: DifferenceKind | None) -> dict[str, str | None]:
     """What is shown. Both sides end behind the stretch with the same characters, if it is short enough for that.
 
     Of an exchange the pieces that were moved are shown: the first of each side, and nothing behind it.
     """
+    window = case.window
     if window is None:
         return {"before": None, "asked": None, "cached": None}
-    split = window.split
-    if exchange is not None:
+    split, exchange = window.split, case.exchange
+    if exchange is not None and kind in REORDERED:
         ends = [
             min(end, split + SHOWN_CHARACTERS)
             for end in (exchange.asked_piece_end, exchange.cached_piece_end)
@@ -276,7 +275,7 @@ def _texts(
             text[split:end].rstrip() for text, end in zip((window.asked, window.cached), ends, strict=True)
         ]
     else:
-        ends = [max(end, split) for end in _ends(window, kind, same_tokens)]
+        ends = [max(end, split) for end in _ends(window, kind, case.stretch.same_tokens)]
         behind = min(same_characters(window.asked[ends[0] :], window.cached[ends[1] :]), SHOWN_BEHIND)
         behind = max(0, min(behind, split + SHOWN_CHARACTERS - max(ends)))
         shown = [

@@ -180,6 +180,30 @@ def are_next_exchanged(asked: str, cached: str, first: int, *, asked_whole: bool
     return False
 
 
+def end_of_mixed(
+    asked: str, cached: str, first: int, *, markers: tuple[str, ...] = ()
+) -> tuple[int, int] | None:
+    """Where a list ends in both texts of which some pieces are the same in another order, and others are not there.
+
+    That is where both go on with the same pieces up to the end of what is said; None if they have no two pieces in common.
+    """
+    asked, cached = asked[: first + MOST_CHARACTERS], cached[: first + MOST_CHARACTERS]
+    ends = end_of_words(asked, first, markers), end_of_words(cached, first, markers)
+    for separator in _SEPARATORS:
+        start = _starts(asked, first, separator)[0]
+        ours, theirs = (
+            [*_pieces(text[:end], start, separator, whole=True)]
+            for text, end in zip((asked, cached), ends, strict=True)
+        )
+        while ours and theirs and ours[-1][0] == theirs[-1][0]:
+            ours.pop()
+            theirs.pop()
+        common = Counter(piece for piece, _ in ours) & Counter(piece for piece, _ in theirs)
+        if sum(number for piece, number in common.items() if len(piece) >= _LEAST_UNIT) >= 2:
+            return ours[-1][1], theirs[-1][1]
+    return None
+
+
 def _starts(text: str, first: int, separator: re.Pattern[str]) -> list[int]:
     """Where the piece may begin that the first difference lies in: behind a separator, what begins a turn, or a colon."""
     start = max((match.end() for match in separator.finditer(text, 0, first)), default=0)
