@@ -232,12 +232,22 @@ def test_lines_for_programs(served, model, tmp_path):
 # ---- ends that are not in order --------------------------------------------------------------------------------------
 
 
+def keep_busy(url: str) -> None:
+    """Have it compute for longer than it waits at its end; a job that is accepted has not begun yet."""
+    for seed in range(8):
+        assert ask(url, "/admin/v1/warm", {"token_ids": tokens(seed, 4000)})[0] == 202
+    for _ in range(1000):
+        if sum(ask(url, "/admin/v1/tiers")[1]["queue"].values()) == 8:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(ask(url, "/admin/v1/tiers"))
+
+
 def test_a_second_signal_ends_it_at_once(served, model, tmp_path):
     """While the first one waits for requests that take longer than it waits for any."""
     one = served(model, "--config", config_file(tmp_path, max_batch_tokens=1, device_bytes="64MiB"))
     url = one.url()
-    for seed in range(4):
-        assert ask(url, "/admin/v1/warm", {"token_ids": tokens(seed, 4000)})[0] == 202
+    keep_busy(url)
     one.process.send_signal(signal.SIGTERM)
     one.wait_for("ending")
     one.process.send_signal(signal.SIGTERM)
@@ -247,8 +257,7 @@ def test_a_second_signal_ends_it_at_once(served, model, tmp_path):
 def test_what_does_not_end_in_time_is_cut_off(served, model, tmp_path):
     one = served(model, "--config", config_file(tmp_path, max_batch_tokens=1, device_bytes="64MiB"))
     url = one.url()
-    for seed in range(4):
-        assert ask(url, "/admin/v1/warm", {"token_ids": tokens(seed, 4000)})[0] == 202
+    keep_busy(url)
     assert one.end() == 0
     assert any("had not ended after 5 seconds" in line for line in one.said), one.said
 
