@@ -19,7 +19,7 @@ import pytest
 
 from engine.config import EngineConfig, config_from
 from kvstore.admin import AdminConfig
-from tests.engine.engines import tokens, until
+from tests.engine.engines import tokens
 from tests.engine.families import CASES
 from tiering.cli.serve_config import serve_config
 
@@ -232,12 +232,22 @@ def test_lines_for_programs(served, model, tmp_path):
 # ---- ends that are not in order --------------------------------------------------------------------------------------
 
 
+def keep_busy(url: str) -> None:
+    """Have it compute for longer than it waits at its end; a job that is accepted has not begun yet."""
+    for seed in range(8):
+        assert ask(url, "/admin/v1/warm", {"token_ids": tokens(seed, 4000)})[0] == 202
+    for _ in range(1000):
+        if sum(ask(url, "/admin/v1/tiers")[1]["queue"].values()) == 8:
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError(ask(url, "/admin/v1/tiers"))
+
+
 def test_a_second_signal_ends_it_at_once(served, model, tmp_path):
     """While the first one waits for requests that take longer than it waits for any."""
     one = served(model, "--config", config_file(tmp_path, max_batch_tokens=1, device_bytes="64MiB"))
     url = one.url()
-    for seed in range(4):
-        assert ask(url, "/admin/v1/warm", {"token_ids": tokens(seed, 4000)})[0] == 202
+    keep_busy(url)
     one.process.send_signal(signal.SIGTERM)
     one.wait_for("ending")
     one.process.send_signal(signal.SIGTERM)
@@ -247,11 +257,7 @@ def test_a_second_signal_ends_it_at_once(served, model, tmp_path):
 def test_what_does_not_end_in_time_is_cut_off(served, model, tmp_path):
     one = served(model, "--config", config_file(tmp_path, max_batch_tokens=1, device_bytes="64MiB"))
     url = one.url()
-    for seed in range(4):
-        assert ask(url, "/admin/v1/warm", {"token_ids": tokens(seed, 4000)})[0] == 202
-    until(
-        lambda: len(ask(url, "/admin/v1/requests")[1]["requests"]) == 4
-    )  # or there would be nothing to wait for
+    keep_busy(url)
     assert one.end() == 0
     assert any("had not ended after 5 seconds" in line for line in one.said), one.said
 
@@ -375,13 +381,16 @@ def test_nothing_said_is_the_defaults():
 
 def test_the_documented_file_is_one(tmp_path):
     text = (ROOT / "docs" / "serve.md").read_text()
-    [example] = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    example, small = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     file = tmp_path / "kvtide.toml"
     file.write_text(example)
     chosen = serve_config(file, {}, token_file=None, read_token_file=None, environment={})
     assert chosen.engine == config_from(tomllib.loads(example)["engine"])
     assert chosen.engine.disk_bytes == 64 << 30
     assert chosen.admin.max_requests_per_s == 50
+    file.write_text(small)
+    chosen = serve_config(file, {}, token_file=None, read_token_file=None, environment={})
+    assert (chosen.engine.host_bytes, chosen.engine.device_bytes) == (256 << 20, 64 << 20)
 
 
 def test_the_documented_options_are_the_commands():
