@@ -41,13 +41,24 @@ PROMPT = list(range(3, 163))
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A llama with random weights, on disk."""
+    return saved(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="module")
+def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of so many layers that what it is given takes far longer than anybody waits for it."""
+    return saved(tmp_path_factory.mktemp("slow-llama"), num_hidden_layers=16)
+
+
+def saved(folder: Path, **changed: int) -> Path:
     import torch
     from transformers import LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("tiny-llama")
+    config = CASES["llama"].config()
+    config.update(changed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        LlamaForCausalLM(CASES["llama"].config()).save_pretrained(folder)
+        LlamaForCausalLM(config).save_pretrained(folder)
     return folder
 
 
@@ -243,9 +254,9 @@ def keep_busy(url: str) -> None:
     raise AssertionError(ask(url, "/admin/v1/tiers"))
 
 
-def test_a_second_signal_ends_it_at_once(served, model, tmp_path):
+def test_a_second_signal_ends_it_at_once(served, slow_model, tmp_path):
     """While the first one waits for requests that take longer than it waits for any."""
-    one = served(model, "--config", config_file(tmp_path, max_batch_tokens=1, device_bytes="64MiB"))
+    one = served(slow_model, "--config", config_file(tmp_path, max_batch_tokens=1, device_bytes="64MiB"))
     url = one.url()
     keep_busy(url)
     one.process.send_signal(signal.SIGTERM)
@@ -254,8 +265,8 @@ def test_a_second_signal_ends_it_at_once(served, model, tmp_path):
     assert one.ended() == -signal.SIGTERM
 
 
-def test_what_does_not_end_in_time_is_cut_off(served, model, tmp_path):
-    one = served(model, "--config", config_file(tmp_path, max_batch_tokens=1, device_bytes="64MiB"))
+def test_what_does_not_end_in_time_is_cut_off(served, slow_model, tmp_path):
+    one = served(slow_model, "--config", config_file(tmp_path, max_batch_tokens=1, device_bytes="64MiB"))
     url = one.url()
     keep_busy(url)
     assert one.end() == 0
