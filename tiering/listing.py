@@ -31,6 +31,9 @@ FRESH_S: Final = 1.0
 _MOST_SHARE: Final = 20
 """A walk that took so long is followed by none for so many times that."""
 
+_STALE_SHARE: Final = 4
+"""Where making a list took long, the last one is shown for so many times that while the next is made."""
+
 TEXT_TOKENS: Final = 64
 """How many tokens of a run are told as text in a list."""
 
@@ -46,11 +49,12 @@ Describe = Callable[[Tokens], str]
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A list, and when on the cache's clock it was taken and until when it is used again."""
+    """A list, when on the cache's clock it was taken, and until when it is used: for itself, and while another is made."""
 
     runs: Runs
     taken_s: float
     fresh_until_s: float
+    stale_until_s: float
     texts: dict[int, str] = field(default_factory=dict)
     """How runs begin, in lower case, of those that were searched."""
 
@@ -155,14 +159,22 @@ class Listing:
     # --- the list -------------------------------------------------------------------------------------------------
 
     def _latest(self) -> Table:
-        """A list that is fresh: the one there is, or one that is being made or has to be."""
+        """A list that is fresh: the one there is, or one that is being made or has to be.
+
+        Of a large index, which takes long, everybody has the last one meanwhile.
+        """
         with self._lock:
-            if self._table is not None and self._clock() < self._table.fresh_until_s:
-                return self._table
+            table, now_s = self._table, self._clock()
+            if table is not None and now_s < table.fresh_until_s:
+                return table
             coming = self._coming
             mine = coming is None
             if coming is None:
                 coming = self._coming = Future()
+        if table is not None and now_s < table.stale_until_s:
+            if mine:
+                threading.Thread(target=self._make, args=(coming,), name="kvtide-list", daemon=True).start()
+            return table
         if mine:
             self._make(coming)
         return self._wait(coming)
@@ -172,9 +184,10 @@ class Listing:
             began_s = time.perf_counter()
             nodes = self._take()
             taken_s, walk_s = self._clock(), time.perf_counter() - began_s
-            table = Table(
-                Runs(nodes, self._block_tokens), taken_s, taken_s + max(FRESH_S, _MOST_SHARE * walk_s)
-            )
+            runs = Runs(nodes, self._block_tokens)
+            fresh_until_s = taken_s + max(FRESH_S, _MOST_SHARE * walk_s)
+            made_s = time.perf_counter() - began_s
+            table = Table(runs, taken_s, fresh_until_s, fresh_until_s + _STALE_SHARE * made_s)
         except BaseException as error:  # noqa: BLE001 - whoever waits for this list gets it
             with self._lock:
                 if self._coming is coming:

@@ -441,6 +441,32 @@ def test_who_asks_while_a_list_is_made_waits_for_that_one(tiers):
     assert len(taken) == 1
 
 
+def test_of_a_large_index_the_last_list_is_shown_while_the_next_is_made(tiers, monkeypatch):
+    """Whoever asks meanwhile does not wait, and is told how old it is; one thread makes the next."""
+    monkeypatch.setattr("tiering.listing._STALE_SHARE", 1e9)
+    clock, begun, go_on, taken = Clock(), threading.Event(), threading.Event(), []
+
+    def take():
+        taken.append(clock.now_s)
+        if len(taken) > 1:
+            begun.set()
+            assert go_on.wait(GIVE_UP_S)
+        return ended(walk(holdings_of(tiers)))
+
+    listed = listing(None, clock, take=take)
+    assert listed.page(PrefixQuery()).total == 2
+    tiers.run(prompt(9))
+    clock.now_s = 50.0
+    assert [listed.page(PrefixQuery()).taken_ago_s for _ in range(3)] == [50.0] * 3
+    assert begun.wait(GIVE_UP_S)
+    assert taken == [0.0, 50.0]
+    [making] = [thread for thread in threading.enumerate() if thread.name == "kvtide-list"]
+    go_on.set()
+    making.join(GIVE_UP_S)
+    page = listed.page(PrefixQuery())
+    assert (page.total, page.taken_ago_s) == (3, 0.0)
+
+
 def test_a_list_that_cannot_be_made_fails_for_all_and_the_next_is_tried_again(tiers):
     fails = [True]
 
