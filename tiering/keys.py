@@ -6,8 +6,10 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
+
 from kvstore.block import TOKEN_ID_BYTES, BlockKey, chain_key
-from tiering.runs import Runs
+from tiering.runs import Hashed, Runs
 
 _KEPT_KEYS: Final = 8192
 _KEPT_EDGES: Final = 32768
@@ -53,20 +55,49 @@ class Keys:
         return None if found is None else (b"".join(found[0]), found[1])
 
     def search(self, runs: Runs, key: BlockKey) -> bytes:
-        """The same for any block of the list. Hashes all of it, a second for a million blocks; KeyError if none is it."""
+        """The same for any block of the list; KeyError if none is it.
+
+        Hashes all of the list, a second for half a million blocks, when it is first searched.
+        """
         with (
             self._searching
         ):  # one at a time: nobody is to keep all processors busy with keys that do not exist
-            ends: dict[int, BlockKey] = {}
-            for number, (node, up, edge) in enumerate(runs.nodes()):
-                if number % _PAUSE_EDGES == 0:
-                    time.sleep(0)
-                for at, found in self._blocks(ends.get(up, self._root_key), edge):
-                    if found == key:
-                        path = runs.path_to(node)
-                        return path[: len(path) - len(edge) + at]
-                    ends[node] = found
+            if runs.hashed is None:
+                runs.hashed = self._hashed(runs)
+        words, nodes, ends = runs.hashed
+        word = _word(key)
+        for at in range(int(np.searchsorted(words, np.uint64(word))), len(words)):
+            if words.item(at) != word:
+                break
+            path = runs.path_to(nodes.item(at))
+            path = path[: len(path) - runs.edge_bytes(nodes.item(at)) + ends.item(at)]
+            if self._end_of(path) == key:
+                return path
         raise KeyError(key.hex())
+
+    def _hashed(self, runs: Runs) -> Hashed:
+        words, nodes, places = [], [], []
+        above: dict[int, BlockKey] = {}
+        for number, (node, up, edge) in enumerate(runs.nodes()):
+            if number % _PAUSE_EDGES == 0:
+                time.sleep(0)
+            for at, found in self._blocks(above.get(up, self._root_key), edge):
+                words.append(_word(found))
+                nodes.append(node)
+                places.append(at)
+                above[node] = found
+        order = np.argsort(np.array(words, dtype=np.uint64), kind="stable")
+        return Hashed(
+            np.array(words, dtype=np.uint64)[order],
+            np.array(nodes, dtype=np.int64)[order],
+            np.array(places, dtype=np.int64)[order],
+        )
+
+    def _end_of(self, path: bytes) -> BlockKey:
+        key = self._root_key
+        for _, key in self._blocks(self._root_key, path):  # noqa: B007 - the last one is wanted
+            pass
+        return key
 
     def _end(self, key: BlockKey, edge: bytes) -> BlockKey:
         with self._lock:
@@ -86,3 +117,8 @@ class Keys:
         for at in range(0, len(edge), self._block_bytes):
             key = chain_key(key, edge[at : at + self._block_bytes])
             yield at + self._block_bytes, key
+
+
+def _word(key: BlockKey) -> int:
+    """The part of a key that it is looked up by."""
+    return int.from_bytes(key[:8], "little")

@@ -1,6 +1,6 @@
 """The runs of blocks that a walk over the index has seen: as arrays, in which whole lists are chosen and sorted at once."""
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,14 @@ NO_RUN: Final = -1
 Numbers = NDArray[np.int64]
 
 
+class Hashed(NamedTuple):
+    """Every block of a list by its key's first 8 bytes, ascending: its node, and where it ends in the node's tokens."""
+
+    words: NDArray[np.uint64]
+    nodes: NDArray[np.int64]
+    ends: NDArray[np.int64]
+
+
 class Runs:
     """All runs, by number: nodes that follow each other without a branch are one. Never changed, once it is made.
 
@@ -28,6 +36,8 @@ class Runs:
         self._block_bytes = block_tokens * TOKEN_ID_BYTES
         seen = _Columns(parts)
         self._edges, self._up = seen.edges, seen.ups
+        self.hashed: Hashed | None = None
+        """All keys, once somebody has searched for one that was not handed out of late."""
         self._arrange(seen, block_tokens)
 
     def _arrange(self, seen: "_Columns", block_tokens: int) -> None:
@@ -169,6 +179,10 @@ class Runs:
         """Each node with the one above it and its edge, what leads to it first."""
         order = self._order.tolist()
         return [(node, self._up.item(node), self._edges[node]) for node in order]
+
+    def edge_bytes(self, node: int) -> int:
+        """How long a node's tokens are."""
+        return len(self._edges[node])
 
     def path_to(self, node: int) -> bytes:
         """The tokens from the first on up to the end of a node."""

@@ -353,6 +353,25 @@ def test_a_run_in_detail(listed):
     assert listed.detail(key).token_ids is None, "ids tell as much as text does"
 
 
+def test_a_list_is_hashed_once_for_keys_that_were_never_told(listed, monkeypatch):
+    hashed = []
+
+    def counted(parent, tokens):
+        hashed.append(tokens)
+        return chain_key(parent, tokens)
+
+    monkeypatch.setattr("tiering.keys.chain_key", counted)
+    with pytest.raises(KeyError):
+        listed.path_of("ab" * 32)
+    assert len(hashed) == 6, "every block of it"
+    hashed.clear()
+    with pytest.raises(KeyError):
+        listed.path_of("cd" * 32)
+    assert not hashed
+    assert listed.path_of(key_of(4, 5))[0] == run(4, 5).tobytes()
+    assert len(hashed) == 2, "what is found is proved"
+
+
 def test_any_block_of_a_run_leads_to_it_even_if_its_key_was_never_told(listed):
     assert listed.detail(key_of(4, 5)).run.key == key_of(4, 5, 6)
     path, start = listed.path_of(key_of(4, 5))
