@@ -197,8 +197,8 @@ class Index:
             tokens, matched, max_blocks, chunk_blocks, stash, use, ownership, compute_last=compute_last
         )
         if isinstance(outcome, Lease) and use is not CacheUse.OFF:
-            num_tokens = max(0, len(tokens) - 1) if compute_last else len(tokens)
-            self._lookups.note(num_tokens // self.config.block_tokens, outcome.found_in[: len(matched)])
+            num_blocks = self._leases.num_usable(tokens, compute_last=compute_last)
+            self._lookups.note(num_blocks, outcome.found_in[: len(matched)])
         return outcome
 
     def _match(

@@ -71,7 +71,7 @@ class Leases:
         """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way, and not over."""
         if use is CacheUse.OFF:
             return np.empty(0, dtype=np.intp)
-        usable_blocks = self._num_usable(tokens, compute_last=compute_last)
+        usable_blocks = self.num_usable(tokens, compute_last=compute_last)
         matched = self._holdings.radix.match(tokens[: usable_blocks * self._holdings.radix.block_tokens])
         residency = self._holdings.residency
         state = residency.state
@@ -85,14 +85,14 @@ class Leases:
         ends = np.flatnonzero(ends | self._expiry.is_over(matched))
         return matched[: ends[0]] if len(ends) else matched
 
-    def _num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
+    def num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
         """Whole blocks of a prompt that may match."""
         usable_tokens = max(0, len(tokens) - 1) if compute_last else len(tokens)
         return usable_tokens // self._holdings.radix.block_tokens
 
     def observe(self, tokens: Tokens, matched: Ids, *, compute_last: bool, use: CacheUse) -> Observed:
         """What there is of a prompt that `match` has answered this for."""
-        usable_blocks = self._num_usable(tokens, compute_last=compute_last)
+        usable_blocks = self.num_usable(tokens, compute_last=compute_last)
         return self._observer.observe(tokens, matched, usable_blocks, off=use is CacheUse.OFF)
 
     def is_pending(self, matched: Ids) -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 
 from engine import EngineConfig, SamplingParams
 from engine.engine import Engine
+from kvstore.reports import Explanation
 
 BLOCK = 16
 BLOCK_BYTES = 12 * 1024  # of the tiny llama, in float32
@@ -51,3 +52,11 @@ def until(seen: Callable[[], bool], deadline_s: float = 30.0) -> None:
     while not seen():
         assert time.monotonic() < end_s, "it never came to that"
         time.sleep(0.01)  # between looks at a clock that nobody can set: a TTL counts real seconds
+
+
+def told(explanation: Explanation) -> list[tuple[str | None, int]]:
+    """(tier or reason, tokens) for each part."""
+    return [
+        (part.tier if part.reason is None else part.reason.value, part.end_token - part.start_token)
+        for part in explanation.parts
+    ]

@@ -12,7 +12,7 @@ from engine import RequestOptions, SamplingParams
 from kvstore import ErrorBefore, FalseMiss, FaultStore, Gate, Hang
 from kvstore.reasons import MissReason
 from kvstore.reports import DifferenceKind, PrefixQuery
-from tests.engine.engines import BLOCK, bytes_of, engine_on, tokens, until
+from tests.engine.engines import BLOCK, bytes_of, engine_on, tokens, told, until
 from tiering.observation import Observed
 
 SHORT = SamplingParams(max_tokens=2, ignore_eos=True)
@@ -20,14 +20,6 @@ TEXT = (
     "You are a careful assistant. It is {when}. Answer from the handbook alone, and say so where it is silent. "
     * 3
 )
-
-
-def told(explanation):
-    """(tier or reason, tokens) for each part."""
-    return [
-        (part.tier if part.reason is None else part.reason.value, part.end_token - part.start_token)
-        for part in explanation.parts
-    ]
 
 
 def reasons(explanation):

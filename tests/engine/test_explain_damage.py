@@ -9,20 +9,12 @@ import xxhash
 from engine import SamplingParams
 from kvstore import ErrorBefore, FaultStore, Gate, Hang
 from kvstore.reasons import MissReason
-from tests.engine.engines import BLOCK, engine_on, tokens, until
+from tests.engine.engines import BLOCK, engine_on, tokens, told, until
 from tiering.transfer.faults import FaultDevice
 
 SHORT = SamplingParams(max_tokens=2, ignore_eos=True)
 PROMPT = tokens(1, 3 * BLOCK + 5)
 HEAD_BYTES = 152 + 4 * BLOCK  # what its checksum covers; see docs/block-format.md
-
-
-def told(explanation):
-    """(tier or reason, tokens) for each part."""
-    return [
-        (part.tier if part.reason is None else part.reason.value, part.end_token - part.start_token)
-        for part in explanation.parts
-    ]
 
 
 def resealed(record, at, changed):
