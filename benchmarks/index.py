@@ -249,7 +249,9 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def growth(stages: dict[int, list[_Row]]) -> list[_Row]:
     """What the largest tree takes by what the smallest does."""
-    first, last = ({each["name"]: each["median_us"] for each in stages[size]} for size in (min(stages), max(stages)))
+    first, last = (
+        {each["name"]: each["median_us"] for each in stages[size]} for size in (min(stages), max(stages))
+    )
     names = ["match 1,536", "insert 1,536, 1,024 known", "match 128k, one run", "match 128k, 256 nodes"]
     names += ["insert 512 below 128k, one run", "insert 512 below 128k, 256 nodes"]
     return [{"name": name, "ratio": round(last[name] / first[name], 3)} for name in names]
@@ -264,9 +266,19 @@ def _memory(blocks: int, seed: int) -> _Row:
 def gates(last: list[_Row], figures: dict[str, Any]) -> list[_Row]:
     by_name = {each["name"]: each for each in last}
     found = [(name, by_name[of][column], bound, unit) for name, (of, column), bound, unit in _GATES]
-    found.append(("growth of match and insert, 1k to 100k", max(each["ratio"] for each in figures["growth"]), 1.15, "x"))
+    found.append(
+        (
+            "growth of match and insert, 1k to 100k",
+            max(each["ratio"] for each in figures["growth"]),
+            1.15,
+            "x",
+        )
+    )
     found.append(("longest pause for the collector", figures["collector"]["longest_ms"], 2.0, "ms"))
-    found += [(f"memory of {each['blocks']:,} blocks", each["bytes_a_block"], 130, "bytes a block") for each in figures["memory"]]
+    found += [
+        (f"memory of {each['blocks']:,} blocks", each["bytes_a_block"], 130, "bytes a block")
+        for each in figures["memory"]
+    ]
     return [
         {"name": name, "value": value, "bound": bound, "unit": unit, "holds": value <= bound}
         for name, value, bound, unit in found
@@ -303,12 +315,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prefixes", type=int, default=100_000, help="of the largest tree: 1000, 10000 or 100000")
+    parser.add_argument(
+        "--prefixes", type=int, default=100_000, help="of the largest tree: 1000, 10000 or 100000"
+    )
     parser.add_argument("--blocks", type=int, nargs="*", default=[1_000_000], help="whose memory is measured")
     parser.add_argument("--repeats", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of inserting and evicting, for the collector")
+    parser.add_argument(
+        "--seconds", type=float, default=5.0, help="of inserting and evicting, for the collector"
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="where the figures go; a report for people goes beside it, as .md")
+    parser.add_argument(
+        "--json", type=Path, help="where the figures go; a report for people goes beside it, as .md"
+    )
     arguments = parser.parse_args()
     figures = measure(arguments)
     print(report(figures))

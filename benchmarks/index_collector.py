@@ -2,7 +2,7 @@
 
 import gc
 import time
-from typing import Any
+from typing import Any, Self
 
 from benchmarks.index_tree import Tree
 from benchmarks.workloads_index import Tokens, prefixes
@@ -20,7 +20,7 @@ class Pauses:
         self.cpu_ms: list[float] = []
         self._wall_ns = self._cpu_ns = 0
 
-    def __enter__(self) -> "Pauses":
+    def __enter__(self) -> Self:
         gc.callbacks.append(self._note)
         return self
 

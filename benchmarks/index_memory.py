@@ -17,7 +17,9 @@ _OWN_BLOCKS = OWN_TOKENS // 16
 
 def resident_bytes() -> int:
     """What the process has of memory now."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS"))
+    line = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -26,9 +28,10 @@ def measure(num_blocks: int, seed: int) -> dict[str, Any]:
     tree = Tree(num_blocks + _OWN_BLOCKS)
     rng = np.random.default_rng(seed)
     before = resident_bytes()
-    shared = []
-    for _ in range(NUM_SHARED):
-        shared.append(tree.enter(rng.integers(0, 128_000, SHARED_TOKENS, dtype=np.int32), Tier.DEVICE))
+    shared = [
+        tree.enter(rng.integers(0, 128_000, SHARED_TOKENS, dtype=np.int32), Tier.DEVICE)
+        for _ in range(NUM_SHARED)
+    ]
     for number in range((num_blocks - NUM_SHARED * len(shared[0])) // _OWN_BLOCKS):
         above = shared[number % NUM_SHARED]
         edge = rng.integers(0, 128_000, OWN_TOKENS, dtype=np.int32)

@@ -32,7 +32,11 @@ class Tree:
         )
         self.holdings = self.index._holdings
         self.eviction = self.index._eviction
-        self.radix, self.order, self.residency = self.holdings.radix, self.holdings.order, self.holdings.residency
+        self.radix, self.order, self.residency = (
+            self.holdings.radix,
+            self.holdings.order,
+            self.holdings.residency,
+        )
 
     def enter(self, tokens: Tokens, *tiers: Tier) -> Ids:
         """A prompt, of which these tiers have what is new. Answers its path."""

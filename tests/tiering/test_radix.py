@@ -13,6 +13,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tiering.descent import Spans
+from tiering.node import Express, Node
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier
 
@@ -20,6 +22,12 @@ BLOCK_TOKENS = 2
 # Token ids whose bytes look alike, so that a comparison that is out of step by a byte or a token would be noticed.
 TOKEN = st.sampled_from([0, 1, 256, -1])
 PROMPT = st.lists(TOKEN, max_size=26)
+SPANS = [
+    Spans(short_bytes=1, hops=1, long_bytes=1, few_hops=1),
+    Spans(short_bytes=1, hops=2, long_bytes=24, few_hops=1),
+    Spans(short_bytes=1, hops=2, long_bytes=1, few_hops=2, kept_bytes=60),
+]
+"""Express edges over a hop or two, where by default it takes sixteen."""
 
 
 def tokens_of(numbers):
@@ -36,11 +44,13 @@ class Machine(RuleBasedStateMachine):
     """The oracle is a dict from a path, a tuple of blocks, to the id of its last block."""
 
     @initialize(
-        max_node_blocks=st.sampled_from([1, 2, 4, 128]), prompts=st.lists(PROMPT, min_size=2, max_size=5)
+        max_node_blocks=st.sampled_from([1, 2, 4, 128]),
+        spans=st.sampled_from(SPANS),
+        prompts=st.lists(PROMPT, min_size=2, max_size=5),
     )
-    def make(self, max_node_blocks, prompts):
+    def make(self, max_node_blocks, spans, prompts):
         self.residency = Residency(4)
-        self.index = RadixIndex(BLOCK_TOKENS, self.residency, max_node_blocks)
+        self.index = RadixIndex(BLOCK_TOKENS, self.residency, max_node_blocks, spans)
         self.oracle = {}
         for prompt in prompts:
             self.insert(prompt)
