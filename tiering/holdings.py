@@ -21,6 +21,8 @@ from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, State, Tier
 from tiering.slot_table import SlotState, SlotTable
 
+_Seen = dict[Tier, tuple[View, ...]]
+
 ABSENT, WRITING, PRESENT = State.ABSENT, State.WRITING, State.PRESENT
 DEVICE, HOST, DISK = Tier.DEVICE, Tier.HOST, Tier.DISK
 
@@ -60,14 +62,25 @@ class Holdings:
         self.host_victims = self.order.view(self._is_host_victim)
         self.host_dirty = self.order.view(self._is_host_dirty)
         self.disk_victims = self.order.view(self._is_disk_victim)
-        self._views: tuple[View, ...] = (
-            self.device_victims,
-            self.host_clean,
-            self.host_stored,
-            self.host_victims,
-            self.host_dirty,
-            self.disk_victims,
-        )
+        host_views = (self.host_clean, self.host_stored, self.host_victims, self.host_dirty)
+        # Who may see blocks although nobody touched them, when copies are begun, are whole, go or are no longer read.
+        self._see_begun: _Seen = {DEVICE: (self.host_clean,), HOST: (), DISK: ()}
+        self._see_whole: _Seen = {
+            DEVICE: (self.device_victims, self.disk_victims),
+            HOST: host_views,
+            DISK: (self.host_clean, self.host_stored, self.disk_victims),
+        }
+        self._see_gone: _Seen = {
+            DEVICE: (self.host_victims,),
+            HOST: (),
+            DISK: (self.host_victims, self.host_dirty),
+        }
+        self._see_unread: _Seen = {
+            DEVICE: (self.device_victims,),
+            HOST: host_views,
+            DISK: (self.disk_victims,),
+        }
+        self._views = (self.device_victims, *host_views, self.disk_victims)
 
     @property
     def num_host_slots(self) -> int:
@@ -169,7 +182,7 @@ class Holdings:
         self.residency.begin_write(tier, ids, places)
         if tier is DISK:
             self.disk_bytes += int(self.residency.place[DISK, ids].sum())
-        self._rewind(ids)
+        self._show(self._see_begun[tier], ids)
 
     def arrived(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
         """The copies are whole. `stored_bytes` is what they take on disk."""
@@ -182,7 +195,7 @@ class Holdings:
         else:
             self.slots[tier].turn(self.residency.place[tier, ids], SlotState.IN_FLIGHT, SlotState.INDEXED)
         self._count(tier, ids, +1)
-        self._rewind(ids)
+        self._show(self._see_whole[tier], ids)
 
     def failed(self, tier: Tier, ids: Ids) -> None:
         """The copies will not come; their places are free again."""
@@ -201,7 +214,7 @@ class Holdings:
             self.disk_bytes -= int(self.residency.place[DISK, ids].sum())
         else:
             self.slots[tier].free(self.residency.place[tier, ids], slot_state)
-        self._rewind(ids)
+        self._show(self._see_gone[tier], ids)
 
     def _count(self, tier: Tier, ids: Ids, sign: int) -> None:
         """Called when the state of `ids` in `tier` has become (+1) or is about to cease being (-1) PRESENT."""
@@ -218,11 +231,11 @@ class Holdings:
     def read_ended(self, tier: Tier, ids: Ids) -> None:
         """That copy is over."""
         self.residency.drop_readers(tier, ids)
-        self._rewind(ids)
+        self._show(self._see_unread[tier], ids)
 
-    def _rewind(self, ids: Ids) -> None:
-        """Eligibility of blocks may have changed without a touch."""
-        for view in self._views:
+    @staticmethod
+    def _show(views: tuple[View, ...], ids: Ids) -> None:
+        for view in views:
             view.rewind(ids)
 
     # --- leases and removal ---------------------------------------------------------------------------------------
@@ -240,7 +253,7 @@ class Holdings:
     def will_compute(self, ids: Ids) -> None:
         """A request is going to fill these blocks on the device, whether they have a place there already or not."""
         self.residency.computing[ids] = True
-        self._rewind(ids)
+        self._show((self.host_clean,), ids)
 
     def wont_compute(self, ids: Ids) -> None:
         """It has done so, or will not."""
@@ -266,6 +279,15 @@ class Holdings:
                 block = parent
         return [block for block in holes if self.residency.live.item(block)]
 
+    def take_out(self, ids: Ids) -> None:
+        """`remove` these, and parents of theirs that are left as holes with nothing below."""
+        above = self.residency.parent[ids].astype(np.intp)
+        self.remove(ids)
+        above = above[above != NO_BLOCK]
+        above = above[self.residency.live[above]]
+        if len(above):
+            self.prune(above)
+
     def remove(self, ids: Ids) -> None:
         """Take blocks out of the index that are nowhere and unleased, children before parents; none may stay below one."""
         self.order.removed(ids)
@@ -281,8 +303,9 @@ class Holdings:
         """Which of the blocks a request holds, or have a copy in flight."""
         residency = self.residency
         mask: Mask = residency.leases[ids] != 0
-        mask |= (residency.state[:, ids] == WRITING).any(axis=0)
-        mask |= residency.readers[:, ids].any(axis=0)
+        for tier in Tier:
+            mask |= residency.state[tier][ids] == int(WRITING)
+            mask |= residency.readers[tier][ids] != 0
         return mask
 
     # --- figures --------------------------------------------------------------------------------------------------
@@ -306,6 +329,8 @@ class Holdings:
         residency.check()
         self.radix.check()
         self.order.check()
+        for view in self._views:
+            view.check()
         for table in self.slots.values():
             table.check()
         ids = np.flatnonzero(residency.live)

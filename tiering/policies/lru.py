@@ -247,11 +247,13 @@ class View:
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def rewind(self, ids: Ids) -> None:
-        """These blocks were not eligible and may be so now although nobody touched them: look at them again."""
+        """These blocks were not eligible and may be so now although nobody touched them: look at those that are again."""
         stamps = self._residency.stamp[ids]
-        stamps = stamps[stamps > 0]
-        if len(stamps) and (oldest := stamps.min().item()) <= self._head:
-            self._head, self._cursor = oldest, NO_BLOCK
+        behind = ids[(stamps > 0) & (stamps <= self._head)]
+        if len(behind):
+            behind = behind[self._eligible(behind)]
+        if len(behind):  # or each round would look again, in vain, at all that follows
+            self._head, self._cursor = self._residency.stamp[behind].min().item(), NO_BLOCK
 
     def check(self) -> None:
         """Raise AssertionError if a block before the view's place is eligible: somebody forgot to rewind."""
