@@ -15,7 +15,7 @@ eviction policy and the core each own some of the columns and may read all of th
     leases                     [cap] int32              core     requests that hold the path through this block
     computing                  [cap] bool               core     a request is going to fill the block on the device
     state                      [tiers, cap] uint8       core     a State
-    place                      [tiers, cap] int64       core     slot number, on disk stored bytes; void where ABSENT
+    place                      [tiers, cap] int32       core     slot number, on disk stored bytes; void where ABSENT
     readers                    [tiers, cap] int16       core     copies that are reading the place
     told                       [cap] int64              core     stamp of the use that the disk's record tells of, or 0;
                                                                  void unless the disk has the block
@@ -89,7 +89,7 @@ class Residency:
     leases: NDArray[np.int32]
     computing: NDArray[np.bool_]
     state: NDArray[np.uint8]
-    place: NDArray[np.int64]
+    place: NDArray[np.int32]
     readers: NDArray[np.int16]
     key: NDArray[np.uint8]
     has_key: NDArray[np.bool_]
@@ -188,10 +188,9 @@ class Residency:
         tiers = len(Tier)
 
         def column(name: str, shape: tuple[int, ...], dtype: type) -> None:
-            # zeros commits no memory until it is written to, so a generous capacity costs little
+            # zeros commits no memory until it is written to: neither a generous capacity nor a column without use costs any
             grown: NDArray[Any] = np.zeros(shape, dtype=dtype)
-            if self._capacity:
-                old = getattr(self, name)
+            if self._capacity and (old := getattr(self, name)).any():
                 grown[tuple(slice(0, n) for n in old.shape)] = old
             setattr(self, name, grown)
 
@@ -355,4 +354,4 @@ _COLUMNS: dict[str, type] = {
     "told": np.int64,
     "_free": np.int32,
 }
-_TIER_COLUMNS: dict[str, type] = {"state": np.uint8, "place": np.int64, "readers": np.int16}
+_TIER_COLUMNS: dict[str, type] = {"state": np.uint8, "place": np.int32, "readers": np.int16}

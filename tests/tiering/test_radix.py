@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 )
 
 from tiering.descent import Spans
-from tiering.node import Express, Node
+from tiering.node import Express, Node, untrack
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier
 
