@@ -142,6 +142,7 @@ def _nowhere() -> Node:
     """A child that is never taken: `startswith(())` is False for all bytes."""
     node = object.__new__(Node)
     node.edge = cast("Any", ())
+    untrack(node)
     return node
 
 
