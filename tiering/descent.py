@@ -21,8 +21,8 @@ class Spans:
     """... or if it passes so much ..."""
     few_hops: int = 6
     """... of so many."""
-    kept_bytes: int = 64 << 20
-    """What all of them copy at most: the ways of some hundred prompts of 128k tokens, if these have short nodes only."""
+    kept_bytes: int = 32 << 20
+    """What all of them copy at most: the ways of sixty prompts of 128k tokens, if these have short nodes only."""
 
     def __post_init__(self) -> None:
         if not 0 < self.short_bytes <= self.long_bytes or not 0 < self.few_hops <= self.hops:

@@ -109,8 +109,8 @@ class Node:
             self.children = None
         if self.hot is child:
             self.hot = NOWHERE
-        child.up = None  # no cycle is left for the garbage collector
-        child.express = None
+        child.up = child.express = None  # no cycle is left for the garbage collector
+        child.edge = child.ids = b""  # express edges may keep the node for a while
 
     def forget(self) -> None:
         """The whole index is dropped: leave no cycle."""
