@@ -8,8 +8,9 @@ from benchmarks.index_tree import Tree
 from benchmarks.workloads_index import Tokens, prefixes
 from tiering.residency import Tier
 
-_NEW = 2000
 _EVERYTHING = 5
+_OTHERS = 20_000_000
+"""Prefixes from this number on are in no tree."""
 
 
 class Pauses:
@@ -37,15 +38,16 @@ class Pauses:
 
 def collector(tree: Tree, seconds: float, seed: int) -> dict[str, Any]:
     """Enter prefixes and evict as many blocks for `seconds`, the collector on; then collect everything some times."""
-    fresh = list(prefixes(_NEW, seed, 20_000_000))
+    fresh = prefixes(_OTHERS, seed, _OTHERS)
     gc.collect()
     device = tree.holdings.slots[Tier.DEVICE]
     gaps_ms = []
     with Pauses() as pauses:
         end_s, number = time.monotonic() + seconds, 0
         while time.monotonic() < end_s:
+            tokens = next(fresh)
             start_ns = time.thread_time_ns()
-            _turn(tree, fresh[number % _NEW], device.num_free)
+            _turn(tree, tokens, device.num_free)
             gaps_ms.append((time.thread_time_ns() - start_ns) / 1e6)
             number += 1
         of_themselves = len(pauses.cpu_ms)

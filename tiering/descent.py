@@ -13,22 +13,20 @@ class Spans:
     One that passes few or long nodes gains nothing; one that is short is soon left again.
     """
 
-    short_bytes: int = 8192
-    """Tokens that it passes at least, as bytes ..."""
     hops: int = 16
-    """... of so many nodes at least ..."""
-    long_bytes: int = 32_768
-    """... or if it passes so much ..."""
-    few_hops: int = 6
-    """... of so many."""
+    """Nodes that it passes at least ..."""
+    span_bytes: int = 8192
+    """... so many bytes of tokens at least ..."""
+    node_bytes: int = 4096
+    """... and of them no more than this by each node."""
     kept_bytes: int = 32 << 20
     """What all of them copy at most: the ways of sixty prompts of 128k tokens, if these have short nodes only."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.short_bytes <= self.long_bytes or not 0 < self.few_hops <= self.hops:
-            raise ValueError("an express edge passes a node at least, and fewer hops ask for more bytes")
-        if self.kept_bytes < 0:
-            raise ValueError(f"kept_bytes must not be negative, it is {self.kept_bytes}")
+        if min(self.hops, self.span_bytes, self.node_bytes) < 1 or self.kept_bytes < 0:
+            raise ValueError(
+                f"an express edge passes a node at least, and takes no less than nothing: {self}"
+            )
 
 
 class Descent:
@@ -47,7 +45,7 @@ class Descent:
 
     def walk(self, data: bytes, node: Node, at: int, parts: list[bytes]) -> tuple[Node, int]:
         """Follow whole edges from the end of `node` and byte `at` of data, adding their ids to `parts`."""
-        short_bytes = self._spans.short_bytes
+        hops, span_bytes, node_bytes = self._spans.hops, self._spans.span_bytes, self._spans.node_bytes
         start, start_at, start_part = node, at, len(parts)
         while True:
             express = node.express
@@ -72,13 +70,10 @@ class Descent:
             parts.append(child.ids)
             at += len(child.edge)
             node = child
-            if at - start_at >= short_bytes and self._pays(len(parts) - start_part, at - start_at):
+            passed, num_nodes = at - start_at, len(parts) - start_part
+            if num_nodes >= hops and span_bytes <= passed <= num_nodes * node_bytes:
                 self._lay(start, Express(data[start_at:at], b"".join(parts[start_part:]), node))
                 start, start_at, start_part = node, at, len(parts)
-
-    def _pays(self, hops: int, num_bytes: int) -> bool:
-        spans = self._spans
-        return hops >= spans.hops or (hops >= spans.few_hops and num_bytes >= spans.long_bytes)
 
     def _lay(self, start: Node, express: Express) -> None:
         start.express = express

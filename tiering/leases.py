@@ -75,11 +75,11 @@ class Leases:
         matched = self._holdings.radix.match(tokens[: usable_blocks * self._holdings.radix.block_tokens])
         residency = self._holdings.residency
         host, disk = residency.state[HOST], residency.state[DISK]
-        there = (residency.state[DEVICE][matched] != ABSENT) | residency.computing[matched]
+        there = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
         if self._host_loads and np.count_nonzero(there) < len(matched):
-            below = host[matched] != ABSENT
+            below = host.take(matched) != ABSENT
             if disk_ready:
-                below |= disk[matched] == PRESENT
+                below |= disk.take(matched) == PRESENT
             there |= below & ~self._loads.is_overdue(matched)
         there &= ~self._expiry.is_over(matched)
         return matched if np.count_nonzero(there) == len(matched) else matched[: there.argmin()]
@@ -97,9 +97,9 @@ class Leases:
     def is_pending(self, matched: Ids) -> bool:
         """Whether a block is being computed or loaded for another request."""
         residency = self._holdings.residency
-        device = residency.state[DEVICE][matched]
-        on_its_way = (device == WRITING) | residency.computing[matched]
-        on_its_way |= (device == ABSENT) & (residency.state[HOST][matched] == WRITING)
+        device = residency.state[DEVICE].take(matched)
+        on_its_way = (device == WRITING) | residency.computing.take(matched)
+        on_its_way |= (device == ABSENT) & (residency.state[HOST].take(matched) == WRITING)
         return bool(np.count_nonzero(on_its_way))
 
     # --- admission ------------------------------------------------------------------------------------------------
@@ -125,9 +125,9 @@ class Leases:
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched)
         state = self._holdings.residency.state
-        absent = np.flatnonzero(state[DEVICE][matched] != PRESENT)
+        absent = np.flatnonzero(state[DEVICE].take(matched) != PRESENT)
         # and read: its host copies would be clean, if the disk has them too, and first to go
-        in_host = matched[absent][state[HOST][matched[absent]] == PRESENT]
+        in_host = matched[absent][state[HOST].take(matched[absent]) == PRESENT]
         self._holdings.read_begins(HOST, in_host)
         room = self._eviction.device_room(num_blocks - len(matched) + len(absent))
         self._holdings.read_ended(HOST, in_host)
@@ -165,7 +165,7 @@ class Leases:
         private = table.take(num_blocks - len(matched), SlotState.PRIVATE)
         assert loading is not None and private is not None, "room was made for both"
         self._holdings.expect(DEVICE, matched[absent], loading)
-        slots = np.concatenate([residency.place[DEVICE][matched], private]).astype(np.intp)
+        slots = np.concatenate([residency.place[DEVICE].take(matched), private], dtype=np.intp)
         last = matched.item(-1) if len(matched) else NO_BLOCK
         own = self._holdings.radix.extend(last, self._own_part(tokens, last, len(matched)))
         path = np.concatenate([matched, own])

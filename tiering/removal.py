@@ -69,7 +69,7 @@ class Removal:
     def _has_other_copy(self, tier: Tier, ids: Ids) -> Mask:
         state = self._holdings.residency.state
         upper, lower = (other for other in Tier if other is not tier)
-        mask: Mask = (state[upper][ids] | state[lower][ids]) != int(ABSENT)
+        mask: Mask = (state[upper].take(ids) | state[lower].take(ids)) != ABSENT
         return mask
 
     def _drop_leaves(self, tier: Tier, ids: Ids) -> None:
@@ -132,7 +132,7 @@ class Removal:
         """Of blocks, children before parents, those not in use that nothing follows but what is free to go before them."""
         residency = self._holdings.residency
         in_use = self._holdings.in_use(ids)
-        num_children, parents = residency.num_children[ids], residency.parent[ids]
+        num_children, parents = residency.num_children.take(ids), residency.parent.take(ids)
         last = num_children == 0  # of its path, once those before it have gone
         last[1:] |= (num_children[1:] == 1) & (parents[:-1] == ids[1:])
         if np.count_nonzero(last & ~in_use) == len(ids):

@@ -179,7 +179,8 @@ class Residency:
         )
 
     def _idle(self, ids: Ids) -> Mask:
-        free_of_ties: Mask = self.live[ids] & (self.leases[ids] == 0) & (self.num_children[ids] == 0)
+        free_of_ties: Mask = self.live.take(ids)
+        free_of_ties &= (self.leases.take(ids) | self.num_children.take(ids)) == 0
         return free_of_ties & ~self.resident_anywhere(ids) & ~self._read_anywhere(ids)
 
     def _resize(self, capacity: int) -> None:
@@ -203,19 +204,20 @@ class Residency:
 
     # ---- copies of a block in the tiers
 
-    # state[tier][ids] takes a sixth of the time of state[tier, ids], and count_nonzero a quarter of all or any.
+    # state[tier].take(ids) takes a third of the time of state[tier][ids], and a twentieth of that of state[tier, ids];
+    # count_nonzero takes a quarter of that of all or any.
 
     def begin_write(self, tier: int, ids: Ids, places: NDArray[np.int64] | Ids | int) -> None:
         """ABSENT -> WRITING, at these places (slot numbers, or on disk stored bytes; 0 while not yet known)."""
         state = self.state[tier]
-        assert not np.count_nonzero(state[ids]), "a copy can be begun only where there is none"
+        assert not np.count_nonzero(state.take(ids)), "a copy can be begun only where there is none"
         state[ids] = _WRITING
         self.place[tier][ids] = places
 
     def finish_write(self, tier: int, ids: Ids) -> None:
         """WRITING -> PRESENT."""
         state = self.state[tier]
-        assert np.count_nonzero(state[ids] == _WRITING) == len(ids), (
+        assert np.count_nonzero(state.take(ids) == _WRITING) == len(ids), (
             "only a copy that was begun can be finished"
         )
         state[ids] = _PRESENT
@@ -223,8 +225,8 @@ class Residency:
     def drop(self, tier: int, ids: Ids) -> None:
         """WRITING or PRESENT -> ABSENT; nobody may be reading. The caller frees the place."""
         state = self.state[tier]
-        assert np.count_nonzero(state[ids]) == len(ids), "only a copy that exists can be dropped"
-        assert not np.count_nonzero(self.readers[tier][ids]), "a copy with readers cannot be dropped"
+        assert np.count_nonzero(state.take(ids)) == len(ids), "only a copy that exists can be dropped"
+        assert not np.count_nonzero(self.readers[tier].take(ids)), "a copy with readers cannot be dropped"
         state[ids] = _ABSENT
 
     def add_readers(self, tier: int, ids: Ids) -> None:
@@ -240,29 +242,31 @@ class Residency:
 
     def lease(self, path: Ids) -> None:
         """One more request holds the path; it must start at a first block (the eviction order relies on it)."""
-        self.leases[path] += 1
+        held = self.leases.take(path)
+        held += 1
+        self.leases[path] = held
 
     def release(self, path: Ids) -> None:
         """One request fewer holds the path, which must be one that was leased."""
-        assert np.count_nonzero(self.leases[path]) == len(path), (
-            "a path is released as often as it was leased"
-        )
-        self.leases[path] -= 1
+        held = self.leases.take(path)
+        assert np.count_nonzero(held) == len(path), "a path is released as often as it was leased"
+        held -= 1
+        self.leases[path] = held
 
     def present(self, tier: int, ids: Ids) -> Mask:
         """Which of the blocks the tier holds whole."""
-        mask: Mask = self.state[tier][ids] == _PRESENT
+        mask: Mask = self.state[tier].take(ids) == _PRESENT
         return mask
 
     def evictable(self, tier: int, ids: Ids) -> Mask:
         """Which of the blocks are whole in the tier, unread there and not leased."""
         mask = self.present(tier, ids)
-        mask &= (self.readers[tier][ids] | self.leases[ids]) == 0
+        mask &= (self.readers[tier].take(ids) | self.leases.take(ids)) == 0
         return mask
 
     def resident_anywhere(self, ids: Ids) -> Mask:
         """Which of the blocks some tier holds or is being filled with."""
-        mask: Mask = (self.state[0][ids] | self.state[1][ids] | self.state[2][ids]) != 0
+        mask: Mask = (self.state[0].take(ids) | self.state[1].take(ids) | self.state[2].take(ids)) != 0
         return mask
 
     def present_anywhere(self, ids: Ids) -> Mask:
@@ -277,7 +281,7 @@ class Residency:
         return nearest
 
     def _read_anywhere(self, ids: Ids) -> Mask:
-        mask: Mask = (self.readers[0][ids] | self.readers[1][ids] | self.readers[2][ids]) != 0
+        mask: Mask = (self.readers[0].take(ids) | self.readers[1].take(ids) | self.readers[2].take(ids)) != 0
         return mask
 
     # ---- keys

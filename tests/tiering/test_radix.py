@@ -26,9 +26,9 @@ BLOCK_TOKENS = 2
 TOKEN = st.sampled_from([0, 1, 256, -1])
 PROMPT = st.lists(TOKEN, max_size=26)
 SPANS = [
-    Spans(short_bytes=1, hops=1, long_bytes=1, few_hops=1),
-    Spans(short_bytes=1, hops=2, long_bytes=24, few_hops=1),
-    Spans(short_bytes=1, hops=2, long_bytes=1, few_hops=2, kept_bytes=60),
+    Spans(hops=1, span_bytes=1, node_bytes=1 << 20),
+    Spans(hops=2, span_bytes=20, node_bytes=16),
+    Spans(hops=2, span_bytes=1, node_bytes=1 << 20, kept_bytes=60),
 ]
 """Express edges over a hop or two, where by default it takes sixteen."""
 
@@ -343,7 +343,7 @@ def chat(num_turns, turn_blocks=8):
 
 
 @pytest.mark.parametrize(
-    ("num_turns", "turn_blocks", "laid"), [(40, 8, 2), (5, 8, 0), (5, 128, 0), (14, 100, 1)]
+    ("num_turns", "turn_blocks", "laid"), [(40, 8, 2), (15, 8, 0), (40, 128, 0), (40, 64, 2)]
 )
 def test_chains_of_many_short_nodes_get_express_edges(num_turns, turn_blocks, laid):
     index, whole = chat(num_turns, turn_blocks)
@@ -387,7 +387,9 @@ def test_what_leaves_an_index_leaves_nothing_behind():
     try:
         index.remove(index.subtree(NO_BLOCK)[::-1])
         assert not len(index)
-        assert {sys.getrefcount(edge) for edge in edges} == {3}  # by the list, by its name here, and by the call
+        assert {sys.getrefcount(edge) for edge in edges} == {
+            3
+        }  # by the list, by its name here, and by the call
     finally:
         gc.enable()
 

@@ -71,7 +71,7 @@ class LRU:
         if len(ids) == 1:
             self.removed_leaf(ids.item())
             return
-        stamps = residency.stamp[ids]
+        stamps = residency.stamp.take(ids)
         last = np.ones(len(ids), dtype=np.bool_)  # of a run with the same stamp
         last[:-1] = stamps[1:] != stamps[:-1]
         for stamp, parent in zip(stamps[last].tolist(), residency.parent[ids[last]].tolist(), strict=True):
@@ -145,7 +145,7 @@ class LRU:
 
     def _alive(self, stamps: NDArray[np.int64], deepest: NDArray[np.int64]) -> Mask:
         # Where the deepest block has a newer stamp, a later touch went through it, and so through all above it.
-        alive: Mask = (deepest != NO_BLOCK) & (self._residency.stamp[deepest] == stamps)
+        alive: Mask = (deepest != NO_BLOCK) & (self._residency.stamp.take(deepest) == stamps)
         return alive
 
     def _climb(self, block: int, stamp: int, chunk: list[int], limit: int) -> int:
@@ -206,7 +206,7 @@ class LRU:
 
     def touched_s(self, ids: Ids) -> NDArray[np.float64]:
         """When each of these blocks was last touched; NaN for those that never were."""
-        stamps = self._residency.stamp[ids]
+        stamps = self._residency.stamp.take(ids)
         # views of the arrays, which forbid them to grow as long as they are there: no longer than this line
         places = np.frombuffer(self._stamps, dtype=np.int64).searchsorted(stamps)
         touched = stamps > 0
@@ -284,7 +284,7 @@ class View:
 
     def rewind(self, ids: Ids) -> None:
         """These blocks were not eligible and may be so now although nobody touched them: look at those that are again."""
-        stamps = self._residency.stamp[ids]
+        stamps = self._residency.stamp.take(ids)
         behind = ids[(stamps > 0) & (stamps <= self._head)]
         if len(behind):
             behind = behind[self._eligible(behind)]
