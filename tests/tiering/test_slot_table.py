@@ -44,10 +44,14 @@ class Machine(RuleBasedStateMachine):
         self.table.turn(chosen, from_state, to_state)
         self.oracle.update(dict.fromkeys(chosen.tolist(), to_state))
 
-    @rule(data=st.data(), state=USED)
-    def free(self, data, state):
+    @rule(data=st.data(), state=USED, singly=st.booleans())
+    def free(self, data, state, singly):
         chosen = self.some(data, state)
-        self.table.free(chosen, state)
+        if singly:
+            for slot in chosen.tolist():
+                self.table.free_one(slot, state)
+        else:
+            self.table.free(chosen, state)
         self.oracle.update(dict.fromkeys(chosen.tolist(), SlotState.FREE))
 
     @rule(more=st.integers(0, 5))
