@@ -2,7 +2,7 @@
 
 The garbage collector is told to leave nodes alone. They are in cycles, up and down, but whatever leaves the tree is
 unlinked, and so is a whole index that is dropped: reference counts suffice. A full collection would look at each of them,
-fifty milliseconds for a hundred thousand (docs/adr/0008).
+fifty milliseconds for a hundred thousand (docs/adr/0009).
 """
 
 import ctypes
