@@ -297,16 +297,6 @@ class Holdings:
                 block = parent
         return [block for block in holes if self.residency.live.item(block)]
 
-    def is_only_in(self, tier: Tier, block: int) -> bool:
-        """Whether a block is a leaf that nobody uses, and that this tier has and no other has or expects."""
-        residency = self.residency
-        state = residency.state
-        if residency.num_children.item(block) or residency.leases.item(block):
-            return False
-        if state.item(tier, block) != PRESENT or residency.readers.item(tier, block):
-            return False
-        return state.item(0, block) + state.item(1, block) + state.item(2, block) == PRESENT
-
     def drop_leaf(self, tier: Tier, block: int) -> None:
         """`left` and `take_out` for a block that `is_only_in` this tier: what one eviction mostly is."""
         residency = self.residency

@@ -112,6 +112,16 @@ class Node:
         child.up = child.express = None  # no cycle is left for the garbage collector
         child.edge = child.ids = b""  # express edges may keep the node for a while
 
+    def check(self, block_bytes: int) -> None:
+        """Raise AssertionError unless its children are where they belong."""
+        children = self.all_children()
+        if isinstance(self.children, dict):
+            assert len(children) > 1, "an only child stands alone"
+            firsts = [child.edge[:block_bytes] for child in children]
+            assert firsts == list(self.children), "a child is filed under another's first block"
+        assert self.hot is NOWHERE or self.hot in children, "the hot child is gone"
+        assert all(child.up is self for child in children), "a child knows another parent"
+
     def forget(self) -> None:
         """The whole index is dropped: leave no cycle."""
         self.up = self.children = self.express = None

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tiering.descent import Descent, Spans
 from tiering.fingerprints import fingerprints
 from tiering.following import Following
-from tiering.node import ID_BYTES, NOWHERE, Node, NodeLists, ids_of, untrack
+from tiering.node import ID_BYTES, Node, NodeLists, ids_of, untrack
 from tiering.onwards import onwards
 from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
 from tiering.watch import Watch
@@ -363,7 +363,7 @@ class RadixIndex:
         stack = [self._root]
         while stack:
             node = stack.pop()
-            self._check_children(node)
+            node.check(self._block_bytes)
             for child in node.each_child():
                 self._check_blocks(node, child)
                 num_nodes += 1
@@ -375,15 +375,6 @@ class RadixIndex:
         assert len(set(self._free_numbers)) == len(self._free_numbers), "a node's number is free twice"
         claimed = np.count_nonzero(residency.node[residency.live] != NO_NODE)
         assert claimed == num_blocks, f"{claimed} blocks name a node, {num_blocks} are in the tree"
-
-    def _check_children(self, node: Node) -> None:
-        children = list(node.each_child())
-        if isinstance(node.children, dict):
-            assert len(children) > 1, "an only child stands alone"
-            firsts = [child.edge[: self._block_bytes] for child in children]
-            assert firsts == list(node.children), "a child is filed under another's first block"
-        assert node.hot is NOWHERE or node.hot in children, "the hot child is gone"
-        assert all(child.up is node for child in children), "a child knows another parent"
 
     def _check_blocks(self, node: Node, child: Node) -> None:
         assert 0 < child.num_blocks <= self._max_node_blocks, f"a node of {child.num_blocks} blocks"

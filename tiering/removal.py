@@ -55,9 +55,10 @@ class Removal:
 
     def give_up_leaf(self, tier: Tier, block: int) -> bool:
         """The same for one block, in a tenth of the time, if it is a leaf that only this tier has; else False, and no change."""
-        if not self._holdings.is_only_in(tier, block):
+        residency = self._holdings.residency
+        if not residency.is_only_in(tier, block):
             return False
-        fingerprint = self._holdings.residency.fingerprint.item(block)
+        fingerprint = residency.fingerprint.item(block)
         self.departed.note_one(fingerprint, tier, MissReason.EVICTED, self._holdings.order.now_s)
         if tier is DISK:
             self.forget(np.array([block], dtype=np.intp))

@@ -264,6 +264,15 @@ class Residency:
         mask &= (self.readers[tier].take(ids) | self.leases.take(ids)) == 0
         return mask
 
+    def is_only_in(self, tier: int, block: int) -> bool:
+        """Whether a block is a leaf that nobody uses, and that this tier has and no other has or expects."""
+        state = self.state
+        if self.num_children.item(block) or self.leases.item(block):
+            return False
+        if state.item(tier, block) != _PRESENT or self.readers.item(tier, block):
+            return False
+        return state.item(0, block) + state.item(1, block) + state.item(2, block) == _PRESENT
+
     def resident_anywhere(self, ids: Ids) -> Mask:
         """Which of the blocks some tier holds or is being filled with."""
         mask: Mask = (self.state[0].take(ids) | self.state[1].take(ids) | self.state[2].take(ids)) != 0
