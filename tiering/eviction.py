@@ -13,7 +13,7 @@ import numpy as np
 from kvstore.reasons import MissReason
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
-from tiering.moves import Demote
+from tiering.moves import Demote, Promote
 from tiering.outbox import Outbox
 from tiering.removal import Removal
 from tiering.residency import NO_BLOCK, Ids
@@ -49,9 +49,15 @@ class Eviction(Removal):
         if short > 0 and not (short == 1 and self._evict_leaf()):
             victims = self._holdings.device_victims.peek(short)
             if len(victims) < short:
-                return Room.SOON if self._holdings.is_device_moving() else Room.NO
+                return Room.SOON if self._is_device_moving() else Room.NO
             self.evict_device(victims)
         return Room.NOW if table.num_free >= num_slots else Room.SOON
+
+    def _is_device_moving(self) -> bool:
+        """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""
+        leases = self._holdings.residency.leases
+        moves = (*self._outbox.moves(Demote), *self._outbox.moves(Promote))
+        return any(np.count_nonzero(leases.take(move.ids)) < len(move.ids) for move in moves)
 
     def _evict_leaf(self) -> bool:
         """`evict_device` for a single victim that is dropped: what replies ask for that grow, if there is no host tier."""

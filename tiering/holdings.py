@@ -327,12 +327,6 @@ class Holdings:
         self.order.removed(ids)
         self.radix.remove(ids)
 
-    def is_device_moving(self) -> bool:
-        """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""
-        residency = self.residency
-        moving = (residency.state[DEVICE] == WRITING) | (residency.readers[DEVICE] > 0)
-        return bool((moving & (residency.leases == 0)).any())
-
     def in_use(self, ids: Ids) -> Mask:
         """Which of the blocks a request holds, or have a copy in flight."""
         residency = self.residency

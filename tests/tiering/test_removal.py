@@ -8,6 +8,7 @@ import pytest
 from kvstore.reasons import MissReason
 from tests.tiering.progress import Progress
 from tests.tiering.small_tiers import model, prompt
+from tiering.eviction import Eviction
 from tiering.policies.lru import View
 from tiering.removal import Removal
 from tiering.residency import NO_BLOCK, State, Tier
@@ -71,6 +72,22 @@ def use_reference(monkeypatch):
     monkeypatch.setattr(View, "check", lambda view: None)
 
 
+def watch_moves(monkeypatch):
+    """Whether something moves on the device is asked of the moves, and is what the columns say."""
+    of_the_moves = Eviction._is_device_moving
+    answers = []
+
+    def is_device_moving(eviction):
+        residency = eviction._holdings.residency
+        moving = (residency.state[Tier.DEVICE] == State.WRITING) | (residency.readers[Tier.DEVICE] > 0)
+        answers.append(of_the_moves(eviction))
+        assert answers[-1] == (moving & (residency.leases == 0)).any()
+        return answers[-1]
+
+    monkeypatch.setattr(Eviction, "_is_device_moving", is_device_moving)
+    return answers
+
+
 def state_of(index):
     """All that is known of each block, by what leads to it: two cores may give one block different ids."""
     holdings, residency = index._holdings, index._holdings.residency
@@ -99,9 +116,11 @@ def test_a_history_is_what_it_is_block_by_block(seed, monkeypatch):
     with monkeypatch.context() as patched:
         use_reference(patched)
         plainly = list(history(seed, 80))
+    moving = watch_moves(monkeypatch)
     for number, (fast, plain) in enumerate(zip(history(seed, 80), plainly, strict=True)):
         assert fast == plain, f"at look {number}"
     assert sum(plainly[-1][1][:6]) > 20, "hardly anything was evicted"
+    assert moving, "nobody asked whether something moves"
 
 
 def make_room(rooms, **sizes):
