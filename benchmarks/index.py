@@ -58,7 +58,10 @@ _GATES = (
 def timed(
     call: Callable[[], Any], repeats: int, *, before: Callable[[], Any] | None = None, warm: int = 3
 ) -> list[float]:
-    """Microseconds of this thread's processor time that each call took, after some that do not count."""
+    """Microseconds of this thread's processor time that each call took, after some that do not count.
+
+    Less what it takes to time a call that does nothing.
+    """
     took = []
     for number in range(-warm, repeats):
         if before is not None:
@@ -67,8 +70,21 @@ def timed(
         call()
         end_ns = time.thread_time_ns()
         if number >= 0:
-            took.append((end_ns - start_ns) / 1e3)
+            took.append(max(0.0, (end_ns - start_ns) / 1e3 - _OF_TIMING_US))
     return took
+
+
+def _of_timing_us() -> float:
+    """What a call that does nothing seems to take."""
+    took = []
+    for _ in range(2000):
+        start_ns = time.thread_time_ns()
+        (lambda: None)()
+        took.append((time.thread_time_ns() - start_ns) / 1e3)
+    return sorted(took)[len(took) // 2]
+
+
+_OF_TIMING_US = _of_timing_us()
 
 
 def row(name: str, took_us: list[float], divided_by: int = 1) -> _Row:

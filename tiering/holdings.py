@@ -47,7 +47,8 @@ class Holdings:
         self.radix = RadixIndex(block_tokens, self.residency)
         self.order = LRU(self.residency)
         self.owners = Owners()
-        self.slots = {DEVICE: SlotTable(device_slots), HOST: SlotTable(host_slots - later_host_slots)}
+        # by tier; an enum takes long to be hashed, as a key of a dict
+        self.slots = (SlotTable(device_slots), SlotTable(host_slots - later_host_slots))
         self.host_target = host_slots
         """How many host slots may be in service, of those that are there and those that are to come."""
         self.disk_capacity_bytes = disk_bytes
@@ -341,7 +342,7 @@ class Holdings:
     def stats(self) -> dict[str, dict[str, Any]]:
         """A snapshot by the tier's label: device and host slots by state, blocks and bytes on disk."""
         figures: dict[str, dict[str, Any]] = {}
-        for tier, table in self.slots.items():
+        for tier, table in zip(Tier, self.slots, strict=False):
             counts = {state.name.lower(): table.count(state) for state in SlotState}
             figures[tier.label] = {"slots": table.num_slots, **counts}
         figures[DISK.label] = {
@@ -359,7 +360,7 @@ class Holdings:
         self.order.check()
         for view in self._views:
             view.check()
-        for table in self.slots.values():
+        for table in self.slots:
             table.check()
         ids = np.flatnonzero(residency.live)
         for tier in (DEVICE, HOST):
