@@ -41,6 +41,8 @@ _SIZES = (1_000, 10_000, 100_000)
 _OWN_BLOCKS, _SHARED_BLOCKS = 32, 64
 _SAMPLE = 400
 """Prefixes of a tree that are looked up, or inserted anew."""
+_ROUNDS = 5
+_TOGETHER = "a prompt of 1,536 tokens: match, touch, insertion"
 _Row = dict[str, Any]
 
 # name, (row's name, its column), bound, unit; the figures are those of the largest tree
@@ -76,10 +78,14 @@ def timed(
 
 def _of_timing_us() -> float:
     """What a call that does nothing seems to take."""
+
+    def nothing() -> None:
+        pass
+
     took = []
     for _ in range(2000):
         start_ns = time.thread_time_ns()
-        (lambda: None)()
+        nothing()
         took.append((time.thread_time_ns() - start_ns) / 1e3)
     return sorted(took)[len(took) // 2]
 
@@ -147,6 +153,16 @@ class Paths:
         missing = run(PROMPT_TOKENS, self._seed, number=99)
         found.append(row("match none of 128k", timed(lambda: self._use(missing), repeats)))
         return found + self._requests(repeats)
+
+    def matches(self, repeats: int) -> list[_Row]:
+        """Matches of the longest ones alone."""
+        return [
+            row(
+                f"match 128k, {shape}",
+                timed(lambda p=self.by_shape[shape][PROMPT_TOKENS]: self._use(p), repeats),
+            )  # type: ignore[misc]
+            for shape in SHAPES[:2]
+        ]
 
     def _requests(self, repeats: int) -> list[_Row]:
         """Whole requests that find all but their last block: admission, which starts nothing, and the end."""
@@ -243,9 +259,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         paths = paths or Paths(tree, arguments.seed)
         stages[size] = paths.rows(arguments.repeats) + short_prompts(tree, size, arguments.seed)
         print(f"{size} prefixes, {len(tree.radix)} blocks: measured", file=sys.stderr, flush=True)
+    small = Tree(sizes[0] * (_OWN_BLOCKS + 1) + 8 * PROMPT_TOKENS // 16)
+    small.enter_all(prefixes(sizes[0], arguments.seed), Tier.DEVICE)
+    assert paths is not None, "there is a size"
+    grown = growth((small, Paths(small, arguments.seed), sizes[0]), (tree, paths, there), arguments)
     pauses = collector(tree, arguments.seconds, arguments.seed)
     stages[sizes[-1]] += evictions(tree, arguments.repeats)
-    del tree, paths
+    del tree, paths, small
     last = stages[sizes[-1]] + other_evictions(arguments.seed, arguments.repeats)
     memory = [_memory(blocks, arguments.seed) for blocks in arguments.blocks]
     figures = {
@@ -256,21 +276,31 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "repeats": arguments.repeats,
         "rows": [{"prefixes": size, **each} for size in sizes[:-1] for each in stages[size]]
         + [{"prefixes": sizes[-1], **each} for each in last],
-        "growth": growth(stages),
+        "growth": grown,
         "collector": pauses,
         "memory": memory,
     }
     return {**figures, "gates": gates(last, figures)}
 
 
-def growth(stages: dict[int, list[_Row]]) -> list[_Row]:
-    """What the largest tree takes by what the smallest does."""
-    first, last = (
-        {each["name"]: each["median_us"] for each in stages[size]} for size in (min(stages), max(stages))
-    )
-    names = ["match 1,536", "insert 1,536, 1,024 known", "match 128k, one run", "match 128k, 256 nodes"]
-    names += ["insert 512 below 128k, one run", "insert 512 below 128k, 256 nodes"]
-    return [{"name": name, "ratio": round(last[name] / first[name], 3)} for name in names]
+def growth(
+    small: tuple[Tree, Paths, int], large: tuple[Tree, Paths, int], arguments: argparse.Namespace
+) -> list[_Row]:
+    """What the largest tree takes by what the smallest does, in turns: the median of some rounds."""
+
+    def medians(tree: Tree, paths: Paths, size: int) -> dict[str, float]:
+        rows = short_prompts(tree, size, arguments.seed) + paths.matches(arguments.repeats)
+        took = {each["name"]: each["median_us"] for each in rows}
+        return {_TOGETHER: sum(each for name, each in took.items() if "1,536" in name), **took}
+
+    rounds = [(medians(*small), medians(*large)) for _ in range(_ROUNDS)]
+    return [
+        {
+            "name": name,
+            "ratio": round(float(np.median([last[name] / first[name] for first, last in rounds])), 3),
+        }
+        for name in rounds[0][0]
+    ]
 
 
 def _memory(blocks: int, seed: int) -> _Row:
