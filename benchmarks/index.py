@@ -312,14 +312,11 @@ def _memory(blocks: int, seed: int) -> _Row:
 def gates(last: list[_Row], figures: dict[str, Any]) -> list[_Row]:
     by_name = {each["name"]: each for each in last}
     found = [(name, by_name[of][column], bound, unit) for name, (of, column), bound, unit in _GATES]
-    found.append(
-        (
-            "growth of match and insert, 1k to 100k",
-            max(each["ratio"] for each in figures["growth"]),
-            1.15,
-            "x",
-        )
-    )
+    found += [
+        (f"growth, {each['name']}", each["ratio"], 1.15, "x")
+        for each in figures["growth"]
+        if each["name"] == _TOGETHER or "128k" in each["name"]
+    ]
     found.append(("longest pause for the collector", figures["collector"]["longest_ms"], 2.0, "ms"))
     found += [
         (f"memory of {each['blocks']:,} blocks", each["bytes_a_block"], 130, "bytes a block")
