@@ -83,6 +83,8 @@ class Eviction(Removal):
 
     def _move_down(self, victims: Ids, take_slots: Callable[[int], Ids]) -> None:
         """Ask for copies to as many host slots as there are. The youngest are worth most; the others go."""
+        if not len(victims):
+            return
         slots = take_slots(len(victims))
         # making that room may have dropped a victim, as the descendant of a block that went for good
         victims = victims[self._holdings.residency.state[DEVICE][victims] == PRESENT]
@@ -145,6 +147,8 @@ class Eviction(Removal):
     def _leave_clean(self, num_slots: int) -> None:
         """Give up up to `num_slots` host copies of blocks that are, or are about to be, elsewhere."""
         ids = self._holdings.host_clean.peek(num_slots)
+        if not len(ids):
+            return
         # who computes a block may end before it is there: then this was the last copy
         whole_elsewhere = self._holdings.residency.state[[DEVICE, DISK]][:, ids] == PRESENT
         self.gone(ids[~whole_elsewhere.any(axis=0)], MissReason.EVICTED)
