@@ -15,7 +15,7 @@ _FEW_ENTRIES = 8  # entries read one by one before a slice pays
 _SLICE_ENTRIES = 1024
 _FEW_BLOCKS = 32  # likewise the blocks of one chain
 _SLICE_BLOCKS = 256
-_MAX_CHUNK = 4096  # blocks whose eligibility is asked for at once
+_MAX_CHUNK = 512  # blocks whose eligibility is asked for at once
 
 
 class LRU:
@@ -153,19 +153,20 @@ class LRU:
 
         Returns the ancestor to go on with, NO_BLOCK if there is none.
         """
-        residency = self._residency
-        parent_of, stamp_of = residency.parent, residency.stamp
-        singles = 0
-        while len(chunk) < limit:
-            chunk.append(block)
+        parent_of, stamp_of, append = self._residency.parent.item, self._residency.stamp.item, chunk.append
+        singles, left = 0, limit - len(chunk)
+        while left:
+            append(block)
+            left -= 1
             singles += 1
             if singles == _FEW_BLOCKS:
                 singles = 0
-                run = min(self._row_above(block, stamp), limit - len(chunk))
+                run = min(self._row_above(block, stamp), left)
                 chunk.extend(range(block - 1, block - 1 - run, -1))
                 block -= run
-            block = parent_of.item(block)
-            if block == NO_BLOCK or stamp_of.item(block) != stamp:
+                left -= run
+            block = parent_of(block)
+            if block == NO_BLOCK or stamp_of(block) != stamp:
                 return NO_BLOCK
         return block
 
@@ -174,7 +175,7 @@ class LRU:
         low = max(block - _SLICE_BLOCKS, 0)
         chained = self._residency.parent[low + 1 : block + 1] == np.arange(low, block)
         chained &= self._residency.stamp[low:block] == stamp
-        broken = np.flatnonzero(~chained)
+        (broken,) = (~chained).nonzero()
         return block - low if not len(broken) else block - low - 1 - broken.item(-1)
 
     def _compact(self) -> None:
