@@ -56,8 +56,9 @@ class Eviction(Removal):
     def _is_device_moving(self) -> bool:
         """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""
         leases = self._holdings.residency.leases
-        moves = (*self._outbox.moves(Demote), *self._outbox.moves(Promote))
-        return any(np.count_nonzero(leases.take(move.ids)) < len(move.ids) for move in moves)
+        moving = [move.ids for move in self._outbox.moves(Demote)]
+        moving += [move.ids for move in self._outbox.moves(Promote)]
+        return any(np.count_nonzero(leases.take(ids)) < len(ids) for ids in moving)
 
     def _evict_leaf(self) -> bool:
         """`evict_device` for a single victim that is dropped: what replies ask for that grow, if there is no host tier."""
