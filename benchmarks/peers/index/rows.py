@@ -214,6 +214,7 @@ def _host(seed: int, *, full: bool) -> Case:
         return offload.storing(run(PROMPT_TOKENS, seed, 1000 + number))
 
     name = "find a place in host memory for 128 k"
+    rows: tuple[Row, ...]
     if full:
         rows = (_exactly(f"{name}, all full", store, PROMPT_TOKENS, num_calls=1),)
         return Case(num_blocks=2 * 8192, kind="offload", fill=fill, rows=rows)

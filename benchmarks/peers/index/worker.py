@@ -85,7 +85,7 @@ def _bounds(row: Row) -> str:
 
 def about(package: str, seed: int) -> dict[str, Any]:
     """What runs here, and which prompts it is given."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for name in (package, "numpy", "torch"):
         try:
             versions[name] = version(name)
