@@ -43,7 +43,7 @@ CONTENDERS = {
         "memory: `Index.num_matching`; `Eviction.host_slots` and the demotion of a prompt's blocks.",
     ),
     "sglang-python": Contender(
-        title="SGLang RadixCache",
+        title="SGLang RadixCache (Python)",
         environment="sglang",
         index="python_index",
         meaning="the tree in Python. `match_prefix`, which touches; it answers the last node and a length, the slots are not "
@@ -52,13 +52,13 @@ CONTENDERS = {
         "slots, lock, a page of the allocator, unlock. `evict` frees whole leaves: 512 tokens are the least there is.",
     ),
     "sglang-rust": Contender(
-        title="SGLang UnifiedRadixCache, Rust core",
+        title="SGLang UnifiedRadixCache (Rust)",
         environment="sglang",
         index="rust_index",
         meaning="the tree that SGLang uses by default, for full attention: the same calls.",
     ),
     "vllm": Contender(
-        title="vLLM KVCacheManager",
+        title="vLLM KVCacheManager, CPUOffloadingManager",
         environment="vllm",
         index="Index",
         offload="Offload",

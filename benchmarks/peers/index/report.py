@@ -43,8 +43,18 @@ def gates(rows: list[_Row], systems: dict[str, _Row]) -> list[_Row]:
 
 def _cell(cell: _Row) -> str:
     if "median_us" not in cell:
-        return str(cell["why_not"])
+        return str(cell["why_not"]).partition(":")[0]
     return f"{cell['median_us']:,.1f} ({cell['p10_us']:,.1f} to {cell['p90_us']:,.1f})"
+
+
+def why_not(rows: list[_Row], systems: dict[str, _Row]) -> list[str]:
+    """A line for each reason that a contender has no figure in some rows."""
+    missing: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, cell in row["cells"].items():
+            if "median_us" not in cell:
+                missing.setdefault((systems[name]["title"], cell["why_not"]), []).append(row["row"])
+    return [f"* {title}, {reason} ({'; '.join(names)})" for (title, reason), names in missing.items()]
 
 
 def report(figures: _Row) -> str:
@@ -69,6 +79,7 @@ def report(figures: _Row) -> str:
         METHOD,
         "\n".join(what),
         table(rows, list(rows[0])) if rows else "Nothing was run.",
+        "\n".join(why_not(figures["rows"], systems)),
         f"kvtide is faster in {num_held} of {len(figures['gates'])} comparisons."
         + (" It is not in these, where the peer takes so many times as long:" if lost else ""),
         "\n".join(lost),
