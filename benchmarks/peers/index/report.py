@@ -14,7 +14,8 @@ turn. In rows about leaves the tree is nothing but prefixes.
 
 Microseconds of the calling thread's processor time for one call, median (10th to 90th percentile), after a warm-up. The
 contenders run at the same time, each in its own process with one thread, and are asked in turns for one sample each: one
-call that is not timed, since the others have used the processor's caches meanwhile, then some that are.
+call that is not timed, since the others have used the processor's caches meanwhile, then some that are. In rows with cold
+caches 64 MiB of other memory are written before each call: so it is in an engine, where a step of the model comes between.
 Tokens, keys and slots are in the form that each system takes before the clock starts. After loading, the garbage collector
 is told to leave alone what is there (`gc.freeze`), in all of them, and is on while they are timed. A call must answer
 the right length, or the row fails."""

@@ -1,7 +1,7 @@
 """What is timed: the same calls on the same prompts, asked of every index."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from benchmarks.workloads_index import (
@@ -90,6 +90,8 @@ class Row:
     """What a call must answer to be right."""
     num_calls: int = 4
     """Under the clock in one sample, after one that brings back to the processor's caches what the others have pushed out."""
+    cold: bool = False
+    """Whether the processor's caches are filled with something else before each call instead, as a step of a model does."""
     makes_room: bool = False
     """Whether what went must be put back, so that the next sample finds as many leaves."""
 
@@ -146,6 +148,13 @@ def _paths(seed: int) -> Case:
                 )
             )
     longest = {"one run": runs[PROMPT_TOKENS], "nodes of 512": chats[PROMPT_TOKENS]}
+    for shape, path in longest.items():
+        row = _exactly(
+            f"match 128 k, {shape}, cold caches",
+            lambda index, _, path=path: index.matching(path),
+            PROMPT_TOKENS,
+        )
+        rows.append(replace(row, cold=True))
     rows.append(
         _exactly(
             f"match 128 k, {NUM_RUNS} runs in turn",
