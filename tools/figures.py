@@ -56,7 +56,22 @@ def newest(theme: str) -> Result:
     if not of_theme:
         raise LookupError(f"{RESULTS} has no {theme}_HARDWARE_DATE.json")
     file = max(of_theme, key=lambda file: (file.stem.rpartition("_")[2], file.stem))
-    return Result(file.relative_to(ROOT), json.loads(file.read_text(encoding="utf-8")))
+    data = json.loads(file.read_text(encoding="utf-8"))
+    return Result(file.relative_to(ROOT), one_length(data) if theme == "ttft" else data)
+
+
+def one_length(data: Any) -> Any:
+    """Of first tokens behind prefixes of several lengths those behind the first: that one the page speaks of."""
+    config = data["config"]
+    lengths = config["prefix_tokens"]
+    if not isinstance(lengths, list):
+        return data  # files that know of one length only
+    rows = [row for row in data["rows"] if row["prefix_tokens"] == lengths[0]]
+    return {
+        **data,
+        "rows": rows,
+        "config": {**config, "prefix_tokens": lengths[0], "repeats": config["repeats"][0]},
+    }
 
 
 def at(data: Any, path: str) -> Any:

@@ -90,17 +90,24 @@ def test_the_newest_result_counts_and_other_themes_do_not(tmp_path, monkeypatch)
     monkeypatch.setattr(figures, "ROOT", tmp_path)
     folder = tmp_path / figures.RESULTS
     folder.mkdir(parents=True)
-    for number, name in enumerate(
-        ("ttft_zen5_2026-01-02", "ttft_zen3_2026-01-03", "ttft-peers_zen3_2026-01-04")
-    ):
+    names = ("serve_zen5_2026-01-02", "serve_zen3_2026-01-03", "serve-peers_zen3_2026-01-04")
+    for number, name in enumerate(names):
         (folder / f"{name}.json").write_text(str(number))
     figures.newest.cache_clear()
     try:
-        assert figures.newest("ttft") == Result(figures.RESULTS / "ttft_zen3_2026-01-03.json", 1)
-        with pytest.raises(LookupError, match="no serve_"):
-            figures.newest("serve")
+        assert figures.newest("serve") == Result(figures.RESULTS / "serve_zen3_2026-01-03.json", 1)
+        with pytest.raises(LookupError, match="no ttft_"):
+            figures.newest("ttft")
     finally:
         figures.newest.cache_clear()
+
+
+def test_of_several_lengths_the_first_is_shown():
+    rows = [{"tier": "disk", "prefix_tokens": length} for length in (4096, 8192)]
+    data = {"rows": rows, "config": {"prefix_tokens": [4096, 8192], "repeats": [3, 2], "seed": 0}}
+    config = {"prefix_tokens": 4096, "repeats": 3, "seed": 0}
+    assert figures.one_length(data) == {"rows": rows[:1], "config": config}
+    assert figures.one_length({"rows": rows[1:], "config": config}) == {"rows": rows[1:], "config": config}
 
 
 def test_what_the_index_table_shows_is_measured():
