@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _LABELS, _VALUES = 720, 236, 92  # all in pixels; labels stand left of the bars, values right of them
+_WIDTH, _VALUES = 720, 92  # all in pixels; labels stand left of the bars, values right of them
 _ROW, _BAR, _MARGIN, _HEAD = 26, 16, 16, 40
-_TEXT_PX = 13
+_TEXT_PX, _LETTER_PX = 13, 7.2
 
 _STYLE = """\
 .page { fill: #ffffff; stroke: #d0d7de } .text { fill: #1f2328 } .faint { fill: #59636e }
@@ -41,7 +41,8 @@ def bar_chart(title: str, bars: Sequence[Bar], note: str = "") -> str:
         raise ValueError(f"a chart needs bars with values of at least 0: {title} has {len(bars)}")
     most = max(bar.value for bar in bars) or 1.0
     height = _HEAD + _ROW * len(bars) + (_ROW if note else 0) + _MARGIN // 2
-    room = _WIDTH - _LABELS - _VALUES - 2 * _MARGIN
+    left = _MARGIN + max(round(_LETTER_PX * len(bar.label)) for bar in bars)
+    room = _WIDTH - left - _VALUES - _MARGIN
     parts = [
         (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
@@ -57,7 +58,6 @@ def bar_chart(title: str, bars: Sequence[Bar], note: str = "") -> str:
     for number, bar in enumerate(bars):
         top = _HEAD + _ROW * number
         middle = top + _BAR - 3
-        left = _MARGIN + _LABELS
         length = max(1.0, room * bar.value / most)
         kind = "ours" if bar.ours else "other"
         parts += [

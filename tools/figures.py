@@ -177,6 +177,28 @@ def ttft() -> Region:
     return chart_region("ttft", title, bars, _machine(data, f"{config['repeats']} repeats, median"))
 
 
+TTFT_PEERS_ROWS = {"memory": "from memory", "disk": "from disk"}
+
+
+def ttft_peers() -> Region:
+    """Time to first token on a hit, beside other engines."""
+    data = newest("ttft-peers").data
+    bars = [
+        Bar(
+            f"{row['title']}, {TTFT_PEERS_ROWS[row['row']]}",
+            row["ttft_s"],
+            f"{row['ttft_s']:.2f} s",
+            ours=row["title"].startswith("kvtide"),
+        )
+        for wanted in TTFT_PEERS_ROWS
+        for row in data["rows"]
+        if row["row"] == wanted and row["ttft_s"] is not None
+    ]
+    config = data["config"]
+    title = f"Time to first token beside others: {config['prefix_tokens']:,} cached tokens and {config['suffix_tokens']} new ones"
+    return chart_region("ttft-peers", title, bars, _machine(data, f"{config['rounds']} rounds, median"))
+
+
 def serve() -> Region:
     """Requests a second by what clients share."""
     data = newest("serve").data
@@ -229,6 +251,7 @@ def _machine(data: Any, more: str) -> str:
 REGIONS: dict[str, Callable[[], Region]] = {
     "faults-peers": faults_peers,
     "ttft": ttft,
+    "ttft-peers": ttft_peers,
     "serve": serve,
     "index-peers": index_peers,
 }

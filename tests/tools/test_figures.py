@@ -102,6 +102,27 @@ def test_the_newest_result_counts_and_other_themes_do_not(tmp_path, monkeypatch)
         figures.newest.cache_clear()
 
 
+def test_others_first_tokens_are_shown_as_far_as_there_are_any(monkeypatch):
+    rows = [
+        {"title": title, "row": row, "ttft_s": took_s}
+        for title, row, took_s in (
+            ("kvtide float32", "disk", 0.25),
+            ("kvtide float32", "memory", 0.5),
+            ("vLLM float32", "memory", 1.0),
+            ("llama.cpp", "disk", None),
+            ("llama.cpp", "cold", 20.0),
+        )
+    ]
+    config = {"prefix_tokens": 4096, "suffix_tokens": 64, "rounds": 3, "model": "demo"}
+    machine = {"cores": 2, "cpu": "an abacus", "gpu": None}
+    data = {"rows": rows, "config": config, "environment": machine}
+    monkeypatch.setattr(figures, "newest", lambda theme: Result(figures.RESULTS, data))
+    region = figures.ttft_peers()
+    told = "kvtide float32, from memory: 0.50 s; vLLM float32, from memory: 1.00 s; kvtide float32, from disk: 0.25 s"
+    assert f". {told}](docs/figures/ttft-peers.svg)" in region.text
+    assert region.charts["ttft-peers.svg"].count('class="ours"') == 2
+
+
 def test_of_several_lengths_the_first_is_shown():
     rows = [{"tier": "disk", "prefix_tokens": length} for length in (4096, 8192)]
     data = {"rows": rows, "config": {"prefix_tokens": [4096, 8192], "repeats": [3, 2], "seed": 0}}
