@@ -30,6 +30,7 @@ BENCH_ARGS ?= --prefix-tokens 1024 --suffix-tokens 64 --tiers cold,device,host,d
 GPU_CHECK_ARGS ?=
 FAULTS_ARGS ?=
 PEERS_ARGS ?=
+INDEX_PEERS_ARGS ?=
 CRASH_ARGS ?=
 CHURN_ARGS ?=
 ADMIN_ARGS ?=
@@ -44,6 +45,7 @@ MUTATE_ARGS ?=
 export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-index churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers index-peers crash bench-admin churn soak format bench figures sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -109,6 +111,9 @@ faults: setup ## everything that can go wrong with a disk, 50 times each, at the
 faults-peers: setup ## some of them at the disk stores of LMCache, SGLang and vLLM (installs these; PEERS_ARGS="...")
 	@$(BIN)/python -m benchmarks.peers $(PEERS_ARGS)
 
+index-peers: setup ## the prefix index beside SGLang's trees and vLLM's hashes (installs these; INDEX_PEERS_ARGS="...")
+	@$(BIN)/python -m benchmarks.peers.index $(INDEX_PEERS_ARGS)
+
 crash: setup ## kill what writes to a disk tier 1,000 times, and look at what is left (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.crash $(CRASH_ARGS)
 
@@ -135,6 +140,9 @@ format: setup ## let the formatter have its way
 
 bench: setup ## time to first token from each tier; BENCH_ARGS="..." for other sizes
 	@$(BIN)/kvtide bench ttft --model $(or $(MODEL),demo) $(BENCH_ARGS)
+
+figures: setup ## README.md's tables, charts and numbers anew, from benchmarks/results
+	@$(BIN)/python -m tools.figures
 
 sizes: ## the longest functions, classes and files: what to look at twice
 	@$(PYTHON) tools/sizes.py

@@ -28,7 +28,7 @@ class System:
     requirement: str | None = None
     """None: kvtide, in the environment that this runs in."""
     needs: tuple[str, ...] = ()
-    """What importing the store needs of the requirement's dependencies. None of it needs a GPU."""
+    """What importing its store, and its index, needs of the requirement's dependencies. None of it needs a GPU."""
 
 
 SYSTEMS = {
@@ -73,19 +73,27 @@ SYSTEMS = {
         requirement="sglang==0.5.23",
         needs=(
             "aiohttp",
+            "apache-tvm-ffi",
+            "compressed-tensors",
+            "dill",
+            "gguf",
             "ipython",
             "msgspec",
             "numpy",
+            "openai",
             "orjson",
             "packaging",
+            "partial-json-parser",
             "pillow",
             "psutil",
             "pybase64",
             "pydantic",
             "pyzmq",
             "requests",
+            "sentencepiece",
             "starlette",
             "tqdm",
+            "transformers",
             "triton",
         ),
     ),
