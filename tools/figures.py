@@ -3,94 +3,30 @@
 Of a theme the newest file counts: THEME_HARDWARE_DATE.json. README.md has
 
 - regions between `<!-- figures: NAME -->` and `<!-- /figures -->`, which are written whole: REGIONS says by what;
-- sentences of its own with numbers in them: CLAIMS says which, and where in a result each number stands. They are corrected
-  in place.
+- sentences of its own with numbers in them: `tools.claims` says which, and where in a result each number stands. They are
+  corrected in place.
 
 Charts go to docs/figures. A new theme takes a function that makes its region, its entry in REGIONS, and the two lines in
 README.md; a new sentence takes a Claim. With --check nothing is written, and the exit status says whether anything would be.
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import table
 from tools.charts import Bar, bar_chart, in_words
+from tools.claims import CLAIMS, Claim
+from tools.results import ROOT, newest
 
-ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-RESULTS = Path("benchmarks/results")
 CHARTS = Path("docs/figures")
 
 REGION = re.compile(r"(<!-- figures: ([\w-]+) -->\n)(.*?)(<!-- /figures -->)", re.DOTALL)
-
-
-# --- results ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run has measured."""
-
-    file: Path
-    """Relative to the root, as links are."""
-    data: Any
-
-    @property
-    def report(self) -> str:
-        """The page for people that goes with it."""
-        return self.file.with_suffix(".md").as_posix()
-
-
-@cache
-def newest(theme: str) -> Result:
-    """The result of a theme with the latest date. Raises LookupError if there is none."""
-    files = (ROOT / RESULTS).glob(f"{theme}_*.json")
-    of_theme = [file for file in files if file.stem.split("_")[0] == theme]
-    if not of_theme:
-        raise LookupError(f"{RESULTS} has no {theme}_HARDWARE_DATE.json")
-    file = max(of_theme, key=lambda file: (file.stem.rpartition("_")[2], file.stem))
-    data = json.loads(file.read_text(encoding="utf-8"))
-    return Result(file.relative_to(ROOT), one_length(data) if theme == "ttft" else data)
-
-
-def one_length(data: Any) -> Any:
-    """Of first tokens behind prefixes of several lengths those behind the first: that one the page speaks of."""
-    config = data["config"]
-    lengths = config["prefix_tokens"]
-    if not isinstance(lengths, list):
-        return data  # files that know of one length only
-    rows = [row for row in data["rows"] if row["prefix_tokens"] == lengths[0]]
-    return {
-        **data,
-        "rows": rows,
-        "config": {**config, "prefix_tokens": lengths[0], "repeats": config["repeats"][0]},
-    }
-
-
-def at(data: Any, path: str) -> Any:
-    """What stands at a path such as `rows[tier=disk].ttft_s` or `[0].tries`: names, numbers, and rows by their fields.
-
-    Raises LookupError if nothing, or more than one row, is there.
-    """
-    for name, brackets in re.findall(r"([\w-]+)|\[([^\]]+)\]", path):
-        if name:
-            data = data[name]
-        elif brackets.isdigit():
-            data = data[int(brackets)]
-        else:
-            wanted = dict(pair.split("=") for pair in brackets.split(","))
-            found = [row for row in data if all(str(row[key]) == value for key, value in wanted.items())]
-            if len(found) != 1:
-                raise LookupError(f"{len(found)} rows have {brackets}, in {path}")
-            [data] = found
-    return data
 
 
 # --- regions ----------------------------------------------------------------------------------------------------------
@@ -255,111 +191,6 @@ REGIONS: dict[str, Callable[[], Region]] = {
     "serve": serve,
     "index-peers": index_peers,
 }
-
-
-# --- sentences --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Number:
-    """A number in a sentence: where it stands in the theme's result, and how it is written."""
-
-    path: str
-    shown: str = "{}"
-    by: str = ""
-    """Where what it is divided by stands; empty for nothing."""
-    pick: Callable[[list[Any]], Any] | None = None
-    """Where several paths are named, with a space between them: which of their values it is."""
-
-    def text(self, data: Any) -> str:
-        """As the sentence has it."""
-        values = [at(data, path) for path in self.path.split()]
-        value = self.pick(values) if self.pick is not None else values[0]
-        return self.shown.format(value / at(data, self.by) if self.by else value)
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A part of a sentence in README.md: `{name}` stands for a number, `{report}` for the result's page.
-
-    It begins and ends with words: between them it is found, whatever the numbers are.
-    """
-
-    theme: str
-    sentence: str
-    numbers: dict[str, Number]
-
-    def pattern(self) -> re.Pattern[str]:
-        """Finds the sentence, whatever its numbers are and wherever its lines end."""
-        parts = re.split(r"(\{\w+\})", self.sentence)
-        found = [r"(\S+?)" if part.startswith("{") else _in_any_lines(part) for part in parts]
-        return re.compile("".join(found))
-
-    def values(self) -> list[str]:
-        """What must stand at each place, in order."""
-        result = newest(self.theme)
-        texts = {name: number.text(result.data) for name, number in self.numbers.items()}
-        texts["report"] = result.report
-        return [texts[name] for name in re.findall(r"\{(\w+)\}", self.sentence)]
-
-
-def _in_any_lines(text: str) -> str:
-    return r"\s+".join(re.escape(word) for word in re.split(r"\s+", text))
-
-
-_HIT = "rows[tier={}].ttft_s"
-_MEMORY = f"{_HIT.format('device')} {_HIT.format('host')}"
-_DISK = f"{_HIT.format('disk')} {_HIT.format('restart')}"
-
-CLAIMS = (
-    Claim(
-        "faults-peers",
-        "released systems, {tries} tries a row, at the store and without an engine ([how, and all rows]({report});",
-        {"tries": Number("[0].tries")},
-    ),
-    Claim(
-        "ttft",
-        "kvtide bench ttft --model demo --prefix-tokens {prefix} --suffix-tokens {suffix} --repeats {repeats} "
-        "--threads {threads} --json rows.json",
-        {
-            "prefix": Number("config.prefix_tokens"),
-            "suffix": Number("config.suffix_tokens"),
-            "repeats": Number("config.repeats"),
-            "threads": Number("config.threads"),
-        },
-    ),
-    Claim(
-        "ttft",
-        "([result]({report})) a cold prompt took {cold} s, and a hit {memory_low} to {memory_high} s from the device or "
-        "host memory and {disk_low} to {disk_high} s from disk or after a restart",
-        {
-            "cold": Number(_HIT.format("cold"), "{:.1f}"),
-            "memory_low": Number(_MEMORY, "{:.2f}", pick=min),
-            "memory_high": Number(_MEMORY, "{:.2f}", pick=max),
-            "disk_low": Number(_DISK, "{:.2f}", pick=min),
-            "disk_high": Number(_DISK, "{:.2f}", pick=max),
-        },
-    ),
-    Claim(
-        "serve",
-        "--clients {clients} --requests {requests} --threads {threads} --json rows.json",
-        {name: Number(f"config.{name}") for name in ("clients", "requests", "threads")},
-    ),
-    Claim(
-        "serve",
-        "Where they share {sharing} % of {tokens} tokens, two cores answered [{ratio} times as many]({report}) as where they "
-        "share none",
-        {
-            "sharing": Number("config.sharing[2]"),
-            "tokens": Number("config.prompt_tokens", "{:,}"),
-            "ratio": Number(
-                "rows[sharing=90,tiers=False].requests_per_s",
-                "{:.1f}",
-                by="rows[sharing=0,tiers=False].requests_per_s",
-            ),
-        },
-    ),
-)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

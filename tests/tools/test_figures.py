@@ -7,9 +7,11 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from benchmarks.peers.index.rows import cases
-from tools import figures
+from tools import claims, figures, results
 from tools.charts import Bar, bar_chart
-from tools.figures import CLAIMS, REGION, Claim, Number, Result, at, corrected
+from tools.claims import CLAIMS, Claim, Number
+from tools.figures import REGION, corrected
+from tools.results import RESULTS, Result, at, newest, one_length
 
 TEXT = figures.README.read_text(encoding="utf-8")
 PAGE, CHARTS = figures.written(TEXT)
@@ -28,7 +30,7 @@ def test_every_number_that_was_measured_stands_in_a_region_or_is_held_against_a_
     prose = re.sub(r"```.*?```", "", REGION.sub("", TEXT), flags=re.DOTALL)
     for claim in CLAIMS:
         prose = claim.pattern().sub("", prose)
-    assert MEASURED.findall(prose) == [], "add a Claim to tools/figures.py"
+    assert MEASURED.findall(prose) == [], "add a Claim to tools/claims.py"
 
 
 def test_a_sentence_with_numbers_is_found_as_one():
@@ -67,7 +69,7 @@ def test_a_sentence_that_is_gone_is_missed():
 
 def test_a_claim_picks_and_divides(monkeypatch):
     data = {"rows": [{"tier": "disk", "s": 3.0}, {"tier": "host", "s": 1.5}]}
-    monkeypatch.setattr(figures, "newest", lambda theme: Result(figures.RESULTS / f"{theme}.json", data))
+    monkeypatch.setattr(claims, "newest", lambda theme: Result(RESULTS / f"{theme}.json", data))
     both = "rows[tier=disk].s rows[tier=host].s"
     numbers = {
         "low": Number(both, "{:.2f}", pick=min),
@@ -87,19 +89,19 @@ def test_a_path_that_leads_nowhere_or_to_two_places_is_an_error(path):
 
 
 def test_the_newest_result_counts_and_other_themes_do_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "ROOT", tmp_path)
-    folder = tmp_path / figures.RESULTS
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    folder = tmp_path / RESULTS
     folder.mkdir(parents=True)
     names = ("serve_zen5_2026-01-02", "serve_zen3_2026-01-03", "serve-peers_zen3_2026-01-04")
     for number, name in enumerate(names):
         (folder / f"{name}.json").write_text(str(number))
-    figures.newest.cache_clear()
+    newest.cache_clear()
     try:
-        assert figures.newest("serve") == Result(figures.RESULTS / "serve_zen3_2026-01-03.json", 1)
+        assert newest("serve") == Result(RESULTS / "serve_zen3_2026-01-03.json", 1)
         with pytest.raises(LookupError, match="no ttft_"):
-            figures.newest("ttft")
+            newest("ttft")
     finally:
-        figures.newest.cache_clear()
+        newest.cache_clear()
 
 
 def test_others_first_tokens_are_shown_as_far_as_there_are_any(monkeypatch):
@@ -116,7 +118,7 @@ def test_others_first_tokens_are_shown_as_far_as_there_are_any(monkeypatch):
     config = {"prefix_tokens": 4096, "suffix_tokens": 64, "rounds": 3, "model": "demo"}
     machine = {"cores": 2, "cpu": "an abacus", "gpu": None}
     data = {"rows": rows, "config": config, "environment": machine}
-    monkeypatch.setattr(figures, "newest", lambda theme: Result(figures.RESULTS, data))
+    monkeypatch.setattr(figures, "newest", lambda theme: Result(RESULTS, data))
     region = figures.ttft_peers()
     told = "kvtide float32, from memory: 0.50 s; vLLM float32, from memory: 1.00 s; kvtide float32, from disk: 0.25 s"
     assert f". {told}](docs/figures/ttft-peers.svg)" in region.text
@@ -127,8 +129,8 @@ def test_of_several_lengths_the_first_is_shown():
     rows = [{"tier": "disk", "prefix_tokens": length} for length in (4096, 8192)]
     data = {"rows": rows, "config": {"prefix_tokens": [4096, 8192], "repeats": [3, 2], "seed": 0}}
     config = {"prefix_tokens": 4096, "repeats": 3, "seed": 0}
-    assert figures.one_length(data) == {"rows": rows[:1], "config": config}
-    assert figures.one_length({"rows": rows[1:], "config": config}) == {"rows": rows[1:], "config": config}
+    assert one_length(data) == {"rows": rows[:1], "config": config}
+    assert one_length({"rows": rows[1:], "config": config}) == {"rows": rows[1:], "config": config}
 
 
 def test_what_the_index_table_shows_is_measured():
@@ -142,7 +144,7 @@ def test_the_index_table_names_what_was_not_run(monkeypatch):
         "systems": {"kvtide": {"title": "kvtide"}, "vllm": {"title": "vLLM"}},
         "rows": [{"row": name, "cells": cells} for name in figures.INDEX_ROWS],
     }
-    monkeypatch.setattr(figures, "newest", lambda theme: Result(figures.RESULTS, data))
+    monkeypatch.setattr(figures, "newest", lambda theme: Result(RESULTS, data))
     lines = figures.index_peers().text.splitlines()
     assert lines[0] == "| microseconds | kvtide | vLLM |"
     assert lines[2] == f"| {figures.INDEX_ROWS[0]} | 64 | not run |"

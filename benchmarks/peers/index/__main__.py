@@ -4,7 +4,7 @@ Each contender in a process of its own, asked in turns for one sample at a time:
 calls, warm-up before. A contender that answers another length than it should fails the row, and the run. One that cannot be
 installed, or has no such call, is named with the reason.
 
-Peers are installed from the package index the first time: 9 GB unpacked.
+Peers are installed from the package index the first time: 6 GB unpacked.
 """
 
 import argparse
