@@ -5,6 +5,8 @@ import random
 import numpy as np
 import pytest
 
+from benchmarks.index_tree import Tree
+from benchmarks.workloads_index import prefixes
 from kvstore.reasons import MissReason
 from tests.tiering.progress import Progress
 from tests.tiering.small_tiers import model, prompt
@@ -144,17 +146,70 @@ def test_room_for_one_or_for_many_is_made_of_the_same_blocks(sizes, monkeypatch)
     assert list(make_room(rooms, **sizes)) == plainly
 
 
-def test_looking_for_what_is_not_there_does_not_begin_anew():
-    """Blocks that leave a device without anything clean below it have no view look at all the others again."""
+@pytest.mark.parametrize("name", ["host_clean", "host_victims"])
+def test_looking_for_what_is_not_there_does_not_begin_anew(name):
+    """Blocks that leave a device without anything below it have no view look at all the others again."""
     tiers = model(200)
-    for name in range(0, 180, 3):
-        tiers.run(prompt(name, name + 1, name + 2))
+    for block in range(0, 180, 3):
+        tiers.run(prompt(block, block + 1, block + 2))
     holdings = tiers.index._holdings
     looked = []
-    clean = holdings.host_clean
-    of_clean = clean._eligible
-    clean._eligible = lambda ids: looked.append(len(ids)) or of_clean(ids)
+    view = getattr(holdings, name)
+    of_view = view._eligible
+    view._eligible = lambda ids: looked.append(len(ids)) or of_view(ids)
     for _ in range(60):
-        holdings.host_clean.peek(1)
+        view.peek(1)
         tiers.index.make_room(holdings.slots[Tier.DEVICE].num_free + 2)
     assert sum(looked) < 3 * 180
+
+
+# ---- one fact at a time
+
+
+def entered(*tiers: Tier, blocks=96):
+    """A core with one prompt of 96 blocks in these tiers, and its path."""
+    tree = Tree(blocks, blocks, blocks)
+    return tree, tree.enter(next(prefixes(1, seed=0)), *tiers)
+
+
+def test_what_the_disk_gives_up_is_to_be_written_again():
+    tree, path = entered(Tier.HOST, Tier.DISK)
+    holdings = tree.holdings
+    assert holdings.host_dirty.peek(1).tolist() == []
+    holdings.disk_capacity_bytes = 0
+    tree.eviction.fit_disk()
+    assert holdings.host_dirty.peek(96).tolist() == path[::-1].tolist()
+    tree.index.check()
+
+
+def test_records_of_what_the_disk_gives_up_are_deleted():
+    tree, path = entered(Tier.DISK)
+    keys = [tree.residency.key_of(block) for block in path.tolist()]
+    tree.holdings.disk_capacity_bytes = 0
+    tree.eviction.fit_disk()
+    forgotten = [key for move in tree.index._outbox.take() for key in move.keys]
+    assert sorted(forgotten) == sorted(keys)
+    assert len(tree.radix) == 0
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_a_hole_goes_with_the_last_block_below_it(num):
+    tree = Tree(96)
+    path = tree.enter(next(prefixes(1, seed=0)), Tier.DEVICE)
+    tree.holdings.left(Tier.DEVICE, path[-num - 1 : -num])
+    tree.index.make_room(tree.holdings.slots[Tier.DEVICE].num_free + num)
+    assert len(tree.radix) == 95 - num
+    tree.index.check()
+
+
+@pytest.mark.parametrize("num", [1, 2])
+def test_what_is_leased_is_not_given_up(num):
+    tree, path = entered(Tier.DEVICE)
+    tree.holdings.lease(path)
+    tree.eviction.give_up(Tier.DEVICE, path[: -num - 1 : -1])
+    assert tree.residency.present(Tier.DEVICE, path).all()
+    assert sum(tree.eviction.dropped) == 0
+    tree.holdings.release(path)
+    tree.eviction.give_up(Tier.DEVICE, path[: -num - 1 : -1])
+    assert tree.eviction.dropped[Tier.DEVICE] == num
+    tree.index.check()
