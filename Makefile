@@ -30,6 +30,7 @@ BENCH_ARGS ?= --prefix-tokens 1024 --suffix-tokens 64 --tiers cold,device,host,d
 GPU_CHECK_ARGS ?=
 FAULTS_ARGS ?=
 PEERS_ARGS ?=
+TTFT_PEERS_ARGS ?=
 CRASH_ARGS ?=
 CHURN_ARGS ?=
 ADMIN_ARGS ?=
@@ -42,7 +43,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers ttft-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -107,6 +108,9 @@ faults: setup ## everything that can go wrong with a disk, 50 times each, at the
 
 faults-peers: setup ## some of them at the disk stores of LMCache, SGLang and vLLM (installs these; PEERS_ARGS="...")
 	@$(BIN)/python -m benchmarks.peers $(PEERS_ARGS)
+
+ttft-peers: setup ## time to first token beside vLLM's CPU build and llama.cpp (installs and compiles these; minutes)
+	@$(BIN)/python -m benchmarks.peers.ttft $(TTFT_PEERS_ARGS)
 
 crash: setup ## kill what writes to a disk tier 1,000 times, and look at what is left (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.crash $(CRASH_ARGS)

@@ -147,9 +147,7 @@ def environment(home: Path, steps: Sequence[Sequence[str]], made_of: str, *, tor
     interpreter, done = home / "bin" / "python", home / ".ready"
     if done.exists() and done.read_text() == made_of:
         return interpreter
-    print(
-        f"{home}: {made_of.splitlines()[1 if torch else 0]}, without most of what it depends on", flush=True
-    )
+    print(f"{home} is made, once: this takes minutes", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
     pip = [interpreter, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     constraints = home / "constraints.txt"

