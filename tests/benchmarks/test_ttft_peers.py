@@ -167,7 +167,7 @@ def measured(tmp_path):
 def test_rows_of_one_kind_are_measured_one_after_the_other_and_the_warm_up_is_not_kept(measured):
     rounds, heard = measured
     order = [text.split(":")[0] for text in heard if "first token" in text]
-    kvtide = [f"kvtide, {row}" for row in ROWS]
+    kvtide = [f"kvtide float32, {row}" for row in ROWS]
     assert order == [
         kvtide[0],
         "llama.cpp, cold",
@@ -225,8 +225,8 @@ def test_gates_are_ratios_round_by_round_and_hold_on_their_own_side():
     ]
     by_name = {gate["name"]: gate for gate in gates(rows)}
     values = [by_name[gate.name]["value"] for gate in GATES]
-    assert values == [0.5, 2.0, 3.0, None]
-    assert [by_name[gate.name]["holds"] for gate in GATES] == [True, False, True, False]
+    assert values == [0.5, None, 2.0, 3.0, None]
+    assert [by_name[gate.name]["holds"] for gate in GATES] == [True, False, False, True, False]
 
 
 def test_the_report_says_what_was_not_measured_and_why():
@@ -239,7 +239,14 @@ def test_the_report_says_what_was_not_measured_and_why():
         "command": "it",
         "took_s": 3,
         "environment": {"commit": "c", "cpu": "some", "python": "3"},
-        "config": {"prefix_tokens": 256, "suffix_tokens": 64, "threads": 2, "rounds": 1, "cores": [0, 1]},
+        "config": {
+            "prefix_tokens": 256,
+            "suffix_tokens": 64,
+            "threads": 2,
+            "rounds": 1,
+            "cores": [0, 1],
+            "bf16": "none",
+        },
         "systems": {
             "kvtide": {"title": "kvtide", "computes": "x", "versions": {}, "settings": {}, "start_s": 1.0}
         },
@@ -248,9 +255,9 @@ def test_the_report_says_what_was_not_measured_and_why():
         "gates": gates(rows),
     }
     lines = report(figures).splitlines()
-    assert "| memory | kvtide | memory | 100 | 100 to 100 | 10.0 |  |  |" in lines
+    assert "| memory | kvtide float32 | memory | 100 | 100 to 100 | 10.0 |  |  |" in lines
     assert "| memory | vLLM float32 | memory | - | - | - |  | refused |" in lines
-    assert "* kvtide: 7 (cold, memory)" in lines
+    assert "* kvtide float32: 7 (cold, memory)" in lines
 
 
 def test_every_gate_is_on_rows_that_exist():

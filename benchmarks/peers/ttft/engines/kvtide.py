@@ -10,10 +10,10 @@ import torch
 from benchmarks.peers.ttft.page_cache import drop
 from benchmarks.peers.ttft.protocol import Answer, Settings
 from engine import Engine, EngineConfig, SamplingParams
-from engine.model import Model
+from engine.model import Model, load_model
 from engine.params import RequestOptions
 from tiering.cli.host_memory import wait_for_host_memory
-from tiering.cli.prompts import load
+from tiering.cli.prompts import RANDOM, load
 
 _BLOCK_TOKENS, _SPARE_BLOCKS = 16, 8
 _ONE_TOKEN = SamplingParams(max_tokens=1, ignore_eos=True)
@@ -22,7 +22,9 @@ _ONLY_READ = RequestOptions(cache="read")
 
 
 def start(settings: Settings) -> "Kvtide":
-    return Kvtide(load(settings.model, "cpu", 0, settings.max_tokens), settings)
+    if settings.model in RANDOM:
+        return Kvtide(load(settings.model, "cpu", 0, settings.max_tokens), settings)
+    return Kvtide(load_model(settings.model, device="cpu", dtype=settings.dtype), settings)
 
 
 class Kvtide:
@@ -34,7 +36,6 @@ class Kvtide:
         size = (-(-settings.max_tokens // _BLOCK_TOKENS) + _SPARE_BLOCKS) * block_bytes
         config = EngineConfig(
             device="cpu",
-            dtype=settings.dtype,  # type: ignore[arg-type]  # checked by EngineConfig itself
             block_tokens=_BLOCK_TOKENS,
             device_bytes=size,
             host_bytes=size,
@@ -51,7 +52,7 @@ class Kvtide:
         self.facts: dict[str, Any] = {
             "versions": {name: version(name) for name in ("kvtide", "torch", "transformers", "numpy")},
             "settings": {
-                "dtype": settings.dtype,
+                "dtype": str(model.dtype),
                 "kv_dtype": "bfloat16",
                 "block_tokens": _BLOCK_TOKENS,
                 "threads": torch.get_num_threads(),
