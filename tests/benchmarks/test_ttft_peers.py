@@ -161,6 +161,7 @@ def measured(tmp_path):
         rounds.start()
         for number in (None, 0, 1):
             rounds.measure(number)
+        rounds.close()
     return rounds, heard
 
 

@@ -91,6 +91,7 @@ def measure(arguments: argparse.Namespace, systems: dict[str, Measured]) -> dict
             tell("warm-up" if number is None else f"round {number + 1} of {arguments.rounds}")
             rounds.measure(number)
         rows = summary(rounds.rows.values(), systems)
+        rounds.close()
     return {
         "command": " ".join(["python -m benchmarks.peers.ttft", *sys.argv[1:]]),
         "took_s": round(time.monotonic() - start_s),

@@ -30,7 +30,7 @@ class Row:
 
 
 class Rounds:
-    """All systems, running, and the rows so far. A context manager; leaving it ends every process."""
+    """All systems, running, and the rows so far. A context manager; leaving it kills what is left of their processes."""
 
     def __init__(
         self, systems: dict[str, Measured], prompts: Prompts, scratch: Path, launch: Launch, tell: Tell
@@ -121,3 +121,9 @@ class Rounds:
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+
+    def close(self) -> None:
+        """Have every system end in order: killed, some leave files in shared memory."""
+        for name, process in list(self._running.items()):
+            with self._failing(name):
+                process.close()
