@@ -12,6 +12,7 @@ two cores.
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -145,6 +146,7 @@ def main() -> int:
     if len(cores) < arguments.threads:
         parser.error(f"{arguments.threads} threads need as many cores, and this process may use {len(cores)}")
     os.sched_setaffinity(0, cores[: arguments.threads])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the systems are ended too
     figures = measure(arguments, {name: SYSTEMS[name] for name in names})
     print(report(figures))
     if arguments.json is not None:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[3]
-PATIENCE_S = 400.0
+PATIENCE_S = 900.0
 """For one answer: vLLM compiles when it starts for the first time."""
 
 
