@@ -31,6 +31,7 @@ GPU_CHECK_ARGS ?=
 FAULTS_ARGS ?=
 PEERS_ARGS ?=
 INDEX_PEERS_ARGS ?=
+TTFT_PEERS_ARGS ?=
 CRASH_ARGS ?=
 CHURN_ARGS ?=
 ADMIN_ARGS ?=
@@ -46,6 +47,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-index churn soak format bench sizes gpu-check gpu-rehearsal clean help
 .PHONY: setup demo test browser check mutate faults faults-peers index-peers crash bench-admin churn soak format bench figures sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers ttft-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -113,6 +115,8 @@ faults-peers: setup ## some of them at the disk stores of LMCache, SGLang and vL
 
 index-peers: setup ## the prefix index beside SGLang's trees and vLLM's hashes (installs these; INDEX_PEERS_ARGS="...")
 	@$(BIN)/python -m benchmarks.peers.index $(INDEX_PEERS_ARGS)
+ttft-peers: setup ## time to first token beside vLLM's CPU build and llama.cpp (installs and compiles these; minutes)
+	@$(BIN)/python -m benchmarks.peers.ttft $(TTFT_PEERS_ARGS)
 
 crash: setup ## kill what writes to a disk tier 1,000 times, and look at what is left (minutes)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.crash $(CRASH_ARGS)

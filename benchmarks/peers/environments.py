@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,20 +141,32 @@ def python(name: str, environments: Path) -> Path:
     system = SYSTEMS[name]
     if system.requirement is None:
         return Path(sys.executable)
-    home = environments / name
+    steps = [["install", *system.needs], ["install", "--no-deps", system.requirement]]
+    made_of = "\n".join((TORCH, system.requirement, *system.needs))
+    return environment(environments / name, steps, made_of)
+
+
+def environment(home: Path, steps: Sequence[Sequence[str]], made_of: str, *, torch: bool = True) -> Path:
+    """The interpreter of the environment `home`, after making it where it is not there or is made of something else.
+
+    `steps` are what pip is told, one after the other; `torch` puts torch in before, which stays as it is. Raises
+    CalledProcessError where pip fails.
+    """
     interpreter, done = home / "bin" / "python", home / ".ready"
-    wanted = "\n".join((TORCH, system.requirement, *system.needs))
-    if done.exists() and done.read_text() == wanted:
+    if done.exists() and done.read_text() == made_of:
         return interpreter
-    print(f"{home}: {system.requirement}, without most of what it depends on", flush=True)
+    print(f"{home} is made, once: this takes minutes", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-    pip = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    # torch first, without CUDA: what comes later is held to it, and would otherwise bring gigabytes.
-    if subprocess.run([*pip, f"{TORCH}+cpu"], capture_output=True, check=False).returncode:
-        subprocess.run([*pip, "--extra-index-url", TORCH_CPU_INDEX, f"{TORCH}+cpu"], check=True)
+    pip = [interpreter, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     constraints = home / "constraints.txt"
     constraints.write_text(f"{TORCH}+cpu\n")
-    subprocess.run([*pip, "--constraint", constraints, *system.needs], check=True)
-    subprocess.run([*pip, "--no-deps", system.requirement], check=True)
-    done.write_text(wanted)
+    if torch:
+        # first, without CUDA: what comes later is held to it, and would otherwise bring gigabytes
+        install = [*pip, "install", f"{TORCH}+cpu"]
+        if subprocess.run(install, capture_output=True, check=False).returncode:
+            subprocess.run([*install, "--extra-index-url", TORCH_CPU_INDEX], check=True)
+    for command, *what in steps:
+        bound = ["--constraint", constraints] if command == "install" and "--no-deps" not in what else []
+        subprocess.run([*pip, command, *bound, *what], check=True)
+    done.write_text(made_of)
     return interpreter
