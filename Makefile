@@ -33,6 +33,7 @@ PEERS_ARGS ?=
 CRASH_ARGS ?=
 CHURN_ARGS ?=
 ADMIN_ARGS ?=
+CODEC_ARGS ?=
 SOAK_REQUESTS ?= 20000
 SOAK_SEEDS ?= 1000
 SOAK_WALKS ?= 40000
@@ -42,7 +43,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-codec churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -113,6 +114,9 @@ crash: setup ## kill what writes to a disk tier 1,000 times, and look at what is
 
 bench-admin: setup ## what 200 requests a second to the admin endpoint cost the thread that computes (minutes)
 	@$(BIN)/python -m benchmarks.admin $(ADMIN_ARGS)
+
+bench-codec: setup ## how much smaller KV becomes without loss, and how fast (two minutes)
+	@OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.codec $(CODEC_ARGS)
 
 churn: setup ## how large the files become when a disk store is filled twenty times over (minutes)
 	@$(BIN)/python -m benchmarks.churn $(CHURN_ARGS)

@@ -21,8 +21,8 @@ from kvstore.block import BlockLayout
 from kvstore.errors import FormatError
 
 DIGEST_BYTES: Final = 16
-LEARN_TOKENS: Final = (512, 8192)
-"""The first gives most of what there is to gain, soon; the last all but a thousandth of the rest."""
+LEARN_TOKENS: Final = (512, 4096)
+"""The first gives most of what there is to gain, soon; the second most of the rest."""
 
 MAGIC: Final = b"kvtidebl"
 VERSION: Final = 1

@@ -58,7 +58,7 @@ _LEAST_GAIN: Final = 32
 
 # On an exponent plane, matches only cost: with these parameters zstd finds hardly any and is its Huffman
 # coder. A target_length above 0 or a negative level would switch Huffman coding off as well.
-_PARAMETERS: Final = zstandard.ZstdCompressionParameters.from_level(
+PARAMETERS: Final = zstandard.ZstdCompressionParameters.from_level(
     1,
     strategy=zstandard.STRATEGY_FAST,
     target_length=0,
@@ -74,7 +74,7 @@ class _Tools(threading.local):
     """What a thread reuses from call to call. Neither zstd contexts nor scratch may be shared by threads."""
 
     def __init__(self) -> None:
-        self.compressor = zstandard.ZstdCompressor(compression_params=_PARAMETERS)
+        self.compressor = zstandard.ZstdCompressor(compression_params=PARAMETERS)
         self.decompressor = zstandard.ZstdDecompressor()
         self._scratch = np.empty((2, _SEGMENT_ITEMS), dtype=np.uint32)
         self._planes = np.empty(0, dtype=np.uint8)

@@ -99,6 +99,8 @@ class StoreStats:
 
     written: Mapping[str, int] = field(default_factory=dict)
     """Blocks written since this store was opened, by how they were encoded: `raw`, `planes`, `baseline`."""
+    encodes: bool = True
+    """Whether blocks are encoded now, where that gains: what compression "auto" has found out."""
     fresh_starts: int = 0
     """How often the medium itself failed and the store went on empty, since it was opened."""
 

@@ -265,6 +265,7 @@ class LmdbStore(Closing):
             other_namespaces_bytes=sum(used.stored_bytes for used in usage.values()),
             damaged=damaged,
             written=written,
+            encodes=self._format.encodes,
             fresh_starts=self._fresh_starts,
         )
 
