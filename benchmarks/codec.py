@@ -25,7 +25,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from benchmarks.markdown import table
-from kvstore.baseline import LEARN_TOKENS, Baseline, Baselines
+from kvstore.baseline import FIRST_BITS, LEARN_TOKENS, Baseline, Baselines
 from kvstore.block import ITEMSIZES, KEY_BYTES, BlockLayout, Namespace
 from kvstore.codec import PARAMETERS, decode, encode
 from kvstore.record import RecordFormat
@@ -245,7 +245,7 @@ def _ceiling(dtype: str, layout: BlockLayout, itemsize: int, blocks: Blocks) -> 
     """What a perfect coder of single exponents would reach that knows each channel's distribution beforehand."""
     words = blocks.view(f"u{itemsize}").reshape(len(blocks), layout.num_layers, 2, layout.block_tokens, -1)
     bits = itemsize * 8
-    exponents = words if itemsize == 1 else (words >> (bits - 9)).astype(np.uint8)
+    exponents = words if itemsize == 1 else (words >> FIRST_BITS[dtype]).astype(np.uint8)
     channels = exponents.transpose(1, 2, 4, 0, 3).reshape(layout.num_layers, 2, words.shape[-1], -1)
     coded = np.array([[[_entropy(channel) for channel in each] for each in layer] for layer in channels])
     kept = 0 if itemsize == 1 else bits - 8

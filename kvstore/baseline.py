@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from kvstore.block import BlockLayout
+from kvstore.block import ITEMSIZES, BlockLayout
 from kvstore.errors import FormatError
 
 DIGEST_BYTES: Final = 16
@@ -27,9 +27,18 @@ LEARN_TOKENS: Final = (512, 4096)
 MAGIC: Final = b"kvtidebl"
 VERSION: Final = 1
 
-# magic, version, bytes of an element, layers x 2, channels of each, tokens it was learned from
-_HEAD: Final = struct.Struct("<8sHBxIIQ")
+# magic, version, bytes of an element, lowest bit of the byte that is coded, layers x 2, channels of each, tokens it was learned from
+_HEAD: Final = struct.Struct("<8sHBBIIQ")
 _MAGNITUDE: Final = 0x7FFF
+_SIGN_BIT: Final = 15
+
+FIRST_BITS: Final[Mapping[str, int]] = {"bfloat16": 7, "float16": 8, "float32": 23}
+"""The lowest bit of the byte of an element that is coded: its exponent, or the upper byte of a float16, where there is room for
+the sign. So the baseline of a float16 channel that is mostly negative has the sign bit: subtracting it turns the sign.
+"""
+
+
+_FORMS: Final = {(ITEMSIZES[dtype], first_bit) for dtype, first_bit in FIRST_BITS.items()}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,6 +50,8 @@ class Baseline:
     content: bytes
     """As it rests."""
     itemsize: int
+    first_bit: int
+    """See FIRST_BITS."""
     num_tokens: int
     """From how many it was learned."""
     words: NDArray[Any]
@@ -55,26 +66,25 @@ class Baseline:
     def parse(cls, content: bytes) -> "Baseline":
         """The baseline that rests so. Raises FormatError for what is none."""
         try:
-            magic, version, itemsize, groups, channels, num_tokens = _HEAD.unpack_from(content)
+            magic, version, *form, groups, channels, num_tokens = _HEAD.unpack_from(content)
             upper = np.frombuffer(content, "<u2", offset=_HEAD.size)
         except (struct.error, ValueError) as error:
             raise FormatError(f"no baseline: {error}") from error
-        if (
-            (magic, version) != (MAGIC, VERSION)
-            or itemsize not in (2, 4)
-            or not upper.size == groups * channels > 0
-        ):
+        if (magic, version) != (MAGIC, VERSION) or tuple(form) not in _FORMS:
             raise FormatError(f"no baseline of version {VERSION}")
+        if not upper.size == groups * channels > 0:
+            raise FormatError(f"no baseline of {groups} times {channels} channels: it has {upper.size}")
         digest = hashlib.blake2b(content, digest_size=DIGEST_BYTES).digest()
+        itemsize, first_bit = form
         words = upper.astype(np.uint16 if itemsize == 2 else np.uint32) << (itemsize * 8 - 16)
         words.flags.writeable = False
-        return cls(digest, content, itemsize, num_tokens, words.reshape(groups, 1, channels))
+        return cls(digest, content, itemsize, first_bit, num_tokens, words.reshape(groups, 1, channels))
 
     def fits(self, layout: BlockLayout) -> bool:
         """Whether it is of blocks that lie so in memory."""
         groups, _, channels = self.words.shape
-        of = layout.num_layers * 2, layout.num_kv_heads * layout.head_dim, layout.itemsize
-        return (groups, channels, self.itemsize) == of
+        lies = layout.num_layers * 2, layout.num_kv_heads * layout.head_dim
+        return (groups, channels) == lies and (self.itemsize, self.first_bit) == _form(layout)
 
 
 class Baselines:
@@ -94,6 +104,7 @@ class Baselines:
         self._known: Mapping[bytes, Baseline] = MappingProxyType({})
         self._current: Baseline | None = None
         self._sums = np.zeros(self._shape[::2], dtype=np.uint64)
+        self._negative = np.zeros(self._shape[::2], dtype=np.uint64)
         self._num_tokens = 0
 
     @property
@@ -134,19 +145,25 @@ class Baselines:
         words: NDArray[Any] = block.view(np.uint16 if self._layout.itemsize == 2 else np.uint32).reshape(
             self._shape
         )
-        magnitudes = (words >> (self._layout.itemsize * 8 - 16)) & _MAGNITUDE
-        sums = magnitudes.sum(axis=1, dtype=np.uint64)
+        upper = words >> (self._layout.itemsize * 8 - 16)
+        sums = (upper & _MAGNITUDE).sum(axis=1, dtype=np.uint64)
+        negative = (upper >> _SIGN_BIT).sum(axis=1, dtype=np.uint64)
         with self._lock:
             self._sums += sums
+            self._negative += negative
             self._num_tokens += self._layout.block_tokens
 
     def learned(self) -> Baseline:
         """A baseline of all that was learned until now, which must be something."""
         groups, _, channels = self._shape
         with self._lock:
-            num_tokens, means = self._num_tokens, np.rint(self._sums / self._num_tokens).astype("<u2")
-        head = _HEAD.pack(MAGIC, VERSION, self._layout.itemsize, groups, channels, num_tokens)
-        return Baseline.parse(head + means.tobytes())
+            num_tokens, numbers = self._num_tokens, np.rint(self._sums / self._num_tokens).astype("<u2")
+            signs = (self._negative * 2 > num_tokens).astype("<u2") << _SIGN_BIT
+        itemsize, first_bit = _form(self._layout)
+        if first_bit == FIRST_BITS["float16"]:
+            numbers |= signs
+        head = _HEAD.pack(MAGIC, VERSION, itemsize, first_bit, groups, channels, num_tokens)
+        return Baseline.parse(head + numbers.tobytes())
 
     def check(self) -> None:
         """Raise AssertionError unless what is current is known, and nothing known was learned from more."""
@@ -168,3 +185,8 @@ class Baselines:
     def _wanted(self, num_tokens: int) -> int:
         """The most tokens of those after which one is due that these are."""
         return max((due for due in self._learn_tokens if due <= num_tokens), default=0)
+
+
+def _form(layout: BlockLayout) -> tuple[int, int]:
+    """Bytes of an element, and the lowest bit of the one that is coded."""
+    return layout.itemsize, FIRST_BITS[layout.dtype]

@@ -14,7 +14,12 @@ bytes are stored as they are. A payload of PLANES is
 
 all little-endian. Exponents differ less within a channel than between channels: of BASELINE, each element's bits, as an
 unsigned integer, are what is left when the channel's baseline is subtracted, and the payload of the planes follows the
-digest of the table of baselines (baseline.py). Where nothing gains, the payload is the data itself (RAW).
+digest of the table of baselines (baseline.py), which also says whether the sign is coded with the exponent, as that of a
+float16 is:
+
+    float16    s eeeee mm mmmmmmmm   ->   seeeeemm | mmmmmmmm
+
+Where nothing gains, the payload is the data itself (RAW).
 """
 
 import struct
@@ -186,6 +191,7 @@ def _split(words: NDArray[Any], baseline: Baseline | None) -> tuple[Bytes, Bytes
     """The plane of exponents, and everything else. The next call on this thread overwrites them."""
     word: Word = words.dtype.type
     bits, num_items = words.itemsize * 8, words.size
+    first_bit = _first_bit(words.itemsize, baseline)
     planes = _tools.planes(words.nbytes)
     exponents, rest = planes[:num_items], planes[num_items:]
     second, low = _planes(rest, num_items)
@@ -197,8 +203,11 @@ def _split(words: NDArray[Any], baseline: Baseline | None) -> tuple[Bytes, Bytes
             items = scratch
         if low is not None:
             np.copyto(low[part], items, casting="unsafe")  # casts to narrower words keep the low bits
-        np.right_shift(items, bits - 9, out=signs)
+        np.right_shift(items, first_bit, out=signs)
         np.copyto(exponents[part], signs, casting="unsafe")
+        if first_bit == bits - 8:
+            np.copyto(second[part], items, casting="unsafe")
+            continue
         np.right_shift(signs, 1, out=signs)
         np.bitwise_and(signs, 0x80, out=signs)
         np.bitwise_and(items, 0x7F << (bits - 16), out=scratch)
@@ -215,17 +224,21 @@ def _join(exponents: Bytes, rest: Bytes, target: Bytes, baseline: Baseline | Non
     word = _WORDS[target.size // num_items]
     words = target.view(word)
     bits = words.itemsize * 8
+    first_bit = _first_bit(words.itemsize, baseline)
     second, low = _planes(rest, num_items)
     for part, base in _segments(num_items, baseline):
         items = words[part]
         scratch, _ = _tools.scratch(items.size, word)
         np.copyto(items, exponents[part])
-        np.left_shift(items, bits - 9, out=items)
-        # Made wider as a signed number, a byte has its sign in the top bit; what fills the bits between is cut off.
-        np.copyto(scratch.view(f"i{words.itemsize}"), second[part].view(np.int8))
-        if low is not None:
-            np.left_shift(scratch, 16, out=scratch)
-        np.bitwise_and(scratch, 0x807F << (bits - 16), out=scratch)
+        np.left_shift(items, first_bit, out=items)
+        if first_bit == bits - 8:
+            np.copyto(scratch, second[part])
+        else:
+            # Made wider as a signed number, a byte has its sign in the top bit; what fills the bits between is cut off.
+            np.copyto(scratch.view(f"i{words.itemsize}"), second[part].view(np.int8))
+            if low is not None:
+                np.left_shift(scratch, 16, out=scratch)
+            np.bitwise_and(scratch, 0x807F << (bits - 16), out=scratch)
         np.bitwise_or(items, scratch, out=items)
         if low is not None:
             np.copyto(scratch, low[part])
@@ -260,6 +273,11 @@ def _segments(num_items: int, baseline: Baseline | None) -> Iterator[tuple[slice
     for group in range(0, num_groups, step):
         base = baseline.words[group : group + step]
         yield slice(group * group_items, (group + len(base)) * group_items), base
+
+
+def _first_bit(itemsize: int, baseline: Baseline | None) -> int:
+    """The lowest bit of the byte that is coded."""
+    return itemsize * 8 - 9 if baseline is None else baseline.first_bit
 
 
 def _by_channel(items: NDArray[Any], base: NDArray[Any]) -> NDArray[Any]:

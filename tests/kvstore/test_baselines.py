@@ -52,6 +52,17 @@ def test_a_baseline_is_the_mean_of_the_bits_without_the_sign():
     assert Baseline.parse(learned.content).digest == learned.digest
 
 
+def test_that_of_float16_turns_the_sign_of_channels_that_are_mostly_negative():
+    layout = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=2, dtype="float16", block_tokens=3)
+    baselines = Baselines(layout, (3,))
+    block = np.array([[[0x3C00, 0x8001], [0x3C02, 0x8003], [0xBC04, 0x0005]]] * 2, dtype="<u2")
+    baselines.learn(block.reshape(-1).view(np.uint8))
+    learned = baselines.learned()
+    assert learned.words.tolist() == [[[0x3C02, 0x8003]]] * 2
+    assert learned.fits(layout)
+    assert not learned.fits(replace(layout, dtype="bfloat16"))
+
+
 def test_it_has_no_effect_before_it_is_added_and_more_tokens_win():
     baselines, block = Baselines(LAYOUT, (16, 48)), np.zeros(LAYOUT.block_bytes, np.uint8)
     assert not baselines.is_due
@@ -97,6 +108,7 @@ def test_what_is_no_baseline_is_refused():
         b"junk",
         content[:-1],
         content[:-2],
+        content[:11] + b"\x09" + content[12:],
         content + b"ab",
         b"x" + content[1:],
         content[:20],

@@ -163,6 +163,20 @@ def test_the_format_of_a_baseline(itemsize):
     assert payload[20 + frame_bytes :] == bytes(2000 * (itemsize - 1))
 
 
+def test_the_format_of_a_baseline_of_float16():
+    """The sign is coded with the exponent, and turned where a channel is mostly negative: 1.0 is 3C00, -2.0 is C000."""
+    layout = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=2, dtype="float16", block_tokens=500)
+    array = np.array([0x3C00, 0xC000] * 1000, dtype="<u2")
+    baseline = learned(array.reshape(1, -1), layout)
+    assert baseline.content[-8:] == bytes.fromhex("003c00c0003c00c0")
+    array[0], array[1] = 0xBC01, 0x4302  # the other sign
+    codec, payload = encoded(array, 2, baseline)
+    frame_bytes = int.from_bytes(payload[16:20], "little")
+    assert codec == 3
+    assert zstandard.decompress(payload[20 : 20 + frame_bytes]) == b"\x80\x83" + bytes(1998)
+    assert payload[20 + frame_bytes :] == b"\x01\x02" + bytes(1998)
+
+
 @pytest.mark.parametrize("itemsize", [2, 4])
 @given(st.binary(min_size=8, max_size=2000))
 def test_what_earlier_versions_wrote_is_read(itemsize, data):
