@@ -169,7 +169,7 @@ def _named(source: Bytes, itemsize: int, target: Bytes, baselines: Mapping[bytes
 
 def _decompressed(source: Bytes, itemsize: int, target: Bytes) -> tuple[Bytes, Bytes]:
     """The plane of exponents, and everything else."""
-    if itemsize not in _WORDS or target.size % itemsize:
+    if itemsize not in _WORDS or target.size % itemsize or not target.size:
         raise CodecError(f"{target.size} bytes are no elements of {itemsize} bytes")
     num_items = target.size // itemsize
     frame_end = source.size - num_items * (itemsize - 1)

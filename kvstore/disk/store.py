@@ -8,15 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar, cast
 
 from kvstore.baseline import LEARN_TOKENS, Baselines
 from kvstore.block import BlockKey, BlockLayout, Namespace
 from kvstore.closing import Closing
-from kvstore.codec import as_bytes
 from kvstore.disk.baselines import BaselineFiles
 from kvstore.disk.directory import Directory
 from kvstore.disk.door import Door
+from kvstore.disk.encoding import Encoding
 from kvstore.disk.entry import unpack_entry
 from kvstore.disk.environment import Unsound, lmdb_errors, page_rounded, some_items
 from kvstore.disk.form import form_of
@@ -27,18 +28,17 @@ from kvstore.disk.namespaces import FactFiles, found_elsewhere, infos
 from kvstore.disk.opening import emptied_tables, expire_others, fresh_tables, map_bytes, open_tables
 from kvstore.disk.quarantine import Quarantine, Quarantined
 from kvstore.disk.tables import Tables, Usage
-from kvstore.disk.worth import Rates, is_worth_encoding, measured
+from kvstore.disk.worth import Rates, measured
 from kvstore.disk.writer import Writer
 from kvstore.errors import StoreError, StoreFailed, StoreFull
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
-from kvstore.record import RecordFormat, codec_of
+from kvstore.record import RecordFormat
 from kvstore.reports import NamespaceInfo, Verified
 from kvstore.steering import UNCHANGED, Elsewhere, Unchanged
 from kvstore.store import (
     DURABILITIES,
     HIT,
-    NO_OWNER,
     BlockMeta,
     BlockRef,
     Compression,
@@ -144,10 +144,6 @@ class LmdbStore(Closing):
             raise ValueError(f"read_threads must be at least 1, got {read_threads}")
         baselines = Baselines(layout, learn_tokens)
         self._format = RecordFormat(namespace, layout, encodes=compression != "off", baselines=baselines)
-        self._weighs = compression == "auto"
-        """Whether it is still to be found out if encoding pays."""
-        self._read_threads = read_threads
-        self._written: Counter[str] = Counter()
         self._now_ns = now_ns
         self._failure: Exception | None = None
         self._damaged: Counter[MissReason] = Counter()
@@ -165,8 +161,14 @@ class LmdbStore(Closing):
                 raise
             self._quarantine = Quarantine(self._directory.quarantine)
             self._fact_files = FactFiles(self._directory.namespaces)
-            self._baseline_files = BaselineFiles(self._directory.baselines, namespace.digest, self._form)
-            self._rates = rates or self._measured_rates
+            self._encoding = Encoding(
+                self._format,
+                BaselineFiles(self._directory.baselines, namespace.digest, self._form),
+                rates=(rates or partial(measured, self._directory.payload / "data.mdb", layout, read_threads))
+                if compression == "auto"
+                else None,
+                read_threads=read_threads,
+            )
             self._free_bytes = free_bytes or self._directory.free_bytes
             self._writer = Writer(self._sync_in_background, sync_interval_s)
             resources.callback(self._writer.close)
@@ -219,7 +221,7 @@ class LmdbStore(Closing):
             batch = self._pack(refs, data)
             if batch:
                 self._write(lambda: self._put(batch))
-            if self._format.baselines.is_due:
+            if self._encoding.is_due:
                 self._writer.post(self._keep_baseline)
         return [batch[self._form.entry_key(ref.key)][0].stored_bytes for ref in refs]
 
@@ -255,7 +257,7 @@ class LmdbStore(Closing):
         with self._door.enter():
             usage = dict(self._lender.current.usage)
         with self._lock:
-            damaged, written = dict(self._damaged), dict(self._written)
+            damaged = dict(self._damaged)
         own = usage.pop(self.namespace.digest, Usage())
         return StoreStats(
             blocks=own.blocks,
@@ -264,15 +266,15 @@ class LmdbStore(Closing):
             capacity_bytes=self.capacity_bytes,
             other_namespaces_bytes=sum(used.stored_bytes for used in usage.values()),
             damaged=damaged,
-            written=written,
-            encodes=self._format.encodes,
+            written=self._encoding.written(),
+            encodes=self._encoding.encodes,
             fresh_starts=self._fresh_starts,
         )
 
     def check(self) -> None:
         with self._door.enter():
             self._write(lambda: self._tables.check())  # noqa: PLW0108 - the tables of then
-        self._format.baselines.check()
+        self._encoding.check()
 
     def raw(self) -> RawRecords:
         """The records below all checks, for tests and tools."""
@@ -359,20 +361,11 @@ class LmdbStore(Closing):
     def _pack(self, refs: Sequence[BlockRef], data: "Sequence[Readable]") -> Batch:
         written_ns = self._now_ns()
         batch = {}
-        codecs: Counter[str] = Counter()
         for ref, block in zip(refs, data, strict=True):
-            packed = self._format.pack(ref, block, written_ns)
-            if (
-                self._format.encodes and ref.owner == NO_OWNER
-            ):  # what is an owner's is not to be found in a baseline
-                self._format.baselines.learn(as_bytes(block))
-            codecs[codec_of(packed).name.lower()] += 1
-            record = self._form.record(packed, ref.owner)
+            record = self._form.record(self._encoding.pack(ref, block, written_ns), ref.owner)
             stored_bytes = page_rounded(len(record))
             meta = BlockMeta(ref.key, ref.parent_key, ref.tokens, stored_bytes, written_ns, ref.owner)
             batch[self._form.entry_key(ref.key)] = self._form.entry(meta), record
-        with self._lock:
-            self._written.update(codecs)
         return batch
 
     def _scan(self) -> Iterator[BlockMeta]:
@@ -428,11 +421,8 @@ class LmdbStore(Closing):
         self._lender: Lender[Tables] = Lender(tables, Tables.close)
         with suppress(StoreError):  # the next opening finds what cannot be deleted now
             self._guarded(self._delete_lost)
-        for baseline in self._baseline_files.found():
-            if baseline.fits(self.layout):
-                self._format.baselines.add(baseline)
-        if self._weighs:
-            self._writer.post(self._weigh)  # nobody waits for it
+        self._encoding.load()
+        self._writer.post(self._encoding.weigh)  # nobody waits for it
         self._fact_files.learn(self.namespace)
         self._forget_facts(but=(self.namespace.digest,))
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
@@ -442,27 +432,10 @@ class LmdbStore(Closing):
         there = (digest for digest, used in self._tables.usage.items() if used.blocks)
         kept = {*there, *but}
         self._fact_files.forget_all_but(kept)
-        self._baseline_files.forget_all_but(kept)
+        self._encoding.forget_all_but(kept)
 
     def _keep_baseline(self) -> None:
-        """Have what was learned on the disk, then write with it. Tried again with the next blocks where that fails."""
-        baselines = self._format.baselines
-        if not baselines.is_due:
-            return
-        baseline = baselines.learned()
-        if self._limits.leave_room(len(baseline.content), self._free_bytes()) and self._baseline_files.keep(
-            baseline
-        ):
-            baselines.add(baseline)
-
-    def _weigh(self) -> None:
-        """Find out whether encoding pays, if that can be told yet."""
-        if self._weighs and (rates := self._rates()) is not None:
-            self._weighs = False
-            self._format.encodes = is_worth_encoding(rates, self._read_threads)
-
-    def _measured_rates(self) -> Rates | None:
-        return measured(self._directory.payload / "data.mdb", self.layout, self._read_threads)
+        self._encoding.keep_baseline(lambda num_bytes: self._limits.leave_room(num_bytes, self._free_bytes()))
 
     def _change(self, limits: Limits) -> None:
         if limits.capacity_bytes > self.capacity_bytes:
@@ -594,7 +567,7 @@ class LmdbStore(Closing):
     def _sync_in_background(self) -> None:
         try:
             self._guarded(self._sync)
-            self._weigh()
+            self._encoding.weigh()
         except Exception as error:  # noqa: BLE001 - nobody waits for this one
             _log.error("%s could not be synced: %s", self._directory.root, error, extra=self._facts(error))
 

@@ -261,13 +261,24 @@ def test_a_file_is_synced_before_a_record_names_it(open_lmdb, monkeypatch):
 
 
 def test_a_full_disk_has_none_and_learns_it_later(open_lmdb, tmp_path):
+    """Room for a record's page, as it happens, and then not even for a baseline."""
     free = [1 << 40]
     store = open_lmdb(**learning(), free_bytes=lambda: free[0], min_free_bytes=1)
-    keep = store._baseline_files.keep
-    store._baseline_files.keep = lambda _: False
-    refs, blocks = filled(store, 4)
+    put = store._put
+
+    def then_full(batch):
+        put(batch)
+        free[0] = 100
+
+    store._put = then_full
+    refs, blocks = chain(store, 4), kv_like(store, 4)
+    for ref, block in zip(refs, blocks, strict=True):
+        free[0] = 1 << 40
+        store.put_many([ref], [block])
+        settled(store)
     assert not (tmp_path / "v1" / "baselines").exists()
-    store._baseline_files.keep = keep
+    store._put = put
+    free[0] = 1 << 40
     more, new = filled(store, 2, seed=1)
     assert store.stats().written == {"planes": 5, "baseline": 1}
     assert_holds(store, refs + more, blocks + new)

@@ -268,6 +268,19 @@ def test_a_frame_that_claims_to_be_huge_reserves_nothing():
         decode(1, len(huge).to_bytes(4, "little") + huge + bytes(10), 2, np.zeros(20, dtype=np.uint8))
 
 
+@pytest.mark.parametrize("codec", [1, 2, 3])
+def test_planes_of_nothing_are_refused(codec):
+    """Nobody writes them."""
+    table = learned(
+        np.ones((1, 8), np.uint8),
+        BlockLayout(num_layers=1, num_kv_heads=1, head_dim=2, dtype="bfloat16", block_tokens=1),
+    )
+    empty = zstandard.compress(b"")
+    payload = (table.digest if codec == 3 else b"") + len(empty).to_bytes(4, "little") + empty
+    with pytest.raises(CodecError, match="no elements"):
+        decoded(codec, payload, 2, 0, table)
+
+
 def test_unknown_codecs_are_refused():
     with pytest.raises(FormatError, match="codec 7"):
         decode(7, b"", 2, np.zeros(2, dtype=np.uint8))
