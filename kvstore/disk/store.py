@@ -567,7 +567,7 @@ class LmdbStore(Closing):
     def _sync_in_background(self) -> None:
         try:
             self._guarded(self._sync)
-            self._encoding.weigh()
+            self._writer.post(self._encoding.weigh)
         except Exception as error:  # noqa: BLE001 - nobody waits for this one
             _log.error("%s could not be synced: %s", self._directory.root, error, extra=self._facts(error))
 

@@ -67,6 +67,7 @@ def test_it_is_found_out_once_when_there_is_enough_to_measure(open_lmdb):
     before = fill(store, 3)
     for _ in range(3):
         store._writer.run(store._sync_in_background)
+        store._writer.run(lambda: None)
     after = fill(store, 2, seed=1)
     assert store.stats().written == {"planes": 3, "raw": 2}
     assert_holds(store, *before)
