@@ -36,6 +36,7 @@ CRASH_ARGS ?=
 CHURN_ARGS ?=
 ADMIN_ARGS ?=
 INDEX_ARGS ?=
+CODEC_ARGS ?=
 SOAK_REQUESTS ?= 20000
 SOAK_SEEDS ?= 1000
 SOAK_WALKS ?= 40000
@@ -48,6 +49,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-index churn soak format bench sizes gpu-check gpu-rehearsal clean help
 .PHONY: setup demo test browser check mutate faults faults-peers index-peers crash bench-admin churn soak format bench figures sizes gpu-check gpu-rehearsal clean help
 .PHONY: setup demo test browser check mutate faults faults-peers ttft-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-codec churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -126,6 +128,8 @@ bench-admin: setup ## what 200 requests a second to the admin endpoint cost the 
 
 bench-index: setup ## what the prefix index costs: matches, insertions, evictions, memory, pauses (INDEX_ARGS="--json FILE")
 	@$(BIN)/python -m benchmarks.index $(INDEX_ARGS)
+bench-codec: setup ## how much smaller KV becomes without loss, and how fast (two minutes)
+	@OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.codec $(CODEC_ARGS)
 
 churn: setup ## how large the files become when a disk store is filled twenty times over (minutes)
 	@$(BIN)/python -m benchmarks.churn $(CHURN_ARGS)

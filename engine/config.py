@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from kvstore.store import DURABILITIES, Durability
+from kvstore.store import COMPRESSIONS, DURABILITIES, Compression, Durability
 
 from .params import check_number, check_whole
 from .sizes import available_memory_bytes, parse_bytes
@@ -53,6 +53,8 @@ class EngineConfig:
     disk_min_free_bytes: space on that file system which the tier never takes.
     disk_durability: "relaxed" syncs a few seconds after a write; a loss of power before that may cost the disk tier.
         "strict" syncs each write before it counts as done (docs/durability.md).
+    disk_compression: "on" encodes blocks on disk without loss, where that makes them smaller: 1.5 times in bfloat16; "off" never.
+        "auto" does unless the disk is measured to be so fast that reads would suffer more than is saved (docs/durability.md).
     disk_key_file: a file with the key that blocks on disk are encrypted with, 32 bytes or 64 hexadecimal digits; None
         leaves them readable. It must not lie on the disk that it is to protect (docs/privacy.md).
     disk_read_threads: reading is mostly waiting and decompressing; two keep two cores busy.
@@ -87,6 +89,7 @@ class EngineConfig:
     disk_bytes: int | str = "16GiB"
     disk_min_free_bytes: int | str = "2GiB"
     disk_durability: Durability = "relaxed"
+    disk_compression: Compression = "auto"
     disk_key_file: str | Path | None = None
     disk_read_threads: int = 2
     disk_queue_bytes: int | str = "32MiB"
@@ -107,6 +110,7 @@ class EngineConfig:
         _check_choice("load", self.load, LOADS)
         _check_choice("attention", self.attention, ATTENTIONS)
         _check_choice("disk_durability", self.disk_durability, DURABILITIES)
+        _check_choice("disk_compression", self.disk_compression, COMPRESSIONS)
         _check_choice("deterministic", self.deterministic, (True, False))
         _check_choice("block_tokens", self.block_tokens, (16, 32))
         for name in ("disk_read_threads", "max_num_seqs", "max_batch_tokens"):

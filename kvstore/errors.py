@@ -8,7 +8,8 @@
     ├── StoreFailed     the medium failed: an I/O error, or LMDB's own pages are damaged
     ├── Unsupported     this store declares that it cannot do this
     └── FormatError     bytes that claim to be ours and are not
-        └── CodecError  a payload that does not decode
+        ├── CodecError  a payload that does not decode
+        └── MissingBaseline  a payload that needs a baseline which is not there
 
 Each error says whether it is `temporary`: whether the very same call may succeed later although nobody acts
 on the error. Only a retry layer reads that.
@@ -53,3 +54,7 @@ class FormatError(StoreError):
 
 class CodecError(FormatError):
     """A payload that does not decode to as many bytes as were encoded."""
+
+
+class MissingBaseline(FormatError):
+    """A payload that cannot be decoded because the baseline that it names is lost or damaged."""

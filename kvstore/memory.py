@@ -15,7 +15,17 @@ from kvstore.reasons import MissReason
 from kvstore.record import RecordFormat
 from kvstore.reports import NamespaceInfo
 from kvstore.steering import Elsewhere
-from kvstore.store import HIT, BlockMeta, BlockRef, ReadOutcome, StoreStats, check_owner, check_times
+from kvstore.store import (
+    HIT,
+    BlockMeta,
+    BlockRef,
+    Compression,
+    ReadOutcome,
+    StoreStats,
+    check_compression,
+    check_owner,
+    check_times,
+)
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
@@ -28,7 +38,8 @@ class MemoryStore(Closing):
     """A `Store` in memory, with the same records as on disk, so that damage and compression behave alike.
 
     A `shelf` outlives the store: two stores that are given the same one, one after the other, play a restart;
-    of different namespaces, two models that share a disk. Open only one at a time.
+    of different namespaces, two models that share a disk. Open only one at a time. Records have no baseline, and
+    `compression` "auto" is "on": no disk is slower than decoding, and none faster.
     """
 
     def __init__(
@@ -37,14 +48,15 @@ class MemoryStore(Closing):
         layout: BlockLayout,
         capacity_bytes: int,
         *,
-        compress: bool = True,
+        compression: Compression = "auto",
         shelf: Shelf | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         if capacity_bytes < 0:
             raise ValueError(f"capacity_bytes must be at least 0, not {capacity_bytes}")
         self.capacity_bytes = capacity_bytes
-        self._format = RecordFormat(namespace, layout, compress=compress)
+        check_compression(compression)
+        self._format = RecordFormat(namespace, layout, encodes=compression != "off")
         self._now_ns = now_ns
         self._shelf: Shelf = {} if shelf is None else shelf
         self._lock = threading.Lock()  # the shelf and the counts change together, or not at all

@@ -54,6 +54,8 @@ class MissReason(StrEnum):
     """A sound record of something else: other namespace, key, parent, tokens or size."""
     UNKNOWN_FORMAT = "unknown_format"
     """A sound record of a version or codec that this program does not know."""
+    MISSING_BASELINE = "missing_baseline"
+    """A sound record that cannot be decoded, because the baseline that it names is lost or damaged."""
 
     @property
     def damaged(self) -> bool:
@@ -68,5 +70,6 @@ _DAMAGE = frozenset(
         MissReason.DAMAGED_CHECKSUM,
         MissReason.WRONG_IDENTITY,
         MissReason.UNKNOWN_FORMAT,
+        MissReason.MISSING_BASELINE,
     }
 )

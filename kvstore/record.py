@@ -1,15 +1,16 @@
 """One block as one run of bytes that proves what it is: see docs/block-format.md."""
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import xxhash
 
+from kvstore.baseline import Baseline, Baselines
 from kvstore.block import KEY_BYTES, BlockLayout, Namespace
 from kvstore.codec import Codec, as_bytes, decode, encode
-from kvstore.errors import CodecError, FormatError
+from kvstore.errors import CodecError, FormatError, MissingBaseline
 from kvstore.reasons import MissReason
 from kvstore.store import OWNER_BYTES, BlockRef
 
@@ -53,15 +54,28 @@ def header_bytes(token_id_bytes: int) -> int:
 
 
 class RecordFormat:
-    """Packs and verifies the records of one namespace and layout. Holds no state: any thread may use it.
+    """Packs and verifies the records of one namespace and layout. Any thread may use it.
 
-    `compress=False` stores every payload raw; records of either kind are read the same.
+    Encoded or not, with one baseline or another, records are read the same.
     """
 
-    def __init__(self, namespace: Namespace, layout: BlockLayout, *, compress: bool = True) -> None:
+    baselines: Baselines
+    """What is known and learned of them. Nothing is learned here: a record must not name what nobody keeps."""
+    encodes: bool
+    """Whether payloads are encoded where that gains. Whoever made this may change it at any time."""
+
+    def __init__(
+        self,
+        namespace: Namespace,
+        layout: BlockLayout,
+        *,
+        encodes: bool = True,
+        baselines: Baselines | None = None,
+    ) -> None:
         self.namespace = namespace
         self.layout = layout
-        self.compress = compress
+        self.encodes = encodes
+        self.baselines = Baselines(layout, learn_tokens=()) if baselines is None else baselines
 
     @property
     def max_record_bytes(self) -> int:
@@ -79,8 +93,10 @@ class RecordFormat:
         if raw.size != self.layout.block_bytes:
             raise ValueError(f"a block of {raw.size} bytes where the layout has {self.layout.block_bytes}")
         raw_checksum = xxhash.xxh3_64_intdigest(raw.data)
-        codec, pieces = encode(raw, self.layout.itemsize) if self.compress else (Codec.RAW, [raw.data])
-        payload = b"".join(pieces)
+        codec, pieces = Codec.RAW, [raw.data]
+        if self.encodes:
+            codec, pieces = encode(raw, self.layout.itemsize, self.baselines.current)
+        payload_bytes, payload_checksum = _summary(pieces)
         head = _HEAD.pack(
             MAGIC,
             VERSION,
@@ -88,16 +104,16 @@ class RecordFormat:
             self.layout.itemsize,
             len(ref.tokens),
             raw.size,
-            len(payload),
+            payload_bytes,
             written_ns,
             self.namespace.digest,
             ref.key,
             ref.parent_key,
             raw_checksum,
-            xxhash.xxh3_64_intdigest(payload),
+            payload_checksum,
         )
         header = head + ref.tokens
-        return b"".join((header, _CHECKSUM.pack(xxhash.xxh3_64_intdigest(header)), payload))
+        return b"".join((header, _CHECKSUM.pack(xxhash.xxh3_64_intdigest(header)), *pieces))
 
     def unpack(self, record: Any, ref: BlockRef, out: "Writable") -> MissReason | None:
         """Verify everything that a record claims, and decode it into `out`.
@@ -115,7 +131,7 @@ class RecordFormat:
         payload = source[head.header_bytes :]
         if xxhash.xxh3_64_intdigest(payload.data) != head.payload_checksum:
             return MissReason.DAMAGED_CHECKSUM
-        return _decoded(head, payload, out)
+        return _decoded(head, payload, out, self.baselines.known)
 
     def check_out(self, refs: "Sequence[BlockRef]", out: "Sequence[Writable]") -> None:
         """Raise ValueError unless there is one buffer for each block, and each has a block's size."""
@@ -147,9 +163,15 @@ class RecordFormat:
             raise ValueError(f"owners have {OWNER_BYTES} bytes, not {len(ref.owner)}")
 
 
-def damage_of(record: Any, entry_key: bytes) -> MissReason | None:
+def codec_of(record: Any) -> Codec:
+    """How the payload of a record that was just packed is encoded."""
+    return Codec(_Head(*_HEAD.unpack_from(record)[1:]).codec)
+
+
+def damage_of(record: Any, entry_key: bytes, baselines: Mapping[bytes, Baseline]) -> MissReason | None:
     """Why a record must not be trusted that rests under this namespace digest and key, as far as it tells by
-    itself; None if nothing is wrong. For tools, which know no layout: `unpack` compares more.
+    itself and with the baselines that are known; None if nothing is wrong. For tools, which know no layout:
+    `unpack` compares more.
     """
     source = as_bytes(record)
     head = _verified_head(source)
@@ -161,15 +183,28 @@ def damage_of(record: Any, entry_key: bytes) -> MissReason | None:
     if xxhash.xxh3_64_intdigest(payload.data) != head.payload_checksum:
         return MissReason.DAMAGED_CHECKSUM
     out = bytearray(head.raw_bytes)
-    return _decoded(head, payload, out)
+    return _decoded(head, payload, out, baselines)
 
 
-def _decoded(head: _Head, payload: Any, out: "Writable") -> MissReason | None:
+def _summary(pieces: Sequence[Any]) -> tuple[int, int]:
+    """Bytes and checksum of what these are together."""
+    checksum, num_bytes = xxhash.xxh3_64(), 0
+    for piece in pieces:
+        checksum.update(piece)
+        num_bytes += len(piece)
+    return num_bytes, checksum.intdigest()
+
+
+def _decoded(
+    head: _Head, payload: Any, out: "Writable", baselines: Mapping[bytes, Baseline]
+) -> MissReason | None:
     """Decode a payload, whose checksum is right, into `out`; None if that is what was encoded."""
     try:
-        decode(head.codec, payload, head.itemsize, out)
+        decode(head.codec, payload, head.itemsize, out, baselines)
     except CodecError:
         return MissReason.DAMAGED_CHECKSUM
+    except MissingBaseline:
+        return MissReason.MISSING_BASELINE
     except FormatError:
         return MissReason.UNKNOWN_FORMAT
     # Once more, over what will be served: this covers the codec and the writer's buffer too.

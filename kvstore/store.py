@@ -1,7 +1,7 @@
 """The store interface: where the bytes of blocks rest, by key, batch first."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, Self, TypeAlias, get_args
 
@@ -23,6 +23,10 @@ NO_OWNER: Final = bytes(OWNER_BYTES)
 Durability: TypeAlias = Literal["relaxed", "strict"]
 """When a write survives a loss of power: after the next sync, or when it returns. See docs/durability.md."""
 DURABILITIES: Final = get_args(Durability)
+
+Compression: TypeAlias = Literal["auto", "on", "off"]
+"""Whether blocks are encoded: where that gains, and reading does not suffer more than it gains; where it gains; never."""
+COMPRESSIONS: Final = get_args(Compression)
 
 _END_OF_TIME_NS: Final = 1 << 63
 
@@ -93,6 +97,10 @@ class StoreStats:
     damaged: Mapping[MissReason, int]
     """Reads that found a record which failed a check, since this store was opened, by reason."""
 
+    written: Mapping[str, int] = field(default_factory=dict)
+    """Blocks written since this store was opened, by how they were encoded: `raw`, `planes`, `baseline`."""
+    encodes: bool = True
+    """Whether blocks are encoded now, where that gains: what compression "auto" has found out."""
     fresh_starts: int = 0
     """How often the medium itself failed and the store went on empty, since it was opened."""
 
@@ -199,6 +207,12 @@ class Store(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+def check_compression(compression: str) -> None:
+    """Raise ValueError for what is none."""
+    if compression not in COMPRESSIONS:
+        raise ValueError(f"compression must be one of {', '.join(COMPRESSIONS)}, got {compression!r}")
 
 
 def check_owner(owner: bytes) -> None:

@@ -222,6 +222,30 @@ def not_a_directory(directory: Path, _: Random) -> None:
     directory.write_text("a file")
 
 
+def on_baselines(change: Callable[[Path, Random], object]) -> OnDirectory:
+    """Something befalls what records are encoded with."""
+
+    def at_rest(directory: Path, rng: Random) -> None:
+        for file in sorted((directory / "v1" / "baselines").iterdir()):
+            change(file, rng)
+
+    return at_rest
+
+
+def _flip_any(file: Path, rng: Random) -> None:
+    """One bit of a file, anywhere."""
+    content = bytearray(file.read_bytes())
+    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    file.write_bytes(content)
+
+
+def _cut_file(file: Path, rng: Random) -> None:
+    os.truncate(file, rng.randrange(file.stat().st_size))
+
+
+FLIP_BASELINE = on_baselines(_flip_any)
+
+
 def _key_file(directory: Path, rng: Random) -> Path:
     """That of one owner's key."""
     return rng.choice(sorted((directory / "v1" / "keys").iterdir()))
@@ -234,10 +258,7 @@ def remove_key(directory: Path, rng: Random) -> None:
 
 def flip_key_bit(directory: Path, rng: Random) -> None:
     """A key is not what it was."""
-    file = _key_file(directory, rng)
-    content = bytearray(file.read_bytes())
-    content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
-    file.write_bytes(content)
+    _flip_any(_key_file(directory, rng), rng)
 
 
 # ---- a store in use --------------------------------------------------------------------------------------------------
@@ -319,6 +340,16 @@ FILES = [
     Kind("a crash, and nothing else", at_rest=crashed()),
     Kind("files of a newer format and of nobody's", at_rest=strangers),
 ]
+BASELINES = [
+    Kind("baseline: bit flipped", at_rest=FLIP_BASELINE),
+    Kind("baseline: cut short", at_rest=on_baselines(_cut_file)),
+    Kind("baseline: gone", at_rest=on_baselines(lambda file, _: file.unlink())),
+    Kind("baseline: gone, after a crash", at_rest=crashed(on_baselines(lambda file, _: file.unlink()))),
+    Kind(
+        "baseline: gone while the store is open",
+        in_use=lambda _store, directory, rng: on_baselines(lambda file, _: file.unlink())(directory, rng),
+    ),
+]
 CALLS = [
     Kind("read: EIO before the work", faults=failing(ErrorBefore, "read")),
     Kind("read: EIO after the work", faults=failing(ErrorAfter, "read")),
@@ -356,5 +387,6 @@ ENCRYPTED = [
     Kind("encrypted: power lost, after a crash", at_rest=crashed(drop_pages), encrypted=True),
     Kind("encrypted: a key gone", at_rest=remove_key, encrypted=True),
     Kind("encrypted: bit flipped in a key", at_rest=flip_key_bit, encrypted=True),
+    Kind("encrypted: bit flipped in a baseline", at_rest=FLIP_BASELINE, encrypted=True),
 ]
-KINDS = {kind.name: kind for kind in (*RECORDS, *FILES, *CALLS, *SURROUNDINGS, *ENCRYPTED)}
+KINDS = {kind.name: kind for kind in (*RECORDS, *FILES, *BASELINES, *CALLS, *SURROUNDINGS, *ENCRYPTED)}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.faults.kinds import Kind
+from kvstore.baseline import Baselines
 from kvstore.block import BlockLayout, Namespace
 from kvstore.disk import LmdbStore
 from kvstore.errors import StoreError
@@ -38,6 +39,8 @@ class Outcome:
 
 
 MASTER_KEY = bytes(range(32))
+_LEARN_TOKENS = 32
+"""Few enough that the records of a directory as it is left have a baseline."""
 
 
 def open_store(
@@ -57,6 +60,7 @@ def open_store(
         min_free_bytes=0,
         sync_interval_s=sync_interval_s,
         master_key=MASTER_KEY if encrypted else None,
+        learn_tokens=(_LEARN_TOKENS,),
     )
 
 
@@ -70,7 +74,11 @@ class StoreTries:
         self._scratch = scratch
         for encrypted in (False, True):
             with open_store(_template(scratch, encrypted=encrypted), encrypted=encrypted) as store:
-                self._refs, self._blocks = fill(store, self.num_blocks)
+                fill(store, self.num_blocks)
+                store.sync()
+                self._refs, self._blocks = fill(
+                    store, self.num_blocks
+                )  # with what was learned from the first time
                 self._more = chain(store, 4, seed=1), kv_like(store, 4, seed=1)
 
     def run(self, kind: Kind, seed: int) -> Outcome:
@@ -172,9 +180,15 @@ class EngineTries:
         self._key_file.write_bytes(MASTER_KEY)
         for encrypted in (False, True):
             directory = _template(scratch, encrypted=encrypted)
-            with self._open(directory, lambda store: store, encrypted=encrypted) as engine:
+            with self._open(directory, _learning_soon, encrypted=encrypted, deadline_s=10.0) as engine:
                 self._right = [self._said(result) for result in engine.generate(self._prompts, self._params)]
                 engine.flush()
+                assert engine.clear()
+                assert [
+                    self._said(result) for result in engine.generate(self._prompts, self._params)
+                ] == self._right
+                engine.flush()
+                assert engine.stats()["cache"]["store"]["written"]["baseline"]
 
     def run(self, kind: Kind, seed: int) -> Outcome:
         """One try."""
@@ -223,7 +237,9 @@ class EngineTries:
     def _said(result: "Result") -> object:
         return result.token_ids, [each.logprob for each in result.logprobs]
 
-    def _open(self, directory: Path, wrap: Callable, *, encrypted: bool = False) -> "Engine":
+    def _open(
+        self, directory: Path, wrap: Callable, *, encrypted: bool = False, deadline_s: float = 0.05
+    ) -> "Engine":
         from engine import EngineConfig
         from engine.engine import Engine
 
@@ -236,11 +252,16 @@ class EngineTries:
             disk_bytes="4MiB",
             disk_key_file=self._key_file if encrypted else None,
             disk_min_free_bytes=0,
-            disk_deadline_s=0.05,
+            disk_deadline_s=deadline_s,
             max_batch_tokens=128,
             deterministic=True,
         )
         return Engine(self._model, config, wrap_store=wrap, announce=lambda _: None)
+
+
+def _learning_soon(store: LmdbStore) -> LmdbStore:
+    store._format.baselines = Baselines(store.layout, (_LEARN_TOKENS,))
+    return store
 
 
 def _template(scratch: Path, *, encrypted: bool) -> Path:

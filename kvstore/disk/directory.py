@@ -6,6 +6,7 @@
     PATH/v1/meta/      LMDB: what a scan tells of each record
     PATH/v1/quarantine/  records that failed a check
     PATH/v1/namespaces/  which models the blocks are of
+    PATH/v1/baselines/   what records are encoded with
     PATH/v1/damaged-*/   environments that failed as a whole, the last ones only
     PATH/v1/encrypted    there if the records are encrypted
     PATH/v1/keys/        the keys that they are encrypted with, themselves encrypted
@@ -85,6 +86,10 @@ class Directory:
     @property
     def namespaces(self) -> Path:
         return self.root / "namespaces"
+
+    @property
+    def baselines(self) -> Path:
+        return self.root / "baselines"
 
     @property
     def encrypted_mark(self) -> Path:

@@ -1,11 +1,13 @@
 """The envelope of a sealed record: what can be checked of it without a key. See docs/block-format.md."""
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import xxhash
 
+from kvstore.baseline import Baseline
 from kvstore.codec import as_bytes
 from kvstore.reasons import MissReason
 from kvstore.record import MAGIC, damage_of
@@ -54,14 +56,14 @@ def verified_header(source: Any) -> Envelope | MissReason:
     return Envelope(name, nonce, checksum)
 
 
-def damage_at_rest(rests: Any, entry_key: bytes) -> MissReason | None:
+def damage_at_rest(rests: Any, entry_key: bytes, baselines: Mapping[bytes, Baseline]) -> MissReason | None:
     """Why what rests under this key must not be trusted, as far as it tells without a key; None if nothing is wrong.
 
     A record that is not sealed tells everything.
     """
     source = as_bytes(rests)
     if source[: len(_SEALED)].tobytes() != _SEALED:
-        return damage_of(rests, entry_key)
+        return damage_of(rests, entry_key, baselines)
     header = verified_header(source)
     if isinstance(header, MissReason):
         return header

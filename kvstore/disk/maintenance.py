@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import lmdb
 
+from kvstore.disk.baselines import verified
 from kvstore.disk.directory import FORMAT, Directory, sync_path, tree_bytes
 from kvstore.disk.entry import namespace_of
 from kvstore.disk.envelope import damage_at_rest
@@ -59,12 +60,14 @@ class Verdict:
     """What is wrong with LMDB's own pages. If anything is, the records were not looked at."""
     damaged: dict[str, int] = field(default_factory=dict)
     """Records that fail a check, by reason."""
+    baselines: int = 0
+    """Baselines that are damaged: the next opening deletes them, and records that name them are misses."""
     unpaired: int = 0
     """Records without an entry and entries without a record; the next opening deletes them."""
 
     @property
     def sound(self) -> bool:
-        return not (self.trees or self.damaged)
+        return not (self.trees or self.damaged or self.baselines)
 
 
 def inspect(path: Path) -> Contents:
@@ -104,16 +107,21 @@ def verify(path: Path, progress: Progress) -> Verdict:
         if trees:
             return Verdict(trees=trees)
         with _tables(directory) as tables, lmdb_errors("reading records"):
+            baselines, damaged_baselines = verified(
+                directory.baselines, sealed=directory.encrypted_mark.exists()
+            )
             total = int(tables.records.stat()["entries"])
             damaged: Counter[str] = Counter()
             with tables.records.begin(buffers=True) as txn:
                 for done, (key, record) in enumerate(txn.cursor(), start=1):
-                    reason = damage_at_rest(record, bytes(key))
+                    reason = damage_at_rest(record, bytes(key), baselines)
                     if reason is not None:
                         damaged[reason.value] += 1
                     progress(done, total)
             num_unpaired = sum(map(len, unpaired(tables.records, tables.entries)))
-        return Verdict(records=total, damaged=dict(damaged), unpaired=num_unpaired)
+        return Verdict(
+            records=total, damaged=dict(damaged), baselines=damaged_baselines, unpaired=num_unpaired
+        )
 
 
 def compact(path: Path, progress: Progress) -> tuple[int, int]:
@@ -141,7 +149,13 @@ def clear(path: Path, *, old: bool) -> int:
             doomed += directory.other_formats()
         else:
             directory.mark_unclean()
-            doomed += [directory.meta, directory.payload, directory.keys, directory.namespaces]
+            doomed += [
+                directory.meta,
+                directory.payload,
+                directory.keys,
+                directory.namespaces,
+                directory.baselines,
+            ]
         freed = sum(tree_bytes(each) for each in doomed)
         for each in doomed:
             if each.exists():

@@ -8,12 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar, cast
 
+from kvstore.baseline import LEARN_TOKENS, Baselines
 from kvstore.block import BlockKey, BlockLayout, Namespace
 from kvstore.closing import Closing
+from kvstore.disk.baselines import BaselineFiles
 from kvstore.disk.directory import Directory
 from kvstore.disk.door import Door
+from kvstore.disk.encoding import Encoding
 from kvstore.disk.entry import unpack_entry
 from kvstore.disk.environment import Unsound, lmdb_errors, page_rounded, some_items
 from kvstore.disk.form import form_of
@@ -24,6 +28,7 @@ from kvstore.disk.namespaces import FactFiles, found_elsewhere, infos
 from kvstore.disk.opening import emptied_tables, expire_others, fresh_tables, map_bytes, open_tables
 from kvstore.disk.quarantine import Quarantine, Quarantined
 from kvstore.disk.tables import Tables, Usage
+from kvstore.disk.worth import Rates, measured
 from kvstore.disk.writer import Writer
 from kvstore.errors import StoreError, StoreFailed, StoreFull
 from kvstore.raw import RawRecords
@@ -36,9 +41,11 @@ from kvstore.store import (
     HIT,
     BlockMeta,
     BlockRef,
+    Compression,
     Durability,
     ReadOutcome,
     StoreStats,
+    check_compression,
     check_owner,
     check_times,
 )
@@ -95,6 +102,10 @@ class LmdbStore(Closing):
     encrypted itself; `erase` destroys it. A directory is encrypted from its first opening on or never: StoreFailed if it
     is not as it is wanted here. See docs/privacy.md.
 
+    Blocks are encoded as `compression` says; "auto" is "on" until the files are large enough to measure what the disk gives
+    to `read_threads` threads (docs/durability.md). What all blocks of a model have in common is learned from the first
+    ones that are everybody's, `learn_tokens` of them, and kept in files beside (kvstore.baseline).
+
     Records are packed and unpacked on the calling threads, so several threads read and compress side by side;
     one thread of the store's own does all writing. Raises StoreLocked if another store has the directory,
     StoreFailed if it cannot be used.
@@ -112,9 +123,12 @@ class LmdbStore(Closing):
         master_key: bytes | None = None,
         sync_interval_s: float = 5.0,
         ttl_s: float | None = None,
-        compress: bool = True,
+        compression: Compression = "auto",
+        read_threads: int = 2,
+        learn_tokens: Sequence[int] = LEARN_TOKENS,
         now_ns: Callable[[], int] = time.time_ns,
         free_bytes: Callable[[], int] | None = None,
+        rates: Callable[[], Rates | None] | None = None,
     ) -> None:
         self._limits = Limits(capacity_bytes=capacity_bytes, min_free_bytes=min_free_bytes, ttl_s=ttl_s)
         """Replaced, never changed."""
@@ -125,7 +139,11 @@ class LmdbStore(Closing):
         if durability not in DURABILITIES:
             raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, got {durability!r}")
         self._strict = durability == "strict"
-        self._format = RecordFormat(namespace, layout, compress=compress)
+        check_compression(compression)
+        if read_threads < 1:
+            raise ValueError(f"read_threads must be at least 1, got {read_threads}")
+        baselines = Baselines(layout, learn_tokens)
+        self._format = RecordFormat(namespace, layout, encodes=compression != "off", baselines=baselines)
         self._now_ns = now_ns
         self._failure: Exception | None = None
         self._damaged: Counter[MissReason] = Counter()
@@ -143,6 +161,14 @@ class LmdbStore(Closing):
                 raise
             self._quarantine = Quarantine(self._directory.quarantine)
             self._fact_files = FactFiles(self._directory.namespaces)
+            self._encoding = Encoding(
+                self._format,
+                BaselineFiles(self._directory.baselines, namespace.digest, self._form),
+                rates=(rates or partial(measured, self._directory.payload / "data.mdb", layout, read_threads))
+                if compression == "auto"
+                else None,
+                read_threads=read_threads,
+            )
             self._free_bytes = free_bytes or self._directory.free_bytes
             self._writer = Writer(self._sync_in_background, sync_interval_s)
             resources.callback(self._writer.close)
@@ -195,6 +221,8 @@ class LmdbStore(Closing):
             batch = self._pack(refs, data)
             if batch:
                 self._write(lambda: self._put(batch))
+            if self._encoding.is_due:
+                self._writer.post(self._keep_baseline)
         return [batch[self._form.entry_key(ref.key)][0].stored_bytes for ref in refs]
 
     def delete_many(self, keys: Sequence[BlockKey]) -> None:
@@ -238,12 +266,15 @@ class LmdbStore(Closing):
             capacity_bytes=self.capacity_bytes,
             other_namespaces_bytes=sum(used.stored_bytes for used in usage.values()),
             damaged=damaged,
+            written=self._encoding.written(),
+            encodes=self._encoding.encodes,
             fresh_starts=self._fresh_starts,
         )
 
     def check(self) -> None:
         with self._door.enter():
             self._write(lambda: self._tables.check())  # noqa: PLW0108 - the tables of then
+        self._encoding.check()
 
     def raw(self) -> RawRecords:
         """The records below all checks, for tests and tools."""
@@ -331,7 +362,7 @@ class LmdbStore(Closing):
         written_ns = self._now_ns()
         batch = {}
         for ref, block in zip(refs, data, strict=True):
-            record = self._form.record(self._format.pack(ref, block, written_ns), ref.owner)
+            record = self._form.record(self._encoding.pack(ref, block, written_ns), ref.owner)
             stored_bytes = page_rounded(len(record))
             meta = BlockMeta(ref.key, ref.parent_key, ref.tokens, stored_bytes, written_ns, ref.owner)
             batch[self._form.entry_key(ref.key)] = self._form.entry(meta), record
@@ -390,6 +421,8 @@ class LmdbStore(Closing):
         self._lender: Lender[Tables] = Lender(tables, Tables.close)
         with suppress(StoreError):  # the next opening finds what cannot be deleted now
             self._guarded(self._delete_lost)
+        self._encoding.load()
+        self._writer.post(self._encoding.weigh)  # nobody waits for it
         self._fact_files.learn(self.namespace)
         self._forget_facts(but=(self.namespace.digest,))
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
@@ -397,7 +430,12 @@ class LmdbStore(Closing):
     def _forget_facts(self, *, but: tuple[bytes, ...]) -> None:
         """Of namespaces that have no blocks any more."""
         there = (digest for digest, used in self._tables.usage.items() if used.blocks)
-        self._fact_files.forget_all_but({*there, *but})
+        kept = {*there, *but}
+        self._fact_files.forget_all_but(kept)
+        self._encoding.forget_all_but(kept)
+
+    def _keep_baseline(self) -> None:
+        self._encoding.keep_baseline(lambda num_bytes: self._limits.leave_room(num_bytes, self._free_bytes()))
 
     def _change(self, limits: Limits) -> None:
         if limits.capacity_bytes > self.capacity_bytes:
@@ -529,6 +567,7 @@ class LmdbStore(Closing):
     def _sync_in_background(self) -> None:
         try:
             self._guarded(self._sync)
+            self._writer.post(self._encoding.weigh)
         except Exception as error:  # noqa: BLE001 - nobody waits for this one
             _log.error("%s could not be synced: %s", self._directory.root, error, extra=self._facts(error))
 

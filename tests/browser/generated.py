@@ -183,7 +183,7 @@ class Generated:
             "device": "cuda", "dtype": "bfloat16", "kv_dtype": "bfloat16", "attention": "flashinfer", "block_tokens": BLOCK,
             "device_bytes": 24 * GIB, "device_memory_fraction": 0.9, "host_bytes": 64 * GIB, "host_clean_share": 0.5,
             "disk_path": "/var/cache/kvtide", "disk_bytes": 512 * GIB, "disk_min_free_bytes": 2 * GIB,
-            "disk_durability": "relaxed", "disk_key_file": None, "disk_read_threads": 2, "disk_queue_bytes": 32 * MIB,
+            "disk_durability": "relaxed", "disk_compression": "auto", "disk_key_file": None, "disk_read_threads": 2, "disk_queue_bytes": 32 * MIB,
             "disk_deadline_s": 10.0, "ttl_s": 86_400.0, "layer_groups": 4, "max_model_len": 131_072, "max_num_seqs": 64,
             "max_batch_tokens": 8192, "deterministic": False, "load": "always", "num_threads": None,
         }  # fmt: skip

@@ -99,7 +99,7 @@ def test_compact_returns_space_and_keeps_what_is_there(tmp_path):
     assert data.stat().st_size < size / 10
     assert data.stat().st_mode & 0o777 == 0o600
     left = sorted(path.name for path in (tmp_path / "v1").iterdir())
-    assert left == ["clean", "lock", "meta", "namespaces", "payload"]
+    assert left == ["baselines", "clean", "lock", "meta", "namespaces", "payload"]
     with opened(tmp_path) as again:
         assert_holds(again, refs[:5], blocks[:5])
         fill(again, 20, seed=1)

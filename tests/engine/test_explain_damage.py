@@ -30,6 +30,7 @@ DAMAGE = {
     MissReason.DAMAGED_HEADER: lambda record: record[:40] + bytes([record[40] ^ 1]) + record[41:],
     MissReason.WRONG_IDENTITY: lambda record: resealed(record, 72, bytes(32)),
     MissReason.UNKNOWN_FORMAT: lambda record: resealed(record, 8, struct.pack("<H", 2)),
+    MissReason.MISSING_BASELINE: lambda record: resealed(record, 10, b"\x03"),
 }
 
 

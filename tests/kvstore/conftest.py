@@ -38,12 +38,14 @@ def sqlite_store(path: Path) -> Store:
 STORES: dict[str, Callable[[Path], Store]] = {
     "memory": lambda path: MemoryStore(NAMESPACE, LAYOUT, CAPACITY_BYTES),
     "memory float32": lambda path: MemoryStore(NAMESPACE, FLOAT32, CAPACITY_BYTES),
-    "memory raw": lambda path: MemoryStore(NAMESPACE, LAYOUT, CAPACITY_BYTES, compress=False),
+    "memory raw": lambda path: MemoryStore(NAMESPACE, LAYOUT, CAPACITY_BYTES, compression="off"),
     "lmdb": lmdb_store,
     "lmdb float32": lambda path: lmdb_store(path, layout=FLOAT32),
     "lmdb syncing": lambda path: lmdb_store(path, sync_interval_s=0.0),
     "lmdb strict": lambda path: lmdb_store(path, durability="strict"),
+    "lmdb baseline": lambda path: lmdb_store(path, learn_tokens=(16, 64)),
     "lmdb encrypted": lambda path: lmdb_store(path, master_key=MASTER_KEY),
+    "lmdb encrypted baseline": lambda path: lmdb_store(path, master_key=MASTER_KEY, learn_tokens=(16,)),
     "sqlite": sqlite_store,
 }
 

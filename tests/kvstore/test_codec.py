@@ -1,26 +1,49 @@
 """Encoding is lossless for any bytes, and refuses what it did not write."""
 
 import contextlib
+import hashlib
 import threading
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvstore import CodecError, FormatError
+from kvstore import BlockLayout, CodecError, FormatError
+from kvstore.baseline import Baseline, Baselines
 from kvstore.codec import Codec, decode, encode
+from kvstore.errors import MissingBaseline
 
 
-def encoded(data, itemsize: int) -> tuple[Codec, bytes]:
-    codec, pieces = encode(data, itemsize)
+def encoded(data, itemsize: int, baseline: Baseline | None = None) -> tuple[Codec, bytes]:
+    codec, pieces = encode(data, itemsize, baseline)
     return codec, b"".join(pieces)
 
 
-def decoded(codec: int, payload, itemsize: int, num_bytes: int) -> bytes:
+def decoded(codec: int, payload, itemsize: int, num_bytes: int, *known: Baseline) -> bytes:
     out = np.full(num_bytes, 0xA5, dtype=np.uint8)
-    decode(codec, payload, itemsize, out)
+    decode(codec, payload, itemsize, out, {baseline.digest: baseline for baseline in known})
     return out.tobytes()
+
+
+def channels(dtype: str, num_blocks: int, layout: BlockLayout) -> np.ndarray:
+    """Blocks whose channels differ in magnitude, as those of KV do."""
+    rng = np.random.default_rng(0)
+    scales = np.exp2(rng.normal(0, 3, (layout.num_layers, 2, 1, layout.num_kv_heads, layout.head_dim)))
+    values = rng.standard_normal((num_blocks, *layout.shape)) * scales
+    return (
+        bfloat16(values)
+        if dtype == "bfloat16"
+        else values.astype({"float16": "<f2", "float32": "<f4"}[dtype])
+    )
+
+
+def learned(blocks: np.ndarray, layout: BlockLayout) -> Baseline:
+    baselines = Baselines(layout, (len(blocks) * layout.block_tokens,))
+    for block in blocks:
+        baselines.learn(block.reshape(-1).view(np.uint8))
+    return baselines.learned()
 
 
 def bfloat16(values: np.ndarray) -> np.ndarray:
@@ -103,28 +126,159 @@ def test_the_format_of_planes():
     array = np.array([0x3F80, 0xC000] * 500, dtype="<u2")
     codec, payload = encoded(array, 2)
     frame_bytes = int.from_bytes(payload[:4], "little")
-    assert codec == 1
+    assert codec == 2
     assert payload[4:8] == bytes.fromhex("28b52ffd")  # what every zstd frame begins with
-    assert payload[4 + frame_bytes :] == b"\x00\x01" * 500  # mantissa and sign of each
+    assert zstandard.decompress(payload[4 : 4 + frame_bytes]) == b"\x7f\x80" * 500
+    assert payload[4 + frame_bytes :] == b"\x00\x80" * 500  # sign and mantissa of each
+
+
+def test_the_format_of_planes_of_four_bytes():
+    """-1.5 + 2^-23 is BFBFFFFF."""
+    array = np.array([0xBFBFFFFF] * 500, dtype="<u4")
+    codec, payload = encoded(array, 4)
+    frame_bytes = int.from_bytes(payload[:4], "little")
+    assert codec == 2
+    assert zstandard.decompress(payload[4 : 4 + frame_bytes]) == b"\x7f" * 500
+    assert payload[4 + frame_bytes :] == b"\xbf" * 500 + b"\xff\xff" * 500
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_the_format_of_a_baseline(itemsize):
+    """As docs/block-format.md says: of two channels, the second twice as large."""
+    layout = BlockLayout(
+        num_layers=1,
+        num_kv_heads=1,
+        head_dim=2,
+        dtype={2: "bfloat16", 4: "float32"}[itemsize],
+        block_tokens=500,
+    )
+    array = np.array([0x3F80, 0x4000] * 1000, dtype="<u2").astype(f"<u{itemsize}") << (itemsize * 8 - 16)
+    baseline = learned(array.reshape(1, -1), layout)
+    assert baseline.content[-8:] == bytes.fromhex("803f0040803f0040")
+    codec, payload = encoded(array, itemsize, baseline)
+    assert codec == 3
+    assert payload[:16] == hashlib.blake2b(baseline.content, digest_size=16).digest()
+    frame_bytes = int.from_bytes(payload[16:20], "little")
+    assert zstandard.decompress(payload[20 : 20 + frame_bytes]) == bytes(2000)
+    assert payload[20 + frame_bytes :] == bytes(2000 * (itemsize - 1))
+
+
+def test_the_format_of_a_baseline_of_float16():
+    """The sign is coded with the exponent, and turned where a channel is mostly negative: 1.0 is 3C00, -2.0 is C000."""
+    layout = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=2, dtype="float16", block_tokens=500)
+    array = np.array([0x3C00, 0xC000] * 1000, dtype="<u2")
+    baseline = learned(array.reshape(1, -1), layout)
+    assert baseline.content[-8:] == bytes.fromhex("003c00c0003c00c0")
+    array[0], array[1] = 0xBC01, 0x4302  # the other sign
+    codec, payload = encoded(array, 2, baseline)
+    frame_bytes = int.from_bytes(payload[16:20], "little")
+    assert codec == 3
+    assert zstandard.decompress(payload[20 : 20 + frame_bytes]) == b"\x80\x83" + bytes(1998)
+    assert payload[20 + frame_bytes :] == b"\x01\x02" + bytes(1998)
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+@given(st.binary(min_size=8, max_size=2000))
+def test_what_earlier_versions_wrote_is_read(itemsize, data):
+    """Codec 1: each element rotated left by one bit, and cut into bytes."""
+    data = data[: len(data) // itemsize * itemsize]
+    bits, words = (
+        itemsize * 8,
+        [int.from_bytes(data[i : i + itemsize], "little") for i in range(0, len(data), itemsize)],
+    )
+    rotated = [(word << 1 | word >> bits - 1) & (1 << bits) - 1 for word in words]
+    frame = zstandard.compress(bytes(word >> bits - 8 for word in rotated))
+    second = bytes(word >> 16 & 0xFF for word in rotated) if itemsize == 4 else b""
+    low = b"".join(
+        (word & (0xFFFF if itemsize == 4 else 0xFF)).to_bytes(itemsize // 2, "little") for word in rotated
+    )
+    payload = len(frame).to_bytes(4, "little") + frame + second + low
+    assert decoded(1, payload, itemsize, len(data)) == data
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
+@given(data=st.data())
+def test_any_bytes_come_back_with_any_baseline(dtype, data):
+    """Whatever wraps around, and whatever the baseline was learned from."""
+    layout = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=4, dtype=dtype, block_tokens=16)
+    seeds = data.draw(st.tuples(st.integers(0, 1000), st.integers(0, 1000)))
+    blocks = [
+        np.random.default_rng(seed).integers(0, 256, layout.block_bytes, dtype=np.uint8) for seed in seeds
+    ]
+    baseline = learned(np.stack(blocks[:1]), layout)
+    block = blocks[1] & data.draw(st.sampled_from([0, 1, 0xFF]))
+    codec, payload = encoded(block, layout.itemsize, baseline)
+    assert decoded(codec, payload, layout.itemsize, layout.block_bytes, baseline) == block.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "planes", "baseline"),
+    [("bfloat16", 1.27, 1.43), ("float16", 1.04, 1.12), ("float32", 1.11, 1.17)],
+)
+@pytest.mark.parametrize("block_tokens", [16, 128])
+def test_a_baseline_makes_what_looks_like_kv_smaller(dtype, planes, baseline, block_tokens):
+    """Also where a layer alone is more than what is worked on at a time."""
+    layout = BlockLayout(
+        num_layers=1 if block_tokens == 128 else 8,
+        num_kv_heads=8,
+        head_dim=128,
+        dtype=dtype,
+        block_tokens=block_tokens,
+    )
+    first, second = channels(dtype, 2, layout)
+    table = learned(first[None], layout)
+    codec, payload = encoded(second, layout.itemsize, table)
+    assert codec is Codec.BASELINE
+    assert decoded(codec, payload, layout.itemsize, layout.block_bytes, table) == second.tobytes()
+    assert layout.block_bytes / len(payload) > baseline
+    assert layout.block_bytes / len(encoded(second, layout.itemsize)[1]) < planes + 0.1
+
+
+def test_what_needs_a_baseline_is_refused_without_it():
+    layout = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=64, dtype="bfloat16")
+    blocks = channels("bfloat16", 1, layout)
+    table = learned(blocks, layout)
+    codec, payload = encoded(blocks[0], 2, table)
+    with pytest.raises(MissingBaseline, match=table.digest.hex()):
+        decoded(codec, payload, 2, layout.block_bytes)
+    with pytest.raises(CodecError, match="layout"):
+        decoded(codec, payload, 4, layout.block_bytes, table)
+    with pytest.raises(CodecError, match="layout"):
+        decoded(codec, payload, 2, layout.block_bytes - 2, table)
 
 
 @given(st.binary(max_size=200), st.sampled_from([1, 2, 4]), st.integers(0, 400))
 def test_junk_is_refused_or_decodes_to_the_size_asked_for(payload, itemsize, num_bytes):
     """Never another exception, never a write outside of the buffer."""
     out = np.zeros(num_bytes + 8, dtype=np.uint8)
-    for codec in (0, 1, 2, 255):
+    layout = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=2, dtype="bfloat16", block_tokens=1)
+    table = learned(np.ones((1, 8), np.uint8), layout)
+    for codec in (0, 1, 2, 3, 255):
         with contextlib.suppress(FormatError):
             decode(codec, payload, itemsize, out[:num_bytes])
+        with contextlib.suppress(FormatError):
+            decode(codec, table.digest + payload, itemsize, out[:num_bytes], {table.digest: table})
         assert not out[num_bytes:].any()
 
 
 def test_a_frame_that_claims_to_be_huge_reserves_nothing():
     """The size is compared before zstd is asked to decompress."""
-    import zstandard
-
     huge = zstandard.ZstdCompressor(level=1).compress(bytes(1 << 26))
     with pytest.raises(CodecError, match="exponents"):
         decode(1, len(huge).to_bytes(4, "little") + huge + bytes(10), 2, np.zeros(20, dtype=np.uint8))
+
+
+@pytest.mark.parametrize("codec", [1, 2, 3])
+def test_planes_of_nothing_are_refused(codec):
+    """Nobody writes them."""
+    table = learned(
+        np.ones((1, 8), np.uint8),
+        BlockLayout(num_layers=1, num_kv_heads=1, head_dim=2, dtype="bfloat16", block_tokens=1),
+    )
+    empty = zstandard.compress(b"")
+    payload = (table.digest if codec == 3 else b"") + len(empty).to_bytes(4, "little") + empty
+    with pytest.raises(CodecError, match="no elements"):
+        decoded(codec, payload, 2, 0, table)
 
 
 def test_unknown_codecs_are_refused():

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore import BlockLayout, BlockRef, MissReason, Namespace, chain_key
-from kvstore.record import RecordFormat
+from kvstore.baseline import Baseline, Baselines
+from kvstore.codec import Codec
+from kvstore.record import RecordFormat, codec_of, damage_of
 
 LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=8, dtype="bfloat16", block_tokens=4)
 NAMESPACE = Namespace.of({"model": "tiny"})
@@ -18,6 +20,15 @@ FORMAT = RecordFormat(NAMESPACE, LAYOUT)
 TOKENS = struct.pack("<4i", 1, 2, 3, 50_000)
 REF = BlockRef(chain_key(NAMESPACE.root_key, TOKENS), NAMESPACE.root_key, TOKENS)
 BLOCK = np.arange(LAYOUT.block_bytes, dtype=np.uint8)
+WIDE = replace(LAYOUT, num_kv_heads=8, head_dim=64)
+
+
+def baseline_of(layout: BlockLayout, num_blocks: int = 1) -> Baseline:
+    """Learned from noise."""
+    baselines, rng = Baselines(layout, (num_blocks * layout.block_tokens,)), np.random.default_rng(0)
+    for _ in range(num_blocks):
+        baselines.learn(rng.integers(0, 256, layout.block_bytes, dtype=np.uint8))
+    return baselines.learned()
 
 
 def unpack(record: bytes, ref: BlockRef = REF, form: RecordFormat = FORMAT) -> MissReason | None:
@@ -54,7 +65,7 @@ def test_what_was_packed_is_unpacked():
 
 
 def test_compressed_and_raw_records_are_read_alike():
-    raw = RecordFormat(NAMESPACE, LAYOUT, compress=False)
+    raw = RecordFormat(NAMESPACE, LAYOUT, encodes=False)
     assert unpack(raw.pack(REF, BLOCK, 0)) is None
     assert unpack(FORMAT.pack(REF, BLOCK, 0), form=raw) is None
 
@@ -86,12 +97,36 @@ def test_a_block_that_changed_while_it_was_written_is_found_out(monkeypatch):
     """The writer broke its promise: the record must not be served, though the payload is sound."""
     block = BLOCK.copy()
 
-    def overwritten(raw, itemsize):
+    def overwritten(raw, itemsize, baseline):
         block[5] ^= 1
         return 0, [block.data]
 
     monkeypatch.setattr("kvstore.record.encode", overwritten)
     assert unpack(FORMAT.pack(REF, block, 0)) is MissReason.DAMAGED_CHECKSUM
+
+
+def test_a_record_says_how_it_is_encoded():
+    assert codec_of(FORMAT.pack(REF, BLOCK, 0)) is Codec.RAW  # too small to gain
+    form = RecordFormat(NAMESPACE, WIDE)
+    zeros = np.zeros(WIDE.block_bytes, np.uint8)
+    assert codec_of(form.pack(REF, zeros, 0)) is Codec.PLANES
+    form.baselines.add(baseline_of(WIDE))
+    assert codec_of(form.pack(REF, zeros, 0)) is Codec.BASELINE
+
+
+def test_a_record_without_its_baseline_is_a_miss_that_says_so():
+    """And one with it is a hit, whatever baseline is current by then."""
+    form = RecordFormat(NAMESPACE, WIDE)
+    form.baselines.add(baseline_of(WIDE))
+    block = np.zeros(WIDE.block_bytes, np.uint8)
+    record = form.pack(REF, block, 0)
+    out = np.ones_like(block)
+    assert RecordFormat(NAMESPACE, WIDE).unpack(record, REF, out) is MissReason.MISSING_BASELINE
+    form.baselines.add(baseline_of(WIDE, num_blocks=2))
+    assert form.unpack(record, REF, out) is None
+    assert not out.any()
+    assert damage_of(record, NAMESPACE.digest + REF.key, {}) is MissReason.MISSING_BASELINE
+    assert damage_of(record, NAMESPACE.digest + REF.key, form.baselines.known) is None
 
 
 @given(st.binary(max_size=400))

@@ -140,6 +140,7 @@ class LmdbMachine(StoreMachine):
             capacity_bytes=CAPACITY_BYTES,
             min_free_bytes=0,
             sync_interval_s=3600.0,
+            learn_tokens=(2 * LAYOUT.block_tokens, 6 * LAYOUT.block_tokens),
         )
         if store.opening.trimmed_blocks:
             self.forget_what_was_trimmed(store)

@@ -51,7 +51,7 @@ class CheckedStore(MemoryStore):
 
     def __init__(self, shelf, process) -> None:
         super().__init__(
-            NAMESPACE, LAYOUT, CAPACITY_BYTES, compress=False, shelf=shelf, now_ns=process.now_ns
+            NAMESPACE, LAYOUT, CAPACITY_BYTES, compression="off", shelf=shelf, now_ns=process.now_ns
         )
         self.process = process
 

@@ -55,6 +55,8 @@ def verify(path: Where, json: AsJson = False) -> None:
             print(f"trees: {problem}")
         for reason, count in verdict.damaged.items():
             print(f"records: {count} with {reason}")
+        if verdict.baselines:
+            print(f"baselines: {verdict.baselines} damaged")
         print(
             f"{verdict.records} records, {verdict.unpaired} left over; {'sound' if verdict.sound else 'DAMAGED'}"
         )

@@ -29,6 +29,7 @@ const REASONS = {
   damaged_checksum: ["Damaged: checksum", "The record is not what was written. It was put aside."],
   wrong_identity: ["Damaged: identity", "A sound record of something else. It was put aside."],
   unknown_format: ["Unknown format", "A record of a version or codec that this program does not know."],
+  missing_baseline: ["Missing baseline", "A record that needs a baseline which is lost or damaged."],
 };
 
 const sentence = (word) => {

@@ -1,0 +1,131 @@
+"""Whether it pays to encode blocks on this disk, with this processor: `compression="auto"`."""
+
+import mmap
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvstore.baseline import Baselines
+from kvstore.block import KEY_BYTES, BlockLayout, Namespace
+from kvstore.record import RecordFormat
+from kvstore.store import BlockRef
+
+LEAST_FILE_BYTES: Final = 16 << 20
+"""Of less, reading says nothing about a disk."""
+_MOST_PROBED_BYTES: Final = 128 << 20
+_MOST_PROBE_S: Final = 0.1
+_READ_BYTES: Final = 4 << 20
+_REPEATS: Final = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rates:
+    """What was measured. All of the rates are bytes a second."""
+
+    disk: float
+    """Read from the disk, by all reading threads together."""
+    decoding: float
+    """Of KV, by one thread, from a record that is encoded, checks included."""
+    copying: float
+    """The same, from a record that is not."""
+    ratio: float
+    """Bytes of such a record by those of the encoded one."""
+
+
+def is_worth_encoding(rates: Rates, read_threads: int) -> bool:
+    """Whether reads become slower by no more than records become smaller.
+
+    Reading is as fast as the slower of the disk and the threads. Encoded blocks take `ratio` times less room, so as many
+    more are found again; a disk that is faster than decoding gives that back in time. One is worth as much as the other.
+    """
+    plain = min(rates.disk, read_threads * rates.copying)
+    encoded = min(rates.disk * rates.ratio, read_threads * rates.decoding)
+    return encoded * rates.ratio >= plain
+
+
+def measured(data: Path, layout: BlockLayout, read_threads: int) -> Rates | None:
+    """The rates of the disk that this file is on, and of this processor; None where the file is too small to tell, or the
+    file system does not read past its cache. Takes some 0.1 s and twice the memory of a few blocks.
+    """
+    disk = _disk_rate(data, read_threads)
+    return None if disk is None else _rates(disk, layout)
+
+
+def _rates(disk: float, layout: BlockLayout) -> Rates:
+    block = _like_kv(layout)
+    ref = BlockRef(bytes(KEY_BYTES), bytes(KEY_BYTES), bytes(layout.token_id_bytes))
+    baselines = Baselines(layout, (layout.block_tokens,))
+    baselines.learn(block)
+    baselines.add(baselines.learned())
+    records = {}
+    for encodes in (True, False):
+        form = RecordFormat(Namespace.of({}), layout, encodes=encodes, baselines=baselines)
+        records[encodes] = form, form.pack(ref, block, 0)
+    out = np.empty_like(block)
+
+    def rate(form: RecordFormat, record: bytes) -> float:
+        seconds = []
+        for _ in range(_REPEATS):
+            begin_ns = time.thread_time_ns()
+            reason = form.unpack(record, ref, out)
+            seconds.append((time.thread_time_ns() - begin_ns) / 1e9)
+            assert reason is None, f"a record that was just packed is a miss: {reason}"
+        return block.size / max(min(seconds), 1e-9)
+
+    return Rates(
+        disk=disk,
+        decoding=rate(*records[True]),
+        copying=rate(*records[False]),
+        ratio=len(records[False][1]) / len(records[True][1]),
+    )
+
+
+def _like_kv(layout: BlockLayout) -> NDArray[np.uint8]:
+    """A block that encodes about as well as KV: normally distributed."""
+    values = np.random.default_rng(0).standard_normal(layout.block_bytes // layout.itemsize, dtype=np.float32)
+    words: NDArray[Any] = values.view(np.uint32)
+    if layout.dtype == "float16":
+        return values.astype(np.float16).view(np.uint8)
+    return (words >> 16).astype(np.uint16).view(np.uint8) if layout.itemsize == 2 else words.view(np.uint8)
+
+
+def _disk_rate(data: Path, read_threads: int) -> float | None:
+    """Bytes a second that come from the disk, not from the system's memory."""
+    try:
+        file = os.open(data, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        size = min(os.fstat(file).st_size, _MOST_PROBED_BYTES)
+        if size < LEAST_FILE_BYTES:
+            return None
+        begin = time.monotonic()
+        with ThreadPoolExecutor(read_threads) as threads:
+            offsets = iter(range(0, size - _READ_BYTES + 1, _READ_BYTES))
+            jobs = [
+                threads.submit(_read_until, file, offsets, begin + _MOST_PROBE_S) for _ in range(read_threads)
+            ]
+            num_bytes = sum(job.result() for job in jobs)
+        return num_bytes / max(time.monotonic() - begin, 1e-9) if num_bytes else None
+    except OSError:  # a file system that takes the flag and then reads otherwise
+        return None
+    finally:
+        os.close(file)
+
+
+def _read_until(file: int, offsets: Iterator[int], end: float) -> int:
+    """Read from these places, which other threads take from as well. How many bytes there were."""
+    num_bytes = 0
+    with mmap.mmap(-1, _READ_BYTES) as buffer:  # begins at a page, as O_DIRECT wants it
+        for offset in offsets:
+            num_bytes += os.preadv(file, [buffer], offset)
+            if time.monotonic() > end:
+                break
+    return num_bytes
