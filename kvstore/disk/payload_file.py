@@ -23,6 +23,7 @@ import lmdb
 import numpy as np
 
 from kvstore.disk.environment import Unsound
+from kvstore.disk.page_cache import pages_absent
 from kvstore.reasons import MissReason
 
 READ_BYTES: Final = 4 << 20
@@ -40,9 +41,6 @@ _NODE: Final = struct.Struct("<HHHH")
 _NUMBER: Final = struct.Struct("<Q")
 _LEAF, _BIG = 0x02, 0x01
 _PAGE_HEADER_BYTES: Final = 16
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +88,7 @@ class PayloadFile:
         for position, key in enumerate(keys):
             if cursor.set_key(key):
                 place = self._place(cursor, position)
-                if place is None or _in_memory(place):
+                if place is None or not pages_absent(place.address, place.num_bytes):
                     found[position] = examine(position, cursor.value())
                 else:
                     absent.append(place)
@@ -155,18 +153,8 @@ class PayloadFile:
         """This thread's own, which the next call overwrites."""
         whole: memoryview | None = getattr(self._buffers, "whole", None)
         if whole is None or len(whole) < num_bytes:
-            self._buffers.whole = whole = _huge_pages(max(num_bytes, READ_BYTES))
+            self._buffers.whole = whole = huge_pages(max(num_bytes, READ_BYTES))
         return whole[:num_bytes]
-
-
-def _in_memory(place: _Place) -> bool:
-    """Whether all pages of a value are, so that touching them asks nothing of the disk."""
-    begin = place.address - place.address % mmap.PAGESIZE
-    num_pages = -(-(place.address + place.num_bytes - begin) // mmap.PAGESIZE)
-    pages = bytearray(num_pages)
-    if _libc.mincore(begin, num_pages * mmap.PAGESIZE, (ctypes.c_ubyte * num_pages).from_buffer(pages)):
-        return True  # it does not tell: the map is always right
-    return 0 not in pages  # of each only the lowest bit means something, and no kernel sets another
 
 
 def _runs(places: list[_Place]) -> Iterator[list[_Place]]:
@@ -183,8 +171,8 @@ def _runs(places: list[_Place]) -> Iterator[list[_Place]]:
         yield run
 
 
-def _huge_pages(num_bytes: int) -> memoryview:
-    """Memory in huge pages, where the system has them: requests into it are larger, and fewer."""
+def huge_pages(num_bytes: int) -> memoryview:
+    """At least so many bytes of zeros, in huge pages where the system has them: requests into these are larger, and fewer."""
     num_bytes = -(-num_bytes // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
     memory = mmap.mmap(-1, num_bytes + _HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for advice in (mmap.MADV_HUGEPAGE, _MADV_POPULATE_WRITE):
