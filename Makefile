@@ -42,7 +42,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-disk churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -131,6 +131,9 @@ format: setup ## let the formatter have its way
 
 bench: setup ## time to first token from each tier; BENCH_ARGS="..." for other sizes
 	@$(BIN)/kvtide bench ttft --model $(or $(MODEL),demo) $(BENCH_ARGS)
+
+bench-disk: setup ## KV from disk and to it, cold and warm, beside the disk itself (minutes); DISK_ARGS="--path DIR --json FILE"
+	@$(BIN)/kvtide bench disk $(DISK_ARGS)
 
 sizes: ## the longest functions, classes and files: what to look at twice
 	@$(PYTHON) tools/sizes.py
