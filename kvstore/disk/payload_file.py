@@ -22,7 +22,7 @@ from typing import Any, Final
 import lmdb
 import numpy as np
 
-from kvstore.disk.environment import Unsound
+from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
 from kvstore.reasons import MissReason
 
@@ -30,6 +30,8 @@ READ_BYTES: Final = 4 << 20
 """What is asked for at once, where as much lies together: of smaller requests a disk reads less in the same time."""
 _GAP_BYTES: Final = 64 << 10
 """Up to so much between two values is read with them: a request more would take longer."""
+_MOST_BYTES: Final = 256 << 20
+"""No block is larger: what says so is damaged, and no reason to take so much memory."""
 _HUGE_PAGE_BYTES: Final = 2 << 20
 _MADV_POPULATE_WRITE: Final = 23  # Linux 5.14; the mmap module of Python 3.11 has no name for it
 
@@ -61,12 +63,12 @@ class PayloadFile:
     def __init__(self, environment: lmdb.Environment) -> None:
         """Where the file system does not read past the page cache (O_DIRECT), the rest is done all the same."""
         self._page_bytes = int(environment.stat()["psize"])
-        path = Path(environment.path()) / "data.mdb"
-        try:
-            self._file = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
-        except OSError:
-            self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._path = path
+        self._path = path = Path(environment.path()) / "data.mdb"
+        with lmdb_errors(f"opening {path}"):
+            try:
+                self._file = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            except OSError:
+                self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._understood: bool | None = None
         """Whether LMDB lays out its pages as we think; None before the first look."""
         self._buffers = threading.local()
@@ -112,11 +114,12 @@ class PayloadFile:
         page_at = at - at % self._page_bytes
         page, _, kind = _PAGE.unpack(ctypes.string_at(page_at, _PAGE.size))
         low, high, flags, key_bytes = _NODE.unpack(ctypes.string_at(at - _NODE.size, _NODE.size))
-        if not (kind & _LEAF and flags & _BIG and key_bytes == len(key)):
+        num_bytes = high << 16 | low
+        if not (kind & _LEAF and flags & _BIG and key_bytes == len(key) and num_bytes <= _MOST_BYTES):
             return None
         [first] = _NUMBER.unpack(ctypes.string_at(at + key_bytes, _NUMBER.size))
         begin = first * self._page_bytes + _PAGE_HEADER_BYTES
-        place = _Place(position, page_at - page * self._page_bytes + begin, begin, high << 16 | low)
+        place = _Place(position, page_at - page * self._page_bytes + begin, begin, num_bytes)
         if self._understood is None:
             value = np.frombuffer(cursor.value(), np.uint8)
             self._understood = (value.ctypes.data, value.size) == (place.address, place.num_bytes)

@@ -191,6 +191,17 @@ def test_another_layout_of_pages_is_left_to_lmdb(open_lmdb, nothing_in_memory, m
     assert requests == []
 
 
+def test_a_node_that_tells_of_too_long_a_value_is_left_to_lmdb(
+    open_lmdb, nothing_in_memory, monkeypatch, requests
+):
+    """Rather than taking as much memory."""
+    monkeypatch.setattr(payload_file, "_MOST_BYTES", LAYOUT.block_bytes // 2)
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    assert requests == []
+
+
 def test_records_are_found_after_the_map_has_moved(open_lmdb, nothing_in_memory, requests):
     store = open_lmdb()
     refs, blocks = fill(store, 4)

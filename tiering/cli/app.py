@@ -234,7 +234,7 @@ def bench_disk(
         Path | None, typer.Option(help="On the disk to measure; default: where temporary files go.")
     ] = None,
     tokens: Annotated[int, typer.Option(help="Of the prompt whose KV is written.", min=16)] = 4096,
-    copies: Annotated[int, typer.Option(help="Of its KV, under different names.", min=1)] = 4,
+    copies: Annotated[int, typer.Option(help="Of its KV, under different names.", min=1)] = 3,
     threads: Annotated[
         str | None,
         typer.Option(help="Numbers of threads, comma-separated; default: 1, 2, 4 .. to two a core."),
