@@ -50,6 +50,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: setup demo test browser check mutate faults faults-peers index-peers crash bench-admin churn soak format bench figures sizes gpu-check gpu-rehearsal clean help
 .PHONY: setup demo test browser check mutate faults faults-peers ttft-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
 .PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-codec churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-disk churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -151,6 +152,8 @@ bench: setup ## time to first token from each tier; BENCH_ARGS="..." for other s
 
 figures: setup ## README.md's tables, charts and numbers anew, from benchmarks/results
 	@$(BIN)/python -m tools.figures
+bench-disk: setup ## KV from disk and to it, cold and warm, beside the disk itself (minutes); DISK_ARGS="--path DIR --json FILE"
+	@$(BIN)/kvtide bench disk $(DISK_ARGS)
 
 sizes: ## the longest functions, classes and files: what to look at twice
 	@$(PYTHON) tools/sizes.py

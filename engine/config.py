@@ -1,5 +1,6 @@
 """What a user may set for an engine: one flat configuration."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +23,8 @@ _GIB = 2**30
 # With "auto" the CPU pool stays small: it is touched at start, and costs the machine that memory at once.
 _CPU_POOL_SHARE, _CPU_POOL_LIMIT_BYTES = 0.15, 1 * _GIB
 _HOST_SHARE, _HOST_LIMIT_BYTES = 0.25, 16 * _GIB
+# More of them wait for each other in Python more than they gain.
+_MOST_READ_THREADS = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +60,8 @@ class EngineConfig:
         "auto" does unless the disk is measured to be so fast that reads would suffer more than is saved (docs/durability.md).
     disk_key_file: a file with the key that blocks on disk are encrypted with, 32 bytes or 64 hexadecimal digits; None
         leaves them readable. It must not lie on the disk that it is to protect (docs/privacy.md).
-    disk_read_threads: reading is mostly waiting and decompressing; two keep two cores busy.
+    disk_read_threads: while one waits for the disk another decompresses. "auto" is two for each core that this process may
+        use, 2 to 8; what one core decompresses is about half of what a fast disk reads.
     disk_queue_bytes: of blocks, in host memory, that may wait to be written at the same time. What must leave host memory
         while as much waits is dropped, and counted; loads never wait for writes.
     disk_deadline_s: a read from disk that takes longer is waited for no more: the blocks are computed. The slowest
@@ -91,7 +95,7 @@ class EngineConfig:
     disk_durability: Durability = "relaxed"
     disk_compression: Compression = "auto"
     disk_key_file: str | Path | None = None
-    disk_read_threads: int = 2
+    disk_read_threads: int | Literal["auto"] = "auto"
     disk_queue_bytes: int | str = "32MiB"
     disk_deadline_s: float = 10.0
     ttl_s: float | None = None
@@ -113,10 +117,11 @@ class EngineConfig:
         _check_choice("disk_compression", self.disk_compression, COMPRESSIONS)
         _check_choice("deterministic", self.deterministic, (True, False))
         _check_choice("block_tokens", self.block_tokens, (16, 32))
-        for name in ("disk_read_threads", "max_num_seqs", "max_batch_tokens"):
+        for name in ("max_num_seqs", "max_batch_tokens"):
             check_whole(name, getattr(self, name), 1)
-        if self.layer_groups != "auto":
-            check_whole("layer_groups", self.layer_groups, 1)
+        for name in ("disk_read_threads", "layer_groups"):
+            if getattr(self, name) != "auto":
+                check_whole(name, getattr(self, name), 1)
         check_number("device_memory_fraction", self.device_memory_fraction, 0.0, 1.0, above=True)
         check_number("host_clean_share", self.host_clean_share, 0.0, 1.0)
         check_number("disk_deadline_s", self.disk_deadline_s, 0.0, above=True)
@@ -174,6 +179,7 @@ class EngineConfig:
             disk_bytes=0 if self.disk_path is None else _resolve_size(self.disk_bytes),
             disk_min_free_bytes=_resolve_size(self.disk_min_free_bytes),
             disk_queue_bytes=_resolve_size(self.disk_queue_bytes),
+            disk_read_threads=read_threads(self.disk_read_threads),
         )
 
     def _device_bytes(self, device: str) -> int | None:
@@ -186,7 +192,7 @@ class EngineConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """A configuration's open choices, decided for one machine; all sizes in bytes, 0 for a tier that is off.
+    """A configuration's open choices, decided for one machine; sizes in bytes, 0 for a tier that is off.
 
     device_bytes: None where only a measurement decides, see device_memory.py.
     """
@@ -199,6 +205,7 @@ class Resources:
     disk_bytes: int
     disk_min_free_bytes: int
     disk_queue_bytes: int
+    disk_read_threads: int
 
 
 def config_from(values: dict[str, object]) -> EngineConfig:
@@ -222,6 +229,13 @@ def _resolve_device(device: str) -> str:
     if device == "cuda" and not has_cuda:
         raise ValueError("device is 'cuda' but torch finds no GPU; install a CUDA build or use 'cpu'")
     return ("cuda" if has_cuda else "cpu") if device == "auto" else device
+
+
+def read_threads(value: int | str) -> int:
+    """How many threads read from disk, where `disk_read_threads` says this."""
+    if isinstance(value, int):
+        return value
+    return min(max(2 * len(os.sched_getaffinity(0)), 2), _MOST_READ_THREADS)
 
 
 def _resolve_size(value: int | str, auto: Callable[[], int] | None = None) -> int:

@@ -21,7 +21,7 @@ from kvstore.steering import Changeable, KnowsOthers
 from kvstore.verify import verify
 from tiering.cache import TieredCache
 
-from .config import EngineConfig
+from .config import EngineConfig, read_threads
 from .dtypes import dtype_name
 from .intake import Intake
 from .params import check_number
@@ -278,6 +278,7 @@ def _as_it_is(config: EngineConfig, tiers: Tiers) -> EngineConfig:
         "attention": tiers.attention,
         "device_bytes": tiers.pool.num_slots * block_bytes,
         "host_bytes": tiers.slab.num_slots * block_bytes,
+        "disk_read_threads": read_threads(config.disk_read_threads),
         "layer_groups": len(tiers.groups.starts),
         "max_model_len": tiers.model.max_len,
         "num_threads": torch.get_num_threads(),

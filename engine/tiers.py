@@ -118,7 +118,7 @@ def open_tiers(
             slab=slab,
             store=store,
             wake=wake,
-            read_threads=config.disk_read_threads,
+            read_threads=chosen.disk_read_threads,
             layer_groups=groups.parts,
         )
         until_owned.pop_all()
@@ -273,5 +273,5 @@ def _index_config(
         clean_share=config.host_clean_share,
         write_budget_blocks=max(1, chosen.disk_queue_bytes // block_bytes),
         io_deadline_s=config.disk_deadline_s,
-        max_overdue_reads=config.disk_read_threads,
+        max_overdue_reads=chosen.disk_read_threads,
     )

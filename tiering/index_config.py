@@ -24,9 +24,11 @@ class IndexConfig:
     """Whether blocks below the device are brought back; otherwise they are computed again."""
     mark_shift: int = 31
     """Bits of token ids from this one up are no tokens but keep prompts apart: explanations look below them."""
-    read_batch_blocks: int = 8
-    """Small, so that copying up begins early and threads share one request's blocks."""
-    read_budget_blocks: int = 64
+    read_batch_blocks: int = 16
+    """Small, so that copying up begins early and threads share one request's blocks; of the demo model's, as many as a disk is
+    asked for at once."""
+    read_budget_blocks: int = 256
+    """Large, so that the threads that read do not wait for the one that computes: it asks for more between two steps only."""
     write_batch_blocks: int = 16
     """One commit a batch, of at most so many ..."""
     write_batch_share: float = 0.005

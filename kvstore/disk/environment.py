@@ -1,6 +1,7 @@
 """LMDB as we use it: how it is opened, what its errors mean, and how it is read without pinning pages."""
 
 import errno
+import itertools
 import os
 import shutil
 import threading
@@ -47,8 +48,11 @@ def page_rounded(value_bytes: int) -> int:
     return -(-(value_bytes + _VALUE_OVERHEAD_BYTES) // PAGE_BYTES) * PAGE_BYTES
 
 
-def open_environment(path: Path, map_bytes: int, *, strict: bool) -> lmdb.Environment:
+def open_environment(path: Path, map_bytes: int, *, strict: bool, readahead: bool) -> lmdb.Environment:
     """Open or create, for the owner alone; no other process may have it open.
+
+    `readahead`: what is touched brings in what lies around it, up to megabytes. It must be off where values are large and
+    are not read through the map: a page of the tree would bring in values that nobody wants.
 
     `strict`: each commit reaches the disk before it returns, in an order that a loss of power does not harm. Otherwise
     nothing does before a sync. Raises StoreFailed, of the kind Unsound where the file is not a sound environment.
@@ -62,9 +66,7 @@ def open_environment(path: Path, map_bytes: int, *, strict: bool) -> lmdb.Enviro
             str(path),
             map_size=map_bytes,
             mode=0o600,
-            # Without readahead each page of a value is a read of its own: up to ten times slower from a cold
-            # disk.
-            readahead=True,
+            readahead=readahead,
             sync=strict,
             metasync=strict,
             max_readers=_MAX_READERS,
@@ -176,6 +178,14 @@ def _items_from(cursor: "lmdb.Cursor[bytes]", start: bytes, prefix: bytes) -> li
         batch.append((key, value))
         found = cursor.next()
     return batch
+
+
+def keys(environment: lmdb.Environment, at_once: int) -> Iterator[list[bytes]]:
+    """All keys, in order, `at_once` at a time. Touches no value. Nobody may write meanwhile."""
+    with environment.begin() as txn:
+        every = txn.cursor().iternext(keys=True, values=False)
+        while some := list(itertools.islice(every, at_once)):
+            yield some
 
 
 def unpaired(left: lmdb.Environment, right: lmdb.Environment) -> tuple[list[bytes], list[bytes]]:

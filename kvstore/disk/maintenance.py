@@ -6,29 +6,33 @@ it, Damaged if the trees are not sound. None needs to know the namespaces or the
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import lmdb
 
+from kvstore.baseline import Baseline
 from kvstore.disk.baselines import verified
 from kvstore.disk.directory import FORMAT, Directory, sync_path, tree_bytes
 from kvstore.disk.entry import namespace_of
 from kvstore.disk.envelope import damage_at_rest
-from kvstore.disk.environment import lmdb_errors, unpaired
+from kvstore.disk.environment import keys, lmdb_errors, unpaired
 from kvstore.disk.namespaces import FactFiles
 from kvstore.disk.quarantine import Quarantine
 from kvstore.disk.tables import Tables, Usage
 from kvstore.disk.verification import problems
 from kvstore.errors import FormatError
+from kvstore.reasons import MissReason
 
 Progress = Callable[[int, int], object]
 """Called with how much is done, and how much there is."""
 
 _MAP_EXTRA_BYTES: Final = 64 << 20
+_RECORDS_AT_ONCE: Final = 64
 
 
 class Damaged(FormatError):
@@ -112,12 +116,12 @@ def verify(path: Path, progress: Progress) -> Verdict:
             )
             total = int(tables.records.stat()["entries"])
             damaged: Counter[str] = Counter()
-            with tables.records.begin(buffers=True) as txn:
-                for done, (key, record) in enumerate(txn.cursor(), start=1):
-                    reason = damage_at_rest(record, bytes(key), baselines)
-                    if reason is not None:
-                        damaged[reason.value] += 1
-                    progress(done, total)
+            done = 0
+            for some in keys(tables.records, _RECORDS_AT_ONCE):
+                reasons = tables.examined(some, partial(_damage, some, baselines))
+                damaged.update(reason.value for reason in reasons if reason is not None)
+                done += len(some)
+                progress(done, total)
             num_unpaired = sum(map(len, unpaired(tables.records, tables.entries)))
         return Verdict(
             records=total, damaged=dict(damaged), baselines=damaged_baselines, unpaired=num_unpaired
@@ -187,6 +191,12 @@ def _tables(directory: Directory) -> Iterator[Tables]:
         yield tables
     finally:
         tables.close()
+
+
+def _damage(
+    entry_keys: list[bytes], baselines: Mapping[bytes, Baseline], position: int, rests: Any
+) -> MissReason | None:
+    return damage_at_rest(rests, entry_keys[position], baselines)
 
 
 def _check_trees(directory: Directory) -> None:

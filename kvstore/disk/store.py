@@ -325,16 +325,23 @@ class LmdbStore(Closing):
         self, refs: Sequence[BlockRef], out: "Sequence[Writable]"
     ) -> tuple[list[ReadOutcome], list[_Damage]]:
         """Outcomes, and what failed a check."""
-        outcomes, damaged = [], []
-        with self._reading() as tables, tables.records.begin(buffers=True) as txn:
-            for ref, buffer in zip(refs, out, strict=True):
-                key = self._form.entry_key(ref.key)
-                # Decoded before the transaction ends: after it, the view would show reused pages.
-                record = txn.get(key)
-                reason = MissReason.ABSENT if record is None else self._unpack(record, ref, buffer)
-                outcomes.append(HIT if reason is None else ReadOutcome(reason))
-                if record is not None and reason is not None and reason.damaged:
-                    damaged.append(_Damage(key, bytes(record[:_HEAD_BYTES]), reason))
+        keys = [self._form.entry_key(ref.key) for ref in refs]
+        heads: dict[int, bytes] = {}
+
+        def examine(position: int, rests: memoryview) -> MissReason | None:
+            reason = self._unpack(rests, refs[position], out[position])
+            if reason is not None and reason.damaged:
+                heads[position] = bytes(rests[:_HEAD_BYTES])
+            return reason
+
+        with self._reading() as tables:
+            reasons = tables.examined(keys, examine)
+        outcomes = [HIT if reason is None else ReadOutcome(reason) for reason in reasons]
+        damaged = [
+            _Damage(keys[position], heads[position], reason)
+            for position, reason in enumerate(reasons)
+            if reason is not None and reason.damaged
+        ]
         return outcomes, damaged
 
     def _unpack(self, rests: memoryview, ref: BlockRef, buffer: "Writable") -> MissReason | None:

@@ -10,11 +10,11 @@ it:
     open      after a crash, keys are compared, and whatever has no counterpart is deleted
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
-from typing import Final
+from typing import Any, Final
 
 import lmdb
 
@@ -29,7 +29,9 @@ from kvstore.disk.environment import (
     open_environment,
     unpaired,
 )
+from kvstore.disk.payload_file import PayloadFile
 from kvstore.errors import StoreError, StoreFull
+from kvstore.reasons import MissReason
 from kvstore.store import BlockMeta
 
 _KEYS_PER_COMMIT: Final = 4096  # LMDB bounds the pages that one transaction may change
@@ -54,14 +56,16 @@ class Tables:
     def __init__(self, directory: Directory, map_bytes: tuple[int, int], *, strict: bool = False) -> None:
         self._directory = directory
         with ExitStack() as opened:
-            self.records = open_environment(directory.payload, map_bytes[0], strict=strict)
+            self.records = open_environment(directory.payload, map_bytes[0], strict=strict, readahead=False)
             opened.callback(close_environment, self.records)
-            self.entries = open_environment(directory.meta, map_bytes[1], strict=strict)
+            self.entries = open_environment(directory.meta, map_bytes[1], strict=strict, readahead=True)
             opened.callback(close_environment, self.entries)
             self._files: list[DataFile] = []
             for environment in directory.environments:
                 self._files.append(DataFile(environment))
                 opened.callback(self._files[-1].close)
+            self._payload = PayloadFile(self.records)
+            opened.callback(self._payload.close)
             self._opened = opened.pop_all()
         self.usage: dict[bytes, Usage] = {}
         """By namespace digest. Values are replaced, never changed: any thread may look, and copies it to go through it."""
@@ -72,6 +76,17 @@ class Tables:
         """Raise Unsound if a part of a file is gone: to be called before the environments are used."""
         for file in self._files:
             file.check()
+
+    def examined(
+        self, keys: Sequence[bytes], examine: Callable[[int, Any], MissReason | None]
+    ) -> list[MissReason | None]:
+        """What `examine` says of the record under each key, given its position and its bytes, which hold during the call.
+
+        ABSENT where there is none. All are of one moment; `examine` is called in the order in which they lie.
+        """
+        # Examined before the transaction ends: after it, the bytes may be those of reused pages.
+        with self.records.begin(buffers=True) as txn:
+            return self._payload.examined(txn, keys, examine)
 
     def put(self, batch: Mapping[bytes, tuple[BlockMeta, bytes]]) -> None:
         """Write records and their entries: all of them, or nothing if this raises; of what was to be replaced

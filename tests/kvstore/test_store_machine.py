@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 from hypothesis import settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kvstore import BlockLayout, BlockRef, LmdbStore, MemoryStore, Namespace, StoreFull
+from kvstore.disk import payload_file
 
 LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=64, dtype="bfloat16", block_tokens=8)
 NAMESPACES = [Namespace.of({"model": name}) for name in "ab"]
@@ -131,6 +133,8 @@ class LmdbMachine(StoreMachine):
     def __init__(self) -> None:
         super().__init__()
         self.path = Path(tempfile.mkdtemp(prefix="kvtide-"))
+        self.seen = patch.object(payload_file, "pages_absent", payload_file.pages_absent)
+        self.seen.start()
 
     def open_store(self):
         store = LmdbStore(
@@ -146,6 +150,13 @@ class LmdbMachine(StoreMachine):
             self.forget_what_was_trimmed(store)
         return store
 
+    @rule(forgotten=st.booleans())
+    def memory_is_short(self, forgotten) -> None:
+        """From now on records are read from the file, or from where LMDB has mapped them."""
+        self.seen.stop()
+        self.seen = patch.object(payload_file, "pages_absent", lambda address, num_bytes: int(forgotten))
+        self.seen.start()
+
     def forget_what_was_trimmed(self, store) -> None:
         """Which blocks go has a test of its own; here, that no more go than must."""
         with store._tables.records.begin() as txn:
@@ -158,6 +169,7 @@ class LmdbMachine(StoreMachine):
 
     def teardown(self) -> None:
         super().teardown()
+        self.seen.stop()
         shutil.rmtree(self.path)
 
 

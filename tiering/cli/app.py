@@ -225,10 +225,47 @@ def serve(
     _plainly(lambda: run(bench, json))
 
 
-def _lengths(text: str) -> tuple[int, ...]:
+@bench_app.command("disk")
+def bench_disk(
+    model: Annotated[
+        str, typer.Option(help=_MODEL[:-1] + '; "none": random numbers, without a model.')
+    ] = "demo",
+    path: Annotated[
+        Path | None, typer.Option(help="On the disk to measure; default: where temporary files go.")
+    ] = None,
+    tokens: Annotated[int, typer.Option(help="Of the prompt whose KV is written.", min=16)] = 4096,
+    copies: Annotated[int, typer.Option(help="Of its KV, under different names.", min=1)] = 3,
+    threads: Annotated[
+        str | None,
+        typer.Option(help="Numbers of threads, comma-separated; default: 1, 2, 4 .. to two a core."),
+    ] = None,
+    read_batch_blocks: Annotated[
+        int | None, typer.Option(help="Blocks in one read; default: an engine's.", min=1)
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Measurements of each row, interleaved.", min=1)] = 5,
+    seed: Annotated[int, typer.Option(help="Of random weights or numbers.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Where to write the rows, with all settings.")] = None,
+) -> None:
+    """KV from disk and to it, a second, beside the disk's own speed, plain LMDB, a file a block, and memory."""
+    from tiering.cli.bench_disk import DiskBench, default_threads, engine_sizes, run
+
+    bench = DiskBench(
+        model=model,
+        tokens=tokens,
+        copies=copies,
+        threads=default_threads() if threads is None else _lengths(threads, "--threads"),
+        read_batch_blocks=read_batch_blocks or engine_sizes().read_batch_blocks,
+        repeats=repeats,
+        path=path,
+        seed=seed,
+    )
+    _plainly(lambda: run(bench, json))
+
+
+def _lengths(text: str, option: str = "--prefix-tokens") -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() and int(part) for part in parts):
-        raise typer.BadParameter(f"{text!r} is not a list of numbers of tokens", param_hint="--prefix-tokens")
+        raise typer.BadParameter(f"{text!r} is not a list of numbers above 0", param_hint=option)
     return tuple(int(part) for part in parts)
 
 

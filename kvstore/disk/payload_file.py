@@ -1,0 +1,186 @@
+"""The records' data file, read past LMDB's map where its pages are not in memory.
+
+LMDB finds a value and hands out its address in the map. What is not in memory there comes as its pages are touched: the kernel
+makes room for each page, maps it, keeps a copy beside the one in host memory, and ends the process if the disk fails (SIGBUS).
+So LMDB is asked where a value lies, and what is not in memory is read from there, in the order in which it lies, several values
+with one request, into a buffer. What is in memory is looked at where it is. See docs/adr/0008.
+"""
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import numpy as np
+
+from kvstore.disk.environment import Unsound, lmdb_errors
+from kvstore.disk.page_cache import pages_absent
+from kvstore.reasons import MissReason
+
+READ_BYTES: Final = 4 << 20
+"""What is asked for at once, where as much lies together: of smaller requests a disk reads less in the same time."""
+_GAP_BYTES: Final = 64 << 10
+"""Up to so much between two values is read with them: a request more would take longer."""
+_MOST_BYTES: Final = 256 << 20
+"""No block is larger: what says so is damaged, and no reason to take so much memory."""
+_HUGE_PAGE_BYTES: Final = 2 << 20
+_MADV_POPULATE_WRITE: Final = 23  # Linux 5.14; the mmap module of Python 3.11 has no name for it
+
+# LMDB's data format 1, all of its pages and nodes little-endian here. A page begins with its number and its kind; the node of a
+# key with the size of its value (low, high), flags and the key's size; then the key; then the value, or the number of the first
+# page that the value has for itself, in which it follows a header.
+_PAGE: Final = struct.Struct("<QHH")
+_NODE: Final = struct.Struct("<HHHH")
+_NUMBER: Final = struct.Struct("<Q")
+_LEAF, _BIG = 0x02, 0x01
+_PAGE_HEADER_BYTES: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a value lies."""
+
+    position: int
+    """Among those that are looked for."""
+    address: int
+    begin: int
+    """In the file."""
+    num_bytes: int
+
+
+class PayloadFile:
+    """Any thread may call it, while the environment is open."""
+
+    def __init__(self, environment: lmdb.Environment) -> None:
+        """Where the file system does not read past the page cache (O_DIRECT), the rest is done all the same."""
+        self._page_bytes = int(environment.stat()["psize"])
+        self._path = path = Path(environment.path()) / "data.mdb"
+        with lmdb_errors(f"opening {path}"):
+            try:
+                self._file = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
+            except OSError:
+                self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._understood: bool | None = None
+        """Whether LMDB lays out its pages as we think; None before the first look."""
+        self._buffers = threading.local()
+
+    def examined(
+        self,
+        txn: "lmdb.Transaction[memoryview]",
+        keys: Sequence[bytes],
+        examine: Callable[[int, Any], MissReason | None],
+    ) -> list[MissReason | None]:
+        """What `examine` says of each value, given its position and its bytes, which hold during the call; ABSENT without one.
+
+        Those in memory come first, then the others in the order in which they lie. LMDB decides: damage in what was read past
+        its map is looked for there again. Raises Unsound if a part of the file is gone, OSError if the disk cannot read.
+        """
+        found: list[MissReason | None] = [MissReason.ABSENT] * len(keys)
+        absent = []
+        cursor = txn.cursor()
+        for position, key in enumerate(keys):
+            if cursor.set_key(key):
+                place = self._place(cursor, position)
+                if place is None or not pages_absent(place.address, place.num_bytes):
+                    found[position] = examine(position, cursor.value())
+                else:
+                    absent.append(place)
+        for place, data in self._read(absent):
+            reason = examine(place.position, data)
+            if reason is not None and reason.damaged:
+                reason = examine(place.position, txn.get(keys[place.position]))
+            found[place.position] = reason
+        return found
+
+    def close(self) -> None:
+        """Nobody may read any more."""
+        os.close(self._file)
+
+    def _place(self, cursor: "lmdb.Cursor[memoryview]", position: int) -> _Place | None:
+        """Where the value lies that the cursor is at, found without touching it; None if it has no pages for itself."""
+        if self._understood is False:
+            return None
+        key = cursor.key()
+        at = np.frombuffer(key, np.uint8).ctypes.data
+        page_at = at - at % self._page_bytes
+        page, _, kind = _PAGE.unpack(ctypes.string_at(page_at, _PAGE.size))
+        low, high, flags, key_bytes = _NODE.unpack(ctypes.string_at(at - _NODE.size, _NODE.size))
+        num_bytes = high << 16 | low
+        if not (kind & _LEAF and flags & _BIG and key_bytes == len(key) and num_bytes <= _MOST_BYTES):
+            return None
+        [first] = _NUMBER.unpack(ctypes.string_at(at + key_bytes, _NUMBER.size))
+        begin = first * self._page_bytes + _PAGE_HEADER_BYTES
+        place = _Place(position, page_at - page * self._page_bytes + begin, begin, num_bytes)
+        if self._understood is None:
+            value = np.frombuffer(cursor.value(), np.uint8)
+            self._understood = (value.ctypes.data, value.size) == (place.address, place.num_bytes)
+        return place if self._understood else None
+
+    def _read(self, places: list[_Place]) -> Iterator[tuple[_Place, memoryview]]:
+        """Each value's bytes, which hold until the next ones are asked for."""
+        for run in _runs(places):
+            begin = run[0].begin - _PAGE_HEADER_BYTES
+            end = run[-1].begin + run[-1].num_bytes
+            data = self._buffer(-(-(end - begin) // self._page_bytes) * self._page_bytes)
+            num_bytes = self._read_into(data, begin)
+            if begin + num_bytes < end:
+                raise Unsound(f"{self._path} ends at {begin + num_bytes}, within a record")
+            for place in run:
+                start = place.begin - begin
+                yield place, data[start : start + place.num_bytes]
+
+    def _read_into(self, data: memoryview, begin: int) -> int:
+        """How many bytes there were."""
+        try:
+            return os.preadv(self._file, [data], begin)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # The file system lets files be opened so, but not read: from now on by way of the page cache.
+            flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
+            if not flags & os.O_DIRECT:
+                raise
+            fcntl.fcntl(self._file, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+            return os.preadv(self._file, [data], begin)
+
+    def _buffer(self, num_bytes: int) -> memoryview:
+        """This thread's own, which the next call overwrites."""
+        whole: memoryview | None = getattr(self._buffers, "whole", None)
+        if whole is None or len(whole) < num_bytes:
+            self._buffers.whole = whole = huge_pages(max(num_bytes, READ_BYTES))
+        return whole[:num_bytes]
+
+
+def _runs(places: list[_Place]) -> Iterator[list[_Place]]:
+    """Values that are read with one request, in the order in which they lie."""
+    run: list[_Place] = []
+    for place in sorted(places, key=lambda place: place.begin):
+        if run:
+            gap_bytes = place.begin - run[-1].begin - run[-1].num_bytes
+            if gap_bytes > _GAP_BYTES or place.begin + place.num_bytes - run[0].begin > READ_BYTES:
+                yield run
+                run = []
+        run.append(place)
+    if run:
+        yield run
+
+
+def huge_pages(num_bytes: int) -> memoryview:
+    """At least so many bytes of zeros, in huge pages where the system has them: requests into these are larger, and fewer."""
+    num_bytes = -(-num_bytes // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
+    memory = mmap.mmap(-1, num_bytes + _HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for advice in (mmap.MADV_HUGEPAGE, _MADV_POPULATE_WRITE):
+        with suppress(OSError):
+            memory.madvise(advice)
+    whole = np.frombuffer(memory, np.uint8)
+    start = -whole.ctypes.data % _HUGE_PAGE_BYTES
+    return whole[start : start + num_bytes].data

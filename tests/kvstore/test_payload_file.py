@@ -1,0 +1,233 @@
+"""Records that are not in memory are read from the file: the same blocks, the same verdicts, and damage on the way is none."""
+
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kvstore import BlockLayout, MissReason, StoreFailed
+from kvstore.disk import payload_file
+from kvstore.disk.page_cache import drop, share_absent
+from kvstore.testing import LAWS, assert_holds, fill, noise, read, reasons
+from tests.kvstore.conftest import CAPACITY_BYTES, LAYOUT, MASTER_KEY, lmdb_store
+
+LARGE = BlockLayout(num_layers=8, num_kv_heads=4, head_dim=64, dtype="bfloat16", block_tokens=16)
+
+
+@pytest.fixture
+def nothing_in_memory(monkeypatch):
+    """As far as the store can tell."""
+    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: 1)
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    """The reads of files that were made: where each began, and of how many bytes."""
+    made, preadv = [], os.preadv
+
+    def noted(file, buffers, offset):
+        made.append((offset, len(buffers[0])))
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(payload_file.os, "preadv", noted)
+    return made
+
+
+def data_file(path: Path) -> Path:
+    return path / "v1" / "payload" / "data.mdb"
+
+
+@pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
+def test_a_store_that_reads_files_keeps_the_laws(law, nothing_in_memory, tmp_path):
+    with lmdb_store(tmp_path) as store:
+        law(store, store.raw())
+
+
+@pytest.mark.parametrize("form", ["plain", "encrypted"])
+def test_both_ways_read_the_same(open_lmdb, monkeypatch, requests, form):
+    """Blocks in memory, in the file, absent and damaged, in one batch and any order."""
+    store = open_lmdb(master_key=MASTER_KEY if form == "encrypted" else None)
+    refs, blocks = fill(store, 12)
+    store.delete_many([refs[3].key])
+    order = np.random.default_rng(0).permutation(len(refs)).tolist()
+    for absent in (lambda address, num_bytes: 0, lambda address, num_bytes: address // 4096 % 3):
+        monkeypatch.setattr(payload_file, "pages_absent", absent)
+        requests.clear()
+        outcomes, out = read(store, [refs[number] for number in order])
+        for number, outcome, block in zip(order, outcomes, out, strict=True):
+            assert outcome.hit == (number != 3)
+            assert number == 3 or np.array_equal(block, blocks[number])
+    assert requests
+    store.raw().corrupt(refs[5].key)
+    found = reasons(store, refs)
+    assert found[5] is MissReason.DAMAGED_CHECKSUM
+    assert [n for n, reason in enumerate(found) if reason is not None] == [3, 5]
+
+
+def test_what_lies_together_is_read_at_once_and_in_order(open_lmdb, nothing_in_memory, requests, monkeypatch):
+    """However it is asked for; a request has its bounds; every one begins at a page."""
+    monkeypatch.setattr(payload_file, "READ_BYTES", 512 << 10)
+    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
+    refs, blocks = fill(store, 16)
+    assert_holds(store, refs[::-1], blocks[::-1])
+    begins = [begin for begin, _ in requests]
+    assert begins == sorted(begins)
+    assert all(begin % 4096 == num_bytes % 4096 == 0 for begin, num_bytes in requests)
+    assert len(requests) < len(refs) / 2
+    assert max(num_bytes for _, num_bytes in requests) <= 512 << 10
+
+
+def test_a_record_longer_than_a_request_is_one(open_lmdb, nothing_in_memory, requests, monkeypatch):
+    monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
+    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
+    refs, blocks = fill(store, 3)
+    assert_holds(store, refs, blocks)
+    assert len(requests) == 3
+
+
+def test_records_without_pages_of_their_own_are_looked_at_in_the_tree(open_lmdb, nothing_in_memory, requests):
+    """Those that are small lie in the pages of the tree."""
+    small = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=16, dtype="bfloat16", block_tokens=8)
+    store = open_lmdb(layout=small)
+    refs, blocks = fill(store, 6)
+    assert_holds(store, refs, blocks)
+    assert requests == []
+
+
+def test_damage_on_the_way_is_no_damage(open_lmdb, nothing_in_memory, monkeypatch):
+    """A bit that flips in what was read past LMDB's map: the record in the map is whole, and stays."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    preadv = os.preadv
+
+    def flipping(file, buffers, offset):
+        num_bytes = preadv(file, buffers, offset)
+        buffers[0][len(buffers[0]) // 2] ^= 1
+        return num_bytes
+
+    monkeypatch.setattr(payload_file.os, "preadv", flipping)
+    assert_holds(store, refs, blocks)
+    assert store.stats().damaged_blocks == 0
+
+
+def test_damage_in_the_file_is_found(open_lmdb, nothing_in_memory, tmp_path):
+    """On the disk itself: one record goes, with its evidence, and the others are served."""
+    store = open_lmdb()
+    refs, _ = fill(store, 1)
+    blocks = noise(store, 1)
+    store.put_many(refs, blocks)
+    others, those = fill(store, 3, seed=1)
+    store.sync()
+    content = data_file(tmp_path).read_bytes()
+    at = content.index(blocks[0].tobytes()[:64])
+    with data_file(tmp_path).open("r+b") as file:
+        file.seek(at)
+        file.write(bytes([content[at] ^ 1]))
+    assert reasons(store, refs) == [MissReason.DAMAGED_CHECKSUM]
+    assert_holds(store, others, those)
+    store.check()
+    assert len(store.quarantined()) == 1
+
+
+def test_a_file_that_ends_within_a_record_is_not_touched(open_lmdb, nothing_in_memory, monkeypatch):
+    """It was cut after it was looked at: what would have been a signal is an error, and the store goes on empty."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    monkeypatch.setattr(payload_file.os, "preadv", lambda file, buffers, offset: 4096)
+    with pytest.raises(StoreFailed, match="within a record"):
+        read(store, refs)
+    store._writer.run(lambda: None)
+    assert store.stats().fresh_starts == 1
+    monkeypatch.undo()
+    store.put_many(refs, blocks)
+    assert_holds(store, refs, blocks)
+
+
+def test_a_disk_that_cannot_read_fails_the_batch_and_nothing_else(open_lmdb, nothing_in_memory, monkeypatch):
+    """Through the map it would be a signal."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+
+    def failing(file, buffers, offset):
+        raise OSError(errno.EIO, "input/output error")
+
+    monkeypatch.setattr(payload_file.os, "preadv", failing)
+    with pytest.raises(StoreFailed, match="input/output error"):
+        read(store, refs)
+    monkeypatch.undo()
+    assert_holds(store, refs, blocks)
+    assert store.stats().fresh_starts == 0
+
+
+def test_a_file_system_that_takes_its_word_back_is_read_through_the_page_cache(
+    open_lmdb, nothing_in_memory, monkeypatch
+):
+    """Some let a file be opened for reading past the cache, and refuse to do it."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    preadv, refused = os.preadv, []
+
+    def reluctant(file, buffers, offset):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_DIRECT:
+            refused.append(offset)
+            raise OSError(errno.EINVAL, "invalid argument")
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(payload_file.os, "preadv", reluctant)
+    assert_holds(store, refs, blocks)
+    assert_holds(store, refs, blocks)
+    assert len(refused) <= 1  # none where the file system has no such reading at all
+
+
+def test_another_layout_of_pages_is_left_to_lmdb(open_lmdb, nothing_in_memory, monkeypatch, requests):
+    """Whoever changes LMDB's format: its own answer is compared with ours once, and counts."""
+    monkeypatch.setattr(payload_file, "_PAGE_HEADER_BYTES", 24)
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    assert requests == []
+
+
+def test_a_node_that_tells_of_too_long_a_value_is_left_to_lmdb(
+    open_lmdb, nothing_in_memory, monkeypatch, requests
+):
+    """Rather than taking as much memory."""
+    monkeypatch.setattr(payload_file, "_MOST_BYTES", LAYOUT.block_bytes // 2)
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    assert requests == []
+
+
+def test_records_are_found_after_the_map_has_moved(open_lmdb, nothing_in_memory, requests):
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    store.change(capacity_bytes=8 * CAPACITY_BYTES)
+    more, those = fill(store, 4, seed=1)
+    assert_holds(store, [*refs, *more], [*blocks, *those])
+    assert requests
+
+
+def test_what_is_not_in_memory_is_told_from_what_is(open_lmdb, tmp_path, requests):
+    """With the system's own page cache; on a file system that is nothing but memory it tells that too."""
+    with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes) as store:
+        refs, blocks = fill(store, 8)
+        assert_holds(store, refs, blocks)
+        assert requests == []  # they have just been written
+    drop(data_file(tmp_path))
+    was_absent = share_absent(data_file(tmp_path)) > 0.9
+    with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes) as store:
+        drop(data_file(tmp_path))
+        assert_holds(store, refs, blocks)
+    assert bool(requests) is was_absent
+
+
+def test_buffers_are_whole_huge_pages():
+    buffer = payload_file.huge_pages(LAYOUT.block_bytes)
+    assert len(buffer) == 2 << 20
+    assert np.frombuffer(buffer, np.uint8).ctypes.data % (2 << 20) == 0
+    buffer[:] = bytes(len(buffer))

@@ -1,0 +1,384 @@
+"""`kvtide bench disk`: how fast blocks come back from disk, and go there.
+
+KV of one prompt, several times under different names, is written to a store as an engine writes it, and to other places for
+comparison, uncompressed. Then all is read, with the files in memory ("warm") and with the page cache dropped ("cold", looked
+at before each reading), by several numbers of threads, which take batches as an engine's do. What the store reads is checked
+in every way that it has; what the others read, by nobody. Repeats are interleaved over all rows, so that a machine or a disk
+that is busy for a while does not favour one. Rates are of KV bytes, 1e9 a second, by wall clock and by processor time of this
+process; the kernel's own threads, which write pages back, are not in the latter.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from kvstore.disk import LmdbStore
+from kvstore.disk.page_cache import drop, share_absent
+from kvstore.store import BlockRef
+from tiering.cli.disk_media import Blocks, FileEach, Job, Medium, Memory, PlainLmdb, RawFile
+from tiering.cli.environment import environment
+from tiering.cli.kv_blocks import KvBlocks, kv_blocks
+from tiering.index_config import IndexConfig
+from tiering.io_threads import IoThreads
+
+RAW_THREADS: Final = (1, 2, 4, 8)
+RAW_REQUEST_MIB: Final = (1, 4)
+_LEAST_ABSENT: Final = 0.9
+"""Of files that count as cold: opening a store brings in its trees, and a little of what lies around them."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DiskBench:
+    """Everything that the command line says."""
+
+    model: str
+    tokens: int
+    """Of the prompt whose KV it is."""
+    copies: int
+    threads: tuple[int, ...]
+    read_batch_blocks: int
+    repeats: int
+    path: Path | None
+    seed: int
+
+
+@dataclass(slots=True)
+class _Row:
+    what: str
+    state: str
+    threads: int
+    gb_per_s: list[float] = field(default_factory=list)
+    gb_per_cpu_s: list[float] = field(default_factory=list)
+    read_bytes: list[int] = field(default_factory=list)
+    """What this process had the disk read."""
+    absent: list[float] = field(default_factory=list)
+    """The least share of a file that was not in memory before it was read; empty where that is of no account."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "what": self.what,
+            "state": self.state,
+            "threads": self.threads,
+            "gb_per_s": statistics.median(self.gb_per_s),
+            "gb_per_cpu_s": statistics.median(self.gb_per_cpu_s),
+            "gb_per_s_all": self.gb_per_s,
+            "gb_per_cpu_s_all": self.gb_per_cpu_s,
+            "read_bytes_all": self.read_bytes,
+            "absent_share_all": self.absent,
+        }
+
+
+class _Store:
+    """A disk store as a medium."""
+
+    def __init__(
+        self, folder: Path, kv: KvBlocks, refs: Sequence[BlockRef], blocks: Sequence[Blocks]
+    ) -> None:
+        self._folder, self._kv, self._refs = folder, kv, refs
+        self._capacity_bytes = 2 * sum(block.nbytes for block in blocks)
+        self.files = [folder / "v1" / "payload" / "data.mdb"]
+        self.open()
+        put(self._store, refs, blocks)
+        self.stored_bytes = self._store.stats().stored_bytes
+        self.close()
+
+    def open(self) -> None:
+        self._store = open_store(self._folder, self._kv, self._capacity_bytes)
+
+    def jobs(self, out: Blocks, batch_blocks: int) -> list[Job]:
+        def read(begin: int) -> Job:
+            part = slice(begin, begin + batch_blocks)
+            refs, views = self._refs[part], list(out[part])
+
+            def job() -> None:
+                if not all(outcome.hit for outcome in self._store.get_many(refs, views)):
+                    raise RuntimeError("a block that was just written is not there")
+
+            return job
+
+        return [read(begin) for begin in range(0, len(out), batch_blocks)]
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def open_store(folder: Path, kv: KvBlocks, capacity_bytes: int) -> LmdbStore:
+    """A store as an engine opens it, which syncs when it is told to."""
+    return LmdbStore(
+        folder,
+        namespace=kv.namespace,
+        layout=kv.layout,
+        capacity_bytes=capacity_bytes,
+        min_free_bytes=0,
+        sync_interval_s=3600,
+    )
+
+
+def put(store: LmdbStore, refs: Sequence[BlockRef], blocks: Sequence[Blocks]) -> None:
+    """Write as an engine does, a batch at a time."""
+    size = engine_sizes().write_batch_blocks
+    for begin in range(0, len(refs), size):
+        store.put_many(refs[begin : begin + size], blocks[begin : begin + size])
+
+
+def engine_sizes() -> IndexConfig:
+    """Of the work that an engine does at once, where the disk is large enough."""
+    return IndexConfig(block_tokens=16, device_slots=1, host_slots=1)
+
+
+def default_threads() -> tuple[int, ...]:
+    """1, 2, 4 and so on, to two a core: while one waits for the disk, another decodes."""
+    return tuple(1 << bit for bit in range((2 * num_cores()).bit_length()))
+
+
+def num_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def run(bench: DiskBench, json_path: Path | None) -> None:
+    """Measure, print a table, and write the rows."""
+    console = Console(stderr=True)
+    measured = measure(bench, lambda text: console.print(text, style="dim"))
+    _show(measured)
+    if json_path is not None:
+        json_path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
+        console.print(f"rows written to {json_path}")
+
+
+def measure(bench: DiskBench, tell: Callable[[str], None]) -> dict[str, Any]:
+    """Rows and gates; `tell` hears what is being done. Raises ValueError where nothing can be read past the page cache."""
+    with tempfile.TemporaryDirectory(prefix="kvtide-bench-", dir=bench.path) as scratch:
+        folder = Path(scratch)
+        kv = kv_blocks(bench.model, bench.tokens, bench.seed, folder / "kv", tell)
+        refs = kv.copies(bench.copies)
+        blocks = [block for _ in range(bench.copies) for block in kv.data]
+        tell(f"{len(blocks)} blocks of {kv.layout.block_bytes} bytes are written to {folder}")
+        store = _Store(folder / "store", kv, refs, blocks)
+        media = _media(folder, store, blocks)
+        rows: dict[tuple[str, str, int], _Row] = {}
+        out = np.ones((len(blocks), kv.layout.block_bytes), np.uint8)
+        for repeat in range(bench.repeats):
+            tell(f"repeat {repeat + 1} of {bench.repeats}")
+            for name, state, threads, medium in _readings(media, bench.threads):
+                row = rows.setdefault((name, state, threads), _Row(name, state, threads))
+                _read(row, medium, out, bench.read_batch_blocks)
+                if not isinstance(medium, RawFile):
+                    _check(out, blocks)
+            _write(rows, folder / "written", kv, refs, blocks)
+        listed = [row.as_dict() for row in rows.values()]
+    return {
+        "rows": listed,
+        "gates": gates(listed, num_cores()),
+        "kv": {
+            "source": kv.source,
+            "blocks": len(blocks),
+            "different_blocks": len(kv.refs),
+            "block_bytes": kv.layout.block_bytes,
+            "stored_bytes": store.stored_bytes,
+        },
+        "config": {**dataclasses.asdict(bench), "path": bench.path and str(bench.path)},
+        "environment": environment(),
+    }
+
+
+def _media(folder: Path, store: _Store, blocks: Sequence[Blocks]) -> dict[str, Medium]:
+    """By name. The raw file comes in all its sizes of requests, into both kinds of memory."""
+    for name in ("lmdb", "files"):
+        (folder / name).mkdir()
+    media: dict[str, Medium] = {
+        "store": store,
+        "lmdb": PlainLmdb(folder / "lmdb", blocks, engine_sizes().write_batch_blocks),
+        "file each": FileEach(folder / "files", blocks),
+        "memcpy": Memory(blocks),
+    }
+    for mib in RAW_REQUEST_MIB:
+        for huge in (False, True):
+            name = f"raw {mib} MiB{', huge pages' if huge else ''}"
+            media[name] = RawFile(folder / "raw", blocks, request_bytes=mib << 20, huge=huge)
+    return media
+
+
+def _readings(media: dict[str, Medium], threads: tuple[int, ...]) -> Iterator[tuple[str, str, int, Medium]]:
+    """Of one repeat: each medium cold, then warm, with each number of threads."""
+    for name, medium in media.items():
+        if isinstance(medium, RawFile):
+            yield from ((name, "cold", number, medium) for number in RAW_THREADS)
+        elif medium.files:
+            for number in threads:
+                yield name, "cold", number, medium
+            yield from ((name, "warm", number, medium) for number in threads)
+        else:
+            yield from ((name, "warm", number, medium) for number in threads)
+
+
+def _read(row: _Row, medium: Medium, out: Blocks, batch_blocks: int) -> None:
+    """One reading of everything, timed."""
+    if row.state == "cold":
+        _drop(medium)  # before it is opened: of what is mapped and touched nothing goes
+    medium.open()
+    try:
+        jobs = medium.jobs(out, batch_blocks)
+        if row.state == "warm":
+            for path in medium.files:
+                _touch(path)
+        else:
+            _drop(medium)
+            row.absent.append(min(share_absent(path) for path in medium.files))
+            if row.absent[-1] < _LEAST_ABSENT:
+                raise ValueError(
+                    f"{1 - row.absent[-1]:.0%} of {medium.files[0]} stay in memory: name a directory on a disk with --path"
+                )
+        with _timed(row, out.nbytes):
+            _run(jobs, row.threads)
+    finally:
+        medium.close()
+
+
+def _drop(medium: Medium) -> None:
+    for path in medium.files:
+        drop(path)
+
+
+def _touch(path: Path) -> None:
+    """Have all of a file in memory."""
+    with path.open("rb", buffering=0) as file:
+        while file.read(1 << 24):
+            pass
+
+
+@contextmanager
+def _timed(row: _Row, num_bytes: int) -> Iterator[None]:
+    read_bytes, wall_s, cpu_s = _read_bytes(), time.perf_counter(), time.process_time()
+    yield
+    wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
+    row.gb_per_s.append(num_bytes / wall_s / 1e9)
+    row.gb_per_cpu_s.append(num_bytes / cpu_s / 1e9)
+    row.read_bytes.append(_read_bytes() - read_bytes)
+
+
+def _read_bytes() -> int:
+    """What this process has had disks read so far."""
+    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
+
+
+def _run(jobs: Sequence[Job], num_threads: int) -> None:
+    """Run all jobs on so many threads; raise what one raises."""
+    ended: SimpleQueue[Exception | None] = SimpleQueue()
+
+    def reporting(job: Job) -> Job:
+        def run() -> None:
+            try:
+                job()
+            except Exception as error:  # noqa: BLE001 - the thread's top: raised by who waits for it
+                ended.put(error)
+            else:
+                ended.put(None)
+
+        return run
+
+    threads = IoThreads("bench", num_threads)
+    for job in jobs:
+        threads.put(reporting(job))
+    errors = [error for _ in jobs if (error := ended.get()) is not None]
+    threads.close(10.0)
+    if errors:
+        raise errors[0]
+
+
+def _check(out: Blocks, blocks: Sequence[Blocks]) -> None:
+    """What was read is what was written; then it is forgotten, so that the next to read must bring it."""
+    if not all(np.array_equal(read, block) for read, block in zip(out, blocks, strict=True)):
+        raise RuntimeError("what was read is not what was written")
+    out.fill(1)
+
+
+def _write(
+    rows: dict[tuple[str, str, int], _Row],
+    folder: Path,
+    kv: KvBlocks,
+    refs: Sequence[BlockRef],
+    blocks: Sequence[Blocks],
+) -> None:
+    """Into a store that has been full and is empty, as blocks do that leave host memory: without a sync, and with one."""
+    num_bytes = sum(block.nbytes for block in blocks)
+    with open_store(folder, kv, 2 * num_bytes) as store:
+        for what in ("demotion", "demotion, synced"):
+            row = rows.setdefault((what, "written", 1), _Row(what, "written", 1))
+            with _timed(row, num_bytes):
+                put(store, refs, blocks)
+                if what == "demotion, synced":
+                    store.sync()
+
+
+# --- what it comes to -------------------------------------------------------------------------------------------------
+
+
+def gates(rows: Sequence[dict[str, Any]], cores: int) -> list[dict[str, Any]]:
+    """What is promised, and whether it holds. The last one has no bound: it is there to be known."""
+    cold = _best(rows, "store", "cold")
+    warm = [row for row in rows if row["what"] == "store" and row["state"] == "warm"]
+    growth = _best(rows, "store", "warm") / warm[0]["gb_per_s"]
+    threads = min(cores, max(row["threads"] for row in warm))
+    raw = max(_best(rows, f"raw {mib} MiB", "cold") for mib in RAW_REQUEST_MIB)
+    huge = max(_best(rows, f"raw {mib} MiB, huge pages", "cold") for mib in RAW_REQUEST_MIB)
+    a_core = min(row["gb_per_cpu_s"] for row in warm)
+    demotion = _only(rows, "demotion", "written", 1)["gb_per_cpu_s"]
+    return [
+        _gate("cold, by the best raw read", cold / raw, 1.25, "x"),
+        _gate("warm, a core", a_core, 1.1, "GB/s"),
+        _gate("warm, all cores by one thread", growth, 1 + 0.5 * (threads - 1), "x"),
+        _gate("demotion, a core", demotion, 0.7, "GB/s"),
+        _gate("cold, by the best raw read into huge pages", cold / huge, None, "x"),
+    ]
+
+
+def _gate(name: str, value: float, bound: float | None, unit: str) -> dict[str, Any]:
+    holds = None if bound is None else value >= bound
+    return {"name": name, "value": value, "bound": bound, "unit": unit, "holds": holds}
+
+
+def _best(rows: Sequence[dict[str, Any]], what: str, state: str) -> float:
+    return max(float(row["gb_per_s"]) for row in rows if (row["what"], row["state"]) == (what, state))
+
+
+def _only(rows: Sequence[dict[str, Any]], what: str, state: str, threads: int) -> dict[str, Any]:
+    [row] = [row for row in rows if (row["what"], row["state"], row["threads"]) == (what, state, threads)]
+    return row
+
+
+def _show(measured: dict[str, Any]) -> None:
+    table = Table(title=f"KV from and to disk, GB/s, medians: {measured['kv']['source']}")
+    for name in ("what", "state", "threads", "wall", "spread", "a core", "in memory before"):
+        table.add_column(name, justify="left" if name in ("what", "state") else "right")
+    for row in measured["rows"]:
+        spread = row["gb_per_s_all"]
+        absent = row["absent_share_all"]
+        table.add_row(
+            row["what"],
+            row["state"],
+            str(row["threads"]),
+            f"{row['gb_per_s']:.2f}",
+            f"{min(spread):.2f}-{max(spread):.2f}",
+            f"{row['gb_per_cpu_s']:.2f}",
+            f"{1 - min(absent):.1%}" if absent else "",
+        )
+    Console().print(table)
+    for gate in measured["gates"]:
+        held = {True: "holds", False: "does not hold", None: "no bound"}[gate["holds"]]
+        bound = "" if gate["bound"] is None else f" (at least {gate['bound']:g})"
+        Console().print(f"{gate['name']}: {gate['value']:.2f} {gate['unit']}{bound}: {held}")
