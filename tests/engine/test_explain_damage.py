@@ -8,6 +8,7 @@ import xxhash
 
 from engine import SamplingParams
 from kvstore import ErrorBefore, FaultStore, Gate, Hang
+from kvstore.metas import metas_of
 from kvstore.reasons import MissReason
 from tests.engine.engines import BLOCK, engine_on, tokens, told, until
 from tiering.transfer.faults import FaultDevice
@@ -35,7 +36,7 @@ DAMAGE = {
 
 def middle(store):
     """The second of the three blocks that are there, and access to its record."""
-    metas = {meta.key: meta for meta in store.scan()}
+    metas = {meta.key: meta for meta in metas_of(store)}
     [last] = metas.keys() - {meta.parent_key for meta in metas.values()}
     return metas[last].parent_key, store.raw()
 

@@ -24,6 +24,7 @@ from kvstore.layers import (
     ShortData,
 )
 from kvstore.memory import MemoryStore
+from kvstore.metas import metas_of
 from tests.tiering.slot_arrays import GIVE_UP_S, SlotArray
 from tiering.cache import TieredCache
 from tiering.index_config import IndexConfig
@@ -305,7 +306,7 @@ def test_uses_keep_a_block_alive_over_restarts(restart, clocks):
     rig.settle()
     rig.cache.close()
     with restart().store as store:
-        assert list(store.scan()) == [], "the records went as well"
+        assert list(metas_of(store)) == [], "the records went as well"
 
 
 def test_the_ttl_holds_after_a_crash(restart, clocks, tmp_path):
@@ -346,7 +347,7 @@ def test_the_order_of_uses_survives_a_restart_without_a_ttl(restart, clocks):
     clocks.pass_s(1.0)
     rig.serve(1, 2)
     rig.cache.close()
-    used = {meta.key: meta.used_ns for meta in restart(ttl_s=None).store.scan()}
+    used = {meta.key: meta.used_ns for meta in metas_of(restart(ttl_s=None).store)}
     assert used[key_of(1)] == used[key_of(1, 2)] > used[key_of(3)]
 
 
@@ -402,7 +403,7 @@ def test_clear_empties_the_store_too(open_store, start):
     assert rig.cache.clear(GIVE_UP_S)
     assert rig.cache.close()
     with open_store() as store:
-        assert list(store.scan()) == []
+        assert list(metas_of(store)) == []
 
 
 # ---- a store that does not do as it should
