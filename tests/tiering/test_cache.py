@@ -86,6 +86,7 @@ class Rig:
             store=store,
             wake=self.woken.set,
             join_s=join_s,
+            restore_s=GIVE_UP_S,
             **(clocks or {}),
         )
 
