@@ -42,7 +42,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-restart churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -113,6 +113,9 @@ crash: setup ## kill what writes to a disk tier 1,000 times, and look at what is
 
 bench-admin: setup ## what 200 requests a second to the admin endpoint cost the thread that computes (minutes)
 	@$(BIN)/python -m benchmarks.admin $(ADMIN_ARGS)
+
+bench-restart: setup ## how long a cache takes to know again what its disk holds, and an engine to start (3 minutes)
+	@$(BIN)/python -m benchmarks.restart $(RESTART_ARGS)
 
 churn: setup ## how large the files become when a disk store is filled twenty times over (minutes)
 	@$(BIN)/python -m benchmarks.churn $(CHURN_ARGS)

@@ -205,6 +205,7 @@ def before():
     tiers = model(device=12, host=12, disk=32)
     on_disk(tiers, 1, 2, 3)
     on_disk(tiers, 1, 5)
+    tiers.now_s += 0.5
     on_disk(tiers, 7, 8)
     return tiers
 
