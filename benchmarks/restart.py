@@ -5,7 +5,7 @@ blocks behind shared system prompts of 32, and a tree that branches every fourth
 a process of its own: when the first lookup was answered, when all was in, the processor time of that, the longest time that
 one turn of the thread that drives took, and the memory that a block takes in the end. Then an engine with the converted demo
 model starts, with our compiled files and without: what of that is importing torch and transformers and loading the model, and
-what is ours.
+what is ours: by the wall, and as processor time of the thread that starts it.
 """
 
 import argparse
@@ -43,6 +43,10 @@ _TWIG_BLOCKS = 4
 _WAIT_S = 120.0
 _BOUNDS_S = {100_000: 0.5, 1_000_000: 5.0}
 _FIRST_S = 0.1
+_LAPS = (
+    *("import_torch_and_transformers_s", "import_of_their_models_s", "load_model_s"),
+    *("import_ours_s", "engine_s"),
+)
 _STORES = ["chains:100000", "branching:100000", "chains:1000000"]  # building a large one takes longest
 _ROOT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("kvstore", "tiering", "engine", "benchmarks")
@@ -159,12 +163,14 @@ def _own_bytes() -> int:
 def start(folder: Path) -> dict[str, Any]:
     """Start an engine with the demo model: seconds by what they are spent on."""
     laps: dict[str, float] = {}
-    since = time.perf_counter()
+    ours_s, since = 0.0, (time.perf_counter(), time.thread_time())
 
-    def lap(name: str) -> None:
-        nonlocal since
-        laps[name] = time.perf_counter() - since
-        since = time.perf_counter()
+    def lap(name: str, *, ours: bool = False) -> None:
+        nonlocal ours_s, since
+        now = time.perf_counter(), time.thread_time()
+        laps[name] = now[0] - since[0]
+        ours_s += now[1] - since[1] if ours else 0.0
+        since = time.perf_counter(), time.thread_time()
 
     import torch  # noqa: F401 - what is measured
     import transformers  # noqa: F401
@@ -178,13 +184,13 @@ def start(folder: Path) -> dict[str, Any]:
     from engine import Engine, EngineConfig
     from engine.model import load_model
 
-    lap("import_ours_s")
+    lap("import_ours_s", ours=True)
     model = load_model("demo", device="cpu", dtype="float32")
     lap("load_model_s")
     with Engine(model, EngineConfig(device="cpu", disk_path=folder, disk_bytes=1 << 30)) as engine:
-        lap("engine_s")
+        lap("engine_s", ours=True)
         assert not any(engine.lookup("Once upon a time").values()), "nothing is cached yet"
-    return laps
+    return {**laps, "ours_cpu_s": ours_s}
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -222,7 +228,7 @@ def _starts(repeats: int) -> list[dict[str, Any]]:
 
 def _start_row(runs: list[dict[str, Any]], *, compiled: bool) -> dict[str, Any]:
     laps = {name: round(statistics.median(run[name] for run in runs), 3) for name in runs[0]}
-    ours, everything = laps["import_ours_s"] + laps["engine_s"], sum(laps.values())
+    ours, everything = laps["import_ours_s"] + laps["engine_s"], sum(laps[name] for name in _LAPS)
     return {"ours_compiled": compiled, **laps, "ours_s": round(ours, 3), "all_s": round(everything, 3)}
 
 

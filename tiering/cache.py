@@ -253,9 +253,12 @@ class TieredCache(Closing):
         news, self._num_told = self._has_news, self._num_events
         return news
 
-    def _run_errands(self) -> None:
+    def _run_errands(self) -> bool:
+        """Whether there was something to do."""
         if self._errands.run():
             self._start_moves()
+            return True
+        return False
 
     @property
     def _num_events(self) -> int:
@@ -480,15 +483,15 @@ class TieredCache(Closing):
     def restored(self, timeout_s: float) -> bool:
         """Pump until all that the store held at the start is known again. False if the time was not enough."""
         deadline_s = time.monotonic() + timeout_s
-        while True:
+        while self._index.restoring:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return False
             self._news.clear()
             self._take_in()
-            self._run_errands()
-            left_s = deadline_s - time.monotonic()
-            if left_s <= 0 or not self._index.restoring:
-                return not self._index.restoring
-            if not self._errands.are_ready:
+            if not self._run_errands():
                 self._news.wait(min(_SETTLE_STEP_S, left_s))
+        return True
 
     def clear(self, timeout_s: float) -> bool:
         """Forget every block in every tier. False if a request, or a copy that takes too long, holds some."""

@@ -9,7 +9,7 @@ import pytest
 from benchmarks.faults.kinds import break_tree
 from kvstore.block import BlockLayout, Namespace, chain_key
 from kvstore.disk import LmdbStore
-from kvstore.errors import StoreFailed, StoreFull
+from kvstore.errors import StoreFull
 from kvstore.host import HostSlab
 from kvstore.layers import (
     Delay,

@@ -17,6 +17,7 @@ from tiering.found import MOST_RUN_BLOCKS, arranged
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.moves import Forget, Write
+from tiering.policies.lru import LRU
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier
 
@@ -333,3 +334,39 @@ def paths_of(found):
         above = paths[found.after[run]] if found.after[run] >= 0 else own[:0]
         paths.append(np.concatenate([above, own]))
     return paths
+
+
+# ---- the order of uses
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_uses_from_before_wait_while_others_come_and_go(seed):
+    """Also where the log is compacted meanwhile: the oldest use is that of the blocks that came last."""
+    rng, residency = random.Random(seed), Residency()
+    radix, order = RadixIndex(BLOCK_TOKENS, residency), LRU(residency, min_log_entries=2)
+    order.leave_past()
+    live = [radix.insert(np.array([number] * 4, dtype="<i4")) for number in range(3)]
+    order.now_s = 10.0
+    order.touch(live[0])
+    order.recall(np.arange(6) - 100.0)
+    view, seen = order.view(lambda ids: np.ones(len(ids), dtype=np.bool_)), [live[0]]
+    for number in reversed(range(6)):
+        for _ in range(rng.randrange(4)):
+            seen.append(rng.choice(live))
+            order.touch(seen[-1])
+        path = radix.insert(np.array([100 + number] * 6, dtype="<i4"))
+        cut = rng.randrange(1, 3)
+        for ids in (path[:cut], path[cut:]):  # one use may come in parts
+            order.recalled(ids, np.full(len(ids), number))
+            view.rewind(ids)
+            order.check()
+            view.check()
+        assert order.touched_s(path).tolist() == [number - 100.0] * 3
+        assert view.peek(3).tolist() == path[::-1].tolist()
+        assert order.oldest_s() == number - 100.0
+    order.forget_past()
+    order.check()
+    last = [
+        path[::-1].tolist() for path in dict.fromkeys(map(tuple, seen[::-1])) for path in [np.array(path)]
+    ]
+    assert view.peek(100).tolist()[18:] == [block for path in last[::-1] for block in path]
