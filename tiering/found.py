@@ -83,7 +83,7 @@ def arranged(pages: Iterable[BlockMetas], root_key: BlockKey, now_ns: int) -> Fo
     last_ns = used_ns[by_use][stamps]
     told = (metas.used_ns <= now_ns) & (last_ns - metas.used_ns < _SAME_AGE_NS)
     # blocks with one stamp lie on one path
-    order = np.lexsort((depths, -stamps))
+    order = np.argsort(-stamps * (depths.max(initial=0) + 1) + depths)
     parents = np.append(_inverse(order), -1)[parents[order]]
     stamps = stamps[order]
     starts = _run_starts(parents, stamps)

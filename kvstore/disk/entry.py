@@ -3,7 +3,7 @@
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import chain, compress
 from typing import Final
 
 import numpy as np
@@ -71,37 +71,44 @@ class Entries:
 def unpack_entries(items: Sequence[tuple[bytes, bytes]]) -> list[Entries]:
     """`unpack_entry` for many at once, a microsecond each: one answer for each length that there is."""
     lengths = [len(value) for _, value in items]
+    kinds = set(lengths)
+    if len(kinds) == 1 and {len(key) for key, _ in items} == {2 * KEY_BYTES}:
+        return [_unpack_alike(items, lengths[0])]
     found = []
-    for length in set(lengths):
-        same = compress(items, [each == length for each in lengths])
-        keys, values = zip(*same, strict=True)
-        found.append(_unpack_alike(keys, values, length))
+    for length in kinds:
+        same = [item for item in items if len(item[1]) == length]
+        usual = all(len(key) == 2 * KEY_BYTES for key, _ in same)
+        found.append(
+            _unpack_alike(same, length) if usual else Entries([], BlockMetas.of(()), [key for key, _ in same])
+        )
     return found
 
 
-def _unpack_alike(keys: Sequence[bytes], values: Sequence[bytes], length: int) -> Entries:
-    """Of values that have all the same length."""
+def _unpack_alike(items: Sequence[tuple[bytes, bytes]], length: int) -> Entries:
+    """Of keys as long as they should be, and values that have all the same length."""
+    keys = [key for key, _ in items]
     token_bytes = length - _HEAD.size - _CHECKSUM.size
-    if token_bytes < 0 or set(map(len, keys)) != {2 * KEY_BYTES}:
-        return Entries([], BlockMetas.of(()), list(keys))
-    rows, names = rows_of(b"".join(values), length), rows_of(b"".join(keys), 2 * KEY_BYTES)
-    body = rows[:, : -_CHECKSUM.size]
+    if token_bytes < 0:
+        return Entries([], BlockMetas.of(()), keys)
+    both = rows_of(b"".join(chain.from_iterable(items)), 2 * KEY_BYTES + length)
+    names, rows = both[:, : 2 * KEY_BYTES], both[:, 2 * KEY_BYTES :]
     # hashed as one run of bytes, as they are when they are packed
-    hashed = np.concatenate([names, body], axis=1)
+    hashed = np.ascontiguousarray(both[:, : -_CHECKSUM.size])
     sums = list(map(xxhash.xxh3_64_intdigest, hashed.view(f"V{hashed.shape[1]}").ravel().tolist()))
     head = rows[:, : _HEAD.size].copy().view(_HEAD_DTYPE).ravel()
     sound = _column(rows[:, -_CHECKSUM.size :], "<u8") == np.array(sums, dtype=np.uint64)
     sound &= (head["version"] == VERSION) & (head["token_bytes"] == token_bytes)
+    those = slice(None) if sound.all() else sound  # rows by a mask take several times as long
     metas = BlockMetas(
-        keys=names[sound, KEY_BYTES:],
-        parent_keys=_bytes_of(head["parent_key"])[sound],
-        tokens=rows[sound, _HEAD.size : _HEAD.size + token_bytes],
-        stored_bytes=head["stored_bytes"][sound].astype(np.int64),
-        used_ns=head["used_ns"][sound].astype(np.int64),
-        owners=_bytes_of(head["owner"])[sound],
+        keys=names[those, KEY_BYTES:].copy(),  # or all of the page would stay in memory
+        parent_keys=_bytes_of(head["parent_key"])[those],
+        tokens=rows[those, _HEAD.size : _HEAD.size + token_bytes].copy(),
+        stored_bytes=head["stored_bytes"][those].astype(np.int64),
+        used_ns=head["used_ns"][those].astype(np.int64),
+        owners=_bytes_of(head["owner"])[those],
     )
     if sound.all():
-        return Entries(list(keys), metas, [])
+        return Entries(keys, metas, [])
     return Entries(list(compress(keys, sound.tolist())), metas, list(compress(keys, (~sound).tolist())))
 
 
