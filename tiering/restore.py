@@ -41,6 +41,7 @@ class Restore:
         self.num_found: int | None = None
         """Blocks that are to be entered; None while that is not known."""
         self.num_entered = 0
+        """Of those, how many were looked at."""
 
     def begin(self, now_s: float) -> None:
         """A store is being listed. The index is empty."""
