@@ -33,6 +33,7 @@ PEERS_ARGS ?=
 CRASH_ARGS ?=
 CHURN_ARGS ?=
 ADMIN_ARGS ?=
+INDEX_ARGS ?=
 SOAK_REQUESTS ?= 20000
 SOAK_SEEDS ?= 1000
 SOAK_WALKS ?= 40000
@@ -42,7 +43,7 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-restart churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-index bench-restart churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -116,6 +117,9 @@ bench-admin: setup ## what 200 requests a second to the admin endpoint cost the 
 
 bench-restart: setup ## how long a cache takes to know again what its disk holds, and an engine to start (3 minutes)
 	@$(BIN)/python -m benchmarks.restart $(RESTART_ARGS)
+
+bench-index: setup ## what the prefix index costs: matches, insertions, evictions, memory, pauses (INDEX_ARGS="--json FILE")
+	@$(BIN)/python -m benchmarks.index $(INDEX_ARGS)
 
 churn: setup ## how large the files become when a disk store is filled twenty times over (minutes)
 	@$(BIN)/python -m benchmarks.churn $(CHURN_ARGS)

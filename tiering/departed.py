@@ -114,6 +114,18 @@ class Departed:
             self._num_in_last += end - start
             start = end
 
+    def note_one(self, fingerprint: int, tier: int, reason: MissReason, now_s: float) -> None:
+        """`note` for one block, in a tenth of the time."""
+        if self._num_in_last == CHUNK_BLOCKS:
+            self._chunks.append(_Chunk())
+            self._num_in_last = 0
+        chunk, at = self._chunks[-1], self._num_in_last
+        chunk.fingerprints[at] = fingerprint
+        chunk.tiers[at] = tier
+        chunk.reasons[at] = _NUMBER[reason]
+        chunk.times_s[at] = now_s
+        self._num_in_last += 1
+
     def view(self) -> DepartedView:
         """What is remembered now. Copies nothing: takes a microsecond."""
         return DepartedView(tuple(self._chunks), self._num_in_last)

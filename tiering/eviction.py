@@ -10,14 +10,13 @@ from enum import Enum, auto
 
 import numpy as np
 
-from kvstore.block import BlockKey
 from kvstore.reasons import MissReason
-from tiering.departed import Departed
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
-from tiering.moves import Demote, Forget
+from tiering.moves import Demote, Promote
 from tiering.outbox import Outbox
-from tiering.residency import NO_BLOCK, Ids, Tier
+from tiering.removal import Removal
+from tiering.residency import NO_BLOCK, Ids
 from tiering.slot_table import SlotState
 
 _DISK_BATCH = 64  # victims looked at in one go
@@ -33,20 +32,16 @@ class Room(Enum):
     """Not before a request gives up what it holds."""
 
 
-class Eviction:
+_NOW, _SOON = Room.NOW, Room.SOON  # members of an enum take longer to look up
+
+
+class Eviction(Removal):
     """Frees places in each tier, all or nothing where the caller needs all. Never waits: answers what is free now."""
 
     def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox) -> None:
-        self._holdings, self._holes = holdings, holes
-        self._outbox = outbox
-        self.departed = Departed()
-        """What was given up for good."""
+        super().__init__(holdings, holes, outbox)
         self.num_leaving = 0
         """Device slots that will be free when the copies out of them have ended."""
-        self.evicted = [0] * len(Tier)
-        """Copies that left a tier to make room there, by tier."""
-        self.dropped = [0] * len(Tier)
-        """Blocks whose last copy was in this tier when it was given up, by tier."""
 
     # --- device ---------------------------------------------------------------------------------------------------
 
@@ -54,33 +49,52 @@ class Eviction:
         """Whether so many device slots are free; if not, start freeing them, if that is possible at all."""
         table = self._holdings.slots[DEVICE]
         short = num_slots - table.num_free - self.num_leaving
-        if short > 0:
+        if short > 0 and not (short == 1 and self._evict_leaf()):
             victims = self._holdings.device_victims.peek(short)
             if len(victims) < short:
-                return Room.SOON if self._holdings.is_device_moving() else Room.NO
+                return Room.SOON if self._is_device_moving() else Room.NO
             self.evict_device(victims)
-        return Room.NOW if table.num_free >= num_slots else Room.SOON
+        return _NOW if table.num_free >= num_slots else _SOON
+
+    def _is_device_moving(self) -> bool:
+        """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""
+        leases = self._holdings.residency.leases
+        moving = [move.ids for move in self._outbox.moves(Demote)]
+        moving += [move.ids for move in self._outbox.moves(Promote)]
+        return any(np.count_nonzero(leases.take(ids)) < len(ids) for ids in moving)
+
+    def _evict_leaf(self) -> bool:
+        """`evict_device` for a single victim that is dropped: what replies ask for that grow, if there is no host tier."""
+        if self._holdings.slots[HOST].num_usable:
+            return False
+        block = self._holdings.device_victims.first()
+        return block != NO_BLOCK and self.give_up_leaf(DEVICE, block)
 
     def evict_device(self, victims: Ids) -> None:
         """Give up device copies, in this order; those that no lower tier has go to host memory if it has room."""
+        if not self._holdings.slots[HOST].num_usable:
+            self.give_up(DEVICE, victims)
+            return
         state = self._holdings.residency.state
         # on its way to host memory is as good as there: only a read brings a copy beside an idle one on the device,
         # and what it reads from stays
-        on_host = state[HOST, victims] != ABSENT
-        on_disk = state[DISK, victims] == PRESENT
-        self._leave(DEVICE, victims[on_host])
+        on_host = state[HOST][victims] != ABSENT
+        on_disk = state[DISK][victims] == PRESENT
+        self.leave(DEVICE, victims[on_host])
         self._move_down(victims[~on_host & ~on_disk], self.host_slots)
         # a block that only the disk has would load slowly: it may have a free host slot, but nobody's place
         self._move_down(victims[~on_host & on_disk], self._take_host)
 
     def _move_down(self, victims: Ids, take_slots: Callable[[int], Ids]) -> None:
         """Ask for copies to as many host slots as there are. The youngest are worth most; the others go."""
+        if not len(victims):
+            return
         slots = take_slots(len(victims))
         # making that room may have dropped a victim, as the descendant of a block that went for good
-        victims = victims[self._holdings.residency.state[DEVICE, victims] == PRESENT]
+        victims = victims[self._holdings.residency.state[DEVICE][victims] == PRESENT]
         num_kept = min(len(slots), len(victims))
         self._return_host(slots[num_kept:])
-        self._give_up(DEVICE, victims[: len(victims) - num_kept])
+        self.give_up(DEVICE, victims[: len(victims) - num_kept])
         self.demote(victims[len(victims) - num_kept :], slots[:num_kept], then_free=True)
 
     def demote(self, ids: Ids, host_slots: Ids, *, then_free: bool) -> None:
@@ -91,7 +105,7 @@ class Eviction:
         self._holdings.read_begins(DEVICE, ids)
         self._holdings.expect(HOST, ids, host_slots)
         self.num_leaving += len(ids) if then_free else 0
-        device_slots = residency.place[DEVICE, ids]
+        device_slots = residency.place[DEVICE][ids]
         stamps = residency.stamp[ids]
         number = self._outbox.next_number()
         self._outbox.send(Demote(number, ids, device_slots, host_slots, stamps, then_free))
@@ -109,9 +123,9 @@ class Eviction:
             unleased = self._holdings.residency.leases[move.ids] == 0
             going = move.ids[unused & unleased]
             if error is None:
-                self._leave(DEVICE, going)
+                self.leave(DEVICE, going)
             else:
-                self._give_up(DEVICE, going)
+                self.give_up(DEVICE, going)
 
     # --- host -----------------------------------------------------------------------------------------------------
 
@@ -122,7 +136,7 @@ class Eviction:
         """
         table = self._holdings.slots[HOST]
         self._leave_clean(num_slots - table.num_free)
-        self._give_up(HOST, self._holdings.host_victims.peek(num_slots - table.num_free))
+        self.give_up(HOST, self._holdings.host_victims.peek(num_slots - table.num_free))
         return self._take_host(num_slots)
 
     def vacate_host(self, num_slots: int, *, elsewhere: bool) -> int:
@@ -131,21 +145,23 @@ class Eviction:
         if elsewhere:
             self._leave_clean(num_slots)
         else:
-            self._give_up(HOST, self._holdings.host_victims.peek(num_slots))
+            self.give_up(HOST, self._holdings.host_victims.peek(num_slots))
         return self._holdings.slots[HOST].num_free - num_free
 
     def _leave_clean(self, num_slots: int) -> None:
         """Give up up to `num_slots` host copies of blocks that are, or are about to be, elsewhere."""
         ids = self._holdings.host_clean.peek(num_slots)
+        if not len(ids):
+            return
         # who computes a block may end before it is there: then this was the last copy
         whole_elsewhere = self._holdings.residency.state[[DEVICE, DISK]][:, ids] == PRESENT
         self.gone(ids[~whole_elsewhere.any(axis=0)], MissReason.EVICTED)
-        self._leave(HOST, ids)
+        self.leave(HOST, ids)
 
     def host_slots_for_sweep(self, num_slots: int) -> Ids:
         """Take up to `num_slots` host slots, IN_FLIGHT: free ones, then those of blocks that the disk has as well."""
         table = self._holdings.slots[HOST]
-        self._leave(HOST, self._holdings.host_stored.peek(num_slots - table.num_free))
+        self.leave(HOST, self._holdings.host_stored.peek(num_slots - table.num_free))
         return self._take_host(num_slots)
 
     def _take_host(self, num_slots: int) -> Ids:
@@ -188,114 +204,5 @@ class Eviction:
 
     def _give_up_on_disk(self, victims: Ids, num_bytes: int) -> None:
         """Give up the first of these that have so many bytes together."""
-        freed = np.cumsum(self._holdings.residency.place[DISK, victims])
-        self._give_up(DISK, victims[: int(np.searchsorted(freed, num_bytes)) + 1])
-
-    # --- common ---------------------------------------------------------------------------------------------------
-
-    def _leave(self, tier: Tier, ids: Ids) -> None:
-        if len(ids):
-            self._holdings.left(tier, ids)
-            self.evicted[tier] += len(ids)
-
-    def _give_up(self, tier: Tier, ids: Ids) -> None:
-        """Drop these copies; where one is the block's last, the block and all below it. What is in use stays."""
-        for block in ids.tolist():
-            one = np.array([block], dtype=np.intp)
-            if self._holdings.residency.state.item(tier, block) != PRESENT:
-                continue  # went with an ancestor a moment ago
-            if self._has_other_copy(tier, block):
-                if tier is DISK:
-                    self.forget(one)
-                self._leave(tier, one)
-            elif self.drop(block, tier):
-                self.evicted[tier] += 1
-            elif tier is DEVICE and self._outbox.hangs:
-                # what is below may never be free to go, and somebody needs this place: better a hole than to wait
-                self.gone(one, MissReason.EVICTED)
-                self._leave(DEVICE, one)
-                self.dropped[DEVICE] += 1
-                self._holes.prune(one)
-
-    def _has_other_copy(self, tier: Tier, block: int) -> bool:
-        state = self._holdings.residency.state
-        return any(state.item(other, block) != ABSENT for other in Tier if other is not tier)
-
-    def drop(self, block: int, tier: Tier, reason: MissReason = MissReason.EVICTED) -> bool:
-        """`remove` a block whose last copy is, or was, in this tier, and count what is lost."""
-        num_removed = self.remove(block, reason)
-        self.dropped[tier] += num_removed
-        return num_removed > 0
-
-    def remove(self, block: int, reason: MissReason) -> int:
-        """Forget a block with all its descendants, in every tier; no change if one of them is in use. How many went."""
-        holdings = self._holdings
-        ids = holdings.radix.subtree(block)
-        if holdings.in_use(ids).any():
-            return 0
-        self._vacate(ids, reason)
-        holdings.prune(ids[::-1])
-        return len(ids)
-
-    def remove_idle(self, ids: Ids, reason: MissReason) -> int:
-        """Forget blocks in every tier, children before parents, but for those in use and those that others follow which stay.
-
-        How many went.
-        """
-        holdings = self._holdings
-        ids = self._free_to_go(ids)
-        if not len(ids):
-            return 0
-        above = holdings.residency.parent[ids].astype(np.intp)
-        self._vacate(ids, reason)
-        holdings.remove(ids)
-        # of the parents that stay some may have been holes, with nothing below any more
-        above = np.unique(above[above != NO_BLOCK])
-        holdings.prune(above[holdings.residency.live[above]])
-        return len(ids)
-
-    def _free_to_go(self, ids: Ids) -> Ids:
-        residency = self._holdings.residency
-        num_staying = dict(zip(ids.tolist(), residency.num_children[ids].tolist(), strict=True))
-        going = []
-        for block, parent, in_use in zip(
-            ids.tolist(), residency.parent[ids].tolist(), self._holdings.in_use(ids).tolist(), strict=True
-        ):
-            if not in_use and not num_staying[block]:
-                going.append(block)
-                if parent in num_staying:
-                    num_staying[parent] -= 1
-        return np.array(going, dtype=np.intp)
-
-    def _vacate(self, ids: Ids, reason: MissReason) -> None:
-        """Give up all copies of blocks that are not in use."""
-        self.gone(ids, reason)
-        state = self._holdings.residency.state
-        self.forget(ids[state[DISK, ids] == PRESENT])
-        for tier in Tier:
-            self._holdings.left(tier, ids[state[tier, ids] == PRESENT])
-
-    def gone(self, ids: Ids, reason: MissReason) -> None:
-        """These blocks are about to lose their last copies: remember that, and where these were."""
-        residency = self._holdings.residency
-        tiers = residency.nearest_tier(ids)
-        there = tiers < len(Tier)  # of a hole it is known already why it is one
-        self.departed.note(
-            residency.fingerprint[ids[there]], tiers[there], reason, self._holdings.order.now_s
-        )
-
-    def lost(self, ids: Ids, reason: MissReason) -> None:
-        """The disk turned out not to have these blocks: remember it of those that are whole nowhere else."""
-        residency = self._holdings.residency
-        ids = ids[(residency.state[:DISK, ids] != PRESENT).all(axis=0)]
-        self.departed.note(residency.fingerprint[ids], int(DISK), reason, self._holdings.order.now_s)
-
-    def forget(self, ids: Ids) -> None:
-        """Have the records of these blocks deleted. Their residency is the caller's business."""
-        if len(ids):
-            self._outbox.send(Forget(tuple(self._key(block) for block in ids.tolist())))
-
-    def _key(self, block: int) -> BlockKey:
-        key = self._holdings.residency.key_of(block)
-        assert key is not None, "a stored block has a key"
-        return key
+        freed = np.cumsum(self._holdings.residency.place[DISK][victims])
+        self.give_up(DISK, victims[: int(np.searchsorted(freed, num_bytes)) + 1])

@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from kvstore.reasons import MissReason
 from kvstore.reports import Difference, Explanation, Part, TierName
+from tiering.fingerprints import fingerprints
 from tiering.lease import NOT_CACHED
 from tiering.observation import Observed
-from tiering.radix import Tokens, fingerprints
+from tiering.radix import Tokens
 from tiering.residency import Tier
 
 _ON_ITS_WAY = "another request is computing or loading it"

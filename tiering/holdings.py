@@ -21,7 +21,10 @@ from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, State, Tier
 from tiering.slot_table import SlotState, SlotTable
 
-ABSENT, WRITING, PRESENT = State.ABSENT, State.WRITING, State.PRESENT
+_Seen = dict[Tier, tuple[View, ...]]
+
+ABSENT, WRITING, PRESENT = map(int, State)  # numpy compares with an int in a fifth of the time
+_INDEXED = SlotState.INDEXED  # members of an enum take longer to look up
 DEVICE, HOST, DISK = Tier.DEVICE, Tier.HOST, Tier.DISK
 
 
@@ -45,7 +48,8 @@ class Holdings:
         self.radix = RadixIndex(block_tokens, self.residency)
         self.order = LRU(self.residency)
         self.owners = Owners()
-        self.slots = {DEVICE: SlotTable(device_slots), HOST: SlotTable(host_slots - later_host_slots)}
+        # by tier; an enum takes long to be hashed, as a key of a dict
+        self.slots = (SlotTable(device_slots), SlotTable(host_slots - later_host_slots))
         self.host_target = host_slots
         """How many host slots may be in service, of those that are there and those that are to come."""
         self.disk_capacity_bytes = disk_bytes
@@ -54,20 +58,31 @@ class Holdings:
         self.num_disk_blocks = 0
         self.num_dirty_host = 0
         """Blocks in host memory that have no finished copy on disk."""
-        self.device_victims = self.order.view(self._is_device_victim)
+        self.device_victims = self.order.view(self._is_device_victim, self._is_one_device_victim)
         self.host_clean = self.order.view(self._is_host_clean)
         self.host_stored = self.order.view(self._is_host_stored)
         self.host_victims = self.order.view(self._is_host_victim)
         self.host_dirty = self.order.view(self._is_host_dirty)
         self.disk_victims = self.order.view(self._is_disk_victim)
-        self._views: tuple[View, ...] = (
-            self.device_victims,
-            self.host_clean,
-            self.host_stored,
-            self.host_victims,
-            self.host_dirty,
-            self.disk_victims,
-        )
+        host_views = (self.host_clean, self.host_stored, self.host_victims, self.host_dirty)
+        # Who may see blocks although nobody touched them, when copies are begun, are whole, go or are no longer read.
+        self._see_begun: _Seen = {DEVICE: (self.host_clean,), HOST: (), DISK: ()}
+        self._see_whole: _Seen = {
+            DEVICE: (self.device_victims, self.disk_victims),
+            HOST: host_views,
+            DISK: (self.host_clean, self.host_stored, self.disk_victims),
+        }
+        self._see_gone: _Seen = {
+            DEVICE: (self.host_victims,),
+            HOST: (),
+            DISK: (self.host_victims, self.host_dirty),
+        }
+        self._see_unread: _Seen = {
+            DEVICE: (self.device_victims,),
+            HOST: host_views,
+            DISK: (self.disk_victims,),
+        }
+        self._views = (self.device_victims, *host_views, self.disk_victims)
 
     @property
     def num_host_slots(self) -> int:
@@ -119,11 +134,19 @@ class Holdings:
 
     def _idle(self, tier: Tier, ids: Ids) -> Mask:
         """Present, and no copy out of it in flight."""
-        mask: Mask = self.residency.present(tier, ids) & (self.residency.readers[tier][ids] == 0)
+        mask: Mask = self.residency.present(tier, ids) & (self.residency.readers[tier].take(ids) == 0)
         return mask
 
     def _is_device_victim(self, ids: Ids) -> Mask:
         return self.residency.evictable(DEVICE, ids)
+
+    def _is_one_device_victim(self, block: int) -> bool:
+        residency = self.residency
+        return not (
+            residency.state.item(0, block) != PRESENT
+            or residency.leases.item(block)
+            or residency.readers.item(0, block)
+        )
 
     def _is_host_clean(self, ids: Ids) -> Mask:
         """A host copy that may go because the block is elsewhere.
@@ -136,7 +159,7 @@ class Holdings:
 
     def _is_host_stored(self, ids: Ids) -> Mask:
         """A host copy that may go because the disk has the block."""
-        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK, ids] == PRESENT)
+        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK].take(ids) == PRESENT)
         return mask
 
     def _is_host_victim(self, ids: Ids) -> Mask:
@@ -149,17 +172,17 @@ class Holdings:
 
         What is leased is, save while it is being admitted.
         """
-        on_device = (self.residency.state[DEVICE, ids] != ABSENT) | self.residency.computing[ids]
-        mask: Mask = on_device | (self.residency.state[DISK, ids] == PRESENT)
+        on_device = (self.residency.state[DEVICE].take(ids) != ABSENT) | self.residency.computing[ids]
+        mask: Mask = on_device | (self.residency.state[DISK].take(ids) == PRESENT)
         return mask
 
     def _is_host_dirty(self, ids: Ids) -> Mask:
-        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK, ids] == ABSENT)
+        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK].take(ids) == ABSENT)
         return mask
 
     def _is_disk_victim(self, ids: Ids) -> Mask:
-        on_device = self.residency.state[DEVICE, ids] == PRESENT
-        mask: Mask = self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
+        on_device = self.residency.state[DEVICE].take(ids) == PRESENT
+        mask: Mask = self._idle(DISK, ids) & (on_device | (self.residency.leases.take(ids) == 0))
         return mask
 
     # --- transitions ----------------------------------------------------------------------------------------------
@@ -168,48 +191,52 @@ class Holdings:
         """A copy is on its way: into slots that were taken IN_FLIGHT, or into that many bytes of disk each."""
         self.residency.begin_write(tier, ids, places)
         if tier is DISK:
-            self.disk_bytes += int(self.residency.place[DISK, ids].sum())
-        self._rewind(ids)
+            self.disk_bytes += int(self.residency.place[DISK].take(ids).sum())
+        self._show(self._see_begun[tier], ids)
 
     def arrived(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
         """The copies are whole. `stored_bytes` is what they take on disk."""
         self.residency.finish_write(tier, ids)
         if tier is DISK:
             assert stored_bytes is not None, "a disk copy has a size"
-            self.disk_bytes += int(stored_bytes.sum() - self.residency.place[DISK, ids].sum())
-            self.residency.place[DISK, ids] = stored_bytes
+            self.disk_bytes += int(stored_bytes.sum() - self.residency.place[DISK].take(ids).sum())
+            self.residency.place[DISK][ids] = stored_bytes
             self.residency.told[ids] = 0
         else:
-            self.slots[tier].turn(self.residency.place[tier, ids], SlotState.IN_FLIGHT, SlotState.INDEXED)
+            self.slots[tier].turn(
+                self.residency.place[tier].take(ids), SlotState.IN_FLIGHT, SlotState.INDEXED
+            )
         self._count(tier, ids, +1)
-        self._rewind(ids)
+        self._show(self._see_whole[tier], ids)
 
     def failed(self, tier: Tier, ids: Ids) -> None:
         """The copies will not come; their places are free again."""
-        assert (self.residency.state[tier, ids] == WRITING).all(), f"nothing was on its way to {tier.label}"
+        assert (self.residency.state[tier].take(ids) == WRITING).all(), (
+            f"nothing was on its way to {tier.label}"
+        )
         self._vacate(tier, ids, SlotState.IN_FLIGHT)
 
     def left(self, tier: Tier, ids: Ids) -> None:
         """Give up copies that nobody reads; their places are free again."""
-        assert (self.residency.state[tier, ids] == PRESENT).all(), f"{tier.label} does not hold this"
+        assert (self.residency.state[tier].take(ids) == PRESENT).all(), f"{tier.label} does not hold this"
         self._count(tier, ids, -1)
         self._vacate(tier, ids, SlotState.INDEXED)
 
     def _vacate(self, tier: Tier, ids: Ids, slot_state: SlotState) -> None:
         self.residency.drop(tier, ids)
         if tier is DISK:
-            self.disk_bytes -= int(self.residency.place[DISK, ids].sum())
+            self.disk_bytes -= int(self.residency.place[DISK].take(ids).sum())
         else:
-            self.slots[tier].free(self.residency.place[tier, ids], slot_state)
-        self._rewind(ids)
+            self.slots[tier].free(self.residency.place[tier].take(ids), slot_state)
+        self._show(self._see_gone[tier], ids)
 
     def _count(self, tier: Tier, ids: Ids, sign: int) -> None:
         """Called when the state of `ids` in `tier` has become (+1) or is about to cease being (-1) PRESENT."""
         if tier is HOST:
-            self.num_dirty_host += sign * int((self.residency.state[DISK, ids] != PRESENT).sum())
+            self.num_dirty_host += sign * int((self.residency.state[DISK].take(ids) != PRESENT).sum())
         elif tier is DISK:
             self.num_disk_blocks += sign * len(ids)
-            self.num_dirty_host -= sign * int((self.residency.state[HOST, ids] == PRESENT).sum())
+            self.num_dirty_host -= sign * int((self.residency.state[HOST].take(ids) == PRESENT).sum())
 
     def read_begins(self, tier: Tier, ids: Ids) -> None:
         """A copy out of these places is in flight: they may not be freed."""
@@ -218,11 +245,11 @@ class Holdings:
     def read_ended(self, tier: Tier, ids: Ids) -> None:
         """That copy is over."""
         self.residency.drop_readers(tier, ids)
-        self._rewind(ids)
+        self._show(self._see_unread[tier], ids)
 
-    def _rewind(self, ids: Ids) -> None:
-        """Eligibility of blocks may have changed without a touch."""
-        for view in self._views:
+    @staticmethod
+    def _show(views: tuple[View, ...], ids: Ids) -> None:
+        for view in views:
             view.rewind(ids)
 
     # --- leases and removal ---------------------------------------------------------------------------------------
@@ -230,6 +257,11 @@ class Holdings:
     def lease(self, path: Ids) -> None:
         """Protect a path from the root, and count it as used now."""
         self.residency.lease(path)
+        self.order.touch(path)
+
+    def lease_further(self, path: Ids, num_leased: int) -> None:
+        """Have the lease on the first `num_leased` blocks of a path protect the others too. That is a use of all."""
+        self.residency.lease(path[num_leased:])
         self.order.touch(path)
 
     def release(self, path: Ids) -> None:
@@ -240,7 +272,7 @@ class Holdings:
     def will_compute(self, ids: Ids) -> None:
         """A request is going to fill these blocks on the device, whether they have a place there already or not."""
         self.residency.computing[ids] = True
-        self._rewind(ids)
+        self._show((self.host_clean,), ids)
 
     def wont_compute(self, ids: Ids) -> None:
         """It has done so, or will not."""
@@ -248,7 +280,8 @@ class Holdings:
 
     def is_nowhere(self, block: int) -> bool:
         """Whether no tier holds the block or expects it."""
-        return not any(self.residency.state.item(tier, block) for tier in Tier)
+        state = self.residency.state
+        return not (state.item(0, block) or state.item(1, block) or state.item(2, block))
 
     def prune(self, ids: Ids) -> list[int]:
         """Take blocks out of the index that are nowhere, unleased and childless, and then their parents likewise.
@@ -266,23 +299,43 @@ class Holdings:
                 block = parent
         return [block for block in holes if self.residency.live.item(block)]
 
+    def drop_leaf(self, tier: Tier, block: int) -> None:
+        """`left` and `take_out` for a block that `is_only_in` this tier: what one eviction mostly is."""
+        residency = self.residency
+        place, parent = residency.place.item(tier, block), residency.parent.item(block)
+        residency.state[tier, block] = ABSENT
+        if tier is DISK:
+            self.disk_bytes -= place
+            self.num_disk_blocks -= 1
+        else:
+            self.slots[tier].free_one(place, _INDEXED)
+            self.num_dirty_host -= tier is HOST
+        self.order.removed_leaf(block)
+        self.radix.remove_leaf(block)
+        if parent != NO_BLOCK and not residency.num_children.item(parent) and self.is_nowhere(parent):
+            self.prune(np.array([parent], dtype=np.intp))
+
+    def take_out(self, ids: Ids) -> None:
+        """`remove` these, and parents of theirs that are left as holes with nothing below."""
+        above = self.residency.parent[ids].astype(np.intp)
+        self.remove(ids)
+        above = above[above != NO_BLOCK]
+        above = above[self.residency.live[above]]
+        if len(above):
+            self.prune(above)
+
     def remove(self, ids: Ids) -> None:
         """Take blocks out of the index that are nowhere and unleased, children before parents; none may stay below one."""
         self.order.removed(ids)
         self.radix.remove(ids)
 
-    def is_device_moving(self) -> bool:
-        """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""
-        residency = self.residency
-        moving = (residency.state[DEVICE] == WRITING) | (residency.readers[DEVICE] > 0)
-        return bool((moving & (residency.leases == 0)).any())
-
     def in_use(self, ids: Ids) -> Mask:
         """Which of the blocks a request holds, or have a copy in flight."""
         residency = self.residency
         mask: Mask = residency.leases[ids] != 0
-        mask |= (residency.state[:, ids] == WRITING).any(axis=0)
-        mask |= residency.readers[:, ids].any(axis=0)
+        for tier in Tier:
+            mask |= residency.state[tier][ids] == int(WRITING)
+            mask |= residency.readers[tier][ids] != 0
         return mask
 
     # --- figures --------------------------------------------------------------------------------------------------
@@ -290,7 +343,7 @@ class Holdings:
     def stats(self) -> dict[str, dict[str, Any]]:
         """A snapshot by the tier's label: device and host slots by state, blocks and bytes on disk."""
         figures: dict[str, dict[str, Any]] = {}
-        for tier, table in self.slots.items():
+        for tier, table in zip(Tier, self.slots, strict=False):
             counts = {state.name.lower(): table.count(state) for state in SlotState}
             figures[tier.label] = {"slots": table.num_slots, **counts}
         figures[DISK.label] = {
@@ -306,22 +359,27 @@ class Holdings:
         residency.check()
         self.radix.check()
         self.order.check()
-        for table in self.slots.values():
+        for view in self._views:
+            view.check()
+        for table in self.slots:
             table.check()
         ids = np.flatnonzero(residency.live)
         for tier in (DEVICE, HOST):
             self._check_slots(tier, ids)
-        on_disk = ids[residency.state[DISK, ids] != ABSENT]
-        assert self.disk_bytes == residency.place[DISK, on_disk].sum(), "disk bytes do not add up"
-        dirty = (residency.state[HOST, ids] == PRESENT) & (residency.state[DISK, ids] != PRESENT)
+        on_disk = ids[residency.state[DISK][ids] != ABSENT]
+        assert self.disk_bytes == residency.place[DISK][on_disk].sum(), "disk bytes do not add up"
+        dirty = (residency.state[HOST][ids] == PRESENT) & (residency.state[DISK][ids] != PRESENT)
         assert self.num_dirty_host == dirty.sum(), f"{self.num_dirty_host} dirty counted, {dirty.sum()} found"
-        stored = ids[residency.state[DISK, ids] == PRESENT]
+        stored = ids[residency.state[DISK][ids] == PRESENT]
         assert self.num_disk_blocks == len(stored), f"{self.num_disk_blocks} counted, {len(stored)} on disk"
         assert residency.has_key[stored].all(), "a stored block has no key"
 
     def _check_slots(self, tier: Tier, ids: Ids) -> None:
-        state = self.residency.state[tier, ids]
-        for block_state, slot_state in ((PRESENT, SlotState.INDEXED), (WRITING, SlotState.IN_FLIGHT)):
+        state = self.residency.state[tier][ids]
+        for block_state, slot_state in (
+            (State.PRESENT, SlotState.INDEXED),
+            (State.WRITING, SlotState.IN_FLIGHT),
+        ):
             places = self.residency.place[tier][ids[state == block_state]]
             table = self.slots[tier]
             found = np.flatnonzero(table.states(np.arange(table.num_slots)) == slot_state)

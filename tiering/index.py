@@ -22,6 +22,7 @@ from tiering.errands import Steps
 from tiering.events import EventLog, Growth
 from tiering.eviction import Eviction, Room
 from tiering.expiry import Expiry
+from tiering.fingerprints import fingerprints
 from tiering.found import Found
 from tiering.holdings import DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
@@ -47,7 +48,7 @@ from tiering.observation import Observed
 from tiering.observer import Observer
 from tiering.outbox import Outbox
 from tiering.owners import EVERYBODYS, Ownership
-from tiering.radix import Tokens, fingerprints
+from tiering.radix import Tokens
 from tiering.residency import Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import Restore

@@ -56,6 +56,8 @@ class IndexConfig:
             raise ValueError("a disk tier needs host memory to read into: host_slots is 0, or all come later")
         if self.disk_bytes and self.record_bytes < 1:
             raise ValueError(f"record_bytes must be given with a disk tier, not {self.record_bytes}")
+        if self.record_bytes >= 1 << 31:
+            raise ValueError(f"record_bytes must be below 2 GiB, not {self.record_bytes}")
         if not 0 <= self.clean_share <= 1:
             raise ValueError(f"clean_share must be between 0 and 1, not {self.clean_share}")
         if self.write_budget_blocks < 1:

@@ -74,16 +74,15 @@ class Leases:
         usable_blocks = self.num_usable(tokens, compute_last=compute_last)
         matched = self._holdings.radix.match(tokens[: usable_blocks * self._holdings.radix.block_tokens])
         residency = self._holdings.residency
-        state = residency.state
-        below = np.zeros(len(matched), dtype=np.bool_)
-        if self._host_loads:
-            below |= state[HOST, matched] != ABSENT
+        host, disk = residency.state[HOST], residency.state[DISK]
+        there = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
+        if self._host_loads and np.count_nonzero(there) < len(matched):
+            below = host.take(matched) != ABSENT
             if disk_ready:
-                below |= state[DISK, matched] == PRESENT
-            below &= ~self._loads.is_overdue(matched)
-        ends = ~(below | (state[DEVICE, matched] != ABSENT) | residency.computing[matched])
-        ends = np.flatnonzero(ends | self._expiry.is_over(matched))
-        return matched[: ends[0]] if len(ends) else matched
+                below |= disk.take(matched) == PRESENT
+            there |= below & ~self._loads.is_overdue(matched)
+        there &= ~self._expiry.is_over(matched)
+        return matched if np.count_nonzero(there) == len(matched) else matched[: there.argmin()]
 
     def num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
         """Whole blocks of a prompt that may match."""
@@ -98,11 +97,10 @@ class Leases:
     def is_pending(self, matched: Ids) -> bool:
         """Whether a block is being computed or loaded for another request."""
         residency = self._holdings.residency
-        state = residency.state
-        on_its_way = (state[DEVICE, matched] == WRITING) | (
-            (state[DEVICE, matched] == ABSENT) & (state[HOST, matched] == WRITING)
-        )
-        return bool((on_its_way | residency.computing[matched]).any())
+        device = residency.state[DEVICE].take(matched)
+        on_its_way = (device == WRITING) | residency.computing.take(matched)
+        on_its_way |= (device == ABSENT) & (residency.state[HOST].take(matched) == WRITING)
+        return bool(np.count_nonzero(on_its_way))
 
     # --- admission ------------------------------------------------------------------------------------------------
 
@@ -127,9 +125,9 @@ class Leases:
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched)
         state = self._holdings.residency.state
-        absent = np.flatnonzero(state[DEVICE, matched] != PRESENT)
+        absent = np.flatnonzero(state[DEVICE].take(matched) != PRESENT)
         # and read: its host copies would be clean, if the disk has them too, and first to go
-        in_host = matched[absent][state[HOST, matched[absent]] == PRESENT]
+        in_host = matched[absent][state[HOST].take(matched[absent]) == PRESENT]
         self._holdings.read_begins(HOST, in_host)
         room = self._eviction.device_room(num_blocks - len(matched) + len(absent))
         self._holdings.read_ended(HOST, in_host)
@@ -140,7 +138,6 @@ class Leases:
         shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
         lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, ownership)
         lease.observed = observed
-        self._holdings.release(matched)
         if stash is not None:
             self._swaps.swap_in(stash, lease)
         return lease
@@ -160,7 +157,7 @@ class Leases:
         max_blocks: int,
         ownership: Ownership,
     ) -> Lease:
-        """Take the slots, enter the rest of the prompt into the index, and start the loads."""
+        """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
         residency, table = self._holdings.residency, self._holdings.slots[DEVICE]
         found_in = residency.nearest_tier(matched).astype(np.int8)
         residency.hits[matched] += 1
@@ -168,13 +165,15 @@ class Leases:
         private = table.take(num_blocks - len(matched), SlotState.PRIVATE)
         assert loading is not None and private is not None, "room was made for both"
         self._holdings.expect(DEVICE, matched[absent], loading)
-        slots = np.concatenate([residency.place[DEVICE, matched], private]).astype(np.intp)
-        path = self._holdings.radix.insert(self._own_part(tokens, len(matched)))
+        slots = np.concatenate([residency.place[DEVICE].take(matched), private], dtype=np.intp)
+        last = matched.item(-1) if len(matched) else NO_BLOCK
+        own = self._holdings.radix.extend(last, self._own_part(tokens, last, len(matched)))
+        path = np.concatenate([matched, own])
         self._holdings.belongs(path, 0, ownership)
         lease = Lease(path, slots, found_in, max_blocks, ownership)
         lease.ready[: len(matched)] = True
         lease.ready[absent] = False
-        self._holdings.lease(path)
+        self._holdings.lease_further(path, len(matched))
         self._leases.append(lease)
         mine = np.arange(len(matched), len(path))
         lease.filling[mine] = True
@@ -183,8 +182,8 @@ class Leases:
         self._loads.start(lease, absent)
         return lease
 
-    def _own_part(self, tokens: Tokens, num_matched: int) -> Tokens:
-        """The whole blocks of a prompt up to the first behind its match that is another's.
+    def _own_part(self, tokens: Tokens, last: int, num_matched: int) -> bytes:
+        """What follows the match, which ends with `last`, of a prompt's whole blocks, up to the first that is another's.
 
         That one is on the device, or another request brings it there, but it cannot be waited for: the last block of
         a prompt, or one below a hole. A lease on it would keep two slots for one block.
@@ -192,13 +191,14 @@ class Leases:
         residency = self._holdings.residency
         block_tokens = self._holdings.radix.block_tokens
         num_blocks = len(tokens) // block_tokens
-        known = self._holdings.radix.match(tokens[: num_blocks * block_tokens])[num_matched:]
+        own = tokens[num_matched * block_tokens : num_blocks * block_tokens]
+        known = self._holdings.radix.match_below(last, own)
         self._expiry.forget_path(known)
         known = known[residency.live[known]]
-        others = np.flatnonzero((residency.state[DEVICE, known] != ABSENT) | residency.computing[known])
+        others = np.flatnonzero((residency.state[DEVICE][known] != ABSENT) | residency.computing[known])
         if len(others):
-            num_blocks = num_matched + others.item(0)
-        return tokens[: num_blocks * block_tokens]
+            own = own[: others.item(0) * block_tokens]
+        return own.tobytes()
 
     def _fill(self, lease: Lease, positions: Ids) -> None:
         """The places of blocks that this request computes for all are known: private slots become theirs."""
@@ -264,21 +264,20 @@ class Leases:
         own = tokens[position * block_tokens : (position + 1) * block_tokens]
         block = self._holdings.radix.extend(above, np.ascontiguousarray(own, dtype="<i4").tobytes())
         self._holdings.belongs(block, position, lease.ownership)
-        if residency.computing[block].item() or residency.state[DEVICE, block].item() == WRITING:
+        if residency.computing[block].item() or residency.state[DEVICE][block].item() == WRITING:
             return False
         slot = lease.slots[position : position + 1]
-        if residency.state[DEVICE, block].item() == PRESENT:
+        if residency.state[DEVICE][block].item() == PRESENT:
             table.free(slot, SlotState.PRIVATE)
             # a copy: chunks of the step that was just computed still show the old slot
             lease.slots = lease.slots.copy()
-            lease.slots[position] = residency.place[DEVICE, block].item()
+            lease.slots[position] = residency.place[DEVICE][block].item()
         else:
             table.turn(slot, SlotState.PRIVATE, SlotState.IN_FLIGHT)
             self._holdings.expect(DEVICE, block, slot)
             self._holdings.arrived(DEVICE, block)
         lease.ids = np.concatenate([lease.ids, block])
-        residency.lease(block)
-        self._holdings.order.touch(lease.ids)
+        self._holdings.lease_further(lease.ids, position)
         return True
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -313,7 +312,7 @@ class Leases:
         self._loads.cancel(lease)
         unfilled = lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])]
         self._holdings.wont_compute(unfilled)
-        self._holdings.failed(DEVICE, unfilled[self._holdings.residency.state[DEVICE, unfilled] == WRITING])
+        self._holdings.failed(DEVICE, unfilled[self._holdings.residency.state[DEVICE][unfilled] == WRITING])
         self._holdings.slots[DEVICE].free(private, SlotState.PRIVATE)
         self._holdings.release(lease.ids)
         self._holes.prune(lease.ids[::-1])
@@ -327,7 +326,7 @@ class Leases:
             "a lease is lost"
         )
         held = live[residency.leases[live] > 0]
-        coming = (residency.state[DEVICE, held] != ABSENT) | residency.computing[held]
+        coming = (residency.state[DEVICE][held] != ABSENT) | residency.computing[held]
         assert coming.all(), "a leased block is not coming to the device"
         self._check_private()
         filling = [lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])] for lease in self._leases]

@@ -1,6 +1,13 @@
-"""What the radix index is made of: runs of blocks without a branch."""
+"""What the radix index is made of: runs of blocks without a branch.
 
-from collections.abc import Iterator
+The garbage collector is told to leave nodes alone. They are in cycles, up and down, but whatever leaves the tree is
+unlinked, and so is a whole index that is dropped: reference counts suffice. A full collection would look at each of them,
+fifty milliseconds for a hundred thousand (docs/adr/0009).
+"""
+
+import ctypes
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple, cast
 
 import numpy as np
@@ -10,11 +17,21 @@ from tiering.residency import NO_BLOCK, Ids
 ID_BYTES: Final = 4
 """Ids rest in the nodes as int32."""
 
+if sys.implementation.name == "cpython":
+    untrack: Callable[[object], None] = ctypes.PYFUNCTYPE(None, ctypes.py_object)(
+        ("PyObject_GC_UnTrack", ctypes.pythonapi)
+    )
+    """Have the garbage collector leave an object alone: what it is part of may not become a cycle that nobody unlinks."""
+else:
+
+    def untrack(_: object) -> None:
+        """Other interpreters have other collectors."""
+
 
 class Node:
     """A run of blocks without a branch, and what follows it."""
 
-    __slots__ = ("children", "edge", "hot", "ids", "number", "up")
+    __slots__ = ("children", "edge", "express", "hot", "ids", "number", "up", "version")
 
     edge: bytes  # the tokens of its blocks
     ids: bytes  # the ids of its blocks, int32
@@ -22,6 +39,8 @@ class Node:
     up: "Node | None"
     children: "dict[bytes, Node] | Node | None"  # by first block; an only child stands alone
     hot: "Node"  # the child taken last, NOWHERE if that is gone
+    express: "Express | None"  # a way to a node far below
+    version: int  # grows when its last block is another
 
     def __init__(self, number: int, up: "Node | None", edge: bytes, ids: bytes) -> None:
         self.number = number
@@ -30,6 +49,9 @@ class Node:
         self.ids = ids
         self.children = None
         self.hot = NOWHERE
+        self.express = None
+        self.version = 0
+        untrack(self)
 
     @property
     def num_blocks(self) -> int:
@@ -68,10 +90,12 @@ class Node:
         children = self.children
         if isinstance(children, dict):
             children[child.edge[:block_bytes]] = child
+            untrack(children)  # an insertion has it tracked again
         elif children is None or children.edge.startswith(child.edge[:block_bytes]):
             self.children = child
         else:
             self.children = {node.edge[:block_bytes]: node for node in (children, child)}
+            untrack(self.children)
         self.hot = child
 
     def unlink(self, child: "Node", block_bytes: int) -> None:
@@ -85,13 +109,50 @@ class Node:
             self.children = None
         if self.hot is child:
             self.hot = NOWHERE
-        child.up = None  # no cycle is left for the garbage collector
+        child.up = child.express = None  # no cycle is left for the garbage collector
+        child.edge = child.ids = b""  # express edges may keep the node for a while
+
+    def check(self, block_bytes: int) -> None:
+        """Raise AssertionError unless its children are where they belong."""
+        children = self.all_children()
+        if isinstance(self.children, dict):
+            assert len(children) > 1, "an only child stands alone"
+            firsts = [child.edge[:block_bytes] for child in children]
+            assert firsts == list(self.children), "a child is filed under another's first block"
+        assert self.hot is NOWHERE or self.hot in children, "the hot child is gone"
+        assert all(child.up is self for child in children), "a child knows another parent"
+
+    def forget(self) -> None:
+        """The whole index is dropped: leave no cycle."""
+        self.up = self.children = self.express = None
+        self.hot = NOWHERE
+
+
+class Express:
+    """Many short nodes that lie in a chain, as one edge: their tokens and ids, and the last of them."""
+
+    __slots__ = ("edge", "ids", "target", "version")
+
+    def __init__(self, edge: bytes, ids: bytes, target: Node) -> None:
+        self.edge, self.ids, self.target = edge, ids, target
+        self.version = target.version
+        untrack(self)
+
+    @property
+    def num_bytes(self) -> int:
+        return len(self.edge) + len(self.ids)
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it still leads to the end of its last node."""
+        return self.target.version == self.version
 
 
 def _nowhere() -> Node:
     """A child that is never taken: `startswith(())` is False for all bytes."""
     node = object.__new__(Node)
     node.edge = cast("Any", ())
+    untrack(node)
     return node
 
 

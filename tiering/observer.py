@@ -53,7 +53,9 @@ class Observer:
             stop = MissReason.CACHE_OFF
         elif len(matched) < usable_blocks:
             block_tokens = radix.block_tokens
-            known = radix.match(tokens[: usable_blocks * block_tokens])
+            last = matched.item(-1) if len(matched) else NO_BLOCK
+            rest = tokens[len(matched) * block_tokens : usable_blocks * block_tokens]
+            known = np.concatenate([matched, radix.match_below(last, rest)])
             if len(known) > len(matched):
                 stop = self._why_not(known.item(len(matched)))
             if len(known) < usable_blocks:
@@ -79,7 +81,7 @@ class Observer:
     def _tiers(self, matched: Ids) -> NDArray[np.intp]:
         residency = self._holdings.residency
         tiers = residency.nearest_tier(matched)
-        tiers[(residency.state[DEVICE, matched] == WRITING) | residency.computing[matched]] = len(Tier)
+        tiers[(residency.state[DEVICE][matched] == WRITING) | residency.computing[matched]] = len(Tier)
         return tiers
 
     def _why_not(self, block: int) -> MissReason:

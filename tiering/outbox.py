@@ -2,9 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tiering.moves import Forget, Move, Touch
 from tiering.transfers import Transfer, Transfers
+
+_Kind = TypeVar("_Kind", bound=Transfer)
 
 
 @dataclass(slots=True)
@@ -63,6 +66,10 @@ class Outbox:
     def numbers(self, kind: type) -> list[int]:
         """The moves of this kind that are not over."""
         return [number for number, flight in self._in_flight.items() if type(flight.move) is kind]
+
+    def moves(self, kind: type[_Kind]) -> list[_Kind]:
+        """The moves of this kind that are not over."""
+        return [flight.move for flight in self._in_flight.values() if isinstance(flight.move, kind)]
 
     def blocks_in_flight(self, kind: type) -> int:
         """Blocks of all moves of this kind that are neither over nor overdue."""

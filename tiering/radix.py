@@ -16,25 +16,21 @@ A block's id does not change when its node is split: all state by block is in th
 
 import secrets
 from collections.abc import Sequence
-from itertools import islice
-from typing import Final
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
+from tiering.descent import Descent, Spans
+from tiering.fingerprints import add_fingerprints, fingerprints
 from tiering.following import Following
-from tiering.node import ID_BYTES, NOWHERE, Node, NodeLists, ids_of
+from tiering.node import ID_BYTES, Node, NodeLists, ids_of, untrack
+from tiering.onwards import onwards
 from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
+from tiering.watch import Watch
 
 Tokens = NDArray[np.int32]
 
 _TOKEN = np.dtype("<i4")
-
-_MOST_ALIKE: Final = 64
-"""Children that are compared with a prompt to find the one that is most like it: those that were added last."""
-_MOST_ONWARDS: Final = 64
-"""Nodes that `onwards` goes through."""
 
 
 class RadixIndex:
@@ -45,8 +41,16 @@ class RadixIndex:
     only whole blocks count; ids are intp arrays, new on each call.
     """
 
-    def __init__(self, block_tokens: int, residency: Residency, max_node_blocks: int = 128) -> None:
-        """An empty index over `residency`, of which it is the only allocator. ValueError for sizes below 1."""
+    def __init__(
+        self, block_tokens: int, residency: Residency, max_node_blocks: int = 128, spans: Spans | None = None
+    ) -> None:
+        """An empty index over `residency`, of which it is the only allocator. ValueError for sizes below 1.
+
+        `spans`: when express edges are laid; by default where measurement says that they pay.
+        """
+        self._root = Node(NO_NODE, None, b"", b"")
+        self._nodes: list[Node | None] = []
+        untrack(self._nodes)
         if block_tokens < 1 or max_node_blocks < 1:
             raise ValueError(
                 f"block_tokens and max_node_blocks must be at least 1, not {block_tokens}, {max_node_blocks}"
@@ -57,14 +61,20 @@ class RadixIndex:
         self._block_tokens = block_tokens
         self._block_bytes = block_tokens * _TOKEN.itemsize
         self._max_node_blocks = max_node_blocks
+        self._descent = Descent(self._block_bytes, spans or Spans())
         # What match converts to bytes at first: most prompts are shorter, and many long ones end in it.
         self._head_blocks = 4 * max_node_blocks
-        self._root = Node(NO_NODE, None, b"", b"")
-        self._nodes: list[Node | None] = []
         self._free_numbers: list[int] = []
-        self._changed: set[int] | None = None
-        """While somebody watches: numbers of nodes that were made, changed or taken out since he last looked."""
+        self.watch = Watch()
+        """Told which nodes change."""
         self._num_blocks = 0
+
+    def __del__(self) -> None:
+        """Nodes are in cycles, which no collector looks for."""
+        for node in self._nodes:
+            if node is not None:
+                node.forget()
+        self._root.forget()
 
     def __len__(self) -> int:
         """Number of blocks in the index."""
@@ -86,15 +96,22 @@ class RadixIndex:
         num_blocks = self._whole_blocks(tokens)
         parts: list[bytes] = []
         data = tokens[: min(num_blocks, self._head_blocks) * self._block_tokens].tobytes()
-        node, at = self._walk(data, self._root, 0, parts)
+        node, at = self._descent.walk(data, self._root, 0, parts)
         head_end = self._head_blocks - self._max_node_blocks
         if num_blocks > self._head_blocks and at > head_end * self._block_bytes:
             # The head may have stopped the walk in the middle of an edge.
             data = tokens[: num_blocks * self._block_tokens].tobytes()
-            node, at = self._walk(data, node, at, parts)
-        child, common = self._enter(data, node, at)
+            node, at = self._descent.walk(data, node, at, parts)
+        child, common = self._descent.enter(data, node, at)
         if child is not None:
             parts.append(child.ids[: common * ID_BYTES])
+        return ids_of(parts)
+
+    def match_below(self, block: int, tokens: Tokens) -> Ids:
+        """`match` for tokens that follow `block`, NO_BLOCK for the start: takes the same time at any depth."""
+        data = tokens[: self._whole_blocks(tokens) * self._block_tokens].tobytes()
+        parts: list[bytes] = []
+        self._follow(*self._locate(block), data, parts)
         return ids_of(parts)
 
     def tokens_of(self, block: int) -> bytes:
@@ -132,45 +149,11 @@ class RadixIndex:
         nodes.
         """
         node, end = self._locate(block)
-        if end < node.num_blocks:
-            edge = node.edge[end * self._block_bytes :]
-        elif (child := self._most_alike(node, wanted, same)) is not None:
-            node, edge = child, child.edge
-        else:
-            return b""
-        parts, left = [edge], most_blocks * self._block_bytes - len(edge)
-        for _ in range(_MOST_ONWARDS):
-            if left <= 0 or node.children is None:
-                break
-            node = node.hot if node.hot is not NOWHERE else next(node.each_child())
-            parts.append(node.edge)
-            left -= len(node.edge)
-        if left < 0:
-            parts[-1] = parts[-1][:left]
-        return b"".join(parts)
-
-    def _most_alike(self, node: Node, wanted: bytes, same: int) -> Node | None:
-        """The child of `node` for `onwards`; None if there is none."""
-        children = node.children
-        if not isinstance(children, dict):
-            return children
-        some = list(islice(reversed(children.values()), _MOST_ALIKE))
-        if node.hot is not NOWHERE:
-            some.insert(0, node.hot)
-        if not wanted:
-            return some[0]
-        firsts = b"".join(child.edge[: len(wanted)] for child in some)
-        there = np.frombuffer(firsts, dtype=_TOKEN).reshape(len(some), -1)
-        differ = there ^ np.frombuffer(wanted, dtype=_TOKEN)
-        num_alike = np.logical_and.accumulate((differ & same) == 0, axis=1).sum(axis=1)
-        num_alike[(num_alike < there.shape[1]) & (differ & ~same).any(axis=1)] = -1
-        return some[int(num_alike.argmax())]
+        return onwards(node, end * self._block_bytes, wanted, same, most_blocks * self._block_bytes)
 
     def following(self, block: int) -> Following:
         """A block and all that follow it, in parts. Changes nothing."""
         return Following(*self._locate(block))
-
-    # ---- watching
 
     @property
     def num_numbers(self) -> int:
@@ -187,26 +170,6 @@ class RadixIndex:
             [node.edge for node in found],
             [node.ids for node in found],
         )
-
-    @property
-    def watched(self) -> bool:
-        """Whether somebody watches."""
-        return self._changed is not None
-
-    def watch(self) -> None:
-        """Keep in mind from now on which nodes change. One at a time watches."""
-        assert self._changed is None, "somebody is watching"
-        self._changed = set()
-
-    def take_changed(self) -> set[int]:
-        """Numbers whose nodes have changed since the last call; what follows a node is no part of it."""
-        assert self._changed is not None, "nobody watches"
-        changed, self._changed = self._changed, set()
-        return changed
-
-    def unwatch(self) -> None:
-        """Nobody watches any more."""
-        self._changed = None
 
     # ---- changing
 
@@ -238,6 +201,9 @@ class RadixIndex:
         and unread; tell the policy before, while parents and stamps can still be read.
         """
         residency = self._residency
+        if len(ids) == 1:
+            self.remove_leaf(ids.item())
+            return
         numbers = residency.node[ids].tolist()
         packed = ids[::-1].astype(np.int32).tobytes()  # back to front, as the nodes hold them
         stop = len(numbers)
@@ -249,10 +215,15 @@ class RadixIndex:
                 end += 1
             self._trim(number, packed[(stop - end) * ID_BYTES : (stop - start) * ID_BYTES])
             start = end
-        if stop > 1:
-            residency.num_children[ids] = 0  # within a run each had the next one, which went before it
+        residency.num_children[ids] = 0  # within a run each had the next one, which went before it
         residency.free(ids)
         self._num_blocks -= stop
+
+    def remove_leaf(self, block: int) -> None:
+        """`remove` for one block: evicting one at a time must stay cheap."""
+        self._trim(self._residency.node.item(block), block.to_bytes(ID_BYTES, "little"))
+        self._residency.free_one(block)
+        self._num_blocks -= 1
 
     # ---- the walk
 
@@ -262,42 +233,6 @@ class RadixIndex:
                 f"tokens must be a 1-D array of little-endian int32, not {tokens.ndim}-D of {tokens.dtype}"
             )
         return len(tokens) // self._block_tokens
-
-    def _walk(self, data: bytes, node: Node, at: int, parts: list[bytes]) -> tuple[Node, int]:
-        """Follow whole edges from the end of `node` and byte `at` of data, adding their ids to `parts`."""
-        block_bytes = self._block_bytes
-        while True:
-            child = node.hot
-            if not data.startswith(child.edge, at):
-                children = node.children
-                other = children.get(data[at : at + block_bytes]) if isinstance(children, dict) else children
-                if other is None or not data.startswith(other.edge, at):
-                    return node, at
-                node.hot = child = other
-            parts.append(child.ids)
-            at += len(child.edge)
-            node = child
-
-    def _enter(self, data: bytes, node: Node, at: int) -> tuple[Node | None, int]:
-        """The child of `node` that shares its first blocks, but not its whole edge, with data; and how many."""
-        if at == len(data):
-            return None, 0
-        child = node.child(data[at : at + self._block_bytes])
-        return (None, 0) if child is None else (child, self._common(child.edge, 0, data, at))
-
-    def _common(self, edge: bytes, edge_at: int, data: bytes, at: int) -> int:
-        """Number of blocks in which edge from `edge_at` and data from `at` agree."""
-        block_bytes = self._block_bytes
-        low, high = 0, min(len(edge) - edge_at, len(data) - at) // block_bytes
-        middle = high  # more often than not one is a prefix of the other
-        while low < high:
-            start, end = low * block_bytes, middle * block_bytes
-            if edge[edge_at + start : edge_at + end] == data[at + start : at + end]:
-                low = middle
-            else:
-                high = middle - 1
-            middle = (low + high + 1) // 2
-        return low
 
     def _locate(self, block: int) -> tuple[Node, int]:
         """The node of a block, and the number of the node's blocks up to and including it."""
@@ -313,28 +248,34 @@ class RadixIndex:
         assert node is not None, "the block is not in the index"
         return node
 
+    def _follow(self, node: Node, end: int, data: bytes, parts: list[bytes]) -> tuple[Node, int, int]:
+        """Go on from the first `end` blocks of `node` as far as data does, adding ids to `parts`.
+
+        Answers where that is: the first so many blocks of which node, and which byte of data.
+        """
+        at = 0
+        if end < node.num_blocks:
+            common = self._descent.common(node.edge, end * self._block_bytes, data, 0)
+            parts.append(node.ids[end * ID_BYTES : (end + common) * ID_BYTES])
+            end, at = end + common, common * self._block_bytes
+            if end < node.num_blocks:
+                return node, end, at
+        node, at = self._descent.walk(data, node, at, parts)
+        child, common = self._descent.enter(data, node, at)
+        if child is None:
+            return node, node.num_blocks, at
+        parts.append(child.ids[: common * ID_BYTES])
+        return child, common, at + common * self._block_bytes
+
     # ---- the tree
 
     def _add(self, node: Node, end: int, data: bytes) -> Ids:
         """Follow data from the first `end` blocks of `node`, and add what is missing of it."""
         parts: list[bytes] = []
-        at = 0
-        if end < node.num_blocks:
-            common = self._common(node.edge, end * self._block_bytes, data, 0)
-            parts.append(node.ids[end * ID_BYTES : (end + common) * ID_BYTES])
-            at = common * self._block_bytes
-            if end + common < node.num_blocks:
-                if at == len(data):
-                    return ids_of(parts)
-                node = self._split(node, end + common)
-        node, at = self._walk(data, node, at, parts)
-        child, common = self._enter(data, node, at)
-        if child is not None:
-            parts.append(child.ids[: common * ID_BYTES])
-            at += common * self._block_bytes
-            if at < len(data):
-                node = self._split(child, common)
+        node, end, at = self._follow(node, end, data, parts)
         if at < len(data):
+            if end < node.num_blocks:
+                node = self._split(node, end)
             parts.append(self._append(node, data[at:]))
         return ids_of(parts)
 
@@ -358,8 +299,8 @@ class RadixIndex:
             node.edge += edge[: start * self._block_bytes]
             node.ids += packed[: start * ID_BYTES]
             residency.node[ids[:start]] = node.number
-            if self._changed is not None:
-                self._changed.add(node.number)
+            node.version += 1
+            self.watch.note(node.number)
         while start < num_blocks:
             stop = min(start + self._max_node_blocks, num_blocks)
             piece = edge[start * self._block_bytes : stop * self._block_bytes]
@@ -376,8 +317,7 @@ class RadixIndex:
             self._nodes.append(node)
         else:
             self._nodes[number] = node
-        if self._changed is not None:
-            self._changed.add(number)
+        self.watch.note(number)
         up.link(node, self._block_bytes)
         return node
 
@@ -389,8 +329,7 @@ class RadixIndex:
         lower.edge = lower.edge[at:]
         lower.ids = lower.ids[ids_at:]
         lower.up = upper
-        if self._changed is not None:
-            self._changed.add(lower.number)
+        self.watch.note(lower.number)
         upper.link(lower, self._block_bytes)
         self._residency.node[ids_of([upper.ids])] = upper.number
         return upper
@@ -398,13 +337,13 @@ class RadixIndex:
     def _trim(self, number: int, tail: bytes) -> None:
         """Take the blocks with these ids off the end of a leaf."""
         node = self._node(number)
-        if self._changed is not None:
-            self._changed.add(number)
+        self.watch.note(number)
         assert node.children is None, "a block with children cannot leave the index"
         assert node.ids.endswith(tail), "a block with children cannot leave the index: give the deepest first"
-        parent = self._residency.parent.item(memoryview(tail).cast("i")[0])
+        parent = self._residency.parent.item(int.from_bytes(tail[:ID_BYTES], "little"))
         if parent != NO_BLOCK:
             self._residency.num_children[parent] -= 1
+        node.version += 1
         if len(tail) < len(node.ids):
             node.ids = node.ids[: -len(tail)]
             node.edge = node.edge[: node.num_blocks * self._block_bytes]
@@ -419,11 +358,12 @@ class RadixIndex:
     def check(self) -> None:
         """Raise AssertionError unless tree and residency agree. Takes time in proportion to the index."""
         residency = self._residency
+        self._descent.check()
         num_blocks = num_nodes = 0
         stack = [self._root]
         while stack:
             node = stack.pop()
-            self._check_children(node)
+            node.check(self._block_bytes)
             for child in node.each_child():
                 self._check_blocks(node, child)
                 num_nodes += 1
@@ -435,15 +375,6 @@ class RadixIndex:
         assert len(set(self._free_numbers)) == len(self._free_numbers), "a node's number is free twice"
         claimed = np.count_nonzero(residency.node[residency.live] != NO_NODE)
         assert claimed == num_blocks, f"{claimed} blocks name a node, {num_blocks} are in the tree"
-
-    def _check_children(self, node: Node) -> None:
-        children = list(node.each_child())
-        if isinstance(node.children, dict):
-            assert len(children) > 1, "an only child stands alone"
-            firsts = [child.edge[: self._block_bytes] for child in children]
-            assert firsts == list(node.children), "a child is filed under another's first block"
-        assert node.hot is NOWHERE or node.hot in children, "the hot child is gone"
-        assert all(child.up is node for child in children), "a child knows another parent"
 
     def _check_blocks(self, node: Node, child: Node) -> None:
         assert 0 < child.num_blocks <= self._max_node_blocks, f"a node of {child.num_blocks} blocks"
@@ -512,8 +443,8 @@ class RadixIndex:
             return self._new_node(up, edge, ids)
         up.edge += edge
         up.ids += ids
-        if self._changed is not None:
-            self._changed.add(up.number)
+        up.version += 1
+        self.watch.note(up.number)
         return up
 
     def _fill_in(
@@ -540,7 +471,7 @@ class RadixIndex:
         chain: list[int] = []
         ends = stops.tolist()
         for length, run, before in zip(lengths, after, befores.tolist(), strict=True):
-            _chain(
+            add_fingerprints(
                 tokens,
                 self._block_bytes,
                 len(chain),
@@ -549,21 +480,3 @@ class RadixIndex:
                 chain,
             )
         residency.fingerprint[ids] = np.array(chain, dtype=np.uint64)
-
-
-def _chain(tokens: bytes, block_bytes: int, start: int, length: int, before: int, chain: list[int]) -> None:
-    """Add the fingerprints of the blocks [start, start + length) of these tokens to the chain."""
-    for at in range(start * block_bytes, (start + length) * block_bytes, block_bytes):
-        before = xxhash.xxh3_64_intdigest(tokens[at : at + block_bytes], before)
-        chain.append(before)
-
-
-def fingerprints(tokens: bytes, block_bytes: int, before: int) -> NDArray[np.uint64]:
-    """The fingerprint of each block of these tokens, which follow the block with the fingerprint `before`.
-
-    xxh3 chained over the prefix, from a seed that only this process knows: good enough to remember by, and to explain;
-    what is served is never found by it.
-    """
-    chain: list[int] = []
-    _chain(tokens, block_bytes, 0, len(tokens) // block_bytes, before, chain)
-    return np.array(chain, dtype=np.uint64)

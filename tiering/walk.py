@@ -44,9 +44,9 @@ def walk(holdings: Holdings) -> Steps[list[Nodes]]:
     """
     radix = holdings.radix
     parts = []
-    while radix.watched:
-        yield lambda: not radix.watched
-    radix.watch()
+    while radix.watch.on:
+        yield lambda: not radix.watch.on
+    radix.watch.begin()
     try:
         start = 0
         while start < radix.num_numbers:
@@ -54,14 +54,14 @@ def walk(holdings: Holdings) -> Steps[list[Nodes]]:
             parts.append(_look(holdings, range(start, stop)))
             start = stop
             yield None
-        while changed := sorted(radix.take_changed()):
+        while changed := sorted(radix.watch.take()):
             for start in range(0, len(changed), _STEP_NODES):
                 if start:
                     yield None
                 parts.append(_look(holdings, changed[start : start + _STEP_NODES]))
         return parts
     finally:
-        radix.unwatch()
+        radix.watch.end()
 
 
 def _look(holdings: Holdings, numbers: Sequence[int]) -> Nodes:

@@ -60,7 +60,10 @@ def test_against_a_list(notes):
         departed = Departed()
         history = []
         for now_s, (blocks, reason, tier) in enumerate(notes):
-            departed.note(fingerprints(*blocks), tier, reason, float(now_s))
+            if len(blocks) == 1 and tier:
+                departed.note_one(blocks[0], tier, reason, float(now_s))
+            else:
+                departed.note(fingerprints(*blocks), tier, reason, float(now_s))
             history += [(block, (tier, reason, float(now_s))) for block in blocks]
         assert len(departed) <= 12
         assert len(departed) >= min(len(history), 9)

@@ -171,7 +171,7 @@ def test_a_list_is_what_is_there_at_its_end_whatever_happens_while_it_is_made(mo
 
     listed = listing(holdings, take=take)
     assert_lists_what_is_there(listed, holdings, 2, structure_only=True)
-    assert not radix.watched
+    assert not radix.watch.on
 
 
 def test_a_walk_that_is_given_up_watches_no_more_and_a_second_waits_for_its_turn():

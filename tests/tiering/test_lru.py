@@ -57,7 +57,7 @@ class Machine(RuleBasedStateMachine):
         self.residency = Residency(8)
         self.index = RadixIndex(1, self.residency, max_node_blocks)
         self.policy = LRU(self.residency, min_log_entries=min_log)
-        self.views = [self.policy.view(self.eligible_in(tier)) for tier in Tier]
+        self.views = [self.policy.view(self.eligible_in(tier), self.is_eligible_in(tier)) for tier in Tier]
         self.oracle = {}
         self.clock = 0
         self.leased = []  # paths of tokens, once for each lease
@@ -71,6 +71,10 @@ class Machine(RuleBasedStateMachine):
             return unread & (residency.state[tier, ids] == State.PRESENT)
 
         return eligible
+
+    def is_eligible_in(self, tier):
+        """The same for one block."""
+        return lambda block: self.eligible_in(tier)(array([block])).item()
 
     # ---- the oracle
 
@@ -211,6 +215,11 @@ class Machine(RuleBasedStateMachine):
         assert victims.dtype == np.intp
         assert victims.tolist() == self.expected_victims(tier, k)
         assert self.views[tier].peek(k).tolist() == victims.tolist()
+
+    @rule(data=st.data())
+    def first(self, data):
+        tier = self.full_tier(data)
+        assert [self.views[tier].first()] == (self.expected_victims(tier, 1) or [NO_BLOCK])
 
     @rule(data=st.data(), k=st.integers(1, 4))
     def evict(self, data, k):

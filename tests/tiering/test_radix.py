@@ -1,5 +1,8 @@
 """The radix index finds exactly what a set of tuples finds."""
 
+import gc
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -13,6 +16,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tiering.descent import Spans
+from tiering.node import Express, Node
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier
 
@@ -20,6 +25,12 @@ BLOCK_TOKENS = 2
 # Token ids whose bytes look alike, so that a comparison that is out of step by a byte or a token would be noticed.
 TOKEN = st.sampled_from([0, 1, 256, -1])
 PROMPT = st.lists(TOKEN, max_size=26)
+SPANS = [
+    Spans(hops=1, span_bytes=1, node_bytes=1 << 20),
+    Spans(hops=2, span_bytes=20, node_bytes=16),
+    Spans(hops=2, span_bytes=1, node_bytes=1 << 20, kept_bytes=60),
+]
+"""Express edges over a hop or two, where by default it takes sixteen."""
 
 
 def tokens_of(numbers):
@@ -36,11 +47,13 @@ class Machine(RuleBasedStateMachine):
     """The oracle is a dict from a path, a tuple of blocks, to the id of its last block."""
 
     @initialize(
-        max_node_blocks=st.sampled_from([1, 2, 4, 128]), prompts=st.lists(PROMPT, min_size=2, max_size=5)
+        max_node_blocks=st.sampled_from([1, 2, 4, 128]),
+        spans=st.sampled_from(SPANS),
+        prompts=st.lists(PROMPT, min_size=2, max_size=5),
     )
-    def make(self, max_node_blocks, prompts):
+    def make(self, max_node_blocks, spans, prompts):
         self.residency = Residency(4)
-        self.index = RadixIndex(BLOCK_TOKENS, self.residency, max_node_blocks)
+        self.index = RadixIndex(BLOCK_TOKENS, self.residency, max_node_blocks, spans)
         self.oracle = {}
         for prompt in prompts:
             self.insert(prompt)
@@ -314,3 +327,81 @@ def test_check_sees_damage(damage):
     damage(index)
     with pytest.raises(AssertionError):
         index.check()
+
+
+# ---- express edges and the garbage collector
+
+
+def chat(num_turns, turn_blocks=8):
+    """A prompt that grew by so many blocks at a time, another turn beside each: nodes of 512 bytes, or as long as that is."""
+    index = RadixIndex(16, Residency(4))
+    whole = random_tokens(2, num_turns * turn_blocks * 16)
+    for end in range(turn_blocks * 16, len(whole) + 1, turn_blocks * 16):
+        index.insert(whole[:end])
+        index.insert(np.concatenate([whole[: end - turn_blocks * 16], random_tokens(end, turn_blocks * 16)]))
+    return index, whole
+
+
+@pytest.mark.parametrize(
+    ("num_turns", "turn_blocks", "laid"), [(40, 8, 2), (15, 8, 0), (40, 128, 0), (40, 64, 2)]
+)
+def test_chains_of_many_short_nodes_get_express_edges(num_turns, turn_blocks, laid):
+    index, whole = chat(num_turns, turn_blocks)
+    index.match(whole)
+    ways = index._descent._laid
+    before = len(ways)
+    ids = index.match(whole)
+    assert len(ways) == before, "what is laid is used"
+    assert sum(node.express is express for node, express in ways) >= laid
+    assert (before > 0) == (laid > 0)
+    assert ids.tolist() == index.insert(whole).tolist()
+    index.check()
+
+
+def test_the_collector_leaves_an_index_alone():
+    """A full collection would look at every node of it, in all processes of which it is a part."""
+    index, _ = chat(40)
+    assert index._descent._laid, "express edges as well"
+    for seed in range(10, 14):
+        index.insert(random_tokens(seed, 16))
+    children = [node.children for node in (index._root, *index._nodes)]
+    assert len(index._root.children) == 6, "a table that grew, which has it tracked again"
+    for part in (index._nodes, *index._nodes, *filter(None, children)):
+        assert not gc.is_tracked(part)
+    assert not any(isinstance(each, Node | Express) for each in gc.get_objects())
+
+
+def test_an_index_that_is_dropped_leaves_nothing_behind():
+    """Reference counts have to suffice, since nobody looks for cycles of nodes."""
+    index, _ = chat(40)
+    edges = [node.edge for node in index._nodes if node is not None]
+    before = [sys.getrefcount(edge) for edge in edges]
+    gc.disable()
+    try:
+        del index
+        assert [sys.getrefcount(edge) for edge in edges] == [count - 1 for count in before]
+    finally:
+        gc.enable()
+
+
+def test_what_leaves_an_index_leaves_nothing_behind():
+    index, _ = chat(40)
+    edges = [node.edge for node in index._nodes if node is not None]
+    gc.disable()
+    try:
+        index.remove(index.subtree(NO_BLOCK)[::-1])
+        assert not len(index)
+        assert {sys.getrefcount(edge) for edge in edges} == {
+            3
+        }  # by the list, by its name here, and by the call
+    finally:
+        gc.enable()
+
+
+def test_what_is_asked_below_a_block_is_what_follows_it():
+    index, whole = chat(6)
+    ids = index.match(whole).tolist()
+    for num in (0, 1, 7, 8, 9, 47, 48):
+        above = ids[num - 1] if num else NO_BLOCK
+        assert index.match_below(above, whole[num * 16 :]).tolist() == ids[num:]
+    assert index.match_below(ids[3], whole[3 * 16 :]).tolist() == []

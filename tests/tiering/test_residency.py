@@ -87,7 +87,7 @@ class Machine(RuleBasedStateMachine):
             del self.oracle[block]
         self.residency.free(ids(*chosen))
 
-    @rule(data=st.data(), tier=TIERS, place=st.integers(0, 2**40))
+    @rule(data=st.data(), tier=TIERS, place=st.integers(0, 2**31 - 100))
     def begin_write(self, data, tier, place):
         chosen = self.draw(data, lambda record: record.state[tier] == State.ABSENT)
         self.residency.begin_write(tier, chosen, np.arange(place, place + len(chosen)))

@@ -295,7 +295,7 @@ def test_planting_is_extending(batch, known_share):
     paths = paths_of(found)
     for path in random.Random(2).sample(paths, int(known_share * len(paths))):
         planted.insert(path)
-    planted.watch()
+    planted.watch.begin()
     tails, met, first = [NO_BLOCK] * (found.num_runs + 1), 0, 0
     while first < found.num_runs:
         end = min(first + batch, found.num_runs)

@@ -3,12 +3,15 @@
 Exit codes: 0 it was ended in order, 2 it cannot begin as it was told to.
 """
 
+import contextlib
+import gc
 import logging
 import os
 import queue
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal, Self
@@ -48,7 +51,7 @@ def run(
                 server = serve(engine, chosen.admin)
             except OSError as error:
                 raise ValueError(error.strerror or str(error)) from error
-            with server:
+            with server, _settled():
                 signals.is_loading = False
                 print(f"kvtide serves {model} at {server.url}", flush=True)
                 signals.wait()
@@ -57,6 +60,20 @@ def run(
                 _log.warning("some replies had not ended after %g seconds, and are cut off", _DRAIN_S)
             engine.close(_FLUSH_S)
     return 0
+
+
+@contextlib.contextmanager
+def _settled() -> Iterator[None]:
+    """What there is now lives until the end: the garbage collector need not look at it again and again.
+
+    A full collection goes through all that importing and loading have made, and nobody computes meanwhile.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 class _Signals:

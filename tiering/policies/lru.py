@@ -17,7 +17,7 @@ _FEW_ENTRIES = 8  # entries read one by one before a slice pays
 _SLICE_ENTRIES = 1024
 _FEW_BLOCKS = 32  # likewise the blocks of one chain
 _SLICE_BLOCKS = 256
-_MAX_CHUNK = 4096  # blocks whose eligibility is asked for at once
+_MAX_CHUNK = 512  # blocks whose eligibility is asked for at once
 
 
 class LRU:
@@ -122,14 +122,18 @@ class LRU:
         To be called while their parents and stamps can still be read. The ids may be given out again after it.
         """
         residency = self._residency
-        if len(ids) == 1:  # evicting one block at a time must stay cheap
-            self._shrink(residency.stamp.item(ids.item()), residency.parent.item(ids.item()))
+        if len(ids) == 1:
+            self.removed_leaf(ids.item())
             return
-        stamps = residency.stamp[ids]
+        stamps = residency.stamp.take(ids)
         last = np.ones(len(ids), dtype=np.bool_)  # of a run with the same stamp
         last[:-1] = stamps[1:] != stamps[:-1]
         for stamp, parent in zip(stamps[last].tolist(), residency.parent[ids[last]].tolist(), strict=True):
             self._shrink(stamp, parent)
+
+    def removed_leaf(self, block: int) -> None:
+        """`removed` for one block: evicting one at a time must stay cheap."""
+        self._shrink(self._residency.stamp.item(block), self._residency.parent.item(block))
 
     def _shrink(self, stamp: int, parent: int) -> None:
         """The child of `parent` that has this stamp, and all that were below it, are gone."""
@@ -139,12 +143,26 @@ class LRU:
         # there is none, the entry is dead, as it should be.
         self._deepest[bisect_left(self._stamps, stamp)] = parent
 
-    def view(self, eligible: Eligible) -> "View":
+    def view(self, eligible: Eligible, is_eligible: "Callable[[int], bool] | None" = None) -> "View":
         """A reader of the order that sees only the blocks for which `eligible(ids)` is true.
 
-        `eligible` takes an intp array of ids and returns a mask of the same length; it must change nothing.
+        `eligible` takes an intp array of ids and returns a mask of the same length; it must change nothing. `is_eligible`
+        says the same of one block, for whoever peeks at one at a time.
         """
-        return View(self, self._residency, eligible)
+        return View(self, self._residency, eligible, is_eligible)
+
+    def first(self, stamp: int, block: int, is_eligible: Callable[[int], bool]) -> int:
+        """The first block of `upwards` that is eligible, NO_BLOCK if there is none."""
+        residency = self._residency
+        for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp)):
+            at = deepest
+            if entry_stamp == stamp and block != NO_BLOCK and residency.stamp.item(block) == stamp:
+                at = block
+            while at != NO_BLOCK and residency.stamp.item(at) == entry_stamp:
+                if is_eligible(at):
+                    return at
+                at = residency.parent.item(at)
+        return NO_BLOCK
 
     def upwards(self, stamp: int, block: int, limit: int) -> Iterator[Ids]:
         """All touched blocks in eviction order from a place in the log: `block`, if it has that stamp, else the
@@ -182,7 +200,7 @@ class LRU:
 
     def _alive(self, stamps: NDArray[np.int64], deepest: NDArray[np.int64]) -> Mask:
         # Where the deepest block has a newer stamp, a later touch went through it, and so through all above it.
-        alive: Mask = (deepest != NO_BLOCK) & (self._residency.stamp[deepest] == stamps)
+        alive: Mask = (deepest != NO_BLOCK) & (self._residency.stamp.take(deepest) == stamps)
         return alive
 
     def _climb(self, block: int, stamp: int, chunk: list[int], limit: int) -> int:
@@ -190,19 +208,20 @@ class LRU:
 
         Returns the ancestor to go on with, NO_BLOCK if there is none.
         """
-        residency = self._residency
-        parent_of, stamp_of = residency.parent, residency.stamp
-        singles = 0
-        while len(chunk) < limit:
-            chunk.append(block)
+        parent_of, stamp_of, append = self._residency.parent.item, self._residency.stamp.item, chunk.append
+        singles, left = 0, limit - len(chunk)
+        while left:
+            append(block)
+            left -= 1
             singles += 1
             if singles == _FEW_BLOCKS:
                 singles = 0
-                run = min(self._row_above(block, stamp), limit - len(chunk))
+                run = min(self._row_above(block, stamp), left)
                 chunk.extend(range(block - 1, block - 1 - run, -1))
                 block -= run
-            block = parent_of.item(block)
-            if block == NO_BLOCK or stamp_of.item(block) != stamp:
+                left -= run
+            block = parent_of(block)
+            if block == NO_BLOCK or stamp_of(block) != stamp:
                 return NO_BLOCK
         return block
 
@@ -211,7 +230,7 @@ class LRU:
         low = max(block - _SLICE_BLOCKS, 0)
         chained = self._residency.parent[low + 1 : block + 1] == np.arange(low, block)
         chained &= self._residency.stamp[low:block] == stamp
-        broken = np.flatnonzero(~chained)
+        (broken,) = (~chained).nonzero()
         return block - low if not len(broken) else block - low - 1 - broken.item(-1)
 
     def _compact(self) -> None:
@@ -247,7 +266,7 @@ class LRU:
 
     def touched_s(self, ids: Ids) -> NDArray[np.float64]:
         """When each of these blocks was last touched; NaN for those that never were."""
-        stamps = self._residency.stamp[ids]
+        stamps = self._residency.stamp.take(ids)
         # views of the arrays, which forbid them to grow as long as they are there: no longer than this line
         places = np.frombuffer(self._stamps, dtype=np.int64).searchsorted(stamps)
         touched = stamps > 0
@@ -274,8 +293,15 @@ class LRU:
 class View:
     """The eligible blocks in eviction order. Keeps a place in the log before which nothing is eligible."""
 
-    def __init__(self, lru: LRU, residency: Residency, eligible: Eligible) -> None:
+    def __init__(
+        self,
+        lru: LRU,
+        residency: Residency,
+        eligible: Eligible,
+        is_eligible: Callable[[int], bool] | None = None,
+    ) -> None:
         self._lru = lru
+        self._is_eligible = is_eligible
         self._residency = residency
         self._eligible = eligible
         self._head = 0  # no block with an older stamp is eligible
@@ -289,9 +315,12 @@ class View:
         """
         found: list[Ids] = []
         missing = k
-        if missing < 1:
+        if missing < 1 or self._head > self._lru.now:
             return np.empty(0, dtype=np.intp)
-        for ids in self._lru.upwards(self._head, self._cursor, 2 * k + 2):
+        if k == 1 and self._is_eligible is not None:
+            block = self.first()
+            return np.array([block] if block != NO_BLOCK else [], dtype=np.intp)
+        for ids in self._lru.upwards(self._head, self._cursor, k + 2):
             hits = ids[self._eligible(ids)][:missing]
             if len(hits):
                 found.append(hits)
@@ -305,12 +334,22 @@ class View:
         self._head = self._residency.stamp.item(self._cursor)
         return found[0] if len(found) == 1 else np.concatenate(found)
 
+    def first(self) -> int:
+        """The only block of `peek(1)`, NO_BLOCK if there is none. For a view that was given an `is_eligible`."""
+        assert self._is_eligible is not None, "this view takes arrays only"
+        block = self._lru.first(self._head, self._cursor, self._is_eligible)
+        self._cursor = block
+        self._head = self._lru.now + 1 if block == NO_BLOCK else self._residency.stamp.item(block)
+        return block
+
     def rewind(self, ids: Ids) -> None:
-        """These blocks were not eligible and may be so now although nobody touched them: look at them again."""
-        stamps = self._residency.stamp[ids]
-        stamps = stamps[stamps > 0]
-        if len(stamps) and (oldest := stamps.min().item()) <= self._head:
-            self._head, self._cursor = oldest, NO_BLOCK
+        """These blocks were not eligible and may be so now although nobody touched them: look at those that are again."""
+        stamps = self._residency.stamp.take(ids)
+        behind = ids[(stamps > 0) & (stamps <= self._head)]
+        if len(behind):
+            behind = behind[self._eligible(behind)]
+        if len(behind):  # or each round would look again, in vain, at all that follows
+            self._head, self._cursor = self._residency.stamp[behind].min().item(), NO_BLOCK
 
     def check(self) -> None:
         """Raise AssertionError if a block before the view's place is eligible: somebody forgot to rewind."""

@@ -1,0 +1,186 @@
+"""What leaves a tier, or the index for good, and what is remembered of it."""
+
+import numpy as np
+
+from kvstore.block import BlockKey
+from kvstore.reasons import MissReason
+from tiering.departed import Departed
+from tiering.holdings import ABSENT, DEVICE, DISK, PRESENT, Holdings
+from tiering.holes import Holes
+from tiering.moves import Forget
+from tiering.outbox import Outbox
+from tiering.residency import Ids, Mask, Tier
+
+_EVICTED = MissReason.EVICTED  # members of an enum take longer to look up
+
+
+class Removal:
+    """Gives up copies. A block's last one goes only together with all that follows it, in every tier."""
+
+    def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox) -> None:
+        self._holdings, self._holes = holdings, holes
+        self._outbox = outbox
+        self.departed = Departed()
+        """What was given up for good."""
+        self.evicted = [0] * len(Tier)
+        """Copies that left a tier to make room there, by tier."""
+        self.dropped = [0] * len(Tier)
+        """Blocks whose last copy was in this tier when it was given up, by tier."""
+
+    # --- copies ---------------------------------------------------------------------------------------------------
+
+    def leave(self, tier: Tier, ids: Ids) -> None:
+        """Give up copies of blocks that stay."""
+        if len(ids):
+            self._holdings.left(tier, ids)
+            self.evicted[tier] += len(ids)
+
+    def give_up(self, tier: Tier, ids: Ids) -> None:
+        """Drop these copies, children before parents; where one is the block's last, the block and all below it.
+
+        What is in use stays. What a block takes with it, or keeps, is looked at one by one; the others go at once.
+        """
+        if len(ids) == 1 and self.give_up_leaf(tier, ids.item()):
+            return
+        ids = ids[self._holdings.residency.present(tier, ids)]
+        others = self._has_other_copy(tier, ids)
+        elsewhere = ids[others]
+        if tier is DISK:
+            self.forget(elsewhere)
+        self.leave(tier, elsewhere)
+        last = ids[~others]
+        going = self._free_to_go(last)
+        self._drop_leaves(tier, going)
+        if len(going) < len(last):
+            for block in last[~np.isin(last, going)].tolist():
+                self._give_up_last(tier, block)
+
+    def give_up_leaf(self, tier: Tier, block: int) -> bool:
+        """The same for one block, in a tenth of the time, if it is a leaf that only this tier has; else False, and no change."""
+        residency = self._holdings.residency
+        if not residency.is_only_in(tier, block):
+            return False
+        fingerprint = residency.fingerprint.item(block)
+        self.departed.note_one(fingerprint, tier, _EVICTED, self._holdings.order.now_s)
+        if tier is DISK:
+            self.forget(np.array([block], dtype=np.intp))
+        self._holdings.drop_leaf(tier, block)
+        self.evicted[tier] += 1
+        self.dropped[tier] += 1
+        return True
+
+    def _has_other_copy(self, tier: Tier, ids: Ids) -> Mask:
+        state = self._holdings.residency.state
+        upper, lower = (other for other in Tier if other is not tier)
+        mask: Mask = (state[upper].take(ids) | state[lower].take(ids)) != ABSENT
+        return mask
+
+    def _drop_leaves(self, tier: Tier, ids: Ids) -> None:
+        """Drop blocks that only this tier has, children before parents, and that nothing else follows."""
+        if not len(ids):
+            return
+        residency = self._holdings.residency
+        self.departed.note(
+            residency.fingerprint[ids], int(tier), MissReason.EVICTED, self._holdings.order.now_s
+        )
+        if tier is DISK:
+            self.forget(ids)
+        self.leave(tier, ids)
+        self.dropped[tier] += len(ids)
+        self._holdings.take_out(ids)
+
+    def _give_up_last(self, tier: Tier, block: int) -> None:
+        """Drop a block's last copy, with all that follows it."""
+        if self._holdings.residency.state.item(tier, block) != PRESENT:
+            return  # went with an ancestor a moment ago
+        if self.drop(block, tier):
+            self.evicted[tier] += 1
+        elif tier is DEVICE and self._outbox.hangs:
+            # what is below may never be free to go, and somebody needs this place: better a hole than to wait
+            one = np.array([block], dtype=np.intp)
+            self.gone(one, MissReason.EVICTED)
+            self.leave(DEVICE, one)
+            self.dropped[DEVICE] += 1
+            self._holes.prune(one)
+
+    # --- blocks ---------------------------------------------------------------------------------------------------
+
+    def drop(self, block: int, tier: Tier, reason: MissReason = MissReason.EVICTED) -> bool:
+        """`remove` a block whose last copy is, or was, in this tier, and count what is lost."""
+        num_removed = self.remove(block, reason)
+        self.dropped[tier] += num_removed
+        return num_removed > 0
+
+    def remove(self, block: int, reason: MissReason) -> int:
+        """Forget a block with all its descendants, in every tier; no change if one of them is in use. How many went."""
+        ids = self._holdings.radix.subtree(block)[::-1]
+        if self._holdings.in_use(ids).any():
+            return 0
+        self._vacate(ids, reason)
+        self._holdings.take_out(ids)
+        return len(ids)
+
+    def remove_idle(self, ids: Ids, reason: MissReason) -> int:
+        """Forget blocks in every tier, children before parents, but for those in use and those that others follow which stay.
+
+        How many went.
+        """
+        ids = self._free_to_go(ids)
+        if len(ids):
+            self._vacate(ids, reason)
+            self._holdings.take_out(ids)
+        return len(ids)
+
+    def _free_to_go(self, ids: Ids) -> Ids:
+        """Of blocks, children before parents, those not in use that nothing follows but what is free to go before them."""
+        residency = self._holdings.residency
+        in_use = self._holdings.in_use(ids)
+        num_children, parents = residency.num_children.take(ids), residency.parent.take(ids)
+        last = num_children == 0  # of its path, once those before it have gone
+        last[1:] |= (num_children[1:] == 1) & (parents[:-1] == ids[1:])
+        if np.count_nonzero(last & ~in_use) == len(ids):
+            return ids  # nothing but runs from a leaf upwards, as most victims are
+        num_staying = dict(zip(ids.tolist(), num_children.tolist(), strict=True))
+        going = []
+        for block, parent, used in zip(ids.tolist(), parents.tolist(), in_use.tolist(), strict=True):
+            if not used and not num_staying[block]:
+                going.append(block)
+                if parent in num_staying:
+                    num_staying[parent] -= 1
+        return np.array(going, dtype=np.intp)
+
+    def _vacate(self, ids: Ids, reason: MissReason) -> None:
+        """Give up all copies of blocks that are not in use."""
+        self.gone(ids, reason)
+        residency = self._holdings.residency
+        self.forget(ids[residency.present(DISK, ids)])
+        for tier in Tier:
+            self._holdings.left(tier, ids[residency.present(tier, ids)])
+
+    # --- what is known of them afterwards -------------------------------------------------------------------------
+
+    def gone(self, ids: Ids, reason: MissReason) -> None:
+        """These blocks are about to lose their last copies: remember that, and where these were."""
+        residency = self._holdings.residency
+        tiers = residency.nearest_tier(ids)
+        there = tiers < len(Tier)  # of a hole it is known already why it is one
+        self.departed.note(
+            residency.fingerprint[ids[there]], tiers[there], reason, self._holdings.order.now_s
+        )
+
+    def lost(self, ids: Ids, reason: MissReason) -> None:
+        """The disk turned out not to have these blocks: remember it of those that are whole nowhere else."""
+        residency = self._holdings.residency
+        ids = ids[(residency.state[:DISK, ids] != PRESENT).all(axis=0)]
+        self.departed.note(residency.fingerprint[ids], int(DISK), reason, self._holdings.order.now_s)
+
+    def forget(self, ids: Ids) -> None:
+        """Have the records of these blocks deleted. Their residency is the caller's business."""
+        if len(ids):
+            residency = self._holdings.residency
+            assert np.count_nonzero(residency.has_key[ids]) == len(ids), "a stored block has a key"
+            keys = residency.key[ids].tobytes()
+            size = len(keys) // len(ids)
+            self._outbox.send(
+                Forget(tuple(BlockKey(keys[at : at + size]) for at in range(0, len(keys), size)))
+            )
