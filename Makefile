@@ -51,6 +51,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: setup demo test browser check mutate faults faults-peers ttft-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
 .PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-codec churn soak format bench sizes gpu-check gpu-rehearsal clean help
 .PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-disk churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-index bench-restart churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -126,6 +127,9 @@ crash: setup ## kill what writes to a disk tier 1,000 times, and look at what is
 
 bench-admin: setup ## what 200 requests a second to the admin endpoint cost the thread that computes (minutes)
 	@$(BIN)/python -m benchmarks.admin $(ADMIN_ARGS)
+
+bench-restart: setup ## how long a cache takes to know again what its disk holds, and an engine to start (3 minutes)
+	@$(BIN)/python -m benchmarks.restart $(RESTART_ARGS)
 
 bench-index: setup ## what the prefix index costs: matches, insertions, evictions, memory, pauses (INDEX_ARGS="--json FILE")
 	@$(BIN)/python -m benchmarks.index $(INDEX_ARGS)

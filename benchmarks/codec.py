@@ -29,8 +29,9 @@ from kvstore.baseline import FIRST_BITS, LEARN_TOKENS, Baseline, Baselines
 from kvstore.block import ITEMSIZES, KEY_BYTES, BlockLayout, Namespace
 from kvstore.codec import PARAMETERS, decode, encode
 from kvstore.record import RecordFormat
-from kvstore.store import BlockRef, Store
+from kvstore.store import BlockRef
 from tiering.cli.environment import environment
+from tiering.cli.kv_blocks import kv_blocks
 
 Blocks: TypeAlias = NDArray[np.uint8]
 """[blocks, bytes of a block]."""
@@ -56,44 +57,9 @@ class Way:
 
 def demo_kv(num_tokens: int) -> tuple[BlockLayout, NDArray[np.float32]]:
     """Layout (of float32) and blocks [blocks, *layout.shape] of the demo model's KV, as the engine leaves it on disk."""
-    from engine import Engine, EngineConfig
-    from engine.demo_model import demo_model_dir
-    from tiering.cli.prompts import load, real_text
-
-    stores: list[Store] = []
-
-    def seen(store: Store) -> Store:
-        stores.append(store)
-        return store
-
     with tempfile.TemporaryDirectory() as folder:
-        model = load(str(demo_model_dir()), "cpu", 0, 0)
-        config = EngineConfig(
-            kv_dtype="float32",
-            block_tokens=_BLOCK_TOKENS,
-            device_bytes="512MiB",
-            host_bytes="256MiB",
-            disk_path=folder,
-            disk_min_free_bytes=0,
-        )
-        with Engine(model, config, wrap_store=seen, announce=lambda _: None) as engine:
-            engine.warm(real_text(model, num_tokens + 1, np.random.default_rng(0)).tolist())
-            engine.flush()
-            [store] = stores
-            refs = _in_order([meta.ref for meta in store.scan()], store.namespace.root_key)
-            blocks = np.empty((len(refs), *store.layout.shape), dtype=np.float32)
-            assert all(outcome.hit for outcome in store.get_many(refs, list(blocks))), "the KV is on the disk"
-            return store.layout, blocks
-
-
-def _in_order(refs: Sequence[BlockRef], key: bytes) -> list[BlockRef]:
-    """From a prompt's first block on."""
-    following = {ref.parent_key: ref for ref in refs}
-    found = []
-    while key in following:
-        found.append(following[key])
-        key = following[key].key
-    return found
+        found = kv_blocks("demo", num_tokens + 1, 0, Path(folder), print, kv_dtype="float32")
+    return found.layout, found.data.view(np.float32).reshape(-1, *found.layout.shape)
 
 
 def converted(blocks: NDArray[np.float32], dtype: str) -> Blocks:

@@ -64,6 +64,8 @@ class EngineConfig:
         use, 2 to 8; what one core decompresses is about half of what a fast disk reads.
     disk_queue_bytes: of blocks, in host memory, that may wait to be written at the same time. What must leave host memory
         while as much waits is dropped, and counted; loads never wait for writes.
+    restore_wait_s: for how long at most a start waits until it knows what the disk holds. What takes longer goes on while
+        requests run. 1 s: some 200,000 blocks are known by then.
     disk_deadline_s: a read from disk that takes longer is waited for no more: the blocks are computed. The slowest
         honest read, a few megabytes behind others, takes a fraction of it.
     ttl_s: blocks that nobody has used for so many seconds are forgotten in every tier, at the start also other models'
@@ -97,6 +99,7 @@ class EngineConfig:
     disk_key_file: str | Path | None = None
     disk_read_threads: int | Literal["auto"] = "auto"
     disk_queue_bytes: int | str = "32MiB"
+    restore_wait_s: float = 1.0
     disk_deadline_s: float = 10.0
     ttl_s: float | None = None
     layer_groups: int | Literal["auto"] = "auto"
@@ -124,6 +127,7 @@ class EngineConfig:
                 check_whole(name, getattr(self, name), 1)
         check_number("device_memory_fraction", self.device_memory_fraction, 0.0, 1.0, above=True)
         check_number("host_clean_share", self.host_clean_share, 0.0, 1.0)
+        check_number("restore_wait_s", self.restore_wait_s, 0.0)
         check_number("disk_deadline_s", self.disk_deadline_s, 0.0, above=True)
         if self.ttl_s is not None:
             check_number("ttl_s", self.ttl_s, 0.0, above=True)

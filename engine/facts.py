@@ -37,7 +37,7 @@ def facts(tiers: Tiers, config: EngineConfig, figures: dict[str, Any]) -> str:
     else:
         free = shutil.disk_usage(config.disk_path).free
         lines.append(
-            f"        disk    {config.disk_path}: {disk['blocks']} blocks found, up to "
+            f"        disk    {config.disk_path}: {disk['blocks']} blocks found{', more to come' if disk['restoring'] else ''}, up to "
             f"{format_bytes(disk['capacity_bytes'])}, {format_bytes(free)} free there"
         )
     return "\n".join(lines)

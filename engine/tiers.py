@@ -120,6 +120,7 @@ def open_tiers(
             wake=wake,
             read_threads=chosen.disk_read_threads,
             layer_groups=groups.parts,
+            restore_s=config.restore_wait_s,
         )
         until_owned.pop_all()
     stack.callback(

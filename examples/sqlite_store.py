@@ -25,6 +25,7 @@ from kvstore import (
 )
 from kvstore.block import BlockLayout, Namespace
 from kvstore.closing import Closing
+from kvstore.metas import BlockMetas
 from kvstore.raw import RawRecords
 from kvstore.record import RecordFormat
 from kvstore.store import check_owner, check_times
@@ -115,11 +116,11 @@ class SqliteStore(Closing):
         with self._transaction():
             return self._sql.execute("DELETE FROM blocks WHERE owner = ?", (owner,)).rowcount
 
-    def scan(self) -> Iterator[BlockMeta]:
+    def scan(self) -> Iterator[BlockMetas]:
         query = "SELECT key, parent, tokens, length(record), used_ns, owner FROM blocks WHERE namespace = ?"
         with self._transaction():
             rows = self._sql.execute(query, (self.namespace.digest,))
-            return iter([BlockMeta(*row) for row in rows])
+            return iter([BlockMetas.of(BlockMeta(*row) for row in rows)])
 
     def sync(self) -> None:
         """Nothing to do: SQLite syncs each transaction."""

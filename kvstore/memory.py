@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from kvstore.block import BlockKey, BlockLayout, Namespace, chain_key, root_key_of
 from kvstore.closing import Closing
 from kvstore.errors import StoreClosed, StoreFull
+from kvstore.metas import BlockMetas
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
 from kvstore.record import RecordFormat
@@ -120,12 +121,12 @@ class MemoryStore(Closing):
             self._blocks, self._stored_bytes, self._other_bytes = self._count()
         return len(doomed)
 
-    def scan(self) -> Iterator[BlockMeta]:
+    def scan(self) -> Iterator[BlockMetas]:
         with self._lock:
             self._check_open()
             digest = self.namespace.digest
             metas = [meta for (owner, _), (meta, _) in self._shelf.items() if owner == digest]
-        return iter(metas)
+        return iter([BlockMetas.of(metas)])
 
     def sync(self) -> None:
         self._check_open()

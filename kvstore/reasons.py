@@ -25,6 +25,8 @@ class MissReason(StrEnum):
     """Somebody had it removed."""
     REPLY_NOT_INDEXED = "reply_not_indexed"
     """It was a reply, and the deterministic mode does not index what decoding has computed."""
+    NOT_RESTORED = "not_restored"
+    """What the disk holds was still being listed after the start: this may be among it."""
     NOT_A_WHOLE_BLOCK = "not_a_whole_block"
     """The end of a prompt: its last token is always computed, and only whole blocks are cached."""
     OTHER_IDENTITY = "other_identity"

@@ -11,6 +11,8 @@ from kvstore.reasons import MissReason
 if TYPE_CHECKING:
     import numpy as np
 
+    from kvstore.metas import BlockMetas
+
     Writable: TypeAlias = bytearray | memoryview | np.ndarray[Any, Any]
     """C-contiguous memory that can be written; any shape and item type, only its bytes count."""
     Readable: TypeAlias = bytes | Writable
@@ -179,10 +181,11 @@ class Store(Protocol):
         """
         ...
 
-    def scan(self) -> Iterator[BlockMeta]:
-        """Every block of this namespace, in any order, without touching payloads.
+    def scan(self) -> "Iterator[BlockMetas]":
+        """Every block of this namespace, in any order, some thousands at a time, without touching payloads.
 
         What is written or deleted during the scan may be seen or not; everything else is seen exactly once.
+        `kvstore.metas.metas_of` tells them one by one.
         """
         ...
 

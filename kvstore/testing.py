@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from kvstore.block import KEY_BYTES, chain_key
 from kvstore.errors import StoreClosed, StoreFull
+from kvstore.metas import metas_of
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
 from kvstore.store import NO_OWNER, OWNER_BYTES, BlockRef, ReadOutcome, Store
@@ -148,7 +149,7 @@ def nothing_is_fine(store: Store, raw: RawRecords) -> None:
     assert store.put_many([], []) == []
     assert store.get_many([], []) == []
     store.delete_many([])
-    assert list(store.scan()) == []
+    assert list(metas_of(store)) == []
     store.check()
 
 
@@ -186,8 +187,8 @@ def scan_tells_what_is_there(store: Store, raw: RawRecords) -> None:
     refs, blocks = chain(store, 6), kv_like(store, 6)
     stored = store.put_many(refs, blocks)
     store.delete_many([refs[2].key])
-    metas = {meta.ref: meta for meta in store.scan()}
-    assert len(list(store.scan())) == 5
+    metas = {meta.ref: meta for meta in metas_of(store)}
+    assert len(list(metas_of(store))) == 5
     assert set(metas) == {ref for ref in refs if ref != refs[2]}
     for ref, stored_bytes in zip(refs, stored, strict=True):
         assert ref == refs[2] or metas[ref].stored_bytes == stored_bytes
@@ -197,30 +198,30 @@ def scan_tells_what_is_there(store: Store, raw: RawRecords) -> None:
 def a_touch_changes_the_time_and_nothing_else(store: Store, raw: RawRecords) -> None:
     """Forwards and backwards; what is not there is not made; a block that is written again was used then."""
     refs, blocks = fill(store, 4)
-    before, stats = {meta.key: meta for meta in store.scan()}, store.stats()
+    before, stats = {meta.key: meta for meta in metas_of(store)}, store.stats()
     store.delete_many([refs[3].key])
     keys = [ref.key for ref in refs]
     store.touch_many(keys[:2], [1, 2**62])
     store.touch_many([keys[0], bytes(KEY_BYTES), keys[3], keys[0]], [7, 7, 7, 5])
     store.touch_many([], [])
-    after = {meta.key: meta for meta in store.scan()}
+    after = {meta.key: meta for meta in metas_of(store)}
     times = {keys[0]: 5, keys[1]: 2**62, keys[2]: before[keys[2]].used_ns}
     assert after == {key: replace(before[key], used_ns=used_ns) for key, used_ns in times.items()}
     assert store.stats().stored_bytes == stats.stored_bytes - before[keys[3]].stored_bytes
     assert_holds(store, refs[:3], blocks[:3])
     store.put_many(refs[:1], blocks[:1])
-    assert {meta.key: meta.used_ns for meta in store.scan()}[keys[0]] > 5
+    assert {meta.key: meta.used_ns for meta in metas_of(store)}[keys[0]] > 5
     store.check()
 
 
 def wrong_times_are_refused(store: Store, raw: RawRecords) -> None:
     """And nothing is noted then."""
     refs, _ = fill(store, 2)
-    before = set(store.scan())
+    before = set(metas_of(store))
     keys = [ref.key for ref in refs]
     for used_ns in ([1], [1, -1], [1, 2**63]):
         _assert_value_error(lambda: store.touch_many(keys, used_ns))  # noqa: B023 - called at once
-    assert set(store.scan()) == before
+    assert set(metas_of(store)) == before
 
 
 def what_is_erased_is_gone(store: Store, raw: RawRecords) -> None:
@@ -229,11 +230,11 @@ def what_is_erased_is_gone(store: Store, raw: RawRecords) -> None:
     owners = [NO_OWNER, *(bytes([number]) * OWNER_BYTES for number in (1, 2, 1, 1, 2))]
     refs = [replace(ref, owner=owner) for ref, owner in zip(refs, owners, strict=True)]
     store.put_many(refs, blocks)
-    assert {meta.ref for meta in store.scan()} == set(refs), "a scan tells whose a block is"
+    assert {meta.ref for meta in metas_of(store)} == set(refs), "a scan tells whose a block is"
     assert store.erase(owners[1]) == 3
     absent = MissReason.ABSENT
     assert reasons(store, refs) == [None, absent, None, absent, absent, None]
-    assert {meta.ref for meta in store.scan()} == {refs[i] for i in (0, 2, 5)}
+    assert {meta.ref for meta in metas_of(store)} == {refs[i] for i in (0, 2, 5)}
     assert store.stats().blocks == 3
     assert store.erase(owners[1]) == 0
     store.put_many(refs[1:2], blocks[1:2])
@@ -393,7 +394,7 @@ def a_closed_store_says_so(store: Store, raw: RawRecords) -> None:
         lambda: store.delete_many([refs[0].key]),
         lambda: store.touch_many([refs[0].key], [1]),
         lambda: store.erase(bytes([1]) * OWNER_BYTES),
-        lambda: list(store.scan()),
+        lambda: list(metas_of(store)),
         store.sync,
         store.stats,
     )

@@ -10,6 +10,7 @@ from typing import Final
 import numpy as np
 
 from kvstore.errors import StoreClosed, StoreFailed
+from kvstore.metas import metas_of
 from kvstore.reasons import MissReason
 from kvstore.reports import Verified
 from kvstore.store import BlockMeta, Store
@@ -44,11 +45,11 @@ def verify(
     buffers = [np.empty(block_bytes, np.uint8) for _ in range(num_blocks)]
     records, damaged = 0, Counter[MissReason]()
     fresh_starts = store.stats().fresh_starts
-    for metas in _batches(store, num_blocks):
+    for batch in _batches(store, num_blocks):
         if stopped.is_set():
             raise StoreClosed("the verification was stopped")
         batch_s = clock()
-        outcomes = store.get_many([meta.ref for meta in metas], buffers[: len(metas)])
+        outcomes = store.get_many([meta.ref for meta in batch], buffers[: len(batch)])
         records += sum(outcome.hit or outcome.damaged for outcome in outcomes)
         damaged.update(o.reason for o in outcomes if o.reason is not None and o.damaged)
         stopped.wait((clock() - batch_s) * (1 - share) / share)
@@ -60,6 +61,6 @@ def verify(
 
 
 def _batches(store: Store, num_blocks: int) -> Iterator[Sequence[BlockMeta]]:
-    metas = store.scan()
-    while batch := list(islice(metas, num_blocks)):
+    blocks = metas_of(store)
+    while batch := list(islice(blocks, num_blocks)):
         yield batch

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 
 from kvstore.block import BlockKey
 from kvstore.closing import Closing
-from kvstore.errors import StoreError
 from kvstore.reports import Event, PrefixDetail, PrefixPage, PrefixQuery, Removed, TierName
 from kvstore.slots import SlotMemory
 from kvstore.steering import UNCHANGED, Unchanged
@@ -18,6 +17,7 @@ from kvstore.store import Store
 from tiering.errands import Errands, Steps, at_once
 from tiering.events import EventLog
 from tiering.eviction import Room
+from tiering.found import Found
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.io_threads import IoThreads, Jobs
@@ -81,25 +81,20 @@ class TieredCache(Closing):
         now_ns: Callable[[], int] = time.time_ns,
         jobs: Callable[[str, int], Jobs] = IoThreads,
         layer_groups: Sequence[slice] = (WHOLE_SLOT,),
+        restore_s: float = 1.0,
     ) -> None:
         """Takes over `device` and `store`: closing the cache closes them. What the store holds is found again.
 
-        `join_s`: for how long reads, and then writes, that do not end may hold up `close`. `clock` counts seconds and
+        For `restore_s` at most this waits until all of that is known; what takes longer goes on meanwhile, in pumps. `join_s`: for how long reads, and then writes, that do not end may hold up `close`. `clock` counts seconds and
         does not go backwards; `now_ns` is the store's clock, which may jump: it is asked only for how old blocks are
         at the start, and for what the store is to know of their age. `jobs` makes what runs the store's calls, from
-        a name and a number of threads. `layer_groups`: see Mover. Raises StoreError if the store cannot be listed,
-        twice; then nothing was started, and device and store stay the caller's.
+        a name and a number of threads. `layer_groups`: see Mover. A store that cannot be listed, twice, is taken
+        for empty.
         """
         self._index = Index(
             config, root_key, block_bytes=pool.block_bytes, events=EventLog(lambda: now_ns() / 1e9)
         )
         self._clock, self._now_ns = clock, now_ns
-        if store is not None:
-            try:
-                self._index.restore(store.scan(), now_s=clock(), now_ns=now_ns())
-            except StoreError:  # what is damaged is found by reading it: a disk store goes on empty then
-                store.sync()
-                self._index.restore(store.scan(), now_s=clock(), now_ns=now_ns())
         self._news = threading.Event()
         self._wake = wake
         self._mover = Mover(device, pool, slab, self._announce, layer_groups)
@@ -126,8 +121,19 @@ class TieredCache(Closing):
         self._joined: bool | None = None
         """What `close` answers; None while the cache is open."""
         self._take_in()
+        if self._calls is not None:
+            self._index.begin_restore(clock())
+            self._calls.find(root_key, now_ns(), self._found)
+            self.restored(restore_s)
         self._owner: int | None = None
         """The thread that drives the cache, once one has: it cannot wait for itself."""
+
+    def _found(self, found: Found | Exception) -> None:
+        """Called on a thread of the store's: what it holds was listed, or could not be."""
+        if isinstance(found, Found):
+            self.ask_in_steps(lambda: self._index.restore(found))
+        else:
+            self.ask(lambda: self._index.end_restore(found))
 
     # --- what requests do -----------------------------------------------------------------------------------------
 
@@ -247,9 +253,12 @@ class TieredCache(Closing):
         news, self._num_told = self._has_news, self._num_events
         return news
 
-    def _run_errands(self) -> None:
+    def _run_errands(self) -> bool:
+        """Whether there was something to do."""
         if self._errands.run():
             self._start_moves()
+            return True
+        return False
 
     @property
     def _num_events(self) -> int:
@@ -463,10 +472,25 @@ class TieredCache(Closing):
         deadline_s = time.monotonic() + timeout_s
         while not self._index.idle:
             self._news.clear()
-            if not self._take_in():
+            if self._index.restoring:  # what waits for that is in flight
+                self._run_errands()
+            if not self._take_in() and not self._errands.are_ready:
                 self._news.wait(max(0.0, min(_SETTLE_STEP_S, deadline_s - time.monotonic())))
             if time.monotonic() >= deadline_s:
                 return self._index.idle
+        return True
+
+    def restored(self, timeout_s: float) -> bool:
+        """Pump until all that the store held at the start is known again. False if the time was not enough."""
+        deadline_s = time.monotonic() + timeout_s
+        while self._index.restoring:
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            self._news.clear()
+            self._take_in()
+            if not self._run_errands():
+                self._news.wait(min(_SETTLE_STEP_S, left_s))
         return True
 
     def clear(self, timeout_s: float) -> bool:
@@ -523,12 +547,14 @@ class TieredCache(Closing):
         if self._joined is not None:
             return self._joined
         self._joined = False
-        self.refuse("the cache is closed")
+        end_s = time.monotonic() + flush_s
         try:
-            if self._store is not None and flush_s > 0:
+            restored = self.restored(flush_s)  # an errand still
+            self.refuse("the cache is closed")
+            if self._store is not None and flush_s > 0 and restored:
                 self._index.sweep(Tier.DISK, then_free=False)
                 self._start_moves()
-            self.settle(flush_s)
+            self.settle(max(0.0, end_s - time.monotonic()))
             if self._calls is not None:
                 self._calls.touch_for(self._join_s / 2)
             self._index.tell_uses()

@@ -32,6 +32,9 @@ class Room(Enum):
     """Not before a request gives up what it holds."""
 
 
+_NOW, _SOON = Room.NOW, Room.SOON  # members of an enum take longer to look up
+
+
 class Eviction(Removal):
     """Frees places in each tier, all or nothing where the caller needs all. Never waits: answers what is free now."""
 
@@ -51,7 +54,7 @@ class Eviction(Removal):
             if len(victims) < short:
                 return Room.SOON if self._is_device_moving() else Room.NO
             self.evict_device(victims)
-        return Room.NOW if table.num_free >= num_slots else Room.SOON
+        return _NOW if table.num_free >= num_slots else _SOON
 
     def _is_device_moving(self) -> bool:
         """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""

@@ -42,6 +42,11 @@ class Expiry:
         self._ttl_s = math.inf if ttl_s is None else ttl_s
         self._until, self._due_s, self._place = 0, -math.inf, None
 
+    def came_older(self) -> None:
+        """Blocks were entered that were used earlier than others: some may be over, and a round is due at once."""
+        self.at(self._now_s)
+        self._due_s = -math.inf
+
     @property
     def off(self) -> bool:
         """Whether there is no TTL."""

@@ -126,6 +126,9 @@ def _beyond(observed: Observed, same: int) -> tuple[list[_Fate], Divergence | No
     if start >= end:
         return [], None
     departed = _departed(observed, start, end)
+    if observed.restoring:
+        unknown = _Fate(reason=MissReason.NOT_RESTORED)
+        return [fate or unknown for fate in departed], None
     never = _Fate(reason=MissReason.NEVER_SEEN)
     if departed[0] is not None or not observed.onwards:
         return [fate or never for fate in departed], None

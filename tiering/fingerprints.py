@@ -11,8 +11,15 @@ def fingerprints(tokens: bytes, block_bytes: int, before: int) -> NDArray[np.uin
     xxh3 chained over the prefix, from a seed that only this process knows: good enough to remember by, and to explain;
     what is served is never found by it.
     """
-    chain = []
-    for at in range(0, len(tokens), block_bytes):
+    chain: list[int] = []
+    add_fingerprints(tokens, block_bytes, 0, len(tokens) // block_bytes, before, chain)
+    return np.array(chain, dtype=np.uint64)
+
+
+def add_fingerprints(
+    tokens: bytes, block_bytes: int, start: int, length: int, before: int, chain: list[int]
+) -> None:
+    """Add those of the blocks [start, start + length) of these tokens to the chain."""
+    for at in range(start * block_bytes, (start + length) * block_bytes, block_bytes):
         before = xxhash.xxh3_64_intdigest(tokens[at : at + block_bytes], before)
         chain.append(before)
-    return np.array(chain, dtype=np.uint64)

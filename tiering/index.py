@@ -8,7 +8,6 @@ The driver (TieredCache in real time, models of memory on a virtual clock in tes
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -17,13 +16,14 @@ import numpy as np
 from kvstore.block import BlockKey
 from kvstore.reasons import MissReason
 from kvstore.reports import Removed
-from kvstore.store import BlockMeta, ReadOutcome
+from kvstore.store import ReadOutcome
 from tiering.by_hand import ByHand
 from tiering.errands import Steps
 from tiering.events import EventLog, Growth
 from tiering.eviction import Eviction, Room
 from tiering.expiry import Expiry
 from tiering.fingerprints import fingerprints
+from tiering.found import Found
 from tiering.holdings import DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.index_config import LIVE, IndexConfig
@@ -35,7 +35,6 @@ from tiering.moves import (
     Answer,
     Copied,
     Demote,
-    Forget,
     HasRead,
     Move,
     Promote,
@@ -52,7 +51,7 @@ from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
 from tiering.residency import Ids, Tier
 from tiering.rest import Rest
-from tiering.restore import restore
+from tiering.restore import Restore
 from tiering.sizes import Sizes
 from tiering.swaps import Stash, Swaps
 from tiering.transfers import NAMES, Transfer
@@ -134,6 +133,7 @@ class Index:
         self._swaps = Swaps(self._holdings, self._eviction, self._outbox)
         self._expiry = Expiry(self._holdings, self._eviction, config.ttl_s)
         self._uses = Uses(self._holdings, self._outbox, config.uses_told_within_s)
+        self._restore = Restore(self._holdings, self._eviction, self._expiry, self._outbox)
         self._leases = Leases(
             self._holdings,
             self._holes,
@@ -146,6 +146,7 @@ class Index:
                 self._eviction.departed,
                 self._loads,
                 self._expiry,
+                self._restore,
                 host_loads=config.loads,
                 mark_shift=config.mark_shift,
             ),
@@ -354,9 +355,10 @@ class Index:
         if not can_read:
             self._loads.give_up(MissReason.TIER_OFF)
         self._loads.plan()
-        self._writes.plan(disk_ready=can_write)
+        if not self.restoring:  # or what is there already would be written again
+            self._writes.plan(disk_ready=can_write)
         self._sizes.plan(writing=self._outbox.blocks_in_flight(Write) > 0)
-        self._uses.plan(self._now_s, disk_ready=can_write)
+        self._uses.plan(self._now_s, disk_ready=can_write and not self.restoring)
         self._note_what_happened(can_read=can_read, can_write=can_write)
         return self._outbox.take()
 
@@ -460,6 +462,7 @@ class Index:
 
     def clear(self) -> bool:
         """Forget every block in every tier that is not in use. False if something is, and stays."""
+        self._restore.clear()
         residency = self._holdings.residency
         roots = np.flatnonzero(residency.live & (residency.parent < 0))
         removed = [self._eviction.remove(block, MissReason.REMOVED) for block in roots.tolist()]
@@ -470,6 +473,7 @@ class Index:
 
         Of those nothing is counted on that the disk has: the store erases it.
         """
+        self._restore.erase(owner)
         for block in self._holdings.tops_of(owner).tolist():
             self._eviction.remove_idle(self._holdings.radix.subtree(block)[::-1], MissReason.REMOVED)
         self._eviction.departed.forget()
@@ -488,6 +492,7 @@ class Index:
         been of the old files, and nothing is there. What may have been written to the empty store already is deleted
         with the rest.
         """
+        self._restore.end()
         self._outdated_reads.update(self._outbox.numbers(Read))
         self._reads_rest.end()
         self._writes_rest.end()
@@ -500,23 +505,32 @@ class Index:
         self._holes.prune(lost)
         self.events.append("fresh_start", blocks=len(lost))
 
-    def restore(self, found: Iterable[BlockMeta], *, now_s: float, now_ns: int) -> None:
-        """Enter what a store holds into an empty index. Records whose parents are missing are forgotten.
+    def begin_restore(self, now_s: float) -> None:
+        """A store is being listed, and may hold what is not in this index, which is empty: see Restore. `now_s`: as for `at`.
 
-        `now_s`: as for `at`; `now_ns`: the same moment on the clock of `BlockMeta.used_ns`. A block is as old as that
-        one says, and new if it says that the block has yet to be used.
+        Nothing is written until `restore` or `end_restore` has ended that.
         """
-        assert not len(self._holdings.radix), "only an empty index can be restored"
         self.at(now_s)
-        orphans = restore(self._holdings, self._root_key, found, now_ns)
-        self.at(now_s)
-        if orphans:
-            self._outbox.send(Forget(tuple(orphans)))
-        self._eviction.fit_disk()  # the capacity may be smaller than it was
+        self._restore.begin(now_s)
+
+    def restore(self, found: Found) -> Steps[None]:
+        """An errand: enter what the store holds. Records whose parents are missing are forgotten."""
+        yield from self._restore.enter(found)
+        self.events.append("restored", blocks=self._restore.num_entered)
+
+    def end_restore(self, error: Exception) -> None:
+        """The store cannot be listed: go on as if it held nothing."""
+        self._restore.end()
+        self.events.append("failed", move="restore", blocks=0, error=type(error).__name__)
+
+    @property
+    def restoring(self) -> bool:
+        """Whether the disk may hold what is not in the index yet."""
+        return self._restore.under_way
 
     def tell_uses(self) -> None:
         """The end is near: let the disk know of all uses that it does not know of yet, up to a bound."""
-        if self._can_write:
+        if self._can_write and not self.restoring:
             self._uses.tell_all()
 
     @property
@@ -532,7 +546,8 @@ class Index:
 
     @property
     def _can_write(self) -> bool:
-        return self.config.disk_bytes > 0 and not self._writes.hang and self._writes_rest.over(self._now_s)
+        works = not self._writes.hang and self._writes_rest.over(self._now_s)
+        return self.config.disk_bytes > 0 and works
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -549,7 +564,7 @@ class Index:
         tiers = self._holdings.stats()
         tiers[DISK.label]["ready"] = self._can_read and self._can_write
         tiers[DISK.label]["overdue_reads"] = self._outbox.num_overdue(Read)
-        tiers[DISK.label] |= self._traffic()
+        tiers[DISK.label] |= self._traffic() | self._restore.stats()
         for tier in Tier:
             tiers[tier.label]["evicted"] = self._eviction.evicted[tier]
             tiers[tier.label]["dropped"] = self._eviction.dropped[tier]
@@ -589,6 +604,7 @@ class Index:
         self._holdings.check()
         self._holes.check()
         self._expiry.check()
+        self._restore.check()
         self._sizes.check()
         self._leases.check()
         self._swaps.check()

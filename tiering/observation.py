@@ -32,6 +32,8 @@ class Observed:
     """Blocks that the index knew, the matched ones among them."""
     stop: MissReason | None
     """Why the match ended before them; None if it did not."""
+    restoring: bool
+    """Whether the disk might have had what the index did not know yet."""
     onwards: bytes
     """The tokens that follow the known blocks in the cached prompt most like this one, as far as they may be of use."""
     departed: DepartedView

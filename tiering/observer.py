@@ -13,6 +13,7 @@ from tiering.loads import Loads
 from tiering.observation import Observed
 from tiering.radix import Tokens
 from tiering.residency import NO_BLOCK, Ids, Tier
+from tiering.restore import Restore
 
 _LEAST_ONWARDS_TOKENS: Final = 8192
 _ONWARDS_BY_ASKED: Final = 2
@@ -29,6 +30,7 @@ class Observer:
         departed: Departed,
         loads: Loads,
         expiry: Expiry,
+        restore: Restore,
         *,
         host_loads: bool,
         mark_shift: int,
@@ -36,6 +38,7 @@ class Observer:
         """`mark_shift`: bits of token ids from this one up only keep prompts apart; see IndexConfig."""
         self._holdings, self._departed = holdings, departed
         self._loads, self._expiry = loads, expiry
+        self._restore = restore
         self._host_loads = host_loads
         self._same = (1 << mark_shift) - 1
 
@@ -68,6 +71,7 @@ class Observer:
             tiers=self._tiers(matched),
             known_blocks=len(known),
             stop=stop,
+            restoring=self._restore.under_way,
             onwards=onwards,
             departed=self._departed.view(),
             seed=radix.seed,

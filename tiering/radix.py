@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiering.descent import Descent, Spans
-from tiering.fingerprints import fingerprints
+from tiering.fingerprints import add_fingerprints, fingerprints
 from tiering.following import Following
 from tiering.node import ID_BYTES, Node, NodeLists, ids_of, untrack
 from tiering.onwards import onwards
@@ -392,3 +392,91 @@ class RadixIndex:
         counts = residency.num_children[ids]
         assert (counts[:-1] == 1).all(), "a block within a node has its successor for an only child"
         assert counts[-1] == sum(1 for _ in child.each_child()), "a node's last block miscounts its children"
+
+    # ---- many at once
+
+    def plant(
+        self,
+        tokens: bytes,
+        lengths: Sequence[int],
+        tails: Sequence[int],
+        after: Sequence[int],
+        alone: Sequence[bool],
+    ) -> tuple[Ids, int]:
+        """`extend` for many runs of new blocks, in microseconds each, as far as they meet nothing that is there.
+
+        tokens: of all blocks, run by run.   lengths: blocks of each run, at most max_node_blocks.   tails: the block
+        that each follows, NO_BLOCK for none, unless it follows the last block of a run of this call: that run's number
+        is in `after`, which is -1 for the others.   alone: whether no other run that will come follows the same block.
+
+        Answers the ids of the first runs' blocks, and how many runs these are: it ends at one whose first block is there
+        already, or that follows a block behind which its node goes on. `extend` takes that one.
+        """
+        block_bytes, number_of = self._block_bytes, self._residency.node
+        ids = self._residency.allocate(sum(lengths))
+        packed, nodes, stop = ids.astype(np.int32).tobytes(), list[Node](), 0
+        for length, tail, run, only in zip(lengths, tails, after, alone, strict=True):
+            if run >= 0:
+                up = nodes[run]
+            elif tail == NO_BLOCK:
+                up = self._root
+            elif (up := self._node(number_of.item(tail))).last != tail:
+                break
+            start, stop = stop, stop + length
+            edge = tokens[start * block_bytes : stop * block_bytes]
+            if up.children is not None and up.child(edge[:block_bytes]) is not None:
+                stop = start
+                break
+            nodes.append(self._plant_one(up, edge, packed[start * ID_BYTES : stop * ID_BYTES], only=only))
+        self._residency.free(ids[stop:])
+        ids, num_runs = ids[:stop], len(nodes)
+        self._num_blocks += stop
+        if num_runs:
+            numbers = [node.number for node in nodes]
+            self._fill_in(ids, tokens, lengths[:num_runs], tails[:num_runs], after[:num_runs], numbers)
+        return ids, num_runs
+
+    def _plant_one(self, up: Node, edge: bytes, ids: bytes, *, only: bool) -> Node:
+        """A run below the last block of a node: in it, if that is a leaf, will stay a run, and has room."""
+        fits = only and len(up.ids) + len(ids) <= self._max_node_blocks * ID_BYTES
+        if not fits or up.children is not None or up is self._root:
+            return self._new_node(up, edge, ids)
+        up.edge += edge
+        up.ids += ids
+        up.version += 1
+        self.watch.note(up.number)
+        return up
+
+    def _fill_in(
+        self,
+        ids: Ids,
+        tokens: bytes,
+        lengths: Sequence[int],
+        tails: Sequence[int],
+        after: Sequence[int],
+        numbers: Sequence[int],
+    ) -> None:
+        """The columns of blocks that were planted."""
+        residency = self._residency
+        counts, behind = np.array(lengths), np.array(after)
+        stops = np.cumsum(counts)
+        above = np.where(behind >= 0, ids[stops[behind] - 1], np.array(tails))
+        residency.parent[ids[1:]] = ids[:-1]
+        residency.parent[ids[stops - counts]] = above
+        residency.node[ids] = np.repeat(numbers, counts)
+        residency.num_children[ids] = 1
+        residency.num_children[ids[stops - 1]] = 0
+        np.add.at(residency.num_children, above[above != NO_BLOCK], 1)
+        befores = np.where(above == NO_BLOCK, np.uint64(self.seed), residency.fingerprint[above])
+        chain: list[int] = []
+        ends = stops.tolist()
+        for length, run, before in zip(lengths, after, befores.tolist(), strict=True):
+            add_fingerprints(
+                tokens,
+                self._block_bytes,
+                len(chain),
+                length,
+                chain[ends[run] - 1] if run >= 0 else before,
+                chain,
+            )
+        residency.fingerprint[ids] = np.array(chain, dtype=np.uint64)

@@ -11,6 +11,8 @@ from tiering.moves import Forget
 from tiering.outbox import Outbox
 from tiering.residency import Ids, Mask, Tier
 
+_EVICTED = MissReason.EVICTED  # members of an enum take longer to look up
+
 
 class Removal:
     """Gives up copies. A block's last one goes only together with all that follows it, in every tier."""
@@ -59,7 +61,7 @@ class Removal:
         if not residency.is_only_in(tier, block):
             return False
         fingerprint = residency.fingerprint.item(block)
-        self.departed.note_one(fingerprint, tier, MissReason.EVICTED, self._holdings.order.now_s)
+        self.departed.note_one(fingerprint, tier, _EVICTED, self._holdings.order.now_s)
         if tier is DISK:
             self.forget(np.array([block], dtype=np.intp))
         self._holdings.drop_leaf(tier, block)

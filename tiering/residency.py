@@ -136,6 +136,11 @@ class Residency:
         self.node[ids] = NO_NODE
         return ids
 
+    def reserve(self, n: int) -> None:
+        """Make room for `n` ids more at once: later, with many there, growing would take long."""
+        if self._num_fresh + n > self._capacity:
+            self._resize(self._num_fresh + n)
+
     def free(self, ids: Ids) -> None:
         """Take ids back and reset their columns.
 
@@ -299,6 +304,11 @@ class Residency:
         """Remember the key of one block."""
         self.key[block] = np.frombuffer(key, dtype=np.uint8)
         self.has_key[block] = True
+
+    def set_keys(self, ids: Ids, keys: NDArray[np.uint8]) -> None:
+        """Remember the keys of blocks, [n, KEY_BYTES]."""
+        self.key[ids] = keys
+        self.has_key[ids] = True
 
     def key_of(self, block: int) -> BlockKey | None:
         """The key of one block, None if nobody has computed it."""

@@ -1,94 +1,233 @@
-"""Rebuilding the index from what a store says it holds: keys, parents, tokens, ages; no payload is read."""
+"""Taking up again what a store holds: keys, parents, tokens, ages; no payload is read. A part at a time, while requests run."""
 
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kvstore.block import BlockKey
-from kvstore.store import BlockMeta
-from tiering.holdings import DISK, Holdings
+from tiering.errands import Steps
+from tiering.eviction import Eviction
+from tiering.expiry import Expiry
+from tiering.found import Found
+from tiering.holdings import ABSENT, DISK, Holdings
+from tiering.moves import Forget
+from tiering.outbox import Outbox
 from tiering.residency import NO_BLOCK, Ids
 
-_SAME_AGE_S = 1e-3  # what a float loses of a time since 1970 is less
+_STEP_RUNS: Final = 128
+_STEP_BLOCKS: Final = 384
+"""In one step: a quarter of a millisecond, or half where all runs are short."""
+_GONE: Final = -2
+"""In place of the last block of a run that was not taken up."""
 
 
-@dataclass(slots=True)
-class _Run:
-    """Blocks that follow each other without a branch."""
+class Restore:
+    """From `begin` to the end of `enter`: what is found is entered into the index, the most recently used first.
 
-    metas: list[BlockMeta]
-    ids: Ids
-    above: "_Run | None"
-    below_ns: int = -1
-    """When what follows it was last used."""
-
-
-def restore(
-    holdings: Holdings, root_key: BlockKey, found: Iterable[BlockMeta], now_ns: int
-) -> list[BlockKey]:
-    """Enter the blocks that reach back to the root, least recently used first. Answers the other keys.
-
-    It is `holdings.order.now_s`, and by the clock of the metas `now_ns`. What they say of later times, as after a clock
-    was set back, cannot be: it was used now, and the disk is to be told so. So it is of uses that only what follows a block tells.
+    What is not in yet is a miss. Meanwhile nothing is written and nothing leaves the store, so what was found is there;
+    but requests enter blocks, and what was entered may leave the index again. A block that a request has computed has a
+    copy on disk from then on. What would follow a block that has left, or an owner has had erased, is deleted.
     """
-    runs, others = _enter(holdings, root_key, found)
-    now_s = holdings.order.now_s
-    for used_ns, block in sorted(_uses(runs)):
-        holdings.order.now_s = now_s - max(0, now_ns - used_ns) / 1e9
-        holdings.order.touch(holdings.radix.path(block))
-    holdings.order.now_s = now_s
-    _note_what_is_told(holdings, runs, now_ns)
-    return others
+
+    def __init__(self, holdings: Holdings, eviction: Eviction, expiry: Expiry, outbox: Outbox) -> None:
+        self._holdings, self._eviction = holdings, eviction
+        self._expiry, self._outbox = expiry, outbox
+        self._begun_s = 0.0
+        self._erased: set[bytes] = set()
+        self._cleared = False
+        self.under_way = False
+        """Whether the store may hold blocks that are not in the index yet."""
+        self.num_found: int | None = None
+        """Blocks that are to be entered; None while that is not known."""
+        self.num_entered = 0
+        """Of those, how many were looked at."""
+
+    def begin(self, now_s: float) -> None:
+        """A store is being listed. The index is empty."""
+        assert not len(self._holdings.radix), "only an empty index can be restored"
+        self._holdings.order.leave_past()
+        self._begun_s, self.under_way = now_s, True
+
+    def end(self) -> None:
+        """No more is entered: the store could not be listed, or has lost what was found."""
+        if self.under_way:
+            self.under_way = False
+            self._holdings.order.forget_past()
+
+    def clear(self) -> None:
+        """What is not entered yet is to be deleted."""
+        self._cleared = self.under_way
+
+    def erase(self, owner: bytes) -> None:
+        """What the owner has is not to be entered any more."""
+        if self.under_way:
+            self._erased.add(owner)
+
+    def enter(self, found: Found) -> Steps[None]:
+        """An errand: enter what was found; then it is over. Ends early if `end` is called meanwhile."""
+        if not self.under_way:
+            return
+        holdings = self._holdings
+        self.num_found = len(found)
+        holdings.residency.reserve(len(found))
+        holdings.order.recall(self._begun_s - found.ages_s)
+        if found.others:
+            self._outbox.send(Forget(tuple(found.others)))
+        part = _Entering(holdings, self._outbox, found, self._erased)
+        for first, end in _steps(found):
+            if self._cleared:
+                part.forget(np.arange(found.starts[first], len(found)))
+                break
+            part.enter(first, end)
+            self.num_entered = int(found.starts[end])
+            self._eviction.fit_disk()  # the capacity may be smaller than it was
+            self._expiry.came_older()
+            yield None
+            if not self.under_way:
+                return
+        self.end()
+
+    def stats(self) -> dict[str, Any]:
+        """How far it is."""
+        return {
+            "restoring": self.under_way,
+            "found_blocks": self.num_found,
+            "restored_blocks": self.num_entered,
+        }
+
+    def check(self) -> None:
+        """Raise AssertionError if blocks are recalled that nobody enters."""
+        order = self._holdings.order
+        assert self.under_way or not order.num_waiting, "uses wait for blocks that do not come"
 
 
-def _note_what_is_told(holdings: Holdings, runs: list[_Run], now_ns: int) -> None:
-    residency, order = holdings.residency, holdings.order
-    ids = np.concatenate([np.empty(0, dtype=np.intp), *(run.ids for run in runs)])
-    by_disk_s = (
-        now_ns - np.array([meta.used_ns for run in runs for meta in run.metas], dtype=np.int64)
-    ) / 1e9
-    told = (by_disk_s >= 0) & (by_disk_s - (order.now_s - order.touched_s(ids)) < _SAME_AGE_S)
-    residency.told[ids] = np.where(told, residency.stamp[ids], 0)
+class _Entering:
+    """Enters runs, in their order. Keeps where each ends."""
 
+    def __init__(self, holdings: Holdings, outbox: Outbox, found: Found, erased: set[bytes]) -> None:
+        self._holdings, self._outbox, self._found, self._erased = holdings, outbox, found, erased
+        self._tails = np.full(found.num_runs + 1, NO_BLOCK, dtype=np.int64)
+        """The id of each run's last block. One more, which runs that follow none find by their -1."""
 
-def _enter(
-    holdings: Holdings, root_key: BlockKey, found: Iterable[BlockMeta]
-) -> tuple[list[_Run], list[BlockKey]]:
-    """The runs that reach back to the root, each after the one above it, and the keys of other blocks."""
-    children: defaultdict[BlockKey, list[BlockMeta]] = defaultdict(list)
-    for meta in found:
-        children[meta.parent_key].append(meta)
-    runs: list[_Run] = []
-    starts: list[tuple[_Run | None, BlockMeta]] = [(None, meta) for meta in children.pop(root_key, [])]
-    while starts:
-        above, meta = starts.pop()
-        metas = [meta]
-        while len(below := children.pop(metas[-1].key, [])) == 1:
-            metas.append(below[0])
-        parent = NO_BLOCK if above is None else above.ids.item(-1)
-        ids = holdings.radix.extend(parent, b"".join(meta.tokens for meta in metas))
-        for block, meta in zip(ids.tolist(), metas, strict=True):
-            holdings.residency.set_key(block, meta.key)
-        holdings.residency.owner[ids] = [holdings.owners.number(meta.owner) for meta in metas]
-        sizes = np.array([meta.stored_bytes for meta in metas], dtype=np.int64)
+    def enter(self, first: int, end: int) -> None:
+        """The runs from `first` up to `end`."""
+        while first < end:
+            first = self._plant(first, end)
+            if first < end:
+                self._merge(first)
+                first += 1
+
+    def _plant(self, first: int, end: int) -> int:
+        """Enter runs as long as they are wholly new. Answers the first that may not be."""
+        found, holdings = self._found, self._holdings
+        after = found.after[first:end]
+        end = first + _first_false(self._may_follow(after, first) & self._is_wanted(first, end))
+        if end == first:
+            return first
+        after = after[: end - first]
+        inside = after >= first
+        start, stop = found.starts[[first, end]].tolist()
+        ids, num_runs = holdings.radix.plant(
+            found.tokens[start:stop].tobytes(),
+            np.diff(found.starts[first : end + 1]).tolist(),
+            np.where(inside, NO_BLOCK, self._tails[after]).tolist(),
+            np.where(inside, after - first, -1).tolist(),
+            found.alone[first:end].tolist(),
+        )
+        end = first + num_runs
+        ends = found.starts[first + 1 : end + 1]
+        self._tails[first:end] = ids[ends - start - 1]
+        self._arrive(
+            ids,
+            np.arange(start, start + len(ids)),
+            np.repeat(found.uses[first:end], np.diff(ends, prepend=start)),
+        )
+        return end
+
+    def _may_follow(self, after: NDArray[np.int64], first: int) -> NDArray[np.bool_]:
+        """Whether what runs follow is there still: their ids may have been given to others."""
+        fits = np.ones(len(after), dtype=np.bool_)
+        old = np.flatnonzero((after >= 0) & (after < first))
+        fits[old] = self._is_there(after[old])
+        return fits
+
+    def _is_there(self, runs: NDArray[np.int64]) -> NDArray[np.bool_]:
+        residency, tails = self._holdings.residency, self._tails[runs]
+        mask: NDArray[np.bool_] = (tails >= 0) & residency.live[tails] & residency.has_key[tails]
+        mask &= (residency.key[tails] == self._found.keys[self._found.starts[runs + 1] - 1]).all(axis=1)
+        return mask
+
+    def _is_wanted(self, first: int, end: int) -> NDArray[np.bool_]:
+        """Whether no block of these runs is an owner's who had them erased."""
+        found, wanted = self._found, np.ones(end - first, dtype=np.bool_)
+        erased = [place for place, owner in enumerate(found.owner_table) if owner in self._erased]
+        if erased:
+            start, stop = found.starts[[first, end]].tolist()
+            of_them = np.isin(found.owners[start:stop], erased)
+            wanted &= ~np.logical_or.reduceat(of_them, found.starts[first:end] - start)
+        return wanted
+
+    def _merge(self, run: int) -> None:
+        """Enter a run that is there in part, or delete it: it follows what has left, or was erased."""
+        found, holdings = self._found, self._holdings
+        above = found.after[run : run + 1]
+        start, stop = found.starts[[run, run + 1]].tolist()
+        follows = above.item() < 0 or self._is_there(above).item()
+        if not follows or not self._is_wanted(run, run + 1).item():
+            self._tails[run] = _GONE
+            self.forget(np.arange(start, stop))
+            return
+        tail = int(self._tails[above.item()])
+        ids = holdings.radix.extend(tail, found.tokens[start:stop].tobytes())
+        self._tails[run] = ids.item(-1)
+        numbers = np.arange(start, stop)
+        known = (
+            holdings.residency.state[DISK][ids] != ABSENT
+        )  # two keys for the same tokens: one is no chain's
+        self.forget(numbers[known & (holdings.residency.key[ids] != found.keys[numbers]).any(axis=1)])
+        new = ids[~known]
+        self._arrive(new, numbers[~known], np.full(len(new), found.uses[run]))
+
+    def _arrive(self, ids: Ids, numbers: NDArray[np.intp], uses: NDArray[np.int64]) -> None:
+        """The disk has these blocks. Those that a request has entered were used since, and are whose it said."""
+        if not len(ids):
+            return
+        found, holdings = self._found, self._holdings
+        residency = holdings.residency
+        residency.set_keys(ids, found.keys[numbers])
+        untouched = residency.stamp[ids] == 0
+        residency.owner[ids[untouched]] = self._owner_numbers(found.owners[numbers[untouched]])
+        holdings.order.recalled(ids[untouched], uses[untouched])
+        sizes = found.stored_bytes[numbers]
         holdings.expect(DISK, ids, sizes)
         holdings.arrived(DISK, ids, sizes)
-        runs.append(_Run(metas, ids, above))
-        starts.extend((runs[-1], meta) for meta in below)
-    return runs, [meta.key for metas in children.values() for meta in metas]
+        told = untouched & found.told[numbers]
+        residency.told[ids] = np.where(told, residency.stamp[ids], 0)
+
+    def _owner_numbers(self, places: NDArray[np.int32]) -> NDArray[np.int32]:
+        table, owners = self._found.owner_table, self._holdings.owners
+        if len(table) == 1:
+            return np.full(len(places), owners.number(table[0]), dtype=np.int32)
+        return np.array([owners.number(table[place]) for place in places.tolist()], dtype=np.int32)
+
+    def forget(self, numbers: NDArray[np.intp]) -> None:
+        """Have the records of these blocks deleted."""
+        if len(numbers):
+            self._outbox.send(Forget(tuple(key.tobytes() for key in self._found.keys[numbers])))
 
 
-def _uses(runs: list[_Run]) -> list[tuple[int, int]]:
-    """The last uses, by time and the last block of the path: of a block, those of what follows it are uses too."""
-    uses = []
-    for run in reversed(runs):
-        used_ns = run.below_ns
-        for meta, block in zip(reversed(run.metas), reversed(run.ids.tolist()), strict=True):
-            if meta.used_ns > used_ns:
-                used_ns = meta.used_ns
-                uses.append((used_ns, block))
-        if run.above is not None:
-            run.above.below_ns = max(run.above.below_ns, used_ns)
-    return uses
+def _steps(found: Found) -> Iterator[tuple[int, int]]:
+    """Runs that are entered together: the first of them, and the one behind the last."""
+    first, starts = 0, found.starts
+    while first < found.num_runs:
+        most = int(np.searchsorted(starts, starts[first] + _STEP_BLOCKS, side="right")) - 1
+        end = max(first + 1, min(first + _STEP_RUNS, most))
+        yield first, end
+        first = end
+
+
+def _first_false(mask: NDArray[np.bool_]) -> int:
+    """The place of the first False, or the length."""
+    wrong = np.flatnonzero(~mask)
+    return wrong.item(0) if len(wrong) else len(mask)

@@ -36,7 +36,7 @@ class SlotTable:
         self._counts = [num_slots, 0, 0, 0, 0]
         # A stack whose top hands out the lowest numbers first; int32 at rest.
         self._free = np.arange(num_slots - 1, -1, -1, dtype=np.int32)
-        self._order = np.zeros(num_slots, dtype=np.int32)  # scratch of _count_distinct
+        self._order = np.zeros(num_slots, dtype=np.uint16)  # scratch of _are_distinct
 
     def grow(self, num_slots: int) -> None:
         """There are `num_slots` from now on, at least as many as before; new ones are FREE, and go after those that are."""
@@ -45,7 +45,7 @@ class SlotTable:
         new = np.arange(num_slots - 1, self.num_slots - 1, -1, dtype=np.int32)
         self._free = np.concatenate([new, self._free])
         self._states = np.concatenate([self._states, np.zeros(more, dtype=np.uint8)])
-        self._order = np.zeros(num_slots, dtype=np.int32)
+        self._order = np.zeros(num_slots, dtype=np.uint16)
         self._counts[SlotState.FREE] += more
 
     def retire(self, n: int) -> int:
@@ -133,12 +133,17 @@ class SlotTable:
         assert np.count_nonzero(right) == len(slots), (
             f"slots {slots.tolist()} must be {state.name}, found {found.tolist()}"
         )
-        if len(slots) > 1:  # a duplicate would be counted, and freed, twice
-            order = np.arange(len(slots), dtype=np.int32)
-            self._order[slots] = order
-            assert np.count_nonzero(self._order.take(slots) == order) == len(slots), (
-                f"a slot is named twice in {slots.tolist()}"
-            )
+        # a duplicate would be counted, and freed, twice
+        assert self._are_distinct(slots), f"a slot is named twice in {slots.tolist()}"
+
+    def _are_distinct(self, slots: Slots) -> bool:
+        if len(slots) < 2:
+            return True
+        if len(slots) > np.iinfo(self._order.dtype).max:
+            return len(np.unique(slots)) == len(slots)
+        order = np.arange(len(slots), dtype=self._order.dtype)
+        self._order[slots] = order
+        return np.count_nonzero(self._order.take(slots) == order) == len(slots)
 
     def _move(self, n: int, from_state: SlotState, to_state: SlotState) -> None:
         self._counts[from_state] -= n

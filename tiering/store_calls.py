@@ -1,14 +1,20 @@
 """What a store is called for, on threads of its own: whatever it does, the thread that computes does not wait for it."""
 
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 
 from kvstore.block import BlockKey, chain_key
+from kvstore.errors import StoreError
+from kvstore.metas import BlockMetas
 from kvstore.slots import SlotMemory
 from kvstore.store import BlockRef, Store
+from tiering.found import Found, arranged
 from tiering.io_threads import Jobs
 from tiering.moves import Forget, HasRead, Read, Touch, Write, Written
+
+_log = logging.getLogger(__name__)
 
 
 class StoreCalls:
@@ -34,6 +40,7 @@ class StoreCalls:
         self._store, self._slab, self._report = store, slab, report
         self._readers, self._writer = jobs("read", read_threads), jobs("write", 1)
         self._touch_until_s = float("inf")
+        self._closing = False
         self.num_failed_deletes = 0
         """Records that could not be deleted."""
         self.num_failed_touches = 0
@@ -61,12 +68,20 @@ class StoreCalls:
         """Erase what the store has of an owner's. `erased` gets `all_gone`, or what the store raises."""
         self._writer.put(lambda: self._erase(owner, erased, all_gone=all_gone))
 
+    def find(self, root_key: BlockKey, now_ns: int, found: Callable[[Found | Exception], None]) -> None:
+        """List what the store holds; `found` gets it, on the thread that did, or why that could not be done, twice.
+
+        `now_ns`: the time on the store's clock. It comes before whatever is asked for later, so nothing leaves meanwhile.
+        """
+        self._writer.put(lambda: found(self._find(root_key, now_ns)))
+
     def touch_for(self, seconds: float) -> None:
         """The end is near: uses that are not noted by then are worth less than an end in time, and are left."""
         self._touch_until_s = time.monotonic() + seconds
 
     def close(self, timeout_s: float) -> bool:
         """Let reads, and then the rest, end for so long each. False if one hangs: then the store must stay open. Idempotent."""
+        self._closing = True
         return self._readers.close(timeout_s) & self._writer.close(timeout_s)
 
     # --- on the threads -------------------------------------------------------------------------------------------
@@ -94,6 +109,23 @@ class StoreCalls:
             return Written(move.number, tuple(self._store.put_many(refs, views)), computed)
         except Exception as error:  # noqa: BLE001 - the thread's top: the blocks stay where they are
             return Written(move.number, keys=computed, error=error)
+
+    def _find(self, root_key: BlockKey, now_ns: int) -> Found | Exception:
+        try:
+            try:
+                return arranged(self._pages(), root_key, now_ns)
+            except StoreError:  # what is damaged is found by reading it: a disk store goes on empty then
+                self._store.sync()
+                return arranged(self._pages(), root_key, now_ns)
+        except Exception as error:  # noqa: BLE001 - the thread's top: the index goes on without
+            _log.error("what is on disk cannot be listed, and is not used: %s", error, extra={"error": error})
+            return error
+
+    def _pages(self) -> Iterator[BlockMetas]:
+        for page in self._store.scan():
+            if self._closing:
+                return
+            yield page
 
     def _forget(self, move: Forget) -> None:
         try:

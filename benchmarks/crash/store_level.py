@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.faults import tries
 from kvstore.disk import LmdbStore
 from kvstore.disk.environment import page_rounded
+from kvstore.metas import metas_of
 from kvstore.store import BlockRef
 from kvstore.testing import Block, chain, kv_like, read
 
@@ -120,7 +121,7 @@ def complaints(directory: Path, blocks: Blocks, expected: Expected) -> Iterator[
             store.check()
         except AssertionError as error:
             yield f"check: {error}"
-        records = (store.raw().read(meta.key) for meta in store.scan())
+        records = (store.raw().read(meta.key) for meta in metas_of(store))
         real = sum(page_rounded(len(record)) for record in records if record is not None)
         if store.stats().stored_bytes != real:
             yield f"{store.stats().stored_bytes} bytes are accounted, {real} are there"

@@ -24,6 +24,7 @@ from kvstore.layers import (
     Hang,
     ShortData,
 )
+from kvstore.metas import metas_of
 from kvstore.record import VERSION, RecordFormat, header_bytes
 from kvstore.store import BlockRef
 
@@ -62,7 +63,7 @@ class Kind:
 
 
 def _refs(store: LmdbStore) -> list[BlockRef]:
-    return [BlockRef(meta.key, meta.parent_key, meta.tokens) for meta in store.scan()]
+    return [BlockRef(meta.key, meta.parent_key, meta.tokens) for meta in metas_of(store)]
 
 
 def on_record(change: Callable[[LmdbStore, BlockRef, bytes, Random], bytes]) -> OnStore:

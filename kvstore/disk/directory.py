@@ -1,7 +1,8 @@
 """The directory of a disk store: who has it open, and whether it was left in order.
 
     PATH/v1/lock       held by flock(2) while a store is open; says by which process, until that ends in order
-    PATH/v1/clean      there if everything in the environments had reached the disk and nothing was written since
+    PATH/v1/clean      there if everything in the environments had reached the disk and nothing was written since;
+                       says how much that is
     PATH/v1/payload/   LMDB: the records
     PATH/v1/meta/      LMDB: what a scan tells of each record
     PATH/v1/quarantine/  records that failed a check
@@ -104,12 +105,24 @@ class Directory:
         """Whether everything in the environments is known to be on the disk."""
         return self._clean
 
-    def mark_clean(self) -> None:
-        """To be called when the environments have been synced."""
+    def mark_clean(self, counts: bytes) -> None:
+        """To be called when the environments have been synced. `counts`: of what is in them, for the next opening."""
         if not self._clean:
             self._clean = True  # first: should this fail half-way, the next change must look for the mark
-            self._clean_mark.touch(mode=0o600)
-            sync_path(self.root)
+            try:
+                write_new(self._clean_mark, counts)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                self._clean_mark.touch(mode=0o600)  # which takes no room: the next opening counts
+                sync_path(self.root)
+
+    def counts(self) -> bytes | None:
+        """What `mark_clean` was given; None where it cannot be read. It holds as long as the directory is `clean`."""
+        try:
+            return self._clean_mark.read_bytes()
+        except OSError:
+            return None
 
     def mark_unclean(self) -> None:
         """To be called before a change. The mark is gone from the disk when this returns: a loss of power

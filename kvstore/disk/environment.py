@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -162,22 +163,15 @@ def some_items(
     environment: lmdb.Environment, start: bytes, prefix: bytes
 ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
     """One list of `items`, from the key `start` on, and where the next one starts; None after the last."""
-    with lmdb_errors("scanning"), environment.begin() as txn:
-        batch = _items_from(txn.cursor(), start, prefix)
-    more = len(batch) == _KEYS_PER_READ
-    return batch, batch[-1][0] + b"\x00" if more else None  # the least key after the last one
-
-
-def _items_from(cursor: "lmdb.Cursor[bytes]", start: bytes, prefix: bytes) -> list[tuple[bytes, bytes]]:
     batch: list[tuple[bytes, bytes]] = []
-    found = cursor.set_range(start) if start else cursor.first()
-    while found and len(batch) < _KEYS_PER_READ:
-        key, value = cursor.item()
-        if not key.startswith(prefix):
-            break
-        batch.append((key, value))
-        found = cursor.next()
-    return batch
+    with lmdb_errors("scanning"), environment.begin() as txn:
+        cursor = txn.cursor()
+        if cursor.set_range(start) if start else cursor.first():
+            batch = list(islice(cursor.iternext(), _KEYS_PER_READ))
+    more = len(batch) == _KEYS_PER_READ
+    if batch and not batch[-1][0].startswith(prefix):  # in order: what is not of the prefix is behind it
+        batch, more = [item for item in batch if item[0].startswith(prefix)], False
+    return batch, batch[-1][0] + b"\x00" if more else None  # the least key after the last one
 
 
 def keys(environment: lmdb.Environment, at_once: int) -> Iterator[list[bytes]]:

@@ -5,7 +5,9 @@ from typing import Any, Final, Protocol
 
 from kvstore.block import Namespace
 from kvstore.disk.directory import Directory
+from kvstore.disk.entry import Entries
 from kvstore.errors import StoreFailed
+from kvstore.metas import BlockMetas
 from kvstore.reasons import MissReason
 from kvstore.store import BlockMeta
 
@@ -47,11 +49,11 @@ class Form(Protocol):
         """What is to rest of a block's metadata."""
         ...
 
-    def opened_entry(self, rests: BlockMeta) -> BlockMeta | None:
-        """The metadata that rest so; None if they cannot be had."""
+    def opened_entries(self, rests: BlockMetas) -> BlockMetas:
+        """The metadata that rest so, of those blocks whose can be had."""
         ...
 
-    def lost(self, entries: Iterable[tuple[bytes, BlockMeta | None]]) -> list[bytes]:
+    def lost(self, pages: Iterable[Entries]) -> list[bytes]:
         """The keys of those entries whose blocks nobody will ever read again, of any namespace."""
         ...
 
@@ -87,10 +89,10 @@ class Plain:
     def entry(self, meta: BlockMeta) -> BlockMeta:
         return meta
 
-    def opened_entry(self, rests: BlockMeta) -> BlockMeta | None:
+    def opened_entries(self, rests: BlockMetas) -> BlockMetas:
         return rests
 
-    def lost(self, entries: Iterable[tuple[bytes, BlockMeta | None]]) -> list[bytes]:  # noqa: ARG002 - none is
+    def lost(self, pages: Iterable[Entries]) -> list[bytes]:  # noqa: ARG002 - none is
         return []
 
     def destroy(self, owner: bytes) -> None:

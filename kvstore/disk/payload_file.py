@@ -3,7 +3,7 @@
 LMDB finds a value and hands out its address in the map. What is not in memory there comes as its pages are touched: the kernel
 makes room for each page, maps it, keeps a copy beside the one in host memory, and ends the process if the disk fails (SIGBUS).
 So LMDB is asked where a value lies, and what is not in memory is read from there, in the order in which it lies, several values
-with one request, into a buffer. What is in memory is looked at where it is. See docs/adr/0008.
+with one request, into a buffer. What is in memory is looked at where it is. See docs/adr/0010.
 """
 
 import ctypes

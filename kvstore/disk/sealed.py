@@ -6,14 +6,17 @@ from dataclasses import replace
 from functools import cache
 from typing import Any, Final
 
+import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from kvstore.block import KEY_BYTES, Namespace
 from kvstore.codec import as_bytes
+from kvstore.disk.entry import Entries
 from kvstore.disk.envelope import HEADER_BYTES, NONCE_BYTES, pack_header, verified_header
 from kvstore.disk.keyring import Keyring
 from kvstore.errors import StoreFailed
+from kvstore.metas import BlockMetas
 from kvstore.reasons import MissReason
 from kvstore.store import OWNER_BYTES, BlockMeta
 
@@ -71,7 +74,10 @@ class Sealed:
         sealed = key.encrypt(nonce, told, _ENTRY)
         return replace(meta, parent_key=bytes(KEY_BYTES), owner=name, tokens=nonce + sealed)
 
-    def opened_entry(self, rests: BlockMeta) -> BlockMeta | None:
+    def opened_entries(self, rests: BlockMetas) -> BlockMetas:
+        return BlockMetas.of(meta for one in rests if (meta := self._opened_entry(one)) is not None)
+
+    def _opened_entry(self, rests: BlockMeta) -> BlockMeta | None:
         key = self._keyring.key_of(rests.owner)
         if key is None:
             return None
@@ -84,12 +90,16 @@ class Sealed:
             rests, key=own, parent_key=parent_key, owner=told[:OWNER_BYTES], tokens=told[OWNER_BYTES:]
         )
 
-    def lost(self, entries: Iterable[tuple[bytes, BlockMeta | None]]) -> list[bytes]:
+    def lost(self, pages: Iterable[Entries]) -> list[bytes]:
         @cache  # what has no key is looked for on the disk each time
         def is_erased(name: bytes) -> bool:
             return self._keyring.key_of(name) is None
 
-        return [key for key, meta in entries if meta is not None and is_erased(meta.owner)]
+        lost = []
+        for page in pages:
+            owners = map(np.ndarray.tobytes, page.metas.owners)
+            lost += [key for key, owner in zip(page.keys, owners, strict=True) if is_erased(owner)]
+        return lost
 
     def destroy(self, owner: bytes) -> None:
         self._keyring.destroy(owner)

@@ -18,7 +18,7 @@ from kvstore.disk.baselines import BaselineFiles
 from kvstore.disk.directory import Directory
 from kvstore.disk.door import Door
 from kvstore.disk.encoding import Encoding
-from kvstore.disk.entry import unpack_entry
+from kvstore.disk.entry import unpack_entries
 from kvstore.disk.environment import Unsound, lmdb_errors, page_rounded, some_items
 from kvstore.disk.form import form_of
 from kvstore.disk.lender import Lender
@@ -31,6 +31,7 @@ from kvstore.disk.tables import Tables, Usage
 from kvstore.disk.worth import Rates, measured
 from kvstore.disk.writer import Writer
 from kvstore.errors import StoreError, StoreFailed, StoreFull
+from kvstore.metas import BlockMetas
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
 from kvstore.record import RecordFormat
@@ -244,7 +245,7 @@ class LmdbStore(Closing):
             if times:
                 self._write(lambda: self._touch(times))
 
-    def scan(self) -> Iterator[BlockMeta]:
+    def scan(self) -> Iterator[BlockMetas]:
         with self._door.enter():
             self._check_sound()
         return self._scan()
@@ -375,7 +376,7 @@ class LmdbStore(Closing):
             batch[self._form.entry_key(ref.key)] = self._form.entry(meta), record
         return batch
 
-    def _scan(self) -> Iterator[BlockMeta]:
+    def _scan(self) -> Iterator[BlockMetas]:
         prefix = self.namespace.digest
         begun, start = self._fresh_starts, cast("bytes | None", prefix)
         while start is not None:
@@ -383,9 +384,10 @@ class LmdbStore(Closing):
                 if self._fresh_starts != begun:
                     return  # what there was is gone
                 page, start = some_items(tables.entries, start, prefix)
-            rests = (unpack_entry(key, value) for key, value in page)
-            metas = (self._form.opened_entry(meta) for meta in rests if meta is not None)
-            yield from (meta for meta in metas if meta is not None)
+            for entries in unpack_entries(page):
+                if entries.damaged:
+                    self._writer.post(lambda: self._guarded(self._recount))
+                yield self._form.opened_entries(entries.metas)
 
     def _read_raw(self, key: BlockKey) -> bytes | None:
         with self._door.enter(), self._reading() as tables, tables.records.begin() as txn:
@@ -468,7 +470,7 @@ class LmdbStore(Closing):
 
     def _delete_lost(self) -> None:
         """Delete what nobody can read any more, or it would take space for ever."""
-        lost = self._form.lost(self._tables.scan())
+        lost = self._form.lost(self._tables.pages())
         if lost:
             facts = {"path": self._directory.root, "blocks": len(lost)}
             _log.warning(
@@ -533,6 +535,11 @@ class LmdbStore(Closing):
                 raise Unsound(str(error)) from error
             self._lender.replace(fresh)
             self._forget_facts(but=(self.namespace.digest,))
+
+    def _recount(self) -> None:
+        """A scan has met damaged entries: they are deleted with their records, and no more counted."""
+        self._writer.changed()
+        self._tables.recount()
 
     def _touch(self, used_ns: Mapping[bytes, int]) -> None:
         self._writer.changed()

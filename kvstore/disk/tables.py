@@ -13,13 +13,15 @@ it:
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import groupby
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
 from typing import Any, Final
 
 import lmdb
+import xxhash
 
 from kvstore.disk.directory import Directory
-from kvstore.disk.entry import namespace_of, pack_entry, unpack_entry
+from kvstore.disk.entry import Entries, namespace_of, pack_entry, unpack_entries, unpack_entry
 from kvstore.disk.environment import (
     DataFile,
     Unsound,
@@ -165,11 +167,16 @@ class Tables:
                 total += 0 if meta is None else meta.stored_bytes
         return total
 
-    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, BlockMeta | None]]:
-        """Entry keys and entries, in order; None for an entry that is damaged."""
+    def pages(self, prefix: bytes = b"") -> Iterator[Entries]:
+        """The entries whose keys start with `prefix`, some at a time."""
         for batch in items(self.entries, prefix):
-            for key, value in batch:
-                yield key, unpack_entry(key, value)
+            yield from unpack_entries(batch)
+
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, BlockMeta | None]]:
+        """Entry keys and entries; None for an entry that is damaged."""
+        for page in self.pages(prefix):
+            yield from zip(page.keys, page.metas, strict=True)
+            yield from ((key, None) for key in page.damaged)
 
     def sweep(self) -> int:
         """Delete what has no counterpart in the other environment. Answers how many there were."""
@@ -182,14 +189,21 @@ class Tables:
         """Count everything anew, and delete records whose entry is damaged."""
         usage: dict[bytes, Usage] = {}
         damaged = []
-        for key, meta in self.scan():
-            if meta is None:
-                damaged.append(key)
-            else:
-                _add(usage, key, 1, meta.stored_bytes)
+        for page in self.pages():
+            damaged += page.damaged
+            _add_all(usage, page)
         self.usage = usage
         for some in _commits(damaged):
             self._remove(some)
+
+    def count(self) -> None:
+        """Know what there is: as the mark of a clean directory says, to which nothing has been written since; or counted."""
+        counts = self._directory.counts() if self._directory.clean else None
+        usage = None if counts is None else _unpacked_usage(counts)
+        if usage is None:
+            self.recount()
+        else:
+            self.usage = usage
 
     def sync(self) -> None:
         """Bring everything to the disk, and say so in the directory unless the environments are out of step.
@@ -211,7 +225,7 @@ class Tables:
             raise Unsound(str(error)) from error
         if not self._unsettled:  # else the next opening must look for what has no counterpart
             with lmdb_errors("marking the directory clean"):
-                self._directory.mark_clean()
+                self._directory.mark_clean(_packed_usage(self.usage))
 
     def check(self) -> None:
         """Raise AssertionError unless the two environments hold the same keys and the counts are right."""
@@ -283,6 +297,34 @@ class Tables:
             _add(self.usage, key, -1, -meta.stored_bytes)
         for key, meta in come:
             _add(self.usage, key, 1, meta.stored_bytes)
+
+
+def _packed_usage(usage: Mapping[bytes, Usage]) -> bytes:
+    """A line for each namespace, and a checksum of them all."""
+    lines = [f"{digest.hex()} {used.blocks} {used.stored_bytes}" for digest, used in usage.items()]
+    body = "".join(f"{line}\n" for line in lines)
+    return f"{body}{xxhash.xxh3_64_hexdigest(body.encode())}\n".encode()
+
+
+def _unpacked_usage(counts: bytes) -> dict[bytes, Usage] | None:
+    """None for what was not written as it is."""
+    try:
+        *lines, _ = counts.decode().splitlines()
+        rows = [line.split(" ") for line in lines]
+        usage = {bytes.fromhex(digest): Usage(int(blocks), int(size)) for digest, blocks, size in rows}
+    except ValueError:
+        return None
+    return usage if _packed_usage(usage) == counts else None
+
+
+def _add_all(usage: dict[bytes, Usage], page: Entries) -> None:
+    """Count entries, which are in order."""
+    start = 0
+    for _, group in groupby(page.keys, namespace_of):
+        num_blocks = sum(1 for _ in group)
+        stored_bytes = int(page.metas.stored_bytes[start : start + num_blocks].sum())
+        _add(usage, page.keys[start], num_blocks, stored_bytes)
+        start += num_blocks
 
 
 def _commits(keys: Sequence[bytes]) -> Iterator[Sequence[bytes]]:

@@ -21,11 +21,12 @@ from kvstore.layers.faults import (
     ShortData,
 )
 from kvstore.layers.injector import Injector, Strike
+from kvstore.metas import BlockMetas
 from kvstore.raw import HasRaw, RawRecords
 from kvstore.reasons import MissReason
 from kvstore.reports import NamespaceInfo
 from kvstore.steering import UNCHANGED, Changeable, Elsewhere, KnowsOthers, Unchanged
-from kvstore.store import BlockMeta, BlockRef, ReadOutcome, Store, StoreStats
+from kvstore.store import BlockRef, ReadOutcome, Store, StoreStats
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
@@ -142,7 +143,7 @@ class FaultStore(Closing):
         self._after(strikes, ())
         return num_erased
 
-    def scan(self) -> Iterator[BlockMeta]:
+    def scan(self) -> Iterator[BlockMetas]:
         strikes = self._before("scan", ())
         return self._to_the_end(self.store.scan(), strikes)
 
@@ -218,8 +219,8 @@ class FaultStore(Closing):
                     _litter(strike.random, out[i])
         self._after([strike], ())
 
-    def _to_the_end(self, metas: Iterator[BlockMeta], strikes: Sequence[Strike]) -> Iterator[BlockMeta]:
-        yield from metas
+    def _to_the_end(self, pages: Iterator[BlockMetas], strikes: Sequence[Strike]) -> Iterator[BlockMetas]:
+        yield from pages
         self._after(strikes, ())
 
     def _damage(self, strike: Strike, keys: Sequence[BlockKey]) -> None:

@@ -21,6 +21,7 @@ from kvstore.layers import (
     Hang,
     ShortData,
 )
+from kvstore.metas import metas_of
 from kvstore.store import Store
 from tests.engine.engines import BLOCK, GREEDY, engine_on, tokens
 
@@ -215,7 +216,7 @@ def test_garbage_on_disk_is_never_served(tiny_llama_dir, reference, tmp_path):
         engine.generate(prompt, GREEDY)
         engine.demote("disk")
         [store] = stores
-        for number, meta in enumerate(list(store.scan())):
+        for number, meta in enumerate(list(metas_of(store))):
             if number % 2:
                 store.raw().corrupt(meta.key)
         result = engine.generate(prompt, GREEDY)

@@ -10,6 +10,7 @@ import pytest
 
 from engine import RequestOptions, SamplingParams
 from kvstore import ErrorBefore, FalseMiss, FaultStore, Gate, Hang
+from kvstore.metas import metas_of
 from kvstore.reasons import MissReason
 from kvstore.reports import DifferenceKind, PrefixQuery
 from tests.engine.engines import BLOCK, bytes_of, engine_on, tokens, told, until
@@ -349,7 +350,7 @@ def test_a_record_that_is_damaged_and_what_follows_it(tiny_llama_dir, tmp_path):
     with engine_on(tiny_llama_dir, tmp_path / "kv", wrap_store=below) as engine:
         engine.generate(prompt, SHORT)
         engine.demote("disk")
-        metas = {meta.key: meta for meta in raw[0].scan()}
+        metas = {meta.key: meta for meta in metas_of(raw[0])}
         middle = next(
             meta
             for meta in metas.values()

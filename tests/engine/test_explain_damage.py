@@ -8,6 +8,7 @@ import xxhash
 
 from engine import SamplingParams
 from kvstore import ErrorBefore, FaultStore, Gate, Hang
+from kvstore.metas import metas_of
 from kvstore.reasons import MissReason
 from tests.engine.engines import BLOCK, engine_on, tokens, told, until
 from tiering.transfer.faults import FaultDevice
@@ -36,7 +37,7 @@ DAMAGE = {
 
 def middle(store):
     """The second of the three blocks that are there, and access to its record."""
-    metas = {meta.key: meta for meta in store.scan()}
+    metas = {meta.key: meta for meta in metas_of(store)}
     [last] = metas.keys() - {meta.parent_key for meta in metas.values()}
     return metas[last].parent_key, store.raw()
 
@@ -84,6 +85,30 @@ def test_what_follows_a_lost_block_until_somebody_computes_it(tiny_llama_dir, tm
         until(lambda: told(engine.explain(PROMPT))[1:] == hole)
         assert told(engine.generate(PROMPT, SHORT).cache_report)[1:] == hole
         assert engine.explain(PROMPT).cached_tokens == 48, "it was computed again"
+
+
+def test_what_the_disk_may_have_is_computed_until_it_is_listed_and_not_written_again(
+    tiny_llama_dir, tmp_path
+):
+    with engine_on(tiny_llama_dir, tmp_path / "kv") as engine:
+        engine.generate(PROMPT, SHORT)
+    gate = Gate()
+
+    def layer(store):
+        return FaultStore(store, [Hang(on="scan", gate=gate)])
+
+    with engine_on(tiny_llama_dir, tmp_path / "kv", wrap_store=layer, restore_wait_s=0.0) as engine:
+        assert gate.wait_until_reached(60)
+        report = engine.generate(PROMPT, SHORT).cache_report
+        assert told(report) == [("not_restored", 48), ("not_a_whole_block", 5)]
+        assert report.difference is None
+        gate.open()
+        until(lambda: not engine.stats()["cache"]["tiers"]["disk"]["restoring"])
+        disk = engine.stats()["cache"]["tiers"]["disk"]
+        assert (disk["found_blocks"], disk["restored_blocks"], disk["blocks"]) == (3, 3, 3)
+        engine.flush()
+        assert engine.stats()["cache"]["tiers"]["disk"]["written_bytes"] == 0
+        assert told(engine.explain(PROMPT)) == [("device", 48), ("not_a_whole_block", 5)]
 
 
 def test_a_copy_up_that_fails(tiny_llama_dir):

@@ -13,6 +13,7 @@ from examples.sqlite_store import SqliteStore
 from kvstore import MissReason, StoreClosed, StoreFailed, Unsupported
 from kvstore.disk import capacity_within
 from kvstore.layers import FaultStore, Gate, Hang
+from kvstore.metas import metas_of
 from kvstore.reports import Verified
 from tests.engine.engines import BLOCK, BLOCK_BYTES, GREEDY, bytes_of, engine_on, open_engine, tokens
 
@@ -20,7 +21,7 @@ LONG = SamplingParams(max_tokens=2000, ignore_eos=True)
 
 
 def on_disk(engine) -> set[bytes]:
-    return {meta.key for meta in engine._tiers.store.scan()}
+    return {meta.key for meta in metas_of(engine._tiers.store)}
 
 
 def host_slots(engine) -> int:

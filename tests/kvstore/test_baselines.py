@@ -8,6 +8,7 @@ import pytest
 from kvstore import BlockLayout, FormatError, MissReason, Namespace
 from kvstore.baseline import Baseline, Baselines
 from kvstore.disk import maintenance
+from kvstore.metas import metas_of
 from kvstore.testing import assert_holds, chain, fill, kv_like, reasons
 
 LAYOUT = BlockLayout(num_layers=2, num_kv_heads=1, head_dim=16, dtype="bfloat16", block_tokens=16)
@@ -218,7 +219,7 @@ def test_files_go_with_the_last_block_of_their_namespace(open_lmdb, tmp_path):
     with open_lmdb(**learning(), namespace=other) as store:
         [file] = files(tmp_path)
         assert file.name.startswith(other.digest.hex())
-        store.delete_many([meta.key for meta in store.scan()])
+        store.delete_many([meta.key for meta in metas_of(store)])
         assert files(tmp_path) == [file]
     assert files(tmp_path) == []
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 import pytest
 
 from kvstore import Namespace, StoreClosed, StoreFailed, StoreFull
+from kvstore.metas import metas_of
 from kvstore.testing import assert_holds, chain, fill, noise, reasons
 from tests.kvstore.conftest import CAPACITY_BYTES, LAYOUT
 
@@ -50,14 +51,14 @@ def test_files_grow_while_everybody_reads(open_lmdb, changed):
         try:
             while not ended.is_set():
                 assert_holds(store, refs, blocks)
-                assert {meta.key for meta in store.scan()} >= {ref.key for ref in refs}
+                assert {meta.key for meta in metas_of(store)} >= {ref.key for ref in refs}
         except BaseException as error:  # noqa: BLE001 - raised again below
             errors.append(error)
 
     readers = [threading.Thread(target=keep_reading) for _ in range(3)]
     for reader in readers:
         reader.start()
-    scanned = store.scan()
+    scanned = metas_of(store)
     first = next(scanned)
     for step in range(40):
         store.change(capacity_bytes=(1 << 20) + (step << 20))

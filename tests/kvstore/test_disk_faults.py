@@ -12,6 +12,7 @@ from kvstore import MissReason, StoreClosed, StoreFull
 from kvstore.disk import directory, environment
 from kvstore.disk.environment import Unsound
 from kvstore.disk.tables import Tables
+from kvstore.metas import metas_of
 from kvstore.testing import assert_holds, fill, read, reasons
 
 
@@ -141,12 +142,12 @@ def test_a_scan_that_is_under_way_ends_with_the_store(open_lmdb, monkeypatch):
     monkeypatch.setattr("kvstore.disk.environment._KEYS_PER_READ", 2)
     store = open_lmdb()
     refs, _ = fill(store, 5)
-    assert {meta.key for meta in store.scan()} == {ref.key for ref in refs}
-    scan = store.scan()
+    assert {meta.key for meta in metas_of(store)} == {ref.key for ref in refs}
+    scan = metas_of(store)
     next(scan)
     store.delete_many([ref.key for ref in refs])
     assert len(list(scan)) <= 1
-    scan = store.scan()
+    scan = metas_of(store)
     store.close()
     with pytest.raises(StoreClosed):
         next(scan)

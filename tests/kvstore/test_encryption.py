@@ -13,6 +13,7 @@ from kvstore import MissReason, StoreFailed, StoreFull
 from kvstore.disk import keyring, maintenance, read_master_key
 from kvstore.disk.environment import Unsound
 from kvstore.disk.tables import Tables
+from kvstore.metas import metas_of
 from kvstore.store import NO_OWNER
 from kvstore.testing import assert_holds, chain, fill, kv_like, noise, reasons
 from tests.kvstore.conftest import MASTER_KEY
@@ -92,9 +93,9 @@ def test_blocks_and_owners_outlive_the_store(open_sealed):
     with open_sealed() as first:
         alices, blocks = owned(first, 4, ALICE)
         everybodys, others = fill(first, 2, seed=1)
-        metas, stats = set(first.scan()), first.stats()
+        metas, stats = set(metas_of(first)), first.stats()
     second = open_sealed()
-    assert set(second.scan()) == metas
+    assert set(metas_of(second)) == metas
     assert {meta.owner for meta in metas} == {ALICE, NO_OWNER}
     assert_holds(second, alices + everybodys, blocks + others)
     assert second.stats() == replace(stats, written={})
@@ -207,7 +208,7 @@ def test_an_erased_owner_has_no_key_and_no_blocks(open_sealed, tmp_path):
     assert len(key_files(tmp_path)) == 1
     assert reasons(store, alices) == [MissReason.ABSENT] * 3
     assert_holds(store, bobs, blocks)
-    assert set(store.scan()) and {meta.owner for meta in store.scan()} == {BOB}
+    assert set(metas_of(store)) and {meta.owner for meta in metas_of(store)} == {BOB}
     store.check()
 
 
@@ -279,7 +280,7 @@ def test_what_has_no_key_and_cannot_be_deleted_keeps_nobody_from_opening(
         patch.setattr(Tables, "delete", fail)
         with open_sealed() as second:
             assert reasons(second, alices) == [MissReason.ABSENT] * 3
-            assert list(second.scan()) == []
+            assert list(metas_of(second)) == []
             refs, blocks = owned(second, 2, BOB, seed=1)
             assert_holds(second, refs, blocks)
     assert "3 blocks are deleted, as their keys are gone" in caplog.text
@@ -303,7 +304,7 @@ def test_what_an_old_key_sealed_does_not_stay_because_there_is_a_new_one(open_se
                 first.erase(ALICE)
         refs, blocks = owned(first, 2, ALICE, seed=1)
     second = open_sealed()
-    assert second.stats().blocks == 2 == len(list(second.scan()))
+    assert second.stats().blocks == 2 == len(list(metas_of(second)))
     assert_holds(second, refs, blocks)
     assert second.erase(ALICE) == 2
 
@@ -357,7 +358,7 @@ def test_a_damaged_key_costs_its_owners_blocks(open_sealed, tmp_path, content):
         bobs, blocks = owned(first, 2, BOB, seed=1)
     key_of(first, tmp_path, ALICE).write_bytes(content)
     second = open_sealed()
-    assert {meta.owner for meta in second.scan()} == {BOB}
+    assert {meta.owner for meta in metas_of(second)} == {BOB}
     assert_holds(second, bobs, blocks)
     again, others = owned(second, 2, ALICE)
     assert_holds(second, again, others)

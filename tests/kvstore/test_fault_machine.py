@@ -25,6 +25,7 @@ from kvstore.layers import (
     Hang,
     ShortData,
 )
+from kvstore.metas import metas_of
 from kvstore.testing import chain, kv_like, read
 
 LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=64, dtype="bfloat16", block_tokens=8)
@@ -109,7 +110,7 @@ class FaultMachine(RuleBasedStateMachine):
     @rule()
     def scan(self) -> None:
         try:
-            found = [meta.ref for meta in self.store.scan()]
+            found = [meta.ref for meta in metas_of(self.store)]
         except StoreError:
             return
         assert len(set(found)) == len(found)
@@ -119,7 +120,7 @@ class FaultMachine(RuleBasedStateMachine):
     def calm(self) -> None:
         """With the faults gone, no false miss, no error: what the store lists is a hit or was damaged."""
         faults, self.store.faults = self.store.faults, ()
-        listed = {meta.ref.key[0] for meta in self.store.scan()}
+        listed = {meta.ref.key[0] for meta in metas_of(self.store)}
         outcomes, out = read(self.store, REFS)
         for i, (outcome, got) in enumerate(zip(outcomes, out, strict=True)):
             assert (outcome.hit or outcome.damaged) == (i in listed)

@@ -20,6 +20,7 @@ from kvstore.layers import (
     Hang,
     ShortData,
 )
+from kvstore.metas import metas_of
 from kvstore.testing import assert_holds, chain, fill, kv_like, read, reasons
 
 GIVE_UP_S = 20.0  # a test that is right never waits so long
@@ -32,7 +33,7 @@ def calls_of(store, refs, blocks):
         "write": lambda: store.put_many(refs, blocks),
         "delete": lambda: store.delete_many([ref.key for ref in refs]),
         "touch": lambda: store.touch_many([ref.key for ref in refs], [1] * len(refs)),
-        "scan": lambda: list(store.scan()),
+        "scan": lambda: list(metas_of(store)),
         "sync": store.sync,
     }
 
@@ -101,7 +102,7 @@ def test_a_read_that_fails_after_its_work_has_filled_the_buffers(memory_store):
 
 def test_a_scan_that_fails_after_its_work_has_told_everything(memory_store):
     refs, _ = fill(memory_store, 3)
-    scan = FaultStore(memory_store, [ErrorAfter(on="scan")]).scan()
+    scan = metas_of(FaultStore(memory_store, [ErrorAfter(on="scan")]))
     assert {next(scan).ref for _ in refs} == set(refs)
     with pytest.raises(StoreFailed):
         next(scan)
@@ -195,7 +196,7 @@ def test_close_lets_go_of_what_hangs_and_its_work_is_not_done(memory_store):
     refs, blocks = chain(memory_store, 1), kv_like(memory_store, 1)
     store, other = FaultStore(memory_store, [Hang(shared)]), FaultStore(memory_store, [Hang(shared)])
     hung = [in_thread(lambda: store.put_many(refs, blocks)) for _ in range(3)]
-    elsewhere = [in_thread(lambda: list(other.scan()))]
+    elsewhere = [in_thread(lambda: list(metas_of(other)))]
     assert shared.wait_until_reached(GIVE_UP_S, by=4)
     store.close()
     store.close()
@@ -203,7 +204,7 @@ def test_close_lets_go_of_what_hangs_and_its_work_is_not_done(memory_store):
         thread.join(GIVE_UP_S)
         assert [(type(end), str(end)) for end in ends] == [(StoreClosed, "closed while it hung: write")]
     assert memory_store._shelf == {}
-    elsewhere.append(in_thread(lambda: list(other.scan())))
+    elsewhere.append(in_thread(lambda: list(metas_of(other))))
     assert shared.wait_until_reached(GIVE_UP_S, by=2), "a gate that two layers share is open for neither"
     with pytest.raises(StoreClosed):
         store.sync()
@@ -326,7 +327,7 @@ def test_the_first_calls_are_counted_for_each_operation(memory_store):
         with pytest.raises(StoreFailed):
             call()
     store.sync()
-    assert list(store.scan()) == []
+    assert list(metas_of(store)) == []
     store.faults = store.faults
     with pytest.raises(StoreFailed):
         store.sync()
@@ -353,7 +354,7 @@ def struck_syncs(memory_store, seed, *, others=0, threads=1):
         for _ in range(60 // threads):
             store.sync()
             for _ in range(others):
-                store.scan()
+                metas_of(store)
 
     pool = [threading.Thread(target=sync) for _ in range(threads)]
     for thread in pool:

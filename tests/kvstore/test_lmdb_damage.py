@@ -15,6 +15,7 @@ from benchmarks.faults.kinds import break_tree
 from kvstore import MissReason, StoreError, StoreFailed, StoreFull
 from kvstore.disk import verification
 from kvstore.disk.lender import Lender
+from kvstore.metas import metas_of
 from kvstore.testing import assert_holds, chain, fill, kv_like, read, reasons
 
 PAGE = 4096
@@ -46,7 +47,7 @@ def test_a_store_whose_trees_break_goes_on_empty(open_lmdb, tmp_path, table, fir
         "read": lambda: read(store, refs),
         "put": lambda: fill(store, 2, seed=1),
         "delete": lambda: store.delete_many([refs[0].key]),
-        "scan": lambda: list(store.scan()),
+        "scan": lambda: list(metas_of(store)),
     }
     for call in (calls[first], calls["read"], calls["scan"]):  # some touch only the other tree
         with suppress(StoreFailed):
@@ -233,7 +234,7 @@ def test_a_reader_that_hangs_in_the_damaged_file_holds_up_nobody(open_lmdb, monk
     with (tmp_path / "v1" / "meta" / "data.mdb").open("rb"):
         break_tree(tmp_path / "v1" / "meta" / "data.mdb")
     with pytest.raises(StoreFailed):
-        list(store.scan())
+        list(metas_of(store))
     store.put_many(refs, blocks)
     assert_holds(store, refs, blocks)
     assert store._tables is not old
@@ -249,7 +250,7 @@ def test_a_scan_ends_where_the_store_starts_afresh(open_lmdb, monkeypatch, tmp_p
     monkeypatch.setattr("kvstore.disk.environment._KEYS_PER_READ", 2)
     store = open_lmdb()
     refs, blocks = fill(store, 6)
-    scan = store.scan()
+    scan = metas_of(store)
     next(scan)
     break_tree(payload(tmp_path))
     with pytest.raises(StoreFailed):
@@ -527,7 +528,7 @@ def test_a_file_that_is_cut_in_use_costs_what_it_held(open_lmdb, tmp_path, table
     for come_next in (
         lambda store, refs, blocks: reasons(store, refs),
         lambda store, refs, blocks: store.put_many(refs, blocks),
-        lambda store, refs, blocks: list(store.scan()),
+        lambda store, refs, blocks: list(metas_of(store)),
         lambda store, refs, blocks: store.sync(),
     ):
         with open_lmdb() as store:

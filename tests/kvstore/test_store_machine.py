@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from kvstore import BlockLayout, BlockRef, LmdbStore, MemoryStore, Namespace, StoreFull
 from kvstore.disk import payload_file
+from kvstore.metas import metas_of
 
 LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=64, dtype="bfloat16", block_tokens=8)
 NAMESPACES = [Namespace.of({"model": name}) for name in "ab"]
@@ -103,7 +104,7 @@ class StoreMachine(RuleBasedStateMachine):
         if self.store is None:
             return
         own = {REFS[i] for space, i in self.oracle if space == self.space}
-        metas = list(self.store.scan())
+        metas = list(metas_of(self.store))
         assert {meta.ref for meta in metas} == own
         assert len(metas) == len(own)
         used = {REFS.index(meta.ref): meta.used_ns for meta in metas}

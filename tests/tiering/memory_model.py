@@ -8,14 +8,17 @@ allows; until then their destination is poison, and their source must stay as it
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from unittest.mock import patch
 
 import numpy as np
 
 from kvstore.block import BlockKey, chain_key
+from kvstore.metas import BlockMetas
 from kvstore.reasons import MissReason
 from kvstore.store import HIT, OWNER_BYTES, BlockMeta, ReadOutcome
 from tests.tiering.watched_index import WatchedIndex
 from tiering.eviction import Room
+from tiering.found import arranged
 from tiering.index_config import IndexConfig
 from tiering.lease import Lease
 from tiering.leases import Wait
@@ -94,6 +97,16 @@ class Request:
         return self.lease.gaps(self.prompt_blocks + self.own_blocks)
 
 
+def _in_small_steps(steps):
+    while True:
+        with patch.multiple("tiering.restore", _STEP_BLOCKS=1, _STEP_RUNS=1):
+            try:
+                waits_for = next(steps)
+            except StopIteration:
+                return
+        yield waits_for
+
+
 @dataclass
 class MemoryModel:
     config: IndexConfig
@@ -101,6 +114,8 @@ class MemoryModel:
     record_bytes: Callable[[], int] = lambda: 10
     now_s: float = 0.0
     epoch_s: float = 1_000_000.0
+    restores_in_steps: bool = False
+    """Whether what the disk holds is entered by `restore_some` only."""
 
     def __post_init__(self) -> None:
         self.index = WatchedIndex(self.config, ROOT_KEY, self._overwrite)
@@ -118,8 +133,23 @@ class MemoryModel:
         self.memory_of_them: object = None
         self.asked: list[Move] = []
         if self.disk:
-            metas = [record.meta for record in self.disk.values()]
-            self.index.restore(metas, now_s=self.now_s, now_ns=self.now_ns)
+            self.begin_restore()
+            if not self.restores_in_steps:
+                self.restore()
+
+    def begin_restore(self):
+        """List what the disk holds."""
+        self.index.begin_restore(self.now_s)
+        pages = [BlockMetas.of([record.meta]) for record in self.disk.values()]
+        self.restoring = _in_small_steps(self.index.restore(arranged(pages, ROOT_KEY, self.now_ns)))
+
+    def restore_some(self):
+        """Enter a part of it. False when there is no more."""
+        return next(self.restoring, self) is not self
+
+    def restore(self):
+        while self.restore_some():
+            pass
 
     @property
     def now_ns(self):
@@ -416,6 +446,8 @@ class MemoryModel:
 
     def settle(self, choose=lambda numbers: numbers[0]):
         """Plan and complete until nothing is left to do; a core that never comes to rest fails."""
+        if self.index.restoring:
+            self.restore()
         for _ in range(500):
             self.plan()
             if not self.flights:

@@ -97,8 +97,8 @@ def test_owners_are_known_after_a_restart():
     on_disk(tiers, *SECOND)
     again = model(device=8, host=8, disk=16)
     again.disk.update(tiers.disk)
-    metas = [record.meta for record in tiers.disk.values()]
-    again.index.restore(metas, now_s=again.now_s, now_ns=again.now_ns)
+    again.begin_restore()
+    again.restore()
     again.check_indexed()
     assert again.index.erase(OWNERS[1])
     again.settle()

@@ -362,7 +362,11 @@ def test_the_collector_leaves_an_index_alone():
     """A full collection would look at every node of it, in all processes of which it is a part."""
     index, _ = chat(40)
     assert index._descent._laid, "express edges as well"
-    for part in (index._nodes, *filter(None, index._nodes), index._nodes[0].children):
+    for seed in range(10, 14):
+        index.insert(random_tokens(seed, 16))
+    children = [node.children for node in (index._root, *index._nodes)]
+    assert len(index._root.children) == 6, "a table that grew, which has it tracked again"
+    for part in (index._nodes, *index._nodes, *filter(None, children)):
         assert not gc.is_tracked(part)
     assert not any(isinstance(each, Node | Express) for each in gc.get_objects())
 

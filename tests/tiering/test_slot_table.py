@@ -139,6 +139,8 @@ def test_the_slots_freed_last_come_back_first_and_in_their_order():
         lambda table: table.free(slots(3), SlotState.PRIVATE),
         lambda table: table.free(slots(3), SlotState.FREE),
         lambda table: table.free(slots(0), SlotState.IN_FLIGHT),
+        lambda table: table.free_one(0, SlotState.IN_FLIGHT),
+        lambda table: table.free_one(3, SlotState.FREE),
         lambda table: table.free(slots(0), SlotState.RETIRED),
         lambda table: table.take(1, SlotState.RETIRED),
         lambda table: table.turn(slots(0), SlotState.PRIVATE, SlotState.RETIRED),
@@ -152,6 +154,18 @@ def test_misuse_is_refused_before_anything_changes(misuse):
         misuse(table)
     table.check()
     assert table.states(np.arange(4)).tolist() == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("num_slots", [2, 300, 65_535, 65_536, 70_000])
+def test_a_duplicate_is_found_among_many(num_slots):
+    table = SlotTable(num_slots)
+    taken = table.take(num_slots, SlotState.PRIVATE)
+    twice = taken.copy()
+    twice[-1] = twice[0]
+    with pytest.raises(AssertionError, match="named twice"):
+        table.turn(twice, SlotState.PRIVATE, SlotState.INDEXED)
+    table.free(taken, SlotState.PRIVATE)
+    table.check()
 
 
 def test_a_negative_size_is_refused():

@@ -97,10 +97,16 @@ class Traffic:
             self.end_an_era,
         ]
 
-    def _model(self, disk, now_s):
+    def _model(self, disk, now_s, *, in_steps=False):
         sizes = [RECORD_BYTES, 4]
         self.most_host_slots = self.config.host_slots
-        return MemoryModel(self.config, disk, record_bytes=lambda: self.choose(sizes), now_s=now_s)
+        return MemoryModel(
+            self.config,
+            disk,
+            record_bytes=lambda: self.choose(sizes),
+            now_s=now_s,
+            restores_in_steps=in_steps,
+        )
 
     def act(self):
         """Take one action, plan as a driver does after each, and look whether all is right."""
@@ -348,7 +354,10 @@ class Traffic:
             self.config = dataclasses.replace(self.config, disk_bytes=self.choose([1, 3, 8]) * RECORD_BYTES)
         self.waiting.clear()
         self.errands.clear()
-        self.model = self._model(disk, self.model.now_s)
+        self.model = self._model(disk, self.model.now_s, in_steps=self.choose([True, False]))
+        if self.model.index.restoring:
+            self.errands.append(Errand(self.model.restoring))
+            return
         self.model.plan()
         self.model.forget()
         self._check_disk()

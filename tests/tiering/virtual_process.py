@@ -167,6 +167,7 @@ class Process:
             now_ns=self.now_ns,
             jobs=self._make_jobs,
             layer_groups=self.groups,
+            restore_s=0.0,
         )
         self.cache._news = Doorbell(self)
 

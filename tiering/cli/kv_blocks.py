@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kvstore.block import BlockKey, BlockLayout, Namespace, chain_key
 from kvstore.disk import LmdbStore
+from kvstore.metas import metas_of
 from kvstore.store import BlockRef
 
 NO_MODEL: Final = "none"
@@ -45,8 +46,15 @@ class KvBlocks:
         return refs
 
 
-def kv_blocks(model: str, num_tokens: int, seed: int, scratch: Path, tell: Callable[[str], None]) -> KvBlocks:
-    """KV of that many tokens of real text, in bfloat16; of the model NO_MODEL random numbers in the demo's shape."""
+def kv_blocks(
+    model: str,
+    num_tokens: int,
+    seed: int,
+    scratch: Path,
+    tell: Callable[[str], None],
+    kv_dtype: str = "bfloat16",
+) -> KvBlocks:
+    """KV of that many tokens of real text; of the model NO_MODEL random numbers in the demo's shape, in bfloat16."""
     if model == NO_MODEL:
         return _random(num_tokens, seed)
     from engine import EngineConfig
@@ -55,11 +63,11 @@ def kv_blocks(model: str, num_tokens: int, seed: int, scratch: Path, tell: Calla
 
     loaded = load(model, "cpu", seed, num_tokens + 1)
     tokens = real_text(loaded, num_tokens, np.random.default_rng(seed))
-    layout = loaded.layout("bfloat16", _BLOCK_TOKENS)
+    layout = loaded.layout(kv_dtype, _BLOCK_TOKENS)
     size = (num_tokens // _BLOCK_TOKENS + 8) * layout.block_bytes
     config = EngineConfig(
         device="cpu",
-        kv_dtype="bfloat16",
+        kv_dtype=kv_dtype,
         block_tokens=_BLOCK_TOKENS,
         device_bytes=size,
         host_bytes=size,
@@ -80,7 +88,7 @@ def kv_blocks(model: str, num_tokens: int, seed: int, scratch: Path, tell: Calla
 
 def _chain(store: LmdbStore, source: str) -> KvBlocks:
     """What the store holds of its one prompt."""
-    after = {meta.parent_key: meta.ref for meta in store.scan()}
+    after = {meta.parent_key: meta.ref for meta in metas_of(store)}
     refs: list[BlockRef] = []
     parent = store.namespace.root_key
     while parent in after:

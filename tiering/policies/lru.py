@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency
 
+_PAST = 1 << 40  # stamps that are left for touches from before the first one
+
 Eligible = Callable[[Ids], Mask]
 
 _FEW_ENTRIES = 8  # entries read one by one before a slice pays
@@ -30,6 +32,12 @@ class LRU:
                   d        f, e     c, b, a                        `- e2 - f2
 
     An entry has the time of its touch as well, which is what `now_s` was then; it must not go backwards.
+
+    Touches from before the first one may become known later: the entries of all of them at once, and then their blocks,
+    those of the latest touch first. Entries that wait for their blocks still are passed over::
+
+        log      (1, -) (2, -) (3, d) ... (n, f) (n + 1, e) ...
+                 `- waiting      `- recalled     `- since then
     """
 
     def __init__(self, residency: Residency, min_log_entries: int = 1024) -> None:
@@ -43,6 +51,7 @@ class LRU:
         self._times = array("d")  # of the entries, ascending too
         self._deepest = array("q")  # block of each entry, NO_BLOCK when all its blocks are gone
         self._compact_at = min_log_entries
+        self._num_waiting = 0  # entries of touches whose blocks are not known yet: the first ones
 
     def __len__(self) -> int:
         """Number of log entries, dead ones included."""
@@ -61,6 +70,51 @@ class LRU:
         self._stamps.append(self._now)
         self._times.append(self.now_s)
         self._deepest.append(path.item(-1))
+
+    def leave_past(self) -> None:
+        """Touches from before may be told of later. To be called before the first touch."""
+        assert not self._now, "what was touched before is to be told of before the first touch"
+        self._now = _PAST
+
+    def recall(self, times_s: NDArray[np.float64]) -> None:
+        """There were touches before the first one, at these times in their order, numbered from 0; blocks come with `recalled`."""
+        num = len(times_s)
+        assert num < _PAST, "there is no room for so many"
+        assert not self._stamps or self._stamps[0] > num, "the past is told of once"
+        stamps, times, deepest = array("q"), array("d"), array("q")
+        stamps.frombytes(np.arange(1, num + 1, dtype=np.int64).tobytes())
+        times.frombytes(times_s.astype(np.float64).tobytes())
+        deepest.frombytes(np.full(num, NO_BLOCK, dtype=np.int64).tobytes())
+        # what was touched since is little, and so is what is copied here
+        self._stamps, self._times, self._deepest = (
+            stamps + self._stamps,
+            times + self._times,
+            deepest + self._deepest,
+        )
+        self._num_waiting = num
+        self._compact_at = max(self._compact_at, 2 * len(stamps))
+
+    def recalled(self, ids: Ids, numbers: NDArray[np.int64]) -> None:
+        """The touches of these numbers were the last of these blocks, none of which was touched so far.
+
+        To be told of the latest touch first, and of the blocks of one touch in the order of the path.
+        """
+        if not len(ids):
+            return
+        assert numbers.max() <= self._num_waiting, "a touch was told of before a later one"
+        self._residency.stamp[ids] = numbers + 1
+        # of a touch that comes several times the last block counts; the view must not outlive this line
+        np.frombuffer(self._deepest, dtype=np.int64)[numbers] = ids
+        self._num_waiting = numbers.min().item()
+
+    @property
+    def num_waiting(self) -> int:
+        """Touches whose blocks may be recalled still, and of which none was so far."""
+        return self._num_waiting
+
+    def forget_past(self) -> None:
+        """No more blocks are recalled."""
+        self._num_waiting = 0
 
     def removed(self, ids: Ids) -> None:
         """The blocks are about to leave the index, in this order, each without children at its turn.
@@ -130,6 +184,7 @@ class LRU:
 
     def _entries(self, start: int) -> Iterator[tuple[int, int]]:
         """(stamp, deepest block) of the log's living entries from number `start`."""
+        start = max(start, self._num_waiting)
         stop = min(start + _FEW_ENTRIES, len(self._stamps))
         stamp_of = self._residency.stamp
         for entry in range(start, stop):
@@ -182,6 +237,10 @@ class LRU:
         """Drop the dead entries."""
         stamps, deepest = np.array(self._stamps), np.array(self._deepest)
         alive = self._alive(stamps, deepest)
+        if self._num_waiting:
+            alive[: self._num_waiting + 1] = (
+                True  # also the last that was recalled, of which there may be more
+            )
         self._stamps = array("q", stamps[alive].tobytes())
         self._times = array("d", np.array(self._times)[alive].tobytes())
         self._deepest = array("q", deepest[alive].tobytes())

@@ -16,6 +16,7 @@ const REASONS = {
   expired: ["Expired", "Nobody had used it for the TTL."],
   removed: ["Removed by hand", "Somebody had it removed."],
   reply_not_indexed: ["Reply not cached", "It was a reply, and the deterministic mode does not cache what decoding computes."],
+  not_restored: ["Not listed yet", "After the start the cache was still finding out what the disk holds: this may be among it."],
   not_a_whole_block: ["End of the prompt", "Only whole blocks are cached, and a prompt's last token is always computed."],
   other_identity: ["Other identity", "Another tenant, salt or model has it, and it is not shared."],
   cache_off: ["Cache not used", "The request asked not to use the cache."],

@@ -1,0 +1,295 @@
+"""`make bench-restart`: how long a cache takes to know again what its disk holds, and an engine to start.
+
+Stores of 100,000 and 1,000,000 blocks of 16 tokens with small payloads, so that the disk does not matter: conversations of 32
+blocks behind shared system prompts of 32, and a tree that branches every fourth block. Each is left in order, and opened in
+a process of its own: when the first lookup was answered, when all was in, the processor time of that, the longest time that
+one turn of the thread that drives took, and the memory that a block takes in the end. Then an engine with the converted demo
+model starts, with our compiled files and without: what of that is importing torch and transformers and loading the model, and
+what is ours: by the wall, and as processor time of the thread that starts it.
+"""
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.markdown import table
+from kvstore.block import BlockLayout, Namespace, chain_key
+from kvstore.disk import LmdbStore
+from kvstore.host import HostSlab
+from kvstore.store import BlockRef
+from tiering.cache import TieredCache
+from tiering.cli.environment import environment
+from tiering.index_config import IndexConfig
+from tiering.transfer.cpu import CpuDevice
+
+_LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=1, dtype="float16", block_tokens=16)
+_NAMESPACE = Namespace.of({"model": "restart"})
+_BATCH_BLOCKS = 16384
+_SHARED_PROMPTS = 32
+_CHAIN_BLOCKS = 32
+_TWIG_BLOCKS = 4
+_WAIT_S = 120.0
+_BOUNDS_S = {100_000: 0.5, 1_000_000: 5.0}
+_FIRST_S = 0.1
+_LAPS = (
+    *("import_torch_and_transformers_s", "import_of_their_models_s", "load_model_s"),
+    *("import_ours_s", "engine_s"),
+)
+_STORES = ["chains:100000", "branching:100000", "chains:1000000"]  # building a large one takes longest
+_ROOT = Path(__file__).resolve().parent.parent
+_PACKAGES = ("kvstore", "tiering", "engine", "benchmarks")
+
+
+# --- the stores -------------------------------------------------------------------------------------------------------
+
+
+def chains(num_blocks: int, rng: np.random.Generator) -> Iterator[list[BlockRef]]:
+    """Conversations behind shared system prompts."""
+    prompts = [_run(_NAMESPACE.root_key, _CHAIN_BLOCKS, rng) for _ in range(_SHARED_PROMPTS)]
+    yield from prompts
+    for _ in range(num_blocks // _CHAIN_BLOCKS - _SHARED_PROMPTS):
+        yield _run(prompts[rng.integers(_SHARED_PROMPTS)][-1].key, _CHAIN_BLOCKS, rng)
+
+
+def branching(num_blocks: int, rng: np.random.Generator) -> Iterator[list[BlockRef]]:
+    """A tree in which every fourth block is followed by two."""
+    ends = [_NAMESPACE.root_key]
+    for number in range(num_blocks // _TWIG_BLOCKS):
+        twig = _run(ends[number // 2], _TWIG_BLOCKS, rng)
+        ends.append(twig[-1].key)
+        yield twig
+
+
+SHAPES = {"chains": chains, "branching": branching}
+
+
+def _run(key: bytes, num_blocks: int, rng: np.random.Generator) -> list[BlockRef]:
+    refs = []
+    for tokens in rng.integers(0, 50_000, (num_blocks, _LAYOUT.block_tokens), dtype="<i4"):
+        refs.append(BlockRef(chain_key(key, tokens.tobytes()), key, tokens.tobytes()))
+        key = refs[-1].key
+    return refs
+
+
+def _opened(folder: Path, num_blocks: int) -> LmdbStore:
+    return LmdbStore(
+        folder,
+        namespace=_NAMESPACE,
+        layout=_LAYOUT,
+        capacity_bytes=num_blocks * 16 * 4096,  # the records take a small part of that
+        min_free_bytes=0,
+        compress=False,
+    )
+
+
+def build(folder: Path, shape: str, num_blocks: int, seed: int) -> None:
+    """A store of so many blocks that was closed in order."""
+    rng, block = np.random.default_rng(seed), np.zeros(_LAYOUT.block_bytes, dtype=np.uint8)
+    with _opened(folder, num_blocks) as store:
+        waiting: list[BlockRef] = []
+        for refs in SHAPES[shape](num_blocks, rng):
+            waiting += refs
+            if len(waiting) >= _BATCH_BLOCKS:
+                store.put_many(waiting, [block] * len(waiting))
+                waiting = []
+        store.put_many(waiting, [block] * len(waiting))
+
+
+# --- in a process of its own ------------------------------------------------------------------------------------------
+
+
+def restart(folder: Path, num_blocks: int) -> dict[str, Any]:
+    """Open the store and a cache over it: a row of the report."""
+    prompt = np.zeros(64, dtype="<i4")
+    before, cpu_s, begun_s = _own_bytes(), time.process_time(), time.perf_counter()
+    store = _opened(folder, num_blocks)
+    opened_s = time.perf_counter() - begun_s
+    sizes = {"disk_bytes": store.capacity_bytes, "record_bytes": store.max_stored_bytes}
+    config = IndexConfig(block_tokens=_LAYOUT.block_tokens, device_slots=64, host_slots=64, **sizes)
+    memories = [HostSlab(64, _LAYOUT.block_bytes) for _ in range(2)]
+    cache = TieredCache(
+        config,
+        root_key=_NAMESPACE.root_key,
+        device=CpuDevice(),
+        pool=memories[0],
+        slab=memories[1],
+        store=store,
+        wake=lambda: None,
+        restore_s=0.0,
+    )
+    cache.observe(prompt)
+    first_s = time.perf_counter() - begun_s
+    longest_s, deadline_s = 0.0, begun_s + _WAIT_S
+    while cache.stats()["tiers"]["disk"]["restoring"] and time.perf_counter() < deadline_s:
+        turn_s = time.perf_counter()
+        cache.pump()
+        longest_s = max(longest_s, time.perf_counter() - turn_s)
+        if (due_s := cache.deadline_s) is None or due_s > time.monotonic():
+            time.sleep(1e-3)  # as a loop that has nothing to compute waits
+    all_s, used_s = time.perf_counter() - begun_s, time.process_time() - cpu_s
+    found = cache.stats()["blocks"]
+    gc.collect()
+    taken = _own_bytes() - before
+    cache.close()
+    return {
+        "blocks": found,
+        "opened_s": opened_s,
+        "first_lookup_s": first_s,
+        "all_in_s": all_s,
+        "cpu_s": used_s,
+        "longest_turn_ms": longest_s * 1e3,
+        "bytes_a_block": taken / found,
+    }
+
+
+def _own_bytes() -> int:
+    """What this process has in memory that no file is mapped to."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+def start(folder: Path) -> dict[str, Any]:
+    """Start an engine with the demo model: seconds by what they are spent on."""
+    laps: dict[str, float] = {}
+    ours_s, since = 0.0, (time.perf_counter(), time.thread_time())
+
+    def lap(name: str, *, ours: bool = False) -> None:
+        nonlocal ours_s, since
+        now = time.perf_counter(), time.thread_time()
+        laps[name] = now[0] - since[0]
+        ours_s += now[1] - since[1] if ours else 0.0
+        since = time.perf_counter(), time.thread_time()
+
+    import torch  # noqa: F401 - what is measured
+    import transformers  # noqa: F401
+
+    lap("import_torch_and_transformers_s")
+    # what our modules name of transformers, which loads it then
+    from transformers import AttentionInterface, AutoModelForCausalLM, AutoTokenizer  # noqa: F401
+    from transformers.models.llama import modeling_llama  # noqa: F401
+
+    lap("import_of_their_models_s")
+    from engine import Engine, EngineConfig
+    from engine.model import load_model
+
+    lap("import_ours_s", ours=True)
+    model = load_model("demo", device="cpu", dtype="float32")
+    lap("load_model_s")
+    with Engine(model, EngineConfig(device="cpu", disk_path=folder, disk_bytes=1 << 30)) as engine:
+        lap("engine_s", ours=True)
+        assert not any(engine.lookup("Once upon a time").values()), "nothing is cached yet"
+    return {**laps, "ours_cpu_s": ours_s}
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+def _in_a_process(*arguments: object, root: Path = _ROOT) -> dict[str, Any]:
+    command = [sys.executable, "-m", "benchmarks.restart", *map(str, arguments)]
+    environ = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environ)
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
+
+
+def _restarts(shape: str, num_blocks: int, repeats: int, seed: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder), shape, num_blocks, seed)
+        rows = [_in_a_process("--restart", folder, "--blocks", num_blocks) for _ in range(repeats + 1)][1:]
+    figures = {name: round(statistics.median(row[name] for row in rows), 4) for name in rows[0]}
+    spread = [round(each(row["all_in_s"] for row in rows), 4) for each in (min, max)]
+    return {"shape": shape, **figures, "all_in_s_spread": spread}
+
+
+def _starts(repeats: int) -> list[dict[str, Any]]:
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [_in_a_process("--start", folder) for _ in range(repeats + 1)][1:]
+        rows.append(_start_row(runs, compiled=True))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder, "root")
+        for package in _PACKAGES:
+            shutil.copytree(_ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__"))
+        rows.append(_start_row([_in_a_process("--start", folder, root=root)], compiled=False))
+    return rows
+
+
+def _start_row(runs: list[dict[str, Any]], *, compiled: bool) -> dict[str, Any]:
+    laps = {name: round(statistics.median(run[name] for run in runs), 3) for name in runs[0]}
+    ours, everything = laps["import_ours_s"] + laps["engine_s"], sum(laps[name] for name in _LAPS)
+    return {"ours_compiled": compiled, **laps, "ours_s": round(ours, 3), "all_s": round(everything, 3)}
+
+
+def gates(restarts: list[dict[str, Any]], starts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What is promised, and whether it holds."""
+    rows: list[tuple[str, float, float]] = []
+    for row in restarts:
+        name = f"{row['blocks']:,.0f} blocks, {row['shape']}"
+        if bound_s := _BOUNDS_S.get(int(row["blocks"])):
+            rows.append((f"{name}: all in", row["all_in_s"], bound_s))
+            rows.append((f"{name}: first lookup", row["first_lookup_s"], _FIRST_S))
+    for row in starts:
+        if row["ours_compiled"]:
+            rows += [("engine start", row["all_s"], 8.0), ("engine start, ours", row["ours_s"], 1.0)]
+    return [
+        {"name": name, "value": value, "bound": bound, "unit": "s", "holds": value < bound}
+        for name, value, bound in rows
+    ]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--stores", nargs="*", default=_STORES, metavar="SHAPE:BLOCKS", help=f"shapes are {', '.join(SHAPES)}"
+    )
+    parser.add_argument("--repeats", type=int, default=3, help="after one that warms up")
+    parser.add_argument("--no-engine", action="store_true", help="measure no start of an engine")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="where the report goes")
+    parser.add_argument("--restart", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--start", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--blocks", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.restart or arguments.start:
+        one = restart(arguments.restart, arguments.blocks) if arguments.restart else start(arguments.start)
+        print(json.dumps(one))
+        return 0
+    restarts = []
+    for shape, num_blocks in (store.split(":") for store in arguments.stores):
+        restarts.append(_restarts(shape, int(num_blocks), arguments.repeats, arguments.seed))
+    starts = [] if arguments.no_engine else _starts(arguments.repeats)
+    held = gates(restarts, starts)
+    for rows in (restarts, starts, held):
+        if rows:
+            print(table(rows, list(rows[0])), end="\n\n", flush=True)
+    if arguments.json:
+        told = ("stores", "repeats", "no_engine", "seed")
+        configuration = {name: getattr(arguments, name) for name in told}
+        report = {
+            **environment(),
+            "configuration": configuration,
+            "warm_up": 1,
+            "restarts": restarts,
+            "starts": starts,
+            "gates": held,
+        }
+        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
