@@ -143,7 +143,7 @@ class SlotTable:
             return len(np.unique(slots)) == len(slots)
         order = np.arange(len(slots), dtype=self._order.dtype)
         self._order[slots] = order
-        return np.count_nonzero(self._order.take(slots) == order) == len(slots)
+        return bool(np.count_nonzero(self._order.take(slots) == order) == len(slots))
 
     def _move(self, n: int, from_state: SlotState, to_state: SlotState) -> None:
         self._counts[from_state] -= n
