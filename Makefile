@@ -37,6 +37,7 @@ CHURN_ARGS ?=
 ADMIN_ARGS ?=
 INDEX_ARGS ?=
 CODEC_ARGS ?=
+OVERHEADS_ARGS ?=
 SOAK_REQUESTS ?= 20000
 SOAK_SEEDS ?= 1000
 SOAK_WALKS ?= 40000
@@ -52,6 +53,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-codec churn soak format bench sizes gpu-check gpu-rehearsal clean help
 .PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-disk churn soak format bench sizes gpu-check gpu-rehearsal clean help
 .PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-index bench-restart churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-overheads churn soak format bench sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -135,6 +137,8 @@ bench-index: setup ## what the prefix index costs: matches, insertions, eviction
 	@$(BIN)/python -m benchmarks.index $(INDEX_ARGS)
 bench-codec: setup ## how much smaller KV becomes without loss, and how fast (two minutes)
 	@OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.codec $(CODEC_ARGS)
+bench-overheads: setup ## what the engine's loop, a promotion, idling and imports cost beside the model (two minutes)
+	@$(BIN)/python -m benchmarks.overheads $(OVERHEADS_ARGS)
 
 churn: setup ## how large the files become when a disk store is filled twenty times over (minutes)
 	@$(BIN)/python -m benchmarks.churn $(CHURN_ARGS)
@@ -175,4 +179,4 @@ clean: ## remove the environment and what tools left behind (not ~/.cache/kvtide
 	@find kvstore tiering engine tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

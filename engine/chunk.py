@@ -1,5 +1,6 @@
 """A run of one sequence's tokens that one forward computes."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,3 +30,18 @@ class Chunk:
     def end(self) -> int:
         """Position after the last token: the number of tokens whose KV the last one sees."""
         return self.start + len(self.tokens)
+
+
+class StepSlots:
+    """The slots that a step reads, or those that it writes; put together when somebody looks, as few steps need it."""
+
+    def __init__(self, chunks: Sequence[Chunk], block_tokens: int, *, written: bool = False) -> None:
+        self._chunks, self._block_tokens, self._written = chunks, block_tokens, written
+
+    def __iter__(self) -> Iterator[int]:
+        size = self._block_tokens
+        parts = [
+            chunk.slots[chunk.start // size if self._written else 0 : -(-chunk.end // size)]
+            for chunk in self._chunks
+        ]
+        return iter(np.concatenate(parts).tolist())

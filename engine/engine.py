@@ -370,17 +370,17 @@ class Engine(Explained):
         return erased
 
     def stats(self) -> dict[str, Any]:
-        """Figures as of the last step, a nested dict: see docs/architecture.md, "Figures".
+        """Figures as they are now, a nested dict: see docs/architecture.md, "Figures".
 
         Blocks on a GPU for the 20 ms over which its bus is watched; computing goes on meanwhile.
         """
-        snapshot: dict[str, Any] = self._loop.snapshot
+        figures = self._loop.figures()
         gpu = None if self._gpu is None else self._gpu.read()
         tiers = self._tiers
         states = {"draining": self._steering.intake.is_shut, "failed": self._loop.failure is not None}
-        engine = {**snapshot["engine"], **self._accounts.figures(), **states}
+        engine = {**figures["engine"], **self._accounts.figures(), **states}
         chosen = {"attention": tiers.attention, "flashinfer_off": tiers.flashinfer_off}
-        return {**snapshot, "engine": engine, **chosen, "disk_off": tiers.disk_off, "gpu": gpu}
+        return {**figures, "engine": engine, **chosen, "disk_off": tiers.disk_off, "gpu": gpu}
 
     def check(self) -> None:
         """Raise AssertionError unless the cache's books agree. Waits for the step that runs; for tests and debugging."""

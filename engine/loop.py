@@ -9,16 +9,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 
+from kvstore.errors import StoreClosed
 from tiering.cache import TieredCache
 from tiering.leases import CacheUse
 from tiering.residency import Tier
 from tiering.writes import Sweep
 
 from .answers import Answers, told
-from .chunk import Chunk
+from .chunk import Chunk, StepSlots
 from .errors import EngineClosed
 from .explainer import Explainer
 from .flashinfer import FlashInfer
@@ -28,7 +28,7 @@ from .out_of_memory import memory_for
 from .pool import DevicePool
 from .request import Request
 from .results import FinishReason
-from .sampling import ROWS_AT_ONCE, Choice, choose
+from .sampling import Choice, choose_from
 from .scheduler import Scheduler
 from .sequence import Sequence
 
@@ -43,7 +43,7 @@ _CLEAR_S = 30.0  # how long clear() and erase() may wait for copies in flight
 class EngineLoop:
     """Takes messages, admits, computes step after step; sleeps on its inbox when there is nothing to compute.
 
-    `snapshot` may be read by any thread; messages to `inbox` may come from any; everything else runs on the loop's own.
+    Any thread may ask for `figures`, and send messages to `inbox`; everything else runs on the loop's own.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class EngineLoop:
             "void_prefills": 0,
         }
         self._cached_tokens = dict.fromkeys((tier.label for tier in Tier), 0)
-        self.snapshot: dict[str, Any] = self._take_snapshot()
-        """Figures as of the last step; replaced, never changed."""
+        self._last_figures: dict[str, Any] | None = None
+        """Those of the end; None until the loop has ended."""
         self._at_hand: Message | None = None
         """The message that is being looked at."""
         self.failure: str | None = None
@@ -125,6 +125,7 @@ class EngineLoop:
             self._refuse(told(error))
         for asked in self._sweeps:
             asked.future.set_exception(EngineClosed())
+        self._last_figures = self._figures()
 
     def _turn(self, *, block: bool) -> bool:
         """Everything once: messages, news of the cache, admission, one step. Whether something was computed.
@@ -144,7 +145,6 @@ class EngineLoop:
         for sequence in warmed:
             self._note_cached(sequence)
             self._end(sequence, "length")
-        self.snapshot = self._take_snapshot()
         self._go_on_sweeping()
         self._answers.deliver()
         return bool(step or warmed)  # what has ended leaves room: look at who waits
@@ -269,8 +269,8 @@ class EngineLoop:
         sequence, chunk = step[0]
         if not sequence.loading:
             return True
-        read, _ = self._slots_of([chunk])
-        self._cache.finish(read)  # the step itself waits for the same copies
+        # the step itself waits for the same copies
+        self._cache.finish(StepSlots([chunk], self._block_tokens))
         counts = sequence.arrived()
         self._counts["early_prefills" if counts else "void_prefills"] += 1
         return counts
@@ -279,7 +279,8 @@ class EngineLoop:
         batch = self._model.batch(
             chunks, self._pool, deterministic=self._deterministic, kernels=self._kernels
         )
-        read, written = self._slots_of(chunks)
+        read = StepSlots(chunks, self._block_tokens)
+        written = StepSlots(chunks, self._block_tokens, written=True)
 
         def before_layer(layer: int) -> None:
             if group := self._groups.get(layer):
@@ -294,20 +295,7 @@ class EngineLoop:
     @staticmethod
     def _choices(logits: torch.Tensor, replies: list[tuple[int, Sequence]]) -> list[Choice]:
         """The next token of each reply, from its row of the logits."""
-        choices: list[Choice] = []
-        for start in range(0, len(replies), ROWS_AT_ONCE):
-            some = replies[start : start + ROWS_AT_ONCE]
-            choices += choose(logits[[row for row, _ in some]], [reply.draw() for _, reply in some])
-        return choices
-
-    def _slots_of(self, chunks: list[Chunk]) -> tuple[list[int], list[int]]:
-        """The slots that a step reads, and those that it writes."""
-        read, written = [], []
-        for chunk in chunks:
-            end = -(-chunk.end // self._block_tokens)
-            read.append(chunk.slots[:end])
-            written.append(chunk.slots[chunk.start // self._block_tokens : end])
-        return np.concatenate(read).tolist(), np.concatenate(written).tolist()
+        return choose_from(logits, [row for row, _ in replies], [reply.draw() for _, reply in replies])
 
     def _computed(self, sequence: Sequence, chunk: Chunk) -> None:
         """Whole blocks that a chunk has completed become usable for all."""
@@ -395,7 +383,17 @@ class EngineLoop:
             self._sweeps.popleft().future.set_result(self._sweep.num_left)
             self._sweep = None
 
-    def _take_snapshot(self) -> dict[str, Any]:
+    # --- for other threads ----------------------------------------------------------------------------------------
+
+    def figures(self) -> dict[str, Any]:
+        """Figures as they are, or were when the loop ended. Any thread may ask; it costs the loop nothing."""
+        if self._last_figures is None:
+            with contextlib.suppress(StoreClosed):  # the loop has ended a moment ago
+                return self._figures()
+        assert self._last_figures is not None, "the store is closed after the loop has ended"
+        return self._last_figures
+
+    def _figures(self) -> dict[str, Any]:
         requests = {"running": self._scheduler.num_running, "waiting": self._scheduler.num_waiting}
         cached = {"cached_tokens_by_tier": dict(self._cached_tokens)}
         return {"engine": {**self._counts, **cached, **requests}, "cache": self._cache.stats()}

@@ -80,7 +80,12 @@ class SamplingParams:
     @property
     def is_plain(self) -> bool:
         """Whether the reply's tokens are simply the most probable ones, and nothing is told of the others."""
-        return self.temperature == 0 and self.logprobs is None and not self.penalises
+        return self.takes_the_best and self.logprobs is None
+
+    @property
+    def takes_the_best(self) -> bool:
+        """Whether each token of the reply is the one with the largest logit."""
+        return self.temperature == 0 and not self.penalises
 
     @property
     def penalises(self) -> bool:

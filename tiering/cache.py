@@ -4,7 +4,7 @@ import dataclasses
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -226,11 +226,11 @@ class TieredCache(Closing):
         self._host_slots.put(num_slots)
         self._announce()
 
-    def before_compute(self, read_slots: "list[int]", written_slots: "list[int]", group: int = 0) -> None:
+    def before_compute(self, read_slots: Iterable[int], written_slots: Iterable[int], group: int = 0) -> None:
         """See Mover.before_compute."""
         self._mover.before_compute(read_slots, written_slots, group)
 
-    def finish(self, read_slots: "list[int]") -> None:
+    def finish(self, read_slots: Iterable[int]) -> None:
         """See Mover.finish; then take in how copies have ended."""
         self._mover.finish(read_slots)
         self._take_in()

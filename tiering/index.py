@@ -290,7 +290,8 @@ class Index:
                 self._reads_rest.note(answer.error, self._now_s)
                 lost = self._loads.was_read(move, answer)
                 num_failed = len(lost)
-                self._holes.prune(lost)
+                if num_failed:
+                    self._holes.prune(lost)
             case Write(), Written():
                 if self._writes_rest.note(answer.error, self._now_s):
                     self._writes.refused()
@@ -554,7 +555,7 @@ class Index:
     @property
     def idle(self) -> bool:
         """Whether no move is asked for, none is in flight that is not overdue, and no sweep is under way."""
-        return self._outbox.idle and not self._writes.sweeping
+        return self._outbox.idle and not self._loads.has_arrived and not self._writes.sweeping
 
     def stats(self) -> dict[str, Any]:
         """A snapshot: blocks, slots and counts by tier. See docs/architecture.md for the meaning of each.
@@ -603,6 +604,7 @@ class Index:
         """Raise AssertionError unless every part is consistent, and leases hold what they must."""
         self._holdings.check()
         self._holes.check()
+        self._loads.check()
         self._expiry.check()
         self._restore.check()
         self._sizes.check()

@@ -179,7 +179,7 @@ class Leases:
         lease.filling[mine] = True
         self._holdings.will_compute(path[mine])
         self._fill(lease, mine[mine < num_blocks])
-        self._loads.start(lease, absent)
+        self._loads.start(lease, absent, tokens)
         return lease
 
     def _own_part(self, tokens: Tokens, last: int, num_matched: int) -> bytes:

@@ -1,6 +1,7 @@
 """Bringing blocks up: from disk to host slots, from host slots to the device, for the requests that wait for them."""
 
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,14 +14,17 @@ from tiering.holdings import DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
 from tiering.lease import NOT_CACHED, Lease
 from tiering.moves import HasRead, Promote, Read
 from tiering.outbox import Outbox
-from tiering.residency import Ids, Mask
+from tiering.radix import Tokens
+from tiering.residency import NO_BLOCK, Ids, Mask
 
 
 @dataclass(slots=True)
 class _Load:
     lease: Lease
-    unread: deque[int]
-    """Blocks on disk whose read has not been asked for, in prefix order."""
+    unread: Ids
+    """Positions of the lease's path whose blocks are on disk, and whose read has not been asked for; ascending."""
+    tokens: Tokens
+    """What leads to them, from the first token on."""
 
 
 class Loads:
@@ -50,6 +54,8 @@ class Loads:
         """Who waits for a block on its way to the device, and at which position of its path."""
         self._overdue: set[int] = set()
         """Blocks whose read took too long and is not over: their host places are not to be touched until it is."""
+        self._arrived: list[Ids] = []
+        """Blocks that are in host memory, and are to be copied up with the next plan."""
         self._since_s = 0.0
         """When a read was last asked for, or the first of the loads was begun if that is later."""
         self.misses: Counter[MissReason] = Counter()
@@ -63,30 +69,37 @@ class Loads:
         """Another deadline from now on, for what is under way as well."""
         self._deadline_s = deadline_s
 
-    def start(self, lease: Lease, positions: Ids) -> None:
-        """Load the blocks at these positions of the lease, whose device places are reserved and WRITING."""
+    def start(self, lease: Lease, positions: Ids, tokens: Tokens) -> None:
+        """Load the blocks at these positions of the lease, ascending, whose device places are reserved and WRITING.
+
+        `tokens`: of the path, as the index has them, up to the last of these blocks at least.
+        """
         residency = self._holdings.residency
         ids = lease.ids[positions]
         self._wanted.update(zip(ids.tolist(), ((lease, p) for p in positions.tolist()), strict=True))
         lease.num_loading += len(ids)
         on_host = residency.state[HOST, ids] == PRESENT
         self._promote(ids[on_host])
-        load = _Load(lease, deque(ids[~on_host].tolist()))
-        if load.unread:
+        load = _Load(lease, positions[~on_host], tokens)
+        if len(load.unread):
             self._since_s = self._since_s if self._loads else self._outbox.now_s
             self._loads.append(load)
 
     def plan(self) -> None:
-        """Ask for reads as far as the budget and host memory allow; give up loads for which there has been no place."""
+        """Ask for copies up of what is in host memory, and for reads as far as the budget and host memory allow.
+
+        Loads for which there has been no place are given up.
+        """
+        self._send_arrived()
         while self._loads:
             load = self._loads[0]
             allowed = self._budget - self._outbox.blocks_in_flight(Read)
-            slots = self._eviction.host_slots(min(self._batch, allowed, len(load.unread)))
+            slots = self._eviction.host_slots(min(allowed, len(load.unread)))
             if not len(slots):
                 break
             self._since_s = self._outbox.now_s
-            self._read(np.array([load.unread.popleft() for _ in slots], dtype=np.intp), slots)
-            if not load.unread:
+            self._read(load, slots)
+            if not len(load.unread):
                 self._loads.pop(0)
         if self._loads and self._outbox.now_s - self._since_s >= self._deadline_s:
             self.num_given_up += len(self._loads)
@@ -103,7 +116,7 @@ class Loads:
         """Do not read what has not been asked for yet: the requests compute it."""
         loads, self._loads = self._loads, []
         for load in loads:
-            self._lose(np.array(load.unread, dtype=np.intp), reason)
+            self._lose(load.lease.ids[load.unread], reason)
 
     def deadline_s(self) -> float | None:
         """When `expire` or `plan` will have something to give up, unless something ends before; None for never."""
@@ -116,20 +129,37 @@ class Loads:
             return np.zeros(len(ids), dtype=np.bool_)
         return np.isin(ids, list(self._overdue))
 
-    def _read(self, ids: Ids, slots: Ids) -> None:
+    def _read(self, load: _Load, slots: Ids) -> None:
+        """Ask for reads of the load's next blocks into these host slots, in batches."""
+        positions, load.unread = load.unread[: len(slots)], load.unread[len(slots) :]
+        ids = load.lease.ids[positions]
         self._holdings.read_begins(DISK, ids)
         self._holdings.expect(HOST, ids, slots)
-        refs = tuple(self._ref(block) for block in ids.tolist())
-        self._outbox.send(Read(self._outbox.next_number(), ids, refs, slots))
+        refs = self._refs(ids, positions, load.tokens)
+        for start in range(0, len(ids), self._batch):
+            some = slice(start, start + self._batch)
+            self._outbox.send(Read(self._outbox.next_number(), ids[some], refs[some], slots[some]))
 
-    def _ref(self, block: int) -> BlockRef:
-        residency = self._holdings.residency
-        parent = residency.parent.item(block)
-        key, parent_key = residency.key_of(block), self._root_key if parent < 0 else residency.key_of(parent)
-        assert key is not None, "a stored block has a key"
-        assert parent_key is not None, "the parent of a stored block has a key"
-        return BlockRef(
-            key, parent_key, self._holdings.radix.tokens_of(block), self._holdings.owner_of(block)
+    def _refs(self, ids: Ids, positions: Ids, tokens: Tokens) -> tuple[BlockRef, ...]:
+        """What a store is asked for, of blocks at these positions of a path with these tokens."""
+        residency, holdings = self._holdings.residency, self._holdings
+        parents = residency.parent[ids].astype(np.intp)
+        assert residency.has_key[ids].all(), "a stored block has a key"
+        assert residency.has_key[parents[parents != NO_BLOCK]].all(), "the parent of a stored block has a key"
+        parent_keys = residency.keys_of(parents)
+        if parents.item(0) == NO_BLOCK:
+            parent_keys[0] = self._root_key
+        block_tokens = holdings.radix.block_tokens
+        first = positions.item(0) * block_tokens
+        data = tokens[first : (positions.item(-1) + 1) * block_tokens].tobytes()
+        size = block_tokens * tokens.itemsize
+        starts = ((positions - positions.item(0)) * size).tolist()
+        owners = map(holdings.owners.owner, residency.owner[ids].tolist())
+        return tuple(
+            BlockRef(key, parent_key, data[start : start + size], owner)
+            for key, parent_key, start, owner in zip(
+                residency.keys_of(ids), parent_keys, starts, owners, strict=True
+            )
         )
 
     def was_read(self, move: Read, answer: HasRead) -> Ids:
@@ -142,21 +172,28 @@ class Loads:
             reasons = [MissReason.READ_FAILED] * len(move.ids)
         hit = np.array([reason is None for reason in reasons])
         arrived: Ids = move.ids[hit]
-        lost: Ids = move.ids[~hit]
         self._holdings.arrived(HOST, arrived)
-        self._holdings.failed(HOST, lost)
-        self.num_bytes += int(self._holdings.residency.place[DISK, arrived].sum())
-        if answer.error is None:  # the store has nothing good under these keys: what was there it has removed
-            self._holdings.left(DISK, lost)
-        awaited = np.array([block in self._wanted for block in arrived.tolist()], dtype=np.bool_)
-        self._promote(arrived[awaited])
-        for block, reason in zip(move.ids.tolist(), reasons, strict=True):
-            if reason is not None:
-                one = np.array([block], dtype=np.intp)
-                if answer.error is None:
-                    self._eviction.lost(one, reason)
-                self._lose(one, reason)
+        self.num_bytes += self._holdings.residency.place[DISK][arrived].sum().item()
+        self._promote(arrived[self._is_wanted(arrived)])
+        lost: Ids = move.ids[~hit]
+        if len(lost):
+            self._did_not_come(lost, [reason for reason in reasons if reason is not None], answer.error)
         return lost
+
+    def _did_not_come(self, ids: Ids, reasons: Sequence[MissReason], error: Exception | None) -> None:
+        """Of a read, blocks that were not read."""
+        self._holdings.failed(HOST, ids)
+        if error is None:  # the store has nothing good under these keys: what was there it has removed
+            self._holdings.left(DISK, ids)
+        for at, reason in enumerate(reasons):
+            one = ids[at : at + 1]
+            if error is None:
+                self._eviction.lost(one, reason)
+            self._lose(one, reason)
+
+    def _is_wanted(self, ids: Ids) -> Mask:
+        """For which of these blocks a request waits."""
+        return np.array([block in self._wanted for block in ids.tolist()], dtype=np.bool_)
 
     def _lose(self, ids: Ids, reason: MissReason) -> None:
         """Blocks did not come: whoever waits for them computes them, in the slots that were reserved."""
@@ -173,11 +210,21 @@ class Loads:
         self._holdings.will_compute(np.array(awaited, dtype=np.intp))
 
     def _promote(self, ids: Ids) -> None:
+        """Have these blocks copied up, with all that come until the next plan: a copy for each read would cost more."""
         if len(ids):
             self._holdings.read_begins(HOST, ids)
+            self._arrived.append(ids)
+
+    def _send_arrived(self) -> None:
+        if self._arrived:
+            ids, self._arrived = np.concatenate(self._arrived), []
             place = self._holdings.residency.place
-            number = self._outbox.next_number()
-            self._outbox.send(Promote(number, ids, place[HOST, ids], place[DEVICE, ids]))
+            self._outbox.send(Promote(self._outbox.next_number(), ids, place[HOST][ids], place[DEVICE][ids]))
+
+    @property
+    def has_arrived(self) -> bool:
+        """Whether the next plan has blocks to copy up."""
+        return bool(self._arrived)
 
     def arriving(self, move: Promote) -> None:
         """The first layers of a copy up are there."""
@@ -190,7 +237,7 @@ class Loads:
         """A copy up is over. A block whose request has gone stays on the device: it is cached there now."""
         self._holdings.read_ended(HOST, move.ids)
         if error is not None:
-            awaited = np.array([block in self._wanted for block in move.ids.tolist()], dtype=np.bool_)
+            awaited = self._is_wanted(move.ids)
             self._lose(move.ids[awaited], MissReason.COPY_FAILED)
             self._holdings.failed(DEVICE, move.ids[~awaited])
             return
@@ -214,3 +261,14 @@ class Loads:
         # what is in host memory is being copied up already; its slot stays taken until that copy ends
         self._holdings.failed(DEVICE, ids[state[HOST, ids] != PRESENT])
         lease.num_loading = 0
+
+    def check(self) -> None:
+        """Raise AssertionError unless what is to be copied up stays where it is, and has a place to go to."""
+        residency = self._holdings.residency
+        for ids in self._arrived:
+            assert (residency.readers[HOST][ids] > 0).all(), "a block that is to be copied up may be evicted"
+            assert (residency.state[DEVICE][ids] == WRITING).all(), (
+                "a block to be copied up has no place there"
+            )
+        positions = [load.unread for load in self._loads]
+        assert all(len(each) and (np.diff(each) > 0).all() for each in positions), "reads are out of order"

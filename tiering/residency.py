@@ -314,6 +314,11 @@ class Residency:
         """The key of one block, None if nobody has computed it."""
         return self.key[block].tobytes() if self.has_key.item(block) else None
 
+    def keys_of(self, ids: Ids) -> list[BlockKey]:
+        """The keys of blocks that have one; anything for others."""
+        keys: list[BlockKey] = self.key[ids].view(f"V{KEY_BYTES}").ravel().tolist()
+        return keys
+
     # ---- conservation
 
     def check(self) -> None:

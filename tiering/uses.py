@@ -88,5 +88,5 @@ class Uses:
         if len(ids):
             residency = self._holdings.residency
             used_s = tuple(self._holdings.order.touched_s(ids).tolist())
-            self._outbox.send(Touch(tuple(residency.key[ids].view("V32").ravel().tolist()), used_s))
+            self._outbox.send(Touch(tuple(residency.keys_of(ids)), used_s))
             residency.told[ids] = residency.stamp[ids]

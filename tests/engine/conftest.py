@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -49,21 +50,28 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def reference(tiny_llama_dir: Path) -> Callable[..., list[int]]:
-    """What transformers' own `generate` says to a prompt: generate(prompt, params) -> token ids."""
+    """What transformers' own `generate` says to a prompt: generate(prompt, params) -> token ids.
+
+    To the same prompt it says the same, and many tests ask for the same few: it is asked once.
+    """
     model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32).eval()
     model.generation_config.eos_token_id = None  # every test here goes on to max_tokens
 
-    def generate(prompt: Sequence[int], params: SamplingParams = GREEDY) -> list[int]:
+    @cache
+    def generate(prompt: tuple[int, ...], max_tokens: int) -> tuple[int, ...]:
         with torch.inference_mode():
             out = model.generate(
-                torch.tensor([list(prompt)]),
+                torch.tensor([prompt]),
                 attention_mask=torch.ones(1, len(prompt), dtype=torch.int64),
-                max_new_tokens=params.max_tokens,
+                max_new_tokens=max_tokens,
                 do_sample=False,
                 pad_token_id=0,
             )
-        return out[0, len(prompt) :].tolist()
+        return tuple(out[0, len(prompt) :].tolist())
 
-    return generate
+    def said(prompt: Sequence[int], params: SamplingParams = GREEDY) -> list[int]:
+        return list(generate(tuple(prompt), params.max_tokens))
+
+    return said

@@ -139,7 +139,7 @@ def test_a_step_without_memory_ends_its_requests_with_advice_and_the_engine_goes
 
 def test_drawing_without_memory_is_the_steps_failure_too(tiny_llama_dir, monkeypatch):
     with engine_on(tiny_llama_dir) as engine:
-        monkeypatch.setattr("engine.loop.choose", raises(CUDA))
+        monkeypatch.setattr("engine.sampling.choose", raises(CUDA))
         assert "lower device_bytes" in engine.generate(tokens(0, 20), GREEDY).error
         monkeypatch.undo()
         assert engine.generate(tokens(0, 20), GREEDY).finish_reason == "length"

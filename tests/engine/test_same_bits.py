@@ -5,7 +5,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-import engine.loop
+import engine.sampling
 from engine import SamplingParams
 from tests.engine.engines import BLOCK, GREEDY, bytes_of, engine_on, tokens
 
@@ -22,14 +22,14 @@ def params(number):
 def logits(monkeypatch):
     """All logits that tokens are chosen from, by the seed of their request."""
     rows = defaultdict(list)
-    choose = engine.loop.choose
+    choose = engine.sampling.choose
 
     def note(computed, draws):
         for row, draw in zip(computed, draws, strict=True):
             rows[draw.params.seed].append(row.clone())
         return choose(computed, draws)
 
-    monkeypatch.setattr(engine.loop, "choose", note)
+    monkeypatch.setattr(engine.sampling, "choose", note)
     return rows
 
 

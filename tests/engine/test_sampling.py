@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from engine.params import SamplingParams
-from engine.sampling import Dice, Draw, choose
+from engine.sampling import Dice, Draw, choose, choose_from
 
 VOCAB = 40
 KNOWN = np.array([3, 7, 7, 12, 3, 30], dtype=np.int32)  # of which the last three are the reply
@@ -78,6 +78,49 @@ def test_tokens_are_drawn_as_probably_as_transformers_would(settings):
         assert not drawn[right == 0].any(), "what was filtered out is never drawn"
 
 
+def plainly(logits, draw):
+    """The token of one row by definition: all of it sorted, the smaller id first of equals."""
+    params, row = draw.params, logits.double().numpy()
+    weights = np.exp((row - row.max()) / params.temperature)
+    order = np.argsort(-weights, kind="stable")
+    if params.top_k:
+        order = order[: params.top_k]
+    sorted_weights = weights[order]
+    probabilities = sorted_weights / (sorted_weights.sum() if params.top_k else weights.sum())
+    before = np.cumsum(probabilities) - probabilities
+    kept = (before < params.top_p) & (probabilities >= params.min_p * probabilities[0])
+    kept[0] = True
+    cumulated = np.cumsum(probabilities * kept)
+    return order[np.searchsorted(cumulated, draw.uniform * cumulated[-1], side="right")]
+
+
+@pytest.mark.parametrize("spread", [0.01, 1.0, 8.0])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"top_p": 0.5},
+        {"top_p": 0.95},
+        {"top_p": 0.999999},
+        {"min_p": 1e-6},
+        {"min_p": 0.3},
+        {"top_p": 0.9, "min_p": 0.01},
+        {"top_k": 7},
+        {"top_k": 300, "top_p": 0.9, "min_p": 0.001},
+    ],
+    ids=str,
+)
+def test_what_is_drawn_from_a_few_candidates_is_what_sorting_all_of_them_gives(settings, spread):
+    random = np.random.default_rng(5)
+    for temperature in (0.3, 1.0, 2.5):
+        logits = torch.from_numpy(random.normal(0, spread, (20, 1500)).astype(np.float32))
+        if "top_k" not in settings:  # whom of equals topk takes it does not say
+            logits[10:] = logits[10:].bfloat16().float()
+        params = SamplingParams(temperature=temperature, **settings)
+        draws = [draw(params, uniform) for uniform in random.random(20)]
+        right = [plainly(row, each) for row, each in zip(logits, draws, strict=True)]
+        assert [choice.token for choice in choose(logits, draws)] == right
+
+
 def test_the_most_probable_token_without_temperature_and_the_first_of_equals():
     logits = logits_of(0, rows=3)
     logits[2, [5, 9]] = 100.0
@@ -107,6 +150,16 @@ def test_a_row_does_not_depend_on_what_else_is_drawn(others):
         [alone] = choose(logits, [draw(params, uniform)])
         together = choose(rows, [draw(params, uniform), *beside])
         assert together[0].token == alone.token
+
+
+@pytest.mark.parametrize(
+    "rows", [[], [0, 1, 2, 3], [1, 2], [0, 0, 2], [0, 0, 1, 2, 2, 2], [3, 1], [*range(4)] * 40], ids=len
+)
+def test_several_draws_may_look_at_one_row(rows):
+    logits = logits_of(6, rows=4)
+    draws = [draw(SamplingParams(temperature=1.0), (at + 0.5) / len(rows)) for at in range(len(rows))]
+    one_by_one = [choose(logits[row : row + 1], [each])[0] for row, each in zip(rows, draws, strict=True)]
+    assert choose_from(logits, rows, draws) == one_by_one
 
 
 def test_the_logits_that_are_given_stay_as_they_are():

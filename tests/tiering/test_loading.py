@@ -38,6 +38,36 @@ def test_what_comes_from_host_memory_is_copied_up_while_the_rest_is_read():
     assert len(tiers.completable()) == 2, "neither waits for the other"
 
 
+def test_what_was_read_between_two_plans_is_copied_up_together():
+    tiers = model(device=8, host=4, disk=8, read_batch_blocks=1)
+    on_disk(tiers, 1, 2, 3)
+    request = tiers.admit(prompt(1, 2, 3))
+    tiers.plan()
+    reads = tiers.moves(Read)
+    assert [len(read.ids) for read in reads] == [1, 1, 1]
+    for read in (reads[2], reads[0]):
+        tiers.complete(read.number)
+    assert not tiers.index.idle
+    tiers.index.check()
+    tiers.plan()
+    [promote] = tiers.moves(Promote)
+    assert promote.ids.tolist() == [*reads[2].ids, *reads[0].ids]
+    tiers.settle()
+    assert request.lease.ready[:3].all()
+
+
+def test_what_was_read_for_a_request_that_ends_before_the_next_plan_is_copied_up_and_stays():
+    tiers = model(device=8, host=4, disk=8)
+    on_disk(tiers, 1, 2)
+    request = tiers.admit(prompt(1, 2))
+    tiers.plan()
+    tiers.complete(tiers.moves(Read)[0].number)
+    tiers.release(request)
+    tiers.index.check()
+    tiers.settle()
+    assert lookup(tiers, 1, 2) == {"device": 2}
+
+
 @pytest.mark.parametrize("reason", [MissReason.ABSENT, MissReason.DAMAGED_CHECKSUM])
 def test_a_lost_record_costs_one_block_and_the_hole_heals(reason):
     tiers = model(device=8, host=4, disk=8)

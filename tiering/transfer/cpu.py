@@ -39,8 +39,13 @@ class CpuEvent:
                 return
         wake()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it is complete, with an error or without."""
+        return self._done.is_set()
+
     def query(self) -> bool:
-        if not self._done.is_set():
+        if not self.is_over:
             return False
         if self.error is not None:
             raise self.error
@@ -137,7 +142,7 @@ class CpuDevice:
     def wait(self, stream: CpuStream | None, event: CpuEvent) -> None:
         if stream is None:
             event.wait()
-        else:
+        elif not event.is_over:  # to wait for what has ended would wake the thread for nothing
             stream.put(Wait(event))
 
     def query(self, event: CpuEvent) -> bool:

@@ -1,0 +1,1 @@
+"""What kvtide itself costs beside the model: see __main__."""

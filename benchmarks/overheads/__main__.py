@@ -1,0 +1,169 @@
+"""`make bench-overheads`: what kvtide costs beside the model.
+
+* of a step in which 16 replies decode, what is not the model's forward: planning, packing the batch, choosing tokens, text,
+  bookkeeping. Of replies that are drawn with top_p and a penalty the gate leaves out the drawing;
+* of a block that comes back from host memory or disk, the Python around copy and decoding;
+* the processor time of an engine that nobody asks for anything;
+* what importing takes.
+
+Gates hold or do not by medians, by the wall for steps and by processor time for the rest. Exit status 1 if one does not.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.markdown import table
+from benchmarks.overheads import at_rest, decode, promotions
+from engine.model import load_model
+from tiering.cli.environment import environment
+
+_PROMOTED_FROM = ("host", "disk that answers at once", "disk")
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    imports = [
+        {"what": name, **at_rest.start(how, arguments.repeats)} for name, how in at_rest.IMPORTS.items()
+    ]
+    promoted = [
+        promotions.measure(source, num_blocks, arguments.repeats)
+        for num_blocks in promotions.SIZES
+        for source in _PROMOTED_FROM
+    ]
+    model = load_model("demo", device="cpu")
+    idle = [at_rest.idle(model, arguments.idle_seconds, endpoint=endpoint) for endpoint in (False, True)]
+    steps = []
+    for with_model, num_steps in ((True, arguments.steps), (False, 4 * arguments.steps)):
+        for case in decode.CASES:
+            if not (with_model and arguments.no_model):
+                step = decode.measure(
+                    model,
+                    case,
+                    steps=num_steps,
+                    threads=arguments.threads,
+                    seed=arguments.seed,
+                    with_model=with_model,
+                )
+                steps.append(step)
+    return {
+        "command": " ".join(["python -m benchmarks.overheads", *sys.argv[1:]]),
+        "environment": environment(),
+        "config": {name: str(value) for name, value in vars(arguments).items()},
+        "gates": gates(steps, promoted, idle, imports),
+        "steps": steps,
+        "promotions": promoted,
+        "idle": idle,
+        "imports": imports,
+    }
+
+
+def gates(
+    steps: list[dict[str, Any]],
+    promoted: list[dict[str, Any]],
+    idle: list[dict[str, Any]],
+    imports: list[dict[str, Any]],
+) -> list[dict[str, Any]]:
+    [help_s] = [row["cpu_s"] for row in imports if row["what"] == "kvtide --help"]
+    return [
+        *(
+            _gate(f"loop's share of a step, {row['case']}", row[_share(row)], 0.05, "of the step")
+            for row in steps
+            if row["with_model"]
+        ),
+        *(
+            _gate(
+                f"promotion of {row['blocks']} blocks from {row['from']}",
+                row["us_a_block"],
+                20.0,
+                "us a block",
+            )
+            for row in promoted
+        ),
+        _gate("idle engine", idle[0]["cpu_ms_a_second"], 0.1, "ms of processor time a second"),
+        _gate("kvtide --help", help_s, 0.3, "s of processor time"),
+    ]
+
+
+def _share(row: dict[str, Any]) -> str:
+    """Drawing from the probabilities of a vocabulary is computing that the request asks for; taking the largest is not."""
+    return "share_but_for_choosing" if row["case"] == "sampled" else "share"
+
+
+def _gate(name: str, value: float, bound: float, unit: str) -> dict[str, Any]:
+    return {"name": name, "value": value, "bound": bound, "unit": unit, "holds": value <= bound}
+
+
+def report(figures: dict[str, Any]) -> str:
+    """For people."""
+    machine = figures["environment"]
+    steps = [
+        {
+            "replies": row["case"],
+            "forward": "the model's" if row["with_model"] else "left out",
+            "forward, ms": round(row["forward_wall_us"] / 1e3, 1),
+            "the rest, us": row["own_wall_us"],
+            "of that processor time, us": row["own_cpu_us"],
+            "share": f"{row['share']:.1%}" if row["with_model"] else "",
+            "but for choosing tokens": f"{row['share_but_for_choosing']:.1%}" if row["with_model"] else "",
+            "steps": row["steps"],
+        }
+        for row in figures["steps"]
+    ]
+    names = sorted({name for row in figures["steps"] for name in row["parts_cpu_us"]})
+    parts = [
+        {"part, us of processor time": name}
+        | {_column(row): row["parts_cpu_us"].get(name, 0.0) for row in figures["steps"]}
+        for name in names
+    ]
+    tables = [figures["gates"], steps, parts, figures["promotions"], figures["idle"], figures["imports"]]
+    heads = ["gates", "a step of 16 replies", "its parts", "a block that comes back, us", "idle", "imports"]
+    return (
+        "\n\n".join(
+            [
+                "# What kvtide costs beside the model",
+                f"`{figures['command']}`, commit {machine['commit']}, {machine['cpu']}, {machine['cores']} cores.",
+                *(
+                    f"## {head}\n\n{table(rows, list(rows[0]))}"
+                    for head, rows in zip(heads, tables, strict=True)
+                ),
+            ]
+        )
+        + "\n"
+    )
+
+
+def _column(row: dict[str, Any]) -> str:
+    return row["case"] + ("" if row["with_model"] else ", forward left out")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=48,
+        help="tokens of each reply with the model; four times as many without",
+    )
+    parser.add_argument("--threads", type=int, help="of the model; default: torch's choice")
+    parser.add_argument("--repeats", type=int, default=10, help="of promotions and imports")
+    parser.add_argument("--idle-seconds", type=float, default=3.0)
+    parser.add_argument("--no-model", action="store_true", help="only steps with the forward left out")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--json", type=Path, help="where the figures go; a report for people goes beside it, as .md"
+    )
+    arguments = parser.parse_args()
+    figures = measure(arguments)
+    print(report(figures))
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        arguments.json.with_suffix(".md").write_text(report(figures))
+    return int(not all(gate["holds"] for gate in figures["gates"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
