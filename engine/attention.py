@@ -154,9 +154,11 @@ def _behind_seen(
     """
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - torch has no public name for it
     before, before_sum = flash(query, key[:, :, tile.seen], value[:, :, tile.seen], scale=scaling)
+    out: torch.Tensor
     out, out_sum = flash(query, key[:, :, tile.kv], value[:, :, tile.kv], attn_mask=tile.mask, scale=scaling)
     share = (before_sum - out_sum).sigmoid_()[..., None]
-    return out.add_(before.sub_(out).mul_(share))
+    out += before.sub_(out).mul_(share)
+    return out
 
 
 def _by_kv_head(query: torch.Tensor, kv_heads: int) -> torch.Tensor:

@@ -77,6 +77,7 @@ def _in_this_process(
         first_use(engine, bench)
         made_with = settings(engine)
         for number, num_tokens, repeats in bench.lengths:
+            bring(engine, "cold", prefixes[number])  # other prefixes would make way while rows are timed
             length = _Length(bench, engine, reference, prefixes[number], tell)
             for repeat in range(repeats):
                 tell(f"{num_tokens} tokens, repeat {repeat + 1} of {repeats}")

@@ -111,7 +111,7 @@ class Clocks:
         try:
             yield
         finally:
-            del model.batch  # type: ignore[method-assign]
+            del model.batch
 
 
 class _ClockedGather(Gather):
