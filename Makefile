@@ -38,6 +38,8 @@ ADMIN_ARGS ?=
 INDEX_ARGS ?=
 CODEC_ARGS ?=
 OVERHEADS_ARGS ?=
+RESTART_ARGS ?=
+DISK_ARGS ?=
 SOAK_REQUESTS ?= 20000
 SOAK_SEEDS ?= 1000
 SOAK_WALKS ?= 40000
@@ -47,13 +49,8 @@ MUTATE_ARGS ?=
 # OpenMP threads that spin while they wait slow down a busy machine by up to three times.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-index churn soak format bench sizes gpu-check gpu-rehearsal clean help
-.PHONY: setup demo test browser check mutate faults faults-peers index-peers crash bench-admin churn soak format bench figures sizes gpu-check gpu-rehearsal clean help
-.PHONY: setup demo test browser check mutate faults faults-peers ttft-peers crash bench-admin churn soak format bench sizes gpu-check gpu-rehearsal clean help
-.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-codec churn soak format bench sizes gpu-check gpu-rehearsal clean help
-.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-disk churn soak format bench sizes gpu-check gpu-rehearsal clean help
-.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-index bench-restart churn soak format bench sizes gpu-check gpu-rehearsal clean help
-.PHONY: setup demo test browser check mutate faults faults-peers crash bench-admin bench-overheads churn soak format bench sizes gpu-check gpu-rehearsal clean help
+.PHONY: setup demo test browser check mutate faults faults-peers index-peers ttft-peers crash bench bench-admin bench-codec \
+	bench-disk bench-index bench-overheads bench-restart churn figures soak format sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -121,6 +118,7 @@ faults-peers: setup ## some of them at the disk stores of LMCache, SGLang and vL
 
 index-peers: setup ## the prefix index beside SGLang's trees and vLLM's hashes (installs these; INDEX_PEERS_ARGS="...")
 	@$(BIN)/python -m benchmarks.peers.index $(INDEX_PEERS_ARGS)
+
 ttft-peers: setup ## time to first token beside vLLM's CPU build and llama.cpp (installs and compiles these; minutes)
 	@$(BIN)/python -m benchmarks.peers.ttft $(TTFT_PEERS_ARGS)
 
@@ -135,8 +133,10 @@ bench-restart: setup ## how long a cache takes to know again what its disk holds
 
 bench-index: setup ## what the prefix index costs: matches, insertions, evictions, memory, pauses (INDEX_ARGS="--json FILE")
 	@$(BIN)/python -m benchmarks.index $(INDEX_ARGS)
+
 bench-codec: setup ## how much smaller KV becomes without loss, and how fast (two minutes)
 	@OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.codec $(CODEC_ARGS)
+
 bench-overheads: setup ## what the engine's loop, a promotion, idling and imports cost beside the model (two minutes)
 	@$(BIN)/python -m benchmarks.overheads $(OVERHEADS_ARGS)
 
@@ -160,6 +160,7 @@ bench: setup ## time to first token from each tier; BENCH_ARGS="..." for other s
 
 figures: setup ## README.md's tables, charts and numbers anew, from benchmarks/results
 	@$(BIN)/python -m tools.figures
+
 bench-disk: setup ## KV from disk and to it, cold and warm, beside the disk itself (minutes); DISK_ARGS="--path DIR --json FILE"
 	@$(BIN)/kvtide bench disk $(DISK_ARGS)
 

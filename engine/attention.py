@@ -11,6 +11,7 @@ from transformers import AttentionInterface
 from .batch import Batch
 from .calls import DecodeCall, PrefillCall, Tile
 from .flashinfer import FlashInferCall
+from .gather import Gather
 from .pool import DevicePool
 
 NAME = "kvtide_paged"
@@ -79,10 +80,10 @@ def attend(
     if isinstance(calls, FlashInferCall):
         return calls.attend(query, layer, scaling)
     if len(calls) == 1 and batch.num_rows == batch.num_tokens:
-        return _attend(calls[0], query, layer, scaling)
+        return _attend(calls[0], query, layer, batch.gather, scaling)
     out = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
     for call in calls:
-        out[:, call.rows] = _attend(call, query, layer, scaling)
+        out[:, call.rows] = _attend(call, query, layer, batch.gather, scaling)
     return out
 
 
@@ -104,24 +105,23 @@ def _write(layer: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: B
     layer[:, 1].index_put_(place, value[0].transpose(0, 1).to(layer.dtype))
 
 
-def _gather(layer: torch.Tensor, blocks: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Keys and values of these blocks, [2, kv_heads, tokens, head_dim]."""
-    kv = layer.index_select(0, blocks).permute(1, 3, 0, 2, 4)
-    return torch.empty(kv.shape, dtype=dtype, device=kv.device).copy_(kv).flatten(2, 3)
-
-
 def _attend(
-    call: PrefillCall | DecodeCall, query: torch.Tensor, layer: torch.Tensor, scaling: float | None
+    call: PrefillCall | DecodeCall,
+    query: torch.Tensor,
+    layer: torch.Tensor,
+    gather: Gather,
+    scaling: float | None,
 ) -> torch.Tensor:
     """The call's rows of the result, [1, rows, heads, head_dim]."""
-    kv = _gather(layer, call.blocks, query.dtype)
+    kv = gather.read("own", layer, call.blocks, query.dtype)
     if isinstance(call, PrefillCall):
         return _prefill(call, query, kv, scaling)
     query = query[:, :, call.rows]
     if call.stale is not None:
         kv.index_fill_(2, call.stale, 0)
     if len(call.shared):
-        return _decode_behind(call, query, _gather(layer, call.shared, query.dtype), kv, scaling)
+        shared = gather.read("shared", layer, call.shared, query.dtype)
+        return _decode_behind(call, query, shared, kv, scaling)
     return _decode(call, query, kv, scaling)
 
 
@@ -140,8 +140,25 @@ def _tile(
     num_rows, padding = query.shape[2], tile.mask.shape[0] - query.shape[2]
     if padding:
         query = F.pad(query, (0, 0, 0, padding))
-    out = _sdpa(query, key[:, :, tile.kv], value[:, :, tile.kv], tile.mask, scaling)
-    return out[:, :, :num_rows].transpose(1, 2)
+    attend = _sdpa if tile.seen is None else _behind_seen
+    return attend(tile, query, key, value, scaling)[:, :, :num_rows].transpose(1, 2)
+
+
+def _behind_seen(
+    tile: Tile, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
+) -> torch.Tensor:
+    """Attention over what all rows see, for which nothing reads a mask, and over the rest; then one softmax of both.
+
+    The kernel is the one that SDPA takes on the CPU, called by its name: SDPA keeps the logarithm of a softmax's sum, by
+    which the two parts are weighed, to itself.
+    """
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - torch has no public name for it
+    before, before_sum = flash(query, key[:, :, tile.seen], value[:, :, tile.seen], scale=scaling)
+    out: torch.Tensor
+    out, out_sum = flash(query, key[:, :, tile.kv], value[:, :, tile.kv], attn_mask=tile.mask, scale=scaling)
+    share = (before_sum - out_sum).sigmoid_()[..., None]
+    out += before.sub_(out).mul_(share)
+    return out
 
 
 def _by_kv_head(query: torch.Tensor, kv_heads: int) -> torch.Tensor:
@@ -191,13 +208,14 @@ def _scores(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
 
 
 def _sdpa(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, scaling: float | None
+    tile: Tile, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
+    key, value = key[:, :, tile.kv], value[:, :, tile.kv]
     if query.device.type != "cpu":
         # Only the CPU kernel takes grouped heads together with a mask; elsewhere torch falls back to a slow one.
         key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
         value = value.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     grouped = query.shape[1] != key.shape[1]
     return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, scale=scaling, enable_gqa=grouped
+        query, key, value, attn_mask=tile.mask, scale=scaling, enable_gqa=grouped
     )

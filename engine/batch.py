@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .calls import Calls, calls_by_window
 from .chunk import Chunk
 from .flashinfer import FlashInfer, FlashInferCall
+from .gather import Gather
 from .pool import DevicePool
 from .sharing import Family, families
 
@@ -26,6 +27,7 @@ class Batch:
     input_ids, positions: int64 [1, R].   slots, offsets: int64 [R], where each row's KV goes.
     calls: for each sliding window that layers of the model have, None for no window, the attention calls of such a
         layer: SDPA's, or the one that FlashInfer makes of all rows.
+    gather: reads blocks of the pool that the batch was built for.
     logit_rows: int64, the rows whose logits are wanted, in the order of the chunks; may be padded:
     only the first num_logits count.
     """
@@ -35,6 +37,7 @@ class Batch:
     slots: torch.Tensor
     offsets: torch.Tensor
     calls: Mapping[int | None, Calls | FlashInferCall]
+    gather: Gather
     logit_rows: torch.Tensor
     num_logits: int
     num_tokens: int
@@ -105,6 +108,7 @@ def build_batch(
         else calls_by_window(
             chunks, prefills, decodes, windows, pool=pool, dtype=dtype, deterministic=deterministic
         ),
+        gather=pool.gather,
         logit_rows=torch.tensor(wanted + wanted[:1] * padding, dtype=torch.int64, device=device),
         num_logits=len(wanted),
         num_tokens=num_tokens,

@@ -18,17 +18,21 @@ QUERY_MULTIPLE = 32
 MASK_MULTIPLE = 8
 """Values that 16 bytes hold, of the smallest dtype: what torch asks the strides of a mask to be a multiple of."""
 
+SEEN_TOKENS = 1024
+"""From this many tokens on that all rows of a tile see, float32 on the CPU attends over them apart, without a mask: it is 5
+to 10 % faster with thousands, and slower with fewer (docs/LOG.md). It depends on a tile's place alone, so a row's bits do too."""
+
 GATHER_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 """Most keys and values that several decodes gather for one attention call of one layer. On the CPU more than this is
-slower: it leaves the caches, and malloc returns it to the system after each layer and takes it anew for the next. The
-figure for CUDA is a guess."""
+slower: it leaves the caches. The figure for CUDA is a guess."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tile:
-    """Query rows of a chunk that share one attention call: none of them sees a token outside `kv`.
+    """Query rows of a chunk that share one attention call: none of them sees a token outside `seen` and `kv`.
 
     rows: the tile's rows in the batch.
+    seen: gathered tokens that all rows see, if they are attended over apart from `kv`, which follows; else None.
     kv: the gathered tokens that the call takes; a row's bits depend on how many. It ends with what the last row sees,
         in deterministic mode at the next multiple of TILE_TOKENS, wherever the chunk or the prompt ends. It begins
         with the block that the first row of a tile that begins at such a multiple sees first.
@@ -37,6 +41,7 @@ class Tile:
     """
 
     rows: slice
+    seen: slice | None
     kv: slice
     mask: torch.Tensor
 
@@ -54,7 +59,7 @@ class PrefillCall:
                  |   cached    |  tile 0  |  tile 1  | tile 2   |
         tile 1 attends over [0, its own end): what lies above the diagonal costs at most a tile's triangle. Tile 2
         attends over [0, end), in deterministic mode over [0, where it would end in a longer prompt). With a window
-        each tile leaves out the blocks that none of its rows sees.
+        each tile leaves out the blocks that none of its rows sees. Far from the start tile 1's `seen` is [0, its begin).
     """
 
     rows: slice
@@ -91,6 +96,11 @@ Calls = tuple[PrefillCall | DecodeCall, ...]
 def _tile_end(position: int) -> int:
     """End of the tile that holds the token before `position`."""
     return -(-position // TILE_TOKENS) * TILE_TOKENS
+
+
+def _tile_begin(position: int) -> int:
+    """Begin of the tile that holds the token at `position`."""
+    return position // TILE_TOKENS * TILE_TOKENS
 
 
 def _additive(unseen: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -161,10 +171,12 @@ class _CallPlan:
     window: int | None
 
     def all(self, prefills: Sequence[int], decodes: Sequence[Family]) -> Calls:
-        widest = max((_tile_end(self.chunks[i].end) for i in prefills), default=0)
-        if self.window is not None:
-            widest = min(widest, TILE_TOKENS + self.window + self.pool.layout.block_tokens)
-        staircase = _staircase(widest, self.window, self.dtype, self.pool.device)
+        widths = (
+            first + TILE_TOKENS - self._kv_begin(first)
+            for i in prefills
+            for first in range(_tile_begin(self.chunks[i].start), self.chunks[i].end, TILE_TOKENS)
+        )
+        staircase = _staircase(max(widths, default=0), self.window, self.dtype, self.pool.device)
         calls: list[PrefillCall | DecodeCall] = []
         row = 0
         for i in prefills:
@@ -183,21 +195,34 @@ class _CallPlan:
         """The block in which that is."""
         return self._first_seen(position) // self.pool.layout.block_tokens
 
+    def _sees_apart(self, tile_begin: int) -> bool:
+        """Whether what is before such a tile is attended over apart."""
+        has_kernel = self.pool.device.type == "cpu" and self.dtype == torch.float32
+        return has_kernel and self.window is None and tile_begin >= SEEN_TOKENS
+
+    def _kv_begin(self, tile_begin: int) -> int:
+        """The first token of the masked part of such a tile's call: of a block, or the tile's own first."""
+        if self._sees_apart(tile_begin):
+            return tile_begin
+        return self._first_block(tile_begin) * self.pool.layout.block_tokens
+
     def _prefill(self, chunk: Chunk, first_row: int, staircase: torch.Tensor) -> PrefillCall:
         # Cut at absolute positions: then a row's call has the same KV length wherever its chunk started.
         edges = [chunk.start, *range(_tile_end(chunk.start + 1), chunk.end, TILE_TOKENS)]
-        first_block = self._first_block(_tile_end(chunk.start + 1) - TILE_TOKENS)
+        first_block = self._first_block(_tile_begin(chunk.start))
         gathered = first_block * self.pool.layout.block_tokens
         tiles = []
         kv_end = 0
         for begin, end in zip(edges, [*edges[1:], chunk.end], strict=True):
             # And wherever it ends: a later prompt that goes on from here must find what it would have computed.
             kv_end = _tile_end(end) if self.deterministic else end
-            kv_begin = self._first_block(_tile_end(end) - TILE_TOKENS) * self.pool.layout.block_tokens
+            tile_begin = _tile_begin(begin)
+            kv_begin = self._kv_begin(tile_begin)
             first = TILE_TOKENS - (kv_end - begin)
             mask = staircase[first : first + self._padded(end - begin), kv_begin - kv_end :]
             tile = Tile(
                 rows=slice(first_row + begin - chunk.start, first_row + end - chunk.start),
+                seen=slice(0, tile_begin) if self._sees_apart(tile_begin) else None,
                 kv=slice(kv_begin - gathered, kv_end - gathered),
                 mask=mask if self.pool.device.type == "cpu" else _aligned(mask),
             )

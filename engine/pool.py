@@ -9,6 +9,7 @@ from kvstore.block import BlockLayout
 from kvstore.closing import Closing
 
 from .dtypes import torch_dtype
+from .gather import Gather
 
 
 class DevicePool(Closing):
@@ -34,6 +35,8 @@ class DevicePool(Closing):
         # zeros() may hand out untouched pages; fill_ writes every one of them.
         self._blocks = torch.empty(shape, dtype=torch_dtype(layout.dtype), device=device).fill_(0)
         self.device = self._blocks.device  # with its number
+        self.gather = Gather(self.device)
+        """How the thread that computes reads blocks."""
         flat = self._blocks.view(num_slots + 1, -1).view(torch.uint8)
         # numpy on the CPU: its copies release the GIL and need no torch on the copying side.
         self._bytes: Any = flat.numpy() if self.device.type == "cpu" else flat

@@ -37,8 +37,7 @@ def measure(shape: str, size: str, device: str, tell: Callable[[str], None]) -> 
     """The rows, as they come."""
     from benchmarks.gpu.links import link_to
     from engine.engine import Engine
-    from tiering.cli.bench_ttft import TtftBench, first_use, prompts, timed
-    from tiering.cli.prompts import load
+    from tiering.cli.ttft_setup import TtftBench, first_use, prompts, suffix, timed
 
     repeats = _REPEATS[size]
     bench = TtftBench(
@@ -53,10 +52,11 @@ def measure(shape: str, size: str, device: str, tell: Callable[[str], None]) -> 
         device=device,
         deterministic=False,
         reference=False,
+        phases=0,
         seed=0,
     )
-    model = load(bench.model, device, bench.seed, bench.longest_tokens)
-    prefixes, suffixes = prompts(bench, model)
+    model = bench.load()
+    prefixes = prompts(bench, model)
     config = bench.engine_config(model, None)
     with (
         Engine(model, dataclasses.replace(config, layer_groups=1), announce=tell) as whole,
@@ -69,9 +69,10 @@ def measure(shape: str, size: str, device: str, tell: Callable[[str], None]) -> 
             tell(f"{num_tokens} tokens")
             seconds: dict[str, list[float]] = {way: [] for way in ways}
             # the first of each, which nobody counts, warms up
-            for suffix in [suffixes[0], *suffixes[:num_repeats]]:
+            for repeat in range(num_repeats + 1):
+                behind = suffix(bench, model, repeat, "device")
                 for way, (engine, tier) in ways.items():
-                    ttft_s, _, result, _ = timed(engine, tier, prefixes[number], suffix, bench.new_tokens)
+                    ttft_s, _, result, _ = timed(engine, tier, prefixes[number], behind, bench.new_tokens)
                     assert result.usage.cached_by_tier[tier] == num_tokens // _BLOCK_TOKENS * _BLOCK_TOKENS
                     seconds[way].append(ttft_s)
             seconds["promotion"] = promotion_s(link_to(device), device, shape, num_tokens, num_repeats)

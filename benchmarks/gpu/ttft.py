@@ -13,7 +13,7 @@ _REPEATS: dict[str, dict[int, int]] = {
     "quick": {1024: 1, 4096: 1},
     "rehearsal": {64: 1, 160: 1},
 }
-"""By tokens of the prefix: a long one is filled anew for each row, and takes seconds."""
+"""By tokens of the prefix: a long one is filled anew for each cold row, and takes seconds."""
 
 
 def _name(shape: str, num_tokens: int, tier: str) -> str:
@@ -32,8 +32,8 @@ def measure(
     shape: str, size: str, device: str, tell: Callable[[str], None], *, disk: bool = True
 ) -> Iterator[dict[str, Any]]:
     """The rows, as they come: the restarts at the end. Without `disk` those that need none."""
-    from tiering.cli.bench_ttft import TtftBench
     from tiering.cli.bench_ttft import measure as measure_ttft
+    from tiering.cli.ttft_setup import TtftBench
 
     bench = TtftBench(
         model=model_name(shape),
@@ -47,6 +47,7 @@ def measure(
         device=device,
         deterministic=False,
         reference=False,
+        phases=0,
         seed=0,
     )
     from_disk = {}

@@ -8,6 +8,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tiering.cli.ttft_rows import Row, gates
+
 TIERS = ("cold", "device", "host", "disk", "restart")
 
 
@@ -42,27 +44,66 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
     rows_file = tmp_path / "rows.json"
     sizes = ["--prefix-tokens", "200,80", "--suffix-tokens", "20", "--repeats", "1", "--kv-dtype", "float32"]
-    done = kvtide("bench", "ttft", "--model", tiny_dir, *sizes, "--json", str(rows_file))
+    done = kvtide("bench", "ttft", "--model", tiny_dir, *sizes, "--phases", "1", "--json", str(rows_file))
     assert done.returncode == 0, done.stderr
     measured = json.loads(rows_file.read_text())
     for prefix_tokens in (200, 80):
         cached = prefix_tokens // 16 * 16
         rows = {row["tier"]: row for row in measured["rows"] if row["prefix_tokens"] == prefix_tokens}
         assert list(rows) == ["reference_cold", "reference_hit", *TIERS]
-        assert len({tuple(row["token_ids"][0]) for row in rows.values()}) == 1
-        assert all(row["ttft_s"] > 0 and len(row["ttft_s_all"]) == 1 for row in rows.values())
+        assert all(row["ttft_s"] > 0 for row in rows.values())
+        assert {tier: len(row["ttft_s_all"]) for tier, row in rows.items()} == {
+            "reference_cold": 1,
+            "reference_hit": 4,
+            **dict.fromkeys(TIERS, 1),
+        }
+        # each repeat of each hit has a suffix of its own, save that a restart is asked what the disk was
+        hits = rows["reference_hit"]["token_ids"]
+        assert rows["cold"]["token_ids"] == rows["reference_cold"]["token_ids"]
+        assert [rows[tier]["token_ids"] for tier in TIERS[1:]] == [[hit] for hit in hits]
+        assert len({*map(tuple, hits)}) > 2
         for tier in TIERS[1:]:
             where = "disk" if tier == "restart" else tier
             assert rows[tier]["cached_by_tier"] == {"device": 0, "host": 0, "disk": 0, where: cached}
             assert rows[tier]["prefilled_tokens"] == prefix_tokens + 20 - cached
+        for tier in ("device", "host", "disk"):
+            assert set(rows[tier]["phases_s"]) == set(measured["phases"])
+            inside = ("gathering", "attention", "matrix products", "logits", "rest of the forward")
+            assert all(rows[tier]["phases_s"][name] > 0 for name in inside)
+        assert rows["disk"]["phases_s"]["loading"] > 0
+        assert rows["cold"]["phases_s"] is rows["restart"]["phases_s"] is None
+        assert rows["restart"]["timings_s"]["load_s"] > 0
         for tier in TIERS:
             between_s = rows[tier]["between_tokens_s"]["50"]
             assert rows[tier]["decode_tokens_per_s"] == pytest.approx(1 / between_s)
         assert rows["reference_hit"]["decode_tokens_per_s"] is None
         assert rows["cold"]["cached_tokens"] == 0
+    assert measured["gates"] == [], "they belong to other lengths"
+    assert "where a hit's time goes" in done.stdout
     assert measured["config"]["prefix_tokens"] == [200, 80]
     assert measured["config"]["engine"]["kv_dtype"] == "float32"
     assert measured["environment"]["versions"]["torch"]
+
+
+def measured_row(tier: str, *ttft_s: float, prefix_tokens: int = 4096) -> dict[str, object]:
+    row = Row(tier, prefix_tokens)
+    for seconds in ttft_s:
+        row.add(seconds, [1])
+    return row.as_dict()
+
+
+def test_gates_are_ratios_of_medians_to_hits_of_the_yardstick():
+    rows = [
+        measured_row("reference_hit", 0.9, 1.0, 1.3),
+        measured_row("device", 0.8, 0.9, 1.2),
+        measured_row("host", 1.0, 1.1, 1.2),
+        measured_row("disk", 0.1, prefix_tokens=1024),
+    ]
+    device, host = gates(rows, 64)
+    assert (device["value"], device["bound"], device["holds"]) == (0.9, 1.0, True)
+    assert (host["value"], host["bound"], host["holds"]) == (1.1, 1.05, False)
+    assert device["spread"] == [0.8, 1.2]
+    assert gates(rows, 32) == gates(rows[1:], 64) == [], "other lengths, no yardstick"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import engine.calls
 from engine.batch import MIN_ROWS, build_batch
 from engine.calls import GATHER_BYTES, DecodeCall, PrefillCall, _aligned
 from engine.chunk import Chunk
@@ -37,8 +38,10 @@ def seen(call: PrefillCall | DecodeCall) -> dict[int, list[tuple[int, int]]]:
     if isinstance(call, PrefillCall):
         for tile in call.tiles:
             taken = places(call.blocks)[tile.kv]
+            apart = [] if tile.seen is None else places(call.blocks)[tile.seen]
             for row, mask in zip(range(tile.rows.start, tile.rows.stop), tile.mask, strict=False):
-                found[row] = [place for place, added in zip(taken, mask.tolist(), strict=True) if added == 0]
+                masked = [place for place, added in zip(taken, mask.tolist(), strict=True) if added == 0]
+                found[row] = apart + masked
         return found
     rows = range(call.rows.start, call.rows.stop)
     masks = [None] * len(rows) if call.mask is None else call.mask[:, 0, 0].tolist()
@@ -56,12 +59,16 @@ def within(position: int, window: int | None, first_slot: int = 0) -> list[tuple
     return [(first_slot + token // BLOCK, token % BLOCK) for token in tokens]
 
 
+@pytest.mark.parametrize("seen_tokens", [128, 1024])
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize(
     ("start", "end"), [(0, 1), (0, 128), (5, 6), (112, 144), (127, 129), (64, 100), (200, 400), (255, 257)]
 )
-def test_each_row_sees_itself_and_what_its_window_holds(pool, start, end, deterministic, window):
+def test_each_row_sees_itself_and_what_its_window_holds(
+    pool, start, end, deterministic, window, seen_tokens, monkeypatch
+):
+    monkeypatch.setattr(engine.calls, "SEEN_TOKENS", seen_tokens)
     batch = build_batch([chunk(start, end)], pool, deterministic=deterministic, windows=[window])
     batch.check(pool)
     [call] = batch.calls[window]
@@ -168,6 +175,23 @@ def test_a_deterministic_tile_is_as_long_as_if_the_prompt_went_on(pool):
     assert [tile.mask.shape for tile in call.tiles] == [(32, 128), (128, 256), (64, 384)]
     assert call.blocks.tolist() == [*range(19), *[pool.scratch] * 5]
     assert call.num_tokens == 300
+
+
+def test_what_all_rows_of_a_tile_see_is_apart_where_there_is_much_of_it(pool):
+    """From the same token on in both modes, wherever the chunk starts; and only where a kernel is known to gain by it."""
+    big = DevicePool(LAYOUT, 100)
+    for deterministic, last in ((False, 20), (True, 128)):
+        [call] = build_batch(
+            [chunk(1000, 1172, num_slots=80)], big, deterministic=deterministic, windows=[None]
+        ).calls[None]
+        assert [tile.seen for tile in call.tiles] == [None, slice(0, 1024), slice(0, 1152)]
+        assert [tile.kv for tile in call.tiles] == [
+            slice(0, 1024),
+            slice(1024, 1152),
+            slice(1152, 1152 + last),
+        ]
+    halves = build_batch([chunk(1000, 1172, num_slots=80)], big, dtype=torch.bfloat16, windows=[None, 40])
+    assert all(tile.seen is None for calls in halves.calls.values() for tile in calls[0].tiles)
 
 
 def test_rows_go_to_their_slots_and_dummy_rows_to_the_scratch_slot(pool):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers.activations import ACT2FN
 
+import engine.calls
 from engine.activation import ALIGNED, AlignedActivation
 from engine.model import Model, load_model, random_model
 from engine.supported import STABLE_ACTIVATIONS, check_deterministic, shape_of
@@ -19,6 +20,12 @@ CUTS = [16, 112, 128, 144, 240, 288, 384, 400]
 @pytest.fixture(params=["bfloat16", "float32"])
 def kv_dtype(request) -> str:
     return request.param
+
+
+@pytest.fixture(params=[128, engine.calls.SEEN_TOKENS], ids=["apart early", "apart late"])
+def seen_tokens(request, monkeypatch) -> None:
+    """From where on tiles attend apart over what all of their rows see: short prompts meet that only with the first."""
+    monkeypatch.setattr(engine.calls, "SEEN_TOKENS", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +64,7 @@ def assert_same(driver: Driver, row: Row, cold: Row, *, start: int = 0, end: int
 
 @pytest.mark.usefixtures("threads")
 class TestTiny:
+    @pytest.mark.usefixtures("seen_tokens")
     def test_a_hit_equals_the_cold_prompt_wherever_it_ends(self, tiny, kv_dtype):
         driver, prompt = driver_on(tiny, kv_dtype, 700), tokens(0, 420)
         cold = driver.row(prompt)
@@ -89,6 +97,17 @@ class TestTiny:
         driver.forward([row.chunk(hole[0] * BLOCK, hole[1] * BLOCK)])
         assert_same(driver, row, cold)
 
+    def test_far_from_the_start(self, tiny, kv_dtype):
+        """Where what all rows of a tile see is attended over apart, with nothing changed for the test."""
+        driver, prompt = driver_on(tiny, kv_dtype, 450), tokens(0, 1300)
+        cold = driver.row(prompt)
+        logits = driver.prefill(cold, 0, 1024)
+        for cut in (1008, 1152, 1168, 1296):
+            row = over(driver, prompt, cold, (0, cut // BLOCK))
+            assert torch.equal(driver.prefill(row, cut), logits), cut
+            assert_same(driver, row, cold)
+
+    @pytest.mark.usefixtures("seen_tokens")
     def test_the_size_of_chunks_does_not_matter(self, tiny, kv_dtype):
         driver, prompt = driver_on(tiny, kv_dtype), tokens(0, 420)
         cold = driver.row(prompt)
@@ -106,6 +125,7 @@ class TestTiny:
         logits = driver.prefill(row)
         assert torch.equal(driver.prefill(row, 64), logits)
 
+    @pytest.mark.usefixtures("seen_tokens")
     def test_nor_what_else_is_in_the_batch(self, tiny, kv_dtype):
         driver, prompt = driver_on(tiny, kv_dtype), tokens(0, 300)
         cold = driver.row(prompt)
@@ -142,8 +162,10 @@ class TestTiny:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5, 16], indirect=True)
-def test_sizes_that_no_vector_divides(threads, kv_dtype):
-    """Runs of elements and of rows, as they are dealt out to the threads, end in the middle of everything."""
+def test_sizes_that_no_vector_divides(threads, kv_dtype, monkeypatch):
+    """Runs of elements and of rows, as they are dealt out to the threads, end in the middle of everything. All but the first
+    tile attend in two parts."""
+    monkeypatch.setattr(engine.calls, "SEEN_TOKENS", 128)
     driver, prompt = driver_on(random_model(CASES["qwen3"].config(**ODD)), kv_dtype, 400), tokens(0, 420)
     cold, other = driver.row(prompt), driver.row(tokens(1, 200))
     logits = driver.prefill(cold, 0, 512)

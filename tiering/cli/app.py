@@ -158,11 +158,15 @@ def ttft(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     deterministic: Annotated[bool, typer.Option(help="Use the deterministic mode.")] = False,
     reference: Annotated[bool, typer.Option(help="Also time transformers' own forward.")] = True,
+    phases: Annotated[
+        int, typer.Option(help="Further repeats of each hit that say where its time goes; on a CPU.", min=0)
+    ] = 3,
     seed: Annotated[int, typer.Option(help="Of prefix and suffixes.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Where to write the rows, with all settings.")] = None,
 ) -> None:
     """Time to first token of prefix + suffix, with the prefix in each tier, beside transformers' own forward."""
-    from tiering.cli.bench_ttft import TtftBench, run
+    from tiering.cli.bench_ttft import run
+    from tiering.cli.ttft_setup import TtftBench
 
     chosen = tuple(tier.strip() for tier in tiers.split(","))
     if unknown := [tier for tier in chosen if tier not in TIERS]:
@@ -182,6 +186,7 @@ def ttft(
         device=device,
         deterministic=deterministic,
         reference=reference,
+        phases=phases,
         seed=seed,
     )
     _plainly(lambda: run(bench, json))
@@ -279,7 +284,7 @@ def _percents(text: str) -> tuple[int, ...]:
 @bench_app.command(hidden=True)
 def ttft_process(spec: str) -> None:
     """One phase of a restart row, in a process of its own; prints one line of JSON."""
-    from tiering.cli.bench_ttft import run_process
+    from tiering.cli.ttft_restart import run_process
 
     run_process(spec)
 

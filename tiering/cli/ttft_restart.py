@@ -1,0 +1,79 @@
+"""The `restart` rows of `kvtide bench ttft`: a process that fills the disk, and others that find it."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+from engine import Result
+from engine.engine import Engine
+from tiering.cli.ttft_rows import Row
+from tiering.cli.ttft_setup import TtftBench, ask, fill, first_use, prompts, settings, suffix
+
+
+def after_restarts(bench: TtftBench, disk_path: str, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+    """The rows, each as soon as its repeats are over; a process for each repeat finds the prefixes of all lengths."""
+    rows = [Row("restart", num_tokens) for num_tokens in bench.prefix_tokens]
+    tell("a process that fills the disk")
+    for _ in _process(bench, disk_path, 0, "fill"):
+        pass
+    for repeat in range(max(bench.repeats)):
+        tell(f"restart {repeat + 1} of {max(bench.repeats)}")
+        for answer in _process(bench, disk_path, repeat, "time"):
+            number, result = answer["number"], _result(answer["result"])
+            rows[number].add(result.timings.ttft_s, result.token_ids, result, answer["between_s"])
+            if len(rows[number].ttft_s) == bench.repeats[number]:
+                yield {**rows[number].as_dict(), "engine": answer["engine"]}
+
+
+def _process(bench: TtftBench, disk_path: str, repeat: int, phase: str) -> Iterator[Any]:
+    """What the process says, line by line."""
+    spec = {"bench": dataclasses.asdict(bench), "disk_path": disk_path, "repeat": repeat, "phase": phase}
+    command = [sys.executable, "-m", "tiering", "bench", "ttft-process", json.dumps(spec)]
+    with ExitStack() as stack:
+        complaints = stack.enter_context(tempfile.TemporaryFile("w+"))
+        process = stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints, text=True)
+        )
+        assert process.stdout is not None, "it is a pipe"
+        yield from map(json.loads, process.stdout)
+        if process.wait():
+            complaints.seek(0)
+            raise RuntimeError(f"the {phase} process of the restart rows failed:\n{complaints.read()}")
+
+
+def run_process(spec: str) -> None:
+    """One process of the restart rows: print what it finds, a line of JSON for each prefix."""
+    given = json.loads(spec)
+    options: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given["bench"].items()
+    }
+    bench = TtftBench(**options)
+    model = bench.load()
+    prefixes = prompts(bench, model)
+    config = bench.engine_config(model, given["disk_path"])
+    with Engine(model, config, announce=lambda _: None) as engine:
+        if given["phase"] == "fill":
+            for prefix in prefixes:
+                fill(engine, prefix)
+                engine.flush()  # what the next prefix drives out would otherwise be dropped where writing is slow
+            return
+        first_use(engine, bench)
+        for number, _, repeats in bench.lengths:
+            if given["repeat"] < repeats:
+                behind = suffix(bench, model, given["repeat"], "restart")
+                _, _, result, between_s = ask(engine, prefixes[number], behind, bench.new_tokens)
+                answer = {"number": number, "result": dataclasses.asdict(result), "between_s": between_s}
+                print(json.dumps({**answer, "engine": settings(engine)}), flush=True)
+
+
+def _result(answer: dict[str, Any]) -> Result:
+    from engine.results import Sample, Timings, Usage
+
+    samples = tuple(Sample(**sample) for sample in answer["samples"])
+    usage, timings = Usage(**answer["usage"]), Timings(**answer["timings"])
+    return Result(**{**answer, "samples": samples, "usage": usage, "timings": timings})

@@ -1,0 +1,177 @@
+"""What `kvtide bench ttft` has measured: its rows, its gates, and both as tables."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from engine import Result
+from engine.results import Timings
+
+GATE_TOKENS: Final = (4096, 64)
+"""Prefix and suffix to which the gates belong."""
+
+GATES: Final = {"device": 1.0, "host": 1.05, "disk": 1.15, "restart": 1.25}
+"""The most that a hit may take, by its tier, of what transformers' own forward takes over its own cache."""
+
+_TIMINGS: Final = ("queue_s", "load_s", "prefill_s")
+
+
+@dataclass(slots=True)
+class Row:
+    """The measurements of one tier, and of one prefix."""
+
+    tier: str
+    prefix_tokens: int
+    ttft_s: list[float] = field(default_factory=list)
+    last: Result | None = None
+    token_ids: list[list[int]] = field(default_factory=list)
+    between_s: list[float] = field(default_factory=list)
+    """From each token to the next, in all repeats."""
+    timings: list[Timings] = field(default_factory=list)
+    phases: list[dict[str, float]] = field(default_factory=list)
+    """Of further repeats, with clocks."""
+
+    def add(
+        self,
+        ttft_s: float,
+        token_ids: list[int],
+        result: Result | None = None,
+        between_s: Sequence[float] = (),
+    ) -> None:
+        """One repeat."""
+        self.ttft_s.append(ttft_s)
+        self.token_ids.append(token_ids)
+        self.between_s += between_s
+        self.last = result
+        if result is not None:
+            self.timings.append(result.timings)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the JSON has it."""
+        usage = self.last.usage if self.last is not None else None
+        return {
+            "tier": self.tier,
+            "prefix_tokens": self.prefix_tokens,
+            "ttft_s": statistics.median(self.ttft_s),
+            "ttft_s_all": self.ttft_s,
+            "cached_tokens": usage.cached_tokens if usage else None,
+            "prefilled_tokens": usage.prefilled_tokens if usage else None,
+            "cached_by_tier": usage.cached_by_tier if usage else None,
+            "decode_tokens_per_s": self._decode_tokens_per_s(),
+            "between_tokens_s": _spread(self.between_s),
+            "timings_s": _medians([{name: getattr(one, name) for name in _TIMINGS} for one in self.timings]),
+            "phases_s": _medians(self.phases),
+            "token_ids": self.token_ids,
+        }
+
+    def _decode_tokens_per_s(self) -> float | None:
+        """By the median step: what else the machine does for a moment does not count."""
+        return 1 / statistics.median(self.between_s) if self.between_s else None
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    """The middle and the quarters of these, by how many percent are less."""
+    return {str(share): float(np.percentile(values, share)) for share in (25, 50, 75)} if values else {}
+
+
+def _medians(repeats: Sequence[dict[str, float]]) -> dict[str, float] | None:
+    """Of each figure; None where there is no repeat."""
+    if not repeats:
+        return None
+    return {name: statistics.median(one[name] for one in repeats) for name in repeats[0]}
+
+
+def gates(rows: Sequence[dict[str, Any]], suffix_tokens: int) -> list[dict[str, Any]]:
+    """What the rows say of the gates: none for other lengths, or without transformers' rows.
+
+    `spread`: the ratio of the least and of the most that a repeat took to the median of transformers' hits.
+    """
+    by_tier = {row["tier"]: row for row in rows if (row["prefix_tokens"], suffix_tokens) == GATE_TOKENS}
+    if "reference_hit" not in by_tier:
+        return []
+    yardstick_s = by_tier["reference_hit"]["ttft_s"]
+    return [
+        {
+            "name": f"{tier}, by transformers' forward over its own cache, {GATE_TOKENS[0]} + {GATE_TOKENS[1]} tokens",
+            "value": (ratio := by_tier[tier]["ttft_s"] / yardstick_s),
+            "spread": [one(by_tier[tier]["ttft_s_all"]) / yardstick_s for one in (min, max)],
+            "bound": bound,
+            "unit": "times",
+            "holds": ratio <= bound,
+        }
+        for tier, bound in GATES.items()
+        if tier in by_tier
+    ]
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def show(measured: dict[str, Any]) -> None:
+    """Print what was measured."""
+    console = Console()
+    console.print(_times(measured["rows"]))
+    with_phases = [row for row in measured["rows"] if row["phases_s"]]
+    if with_phases:
+        console.print(_phases(with_phases))
+    if measured["gates"]:
+        console.print(_gates(measured["gates"]))
+
+
+def _table(title: str, columns: Sequence[str], left: str) -> Table:
+    table = Table(title=title)
+    for name in columns:
+        table.add_column(name, justify="left" if name == left else "right")
+    return table
+
+
+def _times(rows: Sequence[dict[str, Any]]) -> Table:
+    columns = ("prefix", "tier", "TTFT", "spread", "vs cold", "vs reference", "cached", "prefilled", "decode")
+    table = _table("time to first token, median", columns, "tier")
+    by_tier = {(row["prefix_tokens"], row["tier"]): row["ttft_s"] for row in rows}
+    for row in rows:
+        prefix, ttft_s, every = row["prefix_tokens"], row["ttft_s"], row["ttft_s_all"]
+        cold = by_tier.get((prefix, "cold"))
+        yardstick = by_tier.get((prefix, "reference_cold" if "cold" in row["tier"] else "reference_hit"))
+        table.add_row(
+            str(prefix),
+            row["tier"],
+            f"{ttft_s * 1e3:,.0f} ms",
+            f"{min(every) * 1e3:,.0f}-{max(every) * 1e3:,.0f}",
+            f"{cold / ttft_s:.1f}x" if cold else "",
+            f"{ttft_s / yardstick:.2f}" if yardstick else "",
+            "" if row["cached_tokens"] is None else str(row["cached_tokens"]),
+            "" if row["prefilled_tokens"] is None else str(row["prefilled_tokens"]),
+            "" if row["decode_tokens_per_s"] is None else f"{row['decode_tokens_per_s']:.1f}/s",
+        )
+    return table
+
+
+def _phases(rows: Sequence[dict[str, Any]]) -> Table:
+    names = list(rows[0]["phases_s"])
+    table = _table(
+        "where a hit's time goes, ms, median of the repeats with clocks",
+        ("phase", *map(_head, rows)),
+        "phase",
+    )
+    for name in names:
+        table.add_row(name, *(f"{row['phases_s'][name] * 1e3:,.1f}" for row in rows))
+    return table
+
+
+def _head(row: dict[str, Any]) -> str:
+    return f"{row['prefix_tokens']}, {row['tier']}"
+
+
+def _gates(found: Sequence[dict[str, Any]]) -> Table:
+    table = _table("gates", ("gate", "value", "spread", "bound", "holds"), "gate")
+    for gate in found:
+        spread = "-".join(f"{value:.2f}" for value in gate["spread"])
+        holds = "yes" if gate["holds"] else "no"
+        table.add_row(gate["name"], f"{gate['value']:.3f}", spread, f"{gate['bound']:.2f}", holds)
+    return table
