@@ -217,7 +217,7 @@ def _store(
             min_free_bytes=chosen.disk_min_free_bytes,
             durability=config.disk_durability,
             compression=config.disk_compression,
-            read_threads=config.disk_read_threads,
+            read_threads=chosen.disk_read_threads,
             master_key=None if key_file is None else read_master_key(key_file),
             ttl_s=config.ttl_s,
         )

@@ -1,5 +1,6 @@
 """How the blocks of a store are encoded: what is learned of them on the way, and whether it pays at all."""
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection
@@ -85,7 +86,8 @@ class Encoding:
         """Find out whether encoding pays, if that is open and can be told yet."""
         if self._rates is not None and (rates := self._rates()) is not None:
             self._rates = None
-            self._format.encodes = is_worth_encoding(rates, self._read_threads)
+            at_once = min(self._read_threads, len(os.sched_getaffinity(0)))  # the others wait for the disk
+            self._format.encodes = is_worth_encoding(rates, at_once)
 
     def check(self) -> None:
         """Raise AssertionError where the baselines contradict each other."""

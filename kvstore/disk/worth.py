@@ -40,7 +40,7 @@ class Rates:
 
 
 def is_worth_encoding(rates: Rates, read_threads: int) -> bool:
-    """Whether reads become slower by no more than records become smaller.
+    """Whether reads become slower by no more than records become smaller. `read_threads`: those that can compute at once.
 
     Reading is as fast as the slower of the disk and the threads. Encoded blocks take `ratio` times less room, so as many
     more are found again; a disk that is faster than decoding gives that back in time. One is worth as much as the other.

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +52,7 @@ def kv_blocks(
     seed: int,
     scratch: Path,
     tell: Callable[[str], None],
-    kv_dtype: str = "bfloat16",
+    kv_dtype: Literal["bfloat16", "float32"] = "bfloat16",
 ) -> KvBlocks:
     """KV of that many tokens of real text; of the model NO_MODEL random numbers in the demo's shape, in bfloat16."""
     if model == NO_MODEL:
