@@ -53,6 +53,7 @@ TIER: Labels = {"tier": TIERS}
 SERVED_FROM: Labels = {"tier": ("none", *TIERS)}
 REASON: Labels = {"reason": tuple(reason.value for reason in MissReason)}
 DAMAGE: Labels = {"reason": tuple(reason.value for reason in MissReason if reason.damaged)}
+CODEC: Labels = {"codec": ("raw", "planes", "baseline")}
 END: Labels = {"reason": ("stop", "length", "cancelled", "timeout", "error")}
 TRANSFER: Labels = {"transfer": ("demote", "promote", "swap_out", "swap_in", "read", "write")}
 SLOTS: Labels = {"tier": ("device", "host"), "state": ("free", "private", "indexed", "in_flight", "retired")}
@@ -197,6 +198,10 @@ DISK = (
            "What records of all namespaces may take together."),
     Metric("kvtide_store_other_namespaces_bytes", "gauge", "bytes", "cache.store.other_namespaces_bytes", {},
            "What records of other namespaces take."),
+    Metric("kvtide_store_written_records_total", "counter", "records", "cache.store.written.{codec}", CODEC,
+           "Records that were packed to be written, by how their blocks are encoded."),
+    Metric("kvtide_store_encodes", "gauge", "0 or 1", "cache.store.encodes", {},
+           "1 while blocks are encoded where that gains, 0 where they are written as they are."),
     Metric("kvtide_store_damaged_records_total", "counter", "records", "cache.store.damaged.{reason}", DAMAGE,
            "Records that failed a check when they were read, by the check."),
     Metric("kvtide_store_fresh_starts_total", "counter", "starts", "cache.store.fresh_starts", {},

@@ -1,6 +1,7 @@
 """Entries of the disk store, many at once and one by one; and the counts that the mark of a clean directory tells."""
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,7 +97,7 @@ def test_what_was_left_in_order_is_not_counted_again(open_lmdb, counted):
     counted.clear()
     with open_lmdb() as store:
         assert not counted
-        assert store.stats() == stats
+        assert store.stats() == replace(stats, written={})
         store.check()
 
 
@@ -111,7 +112,7 @@ def test_a_mark_that_tells_nothing_has_everything_counted(open_lmdb, counted, tm
     counted.clear()
     with open_lmdb() as store:
         assert counted
-        assert store.stats() == stats
+        assert store.stats() == replace(stats, written={})
 
 
 def test_a_mark_without_its_last_end_is_not_believed(open_lmdb, counted, tmp_path):

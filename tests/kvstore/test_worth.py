@@ -1,5 +1,6 @@
 """`compression`: whether blocks are encoded, decided by what was measured."""
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -74,9 +75,10 @@ def test_it_is_found_out_once_when_there_is_enough_to_measure(open_lmdb):
     assert_holds(store, *after)
 
 
-def test_threads_count(open_lmdb, tmp_path):
-    for read_threads, codec in ((1, "raw"), (4, "planes")):
-        path = tmp_path / codec
+def test_threads_count_as_far_as_there_are_cores(open_lmdb, tmp_path, monkeypatch):
+    for read_threads, num_cores, codec in ((1, 4, "raw"), (4, 4, "planes"), (4, 1, "raw")):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=num_cores: set(range(n)))
+        path = tmp_path / f"{read_threads}-{num_cores}"
         store = open_lmdb(
             path, layout=LAYOUT, read_threads=read_threads, rates=lambda: replace(SLOW, disk=5e9)
         )
