@@ -139,18 +139,32 @@ class PayloadFile:
                 yield place, data[start : start + place.num_bytes]
 
     def _read_into(self, data: memoryview, begin: int) -> int:
-        """How many bytes there were."""
+        """Fill whole pages from there. How many bytes there were: less only where the file ends."""
+        num_bytes = 0
+        while num_bytes < len(data):
+            # A read that meets what the disk cannot give answers what lies before it; only the next one says why.
+            at = (
+                num_bytes - num_bytes % self._page_bytes
+            )  # past the page cache one reads from a page's begin only
+            so_far = at + self._preadv(data[at:], begin + at)
+            if so_far <= num_bytes:
+                if begin + num_bytes < os.fstat(self._file).st_size:
+                    raise OSError(errno.EIO, f"{self._path} cannot be read from {begin + num_bytes} on")
+                break
+            num_bytes = so_far
+        return num_bytes
+
+    def _preadv(self, data: memoryview, begin: int) -> int:
         try:
             return os.preadv(self._file, [data], begin)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            # The file system lets files be opened so, but not read: from now on by way of the page cache.
-            flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
-            if not flags & os.O_DIRECT:
-                raise
-            fcntl.fcntl(self._file, fcntl.F_SETFL, flags & ~os.O_DIRECT)
-            return os.preadv(self._file, [data], begin)
+        # The file system lets files be opened so, but not read: from now on by way of the page cache. Another thread may have
+        # seen to that since this one's read began.
+        flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
+        fcntl.fcntl(self._file, fcntl.F_SETFL, flags & ~os.O_DIRECT)
+        return os.preadv(self._file, [data], begin)
 
     def _buffer(self, num_bytes: int) -> memoryview:
         """This thread's own, which the next call overwrites."""

@@ -132,11 +132,19 @@ def test_damage_in_the_file_is_found(open_lmdb, nothing_in_memory, tmp_path):
     assert len(store.quarantined()) == 1
 
 
-def test_a_file_that_ends_within_a_record_is_not_touched(open_lmdb, nothing_in_memory, monkeypatch):
+def test_a_file_that_ends_within_a_record_is_not_touched(open_lmdb, nothing_in_memory, monkeypatch, tmp_path):
     """It was cut after it was looked at: what would have been a signal is an error, and the store goes on empty."""
     store = open_lmdb()
     refs, blocks = fill(store, 4)
-    monkeypatch.setattr(payload_file.os, "preadv", lambda file, buffers, offset: 4096)
+    preadv, asked = os.preadv, []
+
+    def cut_before(file, buffers, offset):
+        if not asked:
+            os.truncate(data_file(tmp_path), offset + 4096)
+        asked.append(offset)
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(payload_file.os, "preadv", cut_before)
     with pytest.raises(StoreFailed, match="within a record"):
         read(store, refs)
     store._writer.run(lambda: None)
@@ -160,6 +168,84 @@ def test_a_disk_that_cannot_read_fails_the_batch_and_nothing_else(open_lmdb, not
     monkeypatch.undo()
     assert_holds(store, refs, blocks)
     assert store.stats().fresh_starts == 0
+
+
+def test_a_read_that_stops_early_goes_on_from_there(open_lmdb, nothing_in_memory, monkeypatch):
+    """And from the begin of a page, as reads past the page cache must."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    preadv, offsets = os.preadv, []
+
+    def short(file, buffers, offset):
+        offsets.append(offset)
+        return min(preadv(file, buffers, offset), 5000)
+
+    monkeypatch.setattr(payload_file.os, "preadv", short)
+    assert_holds(store, refs, blocks)
+    assert len(offsets) > 1
+    assert all(offset % 4096 == 0 for offset in offsets)
+    assert store.stats().fresh_starts == store.stats().damaged_blocks == 0
+
+
+@pytest.mark.parametrize("says", ["why", "nothing"])
+@pytest.mark.parametrize("read_before", [512, 4096 + 512])
+def test_a_bad_sector_in_the_middle_fails_the_batch_and_nothing_else(
+    open_lmdb, nothing_in_memory, monkeypatch, says, read_before
+):
+    """A read answers what lies before it. The next one says why it does not go on, or no more than that it does not."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    preadv, first = os.preadv, []
+
+    def failing(file, buffers, offset):
+        first[:] = first or [offset]
+        left = first[0] + read_before - offset
+        if left <= 512 and says == "why" and offset > first[0]:
+            raise OSError(errno.EIO, "input/output error")
+        return min(preadv(file, buffers, offset), left)
+
+    monkeypatch.setattr(payload_file.os, "preadv", failing)
+    with pytest.raises(StoreFailed, match=r"input/output error|cannot be read from"):
+        read(store, refs)
+    monkeypatch.undo()
+    assert store.stats().fresh_starts == store.stats().damaged_blocks == 0
+    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: 1)
+    assert_holds(store, refs, blocks)
+
+
+def test_a_read_that_is_refused_after_another_one_has_seen_to_that_is_made_again(
+    open_lmdb, nothing_in_memory, monkeypatch
+):
+    """Two threads are refused, and the other one goes on first: the flag is gone, and this one's read is made again too."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    preadv, refused = os.preadv, []
+
+    def refused_once(file, buffers, offset):
+        if not refused:
+            refused.append(offset)
+            fcntl.fcntl(file, fcntl.F_SETFL, fcntl.fcntl(file, fcntl.F_GETFL) & ~os.O_DIRECT)
+            raise OSError(errno.EINVAL, "invalid argument")
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(payload_file.os, "preadv", refused_once)
+    assert_holds(store, refs, blocks)
+    assert refused
+
+
+def test_a_read_that_is_refused_twice_fails(open_lmdb, nothing_in_memory, monkeypatch):
+    store = open_lmdb()
+    refs, _ = fill(store, 2)
+    asked = []
+
+    def refusing(file, buffers, offset):
+        asked.append(offset)
+        raise OSError(errno.EINVAL, "invalid argument")
+
+    monkeypatch.setattr(payload_file.os, "preadv", refusing)
+    with pytest.raises(StoreFailed, match="invalid argument"):
+        read(store, refs)
+    assert len(asked) == 2
 
 
 def test_a_file_system_that_takes_its_word_back_is_read_through_the_page_cache(
