@@ -245,6 +245,21 @@ def _cut_file(file: Path, rng: Random) -> None:
 
 
 FLIP_BASELINE = on_baselines(_flip_any)
+_AWAY = "baselines, away"
+
+
+def hide_baselines(directory: Path, _: Random) -> None:
+    """Who opens their folder gets an error, and not that nothing is there."""
+    folder = directory / "v1" / "baselines"
+    folder.rename(directory / "v1" / _AWAY)
+    folder.symlink_to(folder)
+
+
+def show_baselines(_store: LmdbStore, directory: Path, _: Random) -> None:
+    """They can be read again."""
+    folder = directory / "v1" / "baselines"
+    folder.unlink()
+    (directory / "v1" / _AWAY).rename(folder)
 
 
 def _key_file(directory: Path, rng: Random) -> Path:
@@ -344,6 +359,7 @@ FILES = [
 BASELINES = [
     Kind("baseline: bit flipped", at_rest=FLIP_BASELINE),
     Kind("baseline: cut short", at_rest=on_baselines(_cut_file)),
+    Kind("baseline: cannot be read at the opening", at_rest=hide_baselines, in_use=show_baselines),
     Kind("baseline: gone", at_rest=on_baselines(lambda file, _: file.unlink())),
     Kind("baseline: gone, after a crash", at_rest=crashed(on_baselines(lambda file, _: file.unlink()))),
     Kind(

@@ -9,19 +9,20 @@ disk before the first record that names its baseline, and stays as long as there
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from kvstore.baseline import DIGEST_BYTES, Baseline
 from kvstore.block import KEY_BYTES
-from kvstore.disk.directory import sync_path, write_new
+from kvstore.disk.directory import delete_all_but, sync_path, write_new
 from kvstore.disk.form import Form
 from kvstore.errors import FormatError
 from kvstore.reasons import MissReason
 from kvstore.store import NO_OWNER
 
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 MAX_BYTES: Final = 16 << 20
@@ -35,19 +36,19 @@ class BaselineFiles:
     def __init__(self, folder: Path, namespace_digest: bytes, form: Form) -> None:
         self._folder, self._namespace_digest, self._form = folder, namespace_digest, form
 
-    def found(self) -> Iterator[Baseline]:
-        """Those that are there and sound. Reads all files of the namespace, and deletes those that say nothing."""
-        for path in _paths(self._folder):
-            if path.name.startswith(self._namespace_digest.hex()):
-                try:
-                    yield _read(path, self._form.opened)
-                except FormatError as error:
-                    facts = {"path": path, "error": error}
-                    _log.warning("%(error)s: what was encoded with it is computed again", facts, extra=facts)
-                    with contextlib.suppress(OSError):
-                        path.unlink()
-                except OSError:
-                    continue
+    def found(self) -> tuple[list[Baseline], list[OSError]]:
+        """Those that are there and sound, and why some that may be there could not be read.
+
+        Reads all files of the namespace, and deletes those that say nothing.
+        """
+        own = self._namespace_digest.hex()
+        found, unread, damaged = _found(self._folder, lambda path: _read(path, self._form.opened), own)
+        for path, error in damaged:
+            facts = {"path": path, "error": error}
+            _log.warning("%(error)s: what was encoded with it is computed again", facts, extra=facts)
+            with contextlib.suppress(OSError):
+                path.unlink()
+        return found, unread
 
     def keep(self, baseline: Baseline) -> bool:
         """Have it on the disk. Answers whether it is: not where it cannot be written, as on a full disk."""
@@ -64,34 +65,50 @@ class BaselineFiles:
     def forget_all_but(self, digests: Collection[bytes]) -> None:
         """Delete the files of all other namespaces, and what is left of writing one."""
         kept = {digest.hex() for digest in digests}
-        with contextlib.suppress(OSError):  # the next opening tries again
-            for path in self._folder.iterdir():
-                parsed = _A_NAME.fullmatch(path.name)
-                if parsed is None or parsed[1] not in kept:
-                    path.unlink()
+
+        def is_kept(name: str) -> bool:
+            parsed = _A_NAME.fullmatch(name)
+            return parsed is not None and parsed[1] in kept
+
+        delete_all_but(self._folder, is_kept)
 
 
-def verified(folder: Path, *, sealed: bool) -> tuple[dict[bytes, Baseline], int]:
-    """All baselines in a directory by digest, and how many files are damaged. None can be had where they are sealed."""
-    found: dict[bytes, Baseline] = {}
-    damaged = 0
-    for path in _paths(folder):
-        try:
-            if sealed:
-                _content(path)
-            else:
-                baseline = _read(path, lambda rests: rests)
-                found[baseline.digest] = baseline
-        except (OSError, FormatError):
-            damaged += 1
-    return found, damaged
+def verified(folder: Path, *, sealed: bool) -> tuple[dict[bytes, Baseline], int, int]:
+    """All baselines in a directory by digest, and how many files are damaged, and how many cannot be read.
+
+    None can be had where they are sealed.
+    """
+    if sealed:
+        _, unread, damaged = _found(folder, _content)
+        return {}, len(damaged), len(unread)
+    found, unread, damaged = _found(folder, lambda path: _read(path, lambda rests: rests))
+    return {baseline.digest: baseline for baseline in found}, len(damaged), len(unread)
 
 
-def _paths(folder: Path) -> list[Path]:
+def _found(
+    folder: Path, read: Callable[[Path], T], begins: str = ""
+) -> tuple[list[T], list[OSError], list[tuple[Path, FormatError]]]:
+    """What is read of the files whose names begin so; why some could not be read, if only for now; and which are damaged."""
+    found: list[T] = []
+    unread: list[OSError] = []
+    damaged: list[tuple[Path, FormatError]] = []
     try:
-        return sorted(path for path in folder.iterdir() if _A_NAME.fullmatch(path.name))
-    except OSError:
-        return []
+        paths = sorted(path for path in folder.iterdir() if _A_NAME.fullmatch(path.name))
+    except (FileNotFoundError, NotADirectoryError):
+        paths = []
+    except OSError as error:
+        return [], [error], []
+    for path in paths:
+        if path.name.startswith(begins):
+            try:
+                found.append(read(path))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                unread.append(error)
+            except FormatError as error:
+                damaged.append((path, error))
+    return found, unread, damaged
 
 
 def _read(path: Path, opened: Callable[[Any], Any | MissReason]) -> Baseline:

@@ -20,6 +20,8 @@ import fcntl
 import os
 import re
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from kvstore.disk.file_system import NETWORK, file_system
@@ -251,6 +253,14 @@ def write_new(path: Path, content: bytes) -> None:
         fresh.unlink(missing_ok=True)
         raise
     sync_path(path.parent)
+
+
+def delete_all_but(folder: Path, is_kept: Callable[[str], bool]) -> None:
+    """Delete the files in a folder, except those of names that are kept. What cannot be deleted stays: who asks next tries again."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if not is_kept(path.name):
+                path.unlink()
 
 
 def tree_bytes(folder: Path) -> int:

@@ -1,5 +1,6 @@
 """How the blocks of a store are encoded: what is learned of them on the way, and whether it pays at all."""
 
+import logging
 import os
 import threading
 from collections import Counter
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     from kvstore.store import Readable
 
 
+_log = logging.getLogger(__name__)
+
+
 class Encoding:
-    """Packs records, and keeps what they are encoded with. Any thread may call `pack`, `written` and `is_due`; all else is for
-    the writer's thread.
+    """Packs records, and keeps what they are encoded with. Any thread may call `pack`, `written`, `is_due` and `is_loaded`; all
+    else is for the writer's thread.
     """
 
     def __init__(
@@ -34,11 +38,18 @@ class Encoding:
         self._rates, self._read_threads = rates, read_threads
         self._lock = threading.Lock()
         self._written: Counter[str] = Counter()
+        self._is_loaded: bool | None = None
+        """None before the first try."""
 
     @property
     def is_due(self) -> bool:
         """Whether enough is learned for `keep_baseline`."""
         return self._format.baselines.is_due
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether every baseline that there is in the files is known. If not, a record that names another one may be sound."""
+        return bool(self._is_loaded)
 
     @property
     def encodes(self) -> bool:
@@ -61,11 +72,21 @@ class Encoding:
         with self._lock:
             return dict(self._written)
 
-    def load(self) -> None:
-        """Have the baselines that are in the files."""
-        for baseline in self._files.found():
-            if baseline.fits(self._format.layout):
-                self._format.baselines.add(baseline)
+    def load(self) -> bool:
+        """Have the baselines that are in the files. Answers whether that is all; if not, it is to be tried again."""
+        if not self._is_loaded:
+            found, unread = self._files.found()
+            baselines = self._format.baselines
+            for baseline in found:
+                if baseline.fits(self._format.layout) and baseline.digest not in baselines.known:
+                    baselines.add(baseline)
+            for error in unread if self._is_loaded is None else []:
+                facts = {"error": error}
+                _log.warning(
+                    "a baseline cannot be read yet, and is tried again: %(error)s", facts, extra=facts
+                )
+            self._is_loaded = not unread  # last: who sees it must find them all
+        return self._is_loaded
 
     def keep_baseline(self, leave_room: Callable[[int], bool]) -> None:
         """Have what was learned on the disk, then write with it; if there is room for so many bytes.

@@ -18,12 +18,11 @@ import lmdb
 from kvstore.baseline import Baseline
 from kvstore.disk.baselines import verified
 from kvstore.disk.directory import FORMAT, Directory, sync_path, tree_bytes
-from kvstore.disk.entry import namespace_of
 from kvstore.disk.envelope import damage_at_rest
 from kvstore.disk.environment import keys, lmdb_errors, unpaired
 from kvstore.disk.namespaces import FactFiles
 from kvstore.disk.quarantine import Quarantine
-from kvstore.disk.tables import Tables, Usage
+from kvstore.disk.tables import Tables
 from kvstore.disk.verification import problems
 from kvstore.errors import FormatError
 from kvstore.reasons import MissReason
@@ -66,12 +65,14 @@ class Verdict:
     """Records that fail a check, by reason."""
     baselines: int = 0
     """Baselines that are damaged: the next opening deletes them, and records that name them are misses."""
+    unread_baselines: int = 0
+    """Baselines that could not be read. If there are any, records that name an unknown one do not count as damaged."""
     unpaired: int = 0
     """Records without an entry and entries without a record; the next opening deletes them."""
 
     @property
     def sound(self) -> bool:
-        return not (self.trees or self.damaged or self.baselines)
+        return not (self.trees or self.damaged or self.baselines or self.unread_baselines)
 
 
 def inspect(path: Path) -> Contents:
@@ -81,7 +82,7 @@ def inspect(path: Path) -> Contents:
             facts = FactFiles(directory.namespaces)
             namespaces = {
                 digest.hex(): {**asdict(used), "facts": facts.facts(digest)}
-                for digest, used in _usage(tables).items()
+                for digest, used in tables.counted()[0].items()
             }
         return Contents(
             clean=directory.clean,
@@ -111,7 +112,7 @@ def verify(path: Path, progress: Progress) -> Verdict:
         if trees:
             return Verdict(trees=trees)
         with _tables(directory) as tables, lmdb_errors("reading records"):
-            baselines, damaged_baselines = verified(
+            baselines, damaged_baselines, unread_baselines = verified(
                 directory.baselines, sealed=directory.encrypted_mark.exists()
             )
             total = int(tables.records.stat()["entries"])
@@ -123,8 +124,14 @@ def verify(path: Path, progress: Progress) -> Verdict:
                 done += len(some)
                 progress(done, total)
             num_unpaired = sum(map(len, unpaired(tables.records, tables.entries)))
+        if unread_baselines:
+            del damaged[MissReason.MISSING_BASELINE.value]
         return Verdict(
-            records=total, damaged=dict(damaged), baselines=damaged_baselines, unpaired=num_unpaired
+            records=total,
+            damaged=dict(damaged),
+            baselines=damaged_baselines,
+            unread_baselines=unread_baselines,
+            unpaired=num_unpaired,
         )
 
 
@@ -221,15 +228,6 @@ def _compact(environment: Path) -> None:
             sync_path(environment)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _usage(tables: Tables) -> dict[bytes, Usage]:
-    usage: dict[bytes, Usage] = {}
-    for key, meta in tables.scan():
-        if meta is not None:  # a damaged entry tells nothing; the next opening deletes it
-            used = usage.get(namespace_of(key), Usage())
-            usage[namespace_of(key)] = Usage(used.blocks + 1, used.stored_bytes + meta.stored_bytes)
-    return usage
 
 
 def _map_bytes(environment: Path) -> int:

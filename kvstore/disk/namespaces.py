@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from kvstore.block import Namespace, chain_key, root_key_of
-from kvstore.disk.directory import sync_path, write_new
+from kvstore.disk.directory import delete_all_but, sync_path, write_new
 from kvstore.disk.environment import lmdb_errors
 from kvstore.disk.form import Form
 from kvstore.disk.tables import Tables, Usage
@@ -60,10 +60,7 @@ class FactFiles:
     def forget_all_but(self, digests: Collection[bytes]) -> None:
         """Delete the files of all other namespaces, and what is left of writing one."""
         kept = {self._path(digest).name for digest in digests}
-        with contextlib.suppress(OSError):  # the next opening tries again
-            for path in self._folder.iterdir():
-                if path.name not in kept:
-                    path.unlink()
+        delete_all_but(self._folder, kept.__contains__)
 
     def _path(self, digest: bytes) -> Path:
         return self._folder / (digest.hex() + _SUFFIX)

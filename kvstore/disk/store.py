@@ -205,7 +205,7 @@ class LmdbStore(Closing):
         self._format.check_out(refs, out)
         with self._door.enter():
             self._check_sound()
-            outcomes, damaged = self._read(refs, out)
+            outcomes, damaged = self._read_with_baselines(refs, out)
             if damaged:
                 with self._lock:
                     self._damaged.update(found.reason for found in damaged)
@@ -322,6 +322,17 @@ class LmdbStore(Closing):
 
     # ---- on the calling thread -------------------------------------------------------------------------
 
+    def _read_with_baselines(
+        self, refs: Sequence[BlockRef], out: "Sequence[Writable]"
+    ) -> tuple[list[ReadOutcome], list[_Damage]]:
+        """As `_read`; where that fails and not all baselines could be loaded so far, once more if now they can."""
+        was_loaded = self._encoding.is_loaded
+        outcomes, damaged = self._read(refs, out)
+        failed = any(outcome.reason is MissReason.READ_FAILED for outcome in outcomes)
+        if failed and not was_loaded and self._writer.run(self._encoding.load):
+            return self._read(refs, out)
+        return outcomes, damaged
+
     def _read(
         self, refs: Sequence[BlockRef], out: "Sequence[Writable]"
     ) -> tuple[list[ReadOutcome], list[_Damage]]:
@@ -347,7 +358,12 @@ class LmdbStore(Closing):
 
     def _unpack(self, rests: memoryview, ref: BlockRef, buffer: "Writable") -> MissReason | None:
         record = self._form.opened(rests)
-        return record if isinstance(record, MissReason) else self._format.unpack(record, ref, buffer)
+        if isinstance(record, MissReason):
+            return record
+        all_known = self._encoding.is_loaded  # before: what is loaded meanwhile was not there to decode with
+        reason = self._format.unpack(record, ref, buffer)
+        is_unread = reason is MissReason.MISSING_BASELINE and not all_known
+        return MissReason.READ_FAILED if is_unread else reason
 
     @contextmanager
     def _reading(self) -> Iterator[Tables]:
@@ -433,11 +449,12 @@ class LmdbStore(Closing):
         self._encoding.load()
         self._writer.post(self._encoding.weigh)  # nobody waits for it
         self._fact_files.learn(self.namespace)
-        self._forget_facts(but=(self.namespace.digest,))
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
 
     def _forget_facts(self, *, but: tuple[bytes, ...]) -> None:
-        """Of namespaces that have no blocks any more."""
+        """Of namespaces that have no blocks any more, and their baselines. To be called after a sync: the blocks of one that
+        went must not come back without their baseline when power is lost.
+        """
         there = (digest for digest, used in self._tables.usage.items() if used.blocks)
         kept = {*there, *but}
         self._fact_files.forget_all_but(kept)
@@ -455,7 +472,6 @@ class LmdbStore(Closing):
             self._writer.changed()
             with suppress(StoreFull):  # as at an opening
                 expire_others(self._tables, self.namespace.digest, self._now_ns() - limits.ttl_ns)
-            self._forget_facts(but=(self.namespace.digest,))
 
     def _grow(self, wanted: tuple[int, int]) -> None:
         if all(have >= want for have, want in zip(self._tables.map_bytes, wanted, strict=True)):
@@ -534,7 +550,6 @@ class LmdbStore(Closing):
             except StoreError as error:  # the files may be gone already: nothing must be written to them
                 raise Unsound(str(error)) from error
             self._lender.replace(fresh)
-            self._forget_facts(but=(self.namespace.digest,))
 
     def _recount(self) -> None:
         """A scan has met damaged entries: they are deleted with their records, and no more counted."""
@@ -554,7 +569,6 @@ class LmdbStore(Closing):
         doomed = [key for key, meta in found if meta is not None and self._form.is_owners(meta, owner)]
         # and what does not say whose it is: damaged entries, and what a full disk has left of a write
         self._delete([*doomed, *(key for key, meta in found if meta is None)])
-        self._forget_facts(but=(self.namespace.digest,))
         return len(doomed)
 
     def _take_out(self, damaged: Sequence[_Damage]) -> list[tuple[_Damage, bytes]]:
@@ -577,6 +591,7 @@ class LmdbStore(Closing):
     def _sync(self) -> None:
         self._tables.sync()
         self._writer.synced()
+        self._forget_facts(but=(self.namespace.digest,))
 
     def _sync_in_background(self) -> None:
         try:

@@ -187,14 +187,18 @@ class Tables:
 
     def recount(self) -> None:
         """Count everything anew, and delete records whose entry is damaged."""
+        self.usage, damaged = self.counted()
+        for some in _commits(damaged):
+            self._remove(some)
+
+    def counted(self) -> tuple[dict[bytes, Usage], list[bytes]]:
+        """What the entries add up to, by namespace digest, and the keys of those that are damaged and tell nothing."""
         usage: dict[bytes, Usage] = {}
-        damaged = []
+        damaged: list[bytes] = []
         for page in self.pages():
             damaged += page.damaged
             _add_all(usage, page)
-        self.usage = usage
-        for some in _commits(damaged):
-            self._remove(some)
+        return usage, damaged
 
     def count(self) -> None:
         """Know what there is: as the mark of a clean directory says, to which nothing has been written since; or counted."""
@@ -233,10 +237,8 @@ class Tables:
         only_records, only_entries = unpaired(self.records, self.entries)
         assert not only_records, f"{len(only_records)} records have no entry"
         assert not only_entries, f"{len(only_entries)} entries have no record"
-        usage: dict[bytes, Usage] = {}
-        for key, meta in self.scan():
-            assert meta is not None, f"the entry under {key.hex()} is damaged"
-            _add(usage, key, 1, meta.stored_bytes)
+        usage, damaged = self.counted()
+        assert not damaged, f"the entries under {[key.hex() for key in damaged]} are damaged"
         counted = {digest: used for digest, used in self.usage.items() if used != Usage()}
         assert usage == counted, f"the entries add up to {usage}, but {counted} was counted"
 

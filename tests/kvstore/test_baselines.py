@@ -1,5 +1,6 @@
 """What blocks have in common is learned, kept in files, and found again; without it a record is a miss that says so."""
 
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -224,6 +225,92 @@ def test_files_go_with_the_last_block_of_their_namespace(open_lmdb, tmp_path):
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("how", ["expired", "changed", "erased", "emptied"])
+def test_a_file_outlives_its_blocks_until_it_is_on_the_disk_that_they_are_gone(open_lmdb, tmp_path, how):
+    """When power is lost before, they are there again, and need it."""
+    with open_lmdb(**learning(), namespace=Namespace.of({"model": "other"}), now_ns=lambda: 1) as store:
+        refs, _ = filled(store, 3)
+        store.put_many([replace(refs[-1], owner=OWNER)], kv_like(store, 1))
+        store.delete_many([ref.key for ref in refs[:-1]])
+    [file] = files(tmp_path)
+    store = open_lmdb(**learning(), now_ns=lambda: 10**12, ttl_s=1.0 if how == "expired" else None)
+    if how == "changed":
+        fill(store, 1)
+        store.change(ttl_s=1.0)
+    elif how == "emptied":
+        store.change(ttl_s=1.0)
+    elif how == "erased":
+        assert store.erase(OWNER) == 1
+    assert [info.own for info in store.namespaces()] == [True]
+    synced, there = store._tables.sync, []
+
+    def then_looked():
+        synced()
+        there.extend(files(tmp_path))
+
+    store._tables.sync = then_looked
+    store.sync()
+    assert there == [file]
+    assert files(tmp_path) == []
+
+
+@contextmanager
+def unreadable(path, tmp_path):
+    """Who opens it gets an OSError, whoever that is."""
+    aside = path.rename(tmp_path / "aside")
+    path.symlink_to(path)
+    yield
+    path.unlink()
+    aside.rename(path)
+
+
+@pytest.mark.parametrize("what", ["baselines", "baselines/*", "keys/*"])
+def test_what_cannot_be_read_for_a_while_costs_no_record(open_lmdb, tmp_path, what):
+    """Blocks that need it are misses of the disk's, none is taken for damaged, and all are served when it can be read."""
+    options = learning((32, 64), master_key=MASTER_KEY if what == "keys/*" else None)
+    with open_lmdb(**options) as store:
+        refs, blocks = filled(store, 7)
+    with unreadable(next((tmp_path / "v1").glob(what)), tmp_path):
+        if what != "keys/*":  # without the key there is nothing that a verification lacks
+            verdict = maintenance.verify(tmp_path, lambda *_: None)
+            assert (verdict.unread_baselines, verdict.baselines, verdict.damaged) == (1, 0, {})
+            assert not verdict.sound
+        store = open_lmdb(**options)
+        for _ in range(2):
+            found = reasons(store, refs)
+            assert set(found[2:]) <= {None, MissReason.READ_FAILED}
+            assert MissReason.READ_FAILED in found
+        settled(store)
+        assert store.stats().damaged_blocks == 0
+        assert store.quarantined() == []
+    assert_holds(store, refs, blocks)
+    store.check()
+    filled(store, 1, seed=1)
+    assert store.stats().written == {"baseline": 1}
+    store.close()
+    assert maintenance.verify(tmp_path, lambda *_: None).sound
+
+
+def test_a_baseline_that_comes_while_a_block_is_decoded_makes_no_damage_of_it(
+    open_lmdb, tmp_path, monkeypatch
+):
+    """Another thread loads it after this one has found none: what was not known then does not count as lost."""
+    with open_lmdb(**learning()) as store:
+        refs, blocks = (some[2:] for some in filled(store, 4))
+    with unreadable(files(tmp_path)[0], tmp_path):
+        store = open_lmdb(**learning())
+    unpack = store._format.unpack
+
+    def then_loaded(record, ref, out):
+        reason = unpack(record, ref, out)
+        store._encoding.load()
+        return reason
+
+    monkeypatch.setattr(store._format, "unpack", then_loaded)
+    assert_holds(store, refs, blocks)
+    assert store.stats().damaged_blocks == 0
+
+
 def test_clear_deletes_them(open_lmdb, tmp_path):
     with open_lmdb(**learning()) as store:
         filled(store, 3)
@@ -241,6 +328,7 @@ def test_a_crash_between_a_baseline_and_its_first_record(open_lmdb, tmp_path, cr
     [file] = files(tmp_path)
     (file.parent / (file.name + ".new")).write_bytes(b"half of")
     with open_lmdb(**learning()) as store:
+        store.sync()
         assert files(tmp_path) == [file]
         more, new = filled(store, 1, seed=1)
         assert store.stats().written == {"baseline": 1}

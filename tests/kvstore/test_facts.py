@@ -142,7 +142,7 @@ def test_a_crash_leaves_them_to_the_next_opening(open_lmdb, crash, tmp_path):
     leftover = fact_file(tmp_path, OTHER).with_suffix(".json.new")
     leftover.write_text("half of")
     assert fact_file(tmp_path, OTHER).exists()
-    open_lmdb()
+    open_lmdb().sync()
     assert list(leftover.parent.iterdir()) == [fact_file(tmp_path, NAMESPACE)]
 
 
@@ -159,6 +159,7 @@ def test_facts_of_others_go_when_their_blocks_do(open_lmdb, tmp_path, how):
     elif how == "emptied":
         fill(store, 1)
         store.change(ttl_s=1.0)
+    store.sync()
     assert not fact_file(tmp_path, OTHER).exists()
     assert [info.own for info in store.namespaces()] == [True]
 

@@ -57,8 +57,10 @@ def verify(path: Where, json: AsJson = False) -> None:
             print(f"records: {count} with {reason}")
         if verdict.baselines:
             print(f"baselines: {verdict.baselines} damaged")
+        if verdict.unread_baselines:
+            print(f"baselines: {verdict.unread_baselines} cannot be read")
         print(
-            f"{verdict.records} records, {verdict.unpaired} left over; {'sound' if verdict.sound else 'DAMAGED'}"
+            f"{verdict.records} records, {verdict.unpaired} left over; {'sound' if verdict.sound else 'NOT SOUND'}"
         )
     if not verdict.sound:
         raise typer.Exit(1)
