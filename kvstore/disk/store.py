@@ -6,10 +6,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 
 from kvstore.baseline import LEARN_TOKENS, Baselines
 from kvstore.block import BlockKey, BlockLayout, Namespace
@@ -27,6 +27,7 @@ from kvstore.disk.master_key import MASTER_KEY_BYTES
 from kvstore.disk.namespaces import FactFiles, found_elsewhere, infos
 from kvstore.disk.opening import emptied_tables, expire_others, fresh_tables, map_bytes, open_tables
 from kvstore.disk.quarantine import Quarantine, Quarantined
+from kvstore.disk.recovery import Recovery
 from kvstore.disk.tables import Tables, Usage
 from kvstore.disk.worth import Rates, measured
 from kvstore.disk.writer import Writer
@@ -146,10 +147,8 @@ class LmdbStore(Closing):
         baselines = Baselines(layout, learn_tokens)
         self._format = RecordFormat(namespace, layout, encodes=compression != "off", baselines=baselines)
         self._now_ns = now_ns
-        self._failure: Exception | None = None
         self._damaged: Counter[MissReason] = Counter()
-        self._fresh_starts = 0
-        self._lock = threading.Lock()  # readers find damage, of records and of trees, at the same time
+        self._lock = threading.Lock()  # readers find damage at the same time
         self._door = Door(f"the store at {os.fspath(path)}")
         self._closing = threading.Event()
         with ExitStack() as resources:
@@ -204,7 +203,7 @@ class LmdbStore(Closing):
     def get_many(self, refs: Sequence[BlockRef], out: "Sequence[Writable]") -> list[ReadOutcome]:
         self._format.check_out(refs, out)
         with self._door.enter():
-            self._check_sound()
+            self._recovery.check_sound()
             outcomes, damaged = self._read_with_baselines(refs, out)
             if damaged:
                 with self._lock:
@@ -247,7 +246,7 @@ class LmdbStore(Closing):
 
     def scan(self) -> Iterator[BlockMetas]:
         with self._door.enter():
-            self._check_sound()
+            self._recovery.check_sound()
         return self._scan()
 
     def sync(self) -> None:
@@ -269,7 +268,7 @@ class LmdbStore(Closing):
             damaged=damaged,
             written=self._encoding.written(),
             encodes=self._encoding.encodes,
-            fresh_starts=self._fresh_starts,
+            fresh_starts=self._recovery.fresh_starts,
         )
 
     def check(self) -> None:
@@ -292,8 +291,8 @@ class LmdbStore(Closing):
 
     def others_with(self, tokens: Sequence[bytes]) -> list[Elsewhere]:
         with self._door.enter():
-            self._check_sound()
-            with self._reading() as tables:
+            self._recovery.check_sound()
+            with self._recovery.reading() as tables:
                 return found_elsewhere(tables, self._form, self._fact_files, self.namespace, tokens)
 
     def verify(self) -> Verified:
@@ -346,7 +345,7 @@ class LmdbStore(Closing):
                 heads[position] = bytes(rests[:_HEAD_BYTES])
             return reason
 
-        with self._reading() as tables:
+        with self._recovery.reading() as tables:
             reasons = tables.examined(keys, examine)
         outcomes = [HIT if reason is None else ReadOutcome(reason) for reason in reasons]
         damaged = [
@@ -365,23 +364,6 @@ class LmdbStore(Closing):
         is_unread = reason is MissReason.MISSING_BASELINE and not all_known
         return MissReason.READ_FAILED if is_unread else reason
 
-    @contextmanager
-    def _reading(self) -> Iterator[Tables]:
-        """The tables, open until the body ends. What LMDB raises there turns into a StoreError, and has the
-        tables replaced if it means that they are not sound.
-        """
-        with self._lender.lend() as tables:
-            try:
-                tables.check_files()
-                with lmdb_errors("reading"):
-                    yield tables
-            except Unsound as error:
-                with self._lock:
-                    if tables is self._lender.current:
-                        self._failure = error  # nobody else goes in
-                self._writer.post(lambda: self._replace(tables))
-                raise
-
     def _pack(self, refs: Sequence[BlockRef], data: "Sequence[Readable]") -> Batch:
         written_ns = self._now_ns()
         batch = {}
@@ -394,19 +376,19 @@ class LmdbStore(Closing):
 
     def _scan(self) -> Iterator[BlockMetas]:
         prefix = self.namespace.digest
-        begun, start = self._fresh_starts, cast("bytes | None", prefix)
+        begun, start = self._recovery.fresh_starts, cast("bytes | None", prefix)
         while start is not None:
-            with self._door.enter(), self._reading() as tables:
-                if self._fresh_starts != begun:
+            with self._door.enter(), self._recovery.reading() as tables:
+                if self._recovery.fresh_starts != begun:
                     return  # what there was is gone
                 page, start = some_items(tables.entries, start, prefix)
             for entries in unpack_entries(page):
                 if entries.damaged:
-                    self._writer.post(lambda: self._guarded(self._recount))
+                    self._writer.post(lambda: self._recovery.guarded(self._recount))
                 yield self._form.opened_entries(entries.metas)
 
     def _read_raw(self, key: BlockKey) -> bytes | None:
-        with self._door.enter(), self._reading() as tables, tables.records.begin() as txn:
+        with self._door.enter(), self._recovery.reading() as tables, tables.records.begin() as txn:
             return txn.get(self._form.entry_key(key))
 
     def _write_raw(self, key: BlockKey, record: bytes) -> None:
@@ -415,18 +397,7 @@ class LmdbStore(Closing):
 
     def _write(self, job: Callable[[], T]) -> T:
         """Run a job of the writer's, on tables that are sound."""
-        return self._writer.run(lambda: self._guarded(job))
-
-    def _check_sound(self) -> None:
-        """Raise unless the tables are sound. If they are not, they are being replaced, or will be tried again."""
-        failure, tables = self._failure, self._lender.current
-        if failure is not None:
-            self._writer.post(lambda: self._replace(tables))
-            self._raise_failed(failure)
-
-    def _raise_failed(self, failure: Exception) -> NoReturn:
-        message = f"{self._directory.root} failed earlier: {failure}"
-        raise StoreFailed(message, temporary=True) from failure
+        return self._writer.run(lambda: self._recovery.guarded(job))
 
     # ---- on the writer's thread ------------------------------------------------------------------------
 
@@ -444,12 +415,16 @@ class LmdbStore(Closing):
             strict=self._strict,
         )
         self._lender: Lender[Tables] = Lender(tables, Tables.close)
+        self._recovery = Recovery(self._lender, self._fresh_tables, self._writer, self._directory.root)
         with suppress(StoreError):  # the next opening finds what cannot be deleted now
-            self._guarded(self._delete_lost)
+            self._recovery.guarded(self._delete_lost)
         self._encoding.load()
         self._writer.post(self._encoding.weigh)  # nobody waits for it
         self._fact_files.learn(self.namespace)
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked
+
+    def _fresh_tables(self) -> Tables:
+        return fresh_tables(self._directory, self.capacity_bytes, self._now_ns(), strict=self._strict)
 
     def _forget_facts(self, *, but: tuple[bytes, ...]) -> None:
         """Of namespaces that have no blocks any more, and their baselines. To be called after a sync: the blocks of one that
@@ -493,37 +468,6 @@ class LmdbStore(Closing):
                 "%(path)s: %(blocks)d blocks are deleted, as their keys are gone", facts, extra=facts
             )
             self._delete(lost)
-
-    def _guarded(self, job: Callable[[], T]) -> T:
-        if self._failure is not None:
-            self._replace(self._tables)
-        if self._failure is not None:
-            self._raise_failed(self._failure)
-        try:
-            self._tables.check_files()
-            return job()
-        except Unsound as error:
-            self._failure = error
-            self._replace(self._tables)
-            raise
-
-    def _replace(self, failed: Tables) -> None:
-        """Go on with empty tables in place of these, if nobody has done so yet, and if the disk lets us."""
-        if failed is not self._tables or self._failure is None:
-            return
-        _log.error("%s failed: %s", self._directory.root, self._failure, extra=self._facts(self._failure))
-        try:
-            fresh = fresh_tables(self._directory, self.capacity_bytes, self._now_ns(), strict=self._strict)
-        except StoreError as error:
-            _log.error(
-                "%s cannot start afresh yet: %s", self._directory.root, error, extra=self._facts(error)
-            )
-            return
-        self._fresh_starts += 1  # first: a scan that borrows the new ones must see it
-        with self._lock:
-            self._lender.replace(fresh)
-            self._failure = None
-        self._writer.changed()
 
     def _put(self, batch: Batch) -> None:
         needed = sum(meta.stored_bytes for meta, _ in batch.values())
@@ -579,10 +523,6 @@ class LmdbStore(Closing):
         self._delete([one.key for one, _ in doomed])
         return doomed
 
-    def _facts(self, error: Exception) -> dict[str, object]:
-        """What a line of the log has of an error besides its sentence."""
-        return {"path": self._directory.root, "error": error}
-
     def _put_aside(self, evidence: Sequence[tuple[_Damage, bytes]]) -> None:
         for one, record in evidence:
             if self._limits.leave_room(len(record), self._free_bytes()):
@@ -595,13 +535,14 @@ class LmdbStore(Closing):
 
     def _sync_in_background(self) -> None:
         try:
-            self._guarded(self._sync)
+            self._recovery.guarded(self._sync)
             self._writer.post(self._encoding.weigh)
         except Exception as error:  # noqa: BLE001 - nobody waits for this one
-            _log.error("%s could not be synced: %s", self._directory.root, error, extra=self._facts(error))
+            facts = {"path": self._directory.root, "error": error}
+            _log.error("%(path)s could not be synced: %(error)s", facts, extra=facts)
 
     def _end(self) -> None:
-        if self._failure is None:
+        if self._recovery.is_sound:
             self._sync()
             self._forget_facts(but=())
             self._directory.sign_off()

@@ -282,7 +282,7 @@ def test_many_threads_on_a_store_that_breaks_again_and_again(open_lmdb, tmp_path
         thread.start()
 
     def fail():
-        with store._reading():
+        with store._recovery.reading():
             raise lmdb.CorruptedError("page 7")
 
     for _ in range(25):
