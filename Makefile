@@ -131,7 +131,7 @@ bench-admin: setup ## what 200 requests a second to the admin endpoint cost the 
 bench-restart: setup ## how long a cache takes to know again what its disk holds, and an engine to start (3 minutes)
 	@$(BIN)/python -m benchmarks.restart $(RESTART_ARGS)
 
-bench-index: setup ## what the prefix index costs: matches, insertions, evictions, memory, pauses (INDEX_ARGS="--json FILE")
+bench-index: setup ## what the prefix index costs: matches, insertions, evictions, memory of ten million blocks, pauses (INDEX_ARGS="--json FILE")
 	@$(BIN)/python -m benchmarks.index $(INDEX_ARGS)
 
 bench-codec: setup ## how much smaller KV becomes without loss, and how fast (two minutes)

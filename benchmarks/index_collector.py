@@ -37,7 +37,10 @@ class Pauses:
 
 
 def collector(tree: Tree, seconds: float, seed: int) -> dict[str, Any]:
-    """Enter prefixes and evict as many blocks for `seconds`, the collector on; then collect everything some times."""
+    """Enter prefixes and evict as many blocks for `seconds`, the collector on; then collect everything some times.
+
+    `longest_ms` is the longest of all collections, those included, in processor time of the thread.
+    """
     fresh = prefixes(_OTHERS, seed, _OTHERS)
     gc.collect()
     device = tree.holdings.slots[Tier.DEVICE]
@@ -57,9 +60,9 @@ def collector(tree: Tree, seconds: float, seed: int) -> dict[str, Any]:
     return {
         "prefixes_entered": number,
         "collections": of_themselves,
-        "longest_ms": round(max([*pauses.cpu_ms[:of_themselves], forced[len(forced) // 2]]), 3),
+        "longest_ms": round(max(pauses.cpu_ms), 3),
         "longest_wall_ms": round(max((ms for _, ms in pauses.wall_ms), default=0.0), 3),
-        "everything_ms": round(forced[len(forced) // 2], 3),
+        "everything_median_ms": round(forced[len(forced) // 2], 3),
         "turn_p50_ms": round(sorted(gaps_ms)[len(gaps_ms) // 2], 3),
         "turn_longest_ms": round(max(gaps_ms), 3),
     }

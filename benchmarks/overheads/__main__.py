@@ -1,12 +1,14 @@
 """`make bench-overheads`: what kvtide costs beside the model.
 
 * of a step in which 16 replies decode, what is not the model's forward: planning, packing the batch, choosing tokens, text,
-  bookkeeping. Of replies that are drawn with top_p and a penalty the gate leaves out the drawing;
-* of a block that comes back from host memory or disk, the Python around copy and decoding;
-* the processor time of an engine that nobody asks for anything;
+  bookkeeping. Of replies that are drawn with top_p and a penalty the gate leaves out the drawing, and the whole is beside it;
+* of a block that comes back from host memory or disk, the Python around copy and decoding: without what the store does, and
+  with it, where a block is of a kilobyte;
+* the processor time of an engine that nobody asks for anything, with its endpoint and without;
 * what importing takes.
 
-Gates hold or do not by medians, by the wall for steps and by processor time for the rest. Exit status 1 if one does not.
+Gates hold or do not by medians, by the wall for steps and by processor time for the rest. A row without a bound is there to be
+known. Exit status 1 if a gate does not hold.
 """
 
 import argparse
@@ -67,32 +69,49 @@ def gates(
 ) -> list[dict[str, Any]]:
     [help_s] = [row["cpu_s"] for row in imports if row["what"] == "kvtide --help"]
     return [
-        *(
-            _gate(f"loop's share of a step, {row['case']}", row[_share(row)], 0.05, "of the step")
-            for row in steps
-            if row["with_model"]
-        ),
+        *(gate for row in steps if row["with_model"] for gate in _of_step(row)),
+        *(gate for row in promoted for gate in _of_promotion(row)),
         *(
             _gate(
-                f"promotion of {row['blocks']} blocks from {row['from']}",
-                row["us_a_block"],
-                20.0,
-                "us a block",
+                f"idle engine, {'with' if row['endpoint'] else 'without'} its endpoint",
+                row["cpu_ms_a_second"],
+                0.1,
+                "ms of processor time a second",
             )
-            for row in promoted
+            for row in idle
         ),
-        _gate("idle engine", idle[0]["cpu_ms_a_second"], 0.1, "ms of processor time a second"),
         _gate("kvtide --help", help_s, 0.3, "s of processor time"),
     ]
 
 
-def _share(row: dict[str, Any]) -> str:
+def _of_step(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Drawing from the probabilities of a vocabulary is computing that the request asks for; taking the largest is not."""
-    return "share_but_for_choosing" if row["case"] == "sampled" else "share"
+    draws = row["case"] == "sampled"
+    found = [
+        _gate(f"loop's share of a step, {row['case']}", row["share"], None if draws else 0.05, "of the step")
+    ]
+    if draws:
+        name = f"loop's share of a step but for choosing tokens, {row['case']}"
+        found.append(_gate(name, row["share_but_for_choosing"], 0.05, "of the step"))
+    return found
 
 
-def _gate(name: str, value: float, bound: float, unit: str) -> dict[str, Any]:
-    return {"name": name, "value": value, "bound": bound, "unit": unit, "holds": value <= bound}
+def _of_promotion(row: dict[str, Any]) -> list[dict[str, Any]]:
+    """With the store there are checksums, trees and decoding as well, which are not Python: no bound."""
+    name = f"promotion of {row['blocks']} blocks from {row['from']}"
+    if row["from"] != "disk":
+        return [_gate(name, row["us_a_block"], 20.0, "us a block")]
+    return [
+        _gate(f"{name}, without the store", row["us_a_block"], 20.0, "us a block"),
+        _gate(
+            f"{name}, with the store, blocks of 1 kB", row["us_a_block_with_the_store"], None, "us a block"
+        ),
+    ]
+
+
+def _gate(name: str, value: float, bound: float | None, unit: str) -> dict[str, Any]:
+    holds = None if bound is None else value <= bound
+    return {"name": name, "value": value, "bound": bound, "unit": unit, "holds": holds}
 
 
 def report(figures: dict[str, Any]) -> str:
@@ -162,7 +181,7 @@ def main() -> int:
     if arguments.json is not None:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
         arguments.json.with_suffix(".md").write_text(report(figures))
-    return int(not all(gate["holds"] for gate in figures["gates"]))
+    return int(any(gate["holds"] is False for gate in figures["gates"]))
 
 
 if __name__ == "__main__":

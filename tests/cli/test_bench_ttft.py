@@ -3,14 +3,17 @@
 import json
 import subprocess
 import sys
+import tempfile
 
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from tiering.cli.dropped import can_drop
 from tiering.cli.ttft_rows import Row, gates
 
-TIERS = ("cold", "device", "host", "disk", "restart")
+_DROPPED = ("disk_dropped",) if can_drop(tempfile.gettempdir()) else ()
+TIERS = ("cold", "device", "host", "disk", *_DROPPED, "restart")
 
 
 def kvtide(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -54,7 +57,7 @@ def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
         assert all(row["ttft_s"] > 0 for row in rows.values())
         assert {tier: len(row["ttft_s_all"]) for tier, row in rows.items()} == {
             "reference_cold": 1,
-            "reference_hit": 4,
+            "reference_hit": len(TIERS) - 1,
             **dict.fromkeys(TIERS, 1),
         }
         # each repeat of each hit has a suffix of its own, save that a restart is asked what the disk was
@@ -63,10 +66,10 @@ def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
         assert [rows[tier]["token_ids"] for tier in TIERS[1:]] == [[hit] for hit in hits]
         assert len({*map(tuple, hits)}) > 2
         for tier in TIERS[1:]:
-            where = "disk" if tier == "restart" else tier
+            where = "disk" if tier in ("disk_dropped", "restart") else tier
             assert rows[tier]["cached_by_tier"] == {"device": 0, "host": 0, "disk": 0, where: cached}
             assert rows[tier]["prefilled_tokens"] == prefix_tokens + 20 - cached
-        for tier in ("device", "host", "disk"):
+        for tier in ("device", "host", "disk", *_DROPPED):
             assert set(rows[tier]["phases_s"]) == set(measured["phases"])
             inside = ("gathering", "attention", "matrix products", "logits", "rest of the forward")
             assert all(rows[tier]["phases_s"][name] > 0 for name in inside)
@@ -80,6 +83,7 @@ def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
         assert rows["cold"]["cached_tokens"] == 0
     assert measured["gates"] == [], "they belong to other lengths"
     assert "where a hit's time goes" in done.stdout
+    assert "restart, in the page cache" in " ".join(done.stdout.split()), "below the times"
     assert measured["config"]["prefix_tokens"] == [200, 80]
     assert measured["config"]["engine"]["kv_dtype"] == "float32"
     assert measured["environment"]["versions"]["torch"]
@@ -98,10 +102,15 @@ def test_gates_are_ratios_of_medians_to_hits_of_the_yardstick():
         measured_row("device", 0.8, 0.9, 1.2),
         measured_row("host", 1.0, 1.1, 1.2),
         measured_row("disk", 0.1, prefix_tokens=1024),
+        measured_row("disk_dropped", 2.0),
+        measured_row("restart", 1.2),
     ]
-    device, host = gates(rows, 64)
+    device, host, dropped, restart = gates(rows, 64)
     assert (device["value"], device["bound"], device["holds"]) == (0.9, 1.0, True)
     assert (host["value"], host["bound"], host["holds"]) == (1.1, 1.05, False)
+    assert (dropped["value"], dropped["bound"], dropped["holds"]) == (2.0, None, None)
+    assert restart["name"].startswith("restart, in the page cache, ")
+    assert "before the restarts" in restart["name"]
     assert device["spread"] == [0.8, 1.2]
     assert gates(rows, 32) == gates(rows[1:], 64) == [], "other lengths, no yardstick"
 

@@ -23,7 +23,7 @@ app.add_typer(disk_app, name="disk")
 
 _MODEL = '"demo", a model directory, or random weights: "random" (the demo\'s shape), "random-8b" or "random-tiny".'
 
-TIERS = ("cold", "device", "host", "disk", "restart")
+TIERS = ("cold", "device", "host", "disk", "disk_dropped", "restart")
 
 
 class LogFormat(StrEnum):

@@ -11,31 +11,29 @@ process; the kernel's own threads, which write pages back, are not in the latter
 import dataclasses
 import json
 import os
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Final
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from kvstore.disk import LmdbStore
 from kvstore.disk.page_cache import drop, share_absent
 from kvstore.store import BlockRef
 from tiering.cli.disk_media import Blocks, FileEach, Job, Medium, Memory, PlainLmdb, RawFile
+from tiering.cli.disk_rows import RAW_REQUEST_MIB, Row, gates, show
 from tiering.cli.environment import environment
 from tiering.cli.kv_blocks import KvBlocks, kv_blocks
 from tiering.index_config import IndexConfig
 from tiering.io_threads import IoThreads
 
 RAW_THREADS: Final = (1, 2, 4, 8)
-RAW_REQUEST_MIB: Final = (1, 4)
 _LEAST_ABSENT: Final = 0.9
 """Of files that count as cold: opening a store brings in its trees, and a little of what lies around them."""
 
@@ -55,32 +53,6 @@ class DiskBench:
     seed: int
 
 
-@dataclass(slots=True)
-class _Row:
-    what: str
-    state: str
-    threads: int
-    gb_per_s: list[float] = field(default_factory=list)
-    gb_per_cpu_s: list[float] = field(default_factory=list)
-    read_bytes: list[int] = field(default_factory=list)
-    """What this process had the disk read."""
-    absent: list[float] = field(default_factory=list)
-    """The least share of a file that was not in memory before it was read; empty where that is of no account."""
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "what": self.what,
-            "state": self.state,
-            "threads": self.threads,
-            "gb_per_s": statistics.median(self.gb_per_s),
-            "gb_per_cpu_s": statistics.median(self.gb_per_cpu_s),
-            "gb_per_s_all": self.gb_per_s,
-            "gb_per_cpu_s_all": self.gb_per_cpu_s,
-            "read_bytes_all": self.read_bytes,
-            "absent_share_all": self.absent,
-        }
-
-
 class _Store:
     """A disk store as a medium."""
 
@@ -88,11 +60,11 @@ class _Store:
         self, folder: Path, kv: KvBlocks, refs: Sequence[BlockRef], blocks: Sequence[Blocks]
     ) -> None:
         self._folder, self._kv, self._refs = folder, kv, refs
-        self._capacity_bytes = 2 * sum(block.nbytes for block in blocks)
+        self._capacity_bytes = _capacity_bytes(blocks)
         self.files = [folder / "v1" / "payload" / "data.mdb"]
         self.open()
         put(self._store, refs, blocks)
-        self.stored_bytes = self._store.stats().stored_bytes
+        self.stats = self._store.stats()
         self.close()
 
     def open(self) -> None:
@@ -115,9 +87,14 @@ class _Store:
         self._store.close()
 
 
+def _capacity_bytes(blocks: Sequence[Blocks]) -> int:
+    """Of a store of these blocks."""
+    return 2 * sum(block.nbytes for block in blocks)
+
+
 def open_store(folder: Path, kv: KvBlocks, capacity_bytes: int) -> LmdbStore:
-    """A store as an engine opens it, which syncs when it is told to."""
-    return LmdbStore(
+    """A store as an engine opens it, which syncs when it is told to, and has nothing to do of itself any more."""
+    store = LmdbStore(
         folder,
         namespace=kv.namespace,
         layout=kv.layout,
@@ -125,6 +102,8 @@ def open_store(folder: Path, kv: KvBlocks, capacity_bytes: int) -> LmdbStore:
         min_free_bytes=0,
         sync_interval_s=3600,
     )
+    store.sync()  # comes after its measuring of the disk, which would go on beside what is timed
+    return store
 
 
 def put(store: LmdbStore, refs: Sequence[BlockRef], blocks: Sequence[Blocks]) -> None:
@@ -153,7 +132,7 @@ def run(bench: DiskBench, json_path: Path | None) -> None:
     """Measure, print a table, and write the rows."""
     console = Console(stderr=True)
     measured = measure(bench, lambda text: console.print(text, style="dim"))
-    _show(measured)
+    show(measured)
     if json_path is not None:
         json_path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         console.print(f"rows written to {json_path}")
@@ -169,16 +148,19 @@ def measure(bench: DiskBench, tell: Callable[[str], None]) -> dict[str, Any]:
         tell(f"{len(blocks)} blocks of {kv.layout.block_bytes} bytes are written to {folder}")
         store = _Store(folder / "store", kv, refs, blocks)
         media = _media(folder, store, blocks)
-        rows: dict[tuple[str, str, int], _Row] = {}
+        with open_store(folder / "written", kv, _capacity_bytes(blocks)) as written:
+            put(written, refs, blocks)
+        demotions = []
+        rows: dict[tuple[str, str, int], Row] = {}
         out = np.ones((len(blocks), kv.layout.block_bytes), np.uint8)
         for repeat in range(bench.repeats):
             tell(f"repeat {repeat + 1} of {bench.repeats}")
             for name, state, threads, medium in _readings(media, bench.threads):
-                row = rows.setdefault((name, state, threads), _Row(name, state, threads))
+                row = rows.setdefault((name, state, threads), Row(name, state, threads))
                 _read(row, medium, out, bench.read_batch_blocks)
                 if not isinstance(medium, RawFile):
                     _check(out, blocks)
-            _write(rows, folder / "written", kv, refs, blocks)
+            demotions.append(_write(rows, folder / "written", kv, refs, blocks))
         listed = [row.as_dict() for row in rows.values()]
     return {
         "rows": listed,
@@ -188,8 +170,10 @@ def measure(bench: DiskBench, tell: Callable[[str], None]) -> dict[str, Any]:
             "blocks": len(blocks),
             "different_blocks": len(kv.refs),
             "block_bytes": kv.layout.block_bytes,
-            "stored_bytes": store.stored_bytes,
+            "stored_bytes": store.stats.stored_bytes,
+            "records": dict(store.stats.written),
         },
+        "demotions": demotions,
         "config": {**dataclasses.asdict(bench), "path": bench.path and str(bench.path)},
         "environment": environment(),
     }
@@ -225,7 +209,7 @@ def _readings(media: dict[str, Medium], threads: tuple[int, ...]) -> Iterator[tu
             yield from ((name, "warm", number, medium) for number in threads)
 
 
-def _read(row: _Row, medium: Medium, out: Blocks, batch_blocks: int) -> None:
+def _read(row: Row, medium: Medium, out: Blocks, batch_blocks: int) -> None:
     """One reading of everything, timed."""
     if row.state == "cold":
         _drop(medium)  # before it is opened: of what is mapped and touched nothing goes
@@ -261,7 +245,7 @@ def _touch(path: Path) -> None:
 
 
 @contextmanager
-def _timed(row: _Row, num_bytes: int) -> Iterator[None]:
+def _timed(row: Row, num_bytes: int) -> Iterator[None]:
     read_bytes, wall_s, cpu_s = _read_bytes(), time.perf_counter(), time.process_time()
     yield
     wall_s, cpu_s = time.perf_counter() - wall_s, time.process_time() - cpu_s
@@ -308,77 +292,22 @@ def _check(out: Blocks, blocks: Sequence[Blocks]) -> None:
 
 
 def _write(
-    rows: dict[tuple[str, str, int], _Row],
+    rows: dict[tuple[str, str, int], Row],
     folder: Path,
     kv: KvBlocks,
     refs: Sequence[BlockRef],
     blocks: Sequence[Blocks],
-) -> None:
-    """Into a store that has been full and is empty, as blocks do that leave host memory: without a sync, and with one."""
+) -> dict[str, Any]:
+    """Into a store that has these blocks already, so that each takes the place of another, as in a store that is full: without
+    a sync, and with one. Answers whether it encoded them, and how many by what.
+    """
     num_bytes = sum(block.nbytes for block in blocks)
-    with open_store(folder, kv, 2 * num_bytes) as store:
+    with open_store(folder, kv, _capacity_bytes(blocks)) as store:
         for what in ("demotion", "demotion, synced"):
-            row = rows.setdefault((what, "written", 1), _Row(what, "written", 1))
+            row = rows.setdefault((what, "written", 1), Row(what, "written", 1))
             with _timed(row, num_bytes):
                 put(store, refs, blocks)
                 if what == "demotion, synced":
                     store.sync()
-
-
-# --- what it comes to -------------------------------------------------------------------------------------------------
-
-
-def gates(rows: Sequence[dict[str, Any]], cores: int) -> list[dict[str, Any]]:
-    """What is promised, and whether it holds. The last one has no bound: it is there to be known."""
-    cold = _best(rows, "store", "cold")
-    warm = [row for row in rows if row["what"] == "store" and row["state"] == "warm"]
-    growth = _best(rows, "store", "warm") / warm[0]["gb_per_s"]
-    threads = min(cores, max(row["threads"] for row in warm))
-    raw = max(_best(rows, f"raw {mib} MiB", "cold") for mib in RAW_REQUEST_MIB)
-    huge = max(_best(rows, f"raw {mib} MiB, huge pages", "cold") for mib in RAW_REQUEST_MIB)
-    a_core = min(row["gb_per_cpu_s"] for row in warm)
-    demotion = _only(rows, "demotion", "written", 1)["gb_per_cpu_s"]
-    return [
-        _gate("cold, by the best raw read", cold / raw, 1.25, "x"),
-        _gate("warm, a core", a_core, 1.1, "GB/s"),
-        _gate("warm, all cores by one thread", growth, 1 + 0.5 * (threads - 1), "x"),
-        _gate("demotion, a core", demotion, 0.7, "GB/s"),
-        _gate("cold, by the best raw read into huge pages", cold / huge, None, "x"),
-    ]
-
-
-def _gate(name: str, value: float, bound: float | None, unit: str) -> dict[str, Any]:
-    holds = None if bound is None else value >= bound
-    return {"name": name, "value": value, "bound": bound, "unit": unit, "holds": holds}
-
-
-def _best(rows: Sequence[dict[str, Any]], what: str, state: str) -> float:
-    return max(float(row["gb_per_s"]) for row in rows if (row["what"], row["state"]) == (what, state))
-
-
-def _only(rows: Sequence[dict[str, Any]], what: str, state: str, threads: int) -> dict[str, Any]:
-    [row] = [row for row in rows if (row["what"], row["state"], row["threads"]) == (what, state, threads)]
-    return row
-
-
-def _show(measured: dict[str, Any]) -> None:
-    table = Table(title=f"KV from and to disk, GB/s, medians: {measured['kv']['source']}")
-    for name in ("what", "state", "threads", "wall", "spread", "a core", "in memory before"):
-        table.add_column(name, justify="left" if name in ("what", "state") else "right")
-    for row in measured["rows"]:
-        spread = row["gb_per_s_all"]
-        absent = row["absent_share_all"]
-        table.add_row(
-            row["what"],
-            row["state"],
-            str(row["threads"]),
-            f"{row['gb_per_s']:.2f}",
-            f"{min(spread):.2f}-{max(spread):.2f}",
-            f"{row['gb_per_cpu_s']:.2f}",
-            f"{1 - min(absent):.1%}" if absent else "",
-        )
-    Console().print(table)
-    for gate in measured["gates"]:
-        held = {True: "holds", False: "does not hold", None: "no bound"}[gate["holds"]]
-        bound = "" if gate["bound"] is None else f" (at least {gate['bound']:g})"
-        Console().print(f"{gate['name']}: {gate['value']:.2f} {gate['unit']}{bound}: {held}")
+        stats = store.stats()
+    return {"encodes": stats.encodes, "records": dict(stats.written)}

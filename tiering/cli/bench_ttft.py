@@ -1,9 +1,11 @@
 """`kvtide bench ttft`: time to first token with the prefix in each tier.
 
 For each row the cache's own demotion brings the prefix to the row's tier, where for `cold` all tiers are emptied, and then the
-prefix with a suffix that was never seen is timed. Repeats are interleaved over the rows of a length, each next to
-transformers' own forward with the same suffix, so that a machine that is busy for a while does not favour one. The `restart`
-rows come last: one process fills a directory with the prefixes of all lengths, and for each repeat a new one finds them there.
+prefix with a suffix that was never seen is timed. Of the files of `disk` and `restart` the page cache has all; before
+`disk_dropped` it is made to forget them. Repeats are interleaved over the rows of a length, each next to transformers' own
+forward with the same suffix, so that a machine that is busy for a while does not favour one. The `restart` rows come last, and
+are judged by transformers' hits of before: one process fills a directory with the prefixes of all lengths, and for each repeat
+a new one finds them there.
 """
 
 import dataclasses
@@ -19,6 +21,7 @@ import torch
 from rich.console import Console
 
 from engine.engine import Engine
+from tiering.cli.dropped import can_drop
 from tiering.cli.environment import environment
 from tiering.cli.reference import Reference
 from tiering.cli.ttft_phases import PHASES, Clocks
@@ -52,6 +55,10 @@ def run(bench: TtftBench, json_path: Path | None) -> None:
 def measure(bench: TtftBench, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """The rows, each as soon as its repeats are over; `tell` hears what is being done."""
     with tempfile.TemporaryDirectory(prefix="kvtide-bench-") as scratch:
+        if "disk_dropped" in bench.tiers and not can_drop(scratch):
+            tell(f"no disk_dropped rows: files in {scratch} are in memory alone; TMPDIR names another place")
+            others = tuple(tier for tier in bench.tiers if tier != "disk_dropped")
+            bench = dataclasses.replace(bench, tiers=others)
         yield from _in_this_process(bench, f"{scratch}/kv", tell)
         if "restart" in bench.tiers:
             _give_memory_back()
@@ -71,7 +78,7 @@ def _in_this_process(
         return
     model = bench.load()
     prefixes = prompts(bench, model)
-    config = bench.engine_config(model, disk_path if "disk" in bench.tiers else None)
+    config = bench.engine_config(model, disk_path if {"disk", "disk_dropped"} & {*bench.tiers} else None)
     reference = Reference(bench.load().hf) if bench.reference else None
     with Engine(model, config, announce=tell) as engine:
         first_use(engine, bench)

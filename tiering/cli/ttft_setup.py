@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from engine import EngineConfig, Result, SamplingParams
 from engine.engine import Engine
 from engine.model import Model
+from tiering.cli.dropped import drop_disk_tier
 from tiering.cli.host_memory import wait_for_host_memory
 from tiering.cli.prompts import load, real_text
 
@@ -84,7 +85,7 @@ def prompts(bench: TtftBench, model: Model) -> list[Tokens]:
 
 def suffix(bench: TtftBench, model: Model, repeat: int, tier: str) -> Tokens:
     """Random tokens that no other repeat and no other tier has had, save that a restart finds what the disk has had."""
-    place = ("cold", "device", "host", "disk").index("disk" if tier == "restart" else tier)
+    place = ("cold", "device", "host", "disk", "disk_dropped").index("disk" if tier == "restart" else tier)
     generator = np.random.default_rng([bench.seed, 1, repeat, place])
     return generator.integers(1, model.vocab_size, bench.suffix_tokens, dtype=np.int32)
 
@@ -104,7 +105,9 @@ def fill(engine: Engine, prefix: Tokens) -> None:
 
 
 def bring(engine: Engine, tier: str, prefix: Tokens) -> None:
-    """Have a prefix in a tier and no tier above, or for "cold" nothing in any."""
+    """Have a prefix in a tier and no tier above, or for "cold" nothing in any. For "disk_dropped" the page cache has nothing of it
+    either; for "disk" it has what was just written.
+    """
     if tier == "cold":
         assert engine.clear(), "nothing runs, so everything can be forgotten"
         return
@@ -114,6 +117,11 @@ def bring(engine: Engine, tier: str, prefix: Tokens) -> None:
         fill(engine, prefix)
     if tier in ("host", "disk"):
         engine.demote(tier)  # type: ignore[arg-type]
+    if tier == "disk_dropped":
+        engine.demote("disk")
+        engine.flush()
+        assert engine.config.disk_path is not None, "there is a disk tier"
+        drop_disk_tier(engine.config.disk_path)
 
 
 def timed(

@@ -1,0 +1,100 @@
+"""What `kvtide bench disk` has measured: its rows, its gates, and both for people."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+RAW_REQUEST_MIB: Final = (1, 4)
+
+
+@dataclass(slots=True)
+class Row:
+    """One way to read or write, in one state, by so many threads."""
+
+    what: str
+    state: str
+    threads: int
+    gb_per_s: list[float] = field(default_factory=list)
+    gb_per_cpu_s: list[float] = field(default_factory=list)
+    read_bytes: list[int] = field(default_factory=list)
+    """What this process had the disk read."""
+    absent: list[float] = field(default_factory=list)
+    """The least share of a file that was not in memory before it was read; empty where that is of no account."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As the JSON has it."""
+        return {
+            "what": self.what,
+            "state": self.state,
+            "threads": self.threads,
+            "gb_per_s": statistics.median(self.gb_per_s),
+            "gb_per_cpu_s": statistics.median(self.gb_per_cpu_s),
+            "gb_per_s_all": self.gb_per_s,
+            "gb_per_cpu_s_all": self.gb_per_cpu_s,
+            "read_bytes_all": self.read_bytes,
+            "absent_share_all": self.absent,
+        }
+
+
+def gates(rows: Sequence[dict[str, Any]], cores: int) -> list[dict[str, Any]]:
+    """What is promised, and whether it holds. The last one has no bound: it is there to be known.
+
+    The best raw read is that into huge pages, where the machine has them: the store reads into such as well.
+    """
+    cold = _best(rows, "store", "cold")
+    warm = [row for row in rows if row["what"] == "store" and row["state"] == "warm"]
+    growth = _best(rows, "store", "warm") / warm[0]["gb_per_s"]
+    threads = min(cores, max(row["threads"] for row in warm))
+    ordinary = max(_best(rows, f"raw {mib} MiB", "cold") for mib in RAW_REQUEST_MIB)
+    raw = max(float(row["gb_per_s"]) for row in rows if row["what"].startswith("raw "))
+    a_core = min(row["gb_per_cpu_s"] for row in warm)
+    demotion = _only(rows, "demotion", "written", 1)["gb_per_cpu_s"]
+    return [
+        _gate("cold, by the best raw read", cold / raw, 1.25, "x"),
+        _gate("warm, a core", a_core, 1.1, "GB/s"),
+        _gate("warm, all cores by one thread", growth, 1 + 0.5 * (threads - 1), "x"),
+        _gate("demotion, a core", demotion, 0.7, "GB/s"),
+        _gate("cold, by the best raw read into ordinary pages", cold / ordinary, None, "x"),
+    ]
+
+
+def _gate(name: str, value: float, bound: float | None, unit: str) -> dict[str, Any]:
+    holds = None if bound is None else value >= bound
+    return {"name": name, "value": value, "bound": bound, "unit": unit, "holds": holds}
+
+
+def _best(rows: Sequence[dict[str, Any]], what: str, state: str) -> float:
+    return max(float(row["gb_per_s"]) for row in rows if (row["what"], row["state"]) == (what, state))
+
+
+def _only(rows: Sequence[dict[str, Any]], what: str, state: str, threads: int) -> dict[str, Any]:
+    [row] = [row for row in rows if (row["what"], row["state"], row["threads"]) == (what, state, threads)]
+    return row
+
+
+def show(measured: dict[str, Any]) -> None:
+    """Print what was measured."""
+    table = Table(title=f"KV from and to disk, GB/s, medians: {measured['kv']['source']}")
+    for name in ("what", "state", "threads", "wall", "spread", "a core", "in memory before"):
+        table.add_column(name, justify="left" if name in ("what", "state") else "right")
+    for row in measured["rows"]:
+        spread = row["gb_per_s_all"]
+        absent = row["absent_share_all"]
+        table.add_row(
+            row["what"],
+            row["state"],
+            str(row["threads"]),
+            f"{row['gb_per_s']:.2f}",
+            f"{min(spread):.2f}-{max(spread):.2f}",
+            f"{row['gb_per_cpu_s']:.2f}",
+            f"{1 - min(absent):.1%}" if absent else "",
+        )
+    Console().print(table)
+    for gate in measured["gates"]:
+        held = {True: "holds", False: "does not hold", None: "no bound"}[gate["holds"]]
+        bound = "" if gate["bound"] is None else f" (at least {gate['bound']:g})"
+        Console().print(f"{gate['name']}: {gate['value']:.2f} {gate['unit']}{bound}: {held}")
