@@ -178,6 +178,38 @@ def _us(cell: dict[str, Any]) -> str:
     return f"{cell['median_us']:,.0f}" if "median_us" in cell else "not run"
 
 
+SPEED = {
+    "index": ("match and touch 128k, one run", "match and touch 128k, 256 nodes", "evict 1,000, a block"),
+    "codec": ("ratio of bfloat16, records with all that they hold", "unpack bfloat16, checks included"),
+    "disk": ("warm, a core", "demotion, a core"),
+    "restart": ("1,000,000 blocks, chains, files in the page cache: all in", "engine start, ours"),
+    "overheads": ("loop's share of a step, greedy", "promotion of 256 blocks from disk, without the store"),
+}
+"""By theme, of what is promised, what the page shows in any case; it shows all that does not hold."""
+
+
+def speed() -> Region:
+    """What was promised of speed, and what was measured."""
+    rows = []
+    for theme, names in SPEED.items():
+        result = newest(theme)
+        gates = [gate for gate in result.data["gates"] if gate["bound"] is not None]
+        missing = set(names) - {gate["name"] for gate in gates}
+        if missing:
+            raise LookupError(f"{result.file} says nothing of {', '.join(sorted(missing))}")
+        rows += [
+            {
+                "measured": f"[{theme}]({result.report}): {gate['name']}",
+                "value": f"{gate['value']:.3g} {gate['unit']}",
+                "aim": f"{gate['bound']:g}",
+                "reached": "yes" if gate["holds"] else "**no**",
+            }
+            for gate in gates
+            if gate["name"] in names or not gate["holds"]
+        ]
+    return Region(table(rows, list(rows[0])))
+
+
 def _machine(data: Any, more: str) -> str:
     environment, config = data["environment"], data["config"]
     gpu = environment["gpu"] or "no GPU"
@@ -190,6 +222,7 @@ REGIONS: dict[str, Callable[[], Region]] = {
     "ttft-peers": ttft_peers,
     "serve": serve,
     "index-peers": index_peers,
+    "speed": speed,
 }
 
 
