@@ -20,7 +20,8 @@ MASK_MULTIPLE = 8
 
 SEEN_TOKENS = 1024
 """From this many tokens on that all rows of a tile see, float32 on the CPU attends over them apart, without a mask: it is 5
-to 10 % faster with thousands, and slower with fewer (docs/LOG.md). It depends on a tile's place alone, so a row's bits do too."""
+to 10 % faster with thousands, and slower with fewer (docs/LOG.md). It depends on the layer and a tile's place alone, so a
+row's bits do too: a layer with a window never does so, not even where the window hides nothing."""
 
 GATHER_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 """Most keys and values that several decodes gather for one attention call of one layer. On the CPU more than this is
@@ -148,27 +149,41 @@ def calls_by_window(
     dtype: torch.dtype,
     deterministic: bool,
 ) -> dict[int | None, Calls]:
-    """The attention calls of these chunks, prefills first, for each window. Windows that hide nothing share theirs."""
+    """The attention calls of these chunks, prefills first, for each window.
+
+    Windows that hide nothing share theirs, with layers that have no window too if no tile of those attends in two parts.
+    """
     longest = max(chunk.end for chunk in chunks)
-    hiding = {window: None if window is None or window >= longest else window for window in windows}
-    calls = {
-        window: _CallPlan(
-            chunks=chunks, pool=pool, dtype=dtype, deterministic=deterministic, window=window
-        ).all(prefills, decodes)
-        for window in set(hiding.values())
+    has_kernel = pool.device.type == "cpu" and dtype == torch.float32
+    parts = has_kernel and any(chunks[i].end > SEEN_TOKENS for i in prefills)
+    # what decides over a plan: the window, if it hides something, and whether far tiles attend in two parts
+    kinds = {
+        window: (window if window is not None and window < longest else None, parts and window is None)
+        for window in windows
     }
-    return {window: calls[hides] for window, hides in hiding.items()}
+    calls = {
+        (hiding, apart): _CallPlan(
+            chunks=chunks, pool=pool, dtype=dtype, deterministic=deterministic, window=hiding, apart=apart
+        ).all(prefills, decodes)
+        for hiding, apart in set(kinds.values())
+    }
+    return {window: calls[kind] for window, kind in kinds.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _CallPlan:
-    """Decides which attention calls a layer with this window makes for a batch, and builds their masks."""
+    """Decides which attention calls a layer makes for a batch, and builds their masks.
+
+    window: the layer's, None if it hides nothing in this batch.   apart: whether tiles far from the start attend apart over
+    what all of their rows see.
+    """
 
     chunks: Sequence[Chunk]
     pool: DevicePool
     dtype: torch.dtype
     deterministic: bool
     window: int | None
+    apart: bool
 
     def all(self, prefills: Sequence[int], decodes: Sequence[Family]) -> Calls:
         widths = (
@@ -197,8 +212,7 @@ class _CallPlan:
 
     def _sees_apart(self, tile_begin: int) -> bool:
         """Whether what is before such a tile is attended over apart."""
-        has_kernel = self.pool.device.type == "cpu" and self.dtype == torch.float32
-        return has_kernel and self.window is None and tile_begin >= SEEN_TOKENS
+        return self.apart and tile_begin >= SEEN_TOKENS
 
     def _kv_begin(self, tile_begin: int) -> int:
         """The first token of the masked part of such a tile's call: of a block, or the tile's own first."""

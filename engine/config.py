@@ -1,11 +1,11 @@
 """What a user may set for an engine: one flat configuration."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
+from kvstore.cores import num_cores
 from kvstore.store import COMPRESSIONS, DURABILITIES, Compression, Durability
 
 from .params import check_number, check_whole
@@ -239,7 +239,7 @@ def read_threads(value: int | str) -> int:
     """How many threads read from disk, where `disk_read_threads` says this."""
     if isinstance(value, int):
         return value
-    return min(max(2 * len(os.sched_getaffinity(0)), 2), _MOST_READ_THREADS)
+    return min(max(2 * num_cores(), 2), _MOST_READ_THREADS)
 
 
 def _resolve_size(value: int | str, auto: Callable[[], int] | None = None) -> int:

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from kvstore.errors import StoreClosed
 from tiering.cache import TieredCache
 from tiering.leases import CacheUse
 from tiering.residency import Tier
@@ -21,6 +20,7 @@ from .answers import Answers, told
 from .chunk import Chunk, StepSlots
 from .errors import EngineClosed
 from .explainer import Explainer
+from .figures import Figures
 from .flashinfer import FlashInfer
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Observe, Stop, Submit, Wake
 from .model import Model
@@ -95,8 +95,8 @@ class EngineLoop:
             "void_prefills": 0,
         }
         self._cached_tokens = dict.fromkeys((tier.label for tier in Tier), 0)
-        self._last_figures: dict[str, Any] | None = None
-        """Those of the end; None until the loop has ended."""
+        self.figures = Figures(self._counted, cache.stats)
+        """Any thread may ask; it costs the loop nothing."""
         self._at_hand: Message | None = None
         """The message that is being looked at."""
         self.failure: str | None = None
@@ -125,7 +125,7 @@ class EngineLoop:
             self._refuse(told(error))
         for asked in self._sweeps:
             asked.future.set_exception(EngineClosed())
-        self._last_figures = self._figures()
+        self.figures.end()
 
     def _turn(self, *, block: bool) -> bool:
         """Everything once: messages, news of the cache, admission, one step. Whether something was computed.
@@ -383,17 +383,7 @@ class EngineLoop:
             self._sweeps.popleft().future.set_result(self._sweep.num_left)
             self._sweep = None
 
-    # --- for other threads ----------------------------------------------------------------------------------------
-
-    def figures(self) -> dict[str, Any]:
-        """Figures as they are, or were when the loop ended. Any thread may ask; it costs the loop nothing."""
-        if self._last_figures is None:
-            with contextlib.suppress(StoreClosed):  # the loop has ended a moment ago
-                return self._figures()
-        assert self._last_figures is not None, "the store is closed after the loop has ended"
-        return self._last_figures
-
-    def _figures(self) -> dict[str, Any]:
+    def _counted(self) -> dict[str, Any]:
+        """What the loop counts, as it is now. Called by any thread."""
         requests = {"running": self._scheduler.num_running, "waiting": self._scheduler.num_waiting}
-        cached = {"cached_tokens_by_tier": dict(self._cached_tokens)}
-        return {"engine": {**self._counts, **cached, **requests}, "cache": self._cache.stats()}
+        return {**self._counts, "cached_tokens_by_tier": dict(self._cached_tokens), **requests}

@@ -96,3 +96,4 @@ class DevicePool(Closing):
         self._closed = True
         self._bytes = None
         self._blocks = torch.empty(0)
+        self.gather.close()

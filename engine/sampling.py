@@ -15,10 +15,8 @@ ROWS_AT_ONCE = 64
 """Logits that tokens are drawn from together, at most: each row takes memory of several vocabularies."""
 
 _SEED_BITS = 64
-_FIRST_LEAST, _STEP = (
-    2**-8,
-    16,
-)  # of the largest weight: which tokens are tried as candidates, and then by how many more
+_FIRST_LEAST = 2**-8  # of the largest weight: the tokens that weigh as much are tried as candidates
+_STEP = 16  # where those are not enough, the ones that weigh this many times less are too
 _ROUNDING = 1e-9  # far more than float64 loses in a sum over a vocabulary
 
 

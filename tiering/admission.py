@@ -245,7 +245,7 @@ class Admission(Generic[R]):
         Where no idle block can go, the youngest of the requests that came later gives up its room and waits again.
         """
         assert request.lease is not None, "what runs has a lease"
-        if num_blocks <= len(request.lease.slots):  # as at most steps of a reply
+        if not request.lease.num_missing(num_blocks):  # as at most steps of a reply
             self._starved.discard(request)
             return True
         while (room := self._places.grow(request.lease, num_blocks)) is Room.NO:
@@ -261,7 +261,7 @@ class Admission(Generic[R]):
     def look_ahead(self, request: R, num_blocks: int) -> None:
         """Make room now for what a running request will soon ask for, unless somebody has asked for room already."""
         assert request.lease is not None, "what runs has a lease"
-        if num_blocks > len(request.lease.slots) and not self._starved:
+        if request.lease.num_missing(num_blocks) and not self._starved:
             self._places.grow(request.lease, num_blocks)
 
     def _preempt(self, request: R) -> None:

@@ -75,6 +75,10 @@ class Lease:
         """How many positions there are."""
         return len(self.ready)
 
+    def num_missing(self, num_blocks: int) -> int:
+        """Slots that the block table lacks for so many blocks, or for `max_blocks` if those are fewer."""
+        return max(0, min(num_blocks, self.max_blocks) - len(self.slots))
+
     @property
     def num_cached_blocks(self) -> int:
         """Matched blocks that were served, or still may be."""

@@ -227,15 +227,15 @@ class Leases:
 
     def grow(self, lease: Lease, num_blocks: int) -> Room:
         """See Index.grow."""
-        old, new = len(lease.slots), min(num_blocks, lease.max_blocks)
-        if new <= old:
+        if not (missing := lease.num_missing(num_blocks)):
             return Room.NOW
-        room = self._eviction.device_room(new - old)
+        room = self._eviction.device_room(missing)
         if room is Room.NOW:
-            slots = self._holdings.slots[DEVICE].take(new - old, SlotState.PRIVATE)
+            slots = self._holdings.slots[DEVICE].take(missing, SlotState.PRIVATE)
             assert slots is not None, "room was made"
+            old = len(lease.slots)
             lease.slots = np.concatenate([lease.slots, slots])
-            self._fill(lease, old + np.flatnonzero(lease.filling[old:new]))
+            self._fill(lease, old + np.flatnonzero(lease.filling[old : old + missing]))
         return room
 
     def publish(self, lease: Lease, tokens: Tokens, start: int, end: int) -> None:

@@ -1,13 +1,13 @@
 """How the blocks of a store are encoded: what is learned of them on the way, and whether it pays at all."""
 
 import logging
-import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from kvstore.codec import as_bytes
+from kvstore.cores import num_cores
 from kvstore.disk.baselines import BaselineFiles
 from kvstore.disk.worth import Rates, is_worth_encoding
 from kvstore.record import RecordFormat, codec_of
@@ -107,7 +107,7 @@ class Encoding:
         """Find out whether encoding pays, if that is open and can be told yet."""
         if self._rates is not None and (rates := self._rates()) is not None:
             self._rates = None
-            at_once = min(self._read_threads, len(os.sched_getaffinity(0)))  # the others wait for the disk
+            at_once = min(self._read_threads, num_cores())  # the others wait for the disk
             self._format.encodes = is_worth_encoding(rates, at_once)
 
     def check(self) -> None:

@@ -75,6 +75,25 @@ def test_each_row_sees_itself_and_what_its_window_holds(
     assert list(seen(call).values()) == [within(position, window) for position in range(start, end)]
 
 
+def test_a_tile_attends_alike_whatever_is_beside_it_and_wherever_its_prompt_ends(pool, monkeypatch):
+    """Also in layers whose window hides nothing yet: those attend in one part, as when it does."""
+    monkeypatch.setattr(engine.calls, "SEEN_TOKENS", 128)
+    other = {"first_slot": 32}
+    batches = [
+        [chunk(128, 190)],
+        [chunk(128, 256)],
+        [chunk(128, 190), chunk(180, 300, **other)],
+        [chunk(128, 190), chunk(299, 300, decode=True, **other)],
+    ]
+    windows = [None, 200, 299, 500]
+    plans = [build_batch(chunks, pool, deterministic=True, windows=windows).calls for chunks in batches]
+    for window in windows:
+        tiles = [calls[window][0].tiles[0] for calls in plans]
+        expected = (slice(0, 128), slice(128, 256)) if window is None else (None, slice(0, 256))
+        assert [(tile.seen, tile.kv) for tile in tiles] == [expected] * len(batches)
+    assert plans[0][200] is plans[0][500]
+
+
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_each_decode_sees_itself_and_what_its_window_holds(pool, deterministic, window):

@@ -176,6 +176,26 @@ def test_sizes_that_no_vector_divides(threads, kv_dtype, monkeypatch):
         assert_same(driver, row, cold)
 
 
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
+@pytest.mark.parametrize("name", ["mistral, window", "gemma3_text, window in some layers"])
+def test_a_window_that_begins_to_hide_something(name, threads, monkeypatch):
+    """A prompt that is shorter than the window, alone, beside one that is longer, and as the begin of that."""
+    monkeypatch.setattr(engine.calls, "SEEN_TOKENS", 128)
+    config = CASES[name].config()
+    config.sliding_window = 200
+    driver, prompt = driver_on(random_model(config), "float32"), tokens(0, 300)
+    short, other = driver.row(prompt[:190]), driver.row(tokens(1, 300))
+    logits = driver.prefill(short, 0, 512)
+    driver.forward([other.chunk(0, 180)])
+    beside = driver.row(prompt[:190])
+    packed = driver.forward([beside.chunk(0, 190), other.chunk(180, 300)])
+    assert torch.equal(packed[:1], logits)
+    assert_same(driver, beside, short)
+    cold = driver.row(prompt)
+    driver.prefill(cold, 0, 512)
+    assert_same(driver, short, cold, end=190)
+
+
 @pytest.mark.parametrize("threads", [2, 5], indirect=True)
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_every_family_that_it_is_offered_for(name, threads):

@@ -148,6 +148,27 @@ def test_the_figures_count_a_request_as_soon_as_it_is_answered(tiny_llama_dir):
             assert engine.stats()["engine"]["generated_tokens"] == number
 
 
+@pytest.mark.parametrize("has_failed", [False, True])
+def test_a_store_that_cannot_say_its_last_figures_costs_no_others(
+    tiny_llama_dir, tmp_path, monkeypatch, caplog, has_failed
+):
+    engine = open_engine(tiny_llama_dir, tmp_path)
+    try:
+        engine.generate(tokens(0, 100), SamplingParams(max_tokens=1))
+        known = engine.stats()["cache"]
+        if has_failed:
+            fail_once(monkeypatch, engine._cache, "pump", AssertionError("a slot is lost"))
+        engine.generate(tokens(1, 100), SamplingParams(max_tokens=1))
+        monkeypatch.setattr(engine._cache._store, "stats", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            engine.stats()
+    finally:
+        engine.close()
+    assert "the cache's last figures cannot be had" in caplog.text
+    assert engine.stats()["cache"] == known
+    assert engine.stats()["engine"]["generated_tokens"] == (1 if has_failed else 2)
+
+
 def test_trees_that_break_while_they_are_listed_cost_the_cache_and_not_the_start(tiny_llama_dir, tmp_path):
     prompt = tokens(0, 5 * BLOCK)
     with engine_on(tiny_llama_dir, tmp_path) as engine:

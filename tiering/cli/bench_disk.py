@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 
+from kvstore.cores import num_cores
 from kvstore.disk import LmdbStore
 from kvstore.disk.page_cache import drop, share_absent
 from kvstore.store import BlockRef
@@ -121,11 +122,6 @@ def engine_sizes() -> IndexConfig:
 def default_threads() -> tuple[int, ...]:
     """1, 2, 4 and so on, to two a core: while one waits for the disk, another decodes."""
     return tuple(1 << bit for bit in range((2 * num_cores()).bit_length()))
-
-
-def num_cores() -> int:
-    """Those that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def run(bench: DiskBench, json_path: Path | None) -> None:
