@@ -99,7 +99,7 @@ class Restore:
     def check(self) -> None:
         """Raise AssertionError if blocks are recalled that nobody enters."""
         order = self._holdings.order
-        assert self.under_way or not order.num_waiting, "uses wait for blocks that do not come"
+        assert self.under_way or not order.num_open, "uses wait for blocks that do not come"
 
 
 class _Entering:

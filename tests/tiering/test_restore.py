@@ -359,6 +359,11 @@ def test_uses_from_before_wait_while_others_come_and_go(seed):
         for ids in (path[:cut], path[cut:]):  # one use may come in parts
             order.recalled(ids, np.full(len(ids), number))
             view.rewind(ids)
+            if rng.randrange(2):
+                order._compact()
+            if rng.randrange(2):
+                order.touch(live[0])
+                seen.append(live[0])
             order.check()
             view.check()
         assert order.touched_s(path).tolist() == [number - 100.0] * 3
