@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kvstore.block import TOKEN_ID_BYTES
 from tiering.errands import Steps
 from tiering.eviction import Eviction
 from tiering.expiry import Expiry
@@ -65,10 +66,18 @@ class Restore:
             self._erased.add(owner)
 
     def enter(self, found: Found) -> Steps[None]:
-        """An errand: enter what was found; then it is over. Ends early if `end` is called meanwhile."""
+        """An errand: enter what was found; then it is over. Ends early if `end` is called meanwhile.
+
+        ValueError where blocks have not as many tokens as the index's.
+        """
         if not self.under_way:
             return
         holdings = self._holdings
+        token_bytes = holdings.radix.block_tokens * TOKEN_ID_BYTES
+        if len(found) and found.tokens.shape[1] != token_bytes:
+            raise ValueError(
+                f"the store tells of blocks of {found.tokens.shape[1]} bytes of tokens, not {token_bytes}"
+            )
         self.num_found = len(found)
         holdings.residency.reserve(len(found))
         holdings.order.recall(self._begun_s - found.ages_s)

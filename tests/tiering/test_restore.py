@@ -44,14 +44,16 @@ def tree(seed, num_blocks, *, deep=0.5, num_times=1000):
     return metas
 
 
+def new_index(disk_bytes=10**9):
+    config = IndexConfig(
+        block_tokens=BLOCK_TOKENS, device_slots=4, host_slots=4, disk_bytes=disk_bytes, record_bytes=10
+    )
+    return Index(config, ROOT_KEY)
+
+
 def index_of(metas, *, disk_bytes=10**9, pages=7):
     shuffled = random.Random(1).sample(metas, len(metas))
-    index = Index(
-        IndexConfig(
-            block_tokens=BLOCK_TOKENS, device_slots=4, host_slots=4, disk_bytes=disk_bytes, record_bytes=10
-        ),
-        ROOT_KEY,
-    )
+    index = new_index(disk_bytes)
     index.begin_restore(0.0)
     found = arranged(
         (BlockMetas.of(shuffled[i : i + pages]) for i in range(0, len(shuffled), pages)), ROOT_KEY, NOW_NS
@@ -273,6 +275,42 @@ def test_a_store_that_went_on_empty_has_nothing_to_enter(before):
     tiers.index.disk_was_emptied()
     tiers.settle()
     assert tiers.index.stats()["tiers"]["disk"]["blocks"] == 0
+
+
+def no_memory(_):
+    raise MemoryError("no room for so many")
+
+
+def test_what_cannot_be_entered_is_logged_and_the_index_goes_on(caplog):
+    index = new_index()
+    index.begin_restore(0.0)
+    index._holdings.residency.reserve = no_memory
+    assert not list(index.restore(arranged([BlockMetas.of(tree(7, 50))], ROOT_KEY, NOW_NS)))
+    assert not index.restoring
+    assert "no room for so many" in caplog.text
+    assert [event.kind for event in index.events.after(0)] == ["failed"]
+    index.check()
+
+
+def test_a_store_whose_blocks_are_of_another_size_is_left_alone(caplog):
+    """A store of somebody's own may tell anything."""
+    index = new_index()
+    index.begin_restore(0.0)
+    metas = [replace(meta, tokens=meta.tokens * 2) for meta in tree(7, 50)]
+    list(index.restore(arranged([BlockMetas.of(metas)], ROOT_KEY, NOW_NS)))
+    assert not index.restoring and index.stats()["blocks"] == 0
+    assert "16 bytes of tokens, not 8" in caplog.text
+    index.check()
+
+
+def test_that_the_books_do_not_agree_is_not_passed_over():
+    index = new_index()
+    index.begin_restore(0.0)
+    found = arranged([BlockMetas.of(tree(7, 50))], ROOT_KEY, NOW_NS)
+    steps = index.restore(found)
+    next(steps)
+    with pytest.raises(AssertionError):
+        list(index.restore(found))
 
 
 def test_the_reason_has_a_name_of_its_own(before):
