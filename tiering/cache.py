@@ -494,12 +494,18 @@ class TieredCache(Closing):
         return True
 
     def clear(self, timeout_s: float) -> bool:
-        """Forget every block in every tier. False if a request, or a copy that takes too long, holds some."""
+        """Forget every block in every tier. False if a request, or a copy that takes too long, holds some.
+
+        Also if after this time the disk may still hold what is not known yet: the next start would serve it. It goes
+        on being deleted.
+        """
+        deadline_s = time.monotonic() + timeout_s
         settled = self.settle(timeout_s)
         cleared = self._index.clear()
         self._listing.forget()
         self._start_moves()
-        return settled and cleared
+        restored = self.restored(deadline_s - time.monotonic())
+        return settled and cleared and restored
 
     def erase(self, owner: bytes, timeout_s: float, erased: Future[bool], *, in_use: bool) -> None:
         """Forget every block of an owner in every tier, then have the store erase what it has of the owner's.

@@ -465,7 +465,10 @@ class Index:
         self.events.append("changed", **changes)
 
     def clear(self) -> bool:
-        """Forget every block in every tier that is not in use. False if something is, and stays."""
+        """Forget every block in every tier that is not in use. False if something is, and stays.
+
+        Of what is being restored the rest is deleted instead, over the steps of `restore`.
+        """
         self._restore.clear()
         residency = self._holdings.residency
         roots = np.flatnonzero(residency.live & (residency.parent < 0))
