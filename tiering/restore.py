@@ -168,14 +168,10 @@ class _Entering:
         return mask
 
     def _is_wanted(self, first: int, end: int) -> NDArray[np.bool_]:
-        """Whether no block of these runs is an owner's who had them erased."""
-        found, wanted = self._found, np.ones(end - first, dtype=np.bool_)
+        """Whether each of these runs is nobody's who had their blocks erased."""
+        found = self._found
         erased = [place for place, owner in enumerate(found.owner_table) if owner in self._erased]
-        if erased:
-            start, stop = found.starts[[first, end]].tolist()
-            of_them = np.isin(found.owners[start:stop], erased)
-            wanted &= ~np.logical_or.reduceat(of_them, found.starts[first:end] - start)
-        return wanted
+        return ~np.isin(found.owners[found.starts[first:end]], erased)
 
     def _merge(self, run: int) -> None:
         """Enter a run that is there in part, or delete it: it follows what has left, or was erased."""

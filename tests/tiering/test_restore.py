@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -118,10 +119,13 @@ def test_runs_come_most_recently_used_first_and_after_what_they_follow():
     assert (found.after < np.arange(found.num_runs)).all()
     assert (np.diff(found.starts) >= 1).all()
     assert np.diff(found.starts).max() <= MOST_RUN_BLOCKS
+    for start, end in pairwise(found.starts.tolist()):
+        assert len(set(found.owners[start:end].tolist())) == 1, "a run is one owner's"
 
 
 def test_long_runs_are_cut_and_grow_together_again():
     metas = tree(5, 3 * MOST_RUN_BLOCKS + 7, deep=1.0, num_times=1)
+    metas = [replace(meta, owner=NO_OWNER) for meta in metas]
     index = index_of(metas)
     assert by_key(index) == expected(metas)
     assert index._holdings.radix.num_numbers == 4
@@ -266,6 +270,21 @@ def test_what_is_erased_meanwhile_is_not_entered(before, num_steps):
     assert not len(tiers.index._holdings.blocks_of(OWNERS[1]))
     assert OWNERS[1] not in {record.meta.owner for record in tiers.disk.values()}
     tiers.check()
+
+
+def test_of_what_is_erased_meanwhile_the_public_prefix_stays():
+    """Although one use went through all of it, and it has no branch."""
+    metas = tree(21, 6, deep=1.0, num_times=1)
+    mine = OWNERS[1]
+    metas = [replace(meta, owner=mine if number >= 3 else NO_OWNER) for number, meta in enumerate(metas)]
+    index = new_index()
+    index.begin_restore(0.0)
+    assert index.erase(mine)
+    list(index.restore(arranged([BlockMetas.of(metas)], ROOT_KEY, NOW_NS)))
+    index.check()
+    forgotten = {key for move in index.plan(0.0) if isinstance(move, Forget) for key in move.keys}
+    assert forgotten == {meta.key for meta in metas[3:]}
+    assert by_key(index).keys() == {meta.key for meta in metas[:3]}
 
 
 def test_a_store_that_went_on_empty_has_nothing_to_enter(before):
