@@ -116,7 +116,7 @@ class Index:
             self._outbox,
             root_key=root_key,
             batch=config.read_batch_blocks,
-            budget=config.read_budget_blocks,
+            budget=config.blocks_in_reads,
             deadline_s=config.io_deadline_s,
         )
         self._writes = Writes(
