@@ -435,6 +435,43 @@ def test_clear_is_done_only_when_what_the_disk_held_at_the_start_is_gone(
         assert list(metas_of(store)) == []
 
 
+def broken_books(*_):
+    raise AssertionError("the books do not agree")
+    yield
+
+
+def test_whoever_waits_for_the_cache_is_told_that_it_is_closed_although_closing_it_fails(
+    unlisted, start, monkeypatch
+):
+    store, gate = unlisted
+    monkeypatch.setattr("tiering.restore.Restore.enter", broken_books)
+    cache = start(store, restore_s=0.0).cache
+    cache.pump()
+
+    def never():
+        yield lambda: False
+
+    waiting = cache.ask_in_steps(never)
+    gate.open()
+    with pytest.raises(AssertionError, match="the books"):
+        cache.close(flush_s=GIVE_UP_S)
+    with pytest.raises(RuntimeError, match="the cache is closed"):
+        waiting.result(0)
+    assert cache.close(), "its threads have ended"
+
+
+def test_no_thread_is_left_at_work_in_the_store_when_a_cache_cannot_start(unlisted, monkeypatch):
+    store, gate = unlisted
+    monkeypatch.setattr("tiering.restore.Restore.enter", broken_books)
+    gate.open()
+    before, device = threading.enumerate(), CpuDevice()
+    with pytest.raises(AssertionError, match="the books"):
+        Rig(store, device)
+    device.close()  # it is the caller's still, as the store is
+    assert [thread for thread in threading.enumerate() if thread not in before] == []
+    store.close()
+
+
 # ---- a store that does not do as it should
 
 
