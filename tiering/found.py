@@ -51,8 +51,8 @@ class Found:
     owners: NDArray[np.int32]
     """[blocks]: the place of each block's owner in `owner_table`."""
     owner_table: list[bytes]
-    others: list[BlockKey]
-    """Blocks that do not reach back to the root."""
+    others: NDArray[np.uint8]
+    """[others, KEY_BYTES]: the keys of blocks that do not reach back to the root."""
 
     def __len__(self) -> int:
         return len(self.stored_bytes)
@@ -72,8 +72,8 @@ def arranged(pages: Iterable[BlockMetas], root_key: BlockKey, now_ns: int) -> Fo
     parents = _parents(metas, root_key)
     depths = _depths(parents)
     there = depths > 0
-    others = [key.tobytes() for key in metas.keys[~there]]
-    if others:
+    others = metas.keys[~there]
+    if len(others):
         numbers = np.cumsum(there) - 1
         metas, depths, parents = _those(metas, there), depths[there], parents[there]
         parents = np.where(parents < 0, -1, numbers[parents])

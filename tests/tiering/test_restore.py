@@ -260,6 +260,27 @@ def test_what_is_cleared_meanwhile_is_gone_for_good(before, num_steps):
     assert not tiers.disk
 
 
+def test_what_is_cleared_meanwhile_is_deleted_in_steps_too(monkeypatch):
+    """The thread that computes makes them: all keys of a large disk at once would hold it up."""
+    monkeypatch.setattr("tiering.restore._STEP_BLOCKS", 20)
+    metas = tree(23, 300, deep=0.9)
+    lost = metas[100]
+    metas.remove(lost)
+    index = new_index()
+    index.begin_restore(0.0)
+    assert index.clear()
+    found = arranged([BlockMetas.of(metas)], ROOT_KEY, NOW_NS)
+    assert len(found.others) > 20
+    forgotten = []
+    for _ in index.restore(found):
+        forgotten += [move.keys for move in index.plan(0.0) if isinstance(move, Forget)]
+        assert index.stats()["tiers"]["disk"]["restored_blocks"] <= len(found)
+    assert max(map(len, forgotten)) <= max(20, MOST_RUN_BLOCKS)
+    assert len(forgotten) > len(metas) // 40
+    assert sorted(key for keys in forgotten for key in keys) == sorted(meta.key for meta in metas)
+    assert not index.restoring and index.stats()["blocks"] == 0
+
+
 @pytest.mark.parametrize("num_steps", [0, 2])
 def test_what_is_erased_meanwhile_is_not_entered(before, num_steps):
     tiers = restarted(before)
