@@ -52,6 +52,7 @@ from tiering.writes import Sweep
 _Item = TypeVar("_Item")
 Answered = TypeVar("Answered")
 
+_CLOSED = "the cache is closed"
 _SETTLE_STEP_S = 0.1  # how long to wait for news before planning again: a resting disk wakes nobody
 
 
@@ -61,8 +62,8 @@ class TieredCache(Closing):
     Others may call what says so; where that takes the thread that drives, they wait for its next turns.
 
     Nothing here decides where a block goes (the core does) or in which order copies run (the mover does). Calls do
-    not block, save `before_compute` where the device blocks, `finish`, `settle`, `clear`, `erase` and `close`. `wake` is called from other threads
-    when `pump` has news; it must only post.
+    not block, save `before_compute` where the device blocks, `finish`, `settle`, `restored`, `clear`, `erase` and
+    `close`. `wake` is called from other threads when `pump` has news; it must only post.
     """
 
     def __init__(
@@ -85,7 +86,8 @@ class TieredCache(Closing):
     ) -> None:
         """Takes over `device` and `store`: closing the cache closes them. What the store holds is found again.
 
-        For `restore_s` at most this waits until all of that is known; what takes longer goes on meanwhile, in pumps. `join_s`: for how long reads, and then writes, that do not end may hold up `close`. `clock` counts seconds and
+        For `restore_s` at most this waits until all of that is known; what takes longer goes on meanwhile, in pumps.
+        `join_s`: for how long reads, and then writes, that do not end may hold up `close`. `clock` counts seconds and
         does not go backwards; `now_ns` is the store's clock, which may jump: it is asked only for how old blocks are
         at the start, and for what the store is to know of their age. `jobs` makes what runs the store's calls, from
         a name and a number of threads. `layer_groups`: see Mover. A store that cannot be listed, twice, is taken
@@ -124,7 +126,11 @@ class TieredCache(Closing):
         if self._calls is not None:
             self._index.begin_restore(clock())
             self._calls.find(root_key, now_ns(), self._found)
-            self.restored(restore_s)
+            try:
+                self.restored(restore_s)
+            except BaseException:  # the store is the caller's still, to be closed: nobody may be at work in it
+                self._calls.close(join_s)
+                raise
         self._owner: int | None = None
         """The thread that drives the cache, once one has: it cannot wait for itself."""
 
@@ -494,12 +500,18 @@ class TieredCache(Closing):
         return True
 
     def clear(self, timeout_s: float) -> bool:
-        """Forget every block in every tier. False if a request, or a copy that takes too long, holds some."""
+        """Forget every block in every tier. False if a request, or a copy that takes too long, holds some.
+
+        Also if after this time the disk may still hold what is not known yet: the next start would serve it. It goes
+        on being deleted.
+        """
+        deadline_s = time.monotonic() + timeout_s
         settled = self.settle(timeout_s)
         cleared = self._index.clear()
         self._listing.forget()
         self._start_moves()
-        return settled and cleared
+        restored = self.restored(deadline_s - time.monotonic())
+        return settled and cleared and restored
 
     def erase(self, owner: bytes, timeout_s: float, erased: Future[bool], *, in_use: bool) -> None:
         """Forget every block of an owner in every tier, then have the store erase what it has of the owner's.
@@ -550,7 +562,7 @@ class TieredCache(Closing):
         end_s = time.monotonic() + flush_s
         try:
             restored = self.restored(flush_s)  # an errand still
-            self.refuse("the cache is closed")
+            self.refuse(_CLOSED)  # before the rest, which takes time
             if self._store is not None and flush_s > 0 and restored:
                 self._index.sweep(Tier.DISK, then_free=False)
                 self._start_moves()
@@ -569,11 +581,11 @@ class TieredCache(Closing):
         After either of them it does nothing, and answers as they did, or would have if the store could be closed.
         """
         if self._joined is None:
-            self.refuse("the cache is closed")
             self._end()
         return bool(self._joined)
 
     def _end(self) -> None:
+        self.refuse(_CLOSED)
         try:
             self._mover.close()
         finally:  # whatever a device says that is broken

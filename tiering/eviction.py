@@ -129,14 +129,16 @@ class Eviction(Removal):
 
     # --- host -----------------------------------------------------------------------------------------------------
 
-    def host_slots(self, num_slots: int) -> Ids:
+    def host_slots(self, num_slots: int, *, enough: int | None = None) -> Ids:
         """Take up to `num_slots` host slots, IN_FLIGHT.
 
-        Free ones, then those of blocks that are elsewhere as well, then those of the least recently used others.
+        Free ones, then those of blocks that are elsewhere as well, then those of the least recently used others. With
+        `enough` of them, which may be below 1, none of the last goes.
         """
         table = self._holdings.slots[HOST]
         self._leave_clean(num_slots - table.num_free)
-        self.give_up(HOST, self._holdings.host_victims.peek(num_slots - table.num_free))
+        wanted = num_slots if enough is None else min(num_slots, enough)
+        self.give_up(HOST, self._holdings.host_victims.peek(wanted - table.num_free))
         return self._take_host(num_slots)
 
     def vacate_host(self, num_slots: int, *, elsewhere: bool) -> int:

@@ -22,7 +22,7 @@ _SAME_AGE_NS: Final = 1_000_000  # what a float loses of a time since 1970 is le
 class Found:
     """Blocks that reach back to the root, in runs: most recently used first, and each after the one that it follows.
 
-    A run is blocks that follow each other without a branch and were last used together::
+    A run is blocks of one owner that follow each other without a branch and were last used together::
 
         run 0   a b c d        after -1   use 2      runs  0  1  2 ...
         run 1         `- e f   after 0    use 2      blocks  a b c d | e f | g h | ...
@@ -51,8 +51,8 @@ class Found:
     owners: NDArray[np.int32]
     """[blocks]: the place of each block's owner in `owner_table`."""
     owner_table: list[bytes]
-    others: list[BlockKey]
-    """Blocks that do not reach back to the root."""
+    others: NDArray[np.uint8]
+    """[others, KEY_BYTES]: the keys of blocks that do not reach back to the root."""
 
     def __len__(self) -> int:
         return len(self.stored_bytes)
@@ -72,8 +72,8 @@ def arranged(pages: Iterable[BlockMetas], root_key: BlockKey, now_ns: int) -> Fo
     parents = _parents(metas, root_key)
     depths = _depths(parents)
     there = depths > 0
-    others = [key.tobytes() for key in metas.keys[~there]]
-    if others:
+    others = metas.keys[~there]
+    if len(others):
         numbers = np.cumsum(there) - 1
         metas, depths, parents = _those(metas, there), depths[there], parents[there]
         parents = np.where(parents < 0, -1, numbers[parents])
@@ -86,11 +86,11 @@ def arranged(pages: Iterable[BlockMetas], root_key: BlockKey, now_ns: int) -> Fo
     order = np.argsort(-stamps * (depths.max(initial=0) + 1) + depths)
     parents = np.append(_inverse(order), -1)[parents[order]]
     stamps = stamps[order]
-    starts = _run_starts(parents, stamps)
+    owner_table, owners = _table(metas.owners.take(order, axis=0))
+    starts = _run_starts(parents, stamps, owners)
     run_of = np.cumsum(np.bincount(starts, minlength=len(stamps))) - 1
     is_older = np.diff(stamps[starts], prepend=-1) != 0
     uses = is_older.sum() - np.cumsum(is_older)
-    owner_table, owners = _table(metas.owners.take(order, axis=0))
     after = np.append(run_of, -1)[parents[starts]]
     return Found(
         starts=np.append(starts, len(stamps)),
@@ -192,12 +192,12 @@ def _of_the_subtree(ranks: Numbers, parents: Numbers, depths: Numbers) -> Number
     return highest
 
 
-def _run_starts(parents: Numbers, stamps: Numbers) -> Numbers:
+def _run_starts(parents: Numbers, stamps: Numbers, owners: NDArray[np.int32]) -> Numbers:
     """The numbers of blocks that begin a run, where each stamp's blocks are in the order of their path."""
     num = len(parents)
     num_children = np.bincount(parents[parents >= 0], minlength=num)
     begins = np.ones(num, dtype=np.bool_)
-    begins[1:] = (stamps[1:] != stamps[:-1]) | (num_children[:-1] > 1)
+    begins[1:] = (stamps[1:] != stamps[:-1]) | (num_children[:-1] > 1) | (owners[1:] != owners[:-1])
     numbers = np.arange(num)
     begins |= (numbers - np.maximum.accumulate(np.where(begins, numbers, 0))) % MOST_RUN_BLOCKS == 0
     return np.flatnonzero(begins)

@@ -7,6 +7,7 @@ The driver (TieredCache in real time, models of memory on a virtual clock in tes
     plan(now_s) -> moves                            what to do next, in this order
 """
 
+import logging
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -58,6 +59,8 @@ from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
 from tiering.walk import Nodes, walk
 from tiering.writes import Sweep, Writes
+
+_log = logging.getLogger(__name__)
 
 _KINDS: dict[type, str] = {
     Demote: "demoted",
@@ -113,7 +116,7 @@ class Index:
             self._outbox,
             root_key=root_key,
             batch=config.read_batch_blocks,
-            budget=config.read_budget_blocks,
+            budget=config.blocks_in_reads,
             deadline_s=config.io_deadline_s,
         )
         self._writes = Writes(
@@ -462,7 +465,10 @@ class Index:
         self.events.append("changed", **changes)
 
     def clear(self) -> bool:
-        """Forget every block in every tier that is not in use. False if something is, and stays."""
+        """Forget every block in every tier that is not in use. False if something is, and stays.
+
+        Of what is being restored the rest is deleted instead, over the steps of `restore`.
+        """
         self._restore.clear()
         residency = self._holdings.residency
         roots = np.flatnonzero(residency.live & (residency.parent < 0))
@@ -515,12 +521,23 @@ class Index:
         self._restore.begin(now_s)
 
     def restore(self, found: Found) -> Steps[None]:
-        """An errand: enter what the store holds. Records whose parents are missing are forgotten."""
-        yield from self._restore.enter(found)
-        self.events.append("restored", blocks=self._restore.num_entered)
+        """An errand: enter what the store holds. Records whose parents are missing are forgotten.
+
+        What cannot be entered, as for want of memory, is logged and left: nobody waits for this errand, and nothing is
+        written until it is over.
+        """
+        try:
+            yield from self._restore.enter(found)
+        except AssertionError:  # our own books do not agree: whoever drives this has to know
+            raise
+        except Exception as error:  # noqa: BLE001 - a store may be anybody's
+            _log.error("what is on disk cannot all be used: %s", error, extra={"error": error})
+            self.end_restore(error)
+        else:
+            self.events.append("restored", blocks=self._restore.num_entered)
 
     def end_restore(self, error: Exception) -> None:
-        """The store cannot be listed: go on as if it held nothing."""
+        """The store cannot be listed, or not all be entered: go on as if it held nothing more."""
         self._restore.end()
         self.events.append("failed", move="restore", blocks=0, error=type(error).__name__)
 

@@ -6,6 +6,10 @@ from typing import Final
 
 from tiering.expiry import ROUNDS
 
+_READ_BUDGET_BYTES: Final = 128 << 20
+"""What is on its way from the disk waits for all that was asked for before: of a slow one, at 100 MB/s, this comes in well
+below io_deadline_s, after which a disk is thought to hang."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexConfig:
@@ -28,7 +32,8 @@ class IndexConfig:
     """Small, so that copying up begins early and threads share one request's blocks; of the demo model's, as many as a disk is
     asked for at once."""
     read_budget_blocks: int = 256
-    """Large, so that the threads that read do not wait for the one that computes: it asks for more between two steps only."""
+    """The most on their way: many, so that the threads that read do not wait for the one that computes, which asks for more
+    between two steps only. Of large blocks it is fewer: see `blocks_in_reads`."""
     write_batch_blocks: int = 16
     """One commit a batch, of at most so many ..."""
     write_batch_share: float = 0.005
@@ -73,6 +78,12 @@ class IndexConfig:
     def uses_told_within_s(self) -> float | None:
         """How soon the disk is to know of a use: a part of the TTL; None for at the end only."""
         return None if self.ttl_s is None else self.ttl_s / ROUNDS
+
+    @property
+    def blocks_in_reads(self) -> int:
+        """The most that may be on their way from the disk: one batch always may."""
+        within = _READ_BUDGET_BYTES // max(1, self.record_bytes)
+        return min(self.read_budget_blocks, max(self.read_batch_blocks, within))
 
     @property
     def blocks_per_write(self) -> int:

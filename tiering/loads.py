@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 
@@ -16,6 +17,10 @@ from tiering.moves import HasRead, Promote, Read
 from tiering.outbox import Outbox
 from tiering.radix import Tokens
 from tiering.residency import NO_BLOCK, Ids, Mask
+
+_HOST_SHARE: Final = 4
+"""While loads are passing through such a part of the host slots, or a batch is, no block that is nowhere else goes for more of
+them: what is read is soon on the device as well, and later reads take its slots."""
 
 
 @dataclass(slots=True)
@@ -93,8 +98,12 @@ class Loads:
         self._send_arrived()
         while self._loads:
             load = self._loads[0]
-            allowed = self._budget - self._outbox.blocks_in_flight(Read)
-            slots = self._eviction.host_slots(min(allowed, len(load.unread)))
+            num_reading = self._outbox.blocks_in_flight(Read)
+            num_passing = num_reading + self._outbox.blocks_in_flight(Promote)
+            enough = max(self._batch, self._holdings.num_host_slots // _HOST_SHARE)
+            slots = self._eviction.host_slots(
+                min(self._budget - num_reading, len(load.unread)), enough=enough - num_passing
+            )
             if not len(slots):
                 break
             self._since_s = self._outbox.now_s

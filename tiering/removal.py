@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from kvstore.block import BlockKey
 from kvstore.reasons import MissReason
 from tiering.departed import Departed
 from tiering.holdings import ABSENT, DEVICE, DISK, PRESENT, Holdings
@@ -179,8 +178,4 @@ class Removal:
         if len(ids):
             residency = self._holdings.residency
             assert np.count_nonzero(residency.has_key[ids]) == len(ids), "a stored block has a key"
-            keys = residency.key[ids].tobytes()
-            size = len(keys) // len(ids)
-            self._outbox.send(
-                Forget(tuple(BlockKey(keys[at : at + size]) for at in range(0, len(keys), size)))
-            )
+            self._outbox.send(Forget(tuple(residency.keys_of(ids))))

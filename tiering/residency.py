@@ -316,8 +316,7 @@ class Residency:
 
     def keys_of(self, ids: Ids) -> list[BlockKey]:
         """The keys of blocks that have one; anything for others."""
-        keys: list[BlockKey] = self.key[ids].view(f"V{KEY_BYTES}").ravel().tolist()
-        return keys
+        return block_keys(self.key[ids])
 
     # ---- conservation
 
@@ -365,6 +364,12 @@ class Residency:
         assert (self.stamp[parents] >= self.stamp[children]).all(), (
             "a block was touched later than its parent"
         )
+
+
+def block_keys(rows: NDArray[np.uint8]) -> list[BlockKey]:
+    """Keys from contiguous rows, [n, KEY_BYTES], far faster than one by one."""
+    keys: list[BlockKey] = rows.view(f"V{KEY_BYTES}").ravel().tolist()
+    return keys
 
 
 _COLUMNS: dict[str, type] = {

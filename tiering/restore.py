@@ -6,6 +6,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from kvstore.block import TOKEN_ID_BYTES
 from tiering.errands import Steps
 from tiering.eviction import Eviction
 from tiering.expiry import Expiry
@@ -13,11 +14,11 @@ from tiering.found import Found
 from tiering.holdings import ABSENT, DISK, Holdings
 from tiering.moves import Forget
 from tiering.outbox import Outbox
-from tiering.residency import NO_BLOCK, Ids
+from tiering.residency import NO_BLOCK, Ids, block_keys
 
 _STEP_RUNS: Final = 128
 _STEP_BLOCKS: Final = 384
-"""In one step: a quarter of a millisecond, or half where all runs are short."""
+"""In one step, or deleted in one: a quarter of a millisecond, or half where all runs are short."""
 _GONE: Final = -2
 """In place of the last block of a run that was not taken up."""
 
@@ -65,27 +66,36 @@ class Restore:
             self._erased.add(owner)
 
     def enter(self, found: Found) -> Steps[None]:
-        """An errand: enter what was found; then it is over. Ends early if `end` is called meanwhile."""
+        """An errand: enter what was found; then it is over. Ends early if `end` is called meanwhile.
+
+        ValueError where blocks have not as many tokens as the index's.
+        """
         if not self.under_way:
             return
         holdings = self._holdings
+        token_bytes = holdings.radix.block_tokens * TOKEN_ID_BYTES
+        if len(found) and found.tokens.shape[1] != token_bytes:
+            raise ValueError(
+                f"the store tells of blocks of {found.tokens.shape[1]} bytes of tokens, not {token_bytes}"
+            )
         self.num_found = len(found)
         holdings.residency.reserve(len(found))
         holdings.order.recall(self._begun_s - found.ages_s)
-        if found.others:
-            self._outbox.send(Forget(tuple(found.others)))
         part = _Entering(holdings, self._outbox, found, self._erased)
-        for first, end in _steps(found):
-            if self._cleared:
-                part.forget(np.arange(found.starts[first], len(found)))
-                break
-            part.enter(first, end)
-            self.num_entered = int(found.starts[end])
-            self._eviction.fit_disk()  # the capacity may be smaller than it was
-            self._expiry.came_older()
+        for start in range(0, len(found.others), _STEP_BLOCKS):
+            part.forget(found.others[start : start + _STEP_BLOCKS])
             yield None
+        for first, end in _steps(found):
             if not self.under_way:
                 return
+            if self._cleared:
+                part.forget(found.keys[found.starts[first] : found.starts[end]])
+            else:
+                part.enter(first, end)
+                self._eviction.fit_disk()  # the capacity may be smaller than it was
+                self._expiry.came_older()
+            self.num_entered = int(found.starts[end])
+            yield None
         self.end()
 
     def stats(self) -> dict[str, Any]:
@@ -99,7 +109,7 @@ class Restore:
     def check(self) -> None:
         """Raise AssertionError if blocks are recalled that nobody enters."""
         order = self._holdings.order
-        assert self.under_way or not order.num_waiting, "uses wait for blocks that do not come"
+        assert self.under_way or not order.num_open, "uses wait for blocks that do not come"
 
 
 class _Entering:
@@ -159,14 +169,10 @@ class _Entering:
         return mask
 
     def _is_wanted(self, first: int, end: int) -> NDArray[np.bool_]:
-        """Whether no block of these runs is an owner's who had them erased."""
-        found, wanted = self._found, np.ones(end - first, dtype=np.bool_)
+        """Whether each of these runs is nobody's who had their blocks erased."""
+        found = self._found
         erased = [place for place, owner in enumerate(found.owner_table) if owner in self._erased]
-        if erased:
-            start, stop = found.starts[[first, end]].tolist()
-            of_them = np.isin(found.owners[start:stop], erased)
-            wanted &= ~np.logical_or.reduceat(of_them, found.starts[first:end] - start)
-        return wanted
+        return ~np.isin(found.owners[found.starts[first:end]], erased)
 
     def _merge(self, run: int) -> None:
         """Enter a run that is there in part, or delete it: it follows what has left, or was erased."""
@@ -176,16 +182,16 @@ class _Entering:
         follows = above.item() < 0 or self._is_there(above).item()
         if not follows or not self._is_wanted(run, run + 1).item():
             self._tails[run] = _GONE
-            self.forget(np.arange(start, stop))
+            self.forget(found.keys[start:stop])
             return
         tail = int(self._tails[above.item()])
         ids = holdings.radix.extend(tail, found.tokens[start:stop].tobytes())
         self._tails[run] = ids.item(-1)
         numbers = np.arange(start, stop)
-        known = (
-            holdings.residency.state[DISK][ids] != ABSENT
-        )  # two keys for the same tokens: one is no chain's
-        self.forget(numbers[known & (holdings.residency.key[ids] != found.keys[numbers]).any(axis=1)])
+        known = holdings.residency.state[DISK][ids] != ABSENT
+        # two keys for the same tokens: one is no chain's
+        twins = known & (holdings.residency.key[ids] != found.keys[numbers]).any(axis=1)
+        self.forget(found.keys[numbers[twins]])
         new = ids[~known]
         self._arrive(new, numbers[~known], np.full(len(new), found.uses[run]))
 
@@ -211,10 +217,10 @@ class _Entering:
             return np.full(len(places), owners.number(table[0]), dtype=np.int32)
         return np.array([owners.number(table[place]) for place in places.tolist()], dtype=np.int32)
 
-    def forget(self, numbers: NDArray[np.intp]) -> None:
-        """Have the records of these blocks deleted."""
-        if len(numbers):
-            self._outbox.send(Forget(tuple(key.tobytes() for key in self._found.keys[numbers])))
+    def forget(self, keys: NDArray[np.uint8]) -> None:
+        """Have the records of these keys deleted, [n, KEY_BYTES]."""
+        if len(keys):
+            self._outbox.send(Forget(tuple(block_keys(keys))))
 
 
 def _steps(found: Found) -> Iterator[tuple[int, int]]:

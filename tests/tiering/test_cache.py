@@ -63,7 +63,9 @@ class Rig:
     `join_s` is how long its end waits for I/O: short only where a call hangs for good.
     """
 
-    def __init__(self, store, device=None, *, join_s=GIVE_UP_S, clocks=None, **changed) -> None:
+    def __init__(
+        self, store, device=None, *, join_s=GIVE_UP_S, restore_s=GIVE_UP_S, clocks=None, **changed
+    ) -> None:
         self.store = store
         self.pool = SlotArray(DEVICE_SLOTS, LAYOUT.block_bytes)
         self.slab = HostSlab(HOST_SLOTS, LAYOUT.block_bytes)
@@ -86,7 +88,7 @@ class Rig:
             store=store,
             wake=self.woken.set,
             join_s=join_s,
-            restore_s=GIVE_UP_S,
+            restore_s=restore_s,
             **(clocks or {}),
         )
 
@@ -405,6 +407,69 @@ def test_clear_empties_the_store_too(open_store, start):
     assert rig.cache.close()
     with open_store() as store:
         assert list(metas_of(store)) == []
+
+
+@pytest.fixture
+def unlisted(open_store, start):
+    """A store with blocks of three prompts, as the next process opens it, and a gate at which its listing hangs."""
+    rig = start(open_store())
+    for names in PROMPTS[:3]:
+        rig.put_on_disk(*names)
+    assert rig.cache.close()
+    gate = Gate()
+    return FaultStore(open_store(), [Hang(gate, on="scan")]), gate
+
+
+@pytest.mark.parametrize("step_blocks", [1, 384])
+def test_clear_is_done_only_when_what_the_disk_held_at_the_start_is_gone(
+    unlisted, open_store, start, monkeypatch, step_blocks
+):
+    monkeypatch.setattr("tiering.restore._STEP_BLOCKS", step_blocks)
+    store, gate = unlisted
+    rig = start(store, restore_s=0.0)
+    assert not rig.cache.clear(0.0), "what is there is not known, and the next start would find it"
+    gate.open()
+    assert rig.cache.clear(GIVE_UP_S)
+    assert rig.cache.close(flush_s=0.0)
+    with open_store() as store:
+        assert list(metas_of(store)) == []
+
+
+def broken_books(*_):
+    raise AssertionError("the books do not agree")
+    yield
+
+
+def test_whoever_waits_for_the_cache_is_told_that_it_is_closed_although_closing_it_fails(
+    unlisted, start, monkeypatch
+):
+    store, gate = unlisted
+    monkeypatch.setattr("tiering.restore.Restore.enter", broken_books)
+    cache = start(store, restore_s=0.0).cache
+    cache.pump()
+
+    def never():
+        yield lambda: False
+
+    waiting = cache.ask_in_steps(never)
+    gate.open()
+    with pytest.raises(AssertionError, match="the books"):
+        cache.close(flush_s=GIVE_UP_S)
+    with pytest.raises(RuntimeError, match="the cache is closed"):
+        waiting.result(0)
+    assert cache.close(), "its threads have ended"
+
+
+def test_no_thread_is_left_at_work_in_the_store_when_a_cache_cannot_start(unlisted, monkeypatch):
+    store, gate = unlisted
+    monkeypatch.setattr("tiering.restore.Restore.enter", broken_books)
+    gate.open()
+    before, device = threading.enumerate(), CpuDevice()
+    with pytest.raises(AssertionError, match="the books"):
+        Rig(store, device)
+    device.close()  # it is the caller's still, as the store is
+    assert [thread for thread in threading.enumerate() if thread not in before] == []
+    store.close()
 
 
 # ---- a store that does not do as it should

@@ -4,7 +4,8 @@ import pytest
 
 from kvstore.reasons import MissReason
 from tests.tiering.memory_model import DIED, MemoryModel
-from tests.tiering.small_tiers import config, lookup, model, on_disk, prompt, stats
+from tests.tiering.small_tiers import RECORD_BYTES, config, lookup, model, on_disk, prompt, stats
+from tiering.index_config import IndexConfig
 from tiering.leases import Wait
 from tiering.moves import Demote, Promote, Read, Write
 from tiering.residency import Tier
@@ -54,6 +55,60 @@ def test_what_was_read_between_two_plans_is_copied_up_together():
     assert promote.ids.tolist() == [*reads[2].ids, *reads[0].ids]
     tiers.settle()
     assert request.lease.ready[:3].all()
+
+
+@pytest.mark.parametrize(
+    ("record_bytes", "blocks"), [(0, 256), (1 << 16, 256), (5 << 20, 25), (100 << 20, 16)]
+)
+def test_of_large_blocks_fewer_are_on_their_way_at_once_but_one_batch_is(record_bytes, blocks):
+    sizes = IndexConfig(block_tokens=2, device_slots=1, host_slots=1, record_bytes=record_bytes)
+    assert sizes.blocks_in_reads == blocks
+
+
+def test_reads_on_their_way_are_bounded_in_bytes(monkeypatch):
+    monkeypatch.setattr("tiering.index_config._READ_BUDGET_BYTES", 4 * RECORD_BYTES)
+    tiers = model(device=12, host=12, disk=12, read_batch_blocks=2)
+    on_disk(tiers, *range(8))
+    request = tiers.admit(prompt(*range(8)))
+    tiers.plan()
+    assert [len(read.ids) for read in tiers.moves(Read)] == [2, 2]
+    tiers.settle()
+    assert request.lease.ready[:8].all()
+
+
+@pytest.mark.parametrize("clean_share", [0.0, 0.5])
+def test_a_long_load_takes_the_slots_of_what_it_has_read_rather_than_those_of_last_copies(clean_share):
+    """There is no hurry: what was read is on the device soon, and its host slot may go then. Nothing is dropped for it."""
+    tiers = model(device=48, host=24, disk=80, read_batch_blocks=2, clean_share=clean_share)
+    on_disk(tiers, *range(40))
+    tiers.run(prompt(*range(100, 124)))
+    tiers.index.sweep(Tier.HOST, then_free=True)
+    tiers.settle()
+    assert stats(tiers, "host")["free"] == 0
+    assert 0 < tiers.index._holdings.num_dirty_host < 24
+    request = tiers.admit(prompt(*range(40)))
+    tiers.settle()
+    assert request.lease.ready[:40].all()
+    assert stats(tiers, "host")["dropped"] == 0
+
+
+def test_where_host_memory_has_hardly_anything_but_last_copies_some_of_them_go_for_a_load():
+    """Or it would never begin."""
+    tiers = model(
+        device=48, host=24, disk=80, read_batch_blocks=2, write_batch_blocks=1, clean_share=0.0
+    )
+    on_disk(tiers, *range(20))
+    for name in range(100, 124):
+        tiers.run(prompt(name))
+    tiers.index.sweep(Tier.HOST, then_free=True)
+    tiers.settle()
+    assert tiers.index._holdings.num_dirty_host == 23
+    request = tiers.admit(prompt(*range(20)))
+    tiers.plan()
+    assert sum(len(read.ids) for read in tiers.moves(Read)) == 24 // 4
+    tiers.settle()
+    assert request.lease.ready[:20].all()
+    assert stats(tiers, "host")["dropped"] == 24 // 4 - 1, "one slot could be had for nothing"
 
 
 def test_what_was_read_for_a_request_that_ends_before_the_next_plan_is_copied_up_and_stays():

@@ -469,6 +469,69 @@ def test_compaction_keeps_order_and_places():
     assert chains.view.peek(99).tolist() == expected
 
 
+# ---- uses from before
+
+
+def past(num_touches, min_log_entries=2):
+    """Chains of which so many touches are told afterwards, a second apart, the last of them a second ago."""
+    chains = Chains(min_log_entries)
+    chains.policy.leave_past()
+    chains.policy.recall(np.arange(-num_touches, 0, dtype=np.float64))
+    return chains
+
+
+def recall(chains, ids, number):
+    chains.policy.recalled(ids, np.full(len(ids), number))
+    chains.view.rewind(ids)
+    chains.policy.check()
+    chains.view.check()
+
+
+def test_what_was_used_before_goes_first_whatever_was_used_since():
+    chains = past(2)
+    new = chains.use(9)
+    later, earlier = (chains.index.insert(np.array([i, i], dtype=np.int32)) for i in (1, 2))
+    assert chains.policy.num_open == 2
+    recall(chains, later, 1)
+    recall(chains, earlier, 0)
+    assert chains.view.peek(9).tolist() == [*earlier[::-1], *later[::-1], *new]
+    assert chains.policy.touched_s(earlier).tolist() == [-2.0, -2.0]
+    chains.policy.forget_past()
+    assert chains.policy.num_open == 0
+    chains.policy.check()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_use_of_which_a_part_was_told_keeps_its_place_when_that_part_is_used_again(number):
+    """The oldest use is no exception, of which nothing older waits: its entry dies, and more of it is to come."""
+    chains = past(3)
+    for told in reversed(range(number + 1, 3)):
+        recall(chains, chains.index.insert(np.array([100 + told], dtype=np.int32)), told)
+    path = chains.index.insert(np.array([1, 2, 3], dtype=np.int32))
+    recall(chains, path[:2], number)
+    for _ in range(12):  # the log is compacted
+        chains.policy.touch(path[:2])
+    chains.policy.check()
+    recall(chains, path[2:], number)
+    chains.policy.forget_past()
+    chains.policy.check()
+    assert chains.policy.touched_s(path).tolist() == [0.0, 0.0, number - 3.0]
+    assert chains.view.peek(9).tolist()[0] == path[2]
+    for _ in range(12):
+        chains.policy.touch(path)
+    assert len(chains.policy) <= 6, "what is dead goes once no more may come"
+
+
+def test_a_touch_is_told_of_only_in_turn_and_while_the_past_is_open():
+    chains = past(2)
+    ids = chains.index.insert(np.array([1, 2], dtype=np.int32))
+    recall(chains, ids[:1], 0)
+    for number in (1, 0):
+        with pytest.raises(AssertionError, match="before a later one"):
+            chains.policy.recalled(ids[1:], np.array([number]))
+        chains.policy.forget_past()
+
+
 def test_a_path_without_its_start_is_no_use():
     chains = Chains()
     path = chains.use(1, 2)

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -44,14 +45,16 @@ def tree(seed, num_blocks, *, deep=0.5, num_times=1000):
     return metas
 
 
+def new_index(disk_bytes=10**9):
+    config = IndexConfig(
+        block_tokens=BLOCK_TOKENS, device_slots=4, host_slots=4, disk_bytes=disk_bytes, record_bytes=10
+    )
+    return Index(config, ROOT_KEY)
+
+
 def index_of(metas, *, disk_bytes=10**9, pages=7):
     shuffled = random.Random(1).sample(metas, len(metas))
-    index = Index(
-        IndexConfig(
-            block_tokens=BLOCK_TOKENS, device_slots=4, host_slots=4, disk_bytes=disk_bytes, record_bytes=10
-        ),
-        ROOT_KEY,
-    )
+    index = new_index(disk_bytes)
     index.begin_restore(0.0)
     found = arranged(
         (BlockMetas.of(shuffled[i : i + pages]) for i in range(0, len(shuffled), pages)), ROOT_KEY, NOW_NS
@@ -116,10 +119,13 @@ def test_runs_come_most_recently_used_first_and_after_what_they_follow():
     assert (found.after < np.arange(found.num_runs)).all()
     assert (np.diff(found.starts) >= 1).all()
     assert np.diff(found.starts).max() <= MOST_RUN_BLOCKS
+    for start, end in pairwise(found.starts.tolist()):
+        assert len(set(found.owners[start:end].tolist())) == 1, "a run is one owner's"
 
 
 def test_long_runs_are_cut_and_grow_together_again():
     metas = tree(5, 3 * MOST_RUN_BLOCKS + 7, deep=1.0, num_times=1)
+    metas = [replace(meta, owner=NO_OWNER) for meta in metas]
     index = index_of(metas)
     assert by_key(index) == expected(metas)
     assert index._holdings.radix.num_numbers == 4
@@ -254,6 +260,27 @@ def test_what_is_cleared_meanwhile_is_gone_for_good(before, num_steps):
     assert not tiers.disk
 
 
+def test_what_is_cleared_meanwhile_is_deleted_in_steps_too(monkeypatch):
+    """The thread that computes makes them: all keys of a large disk at once would hold it up."""
+    monkeypatch.setattr("tiering.restore._STEP_BLOCKS", 20)
+    metas = tree(23, 300, deep=0.9)
+    lost = metas[100]
+    metas.remove(lost)
+    index = new_index()
+    index.begin_restore(0.0)
+    assert index.clear()
+    found = arranged([BlockMetas.of(metas)], ROOT_KEY, NOW_NS)
+    assert len(found.others) > 20
+    forgotten = []
+    for _ in index.restore(found):
+        forgotten += [move.keys for move in index.plan(0.0) if isinstance(move, Forget)]
+        assert index.stats()["tiers"]["disk"]["restored_blocks"] <= len(found)
+    assert max(map(len, forgotten)) <= max(20, MOST_RUN_BLOCKS)
+    assert len(forgotten) > len(metas) // 40
+    assert sorted(key for keys in forgotten for key in keys) == sorted(meta.key for meta in metas)
+    assert not index.restoring and index.stats()["blocks"] == 0
+
+
 @pytest.mark.parametrize("num_steps", [0, 2])
 def test_what_is_erased_meanwhile_is_not_entered(before, num_steps):
     tiers = restarted(before)
@@ -266,6 +293,21 @@ def test_what_is_erased_meanwhile_is_not_entered(before, num_steps):
     tiers.check()
 
 
+def test_of_what_is_erased_meanwhile_the_public_prefix_stays():
+    """Although one use went through all of it, and it has no branch."""
+    metas = tree(21, 6, deep=1.0, num_times=1)
+    mine = OWNERS[1]
+    metas = [replace(meta, owner=mine if number >= 3 else NO_OWNER) for number, meta in enumerate(metas)]
+    index = new_index()
+    index.begin_restore(0.0)
+    assert index.erase(mine)
+    list(index.restore(arranged([BlockMetas.of(metas)], ROOT_KEY, NOW_NS)))
+    index.check()
+    forgotten = {key for move in index.plan(0.0) if isinstance(move, Forget) for key in move.keys}
+    assert forgotten == {meta.key for meta in metas[3:]}
+    assert by_key(index).keys() == {meta.key for meta in metas[:3]}
+
+
 def test_a_store_that_went_on_empty_has_nothing_to_enter(before):
     tiers = restarted(before)
     tiers.restore_some()
@@ -273,6 +315,42 @@ def test_a_store_that_went_on_empty_has_nothing_to_enter(before):
     tiers.index.disk_was_emptied()
     tiers.settle()
     assert tiers.index.stats()["tiers"]["disk"]["blocks"] == 0
+
+
+def no_memory(_):
+    raise MemoryError("no room for so many")
+
+
+def test_what_cannot_be_entered_is_logged_and_the_index_goes_on(caplog):
+    index = new_index()
+    index.begin_restore(0.0)
+    index._holdings.residency.reserve = no_memory
+    assert not list(index.restore(arranged([BlockMetas.of(tree(7, 50))], ROOT_KEY, NOW_NS)))
+    assert not index.restoring
+    assert "no room for so many" in caplog.text
+    assert [event.kind for event in index.events.after(0)] == ["failed"]
+    index.check()
+
+
+def test_a_store_whose_blocks_are_of_another_size_is_left_alone(caplog):
+    """A store of somebody's own may tell anything."""
+    index = new_index()
+    index.begin_restore(0.0)
+    metas = [replace(meta, tokens=meta.tokens * 2) for meta in tree(7, 50)]
+    list(index.restore(arranged([BlockMetas.of(metas)], ROOT_KEY, NOW_NS)))
+    assert not index.restoring and index.stats()["blocks"] == 0
+    assert "16 bytes of tokens, not 8" in caplog.text
+    index.check()
+
+
+def test_that_the_books_do_not_agree_is_not_passed_over():
+    index = new_index()
+    index.begin_restore(0.0)
+    found = arranged([BlockMetas.of(tree(7, 50))], ROOT_KEY, NOW_NS)
+    steps = index.restore(found)
+    next(steps)
+    with pytest.raises(AssertionError):
+        list(index.restore(found))
 
 
 def test_the_reason_has_a_name_of_its_own(before):
@@ -359,6 +437,11 @@ def test_uses_from_before_wait_while_others_come_and_go(seed):
         for ids in (path[:cut], path[cut:]):  # one use may come in parts
             order.recalled(ids, np.full(len(ids), number))
             view.rewind(ids)
+            if rng.randrange(2):
+                order._compact()
+            if rng.randrange(2):
+                order.touch(live[0])
+                seen.append(live[0])
             order.check()
             view.check()
         assert order.touched_s(path).tolist() == [number - 100.0] * 3

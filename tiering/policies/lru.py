@@ -52,6 +52,7 @@ class LRU:
         self._deepest = array("q")  # block of each entry, NO_BLOCK when all its blocks are gone
         self._compact_at = min_log_entries
         self._num_waiting = 0  # entries of touches whose blocks are not known yet: the first ones
+        self._num_open = 0  # and those of which more may come: one more than wait, once one was told of
 
     def __len__(self) -> int:
         """Number of log entries, dead ones included."""
@@ -91,7 +92,7 @@ class LRU:
             times + self._times,
             deepest + self._deepest,
         )
-        self._num_waiting = num
+        self._num_waiting = self._num_open = num
         self._compact_at = max(self._compact_at, 2 * len(stamps))
 
     def recalled(self, ids: Ids, numbers: NDArray[np.int64]) -> None:
@@ -101,20 +102,21 @@ class LRU:
         """
         if not len(ids):
             return
-        assert numbers.max() <= self._num_waiting, "a touch was told of before a later one"
+        assert numbers.max() < self._num_open, "a touch was told of before a later one"
         self._residency.stamp[ids] = numbers + 1
         # of a touch that comes several times the last block counts; the view must not outlive this line
         np.frombuffer(self._deepest, dtype=np.int64)[numbers] = ids
         self._num_waiting = numbers.min().item()
+        self._num_open = self._num_waiting + 1
 
     @property
-    def num_waiting(self) -> int:
-        """Touches whose blocks may be recalled still, and of which none was so far."""
-        return self._num_waiting
+    def num_open(self) -> int:
+        """Touches, the first ones, of which blocks may be recalled still."""
+        return self._num_open
 
     def forget_past(self) -> None:
         """No more blocks are recalled."""
-        self._num_waiting = 0
+        self._num_waiting = self._num_open = 0
 
     def removed(self, ids: Ids) -> None:
         """The blocks are about to leave the index, in this order, each without children at its turn.
@@ -234,13 +236,10 @@ class LRU:
         return block - low if not len(broken) else block - low - 1 - broken.item(-1)
 
     def _compact(self) -> None:
-        """Drop the dead entries."""
+        """Drop the dead entries, save those of which blocks may be recalled still."""
         stamps, deepest = np.array(self._stamps), np.array(self._deepest)
         alive = self._alive(stamps, deepest)
-        if self._num_waiting:
-            alive[: self._num_waiting + 1] = (
-                True  # also the last that was recalled, of which there may be more
-            )
+        alive[: self._num_open] = True  # each is found by its number as long as blocks of it may come
         self._stamps = array("q", stamps[alive].tobytes())
         self._times = array("d", np.array(self._times)[alive].tobytes())
         self._deepest = array("q", deepest[alive].tobytes())
@@ -280,6 +279,9 @@ class LRU:
         stamps = self._stamps.tolist()
         assert stamps == sorted(set(stamps)), "the log is out of order"
         assert not stamps or stamps[-1] <= self._now, "the log is ahead of the time"
+        open_stamps = list(range(1, self._num_open + 1))
+        assert stamps[: self._num_open] == open_stamps, "a touch that may be told of is not in its place"
+        assert self._num_waiting <= self._num_open <= self._num_waiting + 1, "a touch is told of out of turn"
         times = self._times.tolist()
         assert len(times) == len(stamps), "a touch has no time"
         assert times == sorted(times), "the times are out of order"
