@@ -37,7 +37,7 @@ class Figures:
         """The loop ends: what is read now is told from now on. Never raises."""
         try:
             self._last_of_cache = self._cache()
-        except Exception:
+        except Exception:  # noqa: BLE001 - the store may be anybody's; the loop must end all the same
             _log.exception("the cache's last figures cannot be had; earlier ones stand for them")
         self._last = self._with_cache(self._last_of_cache)
 

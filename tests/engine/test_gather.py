@@ -73,7 +73,7 @@ def test_the_old_memory_goes_before_the_new_is_taken(layer, monkeypatch):
     old, take = memory_of(gather, layer, 1), torch.empty
     has_gone = []
 
-    def note(*size, **more):
+    def note(*size: int, **more: object):
         has_gone.append(old() is None)
         return take(*size, **more)
 
