@@ -10,7 +10,6 @@ process; the kernel's own threads, which write pages back, are not in the latter
 
 import dataclasses
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
