@@ -94,9 +94,7 @@ def test_a_long_load_takes_the_slots_of_what_it_has_read_rather_than_those_of_la
 
 def test_where_host_memory_has_hardly_anything_but_last_copies_some_of_them_go_for_a_load():
     """Or it would never begin."""
-    tiers = model(
-        device=48, host=24, disk=80, read_batch_blocks=2, write_batch_blocks=1, clean_share=0.0
-    )
+    tiers = model(device=48, host=24, disk=80, read_batch_blocks=2, write_batch_blocks=1, clean_share=0.0)
     on_disk(tiers, *range(20))
     for name in range(100, 124):
         tiers.run(prompt(name))
