@@ -334,7 +334,7 @@ class Holdings:
         residency = self.residency
         mask: Mask = residency.leases[ids] != 0
         for tier in Tier:
-            mask |= residency.state[tier][ids] == int(WRITING)
+            mask |= residency.state[tier][ids] == WRITING
             mask |= residency.readers[tier][ids] != 0
         return mask
 

@@ -412,8 +412,9 @@ class RadixIndex:
         Answers the ids of the first runs' blocks, and how many runs these are: it ends at one whose first block is there
         already, or that follows a block behind which its node goes on. `extend` takes that one.
         """
-        block_bytes, number_of = self._block_bytes, self._residency.node
+        assert max(lengths, default=0) <= self._max_node_blocks, "a run is longer than a node may be"
         ids = self._residency.allocate(sum(lengths))
+        block_bytes, number_of = self._block_bytes, self._residency.node
         packed, nodes, stop = ids.astype(np.int32).tobytes(), list[Node](), 0
         for length, tail, run, only in zip(lengths, tails, after, alone, strict=True):
             if run >= 0:

@@ -435,7 +435,7 @@ def test_clear_is_done_only_when_what_the_disk_held_at_the_start_is_gone(
         assert list(metas_of(store)) == []
 
 
-def broken_books(*_):
+def broken_books(*_: object):
     raise AssertionError("the books do not agree")
     yield
 

@@ -404,6 +404,16 @@ def test_planting_is_extending(batch, known_share):
     assert len(planted) == len(plain) == len(found)
 
 
+def test_a_run_that_no_node_may_hold_is_not_planted():
+    index = RadixIndex(BLOCK_TOKENS, Residency(), max_node_blocks=2)
+    tokens = np.arange(3 * BLOCK_TOKENS, dtype="<i4").tobytes()
+    with pytest.raises(AssertionError, match="longer than a node"):
+        index.plant(tokens, [3], [NO_BLOCK], [-1], [True])
+    index.check()
+    assert index.plant(tokens, [2, 1], [NO_BLOCK] * 2, [-1, 0], [True] * 2)[0].tolist() == [0, 1, 2]
+    index.check()
+
+
 def paths_of(found):
     """The tokens of the path down to the end of each run."""
     paths = []
