@@ -53,17 +53,19 @@ def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
     for prefix_tokens in (200, 80):
         cached = prefix_tokens // 16 * 16
         rows = {row["tier"]: row for row in measured["rows"] if row["prefix_tokens"] == prefix_tokens}
-        assert list(rows) == ["reference_cold", "reference_hit", *TIERS]
+        assert list(rows) == ["reference_cold", "reference_hit", *TIERS, "reference_restart"]
         assert all(row["ttft_s"] > 0 for row in rows.values())
         assert {tier: len(row["ttft_s_all"]) for tier, row in rows.items()} == {
             "reference_cold": 1,
-            "reference_hit": len(TIERS) - 1,
+            "reference_hit": len(TIERS) - 2,
+            "reference_restart": 1,
             **dict.fromkeys(TIERS, 1),
         }
         # each repeat of each hit has a suffix of its own, save that a restart is asked what the disk was
         hits = rows["reference_hit"]["token_ids"]
         assert rows["cold"]["token_ids"] == rows["reference_cold"]["token_ids"]
-        assert [rows[tier]["token_ids"] for tier in TIERS[1:]] == [[hit] for hit in hits]
+        assert [rows[tier]["token_ids"] for tier in TIERS[1:-1]] == [[hit] for hit in hits]
+        assert rows["restart"]["token_ids"] == rows["reference_restart"]["token_ids"]
         assert len({*map(tuple, hits)}) > 2
         for tier in TIERS[1:]:
             where = "disk" if tier in ("disk_dropped", "restart") else tier
@@ -104,13 +106,14 @@ def test_gates_are_ratios_of_medians_to_hits_of_the_yardstick():
         measured_row("disk", 0.1, prefix_tokens=1024),
         measured_row("disk_dropped", 2.0),
         measured_row("restart", 1.2),
+        measured_row("reference_restart", 1.5),
     ]
     device, host, dropped, restart = gates(rows, 64)
     assert (device["value"], device["bound"], device["holds"]) == (0.9, 1.0, True)
     assert (host["value"], host["bound"], host["holds"]) == (1.1, 1.05, False)
     assert (dropped["value"], dropped["bound"], dropped["holds"]) == (2.0, None, None)
     assert restart["name"].startswith("restart, in the page cache, ")
-    assert "before the restarts" in restart["name"]
+    assert restart["value"] == pytest.approx(0.8), "by transformers in processes as new"
     assert device["spread"] == [0.8, 1.2]
     assert gates(rows, 32) == gates(rows[1:], 64) == [], "other lengths, no yardstick"
 

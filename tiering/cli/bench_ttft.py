@@ -74,7 +74,7 @@ def _give_memory_back() -> None:
 def _in_this_process(
     bench: TtftBench, disk_path: str, tell: Callable[[str], None]
 ) -> Iterator[dict[str, Any]]:
-    if not bench.reference and bench.tiers == ("restart",):
+    if bench.tiers == ("restart",):
         return
     model = bench.load()
     prefixes = prompts(bench, model)
@@ -119,15 +119,16 @@ class _Length:
         return [row for row in self._rows.values() if row.ttft_s]
 
     def repeat(self, repeat: int) -> None:
-        """Every row once. The reference runs for a restart too, whose own rows come later."""
+        """Every row once, save that of a restart."""
         for tier in self._bench.tiers:
+            if tier == "restart":
+                continue
             behind = suffix(self._bench, self._engine.model, repeat, tier)
             if self._reference is not None:
                 self._refer(self._reference, tier, behind)
-            if tier != "restart":
-                self._tell(f"  {tier}")
-                bring(self._engine, tier, self._prefix)
-                self._rows[tier].add(*ask(self._engine, self._prefix, behind, self._bench.new_tokens))
+            self._tell(f"  {tier}")
+            bring(self._engine, tier, self._prefix)
+            self._rows[tier].add(*ask(self._engine, self._prefix, behind, self._bench.new_tokens))
 
     def _refer(self, reference: Reference, tier: str, behind: Tokens) -> None:
         new_tokens = self._bench.new_tokens

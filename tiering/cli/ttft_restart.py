@@ -5,29 +5,38 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from engine import Result
 from engine.engine import Engine
+from tiering.cli.reference import Reference, Tokens
 from tiering.cli.ttft_rows import Row
 from tiering.cli.ttft_setup import TtftBench, ask, fill, first_use, prompts, settings, suffix
 
 
 def after_restarts(bench: TtftBench, disk_path: str, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
-    """The rows, each as soon as its repeats are over; a process for each repeat finds the prefixes of all lengths."""
-    rows = [Row("restart", num_tokens) for num_tokens in bench.prefix_tokens]
+    """The rows: a process for each repeat finds the prefixes of all lengths, and then transformers are asked there."""
+    names = ("restart", "reference_restart") if bench.reference else ("restart",)
+    rows = {name: [Row(name, num_tokens) for num_tokens in bench.prefix_tokens] for name in names}
+    engine: dict[str, Any] = {}
     tell("a process that fills the disk")
     for _ in _process(bench, disk_path, 0, "fill"):
         pass
     for repeat in range(max(bench.repeats)):
         tell(f"restart {repeat + 1} of {max(bench.repeats)}")
         for answer in _process(bench, disk_path, repeat, "time"):
-            number, result = answer["number"], _result(answer["result"])
-            rows[number].add(result.timings.ttft_s, result.token_ids, result, answer["between_s"])
-            if len(rows[number].ttft_s) == bench.repeats[number]:
-                yield {**rows[number].as_dict(), "engine": answer["engine"]}
+            number = answer["number"]
+            if "reference" in answer:
+                rows["reference_restart"][number].add(*answer["reference"])
+                continue
+            result, engine = _result(answer["result"]), answer["engine"]
+            rows["restart"][number].add(result.timings.ttft_s, result.token_ids, result, answer["between_s"])
+    for row in (
+        row for number in range(len(bench.lengths)) for row in (rows[name][number] for name in names)
+    ):
+        yield {**row.as_dict(), "engine": engine}
 
 
 def _process(bench: TtftBench, disk_path: str, repeat: int, phase: str) -> Iterator[Any]:
@@ -69,6 +78,22 @@ def run_process(spec: str) -> None:
                 _, _, result, between_s = ask(engine, prefixes[number], behind, bench.new_tokens)
                 answer = {"number": number, "result": dataclasses.asdict(result), "between_s": between_s}
                 print(json.dumps({**answer, "engine": settings(engine)}), flush=True)
+    if bench.reference:
+        _refer(bench, prefixes, given["repeat"])
+
+
+def _refer(bench: TtftBench, prefixes: Sequence[Tokens], repeat: int) -> None:
+    """Print what transformers' own forward takes here behind the same prefixes, with the same suffixes: a process that has
+    just begun may be slower than another.
+    """
+    model = bench.load()
+    reference = Reference(model.hf)
+    for number, _, repeats in bench.lengths:
+        if repeat < repeats:
+            cache = reference.prefill(prefixes[number])
+            reference.hit(cache, suffix(bench, model, repeat, "first use"), 1)
+            hit = reference.hit(cache, suffix(bench, model, repeat, "restart"), bench.new_tokens)
+            print(json.dumps({"number": number, "reference": hit}), flush=True)
 
 
 def _result(answer: dict[str, Any]) -> Result:

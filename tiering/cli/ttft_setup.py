@@ -85,7 +85,8 @@ def prompts(bench: TtftBench, model: Model) -> list[Tokens]:
 
 def suffix(bench: TtftBench, model: Model, repeat: int, tier: str) -> Tokens:
     """Random tokens that no other repeat and no other tier has had, save that a restart finds what the disk has had."""
-    place = ("cold", "device", "host", "disk", "disk_dropped").index("disk" if tier == "restart" else tier)
+    tiers = ("cold", "device", "host", "disk", "disk_dropped", "first use")
+    place = tiers.index("disk" if tier == "restart" else tier)
     generator = np.random.default_rng([bench.seed, 1, repeat, place])
     return generator.integers(1, model.vocab_size, bench.suffix_tokens, dtype=np.int32)
 
