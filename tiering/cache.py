@@ -128,9 +128,8 @@ class TieredCache(Closing):
             self._calls.find(root_key, now_ns(), self._found)
             try:
                 self.restored(restore_s)
-            except (
-                BaseException
-            ):  # the store is the caller's still, to be closed: nobody may be at work in it
+            except BaseException:
+                # the store is the caller's still, to be closed: nobody may be at work in it
                 self._calls.close(join_s)
                 raise
         self._owner: int | None = None
