@@ -334,9 +334,10 @@ class Engine(Explained):
         return future.result()
 
     def clear(self) -> bool:
-        """Forget every cached block in every tier. False if requests, or copies that take too long, still hold some.
+        """Forget every cached block in every tier. False if requests, or copies that take too long, still hold some, or if a
+        start is still finding out what the disk holds.
 
-        Waits for copies in flight, at most 30 seconds; meanwhile nobody is served.
+        Waits for copies in flight, and for that, at most 30 seconds; meanwhile nobody is served.
         """
         future: Future[bool] = Future()
         self._post(Clear(future))
