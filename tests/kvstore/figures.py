@@ -84,6 +84,8 @@ def store() -> dict[str, Any]:
         "other_namespaces_bytes": 100_000,
         "damaged": {MissReason.DAMAGED_CHECKSUM: 2},
         "fresh_starts": 0,
+        "written": {"planes": 3, "baseline": 40},
+        "encodes": True,
     }
 
 

@@ -16,7 +16,7 @@ from kvstore.admin.metrics import CONTENT_TYPE, exposition
 from tests.kvstore import figures
 
 BY_NAME = {metric.name: metric for metric in METRICS}
-LABELS = {"tier", "reason", "transfer", "state", "route", "method", "code"}
+LABELS = {"tier", "reason", "transfer", "state", "route", "method", "code", "codec"}
 UNITS = {
     "bytes": "_bytes",
     "seconds": "_seconds",

@@ -151,6 +151,25 @@ def test_the_index_table_names_what_was_not_run(monkeypatch):
     assert len(lines) == 2 + len(figures.INDEX_ROWS)
 
 
+def gate(name, *, holds, bound=1.0):
+    return {"name": name, "value": 0.5, "bound": bound, "unit": "s", "holds": holds}
+
+
+def test_of_what_was_promised_all_that_does_not_hold_is_shown(monkeypatch):
+    gates = [gate("shown", holds=True), gate("not", holds=True), gate("missed", holds=False)]
+    gates.append(gate("known", holds=None, bound=None))
+    result = Result(RESULTS / "a_b_c.json", {"gates": gates})
+    monkeypatch.setattr(figures, "newest", lambda theme: result)
+    monkeypatch.setattr(figures, "SPEED", {"a": ("shown",)})
+    assert figures.speed().text.splitlines()[2:] == [
+        "| [a](benchmarks/results/a_b_c.md): shown | 0.5 s | 1 | yes |",
+        "| [a](benchmarks/results/a_b_c.md): missed | 0.5 s | 1 | **no** |",
+    ]
+    monkeypatch.setattr(figures, "SPEED", {"a": ("shown", "gone")})
+    with pytest.raises(LookupError, match="says nothing of gone"):
+        figures.speed()
+
+
 # --- charts -----------------------------------------------------------------------------------------------------------
 
 SVG = "{http://www.w3.org/2000/svg}"
