@@ -100,8 +100,9 @@ def ttft() -> Region:
         "reference_hit": "transformers, its own cache",
         "device": "kvtide, from the device",
         "host": "kvtide, from host memory",
-        "disk": "kvtide, from disk",
-        "restart": "kvtide, from disk after a restart",
+        "disk": "kvtide, from disk, in the page cache",
+        "disk_dropped": "kvtide, from disk, not in it",
+        "restart": "kvtide, after a restart, in it",
     }
     took_s = {row["tier"]: row["ttft_s"] for row in data["rows"]}
     bars = [
