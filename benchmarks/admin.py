@@ -23,7 +23,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from benchmarks.markdown import table
+from benchmarks.markdown import table, write
 from engine import Engine, EngineConfig, SamplingParams
 from kvstore.admin import AdminConfig, serve
 from kvstore.block import chain_key
@@ -285,10 +285,9 @@ def main() -> int:
         print(json.dumps(asyncio.run(ask(arguments.url, arguments.rate, arguments.seconds, arguments.seed))))
         return 0
     figures = measure(arguments)
-    print(report(figures))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-        arguments.json.with_suffix(".md").write_text(report(figures))
+    page = report(figures)
+    print(page)
+    write(arguments.json, figures, page)
     return 0
 
 

@@ -9,7 +9,6 @@ unpacks them.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -24,7 +23,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from benchmarks.markdown import table
+from benchmarks.markdown import table, write
 from kvstore.baseline import FIRST_BITS, LEARN_TOKENS, Baseline, Baselines
 from kvstore.block import ITEMSIZES, KEY_BYTES, BlockLayout, Namespace
 from kvstore.codec import PARAMETERS, decode, encode
@@ -359,10 +358,9 @@ def main() -> int:
     if arguments.tokens <= max(LEARN_TOKENS):
         parser.error(f"--tokens must be more than {max(LEARN_TOKENS)}, of which baselines are learned")
     figures = measure(arguments.tokens, arguments.repeats, arguments.seed)
-    print(report(figures))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-        arguments.json.with_suffix(".md").write_text(report(figures))
+    page = report(figures)
+    print(page)
+    write(arguments.json, figures, page)
     return 0
 
 

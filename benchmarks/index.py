@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.index_collector import collector
 from benchmarks.index_tree import Tree
-from benchmarks.markdown import table
+from benchmarks.markdown import table, write
 from benchmarks.workloads_index import (
     LENGTHS_TOKENS,
     PROMPT_TOKENS,
@@ -372,10 +372,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     figures = measure(arguments)
-    print(report(figures))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-        arguments.json.with_suffix(".md").write_text(report(figures) + "\n")
+    page = report(figures)
+    print(page)
+    write(arguments.json, figures, page)
     return 0
 
 

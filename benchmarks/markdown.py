@@ -1,6 +1,8 @@
-"""Rows of a report as a table for people."""
+"""Reports for people: rows as a table, and a page beside the figures that it tells of."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 
 def table(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
@@ -8,3 +10,10 @@ def table(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
     lines = [[name.replace("_", " ") for name in columns], ["---"] * len(columns)]
     lines += [[str(row[name]) for name in columns] for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write(path: Path | None, figures: object, page: str) -> None:
+    """Put the figures there as JSON, and the page for people beside it, as .md. Nothing where no path was given."""
+    if path is not None:
+        path.write_text(json.dumps(figures, indent=1) + "\n")
+        path.with_suffix(".md").write_text(page.rstrip("\n") + "\n")

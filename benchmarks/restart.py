@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.engine_start import LAPS
-from benchmarks.markdown import table
+from benchmarks.markdown import table, write
 from kvstore.block import BlockLayout, Namespace, chain_key
 from kvstore.disk import LmdbStore
 from kvstore.host import HostSlab
@@ -234,7 +234,9 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="after one that warms up")
     parser.add_argument("--no-engine", action="store_true", help="measure no start of an engine")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="where the report goes")
+    parser.add_argument(
+        "--json", type=Path, help="where the figures go; a report for people goes beside it, as .md"
+    )
     parser.add_argument("--restart", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--blocks", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -246,21 +248,19 @@ def main() -> int:
         restarts.append(_restarts(shape, int(num_blocks), arguments.repeats, arguments.seed))
     starts = [] if arguments.no_engine else _starts(arguments.repeats)
     held = gates(restarts, starts)
-    for rows in (restarts, starts, held):
-        if rows:
-            print(table(rows, list(rows[0])), end="\n\n", flush=True)
-    if arguments.json:
-        told = ("stores", "repeats", "no_engine", "seed")
-        configuration = {name: getattr(arguments, name) for name in told}
-        report = {
-            **environment(),
-            "configuration": configuration,
-            "warm_up": 1,
-            "restarts": restarts,
-            "starts": starts,
-            "gates": held,
-        }
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n")
+    page = "\n\n".join(table(rows, list(rows[0])) for rows in (held, restarts, starts) if rows)
+    print(page)
+    told = ("stores", "repeats", "no_engine", "seed")
+    report = {
+        **environment(),
+        "configuration": {name: getattr(arguments, name) for name in told},
+        "warm_up": 1,
+        "restarts": restarts,
+        "starts": starts,
+        "gates": held,
+    }
+    title = f"# How long a restart takes, and a start\n\n`make bench-restart`, commit {report['commit']}, {report['cpu']}"
+    write(arguments.json, report, f"{title}, {report['cores']} cores; files in the page cache.\n\n{page}")
     return 0
 
 

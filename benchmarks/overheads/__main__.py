@@ -12,12 +12,11 @@ known. Exit status 1 if a gate does not hold.
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import table
+from benchmarks.markdown import table, write
 from benchmarks.overheads import at_rest, decode, promotions
 from engine.model import load_model
 from tiering.cli.environment import environment
@@ -177,10 +176,9 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     figures = measure(arguments)
-    print(report(figures))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-        arguments.json.with_suffix(".md").write_text(report(figures))
+    page = report(figures)
+    print(page)
+    write(arguments.json, figures, page)
     return int(any(gate["holds"] is False for gate in figures["gates"]))
 
 

@@ -8,7 +8,6 @@ Peers are installed from the package index the first time: 6 GB unpacked.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import write
 from benchmarks.peers.environments import SYSTEMS, python
 from benchmarks.peers.index.contenders import CONTENDERS, Contender, Worker
 from benchmarks.peers.index.report import gates, report
@@ -182,10 +182,9 @@ def main() -> int:
         "repeats": arguments.repeats,
         **measure(arguments),
     }
-    print(report(figures), f"\n{time.monotonic() - start_s:.0f} s")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-        arguments.json.with_suffix(".md").write_text(report(figures))
+    page = report(figures)
+    print(page, f"\n{time.monotonic() - start_s:.0f} s")
+    write(arguments.json, figures, page)
     failed = [
         cell["why_not"]
         for row in figures["rows"]

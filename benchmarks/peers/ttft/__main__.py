@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import write
 from benchmarks.peers.ttft.process import Process, SystemFailed
 from benchmarks.peers.ttft.prompts import Prompts, prompts
 from benchmarks.peers.ttft.protocol import Settings
@@ -148,10 +149,9 @@ def main() -> int:
     os.sched_setaffinity(0, cores[: arguments.threads])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the systems are ended too
     figures = measure(arguments, {name: SYSTEMS[name] for name in names})
-    print(report(figures))
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
-        arguments.json.with_suffix(".md").write_text(report(figures))
+    page = report(figures)
+    print(page)
+    write(arguments.json, figures, page)
     return 0
 
 
