@@ -39,13 +39,16 @@ class Gone:
 class _Chunk:
     """Room for CHUNK_BLOCKS blocks, filled from the front; what is filled does not change."""
 
-    __slots__ = ("fingerprints", "reasons", "tiers", "times_s")
+    __slots__ = ("cells", "fingerprints", "reasons", "tiers", "times_s")
 
     def __init__(self) -> None:
         self.fingerprints: Fingerprints = np.zeros(CHUNK_BLOCKS, dtype=np.uint64)
         self.tiers: NDArray[np.int8] = np.zeros(CHUNK_BLOCKS, dtype=np.int8)
         self.reasons: NDArray[np.uint8] = np.zeros(CHUNK_BLOCKS, dtype=np.uint8)
         self.times_s: NDArray[np.float64] = np.zeros(CHUNK_BLOCKS, dtype=np.float64)
+        columns: tuple[NDArray[Any], ...] = (self.fingerprints, self.tiers, self.reasons, self.times_s)
+        self.cells: tuple[memoryview[Any], ...] = tuple(memoryview(column) for column in columns)
+        """To write one block's, which takes less time by these."""
 
 
 class DepartedView:
@@ -114,16 +117,17 @@ class Departed:
             self._num_in_last += end - start
             start = end
 
-    def note_one(self, fingerprint: int, tier: int, reason: MissReason, now_s: float) -> None:
-        """`note` for one block, in a tenth of the time."""
+    def note_one(self, fingerprint: int, tier: int, reason: int, now_s: float) -> None:
+        """`note` for one block, in a tenth of the time. `reason`: a number into REASONS."""
         if self._num_in_last == CHUNK_BLOCKS:
             self._chunks.append(_Chunk())
             self._num_in_last = 0
-        chunk, at = self._chunks[-1], self._num_in_last
-        chunk.fingerprints[at] = fingerprint
-        chunk.tiers[at] = tier
-        chunk.reasons[at] = _NUMBER[reason]
-        chunk.times_s[at] = now_s
+        at = self._num_in_last
+        fingerprints, tiers, reasons, times_s = self._chunks[-1].cells
+        fingerprints[at] = fingerprint
+        tiers[at] = tier
+        reasons[at] = reason
+        times_s[at] = now_s
         self._num_in_last += 1
 
     def view(self) -> DepartedView:

@@ -114,7 +114,7 @@ class Holdings:
 
     def owner_of(self, block: int) -> bytes:
         """Whose a block is."""
-        return self.owners.owner(self.residency.owner.item(block))
+        return self.owners.owner(self.residency.cells.owner[block])
 
     def blocks_of(self, owner: bytes) -> Ids:
         """All that is the owner's."""
@@ -141,12 +141,8 @@ class Holdings:
         return self.residency.evictable(DEVICE, ids)
 
     def _is_one_device_victim(self, block: int) -> bool:
-        residency = self.residency
-        return not (
-            residency.state.item(0, block) != PRESENT
-            or residency.leases.item(block)
-            or residency.readers.item(0, block)
-        )
+        cells = self.residency.cells
+        return not (cells.state[0][block] != PRESENT or cells.leases[block] or cells.readers[0][block])
 
     def _is_host_clean(self, ids: Ids) -> Mask:
         """A host copy that may go because the block is elsewhere.
@@ -288,39 +284,39 @@ class Holdings:
 
     def is_nowhere(self, block: int) -> bool:
         """Whether no tier holds the block or expects it."""
-        state = self.residency.state
-        return not (state.item(0, block) or state.item(1, block) or state.item(2, block))
+        device, host, disk = self.residency.cells.state
+        return not (device[block] or host[block] or disk[block])
 
     def prune(self, ids: Ids) -> list[int]:
         """Take blocks out of the index that are nowhere, unleased and childless, and then their parents likewise.
 
         `ids` in any order. Answers the holes: blocks that are nowhere but still have children or a lease.
         """
-        holes = []
+        cells, holes = self.residency.cells, []
         for block in ids[~self.residency.resident_anywhere(ids)].tolist():
-            while block >= 0 and self.residency.live.item(block) and self.is_nowhere(block):
-                if self.residency.num_children.item(block) or self.residency.leases.item(block):
+            while block >= 0 and cells.live[block] and self.is_nowhere(block):
+                if cells.num_children[block] or cells.leases[block]:
                     holes.append(block)
                     break
-                parent = self.residency.parent.item(block)
+                parent = cells.parent[block]
                 self.remove(np.array([block], dtype=np.intp))
                 block = parent
-        return [block for block in holes if self.residency.live.item(block)]
+        return [block for block in holes if cells.live[block]]
 
     def drop_leaf(self, tier: Tier, block: int) -> None:
         """`left` and `take_out` for a block that `is_only_in` this tier: what one eviction mostly is."""
-        residency = self.residency
-        place, parent = residency.place.item(tier, block), residency.parent.item(block)
-        residency.state[tier, block] = ABSENT
+        cells = self.residency.cells
+        place, parent = cells.place[tier][block], cells.parent[block]
+        cells.state[tier][block] = ABSENT
         if tier is DISK:
             self.disk_bytes -= place
             self.num_disk_blocks -= 1
         else:
             self.slots[tier].free_one(place, _INDEXED)
             self.num_dirty_host -= tier is HOST
-        self.order.removed_leaf(block)
-        self.radix.remove_leaf(block)
-        if parent != NO_BLOCK and not residency.num_children.item(parent) and self.is_nowhere(parent):
+        self.order.removed_leaf(cells.stamp[block], parent)
+        self.radix.remove_leaf(block, parent)
+        if parent != NO_BLOCK and not cells.num_children[parent] and self.is_nowhere(parent):
             self.prune(np.array([parent], dtype=np.intp))
 
     def take_out(self, ids: Ids) -> None:

@@ -202,7 +202,7 @@ class RadixIndex:
         """
         residency = self._residency
         if len(ids) == 1:
-            self.remove_leaf(ids.item())
+            self.remove_leaf(ids.item(), residency.cells.parent[ids.item()])
             return
         numbers = residency.node[ids].tolist()
         packed = ids[::-1].astype(np.int32).tobytes()  # back to front, as the nodes hold them
@@ -213,15 +213,16 @@ class RadixIndex:
             end = start + 1
             while end < stop and numbers[end] == number:
                 end += 1
-            self._trim(number, packed[(stop - end) * ID_BYTES : (stop - start) * ID_BYTES])
+            tail = packed[(stop - end) * ID_BYTES : (stop - start) * ID_BYTES]
+            self._trim(number, tail, residency.cells.parent[ids.item(end - 1)])
             start = end
         residency.num_children[ids] = 0  # within a run each had the next one, which went before it
         residency.free(ids)
         self._num_blocks -= stop
 
-    def remove_leaf(self, block: int) -> None:
-        """`remove` for one block: evicting one at a time must stay cheap."""
-        self._trim(self._residency.node.item(block), block.to_bytes(ID_BYTES, "little"))
+    def remove_leaf(self, block: int, parent: int) -> None:
+        """`remove` for one block, whose parent is known: evicting one at a time must stay cheap."""
+        self._trim(self._residency.cells.node[block], block.to_bytes(ID_BYTES, "little"), parent)
         self._residency.free_one(block)
         self._num_blocks -= 1
 
@@ -238,7 +239,7 @@ class RadixIndex:
         """The node of a block, and the number of the node's blocks up to and including it."""
         if block == NO_BLOCK:
             return self._root, 0
-        node = self._node(self._residency.node.item(block))
+        node = self._node(self._residency.cells.node[block])
         if node.last == block:
             return node, node.num_blocks
         return node, memoryview(node.ids).cast("i").tolist().index(block) + 1
@@ -287,9 +288,9 @@ class RadixIndex:
         residency.parent[ids[0]] = node.last
         residency.parent[ids[1:]] = ids[:-1]
         if node.last != NO_BLOCK:
-            residency.num_children[node.last] += 1
+            residency.cells.num_children[node.last] += 1
         residency.num_children[ids[:-1]] = 1
-        before = self.seed if node.last == NO_BLOCK else residency.fingerprint.item(node.last)
+        before = self.seed if node.last == NO_BLOCK else residency.cells.fingerprint[node.last]
         residency.fingerprint[ids] = fingerprints(edge, self._block_bytes, before)
         self._num_blocks += num_blocks
         packed = ids.astype(np.int32).tobytes()
@@ -334,19 +335,19 @@ class RadixIndex:
         self._residency.node[ids_of([upper.ids])] = upper.number
         return upper
 
-    def _trim(self, number: int, tail: bytes) -> None:
-        """Take the blocks with these ids off the end of a leaf."""
+    def _trim(self, number: int, tail: bytes, parent: int) -> None:
+        """Take the blocks with these ids, which follow `parent`, off the end of a leaf."""
         node = self._node(number)
         self.watch.note(number)
+        ids = node.ids
         assert node.children is None, "a block with children cannot leave the index"
-        assert node.ids.endswith(tail), "a block with children cannot leave the index: give the deepest first"
-        parent = self._residency.parent.item(int.from_bytes(tail[:ID_BYTES], "little"))
+        assert ids.endswith(tail), "a block with children cannot leave the index: give the deepest first"
         if parent != NO_BLOCK:
-            self._residency.num_children[parent] -= 1
+            self._residency.cells.num_children[parent] -= 1
         node.version += 1
-        if len(tail) < len(node.ids):
-            node.ids = node.ids[: -len(tail)]
-            node.edge = node.edge[: node.num_blocks * self._block_bytes]
+        if len(tail) < len(ids):
+            node.ids = ids[: -len(tail)]
+            node.edge = node.edge[: -(len(tail) // ID_BYTES) * self._block_bytes]
             return
         assert node.up is not None, "the root has no blocks to trim"
         node.up.unlink(node, self._block_bytes)
@@ -385,7 +386,7 @@ class RadixIndex:
         assert (residency.node[ids] == child.number).all(), "a block names another node"
         above = [node.last, *ids[:-1].tolist()]
         assert residency.parent[ids].tolist() == above, "a block knows another parent"
-        before = self.seed if node.last == NO_BLOCK else residency.fingerprint.item(node.last)
+        before = self.seed if node.last == NO_BLOCK else residency.cells.fingerprint[node.last]
         assert np.array_equal(
             residency.fingerprint[ids], fingerprints(child.edge, self._block_bytes, before)
         ), "a block has another's fingerprint"

@@ -3,14 +3,14 @@
 import numpy as np
 
 from kvstore.reasons import MissReason
-from tiering.departed import Departed
+from tiering.departed import REASONS, Departed
 from tiering.holdings import ABSENT, DEVICE, DISK, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.moves import Forget
 from tiering.outbox import Outbox
 from tiering.residency import Ids, Mask, Tier
 
-_EVICTED = MissReason.EVICTED  # members of an enum take longer to look up
+_EVICTED = REASONS.index(MissReason.EVICTED)
 
 
 class Removal:
@@ -59,7 +59,7 @@ class Removal:
         residency = self._holdings.residency
         if not residency.is_only_in(tier, block):
             return False
-        fingerprint = residency.fingerprint.item(block)
+        fingerprint = residency.cells.fingerprint[block]
         self.departed.note_one(fingerprint, tier, _EVICTED, self._holdings.order.now_s)
         if tier is DISK:
             self.forget(np.array([block], dtype=np.intp))
@@ -90,7 +90,7 @@ class Removal:
 
     def _give_up_last(self, tier: Tier, block: int) -> None:
         """Drop a block's last copy, with all that follows it."""
-        if self._holdings.residency.state.item(tier, block) != PRESENT:
+        if self._holdings.residency.cells.state[tier][block] != PRESENT:
             return  # went with an ancestor a moment ago
         if self.drop(block, tier):
             self.evicted[tier] += 1

@@ -34,25 +34,28 @@ class SlotTable:
             raise ValueError(f"num_slots must not be negative, it is {num_slots}")
         self._states = np.zeros(num_slots, dtype=np.uint8)
         self._counts = [num_slots, 0, 0, 0, 0]
-        # A stack whose top hands out the lowest numbers first; int32 at rest.
-        self._free = np.arange(num_slots - 1, -1, -1, dtype=np.int32)
-        self._order = np.zeros(num_slots, dtype=np.uint16)  # scratch of _are_distinct
+        # FREE slots: a stack, _free[:_num_stacked], int32 at rest; and below it those from _num_fresh on, of which the lowest
+        # goes first. What lies above the stack is not written to, and so takes no memory.
+        self._free = np.zeros(num_slots, dtype=np.int32)
+        self._num_stacked = self._num_fresh = 0
 
     def grow(self, num_slots: int) -> None:
         """There are `num_slots` from now on, at least as many as before; new ones are FREE, and go after those that are."""
         more = num_slots - self.num_slots
         assert more >= 0, f"a tier of {self.num_slots} slots does not shrink to {num_slots}"
-        new = np.arange(num_slots - 1, self.num_slots - 1, -1, dtype=np.int32)
-        self._free = np.concatenate([new, self._free])
+        stacked = self._free[: self._num_stacked]
+        self._free = np.zeros(num_slots, dtype=np.int32)
+        self._free[: self._num_stacked] = stacked
         self._states = np.concatenate([self._states, np.zeros(more, dtype=np.uint8)])
-        self._order = np.zeros(num_slots, dtype=np.uint16)
         self._counts[SlotState.FREE] += more
 
     def retire(self, n: int) -> int:
         """Take up to `n` FREE slots out of service, those first that would be given out last. How many it were."""
         n = max(0, min(n, self.num_free))
+        self._stack_fresh()
         slots = self._free[:n].copy()
-        self._free[: self.num_free - n] = self._free[n : self.num_free]
+        self._num_stacked -= n
+        self._free[: self._num_stacked] = self._free[n : n + self._num_stacked].copy()
         self._states[slots] = SlotState.RETIRED
         self._move(n, SlotState.FREE, SlotState.RETIRED)
         return n
@@ -60,12 +63,23 @@ class SlotTable:
     def restore(self, n: int) -> int:
         """Put up to `n` RETIRED slots back into service; they go after those that are FREE. How many it were."""
         slots = np.flatnonzero(self._states == SlotState.RETIRED)[: max(0, n)]
-        num_free = self.num_free
-        self._free[len(slots) : len(slots) + num_free] = self._free[:num_free].copy()
-        self._free[: len(slots)] = slots[::-1]
+        self._stack_fresh()
+        self._put_below(slots)
         self._states[slots] = SlotState.FREE
         self._move(len(slots), SlotState.RETIRED, SlotState.FREE)
         return len(slots)
+
+    def _stack_fresh(self) -> None:
+        """Have all FREE slots on the stack, in the same order."""
+        self._put_below(np.arange(self._num_fresh, self.num_slots))
+        self._num_fresh = self.num_slots
+
+    def _put_below(self, slots: Slots) -> None:
+        """Have the stack hand these out, in this order, after all that are on it."""
+        n, stacked = len(slots), self._num_stacked
+        self._free[n : n + stacked] = self._free[:stacked].copy()
+        self._free[:n] = slots[::-1]
+        self._num_stacked += n
 
     @property
     def num_slots(self) -> int:
@@ -93,10 +107,14 @@ class SlotTable:
     def take(self, n: int, state: SlotState) -> Slots | None:
         """Turn `n` FREE slots into `state` and return them; None, and no change, if there are not so many."""
         assert state not in (SlotState.FREE, SlotState.RETIRED), "a slot is taken for some use"
-        left = self.num_free - n
-        if left < 0:
+        if n > self.num_free:
             return None
-        slots = self._free[left : left + n][::-1].astype(np.intp)
+        slots = np.empty(n, dtype=np.intp)
+        used, fresh = min(n, self._num_stacked), self._num_fresh
+        self._num_stacked -= used
+        self._num_fresh += n - used
+        slots[:used] = self._free[self._num_stacked : self._num_stacked + used][::-1]
+        slots[used:] = np.arange(fresh, self._num_fresh)
         self._states[slots] = state
         self._move(n, SlotState.FREE, state)
         return slots
@@ -105,45 +123,51 @@ class SlotTable:
         """Change slots that are all in `from_state` to `to_state`; neither is FREE."""
         assert SlotState.FREE not in (from_state, to_state), "take and free change what is FREE"
         assert SlotState.RETIRED not in (from_state, to_state), "retire and restore change what is RETIRED"
-        self._expect(slots, from_state)
-        self._states[slots] = to_state
-        self._move(len(slots), from_state, to_state)
+        self._change(slots, from_state, to_state)
 
     def free(self, slots: Slots, from_state: SlotState) -> None:
         """Give back slots that are all in `from_state`. They may be handed out, and overwritten, at once."""
         assert from_state not in (SlotState.FREE, SlotState.RETIRED), "a slot is freed once"
-        self._expect(slots, from_state)
-        top = self.num_free
+        self._change(slots, from_state, SlotState.FREE)
+        top = self._num_stacked
         self._free[top : top + len(slots)] = slots[::-1]
-        self._states[slots] = SlotState.FREE
-        self._move(len(slots), from_state, SlotState.FREE)
+        self._num_stacked += len(slots)
 
     def free_one(self, slot: int, from_state: SlotState) -> None:
         """`free` for one slot, in a tenth of the time."""
         found = self._states.item(slot)
         assert found == from_state != _FREE, f"slot {slot} must be {from_state.name}, found {found}"
-        self._free[self._counts[_FREE]] = slot
+        self._free[self._num_stacked] = slot
+        self._num_stacked += 1
         self._states[slot] = _FREE
         self._counts[found] -= 1
         self._counts[_FREE] += 1
 
-    def _expect(self, slots: Slots, state: SlotState) -> None:
+    def _change(self, slots: Slots, from_state: SlotState, to_state: SlotState) -> None:
         found = self._states.take(slots)
-        right = found == int(state)  # numpy takes 2 us longer to compare with an IntEnum
+        right = found == int(from_state)  # numpy takes 2 us longer to compare with an IntEnum
         assert np.count_nonzero(right) == len(slots), (
-            f"slots {slots.tolist()} must be {state.name}, found {found.tolist()}"
+            f"slots {slots.tolist()} must be {from_state.name}, found {found.tolist()}"
         )
         # a duplicate would be counted, and freed, twice
         assert self._are_distinct(slots), f"a slot is named twice in {slots.tolist()}"
+        self._states[slots] = int(to_state)
+        self._move(len(slots), from_state, to_state)
 
     def _are_distinct(self, slots: Slots) -> bool:
-        if len(slots) < 2:
+        """Whether none of these slots of one state is named twice. They have that state afterwards if not, or else any."""
+        n, states = len(slots), self._states
+        if n < 2 or np.count_nonzero(slots[1:] > slots[:-1]) == n - 1:
             return True
-        if len(slots) > np.iinfo(self._order.dtype).max:
-            return len(np.unique(slots)) == len(slots)
-        order = np.arange(len(slots), dtype=self._order.dtype)
-        self._order[slots] = order
-        return bool(np.count_nonzero(self._order.take(slots) == order) == len(slots))
+        state = states.item(slots.item(0))
+        # Each slot is given its place instead of its state, a byte at a time: of two places only one is there afterwards.
+        for shift in range(0, (n - 1).bit_length(), 8):
+            places = (np.arange(n) >> shift).astype(np.uint8)
+            states[slots] = places
+            if np.count_nonzero(states.take(slots) == places) < n:
+                states[slots] = state
+                return False
+        return True
 
     def _move(self, n: int, from_state: SlotState, to_state: SlotState) -> None:
         self._counts[from_state] -= n
@@ -158,6 +182,9 @@ class SlotTable:
             f" != {self.num_slots}"
         )
         assert counts == self._counts, f"states hold {counts}, the counts say {self._counts}"
-        stack = self._free[:free]
+        stack = self._free[: self._num_stacked]
+        assert len(stack) + self.num_slots - self._num_fresh == free, "a free slot is lost"
+        assert not self._states[self._num_fresh :].any(), "a fresh slot is in use"
+        assert (stack < self._num_fresh).all(), "a fresh slot is in the free stack"
         assert (self._states[stack] == SlotState.FREE).all(), "a slot in the free stack is in use"
-        assert len(set(stack.tolist())) == free, "a slot is in the free stack twice"
+        assert len(set(stack.tolist())) == len(stack), "a slot is in the free stack twice"

@@ -61,7 +61,7 @@ def test_against_a_list(notes):
         history = []
         for now_s, (blocks, reason, tier) in enumerate(notes):
             if len(blocks) == 1 and tier:
-                departed.note_one(blocks[0], tier, reason, float(now_s))
+                departed.note_one(blocks[0], tier, module.REASONS.index(reason), float(now_s))
             else:
                 departed.note(fingerprints(*blocks), tier, reason, float(now_s))
             history += [(block, (tier, reason, float(now_s))) for block in blocks]

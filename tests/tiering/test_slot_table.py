@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
@@ -164,8 +164,31 @@ def test_a_duplicate_is_found_among_many(num_slots):
     twice[-1] = twice[0]
     with pytest.raises(AssertionError, match="named twice"):
         table.turn(twice, SlotState.PRIVATE, SlotState.INDEXED)
+    assert (table.states(taken) == SlotState.PRIVATE).all()
     table.free(taken, SlotState.PRIVATE)
     table.check()
+
+
+@given(slots=st.lists(st.integers(0, 699), min_size=1, max_size=600))
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_slots_in_any_order_are_taken_for_distinct_if_a_set_says_so(slots):
+    table = SlotTable(700)
+    table.take(700, SlotState.PRIVATE)
+    try:
+        table.turn(np.array(slots, dtype=np.intp), SlotState.PRIVATE, SlotState.INDEXED)
+    except AssertionError:
+        assert len(set(slots)) < len(slots)
+    else:
+        assert len(set(slots)) == len(slots)
+    table.check()
+
+
+def test_slots_that_were_never_used_are_not_written_down():
+    """What is free for a start takes no memory: only what was freed is listed."""
+    table = SlotTable(1000)
+    table.free(table.take(10, SlotState.PRIVATE), SlotState.PRIVATE)
+    assert table.take(20, SlotState.PRIVATE).tolist() == list(range(20))
+    assert not table._free[10:].any()
 
 
 def test_a_negative_size_is_refused():
@@ -180,11 +203,14 @@ def test_a_negative_size_is_refused():
         lambda table: table._free.__setitem__(0, table._free[1]),
         lambda table: table._free.__setitem__(0, 0),
         lambda table: table._counts.__setitem__(0, 5),
+        lambda table: setattr(table, "_num_stacked", 1),
+        lambda table: setattr(table, "_num_fresh", 2),
     ],
 )
 def test_check_sees_damage(damage):
-    table = SlotTable(4)
-    table.take(1, SlotState.PRIVATE)
+    table = SlotTable(5)
+    table.take(3, SlotState.PRIVATE)
+    table.free(slots(1, 2), SlotState.PRIVATE)
     table.check()
     damage(table)
     with pytest.raises(AssertionError):

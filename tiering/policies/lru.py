@@ -63,7 +63,7 @@ class LRU:
         if not len(path):
             return
         residency = self._residency
-        assert residency.parent.item(path.item(0)) == NO_BLOCK, "a touched path starts at a first block"
+        assert residency.cells.parent[path.item(0)] == NO_BLOCK, "a touched path starts at a first block"
         if len(self._stamps) >= self._compact_at:
             self._compact()
         self._now += 1
@@ -125,20 +125,17 @@ class LRU:
         """
         residency = self._residency
         if len(ids) == 1:
-            self.removed_leaf(ids.item())
+            cells, block = residency.cells, ids.item()
+            self.removed_leaf(cells.stamp[block], cells.parent[block])
             return
         stamps = residency.stamp.take(ids)
         last = np.ones(len(ids), dtype=np.bool_)  # of a run with the same stamp
         last[:-1] = stamps[1:] != stamps[:-1]
         for stamp, parent in zip(stamps[last].tolist(), residency.parent[ids[last]].tolist(), strict=True):
-            self._shrink(stamp, parent)
+            self.removed_leaf(stamp, parent)
 
-    def removed_leaf(self, block: int) -> None:
-        """`removed` for one block: evicting one at a time must stay cheap."""
-        self._shrink(self._residency.stamp.item(block), self._residency.parent.item(block))
-
-    def _shrink(self, stamp: int, parent: int) -> None:
-        """The child of `parent` that has this stamp, and all that were below it, are gone."""
+    def removed_leaf(self, stamp: int, parent: int) -> None:
+        """`removed` for one block that has this stamp and parent, or for several of one stamp on the way up to that parent."""
         if not stamp:
             return  # never touched
         # A block without children was the deepest of its stamp, so now its parent is. If that has a newer stamp, or
@@ -155,15 +152,16 @@ class LRU:
 
     def first(self, stamp: int, block: int, is_eligible: Callable[[int], bool]) -> int:
         """The first block of `upwards` that is eligible, NO_BLOCK if there is none."""
-        residency = self._residency
+        cells = self._residency.cells
+        parent_of, stamp_of = cells.parent, cells.stamp
         for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp)):
             at = deepest
-            if entry_stamp == stamp and block != NO_BLOCK and residency.stamp.item(block) == stamp:
+            if entry_stamp == stamp and block != NO_BLOCK and stamp_of[block] == stamp:
                 at = block
-            while at != NO_BLOCK and residency.stamp.item(at) == entry_stamp:
+            while at != NO_BLOCK and stamp_of[at] == entry_stamp:
                 if is_eligible(at):
                     return at
-                at = residency.parent.item(at)
+                at = parent_of[at]
         return NO_BLOCK
 
     def upwards(self, stamp: int, block: int, limit: int) -> Iterator[Ids]:
@@ -173,7 +171,7 @@ class LRU:
         chunk: list[int] = []
         for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp)):
             at = deepest
-            if entry_stamp == stamp and block != NO_BLOCK and self._residency.stamp.item(block) == stamp:
+            if entry_stamp == stamp and block != NO_BLOCK and self._residency.cells.stamp[block] == stamp:
                 at = block
             while at != NO_BLOCK:
                 at = self._climb(at, entry_stamp, chunk, limit)
@@ -188,10 +186,10 @@ class LRU:
         """(stamp, deepest block) of the log's living entries from number `start`."""
         start = max(start, self._num_waiting)
         stop = min(start + _FEW_ENTRIES, len(self._stamps))
-        stamp_of = self._residency.stamp
+        stamp_of = self._residency.cells.stamp
         for entry in range(start, stop):
             stamp, deepest = self._stamps[entry], self._deepest[entry]
-            if deepest != NO_BLOCK and stamp_of.item(deepest) == stamp:
+            if deepest != NO_BLOCK and stamp_of[deepest] == stamp:
                 yield stamp, deepest
         for at in range(stop, len(self._stamps), _SLICE_ENTRIES):
             # Slices are copies: a numpy view of the arrays themselves would forbid them to grow.
@@ -210,7 +208,8 @@ class LRU:
 
         Returns the ancestor to go on with, NO_BLOCK if there is none.
         """
-        parent_of, stamp_of, append = self._residency.parent.item, self._residency.stamp.item, chunk.append
+        cells, append = self._residency.cells, chunk.append
+        parent_of, stamp_of = cells.parent, cells.stamp
         singles, left = 0, limit - len(chunk)
         while left:
             append(block)
@@ -222,8 +221,8 @@ class LRU:
                 chunk.extend(range(block - 1, block - 1 - run, -1))
                 block -= run
                 left -= run
-            block = parent_of(block)
-            if block == NO_BLOCK or stamp_of(block) != stamp:
+            block = parent_of[block]
+            if block == NO_BLOCK or stamp_of[block] != stamp:
                 return NO_BLOCK
         return block
 
@@ -333,7 +332,7 @@ class View:
             self._head, self._cursor = self._lru.now + 1, NO_BLOCK
             return np.empty(0, dtype=np.intp)
         self._cursor = found[0].item(0)
-        self._head = self._residency.stamp.item(self._cursor)
+        self._head = self._residency.cells.stamp[self._cursor]
         return found[0] if len(found) == 1 else np.concatenate(found)
 
     def first(self) -> int:
@@ -341,7 +340,7 @@ class View:
         assert self._is_eligible is not None, "this view takes arrays only"
         block = self._lru.first(self._head, self._cursor, self._is_eligible)
         self._cursor = block
-        self._head = self._lru.now + 1 if block == NO_BLOCK else self._residency.stamp.item(block)
+        self._head = self._lru.now + 1 if block == NO_BLOCK else self._residency.cells.stamp[block]
         return block
 
     def rewind(self, ids: Ids) -> None:
