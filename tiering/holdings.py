@@ -134,7 +134,7 @@ class Holdings:
 
     def _idle(self, tier: Tier, ids: Ids) -> Mask:
         """Present, and no copy out of it in flight."""
-        mask: Mask = self.residency.present(tier, ids) & (self.residency.readers[tier][ids] == 0)
+        mask: Mask = (self.residency.state[tier][ids] == PRESENT) & (self.residency.readers[tier][ids] == 0)
         return mask
 
     def _is_device_victim(self, ids: Ids) -> Mask:

@@ -144,7 +144,7 @@ class SlotTable:
         self._counts[_FREE] += 1
 
     def _change(self, slots: Slots, from_state: SlotState, to_state: SlotState) -> None:
-        found = self._states.take(slots)
+        found = self._states[slots]
         right = found == int(from_state)  # numpy takes 2 us longer to compare with an IntEnum
         assert np.count_nonzero(right) == len(slots), (
             f"slots {slots.tolist()} must be {from_state.name}, found {found.tolist()}"
