@@ -186,7 +186,8 @@ class Loads:
     def was_read(self, move: Read, answer: HasRead) -> Ids:
         """A read is over: promote what arrived, give back what did not. Answers the blocks that did not come."""
         self._holdings.read_ended(DISK, move.ids)
-        self._overdue.difference_update(move.ids.tolist())
+        if self._overdue:
+            self._overdue.difference_update(move.ids.tolist())
         if answer.error is None:
             reasons = [outcome.reason for outcome in answer.outcomes]
         else:
