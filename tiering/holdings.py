@@ -208,16 +208,12 @@ class Holdings:
             self.residency.place[DISK][ids] = stored_bytes
             self.residency.told[ids] = 0
         else:
-            self.slots[tier].turn(
-                self.residency.place[tier][ids], SlotState.IN_FLIGHT, SlotState.INDEXED
-            )
+            self.slots[tier].turn(self.residency.place[tier][ids], SlotState.IN_FLIGHT, SlotState.INDEXED)
         self._count(tier, ids, +1)
 
     def failed(self, tier: Tier, ids: Ids) -> None:
         """The copies will not come; their places are free again."""
-        assert (self.residency.state[tier][ids] == WRITING).all(), (
-            f"nothing was on its way to {tier.label}"
-        )
+        assert (self.residency.state[tier][ids] == WRITING).all(), f"nothing was on its way to {tier.label}"
         self._vacate(tier, ids, SlotState.IN_FLIGHT)
 
     def left(self, tier: Tier, ids: Ids) -> None:

@@ -278,7 +278,9 @@ class Residency:
 
     def add_readers(self, tier: int, ids: Ids) -> None:
         """One more copy reads these PRESENT blocks of the tier."""
-        assert np.count_nonzero(self.state[tier][ids] == _PRESENT) == len(ids), "only a present copy can be read"
+        assert np.count_nonzero(self.state[tier][ids] == _PRESENT) == len(ids), (
+            "only a present copy can be read"
+        )
         self.readers[tier][ids] += 1
 
     def drop_readers(self, tier: int, ids: Ids) -> None:
