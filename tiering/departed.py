@@ -47,7 +47,7 @@ class _Chunk:
         self.reasons: NDArray[np.uint8] = np.zeros(CHUNK_BLOCKS, dtype=np.uint8)
         self.times_s: NDArray[np.float64] = np.zeros(CHUNK_BLOCKS, dtype=np.float64)
         columns: tuple[NDArray[Any], ...] = (self.fingerprints, self.tiers, self.reasons, self.times_s)
-        self.cells: tuple[memoryview[Any], ...] = tuple(memoryview(column) for column in columns)
+        self.cells: tuple[memoryview[Any], ...] = tuple(column.data for column in columns)
         """To write one block's, which takes less time by these."""
 
 

@@ -59,6 +59,11 @@ class Expiry:
         self._now_s = now_s
         self._until = self._holdings.order.last_stamp(now_s - self._ttl_s)
 
+    @property
+    def is_any_over(self) -> bool:
+        """Whether there may be blocks that are over."""
+        return self._until > 0
+
     def is_over(self, ids: Ids) -> Mask:
         """Which blocks must not be used any more. Of a path, those from one block on."""
         if not self._until:

@@ -20,6 +20,7 @@ def add_fingerprints(
     tokens: bytes, block_bytes: int, start: int, length: int, before: int, chain: list[int]
 ) -> None:
     """Add those of the blocks [start, start + length) of these tokens to the chain."""
+    digest = xxhash.xxh3_64_intdigest
     for at in range(start * block_bytes, (start + length) * block_bytes, block_bytes):
-        before = xxhash.xxh3_64_intdigest(tokens[at : at + block_bytes], before)
+        before = digest(tokens[at : at + block_bytes], before)
         chain.append(before)

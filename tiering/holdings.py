@@ -249,8 +249,9 @@ class Holdings:
 
     @staticmethod
     def _show(views: tuple[View, ...], ids: Ids) -> None:
-        for view in views:
-            view.rewind(ids)
+        if len(ids):
+            for view in views:
+                view.rewind(ids)
 
     # --- leases and removal ---------------------------------------------------------------------------------------
 
@@ -260,7 +261,9 @@ class Holdings:
         self.order.touch(path)
 
     def lease_further(self, path: Ids, num_leased: int) -> None:
-        """Have the lease on the first `num_leased` blocks of a path protect the others too. That is a use of all."""
+        """Have the lease on the first `num_leased` blocks of a path protect the others too. That is a use of all, if there are any."""
+        if num_leased == len(path):
+            return
         self.residency.lease(path[num_leased:])
         self.order.touch(path)
 
@@ -289,6 +292,7 @@ class Holdings:
         `ids` in any order. Answers the holes: blocks that are nowhere but still have children or a lease.
         """
         cells, holes = self.residency.cells, []
+        ids = ids[self.residency.state[DEVICE].take(ids) == ABSENT]  # few or none, when a request ends
         for block in ids[~self.residency.resident_anywhere(ids)].tolist():
             while block >= 0 and cells.live[block] and self.is_nowhere(block):
                 if cells.num_children[block] or cells.leases[block]:

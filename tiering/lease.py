@@ -82,11 +82,11 @@ class Lease:
     @property
     def num_cached_blocks(self) -> int:
         """Matched blocks that were served, or still may be."""
-        return int((self.found_in != NOT_CACHED).sum())
+        return int(np.count_nonzero(self.found_in != NOT_CACHED))
 
     def cached_blocks_by_tier(self) -> dict[TierName, int]:
         """Served blocks by the tier in which they lay at admission."""
-        return {tier.label: int((self.found_in == tier).sum()) for tier in Tier}
+        return {tier.label: int(np.count_nonzero(self.found_in == int(tier))) for tier in Tier}
 
     @property
     def is_arriving(self) -> bool:

@@ -74,14 +74,16 @@ class Leases:
         usable_blocks = self.num_usable(tokens, compute_last=compute_last)
         matched = self._holdings.radix.match(tokens[: usable_blocks * self._holdings.radix.block_tokens])
         residency = self._holdings.residency
-        host, disk = residency.state[HOST], residency.state[DISK]
-        there = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
-        if self._host_loads and np.count_nonzero(there) < len(matched):
-            below = host.take(matched) != ABSENT
-            if disk_ready:
-                below |= disk.take(matched) == PRESENT
-            there |= below & ~self._loads.is_overdue(matched)
-        there &= ~self._expiry.is_over(matched)
+        there = residency.state[DEVICE].take(matched) != ABSENT
+        if np.count_nonzero(there) < len(matched):
+            there |= residency.computing.take(matched)
+            if self._host_loads:
+                below = residency.state[HOST].take(matched) != ABSENT
+                if disk_ready:
+                    below |= residency.state[DISK].take(matched) == PRESENT
+                there |= below & ~self._loads.is_overdue(matched)
+        if self._expiry.is_any_over:
+            there &= ~self._expiry.is_over(matched)
         return matched if np.count_nonzero(there) == len(matched) else matched[: there.argmin()]
 
     def num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
@@ -98,6 +100,8 @@ class Leases:
         """Whether a block is being computed or loaded for another request."""
         residency = self._holdings.residency
         device = residency.state[DEVICE].take(matched)
+        if np.count_nonzero(device == PRESENT) == len(matched):
+            return False
         on_its_way = (device == WRITING) | residency.computing.take(matched)
         on_its_way |= (device == ABSENT) & (residency.state[HOST].take(matched) == WRITING)
         return bool(np.count_nonzero(on_its_way))
@@ -124,23 +128,28 @@ class Leases:
         num_blocks = min(max_blocks, self._num_to_begin(tokens, len(matched), chunk_blocks, stash))
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched)
-        state = self._holdings.residency.state
-        absent = np.flatnonzero(state[DEVICE].take(matched) != PRESENT)
-        # and read: its host copies would be clean, if the disk has them too, and first to go
-        in_host = matched[absent][state[HOST].take(matched[absent]) == PRESENT]
-        self._holdings.read_begins(HOST, in_host)
-        room = self._eviction.device_room(num_blocks - len(matched) + len(absent))
-        self._holdings.read_ended(HOST, in_host)
+        absent = np.flatnonzero(self._holdings.residency.state[DEVICE].take(matched) != PRESENT)
+        room = self._room_beside(matched[absent], num_blocks - len(matched) + len(absent))
         if room is not Room.NOW:
             self._holdings.release(matched)
             return Wait.FOR_ROOM
         observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
         shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
-        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, ownership)
-        lease.observed = observed
+        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, observed)
         if stash is not None:
             self._swaps.swap_in(stash, lease)
         return lease
+
+    def _room_beside(self, to_load: Ids, num_slots: int) -> Room:
+        """Make room on the device; the host copies of what is to be loaded stay."""
+        if not len(to_load):
+            return self._eviction.device_room(num_slots)
+        # read, because they would be clean, if the disk has them too, and first to go
+        in_host = to_load[self._holdings.residency.present(HOST, to_load)]
+        self._holdings.read_begins(HOST, in_host)
+        room = self._eviction.device_room(num_slots)
+        self._holdings.read_ended(HOST, in_host)
+        return room
 
     def _num_to_begin(self, tokens: Tokens, num_matched: int, chunk_blocks: int, stash: Stash | None) -> int:
         """Blocks of the prefix, of what is computed first or comes back, and one to decode into."""
@@ -156,31 +165,39 @@ class Leases:
         num_blocks: int,
         max_blocks: int,
         ownership: Ownership,
+        observed: Observed,
     ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
-        residency, table = self._holdings.residency, self._holdings.slots[DEVICE]
-        found_in = residency.nearest_tier(matched).astype(np.int8)
-        residency.hits[matched] += 1
-        loading = table.take(len(absent), SlotState.IN_FLIGHT)
-        private = table.take(num_blocks - len(matched), SlotState.PRIVATE)
+        holdings, num_matched = self._holdings, len(matched)
+        holdings.residency.found(matched)
+        loading = holdings.slots[DEVICE].take(len(absent), SlotState.IN_FLIGHT)
+        private = holdings.slots[DEVICE].take(num_blocks - num_matched, SlotState.PRIVATE)
         assert loading is not None and private is not None, "room was made for both"
-        self._holdings.expect(DEVICE, matched[absent], loading)
-        slots = np.concatenate([residency.place[DEVICE].take(matched), private], dtype=np.intp)
-        last = matched.item(-1) if len(matched) else NO_BLOCK
-        own = self._holdings.radix.extend(last, self._own_part(tokens, last, len(matched)))
-        path = np.concatenate([matched, own])
-        self._holdings.belongs(path, 0, ownership)
-        lease = Lease(path, slots, found_in, max_blocks, ownership)
-        lease.ready[: len(matched)] = True
+        if len(absent):
+            holdings.expect(DEVICE, matched[absent], loading)
+        slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
+        path = self._path(tokens, matched)
+        holdings.belongs(path, 0, ownership)
+        lease = Lease(path, slots, observed.tiers.astype(np.int8), max_blocks, ownership)
+        lease.observed = observed
+        lease.ready[:num_matched] = True
         lease.ready[absent] = False
-        self._holdings.lease_further(path, len(matched))
+        holdings.lease_further(path, num_matched)
         self._leases.append(lease)
-        mine = np.arange(len(matched), len(path))
-        lease.filling[mine] = True
-        self._holdings.will_compute(path[mine])
-        self._fill(lease, mine[mine < num_blocks])
-        self._loads.start(lease, absent, tokens)
+        if len(path) > num_matched:
+            mine = np.arange(num_matched, len(path))
+            lease.filling[mine] = True
+            holdings.will_compute(path[mine])
+            self._fill(lease, mine[mine < num_blocks])
+        if len(absent):
+            self._loads.start(lease, absent, tokens)
         return lease
+
+    def _path(self, tokens: Tokens, matched: Ids) -> Ids:
+        """Enter what follows the match into the index, as far as it is this request's to compute; the path down to there."""
+        last = matched.item(-1) if len(matched) else NO_BLOCK
+        own = self._own_part(tokens, last, len(matched))
+        return np.concatenate([matched, self._holdings.radix.extend(last, own)]) if own else matched
 
     def _own_part(self, tokens: Tokens, last: int, num_matched: int) -> bytes:
         """What follows the match, which ends with `last`, of a prompt's whole blocks, up to the first that is another's.
@@ -191,6 +208,8 @@ class Leases:
         residency = self._holdings.residency
         block_tokens = self._holdings.radix.block_tokens
         num_blocks = len(tokens) // block_tokens
+        if num_blocks == num_matched:
+            return b""
         own = tokens[num_matched * block_tokens : num_blocks * block_tokens]
         known = self._holdings.radix.match_below(last, own)
         self._expiry.forget_path(known)
@@ -202,6 +221,8 @@ class Leases:
 
     def _fill(self, lease: Lease, positions: Ids) -> None:
         """The places of blocks that this request computes for all are known: private slots become theirs."""
+        if not len(positions):
+            return
         slots = lease.slots[positions]
         self._holdings.slots[DEVICE].turn(slots, SlotState.PRIVATE, SlotState.IN_FLIGHT)
         self._holdings.expect(DEVICE, lease.ids[positions], slots)
@@ -306,13 +327,15 @@ class Leases:
         assert not lease.released, "a lease is released once"
         lease.released = True
         self._leases.remove(lease)
-        table = self._holdings.slots[DEVICE]
-        private = lease.slots[table.states(lease.slots) == SlotState.PRIVATE]
-        private = private[~np.isin(private, copied)]
+        private = lease.slots[len(lease.ids) :]
+        private = private[~np.isin(private, copied)] if len(copied) else private
         self._loads.cancel(lease)
         unfilled = lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])]
-        self._holdings.wont_compute(unfilled)
-        self._holdings.failed(DEVICE, unfilled[self._holdings.residency.state[DEVICE][unfilled] == WRITING])
+        if len(unfilled):
+            self._holdings.wont_compute(unfilled)
+            self._holdings.failed(
+                DEVICE, unfilled[self._holdings.residency.state[DEVICE][unfilled] == WRITING]
+            )
         self._holdings.slots[DEVICE].free(private, SlotState.PRIVATE)
         self._holdings.release(lease.ids)
         self._holes.prune(lease.ids[::-1])
@@ -328,6 +351,9 @@ class Leases:
         held = live[residency.leases[live] > 0]
         coming = (residency.state[DEVICE][held] != ABSENT) | residency.computing[held]
         assert coming.all(), "a leased block is not coming to the device"
+        assert not (residency.computing & (residency.state[DEVICE] == PRESENT)).any(), (
+            "a block is computed that is on the device"
+        )
         self._check_private()
         filling = [lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])] for lease in self._leases]
         computed = sorted(block for ids in filling for block in ids.tolist())

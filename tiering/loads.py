@@ -278,15 +278,18 @@ class Loads:
     def cancel(self, lease: Lease) -> None:
         """The request ends: what is not being copied to the device already will not be."""
         self._loads = [load for load in self._loads if load.lease is not lease]
+        lease.num_loading = 0
         state = self._holdings.residency.state
-        coming = lease.ids[state[DEVICE, lease.ids] == WRITING].tolist()
+        missing = lease.ids[~lease.ready[: len(lease.ids)]]
+        coming = missing[state[DEVICE].take(missing) == WRITING].tolist()
+        if not coming:
+            return
         mine = [block for block in coming if block in self._wanted and self._wanted[block][0] is lease]
         for block in mine:
             del self._wanted[block]
         ids = np.array(mine, dtype=np.intp)
         # what is in host memory is being copied up already; its slot stays taken until that copy ends
         self._holdings.failed(DEVICE, ids[state[HOST, ids] != PRESENT])
-        lease.num_loading = 0
 
     def check(self) -> None:
         """Raise AssertionError unless what is to be copied up stays where it is, and has a place to go to."""

@@ -19,9 +19,8 @@ class Lookups:
         """A request that asked for so many whole blocks was admitted; `found_in`: the tier of each that it found."""
         self._requests += 1
         self._blocks += num_blocks
-        if len(found_in):
-            counts = np.bincount(found_in, minlength=len(Tier)).tolist()
-            self._hits = [hits + count for hits, count in zip(self._hits, counts, strict=False)]
+        for tier in range(len(Tier)):
+            self._hits[tier] += int(np.count_nonzero(found_in == tier))
 
     def stats(self) -> dict[str, Any]:
         """Requests, blocks, and blocks that were found by the tier that was nearest."""

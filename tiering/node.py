@@ -85,17 +85,34 @@ class Node:
             return list(children.values())
         return [] if children is None else [children]
 
+    def adopt(self, child: "Node", first_block: bytes) -> bool:
+        """Add a child that begins with this block; False, and no change, if there is one that does."""
+        children = self.children
+        if children is None:
+            self.children = child
+        elif isinstance(children, dict):
+            if first_block in children:
+                return False
+            children[first_block] = child
+            untrack(children)  # whoever writes to it has it tracked again
+        elif children.edge.startswith(first_block):
+            return False
+        else:
+            self.children = {children.edge[: len(first_block)]: children, first_block: child}
+            untrack(self.children)
+        self.hot = child
+        return True
+
     def link(self, child: "Node", block_bytes: int) -> None:
         """Add a child, or put it in the place of the one with the same first block."""
-        children = self.children
-        if isinstance(children, dict):
-            children[child.edge[:block_bytes]] = child
-            untrack(children)  # an insertion has it tracked again
-        elif children is None or children.edge.startswith(child.edge[:block_bytes]):
-            self.children = child
-        else:
-            self.children = {node.edge[:block_bytes]: node for node in (children, child)}
+        first_block = child.edge[:block_bytes]
+        if self.adopt(child, first_block):
+            return
+        if isinstance(self.children, dict):
+            self.children[first_block] = child
             untrack(self.children)
+        else:
+            self.children = child
         self.hot = child
 
     def unlink(self, child: "Node", block_bytes: int) -> None:

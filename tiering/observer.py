@@ -81,7 +81,8 @@ class Observer:
     def _tiers(self, matched: Ids) -> NDArray[np.intp]:
         residency = self._holdings.residency
         tiers = residency.nearest_tier(matched)
-        tiers[(residency.state[DEVICE][matched] == WRITING) | residency.computing[matched]] = len(Tier)
+        if np.count_nonzero(tiers):  # what the device has whole is on its way to nowhere
+            tiers[(residency.state[DEVICE][matched] == WRITING) | residency.computing[matched]] = len(Tier)
         return tiers
 
     def _why_not(self, block: int) -> MissReason:

@@ -312,15 +312,23 @@ class RadixIndex:
 
     def _new_node(self, up: Node, edge: bytes, ids: bytes) -> Node:
         """A node in the place below `up` that its first block names."""
-        number = self._free_numbers.pop() if self._free_numbers else len(self._nodes)
-        node = Node(number, up, edge, ids)
-        if number == len(self._nodes):
-            self._nodes.append(node)
-        else:
-            self._nodes[number] = node
-        self.watch.note(number)
+        node = Node(self._next_number, up, edge, ids)
+        self._number(node)
         up.link(node, self._block_bytes)
         return node
+
+    @property
+    def _next_number(self) -> int:
+        """What the next node is called."""
+        return self._free_numbers[-1] if self._free_numbers else len(self._nodes)
+
+    def _number(self, node: Node) -> None:
+        """A node that is called by the next number is there."""
+        if self._free_numbers:
+            self._nodes[self._free_numbers.pop()] = node
+        else:
+            self._nodes.append(node)
+        self.watch.note(node.number)
 
     def _split(self, lower: Node, num_blocks: int) -> Node:
         """Move the first `num_blocks` blocks of a node, fewer than all, into a new one above it; return that."""
@@ -415,39 +423,52 @@ class RadixIndex:
         """
         assert max(lengths, default=0) <= self._max_node_blocks, "a run is longer than a node may be"
         ids = self._residency.allocate(sum(lengths))
-        block_bytes, number_of = self._block_bytes, self._residency.node
-        packed, nodes, stop = ids.astype(np.int32).tobytes(), list[Node](), 0
+        block_bytes, packed = self._block_bytes, ids.astype(np.int32).tobytes()
+        nodes, numbers, stop = list[Node](), list[int](), 0
         for length, tail, run, only in zip(lengths, tails, after, alone, strict=True):
-            if run >= 0:
-                up = nodes[run]
-            elif tail == NO_BLOCK:
-                up = self._root
-            elif (up := self._node(number_of.item(tail))).last != tail:
+            up = nodes[run] if run >= 0 else self._ending_at(tail)
+            if up is None:
                 break
             start, stop = stop, stop + length
             edge = tokens[start * block_bytes : stop * block_bytes]
-            if up.children is not None and up.child(edge[:block_bytes]) is not None:
+            node = self._plant_one(up, edge, packed[start * ID_BYTES : stop * ID_BYTES], only=only)
+            if node is None:
                 stop = start
                 break
-            nodes.append(self._plant_one(up, edge, packed[start * ID_BYTES : stop * ID_BYTES], only=only))
+            nodes.append(node)
+            numbers.append(node.number)
         self._residency.free(ids[stop:])
         ids, num_runs = ids[:stop], len(nodes)
         self._num_blocks += stop
         if num_runs:
-            numbers = [node.number for node in nodes]
             self._fill_in(ids, tokens, lengths[:num_runs], tails[:num_runs], after[:num_runs], numbers)
         return ids, num_runs
 
-    def _plant_one(self, up: Node, edge: bytes, ids: bytes, *, only: bool) -> Node:
-        """A run below the last block of a node: in it, if that is a leaf, will stay a run, and has room."""
-        fits = only and len(up.ids) + len(ids) <= self._max_node_blocks * ID_BYTES
-        if not fits or up.children is not None or up is self._root:
-            return self._new_node(up, edge, ids)
-        up.edge += edge
-        up.ids += ids
-        up.version += 1
-        self.watch.note(up.number)
-        return up
+    def _ending_at(self, block: int) -> Node | None:
+        """The node whose last block this is, the root for NO_BLOCK; None if its node goes on."""
+        if block == NO_BLOCK:
+            return self._root
+        node = self._node(self._residency.cells.node[block])
+        return node if node.last == block else None
+
+    def _plant_one(self, up: Node, edge: bytes, ids: bytes, *, only: bool) -> Node | None:
+        """A run below the last block of a node: in it, if that is a leaf, will stay a run, and has room.
+
+        None, and no change, if what follows that block begins likewise.
+        """
+        if only and up.children is None and up is not self._root:
+            most_bytes = self._max_node_blocks * ID_BYTES
+            if len(up.ids) + len(ids) <= most_bytes:
+                up.edge += edge
+                up.ids += ids
+                up.version += 1
+                self.watch.note(up.number)
+                return up
+        node = Node(self._next_number, up, edge, ids)
+        if not up.adopt(node, edge[: self._block_bytes]):
+            return None
+        self._number(node)
+        return node
 
     def _fill_in(
         self,
@@ -472,13 +493,8 @@ class RadixIndex:
         befores = np.where(above == NO_BLOCK, np.uint64(self.seed), residency.fingerprint[above])
         chain: list[int] = []
         ends = stops.tolist()
-        for length, run, before in zip(lengths, after, befores.tolist(), strict=True):
-            add_fingerprints(
-                tokens,
-                self._block_bytes,
-                len(chain),
-                length,
-                chain[ends[run] - 1] if run >= 0 else before,
-                chain,
-            )
+        for end, length, run, before in zip(ends, lengths, after, befores.tolist(), strict=True):
+            if run >= 0:
+                before = chain[ends[run] - 1]
+            add_fingerprints(tokens, self._block_bytes, end - length, length, before, chain)
         residency.fingerprint[ids] = np.array(chain, dtype=np.uint64)

@@ -25,7 +25,6 @@ The arrays are replaced when they grow: never keep one across `allocate`, read i
 for the `Cells`, which are the same columns for one block at a time.
 """
 
-from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import Any
 
@@ -34,6 +33,7 @@ from numpy.typing import NDArray
 
 from kvstore.block import KEY_BYTES, BlockKey
 from kvstore.reports import TierName
+from tiering.cells import Cells, add, run_of
 
 # Ids are intp wherever they travel (numpy gathers by intp twice as fast as by int32) and int32 at rest.
 Ids = NDArray[np.intp]
@@ -71,36 +71,6 @@ class State(IntEnum):
 _NOT_IDLE = "a freed block must be live, absent everywhere, unleased, unread and childless"
 # numpy takes 2 us to compare a small array with an IntEnum, and 0.4 us with an int.
 _ABSENT, _WRITING, _PRESENT = map(int, State)
-
-
-@dataclass(slots=True)
-class Cells:
-    """Columns as memoryviews, those by tier one for each: a block's value is a Python int, read or written in half the time that an
-    array takes.
-    """
-
-    live: "memoryview[bool]"
-    parent: "memoryview[int]"
-    num_children: "memoryview[int]"
-    node: "memoryview[int]"
-    fingerprint: "memoryview[int]"
-    stamp: "memoryview[int]"
-    owner: "memoryview[int]"
-    hits: "memoryview[int]"
-    leases: "memoryview[int]"
-    has_key: "memoryview[bool]"
-    state: "tuple[memoryview[int], ...]"
-    place: "tuple[memoryview[int], ...]"
-    readers: "tuple[memoryview[int], ...]"
-
-    @classmethod
-    def of(cls, residency: "Residency") -> "Cells":
-        """Those of a residency as it is now."""
-        cells: dict[str, Any] = {}
-        for field in fields(cls):
-            column = getattr(residency, field.name)
-            cells[field.name] = memoryview(column) if column.ndim == 1 else tuple(map(memoryview, column))
-        return cls(**cells)
 
 
 class Residency:
@@ -291,16 +261,19 @@ class Residency:
 
     def lease(self, path: Ids) -> None:
         """One more request holds the path; it must start at a first block (the eviction order relies on it)."""
-        held = self.leases.take(path)
-        held += 1
-        self.leases[path] = held
+        add(self.leases, path, 1)
 
     def release(self, path: Ids) -> None:
         """One request fewer holds the path, which must be one that was leased."""
-        held = self.leases.take(path)
-        assert np.count_nonzero(held) == len(path), "a path is released as often as it was leased"
-        held -= 1
-        self.leases[path] = held
+        add(self.leases, path, -1)
+
+    def found(self, path: Ids) -> None:
+        """One more request has found the path."""
+        add(self.hits, path, 1)
+
+    def used(self, path: Ids, stamp: int) -> None:
+        """The path was used at this time."""
+        self.stamp[path if (run := run_of(path)) is None else run] = stamp
 
     def present(self, tier: int, ids: Ids) -> Mask:
         """Which of the blocks the tier holds whole."""
@@ -336,6 +309,9 @@ class Residency:
 
     def nearest_tier(self, ids: Ids) -> NDArray[np.intp]:
         """The nearest tier that holds each block whole, `len(Tier)` where none does."""
+        on_device = self.present(Tier.DEVICE, ids)
+        if np.count_nonzero(on_device) == len(ids):  # as of most paths that are found
+            return np.zeros(len(ids), dtype=np.intp)
         nearest = np.full(len(ids), len(Tier), dtype=np.intp)
         for tier in reversed(range(len(Tier))):
             np.copyto(nearest, tier, where=self.present(tier, ids))

@@ -13,6 +13,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tiering.cells import run_of
 from tiering.residency import NO_BLOCK, NO_NODE, Residency, State, Tier
 
 TIERS = st.sampled_from(list(Tier))
@@ -335,3 +336,51 @@ def test_the_empty_array_is_fine_everywhere(full):
     assert full.allocate(0).tolist() == full.nearest_tier(none).tolist() == []
     assert full.resident_anywhere(none).tolist() == full.present_anywhere(none).tolist() == []
     full.check()
+
+
+@pytest.mark.parametrize("num_blocks", [255, 256, 900])
+def test_a_long_run_of_ids_is_counted_and_stamped_like_any_others(num_blocks):
+    """By slices, where the ids count up: each block gets what it gets by itself."""
+    runs, singly = Residency(2000), Residency(2000)
+    for residency in (runs, singly):
+        residency.allocate(1500)
+    path = np.arange(17, 17 + num_blocks)
+    for _ in range(2):
+        runs.lease(path)
+        runs.found(path)
+    runs.release(path)
+    runs.used(path, 5)
+    for block in path.tolist():
+        for _ in range(2):
+            singly.lease(ids(block))
+            singly.found(ids(block))
+        singly.release(ids(block))
+        singly.used(ids(block), 5)
+    for name in ("leases", "hits", "stamp"):
+        assert np.array_equal(getattr(runs, name), getattr(singly, name)), name
+    runs.release(path)
+    with pytest.raises(AssertionError, match="as often"):
+        runs.release(path)
+    assert not runs.leases.any()
+
+
+def test_only_ids_that_count_up_one_by_one_are_a_run():
+    path = np.arange(40, 400)
+    assert run_of(path) == slice(40, 400)
+    swapped, gap = path.copy(), path.copy()
+    swapped[[100, 101]] = swapped[[101, 100]]
+    gap[200:] += 1
+    assert run_of(swapped) is run_of(gap) is run_of(path[::-1]) is run_of(path[:10]) is run_of(ids()) is None
+
+
+def test_one_blocks_columns_are_those_of_all():
+    """Also after the arrays have grown."""
+    residency = Residency(4)
+    for _ in range(3):
+        last = residency.allocate(4).item(-1)
+        residency.cells.stamp[last] = 7
+        residency.cells.state[Tier.HOST][last] = State.PRESENT
+        assert residency.stamp[last] == 7
+        assert residency.present(Tier.HOST, ids(last)).all()
+        residency.leases[last] = 3
+        assert residency.cells.leases[last] == 3

@@ -67,7 +67,7 @@ class LRU:
         if len(self._stamps) >= self._compact_at:
             self._compact()
         self._now += 1
-        residency.stamp[path] = self._now
+        residency.used(path, self._now)
         self._stamps.append(self._now)
         self._times.append(self.now_s)
         self._deepest.append(path.item(-1))
