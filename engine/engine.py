@@ -383,6 +383,13 @@ class Engine(Explained):
         chosen = {"attention": tiers.attention, "flashinfer_off": tiers.flashinfer_off}
         return {**figures, "engine": engine, **chosen, "disk_off": tiers.disk_off, "gpu": gpu}
 
+    def tell_of_change(self, tell: Callable[[], None]) -> None:
+        """Have this called, once, when anything next happens by which figures may change. Does not block.
+
+        `tell` is called by the thread that computes: it must only post.
+        """
+        self._loop.figures.tell_of_change(tell)
+
     def check(self) -> None:
         """Raise AssertionError unless the cache's books agree. Waits for the step that runs; for tests and debugging."""
         future: Future[None] = Future()

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ class Figures:
         self._last_of_cache = cache()
         self._last: dict[str, Any] | None = None
         """Those of the end; None until then."""
+        self._watching: deque[Callable[[], None]] = deque()
 
     def __call__(self) -> dict[str, Any]:
         """The figures, {"engine": ..., "cache": ...}."""
@@ -32,6 +34,15 @@ class Figures:
                 return self._with_cache(self._last_of_cache)
         assert self._last is not None, "the store is closed after the loop has ended"
         return self._last
+
+    def tell_of_change(self, tell: Callable[[], None]) -> None:
+        """Have this called at the next `changed`, once. Any thread may ask."""
+        self._watching.append(tell)
+
+    def changed(self) -> None:
+        """To be called by the loop when it has done something, before it sleeps."""
+        while self._watching:
+            self._watching.popleft()()
 
     def end(self) -> None:
         """The loop ends: what is read now is told from now on. Never raises."""

@@ -147,6 +147,7 @@ class EngineLoop:
             self._end(sequence, "length")
         self._go_on_sweeping()
         self._answers.deliver()
+        self.figures.changed()
         return bool(step or warmed)  # what has ended leaves room: look at who waits
 
     def _take_messages(self, *, block: bool) -> None:

@@ -98,7 +98,7 @@ class TieredCache(Closing):
         )
         self._clock, self._now_ns = clock, now_ns
         self._news = threading.Event()
-        self._wake = wake
+        self._wake, self._woken = wake, False
         self._mover = Mover(device, pool, slab, self._announce, layer_groups)
         self._store = store
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
@@ -277,6 +277,7 @@ class TieredCache(Closing):
 
     def _take_in(self) -> bool:
         """Whether anything had ended."""
+        self._woken = False  # before the look: what comes behind it wakes again
         answers: list[Answer] = []
         for news in self._mover.poll():
             if isinstance(news, Arriving):
@@ -351,9 +352,11 @@ class TieredCache(Closing):
         self._announce()
 
     def _announce(self) -> None:
-        """Called on any thread: there is something to pump."""
-        self._news.set()
-        self._wake()
+        """Called on any thread, after what there is to pump is there. Whoever was woken and has not looked yet will see it."""
+        if not self._woken:
+            self._woken = True
+            self._news.set()
+            self._wake()
 
     # --- for other threads ----------------------------------------------------------------------------------------
 

@@ -134,7 +134,7 @@ class Holdings:
 
     def _idle(self, tier: Tier, ids: Ids) -> Mask:
         """Present, and no copy out of it in flight."""
-        mask: Mask = self.residency.present(tier, ids) & (self.residency.readers[tier].take(ids) == 0)
+        mask: Mask = (self.residency.state[tier][ids] == PRESENT) & (self.residency.readers[tier][ids] == 0)
         return mask
 
     def _is_device_victim(self, ids: Ids) -> Mask:
@@ -155,7 +155,7 @@ class Holdings:
 
     def _is_host_stored(self, ids: Ids) -> Mask:
         """A host copy that may go because the disk has the block."""
-        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK].take(ids) == PRESENT)
+        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK][ids] == PRESENT)
         return mask
 
     def _is_host_victim(self, ids: Ids) -> Mask:
@@ -168,17 +168,17 @@ class Holdings:
 
         What is leased is, save while it is being admitted.
         """
-        on_device = (self.residency.state[DEVICE].take(ids) != ABSENT) | self.residency.computing[ids]
-        mask: Mask = on_device | (self.residency.state[DISK].take(ids) == PRESENT)
+        on_device = (self.residency.state[DEVICE][ids] != ABSENT) | self.residency.computing[ids]
+        mask: Mask = on_device | (self.residency.state[DISK][ids] == PRESENT)
         return mask
 
     def _is_host_dirty(self, ids: Ids) -> Mask:
-        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK].take(ids) == ABSENT)
+        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK][ids] == ABSENT)
         return mask
 
     def _is_disk_victim(self, ids: Ids) -> Mask:
-        on_device = self.residency.state[DEVICE].take(ids) == PRESENT
-        mask: Mask = self._idle(DISK, ids) & (on_device | (self.residency.leases.take(ids) == 0))
+        on_device = self.residency.state[DEVICE][ids] == PRESENT
+        mask: Mask = self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
         return mask
 
     # --- transitions ----------------------------------------------------------------------------------------------
@@ -187,52 +187,56 @@ class Holdings:
         """A copy is on its way: into slots that were taken IN_FLIGHT, or into that many bytes of disk each."""
         self.residency.begin_write(tier, ids, places)
         if tier is DISK:
-            self.disk_bytes += int(self.residency.place[DISK].take(ids).sum())
+            self.disk_bytes += int(self.residency.place[DISK][ids].sum())
         self._show(self._see_begun[tier], ids)
 
     def arrived(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
         """The copies are whole. `stored_bytes` is what they take on disk."""
+        self._is_whole(tier, ids, stored_bytes)
+        self._show(self._see_whole[tier], ids)
+
+    def arrived_to_be_read(self, tier: Tier, ids: Ids) -> None:
+        """`arrived` and `read_begins` in one, for what is on its way through: nobody may take the places in between."""
+        self._is_whole(tier, ids)
+        self.residency.add_readers(tier, ids)
+
+    def _is_whole(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
         self.residency.finish_write(tier, ids)
         if tier is DISK:
             assert stored_bytes is not None, "a disk copy has a size"
-            self.disk_bytes += int(stored_bytes.sum() - self.residency.place[DISK].take(ids).sum())
+            self.disk_bytes += int(stored_bytes.sum() - self.residency.place[DISK][ids].sum())
             self.residency.place[DISK][ids] = stored_bytes
             self.residency.told[ids] = 0
         else:
-            self.slots[tier].turn(
-                self.residency.place[tier].take(ids), SlotState.IN_FLIGHT, SlotState.INDEXED
-            )
+            self.slots[tier].turn(self.residency.place[tier][ids], SlotState.IN_FLIGHT, SlotState.INDEXED)
         self._count(tier, ids, +1)
-        self._show(self._see_whole[tier], ids)
 
     def failed(self, tier: Tier, ids: Ids) -> None:
         """The copies will not come; their places are free again."""
-        assert (self.residency.state[tier].take(ids) == WRITING).all(), (
-            f"nothing was on its way to {tier.label}"
-        )
+        assert (self.residency.state[tier][ids] == WRITING).all(), f"nothing was on its way to {tier.label}"
         self._vacate(tier, ids, SlotState.IN_FLIGHT)
 
     def left(self, tier: Tier, ids: Ids) -> None:
         """Give up copies that nobody reads; their places are free again."""
-        assert (self.residency.state[tier].take(ids) == PRESENT).all(), f"{tier.label} does not hold this"
+        assert (self.residency.state[tier][ids] == PRESENT).all(), f"{tier.label} does not hold this"
         self._count(tier, ids, -1)
         self._vacate(tier, ids, SlotState.INDEXED)
 
     def _vacate(self, tier: Tier, ids: Ids, slot_state: SlotState) -> None:
         self.residency.drop(tier, ids)
         if tier is DISK:
-            self.disk_bytes -= int(self.residency.place[DISK].take(ids).sum())
+            self.disk_bytes -= int(self.residency.place[DISK][ids].sum())
         else:
-            self.slots[tier].free(self.residency.place[tier].take(ids), slot_state)
+            self.slots[tier].free(self.residency.place[tier][ids], slot_state)
         self._show(self._see_gone[tier], ids)
 
     def _count(self, tier: Tier, ids: Ids, sign: int) -> None:
         """Called when the state of `ids` in `tier` has become (+1) or is about to cease being (-1) PRESENT."""
         if tier is HOST:
-            self.num_dirty_host += sign * int((self.residency.state[DISK].take(ids) != PRESENT).sum())
+            self.num_dirty_host += sign * int((self.residency.state[DISK][ids] != PRESENT).sum())
         elif tier is DISK:
             self.num_disk_blocks += sign * len(ids)
-            self.num_dirty_host -= sign * int((self.residency.state[HOST].take(ids) == PRESENT).sum())
+            self.num_dirty_host -= sign * int((self.residency.state[HOST][ids] == PRESENT).sum())
 
     def read_begins(self, tier: Tier, ids: Ids) -> None:
         """A copy out of these places is in flight: they may not be freed."""

@@ -1,7 +1,7 @@
 """Bringing blocks up: from disk to host slots, from host slots to the device, for the requests that wait for them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +21,10 @@ from tiering.residency import NO_BLOCK, Ids, Mask
 _HOST_SHARE: Final = 4
 """While loads are passing through such a part of the host slots, or a batch is, no block that is nowhere else goes for more of
 them: what is read is soon on the device as well, and later reads take its slots."""
+
+_READ_SHARE: Final = 4
+"""A read is for such a part of what is left of a load, or of the budget if that is less: the threads that read have one each
+and the next one at hand, and they end about together."""
 
 
 @dataclass(slots=True)
@@ -48,7 +52,7 @@ class Loads:
     ) -> None:
         """Sizes of the work.
 
-        `batch`: blocks in one read; `budget`: blocks that may be in reads in flight together; `deadline_s`: how long
+        `batch`: blocks in one read, unless many are left; `budget`: blocks that may be in reads in flight together; `deadline_s`: how long
         a read may take, and how long a load may go on without being given a place to read into.
         """
         self._holdings, self._eviction, self._outbox = holdings, eviction, outbox
@@ -140,14 +144,27 @@ class Loads:
 
     def _read(self, load: _Load, slots: Ids) -> None:
         """Ask for reads of the load's next blocks into these host slots, in batches."""
+        num_left = len(load.unread)
         positions, load.unread = load.unread[: len(slots)], load.unread[len(slots) :]
         ids = load.lease.ids[positions]
         self._holdings.read_begins(DISK, ids)
         self._holdings.expect(HOST, ids, slots)
         refs = self._refs(ids, positions, load.tokens)
-        for start in range(0, len(ids), self._batch):
-            some = slice(start, start + self._batch)
+        for some in self._batches(len(ids), num_left):
             self._outbox.send(Read(self._outbox.next_number(), ids[some], refs[some], slots[some]))
+
+    def _batches(self, num_blocks: int, num_left: int) -> Iterator[slice]:
+        """The first `num_blocks` of the `num_left` that a load has to read, in parts: large ones first, the last ones small.
+
+        Whatever ends takes a turn of the loop, for which it fights with those that read for Python's lock. (Guided
+        self-scheduling: Polychronopoulos and Kuck, 1987.)
+        """
+        start = 0
+        while start < num_blocks:
+            share = min(num_left - start, self._budget) // _READ_SHARE
+            end = min(num_blocks, start + max(self._batch, share))
+            yield slice(start, end)
+            start = end
 
     def _refs(self, ids: Ids, positions: Ids, tokens: Tokens) -> tuple[BlockRef, ...]:
         """What a store is asked for, of blocks at these positions of a path with these tokens."""
@@ -159,31 +176,31 @@ class Loads:
         if parents.item(0) == NO_BLOCK:
             parent_keys[0] = self._root_key
         block_tokens = holdings.radix.block_tokens
-        first = positions.item(0) * block_tokens
-        data = tokens[first : (positions.item(-1) + 1) * block_tokens].tobytes()
         size = block_tokens * tokens.itemsize
-        starts = ((positions - positions.item(0)) * size).tolist()
+        # as rows from the first of these positions to the last: numpy makes bytes of them faster than slices are cut
+        some = tokens[positions.item(0) * block_tokens : (positions.item(-1) + 1) * block_tokens]
+        rows = np.frombuffer(some.tobytes(), dtype=f"V{size}")[positions - positions.item(0)]
         owners = map(holdings.owners.owner, residency.owner[ids].tolist())
-        return tuple(
-            BlockRef(key, parent_key, data[start : start + size], owner)
-            for key, parent_key, start, owner in zip(
-                residency.keys_of(ids), parent_keys, starts, owners, strict=True
-            )
-        )
+        return tuple(map(BlockRef, residency.keys_of(ids), parent_keys, rows.tolist(), owners))
 
     def was_read(self, move: Read, answer: HasRead) -> Ids:
         """A read is over: promote what arrived, give back what did not. Answers the blocks that did not come."""
         self._holdings.read_ended(DISK, move.ids)
-        self._overdue.difference_update(move.ids.tolist())
+        if self._overdue:
+            self._overdue.difference_update(move.ids.tolist())
         if answer.error is None:
             reasons = [outcome.reason for outcome in answer.outcomes]
         else:
             reasons = [MissReason.READ_FAILED] * len(move.ids)
         hit = np.array([reason is None for reason in reasons])
         arrived: Ids = move.ids[hit]
-        self._holdings.arrived(HOST, arrived)
+        wanted = self._is_wanted(arrived)
+        if len(passing := arrived[wanted]):
+            self._holdings.arrived_to_be_read(HOST, passing)
+            self._arrived.append(passing)
+        if len(staying := arrived[~wanted]):
+            self._holdings.arrived(HOST, staying)
         self.num_bytes += self._holdings.residency.place[DISK][arrived].sum().item()
-        self._promote(arrived[self._is_wanted(arrived)])
         lost: Ids = move.ids[~hit]
         if len(lost):
             self._did_not_come(lost, [reason for reason in reasons if reason is not None], answer.error)

@@ -39,7 +39,7 @@ class Removal:
 
         What is in use stays. What a block takes with it, or keeps, is looked at one by one; the others go at once.
         """
-        if len(ids) == 1 and self.give_up_leaf(tier, ids.item()):
+        if not len(ids) or (len(ids) == 1 and self.give_up_leaf(tier, ids.item())):
             return
         ids = ids[self._holdings.residency.present(tier, ids)]
         others = self._has_other_copy(tier, ids)

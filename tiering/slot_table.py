@@ -20,6 +20,8 @@ class SlotState(IntEnum):
 
 _FREE, _RETIRED = int(SlotState.FREE), int(SlotState.RETIRED)  # an enum's attributes take longer
 
+_NUMBERS = np.arange(512)  # ready: to make them gives up Python's lock, which a batch need not
+
 
 class SlotTable:
     """States of the slots 0 .. num_slots - 1 of one tier, which may become more.
@@ -144,7 +146,7 @@ class SlotTable:
         self._counts[_FREE] += 1
 
     def _change(self, slots: Slots, from_state: SlotState, to_state: SlotState) -> None:
-        found = self._states.take(slots)
+        found = self._states[slots]
         right = found == int(from_state)  # numpy takes 2 us longer to compare with an IntEnum
         assert np.count_nonzero(right) == len(slots), (
             f"slots {slots.tolist()} must be {from_state.name}, found {found.tolist()}"
@@ -160,11 +162,12 @@ class SlotTable:
         if n < 2 or np.count_nonzero(slots[1:] > slots[:-1]) == n - 1:
             return True
         state = states.item(slots.item(0))
+        numbers = _NUMBERS[:n] if n <= len(_NUMBERS) else np.arange(n)
         # Each slot is given its place instead of its state, a byte at a time: of two places only one is there afterwards.
         for shift in range(0, (n - 1).bit_length(), 8):
-            places = (np.arange(n) >> shift).astype(np.uint8)
+            places = (numbers >> shift).astype(np.uint8)
             states[slots] = places
-            if np.count_nonzero(states.take(slots) == places) < n:
+            if np.count_nonzero(states[slots] == places) < n:
                 states[slots] = state
                 return False
         return True

@@ -87,6 +87,7 @@ async def metrics(endpoint: Endpoint, call: Call) -> web.StreamResponse:
 
 async def tiers(endpoint: Endpoint, call: Call) -> Answer:
     stats = await endpoint.figures.stats()
+    endpoint.figures.catch_up()
     return Answer(value=tiers_of(stats, endpoint.figures.windows))
 
 

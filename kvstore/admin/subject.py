@@ -1,6 +1,6 @@
 """What the admin endpoint shows and steers, as it sees it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from kvstore.reports import (
@@ -53,6 +53,13 @@ class Subject(Protocol):
         ...
 
     # --- of an engine only ---
+
+    def tell_of_change(self, tell: Callable[[], None]) -> None:
+        """Have this called, once, when anything next happens by which the counts of `stats` may grow. Does not block.
+
+        `tell` is called by the thread that computes: it must only post. Who watches an idle engine so need not wake it.
+        """
+        ...
 
     def options(self, values: Mapping[str, Any]) -> Any:
         """What `explain` and `warm` take as options, from plain values: `tenant`, `cache_salt`, `salt_offset`."""

@@ -55,6 +55,21 @@ class Windows:
             before = now[name] if self._last is None else self._last[name]
             total[index] += now[name] - before if now[name] >= before else now[name]
         self._last, self._total = now, total
+        self._put(at_s, epoch_s)
+
+    def stay(self, at_s: float, *, epoch_s: float) -> None:
+        """The counts are what they were at the last sample, up to this moment: what samples there would have been are made up."""
+        if not self._samples:
+            return
+        last_s = self._samples[-1][0]
+        num_missing = int((at_s - last_s) / EVERY_S)
+        for number in range(max(0, num_missing - int(SECONDS[-1] / EVERY_S)), num_missing):
+            sampled_s = last_s + (number + 1) * EVERY_S
+            self._put(sampled_s, epoch_s - (at_s - sampled_s))
+
+    def _put(self, at_s: float, epoch_s: float) -> None:
+        """A sample of what has grown by this moment."""
+        total = self._total
         self._samples.append((at_s, total))
         while self._samples[0][0] < at_s - SECONDS[-1] - EVERY_S:
             self._samples.popleft()

@@ -86,6 +86,26 @@ def test_figures_are_the_engines(server, engine):
     assert device["live_bytes"] == 11 * BLOCK_BYTES
 
 
+def test_an_engine_tells_of_the_next_change_once(engine):
+    told = threading.Semaphore(0)
+    engine.tell_of_change(told.release)
+    engine.generate(PROMPT, GREEDY)
+    assert told.acquire(timeout=30)
+    engine.generate(PROMPT, GREEDY)
+    assert not told.acquire(blocking=False)
+
+
+def test_who_looks_again_when_told_of_a_change_sees_all_that_happens(engine):
+    told, before = threading.Semaphore(0), engine.stats()["engine"]["generated_tokens"]
+    request = engine.submit(PROMPT, GREEDY)
+    while True:
+        engine.tell_of_change(told.release)
+        if engine.stats()["engine"]["generated_tokens"] == before + 12:
+            break
+        assert told.acquire(timeout=30), "it is over, and nobody was told"
+    assert len(request.result().token_ids) == 12
+
+
 def test_metrics_are_the_engines(server, engine):
     engine.generate(PROMPT, GREEDY)
     threading.Event().wait(0.3)  # figures may be a quarter of a second old

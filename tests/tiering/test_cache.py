@@ -577,6 +577,19 @@ def test_each_end_of_a_move_wakes_the_loop(faulty, start):
     rig.cache.release(lease)
 
 
+def test_the_loop_is_woken_once_for_all_that_comes_until_it_looks(faulty, start):
+    rig, wakes = start(faulty), []
+    rig.cache._wake = lambda: wakes.append(1)
+    rig.cache.host_grows(HOST_SLOTS)
+    rig.cache.host_grows(HOST_SLOTS)
+    asked = rig.cache.ask(lambda: "answer")
+    assert len(wakes) == 1
+    rig.cache.pump()
+    assert asked.result(0) == "answer"
+    rig.cache.host_grows(HOST_SLOTS)
+    assert len(wakes) == 2, "it has looked since then"
+
+
 def test_settle_wakes_up_when_a_move_ends(faulty, start, monkeypatch):
     monkeypatch.setattr("tiering.cache._SETTLE_STEP_S", GIVE_UP_S)
     start(faulty).put_on_disk(1, 2)

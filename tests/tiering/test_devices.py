@@ -200,6 +200,27 @@ def test_a_copy_of_a_part_leaves_the_rest(place, device):
     assert destination.view(1).tolist() == [1, 1, 10, 10, 10, 1, 1, 1]
 
 
+@pytest.mark.parametrize("part", [WHOLE_SLOT, slice(2, 5)])
+def test_slots_that_follow_each_other_and_slots_that_do_not_are_copied_as_if_one_by_one(place, device, part):
+    to, fro = [7, 8, 9, 3, 2, 0, 5], [1, 2, 3, 9, 8, 5, 5]
+    stream = device.stream("up")
+    source, destination = place.memory(10, fill=10), place.memory(10, fill=100)
+    copy(device, stream, destination, to, source, fro, part)
+    device.host_wait(device.record(stream))
+    for slot in range(10):
+        expected = [100 + slot] * BLOCK_BYTES
+        if slot in to:
+            expected[part] = [10 + fro[to.index(slot)]] * len(expected[part])
+        assert destination.view(slot).tolist() == expected
+
+
+def test_no_slots_are_no_copy(place, device):
+    stream, source, destination = device.stream("up"), place.memory(2, fill=10), place.memory(2)
+    copy(device, stream, destination, [], source, [])
+    device.host_wait(device.record(stream))
+    assert firsts(destination) == [0, 1]
+
+
 def test_a_stream_runs_in_order(place, device):
     stream = device.stream("up")
     memory = place.memory(1, fill=1)
@@ -315,6 +336,16 @@ def cpu(gate):
     yield device
     gate.open()  # a stream that still waits there would never end
     device.close()
+
+
+def test_a_copy_that_reaches_behind_the_last_slot_fails(cpu):
+    """Where several slots are one copy, nothing else would stop it."""
+    memory = SlotArray(4, fill=1)
+    memory.piece_slots = 8
+    copy(cpu, stream := cpu.stream("up"), memory, [2, 3, 4], SlotArray(8), [0, 1, 2])
+    with pytest.raises(IndexError, match="slot 4 of 4"):
+        cpu.host_wait(cpu.record(stream))
+    assert firsts(memory) == [1, 2, 3, 4], "nothing of it was copied"
 
 
 def test_an_event_is_complete_only_when_the_work_before_it_has_ended(cpu, gate):

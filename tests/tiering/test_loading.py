@@ -76,6 +76,22 @@ def test_reads_on_their_way_are_bounded_in_bytes(monkeypatch):
     assert request.lease.ready[:8].all()
 
 
+def test_of_many_blocks_larger_batches_are_read_first_and_the_last_ones_are_small():
+    """So that few ends are to be dealt with, and those that read end together."""
+    tiers = model(device=48, host=48, disk=80, read_batch_blocks=2, read_budget_blocks=32)
+    on_disk(tiers, *range(40))
+    request = tiers.admit(prompt(*range(40)))
+    tiers.plan()
+    assert [len(read.ids) for read in tiers.moves(Read)] == [8, 8, 6, 4, 3, 2, 1], "as many as may be"
+    tiers.complete(tiers.moves(Read)[0].number)
+    tiers.plan()
+    assert [len(read.ids) for read in tiers.moves(Read)][-4:] == [2, 2, 2, 2]
+    positions = [position for read in tiers.moves(Read) for position in read.ids.tolist()]
+    assert positions == request.lease.ids[:40].tolist()
+    tiers.settle()
+    assert request.lease.ready[:40].all()
+
+
 @pytest.mark.parametrize("clean_share", [0.0, 0.5])
 def test_a_long_load_takes_the_slots_of_what_it_has_read_rather_than_those_of_last_copies(clean_share):
     """There is no hurry: what was read is on the device soon, and its host slot may go then. Nothing is dropped for it."""

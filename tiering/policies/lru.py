@@ -345,7 +345,7 @@ class View:
 
     def rewind(self, ids: Ids) -> None:
         """These blocks were not eligible and may be so now although nobody touched them: look at those that are again."""
-        stamps = self._residency.stamp.take(ids)
+        stamps = self._residency.stamp[ids]
         behind = ids[(stamps > 0) & (stamps <= self._head)]
         if len(behind):
             behind = behind[self._eligible(behind)]

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
 
 from kvstore.slots import SlotMemory
+from tiering.transfer.runs import runs
 
 
 class CpuEvent:
@@ -123,8 +126,8 @@ class CpuDevice:
         part: slice,
     ) -> None:
         def run() -> None:
-            for to, fro in zip(destination_slots, source_slots, strict=True):
-                np.copyto(destination.view(to)[part], source.view(fro)[part])
+            for to, fro, length in runs(destination, destination_slots, source, source_slots):
+                np.copyto(_slots(destination, to, length)[:, part], _slots(source, fro, length)[:, part])
 
         if stream is None:
             run()
@@ -159,3 +162,10 @@ class CpuDevice:
         for stream in self._streams:
             stream.close()
         self._streams.clear()
+
+
+def _slots(memory: SlotMemory, first: int, length: int) -> NDArray[np.uint8]:
+    """The bytes of slots that follow each other within one piece, [length, block_bytes]. Keeps the memory as a view does."""
+    memory.view(first + length - 1)  # or what is no slot could be written to
+    slots: NDArray[np.uint8] = as_strided(memory.view(first), (length, memory.block_bytes))
+    return slots

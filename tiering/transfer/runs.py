@@ -29,11 +29,13 @@ def runs(
     if len(destination_slots) == 0:
         return []
     to, fro = np.array(destination_slots, dtype=np.intp), np.array(source_slots, dtype=np.intp)
-    order = np.argsort(to)
-    to, fro = to[order], fro[order]
-    breaks = (np.diff(to) != 1) | (np.diff(fro) != 1)
-    breaks |= to[1:] // destination.piece_slots != to[:-1] // destination.piece_slots
-    breaks |= fro[1:] // source.piece_slots != fro[:-1] // source.piece_slots
+    if (to[1:] < to[:-1]).any():
+        order = np.argsort(to)
+        to, fro = to[order], fro[order]
+    breaks = (to[1:] - to[:-1] != 1) | (fro[1:] - fro[:-1] != 1)
+    for slots, piece in ((to, destination.piece_slots), (fro, source.piece_slots)):
+        if slots.max() >= piece:
+            breaks |= slots[1:] // piece != slots[:-1] // piece
     starts = np.concatenate(([0], np.flatnonzero(breaks) + 1))
     lengths = np.diff(np.concatenate((starts, [len(to)])))
     return [

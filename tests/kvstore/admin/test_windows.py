@@ -1,7 +1,7 @@
 """Growth over time windows, in exact figures."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvstore.admin.windows import Windows
@@ -83,6 +83,36 @@ def test_a_point_after_a_gap_covers_it():
         (1065.0, 600.0),
         (1070.0, 1.0),
     ]
+
+
+@settings(max_examples=30)
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)), max_size=20), st.sampled_from([0, 70, 2900])
+)
+def test_what_stays_is_as_if_it_had_been_sampled_all_the_time(steps, last_s):
+    """Of any times of rest: windows and history are those of a sample a second."""
+    sampled, rested, at_s, asked = filled([(0.0, 0, 0)]), filled([(0.0, 0, 0)]), 0, 0
+    for seconds, more in [*steps, (last_s, 0)]:
+        for _ in range(seconds):
+            at_s += 1
+            sampled.add(float(at_s), {"asked": asked}, epoch_s=at_s)
+        rested.stay(at_s + 0.5, epoch_s=at_s + 0.5)
+        at_s, asked = at_s + 1, asked + more
+        for windows in (sampled, rested):
+            windows.add(float(at_s), {"asked": asked}, epoch_s=at_s)
+    assert [sampled.growth(seconds) for seconds in (5, 60, 3600)] == [
+        rested.growth(seconds) for seconds in (5, 60, 3600)
+    ]
+    assert list(sampled.history()) == list(rested.history())
+
+
+def test_after_a_rest_of_days_an_hour_is_made_up():
+    windows = filled([(0.0, 0, 0), (1.0, 5, 0)])
+    windows.stay(1e6, epoch_s=1e6)
+    assert windows.growth(3600).counts["asked"] == 0
+    assert windows.growth(3600).covered_s == pytest.approx(3600, abs=1)
+    assert len(list(windows.history())) == 720
+    assert len(windows._samples) <= 3602
 
 
 steps = st.lists(st.tuples(st.floats(0.5, 400.0), st.integers(0, 1000)), min_size=1, max_size=60)
