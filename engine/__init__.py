@@ -7,6 +7,8 @@ with Engine("demo", EngineConfig(disk_path="kv")) as engine:
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from kvstore.collector import paused
+
 if TYPE_CHECKING:
     from engine.aio import AsyncEngine
     from engine.config import EngineConfig
@@ -49,5 +51,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Import on first use: a configuration can be written and checked without loading torch."""
     if name in _HOME:
-        return getattr(importlib.import_module(_HOME[name]), name)
+        with paused():
+            home = importlib.import_module(_HOME[name])
+        return getattr(home, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

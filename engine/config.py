@@ -1,6 +1,5 @@
 """What a user may set for an engine: one flat configuration."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
@@ -166,11 +165,11 @@ class EngineConfig:
         if self.disk_key_file is not None and self.disk_path is None:
             raise ValueError("disk_key_file is set although disk_path is not: there is nothing to encrypt")
 
-    def resolve(self) -> "Resources":
+    def resolve(self, taken_bytes: int = 0) -> "Resources":
         """Decide what "auto" left open, from this machine as it is now.
 
-        Call it after the model is loaded, as both take from the same memory. Imports torch. Raises
-        ValueError for device "cuda" where torch finds no GPU.
+        Call it after the model is loaded, as both take from the same memory. taken_bytes: of what is decided on here, which
+        is in memory already. Imports torch. Raises ValueError for device "cuda" where torch finds no GPU.
         """
         device = _resolve_device(self.device)
         dtype = self.dtype if self.dtype != "auto" else ("float32" if device == "cpu" else "bfloat16")
@@ -178,20 +177,27 @@ class EngineConfig:
             device=device,
             dtype=dtype,
             kv_dtype="bfloat16" if self.kv_dtype == "auto" else self.kv_dtype,
-            device_bytes=self._device_bytes(device),
-            host_bytes=_resolve_size(self.host_bytes, _auto_host_bytes),
-            disk_bytes=0 if self.disk_path is None else _resolve_size(self.disk_bytes),
-            disk_min_free_bytes=_resolve_size(self.disk_min_free_bytes),
-            disk_queue_bytes=_resolve_size(self.disk_queue_bytes),
+            device_bytes=self._device_bytes(device, taken_bytes),
+            host_bytes=self._host_bytes(taken_bytes),
+            disk_bytes=0 if self.disk_path is None else _decided(self.disk_bytes),
+            disk_min_free_bytes=_decided(self.disk_min_free_bytes),
+            disk_queue_bytes=_decided(self.disk_queue_bytes),
             disk_read_threads=read_threads(self.disk_read_threads),
         )
 
-    def _device_bytes(self, device: str) -> int | None:
+    def _device_bytes(self, device: str, taken_bytes: int) -> int | None:
         if isinstance(self.device_bytes, int):
             return self.device_bytes
         if device == "cuda":
             return None
-        return min(int(available_memory_bytes() * _CPU_POOL_SHARE), _CPU_POOL_LIMIT_BYTES)
+        available = available_memory_bytes() + taken_bytes
+        return min(int(available * _CPU_POOL_SHARE), _CPU_POOL_LIMIT_BYTES)
+
+    def _host_bytes(self, taken_bytes: int) -> int:
+        if isinstance(self.host_bytes, int):
+            return self.host_bytes
+        available = available_memory_bytes() + taken_bytes
+        return min(int(available * _HOST_SHARE), _HOST_LIMIT_BYTES)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,12 +248,6 @@ def read_threads(value: int | str) -> int:
     return min(max(num_cores(), 2), _MOST_READ_THREADS)
 
 
-def _resolve_size(value: int | str, auto: Callable[[], int] | None = None) -> int:
-    if isinstance(value, int):
-        return value
-    assert auto is not None, "only sizes that the machine may decide stay 'auto' after construction"
-    return auto()
-
-
-def _auto_host_bytes() -> int:
-    return min(int(available_memory_bytes() * _HOST_SHARE), _HOST_LIMIT_BYTES)
+def _decided(value: int | str) -> int:
+    assert isinstance(value, int), "only sizes that the machine may decide stay 'auto' after construction"
+    return value

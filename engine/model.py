@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from kvstore.block import BlockLayout
+from kvstore.collector import paused
 
 from . import attention
 from .activation import align_activations
@@ -20,10 +21,10 @@ from .convert import Tell, converted
 from .demo_model import DEMO, demo_model_dir
 from .dtypes import torch_dtype
 from .flashinfer import FlashInfer
-from .out_of_memory import memory_for
+from .out_of_memory import OutOfMemory, memory_for
 from .pool import DevicePool
 from .step_size import StepSize
-from .supported import NotServed, length_limit, shape_of
+from .supported import NotServed, Shape, length_limit, shape_of
 
 _DEMO_SHAPE: dict[str, Any] = {
     "vocab_size": 49152,
@@ -154,18 +155,19 @@ def load_model(
     max_model_len: int | None = None,
     cache_dir: Path | None = None,
     progress: Tell | None = None,
+    shape_known: Callable[[Shape], None] = lambda _: None,
 ) -> Model:
     """Load "demo", a Hugging Face directory, a GGUF file or a directory with one, or a name on the hub.
 
     dtype: of weights and computing. max_model_len: None is the model's own limit. cache_dir: where "demo" and GGUF files
-    are converted to, once; None is ~/.cache/kvtide. progress: told, in sentences, of what takes long. Raises ValueError,
-    with what to do, for a model that is not served, for one that is not to be found or not all there, and for weights
-    that do not fit into memory (OutOfMemory).
+    are converted to, once; None is ~/.cache/kvtide. progress: told, in sentences, of what takes long. shape_known: told what
+    the config says before weights are read, which takes longer. Raises ValueError, with what to do, for a model that is not
+    served, for one that is not to be found or not all there, and for weights that do not fit into memory (OutOfMemory).
     """
     name = str(name_or_dir)
     place = _place(name_or_dir, cache_dir, progress)
     with memory_for(f"the weights of {name!r}", f"use a smaller dtype (now {dtype}) or a smaller model"):
-        hf = _load_weights(place, device=device, dtype=dtype)
+        hf = _load_weights(place, device=device, dtype=dtype, shape_known=shape_known)
     source = place if isinstance(place, Path) else _hub_dir(hf, name)
     return Model(hf, name=name, source=source, tokenizer=_load_tokenizer(place), max_model_len=max_model_len)
 
@@ -231,23 +233,23 @@ def _place(name_or_dir: str | Path, cache_dir: Path | None, progress: Tell | Non
     return place
 
 
-def _load_weights(place: str | Path, *, device: str, dtype: str) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+def _load_weights(place: str | Path, *, device: str, dtype: str, shape_known: Callable[[Shape], None]) -> Any:
+    from transformers import PreTrainedConfig
 
-    auto: Any = (
-        AutoModelForCausalLM  # with output_loading_info it returns two things, which its types do not say
-    )
     try:
         stated, _ = PreTrainedConfig.get_config_dict(place)
-        shape_of(
-            stated
-        )  # before transformers complains in words of its own, and before weights are downloaded
+        # before transformers complains in words of its own, before weights are downloaded, and before seconds of imports
+        shape_known(shape_of(stated))
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        # with output_loading_info it returns two things, which its types do not say
+        auto: Any = AutoModelForCausalLM
         config = AutoConfig.from_pretrained(place)
         with _no_progress_bar():
             hf, info = auto.from_pretrained(
                 place, config=config, dtype=torch_dtype(dtype), output_loading_info=True
             )
-    except NotServed:
+    except (NotServed, OutOfMemory):
         raise
     except (OSError, ValueError) as error:
         raise why_not_loaded(place, error) from error
@@ -277,7 +279,8 @@ def _load_tokenizer(place: str | Path) -> Any:
 
     if Path(place).is_dir() and not (Path(place) / "tokenizer_config.json").exists():
         return None
-    return AutoTokenizer.from_pretrained(place)
+    with paused():  # it is made of a file of JSON: objects by the ten thousand, of which next to none stay
+        return AutoTokenizer.from_pretrained(place)
 
 
 def _hub_dir(hf: Any, name: str) -> Path | None:

@@ -7,6 +7,7 @@ import torch
 
 from kvstore.block import BlockLayout
 from kvstore.closing import Closing
+from kvstore.pages import Pages
 
 from .dtypes import torch_dtype
 from .gather import Gather
@@ -19,12 +20,20 @@ class DevicePool(Closing):
     values; keys after rotary embedding), so that a block over all layers is one run of `block_bytes`
     bytes. The pool holds bytes and nothing else: who owns which slot is the slot table's business.
 
-    All memory is touched at construction, so that no later step pays for page faults. Raises ValueError
-    for fewer than one slot and whatever torch raises where the memory is not there. Reads and writes may
-    come from any thread; ordering them is the callers' business.
+    On CUDA all memory is touched at construction; on the CPU its pages are the business of who gives them, and all but
+    the scratch slot's are to be taken before a slot is given out, so that no step pays for page faults. Raises
+    ValueError for fewer than one slot and whatever torch or the system raises where the memory is not there. Reads and
+    writes may come from any thread; ordering them is the callers' business.
     """
 
-    def __init__(self, layout: BlockLayout, num_slots: int, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        layout: BlockLayout,
+        num_slots: int,
+        device: str | torch.device = "cpu",
+        pages: Pages | None = None,
+    ) -> None:
+        """`pages`: where it lies on the CPU, of at least `num_slots` + 1 blocks; None takes as many, all of them."""
         if num_slots < 1:
             raise ValueError(f"a pool needs at least one slot, got {num_slots}")
         self.layout = layout
@@ -32,8 +41,15 @@ class DevicePool(Closing):
         self.block_bytes = layout.block_bytes
         self._closed = False
         shape = (num_slots + 1, *layout.shape)
-        # zeros() may hand out untouched pages; fill_ writes every one of them.
-        self._blocks = torch.empty(shape, dtype=torch_dtype(layout.dtype), device=device).fill_(0)
+        dtype = torch_dtype(layout.dtype)
+        if torch.device(device).type == "cpu":
+            num_bytes = (num_slots + 1) * self.block_bytes
+            if pages is None:
+                pages = Pages(num_bytes)
+                pages.take(0, num_bytes)
+            self._blocks = torch.from_numpy(pages.bytes[:num_bytes]).view(dtype).view(shape)
+        else:
+            self._blocks = torch.zeros(shape, dtype=dtype, device=device)
         self.device = self._blocks.device  # with its number
         self.gather = Gather(self.device)
         """How the thread that computes reads blocks."""

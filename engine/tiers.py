@@ -11,7 +11,7 @@ import torch
 
 from kvstore.block import BlockLayout, Namespace
 from kvstore.errors import StoreError, StoreFailed
-from kvstore.host import HostSlab
+from kvstore.host import PIECE_BYTES, HostSlab
 from kvstore.store import Store
 from tiering.cache import TieredCache
 from tiering.index_config import IndexConfig
@@ -32,6 +32,7 @@ from .layer_groups import LayerGroups, layer_groups
 from .model import Model, load_model
 from .out_of_memory import lower, memory_for, pool_setting
 from .pool import DevicePool
+from .pool_memory import PoolMemory
 from .salt import MARK_SHIFT, MAX_VOCABULARY
 from .sizes import available_memory_bytes, format_bytes
 
@@ -41,6 +42,7 @@ WrapDevice = Callable[[Device], Device]
 _log = logging.getLogger(__name__)
 
 _MOST_HOST_SHARE = 0.9  # of the memory that is left; with more of it one is warned
+_PIECE_BYTES = {"cpu": 32 << 20, "cuda": PIECE_BYTES}  # what is not page-locked costs nothing for each piece
 MIN_HOST_SLOTS = 8  # below this a disk tier would read in drops
 
 
@@ -82,25 +84,27 @@ def open_tiers(
 ) -> Tiers:
     """Open everything; `stack` gets what is to be closed after the cache, save the slab. Raises as Engine does."""
     chosen = config.resolve()
-    model = _load(model, config, chosen)
+    memory = stack.enter_context(PoolMemory(config, chosen))
+    model = _load(model, config, chosen, memory)
     if model.vocab_size > MAX_VOCABULARY:
         raise ValueError(f"a vocabulary of {model.vocab_size} tokens is not served; {MAX_VOCABULARY} are")
-    chosen = config.resolve()  # sizes again: the weights are in memory now
+    chosen = config.resolve(memory.taken_bytes)  # sizes again: the weights are in memory now
     layout = model.layout(chosen.kv_dtype, config.block_tokens)
     namespace = identity(model, layout, config)
     groups = layer_groups(layout, config.layer_groups, chosen.device)
     if chosen.device_bytes is None:
         chosen = replace(chosen, device_bytes=measured_pool_bytes(model, layout, config, CudaMeter()))
     device_slots, host_slots = _slots(chosen, layout)
+    pool = stack.enter_context(memory.pool(layout, device_slots))
     with memory_for(f"a pool of {device_slots} blocks", lower(config, pool_setting(config, chosen.device))):
-        pool = stack.enter_context(DevicePool(layout, device_slots, chosen.device))
         kernels, flashinfer_off = choose_kernels(model, pool, config, load_flashinfer)
         if kernels is not None:
             stack.enter_context(kernels)
         model.warm_up(pool, kernels=kernels)
+    memory.wait()
     _tell_of_short_memory(chosen.host_bytes)
     with memory_for(f"{format_bytes(chosen.host_bytes)} of host memory", lower(config, "host_bytes")):
-        slab = HostSlab(host_slots, layout.block_bytes)
+        slab = HostSlab(host_slots, layout.block_bytes, _PIECE_BYTES[chosen.device])
     opening = _open_host(chosen.device, slab, stack)
     with ExitStack() as until_owned:  # the cache closes device and store, once it has them
         device = _device(chosen.device, opening)
@@ -111,7 +115,7 @@ def open_tiers(
             until_owned.callback(store.close)
             store = wrap_store(store) if wrap_store is not None else store
         cache = TieredCache(
-            _index_config(config, chosen, device_slots, opening, layout.block_bytes, store),
+            _index_config(config, chosen, pool.num_slots, opening, layout.block_bytes, store),
             root_key=namespace.root_key,
             device=device,
             pool=pool,
@@ -142,10 +146,17 @@ def open_tiers(
     )
 
 
-def _load(model: str | Path | Model, config: EngineConfig, chosen: Resources) -> Model:
+def _load(model: str | Path | Model, config: EngineConfig, chosen: Resources, memory: PoolMemory) -> Model:
     if isinstance(model, Model):
+        memory.before_weights(model.shape)
         return model
-    return load_model(model, device=chosen.device, dtype=chosen.dtype, max_model_len=config.max_model_len)
+    return load_model(
+        model,
+        device=chosen.device,
+        dtype=chosen.dtype,
+        max_model_len=config.max_model_len,
+        shape_known=memory.before_weights,
+    )
 
 
 def _slots(chosen: Resources, layout: BlockLayout) -> tuple[int, int]:

@@ -1,6 +1,5 @@
-"""The host tier's memory: one anonymous mapping, cut into slots."""
+"""The host tier's memory: one run of pages, cut into slots."""
 
-import contextlib
 import math
 import mmap
 
@@ -8,15 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.closing import Closing
+from kvstore.pages import Pages
 
 PIECE_BYTES = 256 << 20
 """A few tenths of a second of taking pages from the system and page-locking them: what a start waits for."""
 
-_MADV_POPULATE_WRITE = 23  # Linux 5.14; the mmap module of Python 3.11 has no name for it
-
 
 class HostSlab(Closing):
-    """`num_slots` blocks of `block_bytes` bytes in one mapping, made ready and page-locked piece by piece.
+    """`num_slots` blocks of `block_bytes` bytes in one run of pages, made ready and page-locked piece by piece.
 
     Pages are taken from the system when they are first touched; `prefault` takes those of one piece. Pieces begin at
     whole pages, as page-locking wants it. Slots start as zeros. `num_slots` may be 0: a tier that is switched off.
@@ -30,12 +28,8 @@ class HostSlab(Closing):
         self.piece_slots = max(1, -(-piece_bytes // (block_bytes * whole_pages))) * whole_pages
         self.num_slots = num_slots
         self.block_bytes = block_bytes
-        self._mapping = mmap.mmap(-1, max(1, self.num_bytes))
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._advise(mmap.MADV_HUGEPAGE)  # fewer page faults and TLB misses; only ever a hint
-        self._slots: NDArray[np.uint8] | None = np.frombuffer(
-            self._mapping, dtype=np.uint8, count=self.num_bytes
-        ).reshape(num_slots, block_bytes)
+        self._pages: Pages | None = Pages(max(1, self.num_bytes))
+        self._slots = self._pages.bytes[: self.num_bytes].reshape(num_slots, block_bytes)
 
     @property
     def num_bytes(self) -> int:
@@ -45,7 +39,7 @@ class HostSlab(Closing):
     @property
     def address(self) -> int:
         """Where the first slot begins."""
-        return int(self._open().ctypes.data)
+        return self._open().address
 
     @property
     def num_pieces(self) -> int:
@@ -61,7 +55,8 @@ class HostSlab(Closing):
         """The slot's bytes: see `SlotMemory.view`."""
         if not 0 <= slot < self.num_slots:
             raise IndexError(f"slot {slot} is outside 0 .. {self.num_slots - 1}")
-        view: NDArray[np.uint8] = self._open()[slot]
+        self._open()
+        view: NDArray[np.uint8] = self._slots[slot]
         return view
 
     def prefault(self, number: int) -> None:
@@ -70,27 +65,12 @@ class HostSlab(Closing):
         Any thread may call it; it releases the GIL.
         """
         first, end = self.piece(number)
-        begin, num_bytes = first * self.block_bytes, (end - first) * self.block_bytes
-        if self._advise(_MADV_POPULATE_WRITE, begin, num_bytes):
-            return
-        pages = self._open().reshape(-1)[begin : begin + num_bytes : mmap.PAGESIZE]
-        np.bitwise_or(pages, 0, out=pages)
+        self._open().take(first * self.block_bytes, end * self.block_bytes)
 
     def close(self) -> None:
         """Give the memory back, or what a view still shows, when that view goes. Safe to call twice."""
-        self._slots = None
-        # Unmapping under a living view would turn its next use into a segmentation fault: mmap refuses to.
-        with contextlib.suppress(BufferError):
-            self._mapping.close()
+        self._pages, self._slots = None, self._slots[:0].copy()
 
-    def _open(self) -> NDArray[np.uint8]:
-        assert self._slots is not None, "the host slab was used after close()"
-        return self._slots
-
-    def _advise(self, advice: int, *of: int) -> bool:
-        """`of`: begin and length in bytes; without them the whole mapping."""
-        try:
-            self._mapping.madvise(advice, *of)
-        except OSError:
-            return False
-        return True
+    def _open(self) -> Pages:
+        assert self._pages is not None, "the host slab was used after close()"
+        return self._pages

@@ -11,10 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from engine import EngineConfig, Result, SamplingParams
+from engine import Engine, EngineConfig, Result, SamplingParams
 from engine.convert import default_cache_dir
 from engine.demo_model import demo_model_dir
-from engine.engine import Engine
 from engine.model import Model, load_model
 from engine.sizes import format_bytes
 from tiering.cli.texts import handbook, questions, traffic

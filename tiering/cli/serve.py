@@ -42,7 +42,7 @@ def run(
     json_logs.configure(log_level, log_format)
     chosen = serve_config(config, options, token_file=token_file, read_token_file=read_token_file)
     _check_free(chosen.admin.host, chosen.admin.port)
-    from engine.engine import Engine  # loads torch, which what is refused need not wait for
+    from engine import Engine  # loads torch, which what is refused need not wait for
 
     with _Signals() as signals:
         announce = _log.info if log_format == "json" else _to_stderr
