@@ -23,13 +23,13 @@ from typing import Any
 import aiohttp
 import numpy as np
 
-from benchmarks.markdown import table, write
 from engine import Engine, EngineConfig, SamplingParams
 from kvstore.admin import AdminConfig, serve
 from kvstore.block import chain_key
 from kvstore.disk import LmdbStore
 from kvstore.store import BlockRef
 from tiering.cli.environment import environment
+from tiering.cli.markdown import table, write
 from tiering.cli.prompts import load
 
 _BATCH_BLOCKS = 2048

@@ -23,7 +23,6 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from benchmarks.markdown import table, write
 from kvstore.baseline import FIRST_BITS, LEARN_TOKENS, Baseline, Baselines
 from kvstore.block import ITEMSIZES, KEY_BYTES, BlockLayout, Namespace
 from kvstore.codec import PARAMETERS, decode, encode
@@ -31,6 +30,7 @@ from kvstore.record import RecordFormat
 from kvstore.store import BlockRef
 from tiering.cli.environment import environment
 from tiering.cli.kv_blocks import kv_blocks
+from tiering.cli.markdown import table, write
 
 Blocks: TypeAlias = NDArray[np.uint8]
 """[blocks, bytes of a block]."""
@@ -85,9 +85,10 @@ def ways(layout: BlockLayout, itemsize: int, learned: Mapping[int, Baseline]) ->
     def planes(name: str, baseline: Baseline | None) -> Way:
         known = {} if baseline is None else {baseline.digest: baseline}
 
-        def encoded(data: Any) -> tuple[int, bytes]:
-            codec, pieces = encode(data, itemsize, baseline)
-            return codec, b"".join(pieces)
+        def encoded(data: Any) -> tuple[int, NDArray[np.uint8]]:
+            out = np.empty(layout.block_bytes, np.uint8)
+            codec, num_bytes = encode(data, itemsize, out, baseline)
+            return codec, out[out.size - num_bytes :]
 
         return Way(
             name,

@@ -21,7 +21,6 @@ import numpy as np
 
 from benchmarks.index_collector import collector
 from benchmarks.index_tree import Tree
-from benchmarks.markdown import table, write
 from benchmarks.workloads_index import (
     LENGTHS_TOKENS,
     PROMPT_TOKENS,
@@ -34,6 +33,7 @@ from benchmarks.workloads_index import (
     turns,
 )
 from tiering.cli.environment import environment
+from tiering.cli.markdown import table, write
 from tiering.residency import Ids, Tier
 
 SHAPES = ("one run", "256 nodes", "a branch each block")

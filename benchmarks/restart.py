@@ -26,12 +26,14 @@ import numpy as np
 
 from benchmarks.markdown import table, write
 from engine.demo_model import demo_model_dir
+from benchmarks.engine_start import LAPS
 from kvstore.block import BlockLayout, Namespace, chain_key
 from kvstore.disk import LmdbStore
 from kvstore.host import HostSlab
 from kvstore.store import BlockRef
 from tiering.cache import TieredCache
 from tiering.cli.environment import environment
+from tiering.cli.markdown import table, write
 from tiering.index_config import IndexConfig
 from tiering.transfer.cpu import CpuDevice
 

@@ -56,7 +56,7 @@ class EngineConfig:
     disk_durability: "relaxed" syncs a few seconds after a write; a loss of power before that may cost the disk tier.
         "strict" syncs each write before it counts as done (docs/durability.md).
     disk_compression: "on" encodes blocks on disk without loss, where that makes them smaller: 1.5 times in bfloat16; "off" never.
-        "auto" does unless the disk is measured to be so fast that reads would suffer more than is saved (docs/durability.md).
+        "auto" does unless the disk is measured to be so fast that reads would become slower by it (docs/durability.md).
     disk_key_file: a file with the key that blocks on disk are encrypted with, 32 bytes or 64 hexadecimal digits; None
         leaves them readable. It must not lie on the disk that it is to protect (docs/privacy.md).
     disk_read_threads: while one waits for the disk another decompresses. "auto" is one for each core that this process may

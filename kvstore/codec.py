@@ -24,7 +24,7 @@ Where nothing gains, the payload is the data itself (RAW).
 
 import struct
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from kvstore.baseline import DIGEST_BYTES, Baseline
 from kvstore.errors import CodecError, FormatError, MissingBaseline
+from kvstore.kernels import kernels
 
 Bytes: TypeAlias = NDArray[np.uint8]
 Word: TypeAlias = type[np.unsignedinteger[Any]]
@@ -55,8 +56,8 @@ _WORDS: Final[dict[int, Word]] = {2: np.uint16, 4: np.uint32}
 
 _NO_BASELINES: Final[Mapping[bytes, Baseline]] = MappingProxyType({})
 
-# Elements worked on at a time: scratch and what it touches then stay within a core's second-level cache.
-_SEGMENT_ITEMS: Final = 128 * 1024
+# What is subtracted from the elements of no known channel, so many at a time.
+_ZEROS: Final = {itemsize: np.zeros((1, 4096), word) for itemsize, word in _WORDS.items()}
 
 # A payload that saves less than one part in this many is not worth decoding.
 _LEAST_GAIN: Final = 32
@@ -76,26 +77,18 @@ PARAMETERS: Final = zstandard.ZstdCompressionParameters.from_level(
 
 
 class _Tools(threading.local):
-    """What a thread reuses from call to call. Neither zstd contexts nor scratch may be shared by threads."""
+    """What a thread reuses from call to call. Neither zstd contexts nor the plane may be shared by threads."""
 
     def __init__(self) -> None:
         self.compressor = zstandard.ZstdCompressor(compression_params=PARAMETERS)
         self.decompressor = zstandard.ZstdDecompressor()
-        self._scratch = np.empty((2, _SEGMENT_ITEMS), dtype=np.uint32)
-        self._planes = np.empty(0, dtype=np.uint8)
+        self._plane = np.empty(0, dtype=np.uint8)
 
-    def scratch(self, num_items: int, word: Word) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Two arrays of `num_items` words, undefined in content and overwritten by the next call."""
-        if num_items > self._scratch.shape[1]:
-            self._scratch = np.empty((2, num_items), dtype=np.uint32)
-        first, second = self._scratch
-        return first.view(word)[:num_items], second.view(word)[:num_items]
-
-    def planes(self, num_bytes: int) -> Bytes:
-        """An array likewise. Memory that is new for each block would be taken from the system page by page."""
-        if num_bytes > self._planes.size:
-            self._planes = np.empty(num_bytes, dtype=np.uint8)
-        return self._planes[:num_bytes]
+    def plane(self, num_bytes: int) -> Bytes:
+        """An array, undefined in content and overwritten by the next call."""
+        if num_bytes > self._plane.size:
+            self._plane = np.empty(num_bytes, dtype=np.uint8)
+        return self._plane[:num_bytes]
 
 
 _tools = _Tools()
@@ -110,25 +103,38 @@ def as_bytes(buffer: Any) -> Bytes:
     return np.frombuffer(buffer, dtype=np.uint8)
 
 
-def encode(data: Any, itemsize: int, baseline: Baseline | None = None) -> tuple[Codec, list[Any]]:
-    """Encode the bytes of `data`, a buffer of floats of `itemsize` bytes each.
+def encode(data: Any, itemsize: int, out: Bytes, baseline: Baseline | None = None) -> tuple[Codec, int]:
+    """Encode the bytes of `data`, a buffer of floats of `itemsize` bytes each, into the end of `out`, which is at least as long.
 
-    Answers the codec and the pieces of the payload, in order; a piece may be `data` itself, or be overwritten by the
-    next call on this thread. Any bytes are
-    fine: what does not compress, or is no whole number of 2- or 4-byte elements, comes back RAW. A baseline must be of
-    the data's layout. Releases the GIL for most of its work; any thread may call it.
+    Answers the codec, and how many bytes of `out` are the payload: the last ones. What is before them is as it was. Any bytes are
+    fine: what does not compress, or is no whole number of 2- or 4-byte elements, becomes RAW. A baseline must be of the data's
+    layout. Releases the GIL for most of its work; any thread may call it.
     """
     raw = as_bytes(data)
+    if out.size < raw.size:  # the kernels do not look where arrays end
+        raise ValueError(f"{out.size} bytes to encode {raw.size} into")
     word = _WORDS.get(itemsize)
-    if word is None or raw.size == 0 or raw.size % itemsize:
-        return Codec.RAW, [raw.data]
-    exponents, rest = _split(raw.view(word), baseline)
-    frame = _tools.compressor.compress(exponents.data)
-    saved = exponents.size - len(frame) - _FRAME_LENGTH.size - (0 if baseline is None else DIGEST_BYTES)
-    if saved * _LEAST_GAIN < raw.size:
-        return Codec.RAW, [raw.data]
-    planes = [_FRAME_LENGTH.pack(len(frame)), frame, rest.data]
-    return (Codec.PLANES, planes) if baseline is None else (Codec.BASELINE, [baseline.digest, *planes])
+    if word is not None and raw.size and raw.size % itemsize == 0:
+        # The frame's length is not known before: it is laid against what follows it, which so need not be moved.
+        num_items = raw.size // itemsize
+        frame_end = out.size - (raw.size - num_items)
+        coded = _tools.plane(num_items)
+        words = raw.view(word)
+        kernels().split(words, *_subtrahend(words, baseline), coded, *_planes(out[frame_end:], num_items))
+        frame = _tools.compressor.compress(coded.data)
+        head = (
+            _FRAME_LENGTH.pack(len(frame))
+            if baseline is None
+            else baseline.digest + _FRAME_LENGTH.pack(len(frame))
+        )
+        saved = num_items - len(frame) - len(head)
+        if saved * _LEAST_GAIN >= raw.size:
+            frame_begin = frame_end - len(frame)
+            begin = frame_begin - len(head)
+            out.data[begin:frame_begin], out.data[frame_begin:frame_end] = head, frame
+            return Codec.PLANES if baseline is None else Codec.BASELINE, out.size - begin
+    out[out.size - raw.size :] = raw
+    return Codec.RAW, raw.size
 
 
 def decode(
@@ -187,64 +193,9 @@ def _decompressed(source: Bytes, itemsize: int, target: Bytes) -> tuple[Bytes, B
     return as_bytes(plane), source[frame_end:]
 
 
-def _split(words: NDArray[Any], baseline: Baseline | None) -> tuple[Bytes, Bytes]:
-    """The plane of exponents, and everything else. The next call on this thread overwrites them."""
-    word: Word = words.dtype.type
-    bits, num_items = words.itemsize * 8, words.size
-    first_bit = _first_bit(words.itemsize, baseline)
-    planes = _tools.planes(words.nbytes)
-    exponents, rest = planes[:num_items], planes[num_items:]
-    second, low = _planes(rest, num_items)
-    for part, base in _segments(num_items, baseline):
-        items = words[part]
-        scratch, signs = _tools.scratch(items.size, word)
-        if base is not None:
-            np.subtract(_by_channel(items, base), base, out=_by_channel(scratch, base))
-            items = scratch
-        if low is not None:
-            np.copyto(low[part], items, casting="unsafe")  # casts to narrower words keep the low bits
-        np.right_shift(items, first_bit, out=signs)
-        np.copyto(exponents[part], signs, casting="unsafe")
-        if first_bit == bits - 8:
-            np.copyto(second[part], items, casting="unsafe")
-            continue
-        np.right_shift(signs, 1, out=signs)
-        np.bitwise_and(signs, 0x80, out=signs)
-        np.bitwise_and(items, 0x7F << (bits - 16), out=scratch)
-        if low is not None:
-            np.right_shift(scratch, 16, out=scratch)
-        np.bitwise_or(scratch, signs, out=scratch)
-        np.copyto(second[part], scratch, casting="unsafe")
-    return exponents, rest
-
-
 def _join(exponents: Bytes, rest: Bytes, target: Bytes, baseline: Baseline | None) -> None:
-    """Undo `_split`."""
-    num_items = exponents.size
-    word = _WORDS[target.size // num_items]
-    words = target.view(word)
-    bits = words.itemsize * 8
-    first_bit = _first_bit(words.itemsize, baseline)
-    second, low = _planes(rest, num_items)
-    for part, base in _segments(num_items, baseline):
-        items = words[part]
-        scratch, _ = _tools.scratch(items.size, word)
-        np.copyto(items, exponents[part])
-        np.left_shift(items, first_bit, out=items)
-        if first_bit == bits - 8:
-            np.copyto(scratch, second[part])
-        else:
-            # Made wider as a signed number, a byte has its sign in the top bit; what fills the bits between is cut off.
-            np.copyto(scratch.view(f"i{words.itemsize}"), second[part].view(np.int8))
-            if low is not None:
-                np.left_shift(scratch, 16, out=scratch)
-            np.bitwise_and(scratch, 0x807F << (bits - 16), out=scratch)
-        np.bitwise_or(items, scratch, out=items)
-        if low is not None:
-            np.copyto(scratch, low[part])
-            np.bitwise_or(items, scratch, out=items)
-        if base is not None:
-            np.add(_by_channel(items, base), base, out=_by_channel(items, base))
+    words = target.view(_WORDS[target.size // exponents.size])
+    kernels().join(words, *_subtrahend(words, baseline), exponents, *_planes(rest, exponents.size))
 
 
 def _join_rotated(exponents: Bytes, rest: Bytes, target: Bytes) -> None:
@@ -261,28 +212,16 @@ def _join_rotated(exponents: Bytes, rest: Bytes, target: Bytes) -> None:
     target.view(word)[:] = (rotated >> 1) | (rotated << (bits - 1))
 
 
-def _segments(num_items: int, baseline: Baseline | None) -> Iterator[tuple[slice, NDArray[Any] | None]]:
-    """Runs of elements to work on at a time, each with its part of the baseline: whole layers of keys or values."""
+def _subtrahend(words: NDArray[Any], baseline: Baseline | None) -> tuple[NDArray[Any], int, int]:
+    """What kernels need to know: the numbers to subtract, in rows; how many rows of elements each of them is for; and the lowest
+    bit of the byte that is coded.
+    """
     if baseline is None:
-        for begin in range(0, num_items, _SEGMENT_ITEMS):
-            yield slice(begin, begin + _SEGMENT_ITEMS), None
-        return
-    num_groups = len(baseline.words)
-    group_items = num_items // num_groups
-    step = max(1, _SEGMENT_ITEMS // group_items)
-    for group in range(0, num_groups, step):
-        base = baseline.words[group : group + step]
-        yield slice(group * group_items, (group + len(base)) * group_items), base
-
-
-def _first_bit(itemsize: int, baseline: Baseline | None) -> int:
-    """The lowest bit of the byte that is coded."""
-    return itemsize * 8 - 9 if baseline is None else baseline.first_bit
-
-
-def _by_channel(items: NDArray[Any], base: NDArray[Any]) -> NDArray[Any]:
-    """[layers x 2, tokens, channels]."""
-    return items.reshape(base.shape[0], -1, base.shape[2])
+        return _ZEROS[words.itemsize], words.size, words.itemsize * 8 - 9
+    numbers = baseline.words[:, 0]
+    if words.size % numbers.size:
+        raise ValueError(f"{words.size} elements for a baseline of {numbers.size} channels")
+    return numbers, words.size // numbers.size, baseline.first_bit
 
 
 def _planes(rest: Bytes, num_items: int) -> tuple[Bytes, NDArray[Any] | None]:

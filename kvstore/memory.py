@@ -87,7 +87,7 @@ class MemoryStore(Closing):
         written_ns = self._now_ns()
         batch = {}
         for ref, block in zip(refs, data, strict=True):
-            record = self._format.pack(ref, block, written_ns)
+            record = bytes(self._format.pack(ref, block, written_ns))
             batch[self._place(ref.key)] = (
                 BlockMeta(ref.key, ref.parent_key, ref.tokens, len(record), written_ns, ref.owner),
                 record,

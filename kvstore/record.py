@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import xxhash
 
 from kvstore.baseline import Baseline, Baselines
@@ -24,6 +25,7 @@ VERSION: Final = 1
 # namespace digest, key, parent key, checksum of the raw bytes, checksum of the payload
 _HEAD: Final = struct.Struct("<8sHBBIQQQ32s32s32sQQ")
 _CHECKSUM: Final = struct.Struct("<Q")
+_CODEC_AT: Final = struct.calcsize("<8sH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,21 +84,26 @@ class RecordFormat:
         """The longest a record of this layout can be: what does not compress is stored raw."""
         return header_bytes(self.layout.token_id_bytes) + self.layout.block_bytes
 
-    def pack(self, ref: BlockRef, data: "Readable", written_ns: int) -> bytes:
+    def pack(self, ref: BlockRef, data: "Readable", written_ns: int) -> memoryview:
         """The record of a block. Raises ValueError for sizes that are not the layout's.
 
-        The checksum of the raw bytes is taken before they are encoded: were they overwritten meanwhile,
-        against the rules, the record would fail its check and be a miss, not a wrong block.
+        It lies in memory of its own, as much as `max_record_bytes`: who keeps it for long copies it. The checksum of the raw bytes
+        is taken before they are encoded: were they overwritten meanwhile, against the rules, the record would fail its check and
+        be a miss, not a wrong block.
         """
         self._check_ref(ref)
         raw = as_bytes(data)
         if raw.size != self.layout.block_bytes:
             raise ValueError(f"a block of {raw.size} bytes where the layout has {self.layout.block_bytes}")
         raw_checksum = xxhash.xxh3_64_intdigest(raw.data)
-        codec, pieces = Codec.RAW, [raw.data]
+        memory = np.empty(self.max_record_bytes, np.uint8)
+        codec, payload_bytes = Codec.RAW, raw.size
         if self.encodes:
-            codec, pieces = encode(raw, self.layout.itemsize, self.baselines.current)
-        payload_bytes, payload_checksum = _summary(pieces)
+            codec, payload_bytes = encode(raw, self.layout.itemsize, memory, self.baselines.current)
+        else:
+            memory[memory.size - raw.size :] = raw
+        whole = memory.data
+        payload_begin = memory.size - payload_bytes
         head = _HEAD.pack(
             MAGIC,
             VERSION,
@@ -110,10 +117,13 @@ class RecordFormat:
             ref.key,
             ref.parent_key,
             raw_checksum,
-            payload_checksum,
+            xxhash.xxh3_64_intdigest(whole[payload_begin:]),
         )
         header = head + ref.tokens
-        return b"".join((header, _CHECKSUM.pack(xxhash.xxh3_64_intdigest(header)), *pieces))
+        header += _CHECKSUM.pack(xxhash.xxh3_64_intdigest(header))
+        begin = payload_begin - len(header)
+        whole[begin:payload_begin] = header
+        return whole[begin:]
 
     def unpack(self, record: Any, ref: BlockRef, out: "Writable") -> MissReason | None:
         """Verify everything that a record claims, and decode it into `out`.
@@ -165,7 +175,7 @@ class RecordFormat:
 
 def codec_of(record: Any) -> Codec:
     """How the payload of a record that was just packed is encoded."""
-    return Codec(_Head(*_HEAD.unpack_from(record)[1:]).codec)
+    return Codec(record[_CODEC_AT])
 
 
 def damage_of(record: Any, entry_key: bytes, baselines: Mapping[bytes, Baseline]) -> MissReason | None:
@@ -184,15 +194,6 @@ def damage_of(record: Any, entry_key: bytes, baselines: Mapping[bytes, Baseline]
         return MissReason.DAMAGED_CHECKSUM
     out = bytearray(head.raw_bytes)
     return _decoded(head, payload, out, baselines)
-
-
-def _summary(pieces: Sequence[Any]) -> tuple[int, int]:
-    """Bytes and checksum of what these are together."""
-    checksum, num_bytes = xxhash.xxh3_64(), 0
-    for piece in pieces:
-        checksum.update(piece)
-        num_bytes += len(piece)
-    return num_bytes, checksum.intdigest()
 
 
 def _decoded(

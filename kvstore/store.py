@@ -27,7 +27,7 @@ Durability: TypeAlias = Literal["relaxed", "strict"]
 DURABILITIES: Final = get_args(Durability)
 
 Compression: TypeAlias = Literal["auto", "on", "off"]
-"""Whether blocks are encoded: where that gains, and reading does not suffer more than it gains; where it gains; never."""
+"""Whether blocks are encoded: where that gains, and reading does not become slower by it; where it gains; never."""
 COMPRESSIONS: Final = get_args(Compression)
 
 _END_OF_TIME_NS: Final = 1 << 63

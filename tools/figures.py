@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import table
+from tiering.cli.markdown import table
 from tools.charts import Bar, bar_chart, in_words
 from tools.claims import CLAIMS, Claim
 from tools.results import ROOT, newest

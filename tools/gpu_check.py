@@ -42,7 +42,7 @@ ATTENTION_TESTS = "tests/gpu/test_attention.py"
 """A step of their own: FlashInfer may compile for minutes when it is first used."""
 NEEDED = ("torch", "transformers", "numpy", "xxhash", "rich", "typer", "pytest")
 NEEDED_ON_CUDA = ("cupy",)
-NEEDED_FOR_DISK = ("lmdb", "zstandard")
+NEEDED_FOR_DISK = ("lmdb", "numba", "zstandard")
 DISK_TESTS = ("tests/gpu/test_same_tokens.py", "tests/gpu/test_stress.py")
 """What imports these, for disks or for the layers that inject faults."""
 NEEDED_FOR_FIGURES = {"pynvml": "the driver's version in the report"}

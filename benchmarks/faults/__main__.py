@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.faults.kinds import KINDS
 from benchmarks.faults.tries import LEVELS
-from benchmarks.markdown import table
+from tiering.cli.markdown import table
 
 COUNTS = ("requests", "served_wrong", "requests_failed", "hits")
 ENDS = ("processes_ended", "tries_hung")

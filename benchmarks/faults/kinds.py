@@ -119,7 +119,7 @@ def _others(store: LmdbStore, ref: BlockRef, record: bytes, rng: Random) -> byte
 def _foreign(store: LmdbStore, ref: BlockRef, _: bytes, rng: Random) -> bytes:
     """A sound record of the same tokens, of another model."""
     namespace = Namespace.of({"model": f"another {rng.random()}"})
-    return RecordFormat(namespace, store.layout).pack(ref, rng.randbytes(store.layout.block_bytes), 1)
+    return bytes(RecordFormat(namespace, store.layout).pack(ref, rng.randbytes(store.layout.block_bytes), 1))
 
 
 def _newer(_store: LmdbStore, _ref: BlockRef, record: bytes, _rng: Random) -> bytes:

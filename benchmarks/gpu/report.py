@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from benchmarks.gpu.measurements import MEASUREMENTS
-from benchmarks.markdown import table
+from tiering.cli.markdown import table
 
 AIM = 0.9
 """The share of a plain copy's rate that a copy of scattered blocks should reach."""

@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import table, write
 from benchmarks.overheads import at_rest, decode, promotions
 from engine.model import load_model
 from tiering.cli.environment import environment
+from tiering.cli.markdown import table, write
 
 _PROMOTED_FROM = ("host", "disk that answers at once", "disk")
 

@@ -21,10 +21,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import table
 from benchmarks.peers.backend import BLOCK_BYTES, NUM_BLOCKS
 from benchmarks.peers.environments import QUIET, SYSTEMS, python
 from benchmarks.peers.faults import FAULTS, Fault
+from tiering.cli.markdown import table
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = ("hits", "served_wrong", "missed", "refused", "raised")

@@ -52,7 +52,7 @@ class BaselineFiles:
 
     def keep(self, baseline: Baseline) -> bool:
         """Have it on the disk. Answers whether it is: not where it cannot be written, as on a full disk."""
-        content = self._form.record(baseline.content, NO_OWNER)
+        content = bytes(self._form.record(baseline.content, NO_OWNER))
         name = f"{self._namespace_digest.hex()}-{_digest(content).hex()}"
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)

@@ -56,7 +56,7 @@ class Encoding:
         """Whether blocks are encoded now, where that gains."""
         return self._format.encodes
 
-    def pack(self, ref: BlockRef, block: "Readable", written_ns: int) -> bytes:
+    def pack(self, ref: BlockRef, block: "Readable", written_ns: int) -> memoryview:
         """The record of a block, which is learned from if it is everybody's: of what is an owner's, a baseline is to have
         nothing.
         """

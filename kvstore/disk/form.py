@@ -37,7 +37,7 @@ class Form(Protocol):
         """Whether metadata that rest so are of a block of this owner's, in any namespace."""
         ...
 
-    def record(self, record: bytes, owner: bytes) -> bytes:
+    def record(self, record: bytes | memoryview, owner: bytes) -> bytes | memoryview:
         """The record as it is to rest."""
         ...
 
@@ -80,7 +80,7 @@ class Plain:
     def is_owners(self, rests: BlockMeta, owner: bytes) -> bool:
         return rests.owner == owner
 
-    def record(self, record: bytes, owner: bytes) -> bytes:  # noqa: ARG002 - it looks the same for all
+    def record(self, record: bytes | memoryview, owner: bytes) -> bytes | memoryview:  # noqa: ARG002 - it looks the same for all
         return record
 
     def opened(self, rests: Any) -> Any | MissReason:

@@ -8,7 +8,9 @@ from typing import Final
 
 import numpy as np
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
+_libc: Final = ctypes.PyDLL(
+    None
+)  # keeps the GIL: a call takes less than giving it up, and waiting for it behind other readers
 _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
 

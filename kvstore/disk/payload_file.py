@@ -3,7 +3,8 @@
 LMDB finds a value and hands out its address in the map. What is not in memory there comes as its pages are touched: the kernel
 makes room for each page, maps it, keeps a copy beside the one in host memory, and ends the process if the disk fails (SIGBUS).
 So LMDB is asked where a value lies, and what is not in memory is read from there, in the order in which it lies, several values
-with one request, into a buffer. What is in memory is looked at where it is. See docs/adr/0010.
+with one request, into buffers, some requests ahead of what is looked at. What is in memory is looked at where it is. See
+docs/adr/0010 and 0012.
 """
 
 import ctypes
@@ -13,8 +14,9 @@ import mmap
 import os
 import struct
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,8 +28,14 @@ from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
 from kvstore.reasons import MissReason
 
-READ_BYTES: Final = 4 << 20
-"""What is asked for at once, where as much lies together: of smaller requests a disk reads less in the same time."""
+READ_BYTES: Final = 1 << 20
+"""What is asked for at once, where as much lies together: of smaller requests a disk reads less in the same time, and larger ones
+leave less to do meanwhile.
+"""
+READS_AHEAD: Final = 3
+"""So many more requests are on their way while what one has brought is looked at."""
+_READERS: Final = 4
+"""Threads that wait for these, for all callers: more requests at once make no disk faster that was measured."""
 _GAP_BYTES: Final = 64 << 10
 """Up to so much between two values is read with them: a request more would take longer."""
 _MOST_BYTES: Final = 256 << 20
@@ -72,6 +80,8 @@ class PayloadFile:
         self._understood: bool | None = None
         """Whether LMDB lays out its pages as we think; None before the first look."""
         self._buffers = threading.local()
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="kvstore-read")
+        """Their threads begin with the first read that needs them."""
 
     def examined(
         self,
@@ -94,15 +104,17 @@ class PayloadFile:
                     found[position] = examine(position, cursor.value())
                 else:
                     absent.append(place)
-        for place, data in self._read(absent):
-            reason = examine(place.position, data)
-            if reason is not None and reason.damaged:
-                reason = examine(place.position, txn.get(keys[place.position]))
-            found[place.position] = reason
+        with closing(self._read(absent)) as values:
+            for place, data in values:
+                reason = examine(place.position, data)
+                if reason is not None and reason.damaged:
+                    reason = examine(place.position, txn.get(keys[place.position]))
+                found[place.position] = reason
         return found
 
     def close(self) -> None:
         """Nobody may read any more."""
+        self._readers.shutdown()
         os.close(self._file)
 
     def _place(self, cursor: "lmdb.Cursor[memoryview]", position: int) -> _Place | None:
@@ -125,18 +137,47 @@ class PayloadFile:
             self._understood = (value.ctypes.data, value.size) == (place.address, place.num_bytes)
         return place if self._understood else None
 
-    def _read(self, places: list[_Place]) -> Iterator[tuple[_Place, memoryview]]:
-        """Each value's bytes, which hold until the next ones are asked for."""
-        for run in _runs(places):
-            begin = run[0].begin - _PAGE_HEADER_BYTES
-            end = run[-1].begin + run[-1].num_bytes
-            data = self._buffer(-(-(end - begin) // self._page_bytes) * self._page_bytes)
-            num_bytes = self._read_into(data, begin)
-            if begin + num_bytes < end:
-                raise Unsound(f"{self._path} ends at {begin + num_bytes}, within a record")
-            for place in run:
-                start = place.begin - begin
-                yield place, data[start : start + place.num_bytes]
+    def _read(self, places: list[_Place]) -> Generator[tuple[_Place, memoryview], None, None]:
+        """Each value's bytes, which hold until the next ones are asked for. To be closed: reads may be on their way.
+
+        While one run's values are looked at, the next ones are read by other threads.
+        """
+        if not places:
+            return
+        runs = list(_runs(places))
+        num_buffers = min(len(runs), 1 + READS_AHEAD)
+        num_bytes = max(self._span(run)[1] for run in runs)
+        memory = self._buffer(num_buffers * num_bytes)
+        buffers = [memory[number * num_bytes : (number + 1) * num_bytes] for number in range(num_buffers)]
+        reads: list[Future[None]] = []  # of the runs after the first
+        try:
+            for number, run in enumerate(runs):
+                reads += [
+                    self._readers.submit(self._fill, buffers[later % num_buffers], runs[later])
+                    for later in range(len(reads) + 1, min(number + num_buffers, len(runs)))
+                ]
+                data = buffers[number % num_buffers]
+                if number:
+                    reads[number - 1].result()
+                else:
+                    self._fill(data, run)
+                begin, _ = self._span(run)
+                for place in run:
+                    yield place, data[place.begin - begin : place.begin - begin + place.num_bytes]
+        finally:
+            wait(reads)  # or they would write into what is another call's by then
+
+    def _span(self, run: list[_Place]) -> tuple[int, int]:
+        """Where in the file a run begins, and the bytes of its pages."""
+        begin = run[0].begin - _PAGE_HEADER_BYTES
+        return begin, -(-(run[-1].begin + run[-1].num_bytes - begin) // self._page_bytes) * self._page_bytes
+
+    def _fill(self, buffer: memoryview, run: list[_Place]) -> None:
+        """Read a run."""
+        begin, num_bytes = self._span(run)
+        end = begin + self._read_into(buffer[:num_bytes], begin)
+        if end < run[-1].begin + run[-1].num_bytes:
+            raise Unsound(f"{self._path} ends at {end}, within a record")
 
     def _read_into(self, data: memoryview, begin: int) -> int:
         """Fill whole pages from there. How many bytes there were: less only where the file ends."""
@@ -170,7 +211,7 @@ class PayloadFile:
         """This thread's own, which the next call overwrites."""
         whole: memoryview | None = getattr(self._buffers, "whole", None)
         if whole is None or len(whole) < num_bytes:
-            self._buffers.whole = whole = huge_pages(max(num_bytes, READ_BYTES))
+            self._buffers.whole = whole = huge_pages(max(num_bytes, (1 + READS_AHEAD) * READ_BYTES))
         return whole[:num_bytes]
 
 

@@ -47,7 +47,7 @@ class Sealed:
     def is_owners(self, rests: BlockMeta, owner: bytes) -> bool:
         return self._keyring.is_owners(rests.owner, owner)
 
-    def record(self, record: bytes, owner: bytes) -> bytes:
+    def record(self, record: bytes | memoryview, owner: bytes) -> bytes:
         name, key = self._keyring.key_for(owner)
         nonce = os.urandom(NONCE_BYTES)
         sealed = key.encrypt(nonce, record, _RECORD)

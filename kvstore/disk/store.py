@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 from kvstore.baseline import LEARN_TOKENS, Baselines
 from kvstore.block import BlockKey, BlockLayout, Namespace
 from kvstore.closing import Closing
+from kvstore.disk.allocator import keep_freed_memory
 from kvstore.disk.baselines import BaselineFiles
 from kvstore.disk.directory import Directory
 from kvstore.disk.door import Door
@@ -32,6 +33,7 @@ from kvstore.disk.tables import Tables, Usage
 from kvstore.disk.worth import Rates, measured
 from kvstore.disk.writer import Writer
 from kvstore.errors import StoreError, StoreFailed, StoreFull
+from kvstore.kernels import kernels
 from kvstore.metas import BlockMetas
 from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
@@ -58,7 +60,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-Batch: TypeAlias = Mapping[bytes, tuple[BlockMeta, bytes]]
+Batch: TypeAlias = Mapping[bytes, tuple[BlockMeta, bytes | memoryview]]
 
 _GIB: Final = 1 << 30
 
@@ -151,6 +153,7 @@ class LmdbStore(Closing):
         self._lock = threading.Lock()  # readers find damage at the same time
         self._door = Door(f"the store at {os.fspath(path)}")
         self._closing = threading.Event()
+        keep_freed_memory()
         with ExitStack() as resources:
             self._directory = Directory(path)
             resources.callback(self._directory.close)
@@ -419,6 +422,8 @@ class LmdbStore(Closing):
         with suppress(StoreError):  # the next opening finds what cannot be deleted now
             self._recovery.guarded(self._delete_lost)
         self._encoding.load()
+        if self._format.encodes:
+            self._writer.post(kernels)  # a first read or write may have to wait for it, opening does not
         self._writer.post(self._encoding.weigh)  # nobody waits for it
         self._fact_files.learn(self.namespace)
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked

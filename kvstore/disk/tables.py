@@ -90,7 +90,7 @@ class Tables:
         with self.records.begin(buffers=True) as txn:
             return self._payload.examined(txn, keys, examine)
 
-    def put(self, batch: Mapping[bytes, tuple[BlockMeta, bytes]]) -> None:
+    def put(self, batch: Mapping[bytes, tuple[BlockMeta, bytes | memoryview]]) -> None:
         """Write records and their entries: all of them, or nothing if this raises; of what was to be replaced
         nothing may be left then.
         """

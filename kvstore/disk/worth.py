@@ -1,6 +1,5 @@
 """Whether it pays to encode blocks on this disk, with this processor: `compression="auto"`."""
 
-import mmap
 import os
 import time
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from kvstore.baseline import Baselines
 from kvstore.block import KEY_BYTES, BlockLayout, Namespace
+from kvstore.disk.payload_file import READ_BYTES, huge_pages
 from kvstore.record import RecordFormat
 from kvstore.store import BlockRef
 
@@ -21,7 +21,6 @@ LEAST_FILE_BYTES: Final = 16 << 20
 """Of less, reading says nothing about a disk."""
 _MOST_PROBED_BYTES: Final = 128 << 20
 _MOST_PROBE_S: Final = 0.1
-_READ_BYTES: Final = 4 << 20
 _REPEATS: Final = 3
 
 
@@ -40,14 +39,13 @@ class Rates:
 
 
 def is_worth_encoding(rates: Rates, read_threads: int) -> bool:
-    """Whether reads become slower by no more than records become smaller. `read_threads`: those that can compute at once.
+    """Whether reads become no slower by it. `read_threads`: those that can compute at once.
 
-    Reading is as fast as the slower of the disk and the threads. Encoded blocks take `ratio` times less room, so as many
-    more are found again; a disk that is faster than decoding gives that back in time. One is worth as much as the other.
+    Reading is as fast as the slower of the disk and the threads. An encoded block has fewer bytes to be read, but must be decoded.
     """
     plain = min(rates.disk, read_threads * rates.copying)
     encoded = min(rates.disk * rates.ratio, read_threads * rates.decoding)
-    return encoded * rates.ratio >= plain
+    return encoded >= plain
 
 
 def measured(data: Path, layout: BlockLayout, read_threads: int) -> Rates | None:
@@ -70,7 +68,7 @@ def _rates(disk: float, layout: BlockLayout) -> Rates:
         records[encodes] = form, form.pack(ref, block, 0)
     out = np.empty_like(block)
 
-    def rate(form: RecordFormat, record: bytes) -> float:
+    def rate(form: RecordFormat, record: memoryview) -> float:
         seconds = []
         for _ in range(_REPEATS):
             begin_ns = time.thread_time_ns()
@@ -108,7 +106,7 @@ def _disk_rate(data: Path, read_threads: int) -> float | None:
             return None
         begin = time.monotonic()
         with ThreadPoolExecutor(read_threads) as threads:
-            offsets = iter(range(0, size - _READ_BYTES + 1, _READ_BYTES))
+            offsets = iter(range(0, size - READ_BYTES + 1, READ_BYTES))
             jobs = [
                 threads.submit(_read_until, file, offsets, begin + _MOST_PROBE_S) for _ in range(read_threads)
             ]
@@ -123,9 +121,9 @@ def _disk_rate(data: Path, read_threads: int) -> float | None:
 def _read_until(file: int, offsets: Iterator[int], end: float) -> int:
     """Read from these places, which other threads take from as well. How many bytes there were."""
     num_bytes = 0
-    with mmap.mmap(-1, _READ_BYTES) as buffer:  # begins at a page, as O_DIRECT wants it
-        for offset in offsets:
-            num_bytes += os.preadv(file, [buffer], offset)
-            if time.monotonic() > end:
-                break
+    buffer = huge_pages(READ_BYTES)[:READ_BYTES]
+    for offset in offsets:
+        num_bytes += os.preadv(file, [buffer], offset)
+        if time.monotonic() > end:
+            break
     return num_bytes

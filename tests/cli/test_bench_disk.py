@@ -55,6 +55,7 @@ def test_every_row_is_measured_and_cold_rows_were_cold(tmp_path):
     assert demotion["encodes"] is True, "a file that small says nothing against it"
     assert sum(demotion["records"].values()) == 16, "once without a sync, once with one"
     assert not list(tmp_path.glob("kvtide-*"))
+    assert rows_file.with_suffix(".md").read_text().count("\n| ") == 2 * 2 + 5 + len(rows)
 
 
 def row(what: str, state: str, threads: int, gb_per_s: float, gb_per_cpu_s: float = 1.0) -> dict[str, object]:

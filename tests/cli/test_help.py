@@ -8,7 +8,7 @@ import pytest
 HEAVY = {
     *("engine", "torch", "transformers", "tokenizers", "numpy"),
     *("aiohttp", "asyncio", "msgspec", "prometheus_client"),
-    *("lmdb", "zstandard", "xxhash", "pynvml", "cupy"),
+    *("lmdb", "zstandard", "xxhash", "pynvml", "cupy", "numba", "llvmlite"),
 }
 """A tenth of a second each, or more, but for the small ones, which need numpy or asyncio as a rule."""
 

@@ -15,12 +15,17 @@ def loaded_after(statement: str) -> set[str]:
 
 
 def test_importing_the_package_loads_nothing_heavy():
-    assert not loaded_after("import kvstore") & {"numpy", "lmdb", "zstandard", "xxhash", "torch"}
+    assert not loaded_after("import kvstore") & {"numpy", "lmdb", "zstandard", "xxhash", "torch", "numba"}
 
 
 def test_stores_need_no_torch():
     statement = "import kvstore; [getattr(kvstore, name) for name in kvstore.__all__]; import kvstore.testing"
-    assert not loaded_after(statement) & {"torch", "tiering", "engine", "hypothesis"}
+    assert not loaded_after(statement) & {"torch", "tiering", "engine", "hypothesis", "numba"}
+
+
+def test_no_command_waits_for_a_compiler():
+    """numba comes with the first block that is encoded or decoded, or in the background of a disk store."""
+    assert "numba" not in loaded_after("import tiering.cli, kvstore.codec, kvstore.record, kvstore.disk")
 
 
 def test_every_public_name_is_there():

@@ -3,6 +3,8 @@
 import errno
 import fcntl
 import os
+import threading
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -73,8 +75,8 @@ def test_what_lies_together_is_read_at_once_and_in_order(open_lmdb, nothing_in_m
     store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
     refs, blocks = fill(store, 16)
     assert_holds(store, refs[::-1], blocks[::-1])
-    begins = [begin for begin, _ in requests]
-    assert begins == sorted(begins)
+    requests.sort()  # several are on their way
+    assert all(begin + size <= then for (begin, size), (then, _) in pairwise(requests))
     assert all(begin % 4096 == num_bytes % 4096 == 0 for begin, num_bytes in requests)
     assert len(requests) < len(refs) / 2
     assert max(num_bytes for _, num_bytes in requests) <= 512 << 10
@@ -86,6 +88,50 @@ def test_a_record_longer_than_a_request_is_one(open_lmdb, nothing_in_memory, req
     refs, blocks = fill(store, 3)
     assert_holds(store, refs, blocks)
     assert len(requests) == 3
+
+
+def test_while_one_request_is_looked_at_others_read_on(open_lmdb, nothing_in_memory, monkeypatch):
+    """No more of them than there are buffers for, and by other threads: here none ends before all that may have begun."""
+    monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
+    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
+    refs, blocks = fill(store, 12)
+    preadv, together, names = os.preadv, threading.Barrier(1 + payload_file.READS_AHEAD), []
+
+    def waiting(file, buffers, offset):
+        names.append(threading.current_thread().name)
+        if len(names) <= together.parties:
+            together.wait(10.0)
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(payload_file.os, "preadv", waiting)
+    assert_holds(store, refs, blocks)
+    assert len(names) == len(refs)
+    assert names.count(threading.current_thread().name) == 1
+
+
+def test_a_read_ahead_that_fails_fails_the_batch_and_leaves_nothing_behind(
+    open_lmdb, nothing_in_memory, monkeypatch
+):
+    """When the call is over no read of it goes on: its buffers are the next call's."""
+    monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
+    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
+    refs, blocks = fill(store, 12)
+    preadv, begun, ended = os.preadv, [], []
+
+    def failing(file, buffers, offset):
+        begun.append(offset)
+        try:
+            if len(begun) == 3:
+                raise OSError(errno.EIO, "input/output error")
+            return preadv(file, buffers, offset)
+        finally:
+            ended.append(offset)
+
+    monkeypatch.setattr(payload_file.os, "preadv", failing)
+    with pytest.raises(StoreFailed, match="input/output error"):
+        read(store, refs)
+    assert sorted(begun) == sorted(ended)
+    assert_holds(store, refs, blocks)
 
 
 def test_records_without_pages_of_their_own_are_looked_at_in_the_tree(open_lmdb, nothing_in_memory, requests):

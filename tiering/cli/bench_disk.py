@@ -9,7 +9,6 @@ process; the kernel's own threads, which write pages back, are not in the latter
 """
 
 import dataclasses
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,9 +26,10 @@ from kvstore.disk import LmdbStore
 from kvstore.disk.page_cache import drop, share_absent
 from kvstore.store import BlockRef
 from tiering.cli.disk_media import Blocks, FileEach, Job, Medium, Memory, PlainLmdb, RawFile
-from tiering.cli.disk_rows import RAW_REQUEST_MIB, Row, gates, show
+from tiering.cli.disk_rows import RAW_REQUEST_MIB, Row, gates, page, show
 from tiering.cli.environment import environment
 from tiering.cli.kv_blocks import KvBlocks, kv_blocks
+from tiering.cli.markdown import write
 from tiering.index_config import IndexConfig
 from tiering.io_threads import IoThreads
 
@@ -124,13 +124,11 @@ def default_threads() -> tuple[int, ...]:
 
 
 def run(bench: DiskBench, json_path: Path | None) -> None:
-    """Measure, print a table, and write the rows."""
+    """Measure, print a table, and write the rows and a page about them."""
     console = Console(stderr=True)
     measured = measure(bench, lambda text: console.print(text, style="dim"))
     show(measured)
-    if json_path is not None:
-        json_path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
-        console.print(f"rows written to {json_path}")
+    write(json_path, measured, page(measured))
 
 
 def measure(bench: DiskBench, tell: Callable[[str], None]) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from tiering.cli.markdown import table
+
 RAW_REQUEST_MIB: Final = (1, 4)
 
 
@@ -78,13 +80,13 @@ def _only(rows: Sequence[dict[str, Any]], what: str, state: str, threads: int) -
 
 def show(measured: dict[str, Any]) -> None:
     """Print what was measured."""
-    table = Table(title=f"KV from and to disk, GB/s, medians: {measured['kv']['source']}")
+    shown = Table(title=f"KV from and to disk, GB/s, medians: {measured['kv']['source']}")
     for name in ("what", "state", "threads", "wall", "spread", "a core", "in memory before"):
-        table.add_column(name, justify="left" if name in ("what", "state") else "right")
+        shown.add_column(name, justify="left" if name in ("what", "state") else "right")
     for row in measured["rows"]:
         spread = row["gb_per_s_all"]
         absent = row["absent_share_all"]
-        table.add_row(
+        shown.add_row(
             row["what"],
             row["state"],
             str(row["threads"]),
@@ -93,8 +95,35 @@ def show(measured: dict[str, Any]) -> None:
             f"{row['gb_per_cpu_s']:.2f}",
             f"{1 - min(absent):.1%}" if absent else "",
         )
-    Console().print(table)
+    Console().print(shown)
     for gate in measured["gates"]:
         held = {True: "holds", False: "does not hold", None: "no bound"}[gate["holds"]]
         bound = "" if gate["bound"] is None else f" (at least {gate['bound']:g})"
         Console().print(f"{gate['name']}: {gate['value']:.2f} {gate['unit']}{bound}: {held}")
+
+
+def page(measured: dict[str, Any]) -> str:
+    """The same in Markdown."""
+    config, machine, kv = measured["config"], measured["environment"], measured["kv"]
+    gates = [{**gate, "value": f"{gate['value']:.2f}"} for gate in measured["gates"]]
+    rows = [
+        {
+            **{name: row[name] for name in ("what", "state", "threads")},
+            "GB/s": f"{row['gb_per_s']:.2f}",
+            "least and most": f"{min(row['gb_per_s_all']):.2f} to {max(row['gb_per_s_all']):.2f}",
+            "GB per processor second": f"{row['gb_per_cpu_s']:.2f}",
+        }
+        for row in measured["rows"]
+    ]
+    parts = [
+        "# KV from disk, and to it",
+        (
+            f"`kvtide bench disk --json FILE`, commit {machine['commit']}, {machine['cpu']}, {machine['cores']} cores. "
+            f"{kv['source'].capitalize()}: {kv['blocks']} blocks of {kv['block_bytes']} bytes, all checks included, medians of "
+            f"{config['repeats']} interleaved repeats. What is cold was dropped from the page cache. The best raw read is the "
+            "fastest of all, into huge pages, as the store reads."
+        ),
+        table(gates, ("name", "value", "bound", "unit", "holds")),
+        table(rows, list(rows[0])),
+    ]
+    return "\n\n".join(parts)

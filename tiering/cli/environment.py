@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    *("kvtide", "torch", "transformers", "numpy", "lmdb", "zstandard"),
+    *("kvtide", "torch", "transformers", "numpy", "lmdb", "numba", "zstandard"),
     *("cupy-cuda13x", "flashinfer-python"),
 )
 

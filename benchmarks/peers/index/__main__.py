@@ -16,12 +16,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import write
 from benchmarks.peers.environments import SYSTEMS, python
 from benchmarks.peers.index.contenders import CONTENDERS, Contender, Worker
 from benchmarks.peers.index.report import gates, report
 from benchmarks.peers.index.rows import Case, cases
 from tiering.cli.environment import environment
+from tiering.cli.markdown import write
 
 _LONG_US = 200_000
 """Of samples that take so long there are few: each is a great deal of work."""

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks.markdown import table
+from tiering.cli.markdown import table
 
 _Row = dict[str, Any]
 

@@ -22,7 +22,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import write
 from benchmarks.peers.ttft.process import Process, SystemFailed
 from benchmarks.peers.ttft.prompts import Prompts, prompts
 from benchmarks.peers.ttft.protocol import Settings
@@ -31,6 +30,7 @@ from benchmarks.peers.ttft.rounds import Rounds
 from benchmarks.peers.ttft.systems import SYSTEMS, Measured, python, variables
 from engine.demo_model import demo_model_dir
 from tiering.cli.environment import environment
+from tiering.cli.markdown import write
 from tiering.cli.prompts import RANDOM
 
 _SPARE_TOKENS = 64

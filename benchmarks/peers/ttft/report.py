@@ -4,9 +4,9 @@ import statistics
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from benchmarks.markdown import table
 from benchmarks.peers.ttft.rounds import Row
 from benchmarks.peers.ttft.systems import ROWS, Measured
+from tiering.cli.markdown import table
 
 
 def summary(rows: Iterable[Row], systems: dict[str, Measured]) -> list[dict[str, Any]]:

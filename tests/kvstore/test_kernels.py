@@ -1,0 +1,119 @@
+"""What is compiled does what its definition in numpy does, wherever its arrays lie; and compiling goes on where nothing can be kept."""
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numba.core import caching, config
+
+from kvstore import kernels as module
+from kvstore.disk import store as disk_store
+from kvstore.kernels import kernels
+from kvstore.testing import assert_holds, fill
+
+FORMS = [(16, 7), (16, 8), (32, 23)]
+"""Bits of an element, and the lowest of the byte that is coded: of bfloat16 and of planes, of float16, of float32."""
+
+
+def reference(
+    words: np.ndarray, numbers: np.ndarray, group_rows: int, first_bit: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The planes, as docs/block-format.md defines them: one bit field after the other, in numbers that nothing overflows."""
+    bits = words.itemsize * 8
+    position = np.arange(words.size)
+    channel = position % numbers.shape[1]
+    group = position // numbers.shape[1] // group_rows
+    left = (words.astype(np.int64) - numbers[group, channel].astype(np.int64)) % (1 << bits)
+    coded = left >> first_bit & 0xFF
+    if first_bit == bits - 8:
+        second = left >> (bits - 16) & 0xFF
+    else:
+        second = (left >> (bits - 1)) << 7 | left >> (bits - 16) & 0x7F
+    return coded.astype(np.uint8), second.astype(np.uint8), (left & 0xFFFF).astype(np.uint16)
+
+
+def lying(content: np.ndarray, offset: int, *, written: bool) -> np.ndarray:
+    """A copy that begins so many bytes behind a place where it should, read-only unless it is to be written."""
+    memory = np.zeros(content.nbytes + 8, np.uint8)
+    array = memory[offset : offset + content.nbytes].view(content.dtype).reshape(content.shape)
+    array[...] = content
+    array.flags.writeable = written
+    return array
+
+
+@given(st.data())
+def test_planes_are_those_of_the_definition_and_give_back_the_elements(data):
+    """With channels and without, rows that end early, sizes that fill no vector, arrays at odd addresses that nobody may write."""
+    bits, first_bit = data.draw(st.sampled_from(FORMS))
+    word = np.dtype(f"u{bits // 8}")
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    groups, rows, channels = data.draw(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 150)))
+    whole = groups * rows * channels
+    num_items = data.draw(st.sampled_from([whole, max(1, whole - channels // 2)]))
+    items = rng.integers(0, 1 << bits, num_items, dtype=word) & word.type(
+        data.draw(st.sampled_from([0, 0xFF, (1 << bits) - 1]))
+    )
+    table = rng.integers(0, 1 << bits, (groups, channels), dtype=word)
+    at = data.draw(st.tuples(*[st.integers(0, 7)] * 5))
+
+    words, numbers = lying(items, at[0], written=False), lying(table, at[1], written=False)
+    planes = [lying(np.zeros(num_items, np.uint8), offset, written=True) for offset in at[2:4]]
+    planes.append(lying(np.zeros(num_items, np.uint16), at[4], written=True) if bits == 32 else None)
+    kernels().split(words, numbers, rows, first_bit, *planes)
+    for plane, wanted in zip(planes, reference(items, table, rows, first_bit), strict=True):
+        assert plane is None or np.array_equal(plane, wanted)
+
+    back = lying(np.zeros(num_items, word), at[0], written=True)
+    fixed = [None if plane is None else lying(plane, 1, written=False) for plane in planes]
+    kernels().join(back, numbers, rows, first_bit, *fixed)
+    assert np.array_equal(back, items)
+
+
+def test_what_is_compiled_is_kept_and_what_is_kept_need_not_be_sound(tmp_path, monkeypatch, caplog):
+    """Found again; compiled anew where what was kept is junk, and where there is no place to keep it, with a word of why."""
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    items, planes = np.arange(1000, dtype=np.uint16), np.zeros((2, 1000), np.uint8)
+
+    def holds(split) -> bool:
+        split(items, np.zeros((1, 10), np.uint16), 100, 7, *planes, None)
+        return np.array_equal(planes[0], (items >> 7).astype(np.uint8))
+
+    assert holds(module._compiled(module._split, writes_words=False))
+    found = module._compiled(module._split, writes_words=False)
+    assert found.stats.cache_hits
+    assert not found.stats.cache_misses
+    assert caplog.messages == []
+
+    for kept in tmp_path.rglob("*.nbi"):
+        kept.write_bytes(b"")  # as after a loss of power
+    assert holds(module._compiled(module._split, writes_words=False))
+    assert len(caplog.messages) == 1
+
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    assert holds(module._compiled(module._split, writes_words=False))
+    assert "no locator available" in caplog.messages[1]
+
+
+def test_opening_a_store_does_not_wait_for_compiling(open_lmdb, monkeypatch):
+    compiling, go_on = threading.Event(), threading.Event()
+
+    def slow():
+        compiling.set()
+        assert go_on.wait(10.0)
+
+    monkeypatch.setattr(disk_store, "kernels", slow)
+    store = open_lmdb()
+    assert compiling.wait(10.0)
+    go_on.set()
+    assert_holds(store, *fill(store, 2))
+
+
+@pytest.mark.parametrize(("compression", "compiles"), [("on", True), ("auto", True), ("off", False)])
+def test_a_store_that_encodes_nothing_compiles_nothing(open_lmdb, monkeypatch, compression, compiles):
+    asked = []
+    monkeypatch.setattr(disk_store, "kernels", lambda: asked.append(1))
+    store = open_lmdb(compression=compression)
+    store._writer.run(lambda: None)
+    assert bool(asked) is compiles
