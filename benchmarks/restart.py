@@ -24,7 +24,6 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.markdown import table, write
 from engine.demo_model import demo_model_dir
 from benchmarks.engine_start import LAPS
 from kvstore.block import BlockLayout, Namespace, chain_key
