@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from engine.demo_model import demo_model_dir
-from benchmarks.engine_start import LAPS
 from kvstore.block import BlockLayout, Namespace, chain_key
 from kvstore.disk import LmdbStore
 from kvstore.host import HostSlab
