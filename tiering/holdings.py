@@ -75,10 +75,14 @@ class Holdings:
         self.disk_victims = self.order.view(self._is_disk_victim)
         if policy is not None:
             self.device_victims = device = TierOrder(
-                DEVICE, self.residency, policy(device_slots), self._is_one_device_victim
+                DEVICE,
+                self.residency,
+                policy(device_slots),
+                self._is_device_victim,
+                self._is_one_device_victim,
             )
             self.host_victims = host = TierOrder(
-                HOST, self.residency, policy(max(1, host_slots)), self._is_one_host_victim
+                HOST, self.residency, policy(max(1, host_slots)), self._is_host_victim
             )
             self.tier_orders = (device, host, None)
         host_views = (self.host_clean, self.host_stored, self.host_victims, self.host_dirty)
@@ -183,9 +187,6 @@ class Holdings:
         """A host copy that is the block's last."""
         mask: Mask = self._idle(HOST, ids) & ~self._elsewhere(ids)
         return mask
-
-    def _is_one_host_victim(self, block: int) -> bool:
-        return self._is_host_victim(np.array([block], dtype=np.intp)).item()
 
     def _elsewhere(self, ids: Ids) -> Mask:
         """Whether a block is, or is about to be, elsewhere than in host memory.

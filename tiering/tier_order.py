@@ -1,12 +1,15 @@
 """One tier's blocks in the order of a policy that is a plug-in: between its names and the core's ids."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
-from tiering.policies.policy import Name, Policy, Standing
+from tiering.policies.lru import Eligible
+from tiering.policies.policy import Ask, Name, Policy, Standing
 from tiering.residency import NO_BLOCK, Ids, Residency, Tier
+
+_FEW_BLOCKS: Final = 16  # asked about one by one before it pays to look at all at once
 
 ROOT: Name = -1
 """What a first block follows."""
@@ -42,10 +45,16 @@ class TierOrder:
     """
 
     def __init__(
-        self, tier: Tier, residency: Residency, policy: Policy, may_go: Callable[[int], bool]
+        self,
+        tier: Tier,
+        residency: Residency,
+        policy: Policy,
+        eligible: Eligible,
+        is_eligible: Callable[[int], bool] | None = None,
     ) -> None:
-        """`may_go`: whether a block could leave the tier now, were it not for others that follow it."""
-        self._tier, self._residency, self._policy, self._may_go = tier, residency, policy, may_go
+        """`eligible`, `is_eligible`: as for `LRU.view`, whether blocks could leave, were it not for others that follow."""
+        self._tier, self._residency, self._policy = tier, residency, policy
+        self._eligible, self._is_eligible = eligible, is_eligible
         self._above: dict[Name, Name] = {}
         """Of each block in the order, the one that it follows."""
         self._position: dict[Name, int] = {}
@@ -74,14 +83,27 @@ class TierOrder:
     def begun(self, ids: Ids) -> None:
         """Blocks got places: on the device in the order of their path, below in that in which they came down."""
         self._coming.clear()
-        for block in (ids[::-1] if self._tier is Tier.DEVICE else ids).tolist():
-            self._bind(self._name(block), block)
+        blocks, above = ids.tolist(), self._residency.parent.take(ids).tolist()
+        if self._tier is Tier.DEVICE:
+            blocks.reverse()
+            above.reverse()
+        names = self._residency.fingerprint[blocks].tolist()
+        positions = self._positions(blocks, above)
+        for name, block, parent, position in zip(names, blocks, above, positions, strict=True):
+            if name in self._above:
+                self._promised.discard(name)
+            else:
+                self._enter(name, self._name(parent), position)
+            self._ids[name] = block
 
     def used(self, ids: Ids) -> None:
         """A request found these blocks of a path here."""
         for name in self._residency.fingerprint[ids[::-1]].tolist():
             if name in self._picked:
-                self._bind(name, self._picked.pop(name))
+                block = self._picked.pop(name)
+                parent = self._residency.parent.item(block)
+                self._enter(name, self._name(parent), self._depth(parent) + 1)
+                self._ids[name] = block
             else:
                 self._policy.use(name)
 
@@ -99,16 +121,18 @@ class TierOrder:
         # who has a place still, in a batch that is being copied down, is not given another by us
         coming = [row for row in self._coming if row[0] not in self._above and row[0] not in self._picked]
         self._coming = []
-        again = iter([name for name in self._picked if self._may_go(self._picked[name])])
+        ask = self._ask(k)
+        again = iter([name for name, block in self._picked.items() if self._may_go_again(name, block)])
         found: list[int] = []
         num_free = len(coming) - k
-        for row in coming[: max(0, num_free)]:  # there is a place for these
-            self._promise(*row)
-        nobody: list[tuple[Name, Name, int] | None] = [None] * -num_free
-        for row in nobody + coming[max(0, num_free) :]:
+        for free in coming[: max(0, num_free)]:  # there is a place for these
+            self._promise(*free)
+        needy: list[tuple[Name, Name, int] | None] = [None] * -num_free
+        needy += coming[max(0, num_free) :]
+        for row in needy:
             victim = next(again, None)
             if victim is None:
-                victim = self._policy.evict(self._standing, None if row is None else row[0])
+                victim = self._policy.evict(ask, None if row is None else row[0])
                 if victim is None:
                     break
                 self._picked[victim] = self._ids[victim]
@@ -126,16 +150,38 @@ class TierOrder:
     def rewind(self, ids: Ids) -> None:
         """Nothing: a policy is asked anew each time."""
 
-    def _standing(self, name: Name) -> Standing:
-        block = self._ids.get(name)
-        if block is None or not self._may_go(block):
-            return _HELD
-        return _PARENT if name in self._num_below else _FREE
+    def _ask(self, k: int) -> Ask:
+        """What tells standings while `k` blocks are chosen: meanwhile nobody leases, copies or gives back."""
+        may_go: Callable[[int], Any]
+        if self._is_eligible is not None and k <= _FEW_BLOCKS:
+            may_go = self._is_eligible
+        else:
+            may_go = self._eligible(np.arange(self._residency.capacity)).tobytes().__getitem__
+        ids, below = self._ids.get, self._num_below
+
+        def ask(name: Name) -> Standing:
+            block = ids(name)
+            if block is None or not may_go(block):
+                return _HELD
+            return _PARENT if name in below else _FREE
+
+        return ask
+
+    def _may_go_again(self, name: Name, block: int) -> bool:
+        """Whether a block that was picked, and stayed, may be picked once more."""
+        return name not in self._num_below and self._eligible(np.array([block], dtype=np.intp)).item()
 
     # --- the books ------------------------------------------------------------------------------------------------
 
     def _name(self, block: int) -> Name:
         return ROOT if block == NO_BLOCK else self._residency.fingerprint.item(block)
+
+    def _positions(self, blocks: list[int], above: list[int]) -> list[int]:
+        """Of each block, the last of a path first, how many come before it in its prompt."""
+        found: dict[int, int] = {}
+        for block, parent in zip(reversed(blocks), reversed(above), strict=True):
+            found[block] = 1 + (found[parent] if parent in found else self._depth(parent))
+        return [found[block] for block in blocks]
 
     def _depth(self, block: int) -> int:
         """The position of a block in its prompt; -1 for NO_BLOCK."""
@@ -157,15 +203,6 @@ class TierOrder:
     def _promise(self, name: Name, above: Name, position: int) -> None:
         self._enter(name, above, position)
         self._promised.add(name)
-
-    def _bind(self, name: Name, block: int) -> None:
-        """A block has a place, whether that was promised to it or not."""
-        if name in self._above:
-            self._promised.discard(name)
-        else:
-            above = self._residency.parent.item(block)
-            self._enter(name, self._name(above), self._depth(above) + 1)
-        self._ids[name] = block
 
     def _remove(self, name: Name) -> None:
         above = self._above.pop(name)

@@ -12,7 +12,7 @@ An id stands for a block, and is the same only where all ids before it are. Time
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +88,7 @@ def _lmcache(row: _Lookup) -> Row:
     return row.timestamp, row.chunk_hashes, row.seq_len, 0
 
 
-_FORMATS: Final[dict[str, tuple[type, Any]]] = {
+_FORMATS: Final[dict[str, tuple[type, Callable[[Any], Row]]]] = {
     "kvtide": (_Own, _own),
     "lmcache": (_Lookup, _lmcache),
     "bailian": (_HashIds, _bailian),
@@ -102,10 +102,11 @@ def read_trace(path: Path) -> Iterator[TraceRequest]:
     Raises TraceError for a line that cannot be used and for a file without a request, OSError as `open` does.
     """
     numbers: dict[Any, int] = {}
-    convert = decoder = None
+    convert: Callable[[Any], Row] | None = None
+    decoder: msgspec.json.Decoder[Any] | None = None
     first_s: float | None = None
     for at, line in _lines(path):
-        if decoder is None:
+        if decoder is None or convert is None:
             name = _format_of(path, at, line)
             structure, convert = _FORMATS[name]
             decoder = msgspec.json.Decoder(structure)

@@ -1,6 +1,7 @@
 """ARC (Megiddo, Modha, FAST 2003): as much for what is new as for what is used, as far as ghosts say that either pays."""
 
 from collections import OrderedDict
+from itertools import islice
 from typing import Final
 
 from tiering.policies.policy import Ask, Name, Policy, Standing
@@ -19,7 +20,6 @@ class ARC(Policy):
     """
 
     def __init__(self, capacity_blocks: int) -> None:
-        super().__init__(capacity_blocks)
         self._capacity = capacity_blocks
         self._once, self._often = _Queue(), _Queue()
         self._once_ghosts, self._often_ghosts = _Queue(), _Queue()
@@ -78,9 +78,7 @@ class ARC(Policy):
 
 def _first(names: _Queue, ask: Ask, limit: int) -> Name | None:
     """The first of the oldest `limit` names that may go."""
-    for number, name in enumerate(names):
-        if number >= limit:
-            break
+    for name in islice(names, limit):
         if ask(name) is Standing.FREE:
             return name
     return None

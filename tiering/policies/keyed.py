@@ -16,8 +16,7 @@ class Keyed(Policy):
     they come up, and put back when nothing follows them any more.
     """
 
-    def __init__(self, capacity_blocks: int) -> None:
-        super().__init__(capacity_blocks)
+    def __init__(self, capacity_blocks: int) -> None:  # noqa: ARG002 - it remembers none that has gone
         self._keys: dict[Name, _Key] = {}
         self._heap: list[tuple[_Key, Name]] = []
         self._now = 0

@@ -24,7 +24,6 @@ class S3FIFO(Policy):
     """
 
     def __init__(self, capacity_blocks: int) -> None:
-        super().__init__(capacity_blocks)
         self._small_blocks = max(1, capacity_blocks // _SMALL_SHARE)
         self._most_ghosts = max(1, capacity_blocks - self._small_blocks)
         self._small, self._main, self._ghosts = _Queue(), _Queue(), _Queue()
