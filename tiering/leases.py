@@ -126,9 +126,12 @@ class Leases:
         if stash is not None and stash.state is StashState.MOVING:
             return Wait.FOR_ROOM
         num_blocks = min(max_blocks, self._num_to_begin(tokens, len(matched), chunk_blocks, stash))
+        block_tokens = self._holdings.radix.block_tokens
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched)
         absent = np.flatnonzero(self._holdings.residency.state[DEVICE].take(matched) != PRESENT)
+        whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
+        self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
         room = self._room_beside(matched[absent], num_blocks - len(matched) + len(absent))
         if room is not Room.NOW:
             self._holdings.release(matched)
@@ -169,7 +172,8 @@ class Leases:
     ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
         holdings, num_matched = self._holdings, len(matched)
-        holdings.residency.found(matched)
+        found_in = observed.tiers.astype(np.int8)
+        holdings.found(matched, found_in)
         loading = holdings.slots[DEVICE].take(len(absent), SlotState.IN_FLIGHT)
         private = holdings.slots[DEVICE].take(num_blocks - num_matched, SlotState.PRIVATE)
         assert loading is not None and private is not None, "room was made for both"
@@ -178,7 +182,7 @@ class Leases:
         slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
         path = self._path(tokens, matched)
         holdings.belongs(path, 0, ownership)
-        lease = Lease(path, slots, observed.tiers.astype(np.int8), max_blocks, ownership)
+        lease = Lease(path, slots, found_in, max_blocks, ownership)
         lease.observed = observed
         lease.ready[:num_matched] = True
         lease.ready[absent] = False
