@@ -19,6 +19,9 @@ ATTENTIONS = ("auto", "sdpa", "flashinfer")
 TILE_TOKENS = 128
 """Attention calls of a prefill end at absolute multiples of this; so must chunks in deterministic mode."""
 
+MIN_HOST_SLOTS = 8
+"""Blocks of host memory below which a disk tier would read in drops."""
+
 _GIB = 2**30
 # With "auto" the CPU pool stays small: it is touched at start, and costs the machine that memory at once.
 _CPU_POOL_SHARE, _CPU_POOL_LIMIT_BYTES = 0.15, 1 * _GIB

@@ -23,7 +23,7 @@ from tiering.transfer.page_locks import PageLocks
 from tiering.transfer.runtime import cupy_runtime
 from tiering.transfer.staged import StagedCudaDevice
 
-from .config import EngineConfig, Resources
+from .config import MIN_HOST_SLOTS, EngineConfig, Resources
 from .device_memory import CudaMeter, measured_pool_bytes
 from .flashinfer import FlashInfer, Load
 from .identity import identity
@@ -41,7 +41,6 @@ WrapDevice = Callable[[Device], Device]
 _log = logging.getLogger(__name__)
 
 _MOST_HOST_SHARE = 0.9  # of the memory that is left; with more of it one is warned
-MIN_HOST_SLOTS = 8  # below this a disk tier would read in drops
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
