@@ -78,9 +78,7 @@ def plan(
     disk: Annotated[str, typer.Option(help="For KV; 0 is none.", metavar="SIZE")] = "0",
     kv_dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
     block_tokens: Annotated[int, typer.Option(help="Tokens of a block: 16 or 32.")] = 16,
-    prefill: Annotated[
-        float | None, typer.Option(help="Tokens a second that the device computes of short prompts.")
-    ] = None,
+    prefill: Annotated[float | None, typer.Option(help="Tokens a second, of short prompts.")] = None,
     host_load: Annotated[
         str | None, typer.Option(help="KV a second from host memory to the device: 20GB.", metavar="SIZE")
     ] = None,
@@ -90,21 +88,15 @@ def plan(
     measured: Annotated[
         Path | None, typer.Option(help="What `kvtide bench ttft --json` has written, with this model.")
     ] = None,
-    disk_ratio: Annotated[
-        float | None, typer.Option(help="How many times smaller records are than KV.")
-    ] = None,
+    disk_ratio: Annotated[float | None, typer.Option(help="How much smaller records are than KV.")] = None,
     disk_path: Annotated[str, typer.Option(help="Of the recommended configuration.")] = "/var/cache/kvtide",
     trace: Annotated[Path | None, typer.Option(help="Says how to simulate it for --simulated.")] = None,
     trace_block_tokens: Annotated[int, typer.Option(help="Tokens of a trace's block.", min=1)] = 512,
-    simulated: Annotated[
-        Path | None, typer.Option(help="What `kvtide simulate --json` has written for these tiers.")
-    ] = None,
+    simulated: Annotated[Path | None, typer.Option(help="What `kvtide simulate --json` has written.")] = None,
     price_per_hour: Annotated[
         float | None, typer.Option(help="Of the device, in any currency: what saved time is worth.")
     ] = None,
-    write: Annotated[
-        Path | None, typer.Option(help="A new .toml or .json for the recommended configuration.")
-    ] = None,
+    write: Annotated[Path | None, typer.Option(help="A new .toml or .json for what is recommended.")] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object, sizes in bytes.")] = False,
 ) -> None:
     """Say what a model's KV costs, what tiers of given sizes hold, and from which length on loading beats computing.
