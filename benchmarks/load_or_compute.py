@@ -19,9 +19,9 @@ from typing import Any
 
 from benchmarks.markdown import table, write
 from kvstore.reports import TierName
-from tiering.choice import Chooser, Match, Predicted
 from tiering.cli.environment import environment
 from tiering.costs import Costs, Curves, LoadCurve, PrefillCurve
+from tiering.decision import Chooser, Match, Predicted
 
 BLOCK_TOKENS = 16
 SUFFIX_TOKENS = 256
@@ -174,13 +174,14 @@ def measure_cell(
     """One prefix in one place: mean seconds to the first token in each way."""
     match = matched(machine, layout, prefix_tokens)
     always, never, chosen = [], [], []
-    choice = chooser.choose(match)
+    decision = chooser.choose(match)
+    chooser.taken(match, decision)
     for _ in range(repeats):
         curves = with_luck(machine, luck(machine, rng))
         always.append(play(match, curves, match.num_blocks))
         never.append(play(match, curves, match.num_on_device))
-        chosen.append(play(match, curves, choice.num_blocks, choice.deadline_s))
-        chooser.ended(choice, chosen[-1])
+        chosen.append(play(match, curves, decision.num_blocks, decision.deadline_s))
+        chooser.ended(decision, chosen[-1])
     best = min(statistics.mean(always), statistics.mean(never))
     true = machine.curves
     assert true.prefill is not None, "machines have speeds"
@@ -190,9 +191,9 @@ def measure_cell(
         "always_s": statistics.mean(always),
         "never_s": statistics.mean(never),
         "chosen_s": statistics.mean(chosen),
-        "loaded_blocks": choice.num_blocks - match.num_on_device,
+        "loaded_blocks": decision.num_blocks - match.num_on_device,
         "of_blocks": match.num_blocks - match.num_on_device,
-        "predicted_s": choice.ttft_s,
+        "predicted_s": decision.ttft_s,
         "by_better": statistics.mean(chosen) / best,
         "both_ends_save": 1 - both_ends_s(match, true) / ideal_s,
     }
@@ -226,11 +227,12 @@ def measure_change(times: float, num_requests: int, seed: int) -> dict[str, Any]
         machine = before if number < num_requests // 2 else after
         match = matched(machine, "all on disk", rng.choice(PREFIXES))
         curves = with_luck(machine, luck(machine, rng))
-        choice = chooser.choose(match)
+        decision = chooser.choose(match)
+        chooser.taken(match, decision)
         all_s, none_s = play(match, curves, match.num_blocks), play(match, curves, 0)
-        took_s = play(match, curves, choice.num_blocks, choice.deadline_s)
-        chooser.ended(choice, took_s)
-        _tell(chooser, match, curves, choice.num_blocks, choice.deadline_s)
+        took_s = play(match, curves, decision.num_blocks, decision.deadline_s)
+        chooser.ended(decision, took_s)
+        _tell(chooser, match, curves, decision.num_blocks, decision.deadline_s)
         always_s, never_s, chosen_s = always_s + all_s, never_s + none_s, chosen_s + took_s
         better_s += min(play(match, machine.curves, match.num_blocks), play(match, machine.curves, 0))
     chooser.check()
@@ -366,7 +368,7 @@ def report(figures: dict[str, Any]) -> str:
         table(changes, list(changes[0])),
         "## Restoring from both ends, not built",
         (
-            "What computing the front while loading the tail would save of the best choice with the true speeds, if neither slowed "
+            "What computing the front while loading the tail would save of the best decision with the true speeds, if neither slowed "
             f"the other: in the mean {_percent(told['mean'])}, in the middle {_percent(told['median'])}, at most "
             f"{_percent(told['most'])}; more than 10 % in {_percent(told['share_above_10_percent'])} of the cells."
         ),

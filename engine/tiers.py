@@ -14,6 +14,8 @@ from kvstore.errors import StoreError, StoreFailed
 from kvstore.host import HostSlab
 from kvstore.store import Store
 from tiering.cache import TieredCache
+from tiering.costs import Costs
+from tiering.decision import Chooser
 from tiering.index_config import IndexConfig
 from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.cuda import CudaDevice
@@ -120,6 +122,7 @@ def open_tiers(
             read_threads=chosen.disk_read_threads,
             layer_groups=groups.parts,
             restore_s=config.restore_wait_s,
+            chooser=Chooser(Costs()) if config.load == "auto" else None,
         )
         until_owned.pop_all()
     stack.callback(
@@ -267,7 +270,7 @@ def _index_config(
         later_host_slots=opening.all_slots - opening.num_slots,
         disk_bytes=stored.capacity_bytes - stored.other_namespaces_bytes if stored is not None else 0,
         record_bytes=store.max_stored_bytes if store is not None else 0,
-        loads=config.load == "always",
+        loads=config.load != "never",
         mark_shift=MARK_SHIFT,
         ttl_s=config.ttl_s,
         clean_share=config.host_clean_share,

@@ -203,8 +203,11 @@ class Costs:
         return costs
 
     def stats(self) -> dict[str, Any]:
-        """The curves and how many observations they come from, for people and programs; None for one that is not known."""
-        curves = self.curves
+        """The curves as they were last used, and the observations since the start; None for one that is not known.
+
+        Any thread may ask.
+        """
+        curves = self._curves
         return {
             "prefill": _told(curves.prefill, self._prefills),
             "loads": {tier: _told(curves.loads.get(tier), self._loads[tier]) for tier in LOADED_FROM},

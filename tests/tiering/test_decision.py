@@ -1,4 +1,4 @@
-"""How much to load: the choice is the best there is, and never much worse than the better of all and nothing."""
+"""How much to load: the decision is the best there is, and never much worse than the better of all and nothing."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.load_or_compute import DISKS_GB_S, LAYOUTS, MODELS, measure_change, measure_grid, play
-from tiering.choice import Chooser, Match, Predicted, choose
 from tiering.costs import Costs, Curves, LoadCurve, PrefillCurve
+from tiering.decision import Chooser, Match, Predicted, choose
 
 SECONDS = st.floats(1e-9, 1e-1)
 PREFILLS = st.builds(PrefillCurve, call_s=SECONDS, token_s=SECONDS, pair_s=st.floats(0, 1e-5))
@@ -41,11 +41,11 @@ def test_a_few_candidates_are_as_good_as_all(match, curves):
     """The plain way: every number of blocks is tried."""
     taken = Predicted(match, curves.prefill, curves)
     all_s = [taken.ttft_s(num) for num in range(match.num_on_device, match.num_blocks + 1)]
-    choice = choose(match, curves)
-    assert match.num_on_device <= choice.num_blocks <= match.num_blocks
-    assert choice.ttft_s == taken.ttft_s(choice.num_blocks)
-    assert choice.ttft_s <= min(all_s) * (1 + 1e-9)
-    assert choice.ttft_s <= min(choice.always_s, choice.never_s)
+    decision = choose(match, curves)
+    assert match.num_on_device <= decision.num_blocks <= match.num_blocks
+    assert decision.ttft_s == taken.ttft_s(decision.num_blocks)
+    assert decision.ttft_s <= min(all_s) * (1 + 1e-9)
+    assert decision.ttft_s <= min(decision.always_s, decision.never_s)
 
 
 @given(matches(overlaps=False), CURVES, st.lists(st.floats(1 / 1.02, 1.02), min_size=7, max_size=7))
@@ -62,20 +62,20 @@ def test_curves_that_are_off_cost_no_more_than_they_are_off_twice(match, curves,
             for tier, curve in curves.loads.items()
         },
     )
-    choice = choose(match, thought)
-    took_s = play(match, curves, choice.num_blocks)
+    decision = choose(match, thought)
+    took_s = play(match, curves, decision.num_blocks)
     ends_s = [play(match, curves, num) for num in (match.num_on_device, match.num_blocks)]
     assert took_s <= 1.05 * min(ends_s) + 1e-12
 
 
 @given(matches(overlaps=False), CURVES, st.floats(1, 1e6))
 def test_a_disk_that_hangs_costs_at_most_as_much_again_as_loading_nothing(match, curves, times):
-    choice = choose(match, curves)
+    decision = choose(match, curves)
     hangs = {
         tier: replace(curve, latency_s=curve.latency_s * times, byte_s=curve.byte_s * times)
         for tier, curve in curves.loads.items()
     }
-    took_s = play(match, replace(curves, loads=hangs), choice.num_blocks, choice.deadline_s)
+    took_s = play(match, replace(curves, loads=hangs), decision.num_blocks, decision.deadline_s)
     assert took_s <= 2 * play(match, curves, match.num_on_device) * (1 + 1e-9)
 
 
@@ -95,7 +95,7 @@ def test_on_the_grid_it_is_never_much_worse_than_the_better_and_better_than_both
 def test_a_disk_that_changes_its_speed_is_found_out(times):
     change = measure_change(times, 400, seed=0)
     assert change["by_better"] <= 1.05
-    assert change["stats"]["choices"]["none"] and change["stats"]["choices"]["all"]
+    assert change["stats"]["decisions"]["none"] and change["stats"]["decisions"]["all"]
     assert change["stats"]["mean_error"] < 0.5
 
 
@@ -109,11 +109,19 @@ def a_match(*runs: tuple[str, int], prompt_tokens=1600, **more):
     return Match(runs=runs, prompt_tokens=prompt_tokens, block_tokens=16, block_bytes=16 << 10, **more)
 
 
+def taken(chooser, match):
+    decision = chooser.choose(match)
+    assert chooser.choose(match) == decision, "asking changes nothing"
+    chooser.taken(match, decision)
+    chooser.check()
+    return decision
+
+
 def test_as_long_as_nothing_is_known_everything_is_loaded():
-    choice = choose(a_match(("disk", 99)), Curves(prefill=None, loads={"disk": SLOW}))
-    assert (choice.num_blocks, choice.ttft_s, choice.deadline_s) == (99, None, None)
-    choice = choose(a_match(("host", 50), ("disk", 49)), Curves(prefill=PREFILL, loads={"host": FAST}))
-    assert choice.num_blocks == 99, "how else would it be known what the disk takes?"
+    decision = choose(a_match(("disk", 99)), Curves(prefill=None, loads={"disk": SLOW}))
+    assert (decision.num_blocks, decision.ttft_s, decision.deadline_s) == (99, None, None)
+    decision = choose(a_match(("host", 50), ("disk", 49)), Curves(prefill=PREFILL, loads={"host": FAST}))
+    assert decision.num_blocks == 99, "how else would it be known what the disk takes?"
 
 
 def test_a_queue_before_the_disk_counts():
@@ -124,8 +132,8 @@ def test_a_queue_before_the_disk_counts():
 
 def test_what_the_device_has_is_always_used():
     curves = Curves(prefill=PREFILL, loads={"disk": SLOW})
-    choice = choose(a_match(("device", 10), ("disk", 89)), curves)
-    assert (choice.num_blocks, choice.deadline_s) == (10, None)
+    decision = choose(a_match(("device", 10), ("disk", 89)), curves)
+    assert (decision.num_blocks, decision.deadline_s) == (10, None)
 
 
 def test_a_tier_that_was_slow_is_tried_again_if_that_does_not_cost_too_much():
@@ -133,27 +141,28 @@ def test_a_tier_that_was_slow_is_tried_again_if_that_does_not_cost_too_much():
     costs.prefilled(0, 1600, 1.6)
     costs.loaded("disk", 16 << 10, SLOW.seconds(16 << 10))
     chooser = Chooser(costs, probe_every=8)
-    choices = [chooser.choose(a_match(("disk", 99))) for _ in range(24)]
+    decisions = [taken(chooser, a_match(("disk", 99))) for _ in range(24)]
     chooser.check()
-    assert [number for number, each in enumerate(choices) if each.probes] == [7, 15, 23]
-    assert {each.num_blocks for each in choices if each.probes} == {99}
-    assert all(each.ttft_s <= 2 * each.never_s for each in choices)
+    assert [number for number, each in enumerate(decisions) if each.probes] == [7, 15, 23]
+    assert {each.num_blocks for each in decisions if each.probes} == {99}
+    assert all(each.ttft_s <= 2 * each.never_s for each in decisions)
     stats = chooser.stats()
-    assert stats["choices"] == {"all": 3, "some": 0, "none": 21, "uncalibrated": 0, "probes": 3}
+    assert stats["decisions"] == {"all": 3, "some": 0, "none": 21, "uncalibrated": 0}
+    assert stats["probes"] == 3
     assert stats["blocks"] == {"loaded": 3 * 99, "computed": 21 * 99}
     costs.loaded("disk", 16 << 10, 100.0)
     costs.loaded("disk", 16 << 10, 100.0)
     slower = Chooser(costs, probe_every=2)
-    assert not any(slower.choose(a_match(("disk", 99))).probes for _ in range(9)), "for that it is too slow"
+    assert not any(taken(slower, a_match(("disk", 99))).probes for _ in range(9)), "for that it is too slow"
 
 
 def test_what_was_predicted_is_held_against_what_it_took():
     costs = Costs()
     costs.prefilled(0, 1600, 1.6)
     chooser = Chooser(costs)
-    choice = chooser.choose(a_match(("disk", 99)))
-    assert choice.ttft_s == pytest.approx(0.016, rel=0.01)
-    assert chooser.ended(choice, 0.032) == pytest.approx(1.0, rel=0.02)
+    decision = chooser.choose(a_match(("disk", 99)))
+    assert decision.ttft_s == pytest.approx(0.016, rel=0.01)
+    assert chooser.ended(decision, 0.032) == pytest.approx(1.0, rel=0.02)
     assert chooser.stats()["mean_error"] == pytest.approx(1.0, rel=0.02)
     assert chooser.ended(chooser.choose(a_match(prompt_tokens=0)), 1.0) is None, "nothing was predicted"
 

@@ -18,7 +18,7 @@ from kvstore.reports import TierName
 from tiering.costs import Costs, Curves, PrefillCurve
 
 _PROBE_EVERY: Final = 64
-"""Choices that leave a tier alone before one uses it all the same: else a tier that was slow once would never be seen again ..."""
+"""Decisions that leave a tier alone before one uses it all the same: else a tier that was slow once would never be seen again ..."""
 _PROBE_WITHIN: Final = 2.0
 """... if that is thought to take at most so many times as long: a sixty-fourth of the requests for at most double the time."""
 
@@ -62,7 +62,7 @@ class Match:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Choice:
+class Decision:
     """What is to be done with a match, and what it was thought to take.
 
     num_blocks: use the first so many of `of_blocks`.   load_s, prefill_s, ttft_s: predicted; None as long as a curve is not
@@ -134,15 +134,17 @@ class Predicted:
         return low
 
 
-def choose(match: Match, curves: Curves) -> Choice:
-    """The choice by these curves. Without one of prefilling everything is loaded."""
+def choose(match: Match, curves: Curves) -> Decision:
+    """The decision by these curves. Without one of prefilling everything is loaded."""
     if curves.prefill is None:
-        return Choice(num_blocks=match.num_blocks, of_blocks=match.num_blocks)
+        return Decision(num_blocks=match.num_blocks, of_blocks=match.num_blocks)
     predicted = Predicted(match, curves.prefill, curves)
-    return _choice(match, predicted, predicted.best())
+    return _decision(match, predicted, predicted.best())
 
 
-def _choice(match: Match, predicted: Predicted, num_blocks: int, probes: TierName | None = None) -> Choice:
+def _decision(
+    match: Match, predicted: Predicted, num_blocks: int, probes: TierName | None = None
+) -> Decision:
     """With so many blocks. What is loaded is waited for as long as computing it takes.
 
     Whatever the disk does, the first token then comes within twice the time that loading nothing takes: who rents skis until
@@ -150,7 +152,7 @@ def _choice(match: Match, predicted: Predicted, num_blocks: int, probes: TierNam
     """
     none, prefill_s = match.num_on_device, predicted.prefill_s(num_blocks)
     saved_s = predicted.prefill_s(none) - prefill_s
-    return Choice(
+    return Decision(
         num_blocks=num_blocks,
         of_blocks=match.num_blocks,
         load_s=predicted.load_s(num_blocks),
@@ -163,74 +165,105 @@ def _choice(match: Match, predicted: Predicted, num_blocks: int, probes: TierNam
     )
 
 
+def _ends(match: Match) -> list[tuple[TierName, int]]:
+    """Of each tier below the device where its last block ends."""
+    ends: dict[TierName, int] = {}
+    end = 0
+    for tier, num_blocks in match.runs:
+        end += num_blocks
+        if tier != "device" and num_blocks:
+            ends[tier] = end
+    return list(ends.items())
+
+
 class Chooser:
     """Chooses for one lookup after the other, and keeps count of how it did. One thread uses it."""
 
     def __init__(self, costs: Costs, *, probe_every: int = _PROBE_EVERY) -> None:
-        """`costs`: told by others of what things took. `probe_every`: choices against a tier before it is tried again."""
+        """`costs`: told by others of what things took. `probe_every`: decisions against a tier before it is tried again."""
         self.costs = costs
         self._probe_every = probe_every
         self._left_alone: dict[TierName, int] = {}
-        self._counts = {"all": 0, "some": 0, "none": 0, "uncalibrated": 0, "probes": 0}
+        self._counts = {"all": 0, "some": 0, "none": 0, "uncalibrated": 0}
+        self._probes = 0
         self._blocks = {"loaded": 0, "computed": 0}
         self._ended = 0
         self._predicted_s = self._took_s = self._error = 0.0
 
-    def choose(self, match: Match) -> Choice:
-        """What to do with this match."""
+    def choose(self, match: Match) -> Decision:
+        """What to do with this match. Counts for nothing until it is `taken`."""
         curves = self.costs.curves
-        choice = choose(match, curves)
-        if choice.ttft_s is not None and curves.prefill is not None:
-            choice = self._probing(match, Predicted(match, curves.prefill, curves), choice)
-        self._count(match, choice)
-        return choice
+        decision = choose(match, curves)
+        if decision.ttft_s is None or curves.prefill is None:
+            return decision
+        return self._probing(match, Predicted(match, curves.prefill, curves), decision)
 
-    def _probing(self, match: Match, predicted: Predicted, choice: Choice) -> Choice:
-        """The choice, or, of a tier that it leaves alone as all did lately, one that uses it."""
-        assert choice.ttft_s is not None, "there are curves"
-        end = 0
-        for tier, num_blocks in match.runs:
-            end += num_blocks
-            if tier == "device" or not num_blocks:
+    def _probing(self, match: Match, predicted: Predicted, decision: Decision) -> Decision:
+        """The decision, or, of a tier that it leaves alone as all did lately, one that uses it."""
+        assert decision.ttft_s is not None, "there are curves"
+        for tier, end in _ends(match):
+            if end <= decision.num_blocks or self._left_alone.get(tier, 0) + 1 < self._probe_every:
                 continue
-            if end <= choice.num_blocks:
-                self._left_alone[tier] = 0
-                continue
-            self._left_alone[tier] = self._left_alone.get(tier, 0) + 1
-            if self._left_alone[tier] < self._probe_every:
-                continue
-            if predicted.ttft_s(end) <= _PROBE_WITHIN * choice.ttft_s:
-                self._left_alone[tier] = 0
-                return _choice(match, predicted, end, probes=tier)
-        return choice
+            if predicted.ttft_s(end) <= _PROBE_WITHIN * decision.ttft_s:
+                return _decision(match, predicted, end, probes=tier)
+        return decision
 
-    def _count(self, match: Match, choice: Choice) -> None:
+    def taken(self, match: Match, decision: Decision) -> None:
+        """The decision is what happens now."""
         none = match.num_on_device
-        if choice.of_blocks == none:
+        if decision.of_blocks == none:
             return  # there was nothing to choose
         kind = (
-            "all" if choice.num_blocks == choice.of_blocks else "some" if choice.num_blocks > none else "none"
+            "all"
+            if decision.num_blocks == decision.of_blocks
+            else "some"
+            if decision.num_blocks > none
+            else "none"
         )
-        self._counts["uncalibrated" if choice.ttft_s is None else kind] += 1
-        self._counts["probes"] += choice.probes is not None
-        self._blocks["loaded"] += choice.num_blocks - none
-        self._blocks["computed"] += choice.of_blocks - choice.num_blocks
+        self._counts["uncalibrated" if decision.ttft_s is None else kind] += 1
+        self._probes += decision.probes is not None
+        self._blocks["loaded"] += decision.num_blocks - none
+        self._blocks["computed"] += decision.of_blocks - decision.num_blocks
+        for tier, end in _ends(match):
+            self._left_alone[tier] = 0 if end <= decision.num_blocks else self._left_alone.get(tier, 0) + 1
 
-    def ended(self, choice: Choice, took_s: float) -> float | None:
+    def took(
+        self,
+        decision: Decision | None,
+        start_tokens: int,
+        num_tokens: int,
+        prefill_s: float,
+        loaded: Mapping[TierName, int],
+        load_s: float,
+    ) -> None:
+        """A prompt is computed: so many tokens behind `start_tokens` in `prefill_s`, after bytes by tier were loaded in `load_s`.
+
+        As it goes here, other requests' work included. Of what several tiers brought together nothing can be learned.
+        """
+        self.costs.prefilled(start_tokens, num_tokens, prefill_s)
+        below = {tier: num_bytes for tier, num_bytes in loaded.items() if tier != "device" and num_bytes}
+        if len(below) == 1:
+            [(tier, num_bytes)] = below.items()
+            self.costs.loaded(tier, num_bytes, load_s)
+        if decision is not None:
+            self.ended(decision, load_s + prefill_s)
+
+    def ended(self, decision: Decision, took_s: float) -> float | None:
         """The first token is there, `took_s` after loading began. The error as a part of what was predicted, or None."""
-        if choice.ttft_s is None or choice.ttft_s <= 0:
+        if decision.ttft_s is None or decision.ttft_s <= 0:
             return None
-        error = took_s / choice.ttft_s - 1
+        error = took_s / decision.ttft_s - 1
         self._ended += 1
-        self._predicted_s += choice.ttft_s
+        self._predicted_s += decision.ttft_s
         self._took_s += took_s
         self._error += abs(error)
         return error
 
     def stats(self) -> dict[str, Any]:
-        """Choices by what they use, blocks by what became of them, seconds predicted and taken, the mean error, the curves."""
+        """Decisions by what they use, blocks by what became of them, seconds predicted and taken, the mean error, the curves."""
         return {
-            "choices": dict(self._counts),
+            "decisions": dict(self._counts),
+            "probes": self._probes,
             "blocks": dict(self._blocks),
             "ended": self._ended,
             "predicted_s": self._predicted_s,
@@ -242,8 +275,8 @@ class Chooser:
     def check(self) -> None:
         """Raise AssertionError if the books do not agree."""
         self.costs.check()
-        chosen = sum(self._counts[kind] for kind in ("all", "some", "none", "uncalibrated"))
-        assert self._counts["probes"] <= chosen, f"{self._counts['probes']} probes among {chosen} choices"
-        assert all(count < self._probe_every + chosen + 1 for count in self._left_alone.values()), (
-            self._left_alone
+        chosen = sum(self._counts.values())
+        assert self._probes <= chosen, f"{self._probes} probes among {chosen} decisions"
+        assert all(0 <= count <= chosen for count in self._left_alone.values()), (
+            f"{self._left_alone} of {chosen}"
         )
