@@ -149,10 +149,7 @@ class _Observed:
 
 
 class Costs:
-    """Observations of one machine and model, and the curves that follow. One thread uses it.
-
-    Curves are made when they are asked for, if enough has been observed since: about a millisecond then.
-    """
+    """Observations of one machine and model, and the curves that follow. One thread uses it."""
 
     def __init__(self) -> None:
         self._prefills = _Observed()
@@ -170,12 +167,16 @@ class Costs:
     @property
     def curves(self) -> Curves:
         """As they are known now."""
+        self.learn()
+        return self._curves
+
+    def learn(self) -> None:
+        """Make the curves anew if enough has been observed since: some milliseconds then. Better while nobody waits."""
         due = [tier for tier, observed in self._loads.items() if observed.is_due]
         if due or self._prefills.is_due:
             loads = {**self._curves.loads, **{tier: _load_curve(self._loads[tier]) for tier in due}}
             prefill = _prefill_curve(self._prefills) if self._prefills.is_due else self._curves.prefill
             self._curves = Curves(prefill=prefill, loads=loads)
-        return self._curves
 
     # --- kept and told ------------------------------------------------------------------------------------------------
 

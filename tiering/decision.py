@@ -247,6 +247,7 @@ class Chooser:
             self.costs.loaded(tier, num_bytes, load_s)
         if decision is not None:
             self.ended(decision, load_s + prefill_s)
+        self.costs.learn()  # now, and not when the next prompt waits for its decision
 
     def ended(self, decision: Decision, took_s: float) -> float | None:
         """The first token is there, `took_s` after loading began. The error as a part of what was predicted, or None."""
