@@ -39,6 +39,7 @@ INDEX_ARGS ?=
 CODEC_ARGS ?=
 OVERHEADS_ARGS ?=
 RESTART_ARGS ?=
+SIMULATE_ARGS ?=
 DISK_ARGS ?=
 LOAD_OR_COMPUTE_ARGS ?=
 LOAD_OR_COMPUTE_ENGINE_ARGS ?=
@@ -53,7 +54,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: setup demo test browser check mutate faults faults-peers index-peers ttft-peers crash bench bench-admin bench-codec \
 	bench-disk bench-index bench-load-or-compute bench-load-or-compute-engine \
-	bench-overheads bench-restart churn figures soak format sizes gpu-check gpu-rehearsal clean help
+	bench-overheads bench-restart bench-simulate churn figures soak format sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -148,6 +149,9 @@ bench-load-or-compute-engine: setup ## the same in a real engine, on the disk an
 
 bench-overheads: setup ## what the engine's loop, a promotion, idling and imports cost beside the model (two minutes)
 	@$(BIN)/python -m benchmarks.overheads $(OVERHEADS_ARGS)
+
+bench-simulate: setup ## the simulator on four real traces: figures that are known, three tiers beside one, its speed (two minutes)
+	@$(BIN)/python -m benchmarks.simulate $(SIMULATE_ARGS)
 
 churn: setup ## how large the files become when a disk store is filled twenty times over (minutes)
 	@$(BIN)/python -m benchmarks.churn $(CHURN_ARGS)

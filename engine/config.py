@@ -7,6 +7,7 @@ from typing import Literal
 
 from kvstore.cores import num_cores
 from kvstore.store import COMPRESSIONS, DURABILITIES, Compression, Durability
+from tiering.policies import policy_named
 
 from .params import check_number, check_whole
 from .sizes import available_memory_bytes, parse_bytes
@@ -53,6 +54,8 @@ class EngineConfig:
         16 GiB; 0 switches the tier off.
     host_clean_share: of host memory, what is kept free or on disk as well, so that blocks leave the device without waiting.
         More of it writes earlier, also what would never have left; less of it drops more when much comes at once.
+    policy: which blocks the device and host memory give up first: "lru", "fifo", "s3fifo", "arc", "recompute-cost", or a
+        class of your own as "package.module:Class" (docs/writing-a-policy.md). `kvtide simulate` says what each would find.
     disk_path: directory of the third tier; None (the default) switches it off.
     disk_bytes: bound of the files below disk_path, LMDB's overhead included; records may take four fifths of it. Set
         apart are damaged files and records, kept to be looked at: one set of files, and 64 MiB of records.
@@ -95,6 +98,7 @@ class EngineConfig:
     device_memory_fraction: float = 0.9
     host_bytes: int | str = "auto"
     host_clean_share: float = 0.5
+    policy: str = "lru"
     disk_path: str | Path | None = None
     disk_bytes: int | str = "16GiB"
     disk_min_free_bytes: int | str = "2GiB"
@@ -145,6 +149,7 @@ class EngineConfig:
                 if not isinstance(value, str | Path) or not str(value):
                     raise ValueError(f"{name} must be a path or None, got {value!r}")
                 object.__setattr__(self, name, Path(value))
+        policy_named(self.policy)
         self._check_together()
 
     def _parse_size(self, name: str, *, allow_auto: bool) -> None:

@@ -270,6 +270,7 @@ def _index_config(
         later_host_slots=opening.all_slots - opening.num_slots,
         disk_bytes=stored.capacity_bytes - stored.other_namespaces_bytes if stored is not None else 0,
         record_bytes=store.max_stored_bytes if store is not None else 0,
+        policy=config.policy,
         loads=config.load != "never",
         mark_shift=MARK_SHIFT,
         ttl_s=config.ttl_s,

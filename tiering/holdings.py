@@ -15,13 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.fingerprints import fingerprints
 from tiering.owners import NOBODY, Owners, Ownership
-from tiering.policies.lru import LRU, View
+from tiering.policies.lru import LRU
+from tiering.policies.policy import Policy
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, State, Tier
 from tiering.slot_table import SlotState, SlotTable
+from tiering.tier_order import ROOT, TierOrder, Victims
 
-_Seen = dict[Tier, tuple[View, ...]]
+_Seen = dict[Tier, tuple[Victims, ...]]
 
 ABSENT, WRITING, PRESENT = map(int, State)  # numpy compares with an int in a fifth of the time
 _INDEXED = SlotState.INDEXED  # members of an enum take longer to look up
@@ -42,8 +45,12 @@ class Holdings:
         host_slots: int,
         later_host_slots: int = 0,
         disk_bytes: int,
+        policy: type[Policy] | None = None,
     ) -> None:
-        """Sizes of the tiers. `later_host_slots`: of the host slots, those that the table is to be grown by later."""
+        """Sizes of the tiers. `later_host_slots`: of the host slots, those that the table is to be grown by later.
+
+        `policy`: which order device and host memory give up their blocks in, where that is not the last use.
+        """
         self.residency = Residency(device_slots + host_slots)
         self.radix = RadixIndex(block_tokens, self.residency)
         self.order = LRU(self.residency)
@@ -58,12 +65,22 @@ class Holdings:
         self.num_disk_blocks = 0
         self.num_dirty_host = 0
         """Blocks in host memory that have no finished copy on disk."""
-        self.device_victims = self.order.view(self._is_device_victim, self._is_one_device_victim)
+        self.tier_orders: tuple[TierOrder | None, ...] = (None, None, None)
+        """The order of a plug-in, where there is one, by tier. The disk has none: what survives a restart is the last use."""
+        self.device_victims: Victims = self.order.view(self._is_device_victim, self._is_one_device_victim)
         self.host_clean = self.order.view(self._is_host_clean)
         self.host_stored = self.order.view(self._is_host_stored)
-        self.host_victims = self.order.view(self._is_host_victim)
+        self.host_victims: Victims = self.order.view(self._is_host_victim)
         self.host_dirty = self.order.view(self._is_host_dirty)
         self.disk_victims = self.order.view(self._is_disk_victim)
+        if policy is not None:
+            self.device_victims = device = TierOrder(
+                DEVICE, self.residency, policy(device_slots), self._is_one_device_victim
+            )
+            self.host_victims = host = TierOrder(
+                HOST, self.residency, policy(max(1, host_slots)), self._is_one_host_victim
+            )
+            self.tier_orders = (device, host, None)
         host_views = (self.host_clean, self.host_stored, self.host_victims, self.host_dirty)
         # Who may see blocks although nobody touched them, when copies are begun, are whole, go or are no longer read.
         self._see_begun: _Seen = {DEVICE: (self.host_clean,), HOST: (), DISK: ()}
@@ -167,6 +184,9 @@ class Holdings:
         mask: Mask = self._idle(HOST, ids) & ~self._elsewhere(ids)
         return mask
 
+    def _is_one_host_victim(self, block: int) -> bool:
+        return self._is_host_victim(np.array([block], dtype=np.intp)).item()
+
     def _elsewhere(self, ids: Ids) -> Mask:
         """Whether a block is, or is about to be, elsewhere than in host memory.
 
@@ -192,6 +212,8 @@ class Holdings:
         self.residency.begin_write(tier, ids, places)
         if tier is DISK:
             self.disk_bytes += int(self.residency.place[DISK].take(ids).sum())
+        if (order := self.tier_orders[tier]) is not None:
+            order.begun(ids)
         self._show(self._see_begun[tier], ids)
 
     def arrived(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
@@ -224,6 +246,8 @@ class Holdings:
 
     def _vacate(self, tier: Tier, ids: Ids, slot_state: SlotState) -> None:
         self.residency.drop(tier, ids)
+        if (order := self.tier_orders[tier]) is not None:
+            order.left(ids)
         if tier is DISK:
             self.disk_bytes -= int(self.residency.place[DISK].take(ids).sum())
         else:
@@ -248,9 +272,33 @@ class Holdings:
         self._show(self._see_unread[tier], ids)
 
     @staticmethod
-    def _show(views: tuple[View, ...], ids: Ids) -> None:
+    def _show(views: tuple[Victims, ...], ids: Ids) -> None:
         for view in views:
             view.rewind(ids)
+
+    # --- for plug-ins ---------------------------------------------------------------------------------------------
+
+    def found(self, path: Ids, tiers: NDArray[np.int8]) -> None:
+        """A request has found these blocks, each in this tier."""
+        self.residency.hits[path] += 1
+        for tier, order in zip(Tier, self.tier_orders, strict=True):
+            if order is not None:
+                order.used(path[tiers == tier])
+
+    def comes(self, matched: Ids, absent: Ids, own: NDArray[np.int32]) -> None:
+        """Places on the device are about to be asked for: for those of a path at positions `absent`, and what follows it.
+
+        `own`: the tokens of that, of whole blocks.
+        """
+        order = self.tier_orders[DEVICE]
+        if order is None:
+            return
+        root = self.radix.seed
+        chain = [root, *self.residency.fingerprint[matched].tolist()]
+        chain += fingerprints(own.tobytes(), self.radix.block_tokens * own.itemsize, chain[-1]).tolist()
+        positions = [*absent.tolist(), *range(len(matched), len(chain) - 1)]
+        above = [chain[at] if at else ROOT for at in positions]
+        order.coming([chain[at + 1] for at in positions], above, positions)
 
     # --- leases and removal ---------------------------------------------------------------------------------------
 
@@ -304,6 +352,8 @@ class Holdings:
         residency = self.residency
         place, parent = residency.place.item(tier, block), residency.parent.item(block)
         residency.state[tier, block] = ABSENT
+        if (order := self.tier_orders[tier]) is not None:
+            order.left(np.array([block], dtype=np.intp))
         if tier is DISK:
             self.disk_bytes -= place
             self.num_disk_blocks -= 1

@@ -51,6 +51,7 @@ from tiering.observation import Observed
 from tiering.observer import Observer
 from tiering.outbox import Outbox
 from tiering.owners import EVERYBODYS, Ownership
+from tiering.policies import policy_named
 from tiering.radix import Tokens
 from tiering.residency import Ids, Tier
 from tiering.rest import Rest
@@ -110,6 +111,7 @@ class Index:
             host_slots=config.host_slots,
             later_host_slots=config.later_host_slots,
             disk_bytes=config.disk_bytes,
+            policy=policy_named(config.policy),
         )
         self._outbox = Outbox()
         self._holes = Holes(self._holdings, config.hole_ttl_s)

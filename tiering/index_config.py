@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tiering.expiry import ROUNDS
+from tiering.policies import policy_named
 
 _READ_BUDGET_BYTES: Final = 128 << 20
 """What is on its way from the disk waits for all that was asked for before: of a slow one, at 100 MB/s, this comes in well
@@ -24,6 +25,8 @@ class IndexConfig:
     """The most that this namespace may take on disk; 0 for no disk tier."""
     record_bytes: int = 0
     """The most that one block may take on disk."""
+    policy: str = "lru"
+    """Which order device and host memory give up their blocks in: a name of tiering.policies, or package.module:Class."""
     loads: bool = True
     """Whether blocks below the device are brought back; otherwise they are computed again."""
     mark_shift: int = 31
@@ -65,6 +68,7 @@ class IndexConfig:
             raise ValueError(f"record_bytes must be given with a disk tier, not {self.record_bytes}")
         if self.record_bytes >= 1 << 31:
             raise ValueError(f"record_bytes must be below 2 GiB, not {self.record_bytes}")
+        policy_named(self.policy)
         if not 0 <= self.clean_share <= 1:
             raise ValueError(f"clean_share must be between 0 and 1, not {self.clean_share}")
         if self.write_budget_blocks < 1:

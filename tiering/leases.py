@@ -122,6 +122,7 @@ class Leases:
         if stash is not None and stash.state is StashState.MOVING:
             return Wait.FOR_ROOM
         num_blocks = min(max_blocks, self._num_to_begin(tokens, len(matched), chunk_blocks, stash))
+        block_tokens = self._holdings.radix.block_tokens
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched)
         state = self._holdings.residency.state
@@ -129,6 +130,8 @@ class Leases:
         # and read: its host copies would be clean, if the disk has them too, and first to go
         in_host = matched[absent][state[HOST].take(matched[absent]) == PRESENT]
         self._holdings.read_begins(HOST, in_host)
+        whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
+        self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
         room = self._eviction.device_room(num_blocks - len(matched) + len(absent))
         self._holdings.read_ended(HOST, in_host)
         if room is not Room.NOW:
@@ -160,7 +163,7 @@ class Leases:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
         residency, table = self._holdings.residency, self._holdings.slots[DEVICE]
         found_in = residency.nearest_tier(matched).astype(np.int8)
-        residency.hits[matched] += 1
+        self._holdings.found(matched, found_in)
         loading = table.take(len(absent), SlotState.IN_FLIGHT)
         private = table.take(num_blocks - len(matched), SlotState.PRIVATE)
         assert loading is not None and private is not None, "room was made for both"

@@ -117,6 +117,7 @@ def test_what_is_given_is_kept(tmp_path):
         ("deterministic", 1),
         ("load", "sometimes"),
         ("attention", "flash"),
+        ("policy", "least"),
     ],
 )
 def test_a_wrong_setting_is_named(field, value):

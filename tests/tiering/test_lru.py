@@ -13,7 +13,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tiering.policies import POLICIES, lru
+from tiering.policies import lru
 from tiering.policies.lru import LRU
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, State, Tier
@@ -333,10 +333,6 @@ class Chains:
         self.index.remove(array(blocks))
         self.policy.check()
         self.index.check()
-
-
-def test_the_registry_names_the_policy():
-    assert POLICIES == {"lru": LRU}
 
 
 def test_the_older_path_goes_first_and_from_its_end():

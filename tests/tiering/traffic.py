@@ -13,6 +13,7 @@ from tiering.costs import Costs
 from tiering.decision import Chooser, Decision
 from tiering.index_config import IndexConfig
 from tiering.moves import Read
+from tiering.policies import POLICIES
 from tiering.residency import NO_BLOCK, Tier
 from tiering.slot_table import SlotState
 from tiering.transfers import NAMES
@@ -33,6 +34,7 @@ def some_config(choose):
         later_host_slots=choose(range(max(1, host_slots))),
         disk_bytes=disk_blocks * RECORD_BYTES,
         record_bytes=RECORD_BYTES,
+        policy=choose(["lru", *POLICIES]),
         loads=choose([True, True, True, False]),
         read_batch_blocks=choose([1, 2, 3]),
         read_budget_blocks=choose([1, 2, 6]),

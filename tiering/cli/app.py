@@ -289,6 +289,67 @@ def serve(
     _plainly(lambda: run(bench, json))
 
 
+@app.command()
+def simulate(
+    traces: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Mooncake, Bailian or LMCache-hash traces, or our own; .zst too. Each is replayed from empty.",
+            metavar="TRACE...",
+            exists=True,
+            dir_okay=False,
+        ),
+    ],
+    device_blocks: Annotated[
+        str, typer.Option(help="Of the device; several sizes, comma-separated, are swept.")
+    ],
+    host_blocks: Annotated[str, typer.Option(help="Of host memory; 0: there is none.")] = "0",
+    disk_blocks: Annotated[str, typer.Option(help="Of the disk; 0: there is none.")] = "0",
+    policy: Annotated[
+        str,
+        typer.Option(
+            help="Eviction order: lru, fifo, s3fifo, arc, recompute-cost, package.module:Class, or min, the optimum. "
+            "Several, comma-separated, are swept."
+        ),
+    ] = "lru",
+    admission: Annotated[str, typer.Option(help="What may enter host memory and disk: all.")] = "all",
+    compute_s: Annotated[float, typer.Option(help="Seconds that computing a block takes.", min=0)] = 0.0,
+    demote_s: Annotated[
+        float, typer.Option(help="Seconds that a copy to host memory takes, a block.", min=0)
+    ] = 0.0,
+    promote_s: Annotated[float, typer.Option(help="Seconds that a copy back takes, a block.", min=0)] = 0.0,
+    read_s: Annotated[float, typer.Option(help="Seconds that a read from disk takes, a block.", min=0)] = 0.0,
+    write_s: Annotated[float, typer.Option(help="Seconds that a write to disk takes, a block.", min=0)] = 0.0,
+    json: Annotated[Path | None, typer.Option(help="Where to write all figures.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Where to write a page with the curves.")] = None,
+) -> None:
+    """Say what a cache of given sizes would have found of a trace, by the engine's own core. See docs/simulate.md."""
+    from tiering.cli.simulate import Sweep, run
+    from tiering.simulate import BlockTimes
+
+    _plainly(
+        lambda: run(
+            Sweep(
+                traces=tuple(traces),
+                device_blocks=_sizes(device_blocks, "--device-blocks"),
+                host_blocks=_sizes(host_blocks, "--host-blocks"),
+                disk_blocks=_sizes(disk_blocks, "--disk-blocks"),
+                policies=tuple(name.strip() for name in policy.split(",")),
+                admission=admission,
+                times=BlockTimes(
+                    compute_s=compute_s,
+                    demote_s=demote_s,
+                    promote_s=promote_s,
+                    read_s=read_s,
+                    write_s=write_s,
+                ),
+            ),
+            json,
+            html,
+        )
+    )
+
+
 @bench_app.command("disk")
 def bench_disk(
     model: Annotated[
@@ -330,6 +391,13 @@ def _lengths(text: str, option: str = "--prefix-tokens") -> tuple[int, ...]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdigit() and int(part) for part in parts):
         raise typer.BadParameter(f"{text!r} is not a list of numbers above 0", param_hint=option)
+    return tuple(int(part) for part in parts)
+
+
+def _sizes(text: str, option: str) -> tuple[int, ...]:
+    parts = [part.strip().replace("_", "") for part in text.split(",")]
+    if not all(part.isdigit() for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a list of numbers", param_hint=option)
     return tuple(int(part) for part in parts)
 
 

@@ -18,7 +18,7 @@ def environment() -> dict[str, Any]:
     import torch
 
     return {
-        "commit": _commit(),
+        "commit": commit(),
         "cpu": _cpu(),
         "cores": os.cpu_count(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -29,7 +29,7 @@ def environment() -> dict[str, Any]:
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "versions": {name: _version(name) for name in _PACKAGES},
+        "versions": {name: version(name) for name in _PACKAGES},
     }
 
 
@@ -46,7 +46,8 @@ def _driver() -> str | None:
         return None
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Of an installed package; None if it is not."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
@@ -65,7 +66,7 @@ def _cpu() -> str:
     )
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """The checkout's commit, with "+" where files differ from it; None outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     git = ["git", "-C", str(root)]

@@ -1,0 +1,106 @@
+"""Four formats of traces: what is read, what is written, and what is said of a line that is wrong."""
+
+import re
+
+import pytest
+import zstandard
+
+from tiering.trace import TraceError, TraceRequest, TraceWriter, read_trace
+
+MOONCAKE = """
+{"timestamp": 500, "input_length": 1030, "output_length": 7, "hash_ids": [40, 41, 42]}
+
+{"timestamp": 2500, "input_length": 600, "output_length": 1, "hash_ids": [40, 50], "session": "anything"}
+"""
+BAILIAN = """
+{"chat_id": 1, "parent_chat_id": -1, "timestamp": 0.5, "input_length": 1030, "output_length": 7, "type": "text", "turn": 1,
+ "hash_ids": [40, 41, 42]}
+{"chat_id": 2, "parent_chat_id": 1, "timestamp": 2.5, "input_length": 600, "output_length": 1, "type": "text", "turn": 2,
+ "hash_ids": [40, 50]}
+""".replace(",\n ", ", ")
+LMCACHE = """
+{"timestamp": 1711929600.5, "request_id": "a", "chunk_size": 256, "seq_len": 1030, "chunk_hashes": ["0xa", "0xb", "0xc"]}
+{"timestamp": 1711929602.5, "request_id": "b", "chunk_size": 256, "seq_len": 600, "chunk_hashes": ["0xa", "0xd"]}
+"""
+OWN = """
+{"format": "kvtide-trace", "version": 1, "block_tokens": 16}
+{"at_s": 0.5, "blocks": [9000000000, 1, 2], "input_tokens": 1030, "output_tokens": 7}
+{"at_s": 2.5, "blocks": [9000000000, 3], "input_tokens": 600, "output_tokens": 1}
+"""
+
+
+@pytest.fixture
+def put(tmp_path):
+    def put(text, name="a.jsonl"):
+        path = tmp_path / name
+        data = text.lstrip("\n").encode()
+        path.write_bytes(zstandard.compress(data) if path.suffix == ".zst" else data)
+        return path
+
+    return put
+
+
+@pytest.mark.parametrize(
+    "text", [MOONCAKE, BAILIAN, LMCACHE, OWN], ids=["mooncake", "bailian", "lmcache", "own"]
+)
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst"])
+def test_every_format_says_the_same(text, name, put):
+    first, second = read_trace(put(text, name))
+    replied = (0, 0) if text is LMCACHE else (7, 1)
+    assert first == TraceRequest(0.0, [0, 1, 2], 1030, replied[0])
+    assert second == TraceRequest(2.0, [0, 3], 600, replied[1])
+
+
+def test_a_trace_is_read_as_it_is_used(put):
+    """A wrong line does not keep those before it from being served, nor is a long file in memory."""
+    requests = read_trace(put(MOONCAKE + "nonsense\n"))
+    assert [next(requests).blocks, next(requests).blocks] == [[0, 1, 2], [0, 3]]
+    with pytest.raises(TraceError, match=r"a\.jsonl:4: "):
+        next(requests)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst"])
+def test_what_is_written_is_read(name, tmp_path):
+    with TraceWriter(tmp_path / name, block_tokens=16) as writer:
+        writer.write(10.0, [2**62, 5], 40, 3)
+        writer.write(11.5, [2**62], 16, 0)
+    assert list(read_trace(tmp_path / name)) == [
+        TraceRequest(0.0, [0, 1], 40, 3),
+        TraceRequest(1.5, [0], 16, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "a.jsonl: there is no request in it"),
+        (
+            '{"format": "kvtide-trace", "version": 1, "block_tokens": 16}\n',
+            "a.jsonl: there is no request in it",
+        ),
+        (
+            '{"format": "kvtide-trace", "version": 2, "block_tokens": 16}\n',
+            "a.jsonl:1: kvtide-trace 2 is not kvtide-trace 1",
+        ),
+        ("[1, 2]\n", "a.jsonl:1: a request is a JSON object, not list"),
+        ("\n\n{nonsense\n", "a.jsonl:1: JSON is malformed"),
+        ('{"timestamp": 1}\n', "a.jsonl:1: no trace that is known"),
+        ('{"hash_ids": [1]}\n', "a.jsonl:1: Object missing required field `timestamp`"),
+        ('{"timestamp": 1, "hash_ids": 3}\n', "a.jsonl:1: Expected `array`, got `int` - at `$.hash_ids`"),
+        (
+            '{"timestamp": "now", "hash_ids": []}\n',
+            "a.jsonl:1: Expected `float`, got `str` - at `$.timestamp`",
+        ),
+        ('{"timestamp": 1, "hash_ids": [1.5]}\n', "a.jsonl:1: Expected `int | str`, got `float`"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_line(text, why, put):
+    with pytest.raises(TraceError, match=re.escape(why)):
+        list(read_trace(put(text)))
+
+
+def test_a_file_that_is_not_compressed_is_said_to_be_so(put, tmp_path):
+    path = put(MOONCAKE)
+    path.rename(tmp_path / "a.jsonl.zst")
+    with pytest.raises(TraceError, match=r"a\.jsonl\.zst: zstd"):
+        list(read_trace(tmp_path / "a.jsonl.zst"))

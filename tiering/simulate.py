@@ -1,0 +1,242 @@
+"""A trace through the core: the index, its plans and its moves, on a virtual clock and without a byte of KV."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Final
+
+import numpy as np
+
+from kvstore.block import KEY_BYTES, BlockKey
+from kvstore.store import HIT
+from tiering.index import Index
+from tiering.index_config import IndexConfig
+from tiering.lease import Lease
+from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote, Read, Touch, Write, Written
+from tiering.policies import policy_named
+from tiering.residency import Tier
+from tiering.trace import TraceRequest
+
+ADMISSIONS: Final = ("all",)
+"""Who may enter host memory and disk: everything."""
+
+_NO_DEADLINE_S: Final = 1e12
+"""What is given a time takes it: nothing here hangs."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockTimes:
+    """Seconds that one block takes, by what is done to it. Nothing, unless it is given."""
+
+    compute_s: float = 0.0
+    demote_s: float = 0.0
+    promote_s: float = 0.0
+    read_s: float = 0.0
+    write_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("compute_s", "demote_s", "promote_s", "read_s", "write_s"):
+            if not 0 <= getattr(self, name) < np.inf:
+                raise ValueError(f"{name} must be a time of at least 0, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SimulationConfig:
+    """What is simulated. Sizes are blocks, and 0 is no such tier. Raises ValueError for what cannot work."""
+
+    device_blocks: int
+    host_blocks: int = 0
+    disk_blocks: int = 0
+    policy: str = "lru"
+    """A name of tiering.policies, or package.module:Class."""
+    admission: str = "all"
+    """One of ADMISSIONS."""
+    times: BlockTimes = field(default_factory=BlockTimes)
+
+    def __post_init__(self) -> None:
+        if self.device_blocks < 1:
+            raise ValueError(f"the device must hold at least one block, not {self.device_blocks}")
+        if min(self.host_blocks, self.disk_blocks) < 0:
+            raise ValueError(f"a tier holds at least 0 blocks: {self.host_blocks}, {self.disk_blocks}")
+        if self.disk_blocks and not self.host_blocks:
+            raise ValueError("a disk needs host memory to read into: host_blocks is 0")
+        if self.admission not in ADMISSIONS:
+            raise ValueError(f"admission is one of {', '.join(ADMISSIONS)}, not {self.admission!r}")
+        policy_named(self.policy)
+
+    @property
+    def capacity_blocks(self) -> int:
+        """Of all tiers together."""
+        return self.device_blocks + self.host_blocks + self.disk_blocks
+
+    @property
+    def index(self) -> IndexConfig:
+        """The core's configuration: a block is one token, and takes one byte of disk."""
+        return IndexConfig(
+            block_tokens=1,
+            device_slots=self.device_blocks,
+            host_slots=self.host_blocks,
+            disk_bytes=self.disk_blocks,
+            record_bytes=1,
+            policy=self.policy,
+            io_deadline_s=_NO_DEADLINE_S,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What came of a trace."""
+
+    num_requests: int
+    num_blocks: int
+    """Of all prompts, whole blocks."""
+    hits_by_tier: dict[str, int]
+    """Blocks that were found, by the nearest tier that had them."""
+    writes_by_tier: dict[str, int]
+    """Copies that were made: on the device of blocks computed and promoted, in host memory of blocks demoted and read."""
+    num_computed: int
+    """Blocks that were computed and kept: who writes everything writes so many to disk."""
+    ttft_s: list[float] = field(default_factory=list)
+    """By request, from arrival to the last of the prompt computed; empty where nothing takes time."""
+
+    @property
+    def hits(self) -> int:
+        """In all tiers."""
+        return sum(self.hits_by_tier.values())
+
+    @property
+    def hit_rate(self) -> float:
+        """Of all blocks, those found; 0 without blocks."""
+        return self.hits / self.num_blocks if self.num_blocks else 0.0
+
+
+class Simulation:
+    """Drives an Index as TieredCache does. Requests are served one at a time, in their order; moves go on beside them.
+
+    A prompt's blocks are all matched and all cached, the last one too, without a place to decode into; of a prompt that
+    is longer than the device its first blocks.
+    """
+
+    def __init__(self, config: SimulationConfig) -> None:
+        self._config, self._times = config, config.times
+        self._takes_time = config.times != BlockTimes()
+        self._index = Index(config.index, bytes(KEY_BYTES))
+        self._now_s = 0.0
+        self._due: list[tuple[float, int, Answer]] = []
+        """A heap of answers, and when they are given."""
+        self._free_s: defaultdict[type, float] = defaultdict(float)
+        """When what makes copies of a kind, one after the other, will have made those that were asked for."""
+        self._writes: Counter[Tier] = Counter()
+        self._num_keys = self._num_requests = self._num_blocks = self._num_computed = 0
+        self._ttft_s: list[float] = []
+
+    def run(self, requests: Iterable[TraceRequest]) -> Outcome:
+        """Serve these requests, after those that were served before."""
+        for request in requests:
+            self._serve(request)
+        self._rest()
+        hits = self._index.stats()["lookups"]["hit_blocks"]
+        sizes = (self._config.device_blocks, self._config.host_blocks, self._config.disk_blocks)
+        tiers = [tier for tier, size in zip(Tier, sizes, strict=True) if size]
+        return Outcome(
+            num_requests=self._num_requests,
+            num_blocks=self._num_blocks,
+            hits_by_tier={tier.label: hits[tier.label] for tier in tiers},
+            writes_by_tier={tier.label: self._writes[tier] for tier in tiers},
+            num_computed=self._num_computed,
+            ttft_s=self._ttft_s,
+        )
+
+    def check(self) -> None:
+        """See Index.check."""
+        self._index.check()
+
+    # --- requests -------------------------------------------------------------------------------------------------
+
+    def _serve(self, request: TraceRequest) -> None:
+        self._num_requests += 1
+        self._num_blocks += len(request.blocks)
+        if not request.blocks:
+            return
+        self._until(request.at_s)
+        tokens = np.array(request.blocks[: self._config.device_blocks], dtype="<i4")
+        lease = self._admit(tokens)
+        while lease.num_loading:
+            self._wait()
+        for start, end in lease.gaps(len(tokens)):
+            self._until(self._now_s + (end - start) * self._times.compute_s)
+            self._index.publish(lease, tokens, start, end)
+            self._num_computed += end - start
+            self._writes[Tier.DEVICE] += end - start
+        if self._takes_time:
+            self._ttft_s.append(self._now_s - request.at_s)
+        self._index.release(lease)
+        self._start_moves()
+
+    def _admit(self, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Lease:
+        while True:
+            outcome = self._index.admit(tokens, len(tokens), chunk_blocks=len(tokens), compute_last=False)
+            self._start_moves()
+            if isinstance(outcome, Lease):
+                return outcome
+            self._wait()
+
+    # --- moves ----------------------------------------------------------------------------------------------------
+
+    def _start_moves(self) -> None:
+        for move in self._index.plan(self._now_s):
+            if not isinstance(move, Forget | Touch):  # nobody waits for these
+                self._start(move)
+
+    def _start(self, move: Move) -> None:
+        answer: Answer
+        match move:
+            case Demote():
+                tier, each_s, answer = Tier.HOST, self._times.demote_s, Copied(move.number)
+            case Promote():
+                tier, each_s, answer = Tier.DEVICE, self._times.promote_s, Copied(move.number)
+            case Read():
+                tier, each_s = Tier.HOST, self._times.read_s
+                answer = HasRead(move.number, (HIT,) * len(move.ids))
+            case Write():
+                tier, each_s, answer = Tier.DISK, self._times.write_s, self._written(move)
+            case _:
+                raise AssertionError(f"requests that run one at a time need no {type(move).__name__}")
+        num_blocks = len(move.ids)
+        self._writes[tier] += num_blocks
+        end_s = max(self._now_s, self._free_s[type(move)]) + num_blocks * each_s
+        self._free_s[type(move)] = end_s
+        heappush(self._due, (end_s, move.number, answer))
+
+    def _written(self, move: Write) -> Written:
+        keys = tuple((ancestor.id, self._key()) for ancestor in move.lineage)
+        return Written(move.number, (1,) * len(move.ids), keys)
+
+    def _key(self) -> BlockKey:
+        """A key that no other block has: nothing is found by it here."""
+        self._num_keys += 1
+        return self._num_keys.to_bytes(KEY_BYTES, "little")
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def _until(self, time_s: float) -> None:
+        """Go on to this time, if it is to come, and give the answers that are due by then."""
+        while self._due and self._due[0][0] <= time_s:
+            self._wait()
+        self._now_s = max(self._now_s, time_s)
+        self._index.at(self._now_s)
+
+    def _wait(self) -> None:
+        """Go on to when the next moves are over, and answer these."""
+        assert self._due, "a request waits, and nothing is on its way"
+        self._now_s = max(self._now_s, self._due[0][0])
+        self._index.at(self._now_s)
+        while self._due and self._due[0][0] <= self._now_s:
+            self._index.answer(heappop(self._due)[2])
+        self._start_moves()
+
+    def _rest(self) -> None:
+        """Let all that was asked for end."""
+        while self._due:
+            self._wait()

@@ -1,0 +1,196 @@
+"""One tier's blocks in the order of a policy that is a plug-in: between its names and the core's ids."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from tiering.policies.policy import Name, Policy, Standing
+from tiering.residency import NO_BLOCK, Ids, Residency, Tier
+
+ROOT: Name = -1
+"""What a first block follows."""
+_FREE, _PARENT, _HELD = Standing.FREE, Standing.PARENT, Standing.HELD
+
+
+class Victims(Protocol):
+    """Blocks that may go, in the order in which they should: a View of the LRU log, or a TierOrder."""
+
+    def peek(self, k: int) -> Ids:
+        """Up to `k` of them, children before parents."""
+        ...
+
+    def first(self) -> int:
+        """The only one of `peek(1)`, or NO_BLOCK."""
+        ...
+
+    def rewind(self, ids: Ids) -> None:
+        """These may go now although nobody touched them."""
+        ...
+
+    def check(self) -> None:
+        """Raise AssertionError if a block is missing."""
+        ...
+
+
+class TierOrder:
+    """Tells a policy what happens to the blocks of one tier, keeps the leaf rule for it, and asks it for victims.
+
+    A block is named by its fingerprint, so that a ghost is known again under another id. It is in the order from when its
+    place is given out, or promised to it: see `coming`. What `peek` has answered is out of the order; if it has not left
+    the tier by the next `peek` it is answered first, and if it is used it enters anew.
+    """
+
+    def __init__(
+        self, tier: Tier, residency: Residency, policy: Policy, may_go: Callable[[int], bool]
+    ) -> None:
+        """`may_go`: whether a block could leave the tier now, were it not for others that follow it."""
+        self._tier, self._residency, self._policy, self._may_go = tier, residency, policy, may_go
+        self._above: dict[Name, Name] = {}
+        """Of each block in the order, the one that it follows."""
+        self._position: dict[Name, int] = {}
+        self._num_below: dict[Name, int] = {}
+        """Blocks of the order that follow one directly, where there are any."""
+        self._ids: dict[Name, int] = {}
+        """Of those that have a place."""
+        self._promised: set[Name] = set()
+        """Those that have none yet."""
+        self._coming: list[tuple[Name, Name, int]] = []
+        self._picked: dict[Name, int] = {}
+
+    # --- what happens in the tier ---------------------------------------------------------------------------------
+
+    def coming(self, names: Sequence[Name], above: Sequence[Name], positions: Sequence[int]) -> None:
+        """The next places that are asked for are for these blocks of a path, each below one of `above`.
+
+        Those that are not given one before others are told of are forgotten.
+        """
+        new = set(names)
+        for name in [name for name in self._promised if name not in new]:
+            self._remove(name)
+            self._policy.leave(name)
+        self._coming = list(zip(names, above, positions, strict=True))[::-1]
+
+    def begun(self, ids: Ids) -> None:
+        """Blocks got places: on the device in the order of their path, below in that in which they came down."""
+        self._coming.clear()
+        for block in (ids[::-1] if self._tier is Tier.DEVICE else ids).tolist():
+            self._bind(self._name(block), block)
+
+    def used(self, ids: Ids) -> None:
+        """A request found these blocks of a path here."""
+        for name in self._residency.fingerprint[ids[::-1]].tolist():
+            if name in self._picked:
+                self._bind(name, self._picked.pop(name))
+            else:
+                self._policy.use(name)
+
+    def left(self, ids: Ids) -> None:
+        """Blocks have lost their places."""
+        for name in self._residency.fingerprint[ids].tolist():
+            if self._picked.pop(name, None) is None:
+                self._remove(name)
+                self._policy.leave(name)
+
+    # --- who goes -------------------------------------------------------------------------------------------------
+
+    def peek(self, k: int) -> Ids:
+        """Up to `k` blocks that may go, first those that should, children before parents."""
+        # who has a place still, in a batch that is being copied down, is not given another by us
+        coming = [row for row in self._coming if row[0] not in self._above and row[0] not in self._picked]
+        self._coming = []
+        again = iter([name for name in self._picked if self._may_go(self._picked[name])])
+        found: list[int] = []
+        num_free = len(coming) - k
+        for row in coming[: max(0, num_free)]:  # there is a place for these
+            self._promise(*row)
+        nobody: list[tuple[Name, Name, int] | None] = [None] * -num_free
+        for row in nobody + coming[max(0, num_free) :]:
+            victim = next(again, None)
+            if victim is None:
+                victim = self._policy.evict(self._standing, None if row is None else row[0])
+                if victim is None:
+                    break
+                self._picked[victim] = self._ids[victim]
+                self._remove(victim)
+            found.append(self._picked[victim])
+            if row is not None:
+                self._promise(*row)
+        return np.array(found, dtype=np.intp)
+
+    def first(self) -> int:
+        """The only block of `peek(1)`, NO_BLOCK if there is none."""
+        found = self.peek(1)
+        return found.item(0) if len(found) else NO_BLOCK
+
+    def rewind(self, ids: Ids) -> None:
+        """Nothing: a policy is asked anew each time."""
+
+    def _standing(self, name: Name) -> Standing:
+        block = self._ids.get(name)
+        if block is None or not self._may_go(block):
+            return _HELD
+        return _PARENT if name in self._num_below else _FREE
+
+    # --- the books ------------------------------------------------------------------------------------------------
+
+    def _name(self, block: int) -> Name:
+        return ROOT if block == NO_BLOCK else self._residency.fingerprint.item(block)
+
+    def _depth(self, block: int) -> int:
+        """The position of a block in its prompt; -1 for NO_BLOCK."""
+        steps = -1
+        while block != NO_BLOCK:
+            known = self._position.get(self._name(block))
+            if known is not None:
+                return known + steps + 1
+            steps += 1
+            block = self._residency.parent.item(block)
+        return steps
+
+    def _enter(self, name: Name, above: Name, position: int) -> None:
+        self._policy.enter(name, position)
+        self._above[name] = above
+        self._position[name] = position
+        self._num_below[above] = self._num_below.get(above, 0) + 1
+
+    def _promise(self, name: Name, above: Name, position: int) -> None:
+        self._enter(name, above, position)
+        self._promised.add(name)
+
+    def _bind(self, name: Name, block: int) -> None:
+        """A block has a place, whether that was promised to it or not."""
+        if name in self._above:
+            self._promised.discard(name)
+        else:
+            above = self._residency.parent.item(block)
+            self._enter(name, self._name(above), self._depth(above) + 1)
+        self._ids[name] = block
+
+    def _remove(self, name: Name) -> None:
+        above = self._above.pop(name)
+        del self._position[name]
+        self._ids.pop(name, None)
+        self._promised.discard(name)
+        if self._num_below[above] > 1:
+            self._num_below[above] -= 1
+        else:
+            del self._num_below[above]
+            if above in self._above:
+                self._policy.freed(above)
+
+    def check(self) -> None:
+        """Raise AssertionError unless the order has each block of the tier once, and knows what follows what."""
+        residency = self._residency
+        there = np.flatnonzero(residency.live & (residency.state[self._tier] != 0)).tolist()
+        known = sorted([*self._ids.values(), *self._picked.values()])
+        assert known == there, f"{self._tier.label} has blocks {there}, its order {known}"
+        assert self._above.keys() == self._ids.keys() | self._promised, "a block is promised, or has a place"
+        for name, block in [*self._ids.items(), *self._picked.items()]:
+            assert self._name(block) == name, "a block has another name"
+        below: dict[Name, int] = {}
+        for name, block in self._ids.items():
+            assert self._above[name] == self._name(residency.parent.item(block)), "a block follows another"
+        for above in self._above.values():
+            below[above] = below.get(above, 0) + 1
+        assert below == self._num_below, "a block is miscounted below another"
