@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from itertools import islice
 
 import pytest
 from typer.testing import CliRunner
@@ -23,6 +24,8 @@ from tests.cli.plan_configs import (
 from tiering.cli.app import app
 from tiering.cli.serve_config import serve_config
 from tiering.costs import Costs
+from tiering.simulate import Simulation, SimulationConfig
+from tiering.trace import read_trace
 
 
 @pytest.fixture
@@ -222,17 +225,56 @@ SIMULATED = {
 }
 
 
-def test_a_trace_is_not_made_up(plan, tmp_path):
+def test_a_trace_is_simulated_with_these_tiers(plan, tmp_path):
+    """Two prompts of two blocks in turns: a device of one block of 512 tokens keeps nothing to the next, host memory does."""
     trace = tmp_path / "t.jsonl"
-    trace.write_text("{}\n")
-    done = plan(LLAMA_70B, "--trace", trace, "--host-memory", "160GiB")
-    assert done.exit_code == 2
-    assert (
-        f"kvtide simulate {trace} --device-blocks 512 --host-blocks 1024 --disk-blocks 0 --json"
-        in done.stderr
-    )
-    assert done.stdout == ""
-    assert "no such file" in plan(LLAMA_70B, "--trace", tmp_path / "none").stderr
+    rows = [{"timestamp": n, "hash_ids": [2 * (n % 2), 2 * (n % 2) + 1]} for n in range(20)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    small = str(512 * 327_680)
+    found = said(plan(LLAMA_70B, "--json", "--trace", trace, device_memory=small))["trace"]
+    assert found["hit_rate"] == 0.0
+    assert (found["num_requests"], found["num_blocks"]) == (20, 40)
+    options = ("--json", "--trace", trace, "--trace-block-tokens", 512, "--host-memory", "80GiB")
+    found = said(plan(LLAMA_70B, *options, "--price-per-hour", 2, device_memory="80GiB"))["trace"]
+    assert found["hit_rate"] == 36 / 40
+    assert found["hits_by_tier"] == {"device": 36, "host": 0}
+    assert found["money"] > 0
+
+
+def test_a_real_trace_gives_the_simulators_own_figures(plan, tmp_path):
+    """The first requests of agents, through 100 blocks on the device and 200 in host memory."""
+    shipped = ROOT / "benchmarks" / "traces" / "lmcache_agents_blk64.jsonl.zst"
+    requests = list(islice(read_trace(shipped), 100))
+    trace = tmp_path / "t.jsonl"
+    rows = [{"timestamp": 1000 * each.at_s, "hash_ids": each.blocks} for each in requests]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sizes = [str(number * 64 * 327_680) for number in (100, 200)]
+    options = ("--json", "--trace", trace, "--trace-block-tokens", 64, "--host-memory", sizes[1])
+    found = said(plan(LLAMA_70B, *options, device_memory=sizes[0]))["trace"]
+    outcome = Simulation(SimulationConfig(device_blocks=100, host_blocks=200)).run(requests)
+    assert found["hits_by_tier"] == outcome.hits_by_tier
+    assert min(outcome.hits_by_tier.values()) > 0
+    assert found["hit_rate"] == pytest.approx(outcome.hit_rate)
+
+
+def test_what_is_no_trace_gets_a_sentence(plan, tmp_path):
+    trace = tmp_path / "t.jsonl"
+    for content, words in (
+        ("{}\n", "no trace that is known"),
+        ("", "no request"),
+        (None, "cannot read --trace"),
+    ):
+        if content is not None:
+            trace.write_text(content)
+        else:
+            trace.unlink()
+        done = plan(LLAMA_70B, "--trace", trace)
+        assert done.exit_code == 2, done.output
+        assert words in done.stderr
+    trace.write_text('{"timestamp": 0, "hash_ids": [1]}\n')
+    done = plan(LLAMA_70B, "--trace", trace, device_memory=str(16 * 327_680))
+    assert "the device holds no block of 512 tokens" in done.stderr
+    assert "give one of them" in plan(LLAMA_70B, "--trace", trace, "--simulated", trace).stderr
 
 
 def test_what_a_simulation_has_counted_is_worth(plan, tmp_path):
@@ -319,7 +361,7 @@ def test_a_config_that_says_too_little_gets_a_sentence(plan, facts, words):
         (("--disk-load", "0"), "--disk-load must be bytes of KV a second"),
         (("--host-load", "fast"), "--host-load must look like"),
         (("--disk-ratio", "0.5"), "--disk-ratio must be from 1 to 100"),
-        (("--price-per-hour", "3"), "follows from --simulated"),
+        (("--price-per-hour", "3"), "of which --trace?"),
         (("--price-per-hour", "nan"), "--price-per-hour must be a price"),
         (("--measured", "none.json"), "cannot read --measured"),
         (("--measured", ROOT / "benchmarks/results/codec_zen4-2core_2026-11-29.json"), "is neither what"),

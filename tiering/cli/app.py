@@ -90,7 +90,7 @@ def plan(
     ] = None,
     disk_ratio: Annotated[float | None, typer.Option(help="How much smaller records are than KV.")] = None,
     disk_path: Annotated[str, typer.Option(help="Of the recommended configuration.")] = "/var/cache/kvtide",
-    trace: Annotated[Path | None, typer.Option(help="Says how to simulate it for --simulated.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Requests, to be simulated with these tiers.")] = None,
     trace_block_tokens: Annotated[int, typer.Option(help="Tokens of a trace's block.", min=1)] = 512,
     simulated: Annotated[Path | None, typer.Option(help="What `kvtide simulate --json` has written.")] = None,
     price_per_hour: Annotated[

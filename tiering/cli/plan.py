@@ -15,7 +15,7 @@ from kvstore.reports import TierName
 from tiering.cli.plan_advice import Advice, advise, as_text, check_target, write
 from tiering.cli.plan_kv import KvCost, kv_cost
 from tiering.cli.plan_rates import Rates, rates
-from tiering.cli.plan_trace import read_simulated, refuse_trace
+from tiering.cli.plan_trace import Counted, read_simulated, simulate
 from tiering.plan import Capacity, break_even_tokens, capacity, saved, saved_s
 
 COST_TOKENS: Final = 4000
@@ -126,8 +126,6 @@ def make(options: Options) -> Made:
         for tier in loads
         if sizes[tier]
     }
-    if options.trace is not None:
-        refuse_trace(options.trace, tiers, options.block_tokens, options.trace_block_tokens)
     return Made(
         options=options,
         kv=kv,
@@ -147,7 +145,7 @@ def make(options: Options) -> Made:
             max_len=kv.max_len,
             disk_pays_from=break_even.get("disk"),
         ),
-        saved=_saved(options, known, token_bytes),
+        saved=_saved(options, known, token_bytes, tiers),
     )
 
 
@@ -231,26 +229,33 @@ def _rows(
     return tuple(rows)
 
 
-def _saved(options: Options, known: Rates, token_bytes: int) -> Mapping[str, Any] | None:
+def _saved(
+    options: Options, known: Rates, token_bytes: int, tiers: tuple[Capacity, ...]
+) -> Mapping[str, Any] | None:
     if (price := options.price_per_hour) is not None and not 0 <= price < 1e9:
         raise ValueError(f"--price-per-hour must be a price from 0 on, got {price:g}")
-    if options.simulated is None:
+    if (counted := _counted(options, tiers)) is None:
         if price is not None:
-            raise ValueError(
-                "--price-per-hour says what saved time is worth, and what is saved follows from --simulated"
-            )
+            raise ValueError("--price-per-hour says what saved time is worth: of which --trace?")
         return None
-    hits, requests, blocks = read_simulated(options.simulated)
     found = saved(
-        hits,
-        requests,
-        blocks,
+        counted.hits_by_tier,
+        counted.num_requests,
+        counted.num_blocks,
         known.curves,
         token_bytes=token_bytes,
         block_tokens=options.trace_block_tokens,
         price_per_hour=price,
     )
-    return {"num_requests": requests, "num_blocks": blocks, **asdict(found)}
+    return {"num_requests": counted.num_requests, "num_blocks": counted.num_blocks, **asdict(found)}
+
+
+def _counted(options: Options, tiers: tuple[Capacity, ...]) -> Counted | None:
+    if options.trace is not None and options.simulated is not None:
+        raise ValueError("--trace is simulated here, and --simulated was elsewhere: give one of them")
+    if options.trace is not None:
+        return simulate(options.trace, tiers, options.block_tokens, options.trace_block_tokens)
+    return None if options.simulated is None else read_simulated(options.simulated)
 
 
 # ---- for people ------------------------------------------------------------------------------------------------------

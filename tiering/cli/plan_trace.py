@@ -1,30 +1,55 @@
-"""What a trace's hits are worth, by what a simulation of it has counted."""
+"""What tiers find of a trace: simulated here, or as a simulation has counted it."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvstore.reports import TierName
 from tiering.plan import Capacity
+from tiering.simulate import Simulation, SimulationConfig
+from tiering.trace import read_trace
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Hits by tier, and all accesses, in blocks of the trace."""
+
+    hits_by_tier: Mapping[TierName, int]
+    num_requests: int
+    num_blocks: int
+
 
 _TIERS: tuple[TierName, ...] = ("device", "host", "disk")
 
 
-def refuse_trace(trace: Path, tiers: Sequence[Capacity], block_tokens: int, trace_block_tokens: int) -> None:
-    """A plan simulates nothing itself: say what does, with these tiers. Raises ValueError always."""
-    if not trace.is_file():
-        raise ValueError(f"cannot read --trace {trace}: there is no such file")
-    sizes = {each.tier: each.num_blocks * block_tokens // trace_block_tokens for each in tiers}
-    options = " ".join(f"--{tier}-blocks {sizes.get(tier, 0)}" for tier in _TIERS)
-    raise ValueError(
-        f"--trace: a plan does not simulate. `kvtide simulate {trace} {options} --json hits.json` counts the hits of these tiers "
-        f"in blocks of {trace_block_tokens} tokens (where this version has that verb); then give --simulated hits.json instead"
+def simulate(trace: Path, tiers: Sequence[Capacity], block_tokens: int, trace_block_tokens: int) -> Counted:
+    """What tiers of these sizes would have found of a trace, whose blocks have `trace_block_tokens` tokens.
+
+    Reads the whole trace. Raises ValueError for what is none, or where the device holds no such block.
+    """
+    try:
+        requests = list(read_trace(trace))
+    except OSError as error:
+        raise ValueError(f"cannot read --trace {trace}: {error.strerror}") from error
+    most = sum(len(request.blocks) for request in requests)  # more room than that changes nothing
+    sizes = {each.tier: min(most, each.num_blocks * block_tokens // trace_block_tokens) for each in tiers}
+    if not sizes["device"]:
+        raise ValueError(
+            f"--trace: the device holds no block of {trace_block_tokens} tokens (--trace-block-tokens)"
+        )
+    host = sizes.get("host", 0)
+    config = SimulationConfig(
+        device_blocks=sizes["device"], host_blocks=host, disk_blocks=sizes.get("disk", 0) if host else 0
     )
+    outcome = Simulation(config).run(requests)
+    hits = {tier: outcome.hits_by_tier[tier] for tier in _TIERS if tier in outcome.hits_by_tier}
+    return Counted(hits, outcome.num_requests, outcome.num_blocks)
 
 
-def read_simulated(file: Path) -> tuple[Mapping[TierName, int], int, int]:
-    """Hits by tier, requests and block accesses of what a simulation has written. Raises ValueError for anything else."""
+def read_simulated(file: Path) -> Counted:
+    """What `kvtide simulate --json` has written. Raises ValueError for anything else."""
     try:
         found = json.loads(file.read_text("utf-8"))
     except OSError as error:
@@ -41,7 +66,7 @@ def read_simulated(file: Path) -> tuple[Mapping[TierName, int], int, int]:
         ) from error
     if set(hits) - set(_TIERS) or abs(sum(by_tier.values()) - rate * blocks) > 0.001 * blocks + 1:
         raise ValueError(f"--simulated {file}: hits by tier, {hits}, are not {rate} of {blocks} blocks")
-    return by_tier, requests, blocks
+    return Counted(by_tier, requests, blocks)
 
 
 def _count(value: Any) -> int:
