@@ -144,7 +144,7 @@ bench-codec: setup ## how much smaller KV becomes without loss, and how fast (tw
 bench-load-or-compute: setup ## whether choosing between loading and computing pays, on a virtual clock (a minute)
 	@$(BIN)/python -m benchmarks.load_or_compute $(LOAD_OR_COMPUTE_ARGS)
 
-bench-load-or-compute-engine: setup ## the same in a real engine, on the disk and on a slow one (three minutes)
+bench-load-or-compute-engine: setup ## the same in a real engine, on the disk and on a slow one (two minutes)
 	@$(BIN)/python -m benchmarks.load_or_compute_engine $(LOAD_OR_COMPUTE_ENGINE_ARGS)
 
 bench-overheads: setup ## what the engine's loop, a promotion, idling and imports cost beside the model (two minutes)

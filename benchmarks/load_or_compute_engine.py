@@ -182,10 +182,10 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--prefixes", default="256,768", help="tokens, comma-separated")
+    parser.add_argument("--prefixes", default="128,512", help="tokens, comma-separated")
     parser.add_argument("--suffix", type=int, default=64, help="tokens")
     parser.add_argument(
-        "--delays", default="0,4", help="seconds that each read takes longer, comma-separated"
+        "--delays", default="0,3", help="seconds that each read takes longer, comma-separated"
     )
     parser.add_argument("--warm-up", type=int, default=2, help="rounds")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
