@@ -41,6 +41,8 @@ OVERHEADS_ARGS ?=
 RESTART_ARGS ?=
 SIMULATE_ARGS ?=
 DISK_ARGS ?=
+LOAD_OR_COMPUTE_ARGS ?=
+LOAD_OR_COMPUTE_ENGINE_ARGS ?=
 SOAK_REQUESTS ?= 20000
 SOAK_SEEDS ?= 1000
 SOAK_WALKS ?= 40000
@@ -51,7 +53,8 @@ MUTATE_ARGS ?=
 export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: setup demo test browser check mutate faults faults-peers index-peers ttft-peers crash bench bench-admin bench-codec \
-	bench-disk bench-index bench-overheads bench-restart bench-simulate churn figures soak format sizes gpu-check gpu-rehearsal clean help
+	bench-disk bench-index bench-load-or-compute bench-load-or-compute-engine \
+	bench-overheads bench-restart bench-simulate churn figures soak format sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -137,6 +140,12 @@ bench-index: setup ## what the prefix index costs: matches, insertions, eviction
 
 bench-codec: setup ## how much smaller KV becomes without loss, and how fast (two minutes)
 	@OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.codec $(CODEC_ARGS)
+
+bench-load-or-compute: setup ## whether choosing between loading and computing pays, on a virtual clock (a minute)
+	@$(BIN)/python -m benchmarks.load_or_compute $(LOAD_OR_COMPUTE_ARGS)
+
+bench-load-or-compute-engine: setup ## the same in a real engine, on the disk and on a slow one (two minutes)
+	@$(BIN)/python -m benchmarks.load_or_compute_engine $(LOAD_OR_COMPUTE_ENGINE_ARGS)
 
 bench-overheads: setup ## what the engine's loop, a promotion, idling and imports cost beside the model (two minutes)
 	@$(BIN)/python -m benchmarks.overheads $(OVERHEADS_ARGS)

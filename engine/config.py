@@ -13,11 +13,14 @@ from .sizes import available_memory_bytes, parse_bytes
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
-LOADS = ("always", "never")
+LOADS = ("always", "never", "auto")
 ATTENTIONS = ("auto", "sdpa", "flashinfer")
 
 TILE_TOKENS = 128
 """Attention calls of a prefill end at absolute multiples of this; so must chunks in deterministic mode."""
+
+MIN_HOST_SLOTS = 8
+"""Blocks of host memory below which a disk tier would read in drops."""
 
 _GIB = 2**30
 # With "auto" the CPU pool stays small: it is touched at start, and costs the machine that memory at once.
@@ -80,7 +83,8 @@ class EngineConfig:
         costs what transformers' own forward costs; decodes wait for a chunk to end.
     deterministic: the same logits, bit for bit, whether a prefix was cached or not and whatever else runs;
         decoding is slower.
-    load: "always" loads what a lower tier has, "never" recomputes it (to compare).
+    load: "always" loads what a lower tier has, "never" recomputes it (to compare). "auto" loads as much of it as makes the
+        first token come soonest, by what loading and computing have taken here since the start (docs/load-or-compute.md).
     num_threads: torch's threads; None leaves torch's choice.
     """
 
@@ -110,7 +114,7 @@ class EngineConfig:
     max_num_seqs: int = 8
     max_batch_tokens: int = 1024
     deterministic: bool = False
-    load: Literal["always", "never"] = "always"
+    load: Literal["always", "never", "auto"] = "always"
     num_threads: int | None = None
 
     def __post_init__(self) -> None:

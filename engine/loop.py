@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 
 from tiering.cache import TieredCache
+from tiering.lease import Lease
 from tiering.leases import CacheUse
 from tiering.residency import Tier
 from tiering.writes import Sweep
@@ -332,10 +333,18 @@ class EngineLoop:
             request.cached_blocks = sequence.lease.cached_blocks_by_tier()
             request.marks.computed_s = time.monotonic()
             request.cache_report = self._explainer.report(request, sequence.lease)
+            self._learn(request, sequence.lease)
             self._counts["prompt_tokens"] += len(request.prompt)
             for tier, num_blocks in request.cached_blocks.items():
                 self._cached_tokens[tier] += num_blocks * self._block_tokens
                 self._counts["cached_tokens"] += num_blocks * self._block_tokens
+
+    def _learn(self, request: Request, lease: Lease) -> None:
+        """What loading and computing took is held against what was expected, and expected from now on."""
+        marks, request.decision = request.marks, lease.decision
+        load_s = max(0.0, marks.loaded_s - marks.admitted_s)
+        prefill_s = max(0.0, marks.computed_s - marks.loaded_s)
+        self._cache.computed(lease, len(request.prompt), load_s=load_s, prefill_s=prefill_s)
 
     @staticmethod
     def _take_token(reply: Sequence, choice: Choice) -> tuple[FinishReason | None, str | None]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.reports import TierName
+from tiering.decision import Decision
 
 from .explainer import CacheReport
 from .params import RequestOptions, SamplingParams
@@ -59,6 +60,8 @@ class Request:
     """The prompt, if it was given as a chat."""
     cache_report: CacheReport | None = None
     """Why the prompt was not served further; None until it is computed."""
+    decision: Decision | None = None
+    """How much of what lower tiers had was loaded, and what that was thought to take; None where nobody chose."""
     cached_blocks: dict[TierName, int] | None = None
     """By tier, as of the first token: what the request did not have to compute."""
 
@@ -81,6 +84,7 @@ class Request:
             timings=self.timings(),
             error=self.error,
             cache_notes=self.cache_notes,
+            decision=self.decision,
         )
         result.explained_by(self.cache_report)
         return result

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from kvstore.reports import Explanation, TierName
+from tiering.decision import Decision
 
 from .explainer import CacheReport
 
@@ -99,6 +100,8 @@ class Result(_Explained):
     samples: in order of their index, one unless `n` was more.
     error: the sentence that goes with the finish reason "error", else None.
     cache_notes: sentences that say why the cache could not serve more of this prompt than it did, if anything is known.
+    decision: with `EngineConfig.load="auto"`, how many of the blocks that match were used, and what that was thought to take:
+        `decision.ttft_s`, against timings.load_s + timings.prefill_s. None where nothing below the device matched.
     """
 
     samples: tuple[Sample, ...]
@@ -106,6 +109,7 @@ class Result(_Explained):
     timings: Timings
     error: str | None = None
     cache_notes: tuple[str, ...] = ()
+    decision: Decision | None = None
 
     @property
     def text(self) -> str:

@@ -21,11 +21,11 @@ from kvstore.steering import Changeable, KnowsOthers
 from kvstore.verify import verify
 from tiering.cache import TieredCache
 
-from .config import EngineConfig, read_threads
+from .config import MIN_HOST_SLOTS, EngineConfig, read_threads
 from .dtypes import dtype_name
 from .intake import Intake
 from .params import check_number
-from .tiers import MIN_HOST_SLOTS, Tiers
+from .tiers import Tiers
 
 CHANGEABLE: Final = (
     "host_bytes",

@@ -14,6 +14,8 @@ from kvstore.errors import StoreError, StoreFailed
 from kvstore.host import PIECE_BYTES, HostSlab
 from kvstore.store import Store
 from tiering.cache import TieredCache
+from tiering.costs import Costs
+from tiering.decision import Chooser
 from tiering.index_config import IndexConfig
 from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.cuda import CudaDevice
@@ -23,7 +25,7 @@ from tiering.transfer.page_locks import PageLocks
 from tiering.transfer.runtime import cupy_runtime
 from tiering.transfer.staged import StagedCudaDevice
 
-from .config import EngineConfig, Resources
+from .config import MIN_HOST_SLOTS, EngineConfig, Resources
 from .device_memory import CudaMeter, measured_pool_bytes
 from .flashinfer import FlashInfer, Load
 from .identity import identity
@@ -43,7 +45,6 @@ _log = logging.getLogger(__name__)
 
 _MOST_HOST_SHARE = 0.9  # of the memory that is left; with more of it one is warned
 _PIECE_BYTES = {"cpu": 32 << 20, "cuda": PIECE_BYTES}  # what is not page-locked costs nothing for each piece
-MIN_HOST_SLOTS = 8  # below this a disk tier would read in drops
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,6 +126,7 @@ def open_tiers(
             read_threads=chosen.disk_read_threads,
             layer_groups=groups.parts,
             restore_s=config.restore_wait_s,
+            chooser=Chooser(Costs()) if config.load == "auto" else None,
         )
         until_owned.pop_all()
     stack.callback(
@@ -280,7 +282,7 @@ def _index_config(
         disk_bytes=stored.capacity_bytes - stored.other_namespaces_bytes if stored is not None else 0,
         record_bytes=store.max_stored_bytes if store is not None else 0,
         policy=config.policy,
-        loads=config.load == "always",
+        loads=config.load != "never",
         mark_shift=MARK_SHIFT,
         ttl_s=config.ttl_s,
         clean_share=config.host_clean_share,

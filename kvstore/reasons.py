@@ -46,6 +46,8 @@ class MissReason(StrEnum):
     """The tier stopped working, and is left alone for a while, before the block was read."""
     LOADS_OFF = "loads_off"
     """A lower tier has it, and the configuration says to compute rather than load."""
+    COMPUTED_SOONER = "computed_sooner"
+    """A lower tier has it, and computing was thought to be faster than loading."""
     DAMAGED_LENGTH = "damaged_length"
     """The record is not as long as it says."""
     DAMAGED_HEADER = "damaged_header"

@@ -14,6 +14,7 @@ from kvstore.reports import Event, PrefixDetail, PrefixPage, PrefixQuery, Remove
 from kvstore.slots import SlotMemory
 from kvstore.steering import UNCHANGED, Unchanged
 from kvstore.store import Store
+from tiering.decision import Chooser
 from tiering.errands import Errands, Steps, at_once
 from tiering.events import EventLog
 from tiering.eviction import Room
@@ -83,6 +84,7 @@ class TieredCache(Closing):
         jobs: Callable[[str, int], Jobs] = IoThreads,
         layer_groups: Sequence[slice] = (WHOLE_SLOT,),
         restore_s: float = 1.0,
+        chooser: Chooser | None = None,
     ) -> None:
         """Takes over `device` and `store`: closing the cache closes them. What the store holds is found again.
 
@@ -90,11 +92,15 @@ class TieredCache(Closing):
         `join_s`: for how long reads, and then writes, that do not end may hold up `close`. `clock` counts seconds and
         does not go backwards; `now_ns` is the store's clock, which may jump: it is asked only for how old blocks are
         at the start, and for what the store is to know of their age. `jobs` makes what runs the store's calls, from
-        a name and a number of threads. `layer_groups`: see Mover. A store that cannot be listed, twice, is taken
+        a name and a number of threads. `layer_groups`: see Mover. `chooser`: see Index. A store that cannot be listed, twice, is taken
         for empty.
         """
         self._index = Index(
-            config, root_key, block_bytes=pool.block_bytes, events=EventLog(lambda: now_ns() / 1e9)
+            config,
+            root_key,
+            block_bytes=pool.block_bytes,
+            events=EventLog(lambda: now_ns() / 1e9),
+            chooser=chooser,
         )
         self._clock, self._now_ns = clock, now_ns
         self._news = threading.Event()
@@ -168,6 +174,10 @@ class TieredCache(Closing):
         )
         self._start_moves()
         return outcome
+
+    def computed(self, lease: Lease, num_tokens: int, *, load_s: float, prefill_s: float) -> None:
+        """See Index.computed."""
+        self._index.computed(lease, num_tokens, load_s=load_s, prefill_s=prefill_s)
 
     def observe(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> Observed:
         """See Index.observe."""

@@ -10,6 +10,7 @@ The driver (TieredCache in real time, models of memory on a virtual clock in tes
 import logging
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from kvstore.reasons import MissReason
 from kvstore.reports import Removed
 from kvstore.store import ReadOutcome
 from tiering.by_hand import ByHand
+from tiering.decision import Chooser, Decision, Match
 from tiering.errands import Steps
 from tiering.events import EventLog, Growth
 from tiering.eviction import Eviction, Room
@@ -93,10 +95,12 @@ class Index:
         *,
         block_bytes: int = 0,
         events: EventLog | None = None,
+        chooser: Chooser | None = None,
     ) -> None:
         """`root_key`: the parent key of every prompt's first block (Namespace.root_key).
 
         `block_bytes`: what a block takes in memory, for figures; `events`: where to note what happens.
+        `chooser`: asked how much of each match to load; without one all of it is.
         """
         self.config = config
         self._root_key, self._block_bytes = root_key, block_bytes
@@ -159,6 +163,7 @@ class Index:
         )
         self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)
         self._lookups = Lookups()
+        self._chooser = chooser
         self._now_s = 0.0
         self._outdated_reads: set[int] = set()
         """Reads in flight that may be of files which are gone."""
@@ -199,14 +204,54 @@ class Index:
             )
         if len(tokens) > max_blocks * self.config.block_tokens:
             raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
-        matched = self._match(tokens, compute_last=compute_last, use=use)
+        found = matched = self._match(tokens, compute_last=compute_last, use=use)
+        # what was preempted comes back whole; and for what is on its way a request waits
+        chosen = self._chosen(tokens, found) if stash is None else None
+        if chosen is not None:
+            matched = found[: chosen[1].num_blocks]
         outcome = self._leases.admit(
             tokens, matched, max_blocks, chunk_blocks, stash, use, ownership, compute_last=compute_last
         )
         if isinstance(outcome, Lease) and use is not CacheUse.OFF:
             num_blocks = self._leases.num_usable(tokens, compute_last=compute_last)
             self._lookups.note(num_blocks, outcome.found_in[: len(matched)])
+        if isinstance(outcome, Lease) and chosen is not None:
+            self._take(outcome, *chosen)
         return outcome
+
+    def _chosen(self, tokens: Tokens, matched: Ids) -> tuple[Match, Decision] | None:
+        """How much of the match to use, where something of it must be loaded and somebody is there to choose."""
+        if self._chooser is None or not len(matched) or self._leases.is_pending(matched):
+            return None
+        nearest = self._holdings.residency.nearest_tier(matched)
+        if not nearest.any():
+            return None
+        ends = [*(np.flatnonzero(np.diff(nearest)) + 1).tolist(), len(nearest)]
+        runs = [(Tier(nearest.item(end - 1)).label, end - start) for start, end in pairwise([0, *ends])]
+        match = Match(
+            runs=tuple(runs),
+            prompt_tokens=len(tokens),
+            block_tokens=self.config.block_tokens,
+            block_bytes=self._block_bytes,
+        )
+        return match, self._chooser.choose(match)
+
+    def _take(self, lease: Lease, match: Match, decision: Decision) -> None:
+        assert self._chooser is not None, "it has chosen"
+        self._chooser.taken(match, decision)
+        lease.decision = decision
+        if decision.num_blocks < decision.of_blocks and lease.observed is not None:
+            lease.observed = replace(lease.observed, stop=MissReason.COMPUTED_SOONER)
+
+    def computed(self, lease: Lease, num_tokens: int, *, load_s: float, prefill_s: float) -> None:
+        """A prompt of so many tokens is computed: its loads took `load_s` from admission on, what they left `prefill_s`."""
+        if self._chooser is not None:
+            blocks = lease.cached_blocks_by_tier()
+            start = sum(blocks.values()) * self.config.block_tokens
+            loaded = (
+                {tier: num * self._block_bytes for tier, num in blocks.items()} if not lease.num_lost else {}
+            )
+            self._chooser.took(lease.decision, start, num_tokens - start, prefill_s, loaded, load_s)
 
     def _match(
         self, tokens: Tokens, *, compute_last: bool = True, use: CacheUse = CacheUse.READ_WRITE
@@ -594,6 +639,7 @@ class Index:
             "block_tokens": self.config.block_tokens,
             "block_bytes": self._block_bytes,
             "lookups": self._lookups.stats(),
+            "load_or_compute": None if self._chooser is None else self._chooser.stats(),
             "transfers": self._outbox.transfers.stats(),
             "events": self.events.last,
             "leases": len(self._leases),
@@ -621,6 +667,8 @@ class Index:
 
     def check(self) -> None:
         """Raise AssertionError unless every part is consistent, and leases hold what they must."""
+        if self._chooser is not None:
+            self._chooser.check()
         self._holdings.check()
         self._holes.check()
         self._loads.check()

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from kvstore.reasons import MissReason
 from kvstore.reports import TierName
+from tiering.decision import Decision
 from tiering.observation import Observed
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
@@ -61,6 +62,8 @@ class Lease:
         """... and why, by position."""
         self.observed: Observed | None = None
         """What was seen of the prompt when the lease was granted; None for a fork, and once it was taken."""
+        self.decision: Decision | None = None
+        """How much of the match was to be loaded; None where there was nothing to choose, or nobody who does."""
         self.indexable: Tokens = ids[:0].astype(np.int32)
         """Tokens from the first on whose blocks may be indexed, once they are computed; given with the last of them."""
         self.released = False

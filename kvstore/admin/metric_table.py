@@ -53,6 +53,8 @@ TIER: Labels = {"tier": TIERS}
 SERVED_FROM: Labels = {"tier": ("none", *TIERS)}
 REASON: Labels = {"reason": tuple(reason.value for reason in MissReason)}
 DAMAGE: Labels = {"reason": tuple(reason.value for reason in MissReason if reason.damaged)}
+DECISION: Labels = {"decision": ("all", "some", "none", "uncalibrated")}
+OUTCOME: Labels = {"outcome": ("loaded", "computed")}
 CODEC: Labels = {"codec": ("raw", "planes", "baseline")}
 END: Labels = {"reason": ("stop", "length", "cancelled", "timeout", "error")}
 TRANSFER: Labels = {"transfer": ("demote", "promote", "swap_out", "swap_in", "read", "write")}
@@ -76,6 +78,20 @@ PROMPTS = (
            "Whole blocks that requests asked for."),
     Metric("kvtide_lookup_hit_blocks_total", "counter", "blocks", "cache.lookups.hit_blocks.{tier}", TIER,
            "Blocks that requests asked for and found, by the tier in which they lay."),
+    Metric("kvtide_load_decisions_total", "counter", "requests", "cache.load_or_compute.decisions.{decision}", DECISION,
+           "Matches below the device, by how much of them was loaded (load=auto); uncalibrated: all, as nothing was known."),
+    Metric("kvtide_load_probes_total", "counter", "requests", "cache.load_or_compute.probes", {},
+           "Of these, how many were loaded only to see how fast the tier is by now."),
+    Metric("kvtide_load_decided_blocks_total", "counter", "blocks", "cache.load_or_compute.blocks.{outcome}", OUTCOME,
+           "Blocks that lower tiers had, by what was decided (load=auto)."),
+    Metric("kvtide_load_outcomes_total", "counter", "requests", "cache.load_or_compute.ended", {},
+           "Decisions whose prompt is computed, so that the prediction can be held against what it took."),
+    Metric("kvtide_load_predicted_seconds_total", "counter", "seconds", "cache.load_or_compute.predicted_s", {},
+           "What loading and computing of these were thought to take together."),
+    Metric("kvtide_load_taken_seconds_total", "counter", "seconds", "cache.load_or_compute.took_s", {},
+           "What they took."),
+    Metric("kvtide_load_prediction_error_ratio", "gauge", "ratio", "cache.load_or_compute.mean_error", {},
+           "By how much of what was predicted they were off, in the mean."),
 )
 
 REQUESTS = (

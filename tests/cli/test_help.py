@@ -23,7 +23,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("verb", [(), ("serve",)], ids="-".join)
+@pytest.mark.parametrize("verb", [(), ("serve",), ("plan",)], ids="-".join)
 def test_help_imports_nothing_that_only_work_needs(verb):
     done = subprocess.run(
         [sys.executable, "-c", ASK, *verb, "--help"], capture_output=True, text=True, check=True

@@ -23,7 +23,7 @@ from kvstore.layers import (
 )
 from kvstore.metas import metas_of
 from kvstore.store import Store
-from tests.engine.engines import BLOCK, GREEDY, engine_on, tokens
+from tests.engine.engines import BLOCK, BLOCK_BYTES, GREEDY, engine_on, tokens, told
 
 
 def test_a_shared_prefix_is_prefilled_once(tiny_llama_dir, reference):
@@ -359,6 +359,35 @@ def test_loading_can_be_switched_off(tiny_llama_dir, reference, tmp_path):
         result = engine.generate(prompt, GREEDY)
     assert result.usage.cached_tokens == 0
     assert result.token_ids == reference(prompt)
+
+
+def test_what_takes_longer_to_load_than_to_compute_is_computed(tiny_llama_dir, reference, tmp_path):
+    """What loads take is told by hand: real ones of so small a model are as fast as computing, or nearly."""
+    prompt = tokens(0, 100)
+    with engine_on(tiny_llama_dir, tmp_path, load="auto") as engine:
+        costs = engine._cache._index._chooser.costs
+        cold = engine.generate(prompt, GREEDY)
+        assert cold.decision is None
+        assert engine.stats()["cache"]["load_or_compute"]["ended"] == 0
+        engine.demote("disk")
+        for _ in range(20):
+            costs.loaded("disk", 6 * BLOCK_BYTES, 1000.0)
+        computed = engine.generate(prompt, GREEDY)
+        assert (computed.decision.num_blocks, computed.decision.of_blocks) == (0, 6)
+        assert computed.decision.ttft_s == computed.decision.never_s < computed.decision.always_s
+        assert computed.usage.cached_tokens == 0
+        assert told(computed.cache_report)[0] == ("computed_sooner", 96)
+        engine.demote("disk")
+        for _ in range(200):
+            costs.loaded("disk", 6 * BLOCK_BYTES, 1e-6)
+        loaded = engine.generate(prompt, GREEDY)
+        assert loaded.decision.num_blocks == 6
+        assert loaded.usage.cached_by_tier["disk"] == 96
+        stats = engine.stats()["cache"]["load_or_compute"]
+    assert stats["decisions"] == {"all": 1, "some": 0, "none": 1, "uncalibrated": 0}
+    assert stats["curves"]["prefill"]["observations"] == 3, "real ones, of each prompt"
+    assert stats["ended"] == 2
+    assert cold.token_ids == computed.token_ids == loaded.token_ids == reference(prompt)
 
 
 def test_another_model_in_the_same_directory_finds_nothing_and_harms_nothing(tiny_llama_dir, tmp_path):

@@ -3,7 +3,7 @@
 from typing import Any
 
 from kvstore import MissReason
-from kvstore.admin.metric_table import TIERS, TRANSFER
+from kvstore.admin.metric_table import DECISION, OUTCOME, TIERS, TRANSFER
 
 
 def histogram(*counts: int, total: float = 1.5) -> dict[str, Any]:
@@ -105,6 +105,15 @@ def cache() -> dict[str, Any]:
         "block_bytes": 12_288,
         "block_tokens": 16,
         "lookups": {"requests": 7, "blocks": 60, "hit_blocks": dict.fromkeys(TIERS, 6)},
+        "load_or_compute": {
+            "decisions": dict.fromkeys(DECISION["decision"] or (), 3),
+            "probes": 1,
+            "blocks": dict.fromkeys(OUTCOME["outcome"] or (), 40),
+            "ended": 10,
+            "predicted_s": 2.5,
+            "took_s": 2.25,
+            "mean_error": 0.125,
+        },
         "transfers": {name: dict(move) for name in TRANSFER["transfer"] or ()},
         "removed": 3,
         "departed": 11,

@@ -17,6 +17,7 @@ from kvstore.metas import BlockMetas
 from kvstore.reasons import MissReason
 from kvstore.store import HIT, OWNER_BYTES, BlockMeta, ReadOutcome
 from tests.tiering.watched_index import WatchedIndex
+from tiering.decision import Chooser
 from tiering.eviction import Room
 from tiering.found import arranged
 from tiering.index_config import IndexConfig
@@ -116,9 +117,10 @@ class MemoryModel:
     epoch_s: float = 1_000_000.0
     restores_in_steps: bool = False
     """Whether what the disk holds is entered by `restore_some` only."""
+    chooser: Chooser | None = None
 
     def __post_init__(self) -> None:
-        self.index = WatchedIndex(self.config, ROOT_KEY, self._overwrite)
+        self.index = WatchedIndex(self.config, ROOT_KEY, self._overwrite, self.chooser)
         self.answer: Callable[[Answer], None] = self.index.answer
         """Who is told that a move is over."""
         self.used_s: defaultdict[Content, float] = defaultdict(lambda since_s=self.now_s: since_s)

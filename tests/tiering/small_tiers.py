@@ -20,8 +20,8 @@ def config(device, host=0, disk=0, **changed):
     )
 
 
-def model(device, host=0, disk=0, **changed):
-    return MemoryModel(config(device, host, disk, **changed))
+def model(device, host=0, disk=0, *, chooser=None, **changed):
+    return MemoryModel(config(device, host, disk, **changed), chooser=chooser)
 
 
 def prompt(*names: int):

@@ -9,6 +9,8 @@ import numpy as np
 
 from kvstore.reasons import MissReason
 from tests.tiering.memory_model import DIED, OWNERS, MemoryModel
+from tiering.costs import Costs
+from tiering.decision import Chooser, Decision
 from tiering.index_config import IndexConfig
 from tiering.moves import Read
 from tiering.policies import POLICIES
@@ -47,6 +49,18 @@ def some_config(choose):
     )
 
 
+class Fickle(Chooser):
+    """Uses any part of a match, and something else whenever it is asked again."""
+
+    def __init__(self, choose) -> None:
+        super().__init__(Costs())
+        self._choose = choose
+
+    def choose(self, match):
+        num_blocks = self._choose(range(match.num_on_device, match.num_blocks + 1))
+        return Decision(num_blocks=num_blocks, of_blocks=match.num_blocks, ttft_s=1.0)
+
+
 @dataclass
 class Errand:
     """Work of another thread, that is gone on with now and then."""
@@ -73,6 +87,7 @@ class Traffic:
         self.waiting: list[Any] = []
         self.errands: list[Errand] = []
         self.config = some_config(choose)
+        self.chooser = choose([None, None, Fickle(choose)])
         self.model = self._model({}, 0.0)
         self.actions = [
             *[self.arrive] * 6,
@@ -108,6 +123,7 @@ class Traffic:
             record_bytes=lambda: self.choose(sizes),
             now_s=now_s,
             restores_in_steps=in_steps,
+            chooser=self.chooser,
         )
 
     def act(self):
@@ -328,7 +344,8 @@ class Traffic:
         self.choose([*[lambda: None] * 6, self.clear, self.erase, self.restart])()
 
     def clear(self):
-        used = self.model.running or not self.model.index.idle
+        # a write that hangs keeps the index idle, and reads its block
+        used = self.model.running or self.model.flights or not self.model.index.idle
         assert self.model.index.clear() or used, "something is left although nothing is in use"
         assert used or self.num_blocks == 0
 

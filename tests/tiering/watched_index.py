@@ -11,8 +11,8 @@ from tiering.slot_table import SlotState
 class WatchedIndex(Index):
     """Calls `overwrite(slots)` for the device slots that a lease was given and nothing lies in, and for those given back."""
 
-    def __init__(self, config, root_key, overwrite) -> None:
-        super().__init__(config, root_key)
+    def __init__(self, config, root_key, overwrite, chooser=None) -> None:
+        super().__init__(config, root_key, block_bytes=16, chooser=chooser)
         self._overwrite = overwrite
 
     def admit(self, tokens, max_blocks, **how):

@@ -68,6 +68,65 @@ def models(
     _plainly(lambda: run(config, as_json=json))
 
 
+@app.command()
+def plan(
+    config: Annotated[Path, typer.Option(help="A config.json, a directory with one, or a GGUF file.")],
+    device_memory: Annotated[
+        str, typer.Option(help="For KV, beside the model's weights: 80GiB, 80GB or bytes.", metavar="SIZE")
+    ],
+    host_memory: Annotated[str, typer.Option(help="For KV; 0 is none.", metavar="SIZE")] = "0",
+    disk: Annotated[str, typer.Option(help="For KV; 0 is none.", metavar="SIZE")] = "0",
+    kv_dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    block_tokens: Annotated[int, typer.Option(help="Tokens of a block: 16 or 32.")] = 16,
+    prefill: Annotated[float | None, typer.Option(help="Tokens a second, of short prompts.")] = None,
+    host_load: Annotated[
+        str | None, typer.Option(help="KV a second from host memory to the device: 20GB.", metavar="SIZE")
+    ] = None,
+    disk_load: Annotated[
+        str | None, typer.Option(help="KV a second from disk to the device: 3GB.", metavar="SIZE")
+    ] = None,
+    measured: Annotated[
+        Path | None, typer.Option(help="What `kvtide bench ttft --json` has written, with this model.")
+    ] = None,
+    disk_ratio: Annotated[float | None, typer.Option(help="How much smaller records are than KV.")] = None,
+    disk_path: Annotated[str, typer.Option(help="Of the recommended configuration.")] = "/var/cache/kvtide",
+    trace: Annotated[Path | None, typer.Option(help="Requests, to be simulated with these tiers.")] = None,
+    trace_block_tokens: Annotated[int, typer.Option(help="Tokens of a trace's block.", min=1)] = 512,
+    simulated: Annotated[Path | None, typer.Option(help="What `kvtide simulate --json` has written.")] = None,
+    price_per_hour: Annotated[
+        float | None, typer.Option(help="Of the device, in any currency: what saved time is worth.")
+    ] = None,
+    write: Annotated[Path | None, typer.Option(help="A new .toml or .json for what is recommended.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object, sizes in bytes.")] = False,
+) -> None:
+    """Say what a model's KV costs, what tiers of given sizes hold, and from which length on loading beats computing.
+
+    Needs no weights and no torch. See docs/plan.md.
+    """
+    from tiering.cli.plan import Options, run
+
+    options = Options(
+        config=config,
+        device_memory=device_memory,
+        host_memory=host_memory,
+        disk=disk,
+        kv_dtype=kv_dtype,
+        block_tokens=block_tokens,
+        prefill=prefill,
+        host_load=host_load,
+        disk_load=disk_load,
+        measured=measured,
+        disk_ratio=disk_ratio,
+        disk_path=disk_path,
+        trace=trace,
+        trace_block_tokens=trace_block_tokens,
+        simulated=simulated,
+        price_per_hour=price_per_hour,
+        write=write,
+    )
+    _plainly(lambda: run(options, as_json=json))
+
+
 @app.command("serve")
 def serve_model(
     model: Annotated[str, typer.Argument(help='"demo", a model directory, a GGUF file, or a hub name.')],

@@ -24,6 +24,7 @@ const REASONS = {
   copy_failed: ["Copy failed", "The copy from host memory to the device failed."],
   overdue: ["Too late", "The read took longer than its deadline, so that the tokens were computed."],
   tier_off: ["Tier off", "The tier had stopped working and was left alone for a while."],
+  computed_sooner: ["Computed sooner", "A lower tier has it, and computing was thought to be faster than loading."],
   loads_off: ["Loading off", "A lower tier has it, and the configuration says to compute rather than load."],
   damaged_length: ["Damaged: length", "The record is not as long as it says. It was put aside."],
   damaged_header: ["Damaged: header", "The record's header fails its checksum. It was put aside."],
