@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import table, write
+
 from kvstore.reports import TierName
 from tiering.cli.environment import environment
 from tiering.costs import Costs, Curves, LoadCurve, PrefillCurve

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.markdown import table, write
+
 from engine import Engine
 from engine.model import Model
 from kvstore.layers import Delay, FaultStore

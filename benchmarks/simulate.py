@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+from benchmarks.markdown import table, write
 from rich.console import Console
 
-from benchmarks.markdown import table, write
 from tiering.cli.environment import environment
 from tiering.cli.simulate import Run, Sweep, simulate
 from tiering.simulate import BlockTimes
