@@ -45,6 +45,14 @@ def local_place(name: str | Path) -> Path | None:
     return None
 
 
+def checked_place(name: str | Path) -> Path | None:
+    """`local_place`, where what is there has been looked at as far as can be seen: raises as `gguf_at` and `check_directory` do."""
+    place = local_place(name)
+    if place is not None and gguf_at(place) is None:
+        check_directory(place)
+    return place
+
+
 def gguf_at(place: Path) -> Path | None:
     """The GGUF file that `place` is, or that lies alone in it; None where a config.json says what to load.
 

@@ -15,7 +15,7 @@ from kvstore.collector import paused
 from . import attention
 from .activation import align_activations
 from .batch import Batch, build_batch
-from .checkpoint import NotLoaded, check_directory, gguf_at, local_place, why_not_loaded
+from .checkpoint import NotLoaded, checked_place, gguf_at, why_not_loaded
 from .chunk import Chunk
 from .convert import Tell, converted
 from .demo_model import DEMO, demo_model_dir
@@ -224,13 +224,11 @@ def _place(name_or_dir: str | Path, cache_dir: Path | None, progress: Tell | Non
     """The directory to load, all there as far as can be seen, or a name on the hub."""
     if str(name_or_dir) == DEMO:
         return demo_model_dir(cache_dir, progress)
-    place = local_place(name_or_dir)
+    place = checked_place(name_or_dir)
     if place is None:
         return str(name_or_dir)
-    if (gguf := gguf_at(place)) is not None:
-        return converted(gguf, cache_dir, progress)
-    check_directory(place)
-    return place
+    gguf = gguf_at(place)
+    return place if gguf is None else converted(gguf, cache_dir, progress)
 
 
 def _load_weights(place: str | Path, *, device: str, dtype: str, shape_known: Callable[[Shape], None]) -> Any:

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal, Self
 
+from engine.checkpoint import checked_place
+from engine.demo_model import DEMO
 from kvstore import json_logs
 from kvstore.admin import serve
 from tiering.cli.serve_config import serve_config
@@ -42,6 +44,8 @@ def run(
     json_logs.configure(log_level, log_format)
     chosen = serve_config(config, options, token_file=token_file, read_token_file=read_token_file)
     _check_free(chosen.admin.host, chosen.admin.port)
+    if model != DEMO:
+        checked_place(model)
     from engine import Engine  # loads torch, which what is refused need not wait for
 
     with _Signals() as signals:
