@@ -24,6 +24,7 @@ from typing import Any, Final
 import lmdb
 import numpy as np
 
+from kvstore.cores import num_cores
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
 from kvstore.reasons import MissReason
@@ -80,6 +81,8 @@ class PayloadFile:
         self._understood: bool | None = None
         """Whether LMDB lays out its pages as we think; None before the first look."""
         self._buffers = threading.local()
+        self._at_once = threading.BoundedSemaphore(num_cores())
+        """More threads than cores that look at values would take the GIL from each other several times in each."""
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="kvstore-read")
         """Their threads begin with the first read that needs them."""
 
@@ -97,19 +100,22 @@ class PayloadFile:
         found: list[MissReason | None] = [MissReason.ABSENT] * len(keys)
         absent = []
         cursor = txn.cursor()
-        for position, key in enumerate(keys):
-            if cursor.set_key(key):
-                place = self._place(cursor, position)
-                if place is None or not pages_absent(place.address, place.num_bytes):
-                    found[position] = examine(position, cursor.value())
-                else:
-                    absent.append(place)
-        with closing(self._read(absent)) as values:
-            for place, data in values:
-                reason = examine(place.position, data)
-                if reason is not None and reason.damaged:
-                    reason = examine(place.position, txn.get(keys[place.position]))
-                found[place.position] = reason
+        with self._at_once:
+            for position, key in enumerate(keys):
+                if cursor.set_key(key):
+                    place = self._place(cursor, position)
+                    if place is None or not pages_absent(place.address, place.num_bytes):
+                        found[position] = examine(position, cursor.value())
+                    else:
+                        absent.append(place)
+        with closing(self._read(absent)) as runs:
+            for run in runs:
+                with self._at_once:
+                    for place, data in run:
+                        reason = examine(place.position, data)
+                        if reason is not None and reason.damaged:
+                            reason = examine(place.position, txn.get(keys[place.position]))
+                        found[place.position] = reason
         return found
 
     def close(self) -> None:
@@ -137,8 +143,8 @@ class PayloadFile:
             self._understood = (value.ctypes.data, value.size) == (place.address, place.num_bytes)
         return place if self._understood else None
 
-    def _read(self, places: list[_Place]) -> Generator[tuple[_Place, memoryview], None, None]:
-        """Each value's bytes, which hold until the next ones are asked for. To be closed: reads may be on their way.
+    def _read(self, places: list[_Place]) -> Generator[list[tuple[_Place, memoryview]], None, None]:
+        """Values' bytes, which hold until the next ones are asked for. To be closed: reads may be on their way.
 
         While one run's values are looked at, the next ones are read by other threads.
         """
@@ -162,8 +168,7 @@ class PayloadFile:
                 else:
                     self._fill(data, run)
                 begin, _ = self._span(run)
-                for place in run:
-                    yield place, data[place.begin - begin : place.begin - begin + place.num_bytes]
+                yield [(one, data[one.begin - begin : one.begin - begin + one.num_bytes]) for one in run]
         finally:
             wait(reads)  # or they would write into what is another call's by then
 

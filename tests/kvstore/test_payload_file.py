@@ -109,6 +109,36 @@ def test_while_one_request_is_looked_at_others_read_on(open_lmdb, nothing_in_mem
     assert names.count(threading.current_thread().name) == 1
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_no_more_values_are_looked_at_at_once_than_there_are_cores(open_lmdb, monkeypatch, in_memory):
+    """And while a read waits for the disk it takes nobody's place."""
+    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: not in_memory)
+    monkeypatch.setattr(payload_file, "num_cores", lambda: 1)
+    monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
+    store = open_lmdb()
+    refs, blocks = fill(store, 6)
+    at_once, unpack, fill_buffer = (
+        store._tables._payload._at_once,
+        store._format.unpack,
+        payload_file.PayloadFile._fill,
+    )
+    free = []
+
+    def looking(record, ref, out):
+        free.append(at_once._value)
+        return unpack(record, ref, out)
+
+    def reading(file, buffer, run):
+        free.append(1 - at_once._value if threading.current_thread() is threading.main_thread() else 0)
+        return fill_buffer(file, buffer, run)
+
+    monkeypatch.setattr(store._format, "unpack", looking)
+    monkeypatch.setattr(payload_file.PayloadFile, "_fill", reading)
+    assert_holds(store, refs, blocks)
+    assert free == [0] * (len(refs) if in_memory else 2 * len(refs))
+    assert at_once._value == 1
+
+
 def test_a_read_ahead_that_fails_fails_the_batch_and_leaves_nothing_behind(
     open_lmdb, nothing_in_memory, monkeypatch
 ):
