@@ -32,8 +32,8 @@ class IndexConfig:
     mark_shift: int = 31
     """Bits of token ids from this one up are no tokens but keep prompts apart: explanations look below them."""
     read_batch_blocks: int = 16
-    """Small, so that copying up begins early and threads share one request's blocks; of the demo model's, as many as a disk is
-    asked for at once."""
+    """The fewest in a read of a load that has more: small, so that threads that share one request's blocks end together. As long
+    as many are left a read has up to a quarter of those that may be on their way: each that ends takes a turn of the loop."""
     read_budget_blocks: int = 256
     """The most on their way: many, so that the threads that read do not wait for the one that computes, which asks for more
     between two steps only. Of large blocks it is fewer: see `blocks_in_reads`."""
