@@ -97,6 +97,7 @@ def open_tiers(
         kernels, flashinfer_off = choose_kernels(model, pool, config, load_flashinfer)
         if kernels is not None:
             stack.enter_context(kernels)
+        model.pack()
         model.warm_up(pool, kernels=kernels)
     _tell_of_short_memory(chosen.host_bytes)
     with memory_for(f"{format_bytes(chosen.host_bytes)} of host memory", lower(config, "host_bytes")):
