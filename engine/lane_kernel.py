@@ -422,9 +422,11 @@ def _weigh(scores: int, num_tokens: int, state: int, scale: float, pairs: bool) 
         third = _larger(_load(scores + (at + 2) * _ROW), third)
         largest = _larger(_load(scores + (at + 3) * _ROW), largest)
     largest = _larger(_larger(odd, even), _larger(third, largest))
-    by, shift = _all(np.float32(scale)), _madd(largest, _all(np.float32(-scale)), _all(np.float32(0)))
-    factor = _exp2(_madd(before, by, shift))
-    total, other = _all(np.float32(0)), _all(np.float32(0))
+    zero, by = _all(np.float32(0)), _all(np.float32(scale))
+    shift = _madd(largest, _all(np.float32(-scale)), zero)
+    # by the difference, which is exactly 0 where nothing larger came: tokens that a lane does not see must not change its bits
+    factor = _exp2(_madd(_madd(largest, _all(np.float32(-1)), before), by, zero))
+    total, other = zero, zero
     for at in range(0, num_tokens, 2):
         weight = _exp2(_madd(_load(scores + at * _ROW), by, shift))
         next_weight = _exp2(_madd(_load(scores + (at + 1) * _ROW), by, shift))

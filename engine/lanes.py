@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from kvstore.closing import Closing
 
-WIDE = 2
 VERSION = 1
 """Of the order in which the kernel adds up, on which the last bits of its results depend."""
+
+MOST_UNITS = 4
+"""Most units of lanes for which a thread reads the blocks once. More would not stay in a core's cache."""
 
 _ALL_TOKENS = 1 << 40
 
@@ -101,11 +103,19 @@ class LaneCall:
             self.start,
             _ALL_TOKENS if self.window is None else self.window,
             (head_dim**-0.5 if scaling is None else scaling) * math.log2(math.e),
-            WIDE,
+            self._wide(num_rows * num_heads, layer.shape[3]),
             out.numpy(),
             np.zeros(1, np.int64),
         )
         return out.to(query.dtype)[None]
+
+
+    def _wide(self, num_lanes: int, kv_heads: int) -> int:
+        """Units to be taken at a time: few enough that no thread is left over, or waits long for the last."""
+        from .lane_kernel import UNIT
+
+        units = -(-num_lanes // kv_heads // UNIT) * kv_heads
+        return max(1, min(MOST_UNITS, units // (3 * torch.get_num_threads())))
 
 
 def _words(tensor: torch.Tensor) -> NDArray[Any]:
