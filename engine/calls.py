@@ -176,7 +176,9 @@ class _CallPlan:
         staircase = None if has or not prefills else self._staircase(prefills)
         for i in prefills:
             chunk = self.chunks[i]
-            calls.append(self._lanes(chunk, row) if staircase is None else self._prefill(chunk, row, staircase))
+            calls.append(
+                self._lanes(chunk, row) if staircase is None else self._prefill(chunk, row, staircase)
+            )
             row += len(chunk.tokens)
         for family in decodes:
             calls += self._decodes(family, row)

@@ -10,7 +10,6 @@ The softmax is the online one of FlashAttention (Dao et al., 2022).
 """
 
 import os
-from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import llvmlite.binding as llvm
@@ -190,9 +189,7 @@ def _seen(_context: Any, _scores: Any, _token: Any, _first: Any, _last: Any) -> 
     def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
         scores, token, first, last = given
         token = _splat(builder, builder.sitofp(token, _F32))
-        seen = builder.and_(
-            builder.fcmp_ordered(">=", token, first), builder.fcmp_ordered("<=", token, last)
-        )
+        seen = builder.and_(builder.fcmp_ordered(">=", token, first), builder.fcmp_ordered("<=", token, last))
         return builder.select(seen, scores, _floats(float("-inf")))
 
     return _VECTOR(_VECTOR, types.int64, _VECTOR, _VECTOR), emit
@@ -290,7 +287,9 @@ def _product(*, pairs: bool, adds: bool) -> Any:
         lanes = [_fetch(builder, at(of_step, register, j)) for j in range(VECTORS)]
         column = builder.add(left, builder.mul(step, left_step))
         numbers = [load_left(builder, at(column, left_row, i)) for i in range(ROWS)]
-        then = [[multiply(builder, numbers[i], lanes[j], now[i][j]) for j in range(VECTORS)] for i in range(ROWS)]
+        then = [
+            [multiply(builder, numbers[i], lanes[j], now[i][j]) for j in range(VECTORS)] for i in range(ROWS)
+        ]
         next_step = builder.add(step, ir.Constant(_I64, 1))
         for phi, first, following in (
             (step, ir.Constant(_I64, 0), next_step),
@@ -346,12 +345,28 @@ def _places(layer: Any, slots: Any, known: Any, head: int, token: int, zeros: An
     if token < known[0] or token >= known[1]:
         return zeros.ctypes.data, zeros.ctypes.data
     block, within = divmod(np.int32(token - known[0]), np.int32(layer.shape[2]))
-    key = layer.ctypes.data + slots[block] * layer.strides[0] + within * layer.strides[2] + head * layer.strides[3]
+    key = (
+        layer.ctypes.data
+        + slots[block] * layer.strides[0]
+        + within * layer.strides[2]
+        + head * layer.strides[3]
+    )
     return key, key + layer.strides[1]
 
 
 @njit(**_COMPILED)
-def _read(layer: Any, slots: Any, known: Any, head: int, begin: int, num_tokens: int, zeros: Any, keys: Any, values: Any, pairs: bool) -> None:
+def _read(
+    layer: Any,
+    slots: Any,
+    known: Any,
+    head: int,
+    begin: int,
+    num_tokens: int,
+    zeros: Any,
+    keys: Any,
+    values: Any,
+    pairs: bool,
+) -> None:
     """A head's keys and values of tokens from `begin` on, as float32, or of an even number of tokens as pairs of bfloat16: of two
     numbers of a key, which is how it lies in the pool, and of the same number of two tokens' values.
 
@@ -383,7 +398,9 @@ def _read(layer: Any, slots: Any, known: Any, head: int, begin: int, num_tokens:
 
 
 @njit(**_COMPILED)
-def _begin(query: Any, group: int, head: int, lane: int, start: int, window: int, lanes: Any, state: Any) -> None:
+def _begin(
+    query: Any, group: int, head: int, lane: int, start: int, window: int, lanes: Any, state: Any
+) -> None:
     """Queries of a unit side by side in `lanes` [dim, UNIT], in pairs of bfloat16 where they are that, and its `state`."""
     num_rows, dim = query.shape[1], query.shape[2]
     words = lanes.view(np.uint32)
@@ -452,7 +469,9 @@ def _score(keys: int, lanes: int, scores: int, num_tokens: int, dim: int, pairs:
 
 
 @njit(**_COMPILED)
-def _sum_up(values: int, weights: int, sums: int, factors: int, num_tokens: int, dim: int, pairs: bool) -> None:
+def _sum_up(
+    values: int, weights: int, sums: int, factors: int, num_tokens: int, dim: int, pairs: bool
+) -> None:
     """Values by their weights, added to the sums so far times `factors`."""
     for number in range(0, dim, ROWS):
         target = sums + number * _ROW
@@ -539,10 +558,23 @@ def attend(
             _begin(query, group, head, lane + unit * UNIT, start, window, lanes[unit], state[unit])
         sums[:] = 0
         earliest, latest = state[0, LAST, 0], state[num_units - 1, LAST, UNIT - 1]
-        for token in range(max(known[0], int(earliest) - window + 1) // CHUNK * CHUNK, int(latest) + 1, CHUNK):
+        for token in range(
+            max(known[0], int(earliest) - window + 1) // CHUNK * CHUNK, int(latest) + 1, CHUNK
+        ):
             num_tokens = min(CHUNK, (int(latest) - token) // ROWS * ROWS + ROWS)
             _read(layer, slots, known, head, token, num_tokens, zeros, keys, values, pairs)
             for unit in range(num_units):
-                _step(keys, values, scores, lanes[unit], sums[unit], state[unit], token, num_tokens, scale, pairs)
+                _step(
+                    keys,
+                    values,
+                    scores,
+                    lanes[unit],
+                    sums[unit],
+                    state[unit],
+                    token,
+                    num_tokens,
+                    scale,
+                    pairs,
+                )
         for unit in range(num_units):
             _finish(out, group, head, lane + unit * UNIT, sums[unit], state[unit])

@@ -32,7 +32,9 @@ class Team(Closing):
     def run(self, work: Callable[..., None], *given: Any) -> None:
         """Have every thread do `work(*given)`, which must release the GIL to be of use; until all have."""
         self._meet(torch.get_num_threads())
-        helping = [self._others.submit(work, *given) for _ in range(self._num_threads - 1)] if self._others else []
+        helping = (
+            [self._others.submit(work, *given) for _ in range(self._num_threads - 1)] if self._others else []
+        )
         work(*given)
         for one in helping:
             one.result()
@@ -108,7 +110,6 @@ class LaneCall:
             np.zeros(1, np.int64),
         )
         return out.to(query.dtype)[None]
-
 
     def _wide(self, num_lanes: int, kv_heads: int) -> int:
         """Units to be taken at a time: few enough that no thread is left over, or waits long for the last."""

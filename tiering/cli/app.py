@@ -155,7 +155,8 @@ def ttft(
     ] = None,
     new_tokens: Annotated[int, typer.Option(help="Tokens generated after each prompt.", min=1)] = 4,
     dtype: Annotated[
-        str, typer.Option(help="Of weights and computing, transformers' too: auto, float32, bfloat16 or float16.")
+        str,
+        typer.Option(help="Of weights and computing, transformers' too: auto, float32, bfloat16 or float16."),
     ] = "auto",
     kv_dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
