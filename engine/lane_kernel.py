@@ -41,6 +41,7 @@ do not depend on where a call begins."""
 
 _BYTES: Final = 4 * (WIDTH or 1)
 _ROW: Final = UNIT * 4
+_LINE_BYTES: Final = 64
 MAXIMUM, TOTAL, FACTOR, FIRST, LAST = range(5)
 """What is known of each lane of a unit: its largest score so far, the sum of its weights, what its sums are next to be multiplied
 with, and the first and the last token that it sees."""
@@ -67,7 +68,7 @@ class _BFloat(ir.Type):  # type: ignore[misc]
         return hash("bfloat")
 
 
-_F32, _I16, _I32, _I64 = ir.FloatType(), ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_F32, _I8, _I16, _I32, _I64 = ir.FloatType(), *map(ir.IntType, (8, 16, 32, 64))
 _FLOATS, _HALVES, _INTS = (ir.VectorType(one, WIDTH or 1) for one in (_F32, _I16, _I32))
 _PAIRS = ir.VectorType(_BFloat(), 2 * (WIDTH or 1))
 
@@ -237,6 +238,21 @@ def _pair(_context: Any, _first: Any, _second: Any) -> Any:
 
 
 @intrinsic
+def _prefetch(_context: Any, _address: Any) -> Any:
+    """Have what is at an address brought near, as it will be read."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+        read, near, data = (ir.Constant(_I32, number) for number in (0, 2, 1))
+        place = builder.inttoptr(given[0], _I8.as_pointer())
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [place, read, near, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+@intrinsic
 def _take(_context: Any, _address: Any) -> Any:
     """The number at an address, that is one more for whoever comes next."""
 
@@ -373,6 +389,13 @@ def _read(
     known: the first and the end of the tokens whose blocks `slots` has; the others are 0.
     """
     dim, size = layer.shape[4], layer.itemsize
+    for token in range(
+        begin + num_tokens, begin + num_tokens + CHUNK
+    ):  # what is read next, while these are computed with
+        key, value = _places(layer, slots, known, head, token, zeros)
+        for at in range(0, dim * size, _LINE_BYTES):
+            _prefetch(key + at)
+            _prefetch(value + at)
     to_key, to_value = keys.ctypes.data, values.ctypes.data
     if pairs:
         for token in range(begin, begin + num_tokens, 2):
