@@ -68,7 +68,7 @@ def has_lanes(device: torch.device, stored: torch.dtype, computed: torch.dtype, 
 @cache
 def _registers() -> tuple[int, bool]:
     """Of this processor, as the kernel says. Imported when it is first asked for: numba takes half a second."""
-    from .lane_kernel import HAS_PAIRS, WIDTH
+    from .lane_vectors import HAS_PAIRS, WIDTH
 
     return WIDTH, HAS_PAIRS
 
@@ -113,7 +113,7 @@ class LaneCall:
 
     def _wide(self, num_lanes: int, kv_heads: int) -> int:
         """Units to be taken at a time: few enough that no thread is left over, or waits long for the last."""
-        from .lane_kernel import UNIT
+        from .lane_vectors import UNIT
 
         units = -(-num_lanes // kv_heads // UNIT) * kv_heads
         return max(1, min(MOST_UNITS, units // (3 * torch.get_num_threads())))
