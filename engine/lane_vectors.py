@@ -9,9 +9,12 @@ from typing import Any, Final
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, register_model
+from numba.extending import models, register_model
+
+intrinsic: Any = extending.intrinsic
+"""Its type says that what it makes is called as it is written, with the context; it is called without."""
 
 _FEATURES: Final = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
 _HAS: Final = frozenset(name[1:] for name in _FEATURES.split(",") if name.startswith("+"))
@@ -33,7 +36,7 @@ REGISTER_BYTES: Final = 4 * (WIDTH or 1)
 ROW_BYTES: Final = UNIT * 4
 
 
-class _BFloat(ir.Type):  # type: ignore[misc]
+class _BFloat(ir.Type):
     """LLVM's bfloat, which llvmlite does not know."""
 
     intrinsic_name = "bf16"
@@ -53,7 +56,7 @@ _FLOATS, _HALVES, _INTS = (ir.VectorType(one, WIDTH or 1) for one in (_F32, _I16
 _PAIRS = ir.VectorType(_BFloat(), 2 * (WIDTH or 1))
 
 
-class _Vector(types.Type):  # type: ignore[misc]
+class _Vector(types.Type):
     """WIDTH numbers of float32 in one register, as a type of numba's."""
 
     def __init__(self) -> None:
@@ -61,7 +64,7 @@ class _Vector(types.Type):  # type: ignore[misc]
 
 
 @register_model(_Vector)
-class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Any) -> None:
         super().__init__(manager, numba_type, _FLOATS)
 
