@@ -12,6 +12,7 @@ from .batch import Batch
 from .calls import DecodeCall, PrefillCall, Tile
 from .flashinfer import FlashInferCall
 from .gather import Gather
+from .lanes import LaneCall
 from .pool import DevicePool
 
 NAME = "kvtide_paged"
@@ -106,13 +107,15 @@ def _write(layer: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: B
 
 
 def _attend(
-    call: PrefillCall | DecodeCall,
+    call: LaneCall | PrefillCall | DecodeCall,
     query: torch.Tensor,
     layer: torch.Tensor,
     gather: Gather,
     scaling: float | None,
 ) -> torch.Tensor:
     """The call's rows of the result, [1, rows, heads, head_dim]."""
+    if isinstance(call, LaneCall):
+        return call.attend(query, layer, scaling)
     kv = gather.read("own", layer, call.blocks, query.dtype)
     if isinstance(call, PrefillCall):
         return _prefill(call, query, kv, scaling)
@@ -140,25 +143,7 @@ def _tile(
     num_rows, padding = query.shape[2], tile.mask.shape[0] - query.shape[2]
     if padding:
         query = F.pad(query, (0, 0, 0, padding))
-    attend = _sdpa if tile.seen is None else _behind_seen
-    return attend(tile, query, key, value, scaling)[:, :, :num_rows].transpose(1, 2)
-
-
-def _behind_seen(
-    tile: Tile, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None
-) -> torch.Tensor:
-    """Attention over what all rows see, for which nothing reads a mask, and over the rest; then one softmax of both.
-
-    The kernel is the one that SDPA takes on the CPU, called by its name: SDPA keeps the logarithm of a softmax's sum, by
-    which the two parts are weighed, to itself.
-    """
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # noqa: SLF001 - torch has no public name for it
-    before, before_sum = flash(query, key[:, :, tile.seen], value[:, :, tile.seen], scale=scaling)
-    out: torch.Tensor
-    out, out_sum = flash(query, key[:, :, tile.kv], value[:, :, tile.kv], attn_mask=tile.mask, scale=scaling)
-    share = (before_sum - out_sum).sigmoid_()[..., None]
-    out += before.sub_(out).mul_(share)
-    return out
+    return _sdpa(tile, query, key, value, scaling)[:, :, :num_rows].transpose(1, 2)
 
 
 def _by_kv_head(query: torch.Tensor, kv_heads: int) -> torch.Tensor:

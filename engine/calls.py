@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from .chunk import Chunk
 from .config import TILE_TOKENS
+from .lanes import LaneCall, has_lanes
 from .pool import DevicePool
 from .sharing import Family
 
@@ -18,11 +19,6 @@ QUERY_MULTIPLE = 32
 MASK_MULTIPLE = 8
 """Values that 16 bytes hold, of the smallest dtype: what torch asks the strides of a mask to be a multiple of."""
 
-SEEN_TOKENS = 1024
-"""From this many tokens on that all rows of a tile see, float32 on the CPU attends over them apart, without a mask: it is 5
-to 10 % faster with thousands, and slower with fewer (docs/LOG.md). It depends on the layer and a tile's place alone, so a
-row's bits do too: a layer with a window never does so, not even where the window hides nothing."""
-
 GATHER_BYTES = {"cpu": 4 << 20, "cuda": 64 << 20}
 """Most keys and values that several decodes gather for one attention call of one layer. On the CPU more than this is
 slower: it leaves the caches. The figure for CUDA is a guess."""
@@ -30,10 +26,9 @@ slower: it leaves the caches. The figure for CUDA is a guess."""
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tile:
-    """Query rows of a chunk that share one attention call: none of them sees a token outside `seen` and `kv`.
+    """Query rows of a chunk that share one attention call: none of them sees a token outside `kv`.
 
     rows: the tile's rows in the batch.
-    seen: gathered tokens that all rows see, if they are attended over apart from `kv`, which follows; else None.
     kv: the gathered tokens that the call takes; a row's bits depend on how many. It ends with what the last row sees,
         in deterministic mode at the next multiple of TILE_TOKENS, wherever the chunk or the prompt ends. It begins
         with the block that the first row of a tile that begins at such a multiple sees first.
@@ -42,14 +37,13 @@ class Tile:
     """
 
     rows: slice
-    seen: slice | None
     kv: slice
     mask: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrefillCall:
-    """Attention of one chunk: its blocks are gathered once, its tiles attend one after the other.
+    """Attention of one chunk by SDPA: its blocks are gathered once, its tiles attend one after the other.
 
     blocks: int64 [B], the slots to gather, from the first that a tile's window reaches; what the last tile needs
         beyond the chunk's own is the scratch slot.
@@ -60,7 +54,7 @@ class PrefillCall:
                  |   cached    |  tile 0  |  tile 1  | tile 2   |
         tile 1 attends over [0, its own end): what lies above the diagonal costs at most a tile's triangle. Tile 2
         attends over [0, end), in deterministic mode over [0, where it would end in a longer prompt). With a window
-        each tile leaves out the blocks that none of its rows sees. Far from the start tile 1's `seen` is [0, its begin).
+        each tile leaves out the blocks that none of its rows sees.
     """
 
     rows: slice
@@ -91,7 +85,7 @@ class DecodeCall:
     stale: torch.Tensor | None
 
 
-Calls = tuple[PrefillCall | DecodeCall, ...]
+Calls = tuple[LaneCall | PrefillCall | DecodeCall, ...]
 
 
 def _tile_end(position: int) -> int:
@@ -149,33 +143,23 @@ def calls_by_window(
     dtype: torch.dtype,
     deterministic: bool,
 ) -> dict[int | None, Calls]:
-    """The attention calls of these chunks, prefills first, for each window.
-
-    Windows that hide nothing share theirs, with layers that have no window too if no tile of those attends in two parts.
-    """
+    """The attention calls of these chunks, prefills first, for each window. Windows that hide nothing share theirs."""
     longest = max(chunk.end for chunk in chunks)
-    has_kernel = pool.device.type == "cpu" and dtype == torch.float32
-    parts = has_kernel and any(chunks[i].end > SEEN_TOKENS for i in prefills)
-    # what decides over a plan: the window, if it hides something, and whether far tiles attend in two parts
-    kinds = {
-        window: (window if window is not None and window < longest else None, parts and window is None)
-        for window in windows
-    }
+    hiding = {window: window if window is not None and window < longest else None for window in windows}
     calls = {
-        (hiding, apart): _CallPlan(
-            chunks=chunks, pool=pool, dtype=dtype, deterministic=deterministic, window=hiding, apart=apart
+        window: _CallPlan(
+            chunks=chunks, pool=pool, dtype=dtype, deterministic=deterministic, window=window
         ).all(prefills, decodes)
-        for hiding, apart in set(kinds.values())
+        for window in set(hiding.values())
     }
-    return {window: calls[kind] for window, kind in kinds.items()}
+    return {window: calls[hides] for window, hides in hiding.items()}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _CallPlan:
     """Decides which attention calls a layer makes for a batch, and builds their masks.
 
-    window: the layer's, None if it hides nothing in this batch.   apart: whether tiles far from the start attend apart over
-    what all of their rows see.
+    window: the layer's, None if it hides nothing in this batch.
     """
 
     chunks: Sequence[Chunk]
@@ -183,20 +167,19 @@ class _CallPlan:
     dtype: torch.dtype
     deterministic: bool
     window: int | None
-    apart: bool
 
     def all(self, prefills: Sequence[int], decodes: Sequence[Family]) -> Calls:
-        widths = (
-            first + TILE_TOKENS - self._kv_begin(first)
-            for i in prefills
-            for first in range(_tile_begin(self.chunks[i].start), self.chunks[i].end, TILE_TOKENS)
-        )
-        staircase = _staircase(max(widths, default=0), self.window, self.dtype, self.pool.device)
-        calls: list[PrefillCall | DecodeCall] = []
+        pool = self.pool
+        calls: list[LaneCall | PrefillCall | DecodeCall] = []
         row = 0
+        has = has_lanes(pool.device, pool.dtype, self.dtype, pool.layout.head_dim)
+        staircase = None if has or not prefills else self._staircase(prefills)
         for i in prefills:
-            calls.append(self._prefill(self.chunks[i], row, staircase))
-            row += len(self.chunks[i].tokens)
+            chunk = self.chunks[i]
+            calls.append(
+                self._lanes(chunk, row) if staircase is None else self._prefill(chunk, row, staircase)
+            )
+            row += len(chunk.tokens)
         for family in decodes:
             calls += self._decodes(family, row)
             row += len(family.members)
@@ -210,15 +193,29 @@ class _CallPlan:
         """The block in which that is."""
         return self._first_seen(position) // self.pool.layout.block_tokens
 
-    def _sees_apart(self, tile_begin: int) -> bool:
-        """Whether what is before such a tile is attended over apart."""
-        return self.apart and tile_begin >= SEEN_TOKENS
-
     def _kv_begin(self, tile_begin: int) -> int:
-        """The first token of the masked part of such a tile's call: of a block, or the tile's own first."""
-        if self._sees_apart(tile_begin):
-            return tile_begin
+        """The first token of such a tile's call: of a block."""
         return self._first_block(tile_begin) * self.pool.layout.block_tokens
+
+    def _lanes(self, chunk: Chunk, first_row: int) -> LaneCall:
+        first_block = self._first_block(chunk.start)
+        return LaneCall(
+            rows=slice(first_row, first_row + len(chunk.tokens)),
+            slots=self._blocks(chunk, first_block, chunk.end),
+            first=first_block * self.pool.layout.block_tokens,
+            start=chunk.start,
+            window=self.window,
+            team=self.pool.team,
+        )
+
+    def _staircase(self, prefills: Sequence[int]) -> torch.Tensor:
+        """As wide as the widest tile's call."""
+        widths = (
+            first + TILE_TOKENS - self._kv_begin(first)
+            for i in prefills
+            for first in range(_tile_begin(self.chunks[i].start), self.chunks[i].end, TILE_TOKENS)
+        )
+        return _staircase(max(widths), self.window, self.dtype, self.pool.device)
 
     def _prefill(self, chunk: Chunk, first_row: int, staircase: torch.Tensor) -> PrefillCall:
         # Cut at absolute positions: then a row's call has the same KV length wherever its chunk started.
@@ -236,7 +233,6 @@ class _CallPlan:
             mask = staircase[first : first + self._padded(end - begin), kv_begin - kv_end :]
             tile = Tile(
                 rows=slice(first_row + begin - chunk.start, first_row + end - chunk.start),
-                seen=slice(0, tile_begin) if self._sees_apart(tile_begin) else None,
                 kv=slice(kv_begin - gathered, kv_end - gathered),
                 mask=mask if self.pool.device.type == "cpu" else _aligned(mask),
             )

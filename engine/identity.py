@@ -12,9 +12,9 @@ import transformers
 
 from kvstore.block import BlockLayout, Namespace
 
-from . import attention
+from . import attention, lanes
 from .batch import MIN_ROWS, MIN_ROWS_PER_THREAD
-from .calls import QUERY_MULTIPLE, SEEN_TOKENS
+from .calls import QUERY_MULTIPLE
 from .config import TILE_TOKENS, EngineConfig
 from .convert import default_cache_dir
 from .dtypes import dtype_name
@@ -72,7 +72,7 @@ def compute_fingerprint(device: torch.device) -> dict[str, str]:
         "compute_device": _cpu_name() if on_cpu else torch.cuda.get_device_name(device),
         "compute_threads": str(torch.get_num_threads()) if on_cpu else "0",
         "compute_torch": torch.__version__,
-        "compute_attention": f"{attention.NAME},{TILE_TOKENS},{SEEN_TOKENS},{QUERY_MULTIPLE},{MIN_ROWS},{MIN_ROWS_PER_THREAD}",
+        "compute_attention": f"{attention.NAME},{lanes.VERSION},{TILE_TOKENS},{QUERY_MULTIPLE},{MIN_ROWS},{MIN_ROWS_PER_THREAD}",
     }
 
 

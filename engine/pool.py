@@ -11,6 +11,7 @@ from kvstore.pages import Pages
 
 from .dtypes import torch_dtype
 from .gather import Gather
+from .lanes import Team
 
 
 class DevicePool(Closing):
@@ -53,6 +54,8 @@ class DevicePool(Closing):
         self.device = self._blocks.device  # with its number
         self.gather = Gather(self.device)
         """How the thread that computes reads blocks."""
+        self.team = Team()
+        """The threads that compute attention with it, on the CPU."""
         flat = self._blocks.view(num_slots + 1, -1).view(torch.uint8)
         # numpy on the CPU: its copies release the GIL and need no torch on the copying side.
         self._bytes: Any = flat.numpy() if self.device.type == "cpu" else flat
@@ -113,3 +116,4 @@ class DevicePool(Closing):
         self._bytes = None
         self._blocks = torch.empty(0)
         self.gather.close()
+        self.team.close()

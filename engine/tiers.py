@@ -101,6 +101,7 @@ def open_tiers(
         kernels, flashinfer_off = choose_kernels(model, pool, config, load_flashinfer)
         if kernels is not None:
             stack.enter_context(kernels)
+        model.pack()
         model.warm_up(pool, kernels=kernels)
     memory.wait()
     _tell_of_short_memory(chosen.host_bytes)

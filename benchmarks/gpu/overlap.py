@@ -48,6 +48,7 @@ def measure(shape: str, size: str, device: str, tell: Callable[[str], None]) -> 
         repeats=tuple(repeats.values()),
         threads=None,
         new_tokens=1,
+        dtype="auto",
         kv_dtype="auto",
         device=device,
         deterministic=False,

@@ -43,6 +43,7 @@ def measure(
         repeats=tuple(_REPEATS[size].values()),
         threads=None,
         new_tokens=4,
+        dtype="auto",
         kv_dtype="auto",
         device=device,
         deterministic=False,

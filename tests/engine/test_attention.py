@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-import engine.calls
 from engine import Result, SamplingParams
 from engine.attention import attend
 from engine.batch import Batch, build_batch
@@ -68,39 +67,6 @@ def exact(query: torch.Tensor, layer: torch.Tensor, batch: Batch, pool: DevicePo
         grouped = vectors.double().view(2, 3, 64)
         rows.append(((grouped @ key.mT / 8).softmax(-1) @ value).flatten(0, 1))
     return torch.stack(rows)
-
-
-@pytest.mark.parametrize(("heads", "kv_heads"), [(6, 2), (3, 3)])
-@pytest.mark.parametrize("scaling", [None, 0.3])
-def test_attention_in_two_parts_is_attention(heads, kv_heads, scaling, monkeypatch):
-    """Rows behind more than a thousand tokens, against the definition in float64: with the part that all of them see apart,
-    some of whose scores are far above or below the rest's. The largest error is that of one softmax over everything."""
-    layout = BlockLayout(num_layers=1, num_kv_heads=kv_heads, head_dim=64, dtype="float32", block_tokens=16)
-    pool = DevicePool(layout, 90)
-    generator = torch.Generator().manual_seed(0)
-    layer = pool.layer_view(0)
-    layer.copy_(torch.randn(layer.shape, generator=generator))
-    layer[70] *= 30
-    start, end = 1180, 1430
-    chunk = Chunk(
-        tokens=np.zeros(end - start, dtype=np.int32),
-        start=start,
-        slots=np.arange(90, dtype=np.intp),
-        wants_logits=False,
-    )
-    query = torch.randn(1, heads, end - start, 64, generator=generator)
-    batch = build_batch([chunk], pool)
-    assert [tile.seen for tile in batch.calls[None][0].tiles] == [slice(0, n) for n in (1152, 1280, 1408)]
-    key, value = layer[:90].double().permute(1, 3, 0, 2, 4).flatten(2, 3)[:, None, :, :end]
-    unseen = torch.ones(end - start, end).triu(start + 1).bool()
-    mask = torch.zeros(end - start, end, dtype=torch.float64).masked_fill_(unseen, float("-inf"))
-    exact = torch.nn.functional.scaled_dot_product_attention(
-        query.double(), key, value, attn_mask=mask, scale=scaling, enable_gqa=True
-    )
-    in_parts = attend(query, layer, batch, None, scaling).transpose(1, 2)
-    monkeypatch.setattr(engine.calls, "SEEN_TOKENS", 1 << 20)
-    at_once = attend(query, layer, build_batch([chunk], pool), None, scaling).transpose(1, 2)
-    assert (in_parts - exact).abs().max() < 1.5 * (at_once - exact).abs().max() < 1e-2
 
 
 @pytest.fixture(scope="module", params=["llama", "gemma3_text, window in some layers"])

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-import engine.calls
 from engine.batch import MIN_ROWS, build_batch
 from engine.calls import GATHER_BYTES, DecodeCall, PrefillCall, _aligned
 from engine.chunk import Chunk
@@ -38,10 +37,8 @@ def seen(call: PrefillCall | DecodeCall) -> dict[int, list[tuple[int, int]]]:
     if isinstance(call, PrefillCall):
         for tile in call.tiles:
             taken = places(call.blocks)[tile.kv]
-            apart = [] if tile.seen is None else places(call.blocks)[tile.seen]
             for row, mask in zip(range(tile.rows.start, tile.rows.stop), tile.mask, strict=False):
-                masked = [place for place, added in zip(taken, mask.tolist(), strict=True) if added == 0]
-                found[row] = apart + masked
+                found[row] = [place for place, added in zip(taken, mask.tolist(), strict=True) if added == 0]
         return found
     rows = range(call.rows.start, call.rows.stop)
     masks = [None] * len(rows) if call.mask is None else call.mask[:, 0, 0].tolist()
@@ -59,25 +56,20 @@ def within(position: int, window: int | None, first_slot: int = 0) -> list[tuple
     return [(first_slot + token // BLOCK, token % BLOCK) for token in tokens]
 
 
-@pytest.mark.parametrize("seen_tokens", [128, 1024])
 @pytest.mark.parametrize("window", WINDOWS)
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize(
     ("start", "end"), [(0, 1), (0, 128), (5, 6), (112, 144), (127, 129), (64, 100), (200, 400), (255, 257)]
 )
-def test_each_row_sees_itself_and_what_its_window_holds(
-    pool, start, end, deterministic, window, seen_tokens, monkeypatch
-):
-    monkeypatch.setattr(engine.calls, "SEEN_TOKENS", seen_tokens)
+def test_each_row_sees_itself_and_what_its_window_holds(pool, start, end, deterministic, window):
     batch = build_batch([chunk(start, end)], pool, deterministic=deterministic, windows=[window])
     batch.check(pool)
     [call] = batch.calls[window]
     assert list(seen(call).values()) == [within(position, window) for position in range(start, end)]
 
 
-def test_a_tile_attends_alike_whatever_is_beside_it_and_wherever_its_prompt_ends(pool, monkeypatch):
-    """Also in layers whose window hides nothing yet: those attend in one part, as when it does."""
-    monkeypatch.setattr(engine.calls, "SEEN_TOKENS", 128)
+def test_a_tile_attends_alike_whatever_is_beside_it_and_wherever_its_prompt_ends(pool):
+    """Also in layers whose window hides nothing yet."""
     other = {"first_slot": 32}
     batches = [
         [chunk(128, 190)],
@@ -89,8 +81,7 @@ def test_a_tile_attends_alike_whatever_is_beside_it_and_wherever_its_prompt_ends
     plans = [build_batch(chunks, pool, deterministic=True, windows=windows).calls for chunks in batches]
     for window in windows:
         tiles = [calls[window][0].tiles[0] for calls in plans]
-        expected = (slice(0, 128), slice(128, 256)) if window is None else (None, slice(0, 256))
-        assert [(tile.seen, tile.kv) for tile in tiles] == [expected] * len(batches)
+        assert [tile.kv for tile in tiles] == [slice(0, 256)] * len(batches)
     assert plans[0][200] is plans[0][500]
 
 
@@ -194,23 +185,6 @@ def test_a_deterministic_tile_is_as_long_as_if_the_prompt_went_on(pool):
     assert [tile.mask.shape for tile in call.tiles] == [(32, 128), (128, 256), (64, 384)]
     assert call.blocks.tolist() == [*range(19), *[pool.scratch] * 5]
     assert call.num_tokens == 300
-
-
-def test_what_all_rows_of_a_tile_see_is_apart_where_there_is_much_of_it(pool):
-    """From the same token on in both modes, wherever the chunk starts; and only where a kernel is known to gain by it."""
-    big = DevicePool(LAYOUT, 100)
-    for deterministic, last in ((False, 20), (True, 128)):
-        [call] = build_batch(
-            [chunk(1000, 1172, num_slots=80)], big, deterministic=deterministic, windows=[None]
-        ).calls[None]
-        assert [tile.seen for tile in call.tiles] == [None, slice(0, 1024), slice(0, 1152)]
-        assert [tile.kv for tile in call.tiles] == [
-            slice(0, 1024),
-            slice(1024, 1152),
-            slice(1152, 1152 + last),
-        ]
-    halves = build_batch([chunk(1000, 1172, num_slots=80)], big, dtype=torch.bfloat16, windows=[None, 40])
-    assert all(tile.seen is None for calls in halves.calls.values() for tile in calls[0].tiles)
 
 
 def test_rows_go_to_their_slots_and_dummy_rows_to_the_scratch_slot(pool):

@@ -5,7 +5,6 @@ import pytest
 import torch
 from transformers.activations import ACT2FN
 
-import engine.calls
 from engine.activation import ALIGNED, AlignedActivation
 from engine.model import Model, load_model, random_model
 from engine.supported import STABLE_ACTIVATIONS, check_deterministic, shape_of
@@ -20,12 +19,6 @@ CUTS = [16, 112, 128, 144, 240, 288, 384, 400]
 @pytest.fixture(params=["bfloat16", "float32"])
 def kv_dtype(request) -> str:
     return request.param
-
-
-@pytest.fixture(params=[128, engine.calls.SEEN_TOKENS], ids=["apart early", "apart late"])
-def seen_tokens(request, monkeypatch) -> None:
-    """From where on tiles attend apart over what all of their rows see: short prompts meet that only with the first."""
-    monkeypatch.setattr(engine.calls, "SEEN_TOKENS", request.param)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +57,6 @@ def assert_same(driver: Driver, row: Row, cold: Row, *, start: int = 0, end: int
 
 @pytest.mark.usefixtures("threads")
 class TestTiny:
-    @pytest.mark.usefixtures("seen_tokens")
     def test_a_hit_equals_the_cold_prompt_wherever_it_ends(self, tiny, kv_dtype):
         driver, prompt = driver_on(tiny, kv_dtype, 700), tokens(0, 420)
         cold = driver.row(prompt)
@@ -107,7 +99,6 @@ class TestTiny:
             assert torch.equal(driver.prefill(row, cut), logits), cut
             assert_same(driver, row, cold)
 
-    @pytest.mark.usefixtures("seen_tokens")
     def test_the_size_of_chunks_does_not_matter(self, tiny, kv_dtype):
         driver, prompt = driver_on(tiny, kv_dtype), tokens(0, 420)
         cold = driver.row(prompt)
@@ -125,7 +116,6 @@ class TestTiny:
         logits = driver.prefill(row)
         assert torch.equal(driver.prefill(row, 64), logits)
 
-    @pytest.mark.usefixtures("seen_tokens")
     def test_nor_what_else_is_in_the_batch(self, tiny, kv_dtype):
         driver, prompt = driver_on(tiny, kv_dtype), tokens(0, 300)
         cold = driver.row(prompt)
@@ -162,10 +152,8 @@ class TestTiny:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5, 16], indirect=True)
-def test_sizes_that_no_vector_divides(threads, kv_dtype, monkeypatch):
-    """Runs of elements and of rows, as they are dealt out to the threads, end in the middle of everything. All but the first
-    tile attend in two parts."""
-    monkeypatch.setattr(engine.calls, "SEEN_TOKENS", 128)
+def test_sizes_that_no_vector_divides(threads, kv_dtype):
+    """Runs of elements and of rows, as they are dealt out to the threads, end in the middle of everything."""
     driver, prompt = driver_on(random_model(CASES["qwen3"].config(**ODD)), kv_dtype, 400), tokens(0, 420)
     cold, other = driver.row(prompt), driver.row(tokens(1, 200))
     logits = driver.prefill(cold, 0, 512)
@@ -178,9 +166,8 @@ def test_sizes_that_no_vector_divides(threads, kv_dtype, monkeypatch):
 
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("name", ["mistral, window", "gemma3_text, window in some layers"])
-def test_a_window_that_begins_to_hide_something(name, threads, monkeypatch):
+def test_a_window_that_begins_to_hide_something(name, threads):
     """A prompt that is shorter than the window, alone, beside one that is longer, and as the begin of that."""
-    monkeypatch.setattr(engine.calls, "SEEN_TOKENS", 128)
     config = CASES[name].config()
     config.sliding_window = 200
     driver, prompt = driver_on(random_model(config), "float32"), tokens(0, 300)

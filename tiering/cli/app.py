@@ -213,6 +213,10 @@ def ttft(
         int | None, typer.Option(help="Threads of the model; default: torch's choice.", min=1)
     ] = None,
     new_tokens: Annotated[int, typer.Option(help="Tokens generated after each prompt.", min=1)] = 4,
+    dtype: Annotated[
+        str,
+        typer.Option(help="Of weights and computing, transformers' too: auto, float32, bfloat16 or float16."),
+    ] = "auto",
     kv_dtype: Annotated[str, typer.Option(help="auto, bfloat16, float16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     deterministic: Annotated[bool, typer.Option(help="Use the deterministic mode.")] = False,
@@ -241,6 +245,7 @@ def ttft(
         repeats=(repeats,) * len(lengths),
         threads=threads,
         new_tokens=new_tokens,
+        dtype=dtype,
         kv_dtype=kv_dtype,
         device=device,
         deterministic=deterministic,

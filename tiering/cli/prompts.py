@@ -37,9 +37,9 @@ RANDOM: Final[dict[str, dict[str, Any] | None]] = {
 """Models with random weights, by the shape of a llama: the demo's, that of Llama 3 8B, one to try commands on."""
 
 
-def load(name: str, device: str, seed: int, min_len: int) -> Model:
+def load(name: str, device: str, seed: int, min_len: int, dtype: str = "auto") -> Model:
     """The model of that name, with weights of its own; a random one takes prompts of `min_len` tokens."""
-    chosen = EngineConfig(device=device).resolve()  # type: ignore[arg-type]  # checked by EngineConfig itself
+    chosen = EngineConfig(device=device, dtype=dtype).resolve()  # type: ignore[arg-type]  # checked by EngineConfig itself
     if name not in RANDOM:
         return load_model(name, device=chosen.device, dtype=chosen.dtype)
     shape = RANDOM[name]

@@ -33,6 +33,7 @@ class TtftBench:
     """Of each prefix."""
     threads: int | None
     new_tokens: int
+    dtype: str
     kv_dtype: str
     device: str
     deterministic: bool
@@ -50,6 +51,7 @@ class TtftBench:
         size = (-(-max(self.prefix_tokens) // BLOCK_TOKENS) + behind + _SPARE_BLOCKS) * block_bytes
         return EngineConfig(
             device=self.device,  # type: ignore[arg-type]  # checked by EngineConfig itself
+            dtype=self.dtype,  # type: ignore[arg-type]  # checked by EngineConfig itself
             kv_dtype=self.kv_dtype,  # type: ignore[arg-type]
             block_tokens=BLOCK_TOKENS,
             device_bytes=size,
@@ -73,7 +75,7 @@ class TtftBench:
 
     def load(self) -> Model:
         """The model, once more each time."""
-        return load(self.model, self.device, self.seed, self.longest_tokens)
+        return load(self.model, self.device, self.seed, self.longest_tokens, self.dtype)
 
 
 def prompts(bench: TtftBench, model: Model) -> list[Tokens]:

@@ -1,0 +1,303 @@
+"""Attention of many query rows over the pool's blocks, compiled for this processor: the kernel of engine/lanes.py.
+
+A lane is a query row of one head. Lanes lie side by side in vector registers, so that every step, the softmax too, is the same
+arithmetic in all of them and none knows of another: a lane's bits follow from its query and from the keys that it sees, and from
+nothing else. Importing this takes numba, half a second; the first call of each kind compiles, for some seconds, or loads what an earlier process
+compiled. For that numba looks at this file's date alone: after a change of engine/lane_vectors.py it must be touched.
+
+The softmax is the online one of FlashAttention (Dao et al., 2022).
+"""
+
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+
+from .lane_vectors import (
+    REGISTER_BYTES,
+    ROW_BYTES,
+    ROWS,
+    UNIT,
+    WIDTH,
+    add,
+    dot,
+    dot_add,
+    dot_pairs,
+    dot_pairs_add,
+    everywhere,
+    exp2,
+    is_bfloat16,
+    larger,
+    load,
+    load_bfloat16,
+    load_pairs,
+    madd,
+    next_number,
+    paired,
+    prefetch,
+    seen_of,
+    store,
+)
+
+CHUNK: Final = 128
+"""Tokens of which the scores are computed together, and one maximum is taken. They begin at multiples of it, so that a lane's bits
+do not depend on where a call begins."""
+
+MAXIMUM, TOTAL, FACTOR, FIRST, LAST = range(5)
+"""What is known of each lane of a unit: its largest score so far, the sum of its weights, what its sums are next to be multiplied
+with, and the first and the last token that it sees."""
+
+_NONE_YET: Final = np.float32(-1e30)
+"""A maximum of nothing. Not an infinity: of two of them the difference is no number."""
+
+_LINE_BYTES: Final = 64
+
+_COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
+
+
+@njit(**_COMPILED)
+def _places(layer: Any, slots: Any, known: Any, head: int, token: int, zeros: Any) -> Any:
+    """Where a token's key and value of one head begin; both at `zeros` where no slot is known for it."""
+    if token < known[0] or token >= known[1]:
+        return zeros.ctypes.data, zeros.ctypes.data
+    block, within = divmod(np.int32(token - known[0]), np.int32(layer.shape[2]))
+    key = (
+        layer.ctypes.data
+        + slots[block] * layer.strides[0]
+        + within * layer.strides[2]
+        + head * layer.strides[3]
+    )
+    return key, key + layer.strides[1]
+
+
+@njit(**_COMPILED)
+def _read(
+    layer: Any,
+    slots: Any,
+    known: Any,
+    head: int,
+    begin: int,
+    num_tokens: int,
+    zeros: Any,
+    keys: Any,
+    values: Any,
+    pairs: bool,
+) -> None:
+    """A head's keys and values of tokens from `begin` on, as float32, or of an even number of tokens as pairs of bfloat16: of two
+    numbers of a key, which is how it lies in the pool, and of the same number of two tokens' values.
+
+    known: the first and the end of the tokens whose blocks `slots` has; the others are 0.
+    """
+    dim, size = layer.shape[4], layer.itemsize
+    for token in range(
+        begin + num_tokens, begin + num_tokens + CHUNK
+    ):  # what is read next, while these are computed with
+        key, value = _places(layer, slots, known, head, token, zeros)
+        for at in range(0, dim * size, _LINE_BYTES):
+            prefetch(key + at)
+            prefetch(value + at)
+    to_key, to_value = keys.ctypes.data, values.ctypes.data
+    if pairs:
+        for token in range(begin, begin + num_tokens, 2):
+            key, value = _places(layer, slots, known, head, token, zeros)
+            next_key, next_value = _places(layer, slots, known, head, token + 1, zeros)
+            for at in range(0, dim * 2, REGISTER_BYTES):
+                store(to_key + at, load(key + at))
+                store(to_key + dim * 2 + at, load(next_key + at))
+            for number in range(0, dim, WIDTH):
+                store(to_value + number * 4, load_pairs(value + number * 2, next_value + number * 2))
+            to_key, to_value = to_key + dim * 4, to_value + dim * 4
+        return
+    for token in range(begin, begin + num_tokens):
+        key, value = _places(layer, slots, known, head, token, zeros)
+        for number in range(0, dim, WIDTH):
+            if is_bfloat16(layer):
+                store(to_key + number * 4, load_bfloat16(key + number * size))
+                store(to_value + number * 4, load_bfloat16(value + number * size))
+            else:
+                store(to_key + number * 4, load(key + number * size))
+                store(to_value + number * 4, load(value + number * size))
+        to_key, to_value = to_key + dim * 4, to_value + dim * 4
+
+
+@njit(**_COMPILED)
+def _begin(
+    query: Any, group: int, head: int, lane: int, start: int, window: int, lanes: Any, state: Any
+) -> None:
+    """Queries of a unit side by side in `lanes` [dim, UNIT], in pairs of bfloat16 where they are that, and its `state`."""
+    num_rows, dim = query.shape[1], query.shape[2]
+    words = lanes.view(np.uint32)
+    for column in range(UNIT):
+        row, member = divmod(min(lane + column, num_rows * group - 1), group)  # the last one is repeated
+        numbers = query[head * group + member, row]
+        if is_bfloat16(query):
+            for pair in range(dim // 2):
+                words[pair, column] = np.uint32(numbers[2 * pair]) | np.uint32(numbers[2 * pair + 1]) << 16
+        else:
+            for number in range(dim):
+                lanes[number, column] = numbers[number]
+        state[MAXIMUM, column], state[TOTAL, column] = _NONE_YET, 0
+        state[FIRST, column], state[LAST, column] = start + row - window + 1, start + row
+
+
+@njit(**_COMPILED)
+def _hide(scores: int, num_tokens: int, token: int, state: int) -> None:
+    """-inf in the scores of what a column's lanes do not see."""
+    first, last = load(state + FIRST * ROW_BYTES), load(state + LAST * ROW_BYTES)
+    for at in range(num_tokens):
+        store(scores + at * ROW_BYTES, seen_of(load(scores + at * ROW_BYTES), token + at, first, last))
+
+
+@njit(**_COMPILED)
+def _weigh(scores: int, num_tokens: int, state: int, scale: float, pairs: bool) -> None:
+    """A register's column of scores to weights, by the largest so far; what earlier sums are to be multiplied with, to FACTOR.
+
+    scale: of the scores, in powers of two. pairs: those of two tokens that follow each other are put side by side, as bfloat16.
+    """
+    before = load(state + MAXIMUM * ROW_BYTES)
+    odd, even, third, largest = before, before, before, before  # apart: each waits for its own last one alone
+    for at in range(0, num_tokens, 4):
+        odd = larger(load(scores + at * ROW_BYTES), odd)
+        even = larger(load(scores + (at + 1) * ROW_BYTES), even)
+        third = larger(load(scores + (at + 2) * ROW_BYTES), third)
+        largest = larger(load(scores + (at + 3) * ROW_BYTES), largest)
+    largest = larger(larger(odd, even), larger(third, largest))
+    zero, by = everywhere(np.float32(0)), everywhere(np.float32(scale))
+    shift = madd(largest, everywhere(np.float32(-scale)), zero)
+    # by the difference, which is exactly 0 where nothing larger came: tokens that a lane does not see must not change its bits
+    factor = exp2(madd(madd(largest, everywhere(np.float32(-1)), before), by, zero))
+    total, other = zero, zero
+    for at in range(0, num_tokens, 2):
+        weight = exp2(madd(load(scores + at * ROW_BYTES), by, shift))
+        next_weight = exp2(madd(load(scores + (at + 1) * ROW_BYTES), by, shift))
+        total, other = add(total, weight), add(other, next_weight)
+        if pairs:
+            store(scores + at // 2 * ROW_BYTES, paired(weight, next_weight))
+        else:
+            store(scores + at * ROW_BYTES, weight)
+            store(scores + (at + 1) * ROW_BYTES, next_weight)
+    store(state + MAXIMUM * ROW_BYTES, largest)
+    store(state + FACTOR * ROW_BYTES, factor)
+    store(state + TOTAL * ROW_BYTES, madd(load(state + TOTAL * ROW_BYTES), factor, add(total, other)))
+
+
+@njit(**_COMPILED)
+def _score(keys: int, lanes: int, scores: int, num_tokens: int, dim: int, pairs: bool) -> None:
+    """Products of all keys with all lanes' queries."""
+    for token in range(0, num_tokens, ROWS):
+        if pairs:
+            dot_pairs(keys + token * dim * 2, dim * 2, 4, lanes, scores + token * ROW_BYTES, 0, dim // 2)
+        else:
+            dot(keys + token * dim * 4, dim * 4, 4, lanes, scores + token * ROW_BYTES, 0, dim)
+
+
+@njit(**_COMPILED)
+def _sum_up(
+    values: int, weights: int, sums: int, factors: int, num_tokens: int, dim: int, pairs: bool
+) -> None:
+    """Values by their weights, added to the sums so far times `factors`."""
+    for number in range(0, dim, ROWS):
+        target = sums + number * ROW_BYTES
+        if pairs:
+            dot_pairs_add(values + number * 4, 4, dim * 4, weights, target, factors, num_tokens // 2)
+        else:
+            dot_add(values + number * 4, 4, dim * 4, weights, target, factors, num_tokens)
+
+
+@njit(**_COMPILED)
+def _step(
+    keys: Any,
+    values: Any,
+    scores: Any,
+    lanes: Any,
+    sums: Any,
+    state: Any,
+    token: int,
+    num_tokens: int,
+    scale: float,
+    pairs: bool,
+) -> None:
+    """A unit's sums with the values of a chunk of tokens, from number `token` on."""
+    dim = keys.shape[1]
+    at_scores, at_state = scores.ctypes.data, state.ctypes.data
+    _score(keys.ctypes.data, lanes.ctypes.data, at_scores, num_tokens, dim, pairs)
+    last, window_begin = state[LAST, 0], state[FIRST, UNIT - 1]
+    for column in range(0, ROW_BYTES, REGISTER_BYTES):
+        if token + num_tokens - 1 > last or token < window_begin:
+            _hide(at_scores + column, num_tokens, token, at_state + column)
+        _weigh(at_scores + column, num_tokens, at_state + column, scale, pairs)
+    factors = at_state + FACTOR * ROW_BYTES
+    _sum_up(values.ctypes.data, at_scores, sums.ctypes.data, factors, num_tokens, dim, pairs)
+
+
+@njit(**_COMPILED)
+def _finish(out: Any, group: int, head: int, lane: int, sums: Any, state: Any) -> None:
+    num_rows, _, dim = out.shape
+    for column in range(min(UNIT, num_rows * group - lane)):
+        row, member = divmod(lane + column, group)
+        share = np.float32(1) / state[TOTAL, column]
+        for number in range(dim):
+            out[row, head * group + member, number] = sums[number, column] * share
+
+
+@njit(cache=True, **_COMPILED)
+def attend(
+    query: Any,
+    layer: Any,
+    slots: Any,
+    known: Any,
+    start: int,
+    window: int,
+    scale: float,
+    wide: int,
+    out: Any,
+    queue: Any,
+) -> None:
+    """Attention of a chunk's rows; any number of threads may compute one together, each by a call with the same arguments.
+
+    query: [heads, rows, dim] of float32, or of bfloat16 as uint16 words.   layer: [slots, 2, block_tokens, kv_heads, dim] of
+    float32, or of such words, as it must be where the query is.   slots: int64, of the blocks of the tokens from known[0] to
+    known[1]; all that a row sees is there.   start: the first row's position.   window: tokens that a row sees, itself among
+    them.   scale: of the scores, times log2(e).   wide: how many units a thread takes at a time, for which it reads the blocks
+    once.   out: float32 [rows, heads, dim].   queue: int64 [1], 0 before the first call.
+    """
+    pairs = is_bfloat16(query)
+    num_heads, num_rows, dim = query.shape
+    kv_heads = layer.shape[3]
+    group = num_heads // kv_heads
+    lanes, sums = np.empty((wide, dim, UNIT), np.float32), np.empty((wide, dim, UNIT), np.float32)
+    keys, values = np.empty((CHUNK, dim), np.float32), np.empty((CHUNK, dim), np.float32)
+    state, scores = np.empty((wide, 5, UNIT), np.float32), np.empty((CHUNK, UNIT), np.float32)
+    zeros = np.zeros(dim, np.float32)
+    num_takes = -(-num_rows * group // (wide * UNIT))
+    while True:
+        take = next_number(queue.ctypes.data)
+        if take >= num_takes * kv_heads:
+            return
+        # the last rows first: they see most, and the threads are to end together
+        head, lane = take % kv_heads, (num_takes - 1 - take // kv_heads) * wide * UNIT
+        num_units = min(wide, -(-(num_rows * group - lane) // UNIT))
+        for unit in range(num_units):
+            _begin(query, group, head, lane + unit * UNIT, start, window, lanes[unit], state[unit])
+        sums[:] = 0
+        earliest, latest = state[0, LAST, 0], state[num_units - 1, LAST, UNIT - 1]
+        for token in range(
+            max(known[0], int(earliest) - window + 1) // CHUNK * CHUNK, int(latest) + 1, CHUNK
+        ):
+            num_tokens = min(CHUNK, (int(latest) - token) // ROWS * ROWS + ROWS)
+            _read(layer, slots, known, head, token, num_tokens, zeros, keys, values, pairs)
+            for unit in range(num_units):
+                _step(
+                    keys,
+                    values,
+                    scores,
+                    lanes[unit],
+                    sums[unit],
+                    state[unit],
+                    token,
+                    num_tokens,
+                    scale,
+                    pairs,
+                )
+        for unit in range(num_units):
+            _finish(out, group, head, lane + unit * UNIT, sums[unit], state[unit])

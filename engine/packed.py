@@ -1,0 +1,55 @@
+"""Weights of the layers' matrix products, in the order in which the CPU's kernels read them."""
+
+from typing import Any
+
+import torch
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class PackedLinear(torch.nn.Linear):
+    """A linear layer whose weight lies in blocks, as oneDNN's products for this CPU take it: they need not sort it each time.
+
+    It takes the layer's place, memory and all: `weight` is no longer a plain tensor; `state_dict` has it as it was. What
+    torch.compile does to a frozen model. Rows have the same bits in any number of rows but one.
+    """
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        torch.nn.Module.__init__(self)  # Linear's would draw another weight
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())  # noqa: SLF001 - torch has no public name for it
+        self.weight = torch.nn.Parameter(packed, requires_grad=False)
+        self.bias = linear.bias
+        self.train(linear.training)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(  # noqa: SLF001 - the same
+            x, self.weight, self.bias, "none", [], ""
+        )
+        return product
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001 - torch's own
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.weight.detach().to_dense()
+
+
+def pack_products(hf: Any) -> None:
+    """Pack the linear layers of a transformers model on the CPU, save the last product, which has few rows and may share its weight.
+
+    Packs what is packed already no second time. Does nothing where this processor or dtype has no such products.
+    """
+    if not _has_packed(torch.device(hf.device), hf.dtype):
+        return
+    head = hf.get_output_embeddings()
+    for module in list(hf.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is torch.nn.Linear and child is not head:
+                setattr(module, name, PackedLinear(child))
+
+
+def _has_packed(device: torch.device, dtype: torch.dtype) -> bool:
+    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"):
+        return False
+    if dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())  # noqa: SLF001 - torch has no public name for it
+    return dtype == torch.float32 and torch.backends.mkldnn.is_available()
