@@ -1,0 +1,151 @@
+"""One tier in plain Python, to measure an admission by: the last use with the leaf rule, and what is first to go before it.
+
+A trace's request is a chain of block ids; its hits are the leading run that is there when it comes; afterwards all its
+blocks are there, of more than the tier holds the first. Only a block that no other follows goes.
+"""
+
+import heapq
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import zstandard
+
+from tiering.keeping import Admission, Ended, Hints
+from tiering.keeping.admission import NO_HINTS
+
+TRACES = Path(__file__).resolve().parent / "traces"
+_NOBODY = -1
+_FIRST_TO_GO, _USED = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """One line of a trace, its block ids renumbered from 0."""
+
+    path: tuple[int, ...]
+    full_blocks: int
+    """How many of them are whole."""
+    output_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trace:
+    """Requests, and of each block the one that it follows."""
+
+    name: str
+    requests: tuple[Request, ...]
+    parent: tuple[int, ...]
+
+
+def lines(name: str) -> Iterator[dict[str, object]]:
+    """The requests of a trace in benchmarks/traces as they are there."""
+    with zstandard.open(TRACES / f"{name}.jsonl.zst", "rt", encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def read(name: str, block_tokens: int) -> Trace:
+    """A trace of benchmarks/traces."""
+    numbers: dict[int, int] = {}
+    parent: list[int] = []
+    requests = []
+    for line in lines(name):
+        path = []
+        for block in line["hash_ids"]:
+            number = numbers.setdefault(block, len(numbers))
+            if number == len(parent):
+                parent.append(path[-1] if path else _NOBODY)
+            path.append(number)
+        full = min(int(line["input_length"]) // block_tokens, len(path))
+        requests.append(Request(path=tuple(path), full_blocks=full, output_tokens=int(line["output_length"])))
+    return Trace(name=name, requests=tuple(requests), parent=tuple(parent))
+
+
+class LeafOrder:
+    """The blocks of one tier in the order in which they go."""
+
+    def __init__(self, parent: Sequence[int], capacity_blocks: int) -> None:
+        self._parent, self._capacity = parent, capacity_blocks
+        self._touch = [0] * len(parent)
+        """The number of the touch that a block's place comes from; 0 for those that are not here."""
+        self._rank = [_FIRST_TO_GO] * len(parent)
+        self._heap: list[tuple[int, int, int]] = []
+        """(rank, touch, deepest block that has its place from it)"""
+        self._num_touches = 0
+        self._num_blocks = 0
+
+    def hits(self, path: Sequence[int]) -> int:
+        """How many of the path's first blocks are here."""
+        for num, block in enumerate(path):
+            if not self._touch[block]:
+                return num
+        return len(path)
+
+    def enter(self, path: Sequence[int], num_hits: int, num_used: int) -> None:
+        """All blocks of a path are here, the first `num_used` of them used now, the others first to go unless they are here."""
+        path = path[: self._capacity]
+        num_hits = min(num_hits, len(path))
+        num_used = min(num_used, len(path))
+        self._evict(self._num_blocks + len(path) - num_hits - self._capacity, set(path))
+        self._num_blocks += len(path) - num_hits
+        self._place(_USED, path[:num_used])
+        start = next((i for i in range(num_used, len(path)) if self._is_below(path[i])), len(path))
+        self._place(_FIRST_TO_GO, path[start:])
+
+    def _is_below(self, block: int) -> bool:
+        return not self._touch[block] or self._rank[block] == _FIRST_TO_GO
+
+    def _place(self, rank: int, blocks: Sequence[int]) -> None:
+        if not blocks:
+            return
+        self._num_touches += 1
+        for block in blocks:
+            self._touch[block], self._rank[block] = self._num_touches, rank
+        heapq.heappush(self._heap, (rank, self._num_touches, blocks[-1]))
+
+    def _evict(self, num_blocks: int, needed: set[int]) -> None:
+        passed_over = []
+        while num_blocks > 0:
+            rank, touch, block = heapq.heappop(self._heap)
+            while num_blocks > 0 and block != _NOBODY and self._touch[block] == touch and block not in needed:
+                self._touch[block] = 0
+                self._num_blocks -= 1
+                num_blocks -= 1
+                block = self._parent[block]
+            if block != _NOBODY and self._touch[block] == touch:
+                passed_over.append((rank, touch, block))
+        for entry in passed_over:
+            heapq.heappush(self._heap, entry)
+
+    def check(self) -> None:
+        """Raise AssertionError unless it holds what it counts, and no parent goes before its child."""
+        here = [block for block, touch in enumerate(self._touch) if touch]
+        assert len(here) == self._num_blocks <= self._capacity, "the blocks are miscounted"
+        for block in here:
+            above = self._parent[block]
+            if above != _NOBODY:
+                assert self._touch[above], "a block's parent is gone"
+                places = [(self._rank[b], self._touch[b]) for b in (above, block)]
+                assert places[0] >= places[1], "a parent goes before its child"
+
+
+def hit_rate(
+    trace: Trace, capacity_blocks: int, admission: Admission, hints: Sequence[Hints] | None = None
+) -> float:
+    """Hits of all blocks asked for, the cold start included."""
+    order = LeafOrder(trace.parent, capacity_blocks)
+    num_hits = num_blocks = 0
+    for number, request in enumerate(trace.requests):
+        hits = order.hits(request.path)
+        num_hits += hits
+        num_blocks += len(request.path)
+        ended = Ended(
+            fingerprints=np.array(request.path, dtype=np.uint64) + np.uint64(1),
+            output_tokens=request.output_tokens,
+            hints=hints[number] if hints is not None else NO_HINTS,
+        )
+        order.enter(request.path, hits, admission.ended(ended))
+    return num_hits / num_blocks
