@@ -3,7 +3,7 @@
 One tier of so many blocks (`benchmarks.leaf_order`): the hit rate with everything admitted, which is LRU with the leaf rule, and
 with the adaptive admission; then with a hint for each request whether some later one asks for its last whole block, a fifth of
 the hints turned round, for several seeds. And whether it holds when requests come otherwise: halves of a trace, part of its
-conversations, arrivals moved about.
+conversations, arrivals moved about. And two tiers: what is hit in which, and what is written to the lower one.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.leaf_order import Trace, hit_rate, read
+from benchmarks.leaf_order import Trace, hit_rate, read, two_tiers
 from benchmarks.markdown import table, write
 from tiering.cli.environment import environment
 from tiering.keeping import Adaptive, Everything, Hints
@@ -31,6 +31,7 @@ _BLOCK_TOKENS = {
 _HINTED_BLOCKS = 5000
 _FLIPPED = 0.2
 _JITTER = 60  # requests
+_TWO_TIERS = ((1000, 3000), (3000, 10_000), (3000, 40_000))
 _Row = dict[str, Any]
 
 
@@ -96,6 +97,24 @@ def variants(trace: Trace, seed: int) -> Iterator[tuple[str, Trace]]:
     yield "each later by 0 to 60 requests", replace(trace, requests=tuple(requests[at] for _, at in moved))
 
 
+def tiers(trace: Trace, upper_blocks: int, lower_blocks: int) -> Iterator[_Row]:
+    """Rows: two tiers with everything admitted and with the default, beside one as large as both."""
+    sizes = [upper_blocks, lower_blocks]
+    one = hit_rate(trace, sum(sizes), Everything([sum(sizes)]))
+    for name, admission in (("all", Everything(sizes)), ("adaptive", Adaptive(sizes))):
+        found = two_tiers(trace, *sizes, admission)
+        yield {
+            "trace": trace.name,
+            "upper": upper_blocks,
+            "lower": lower_blocks,
+            "admission": name,
+            "hits": round(found.hits, 4),
+            "one LRU of both": round(one, 4),
+            "upper hits": round(found.upper_hits, 4),
+            "written": round(found.written, 4),
+        }
+
+
 def gates(rows: list[_Row], hint_rows: list[_Row]) -> list[_Row]:
     """What was promised."""
     by_size = {row["blocks"]: row for row in rows if row["trace"] == _CONVERSATION}
@@ -129,6 +148,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         for blocks in sorted({*arguments.sizes, _HINTED_BLOCKS})
         for flipped in (0.0, _FLIPPED)
     ]
+    two = [row for trace in traces.values() for sizes in _TWO_TIERS for row in tiers(trace, *sizes)]
     for name in (_CONVERSATION, "mooncake_synthetic"):
         for variant, trace in variants(traces[name], arguments.seed):
             otherwise += [rates(trace, blocks, variant) for blocks in arguments.sizes]
@@ -137,6 +157,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "environment": environment(),
         "configuration": {
             "sizes": arguments.sizes,
+            "two_tiers": _TWO_TIERS,
             "seeds_of_hints": arguments.seeds,
             "seed": arguments.seed,
             "warm_up": "none: the cold start counts",
@@ -145,6 +166,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "gates": gates(rows, hint_rows),
         "rows": rows,
         "hints": hint_rows,
+        "two_tiers": two,
         "otherwise": otherwise,
     }
 
@@ -160,6 +182,7 @@ def report(figures: dict[str, Any]) -> str:
             table(figures["gates"], ["name", "value", "bound", "unit", "holds"]),
             table(figures["rows"], ["trace", *columns, "more_us_a_request"]),
             table(figures["hints"], ["trace", "blocks", "wrong", "median", "least", "most", "seeds"]),
+            table(figures["two_tiers"], list(figures["two_tiers"][0])),
             table(figures["otherwise"], ["trace", "variant", *columns]),
         ]
     )

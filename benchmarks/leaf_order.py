@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from tiering.keeping import Admission, Ended, Hints
-from tiering.keeping.admission import NO_HINTS
+from tiering.keeping import Admission, Departing, Ended, Hints, Verdict
+from tiering.keeping.admission import NO_HINTS, Fingerprints
 
 TRACES = Path(__file__).resolve().parent / "traces"
 _NOBODY = -1
@@ -84,16 +84,20 @@ class LeafOrder:
                 return num
         return len(path)
 
-    def enter(self, path: Sequence[int], num_hits: int, num_used: int) -> None:
-        """All blocks of a path are here, the first `num_used` of them used now, the others first to go unless they are here."""
+    def enter(self, path: Sequence[int], num_hits: int, num_used: int) -> list[int]:
+        """All blocks of a path are here, the first `num_used` of them used now, the others first to go unless they are here.
+
+        Answers the blocks that went for it, children before parents.
+        """
         path = path[: self._capacity]
         num_hits = min(num_hits, len(path))
         num_used = min(num_used, len(path))
-        self._evict(self._num_blocks + len(path) - num_hits - self._capacity, set(path))
+        gone = self._evict(self._num_blocks + len(path) - num_hits - self._capacity, set(path))
         self._num_blocks += len(path) - num_hits
         self._place(_USED, path[:num_used])
         start = next((i for i in range(num_used, len(path)) if self._is_below(path[i])), len(path))
         self._place(_FIRST_TO_GO, path[start:])
+        return gone
 
     def _is_below(self, block: int) -> bool:
         return not self._touch[block] or self._rank[block] == _FIRST_TO_GO
@@ -106,19 +110,24 @@ class LeafOrder:
             self._touch[block], self._rank[block] = self._num_touches, rank
         heapq.heappush(self._heap, (rank, self._num_touches, blocks[-1]))
 
-    def _evict(self, num_blocks: int, needed: set[int]) -> None:
+    def _evict(self, num_blocks: int, needed: set[int]) -> list[int]:
+        gone: list[int] = []
         passed_over = []
-        while num_blocks > 0:
+        while len(gone) < num_blocks:
             rank, touch, block = heapq.heappop(self._heap)
-            while num_blocks > 0 and block != _NOBODY and self._touch[block] == touch and block not in needed:
+            while len(gone) < num_blocks and self._has_place(block, touch) and block not in needed:
                 self._touch[block] = 0
-                self._num_blocks -= 1
-                num_blocks -= 1
+                gone.append(block)
                 block = self._parent[block]
-            if block != _NOBODY and self._touch[block] == touch:
+            if self._has_place(block, touch):
                 passed_over.append((rank, touch, block))
         for entry in passed_over:
             heapq.heappush(self._heap, entry)
+        self._num_blocks -= len(gone)
+        return gone
+
+    def _has_place(self, block: int, touch: int) -> bool:
+        return block != _NOBODY and self._touch[block] == touch
 
     def check(self) -> None:
         """Raise AssertionError unless it holds what it counts, and no parent goes before its child."""
@@ -132,6 +141,16 @@ class LeafOrder:
                 assert places[0] >= places[1], "a parent goes before its child"
 
 
+def ended(request: Request, hints: Hints = NO_HINTS) -> Ended:
+    """What an admission is told of it."""
+    return Ended(fingerprints=fingerprints(request.path), output_tokens=request.output_tokens, hints=hints)
+
+
+def fingerprints(blocks: Sequence[int]) -> Fingerprints:
+    """Numbers that stand for these blocks: none is 0."""
+    return np.array(blocks, dtype=np.uint64) + np.uint64(1)
+
+
 def hit_rate(
     trace: Trace, capacity_blocks: int, admission: Admission, hints: Sequence[Hints] | None = None
 ) -> float:
@@ -142,10 +161,50 @@ def hit_rate(
         hits = order.hits(request.path)
         num_hits += hits
         num_blocks += len(request.path)
-        ended = Ended(
-            fingerprints=np.array(request.path, dtype=np.uint64) + np.uint64(1),
-            output_tokens=request.output_tokens,
-            hints=hints[number] if hints is not None else NO_HINTS,
-        )
-        order.enter(request.path, hits, admission.ended(ended))
+        num_used = admission.ended(ended(request, NO_HINTS if hints is None else hints[number]))
+        order.enter(request.path, hits, num_used)
     return num_hits / num_blocks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TwoTiers:
+    """Shares of all blocks asked for."""
+
+    hits: float
+    upper_hits: float
+    written: float
+    """Copied to the lower tier."""
+
+
+def two_tiers(trace: Trace, upper_blocks: int, lower_blocks: int, admission: Admission) -> TwoTiers:
+    """A tier, and one below it that takes what leaves the first and is admitted, and gives up its least recently used.
+
+    What is found below comes up and stays below, so that it need not be written again.
+    """
+    upper = LeafOrder(trace.parent, upper_blocks)
+    lower: dict[int, None] = {}  # the least recently used first
+    num_hits = num_upper = num_written = num_blocks = 0
+    for request in trace.requests:
+        path, hits = request.path, upper.hits(request.path)
+        found = next((at for at in range(hits, len(path)) if path[at] not in lower), len(path))
+        num_blocks, num_upper, num_hits = num_blocks + len(path), num_upper + hits, num_hits + found
+        for block in reversed(path[:found]):
+            if block in lower:
+                lower[block] = lower.pop(block)
+        gone = upper.enter(path, hits, admission.ended(ended(request)))
+        leaving = [block for block in gone if block not in lower]
+        verdicts = admission.admit(
+            Departing(
+                tier=1,
+                fingerprints=fingerprints(leaving),
+                free_blocks=lower_blocks - len(lower),
+            )
+        )
+        for at in np.flatnonzero(verdicts == Verdict.ADMIT).tolist():
+            lower[leaving[at]] = None
+            num_written += 1
+        while len(lower) > lower_blocks:
+            del lower[next(iter(lower))]
+    return TwoTiers(
+        hits=num_hits / num_blocks, upper_hits=num_upper / num_blocks, written=num_written / num_blocks
+    )

@@ -122,8 +122,10 @@ class Adaptive(Admission):
             seen=seen,
             ages=self._now - seen.last,
             curves=self._curves,
+            now=self._now,
             shares=self._chosen[departing.tier],
             capacity_blocks=self._capacities[departing.tier] - self._capacities[departing.tier - 1],
+            life_blocks=self._capacities[departing.tier],
         )
         verdicts = np.zeros(len(fingerprints), dtype=np.int8)
         for condition in self._conditions:

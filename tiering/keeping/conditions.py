@@ -24,10 +24,14 @@ class Question:
     """Block accesses since their last use."""
     curves: Curves | None
     """None as long as nothing is known."""
+    now: int
+    """Block accesses so far."""
     shares: Floats | None
     """What was chosen for the tier; None: there is room for all, or nothing is known."""
     capacity_blocks: int
     """Of the tier alone."""
+    life_blocks: int
+    """Of the tier and all above: for so many block accesses at least a block is there that goes down."""
 
 
 class Condition(Protocol):
@@ -51,14 +55,17 @@ class ReuseSeen:
 
 
 class NeverReused:
-    """Rejects what is as good as never used again, of that class and at that age: partial tails above all."""
+    """Rejects what is as good as never used again, of that class and at that age: partial tails above all.
+
+    Says nothing before blocks have been watched for twice as long as one stays: who has seen no use did not look long enough.
+    """
 
     def __init__(self, least_chance: float = 0.01) -> None:
         """`least_chance`: of a use at any later time."""
         self._least_chance = least_chance
 
     def says(self, question: Question) -> Verdicts:
-        if question.curves is None:
+        if question.curves is None or question.now < 2 * question.life_blocks:
             return np.zeros(len(question.ages), dtype=np.int8)
         reused = question.curves.reused[question.seen.kind]
         before = AGES.searchsorted(question.ages) - 1  # the last age that they have reached

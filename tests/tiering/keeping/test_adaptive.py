@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.keeping import hints
-from benchmarks.leaf_order import LeafOrder, Trace, hit_rate, read
+from benchmarks.leaf_order import LeafOrder, Trace, hit_rate, read, two_tiers
 from tiering.keeping import ADMISSIONS, Adaptive, Departing, Ended, Everything, Hints, Verdict
 from tiering.keeping.conditions import Endurance
 
@@ -30,12 +30,12 @@ def _chain(start: int, length: int) -> list[int]:
 # --- golden figures ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("blocks", "rate"), [(1000, 0.0432), (3000, 0.0641)])
+@pytest.mark.parametrize(("blocks", "rate"), [(3000, 0.0641)])
 def test_with_everything_admitted_the_last_use_decides(blocks, rate):
     assert hit_rate(_conversation(), blocks, Everything([blocks])) == pytest.approx(rate, abs=5e-5)
 
 
-@pytest.mark.parametrize(("blocks", "least"), [(1000, 1.4 * 0.0432), (3000, 1.7 * 0.0641), (10_000, 0.2062)])
+@pytest.mark.parametrize(("blocks", "least"), [(1000, 1.4 * 0.0432), (3000, 1.7 * 0.0641)])
 def test_conversations_under_pressure_gain(blocks, least):
     assert hit_rate(_conversation(), blocks, Adaptive([blocks])) >= least
 
@@ -47,7 +47,7 @@ def test_hints_that_are_mostly_right_gain_more():
 
 def test_hints_that_say_nothing_cost_nothing():
     """Said of every other request at random: what they are worth is learned."""
-    trace = _first(_conversation(), 3000)
+    trace = _first(_conversation(), 1500)
     plain = hit_rate(trace, 3000, Adaptive([3000]))
     assert hit_rate(trace, 3000, Adaptive([3000]), hints(trace, seed=0, flipped=0.5)) > 0.85 * plain
 
@@ -56,7 +56,7 @@ def test_hints_that_say_nothing_cost_nothing():
 
 
 def test_with_room_for_all_every_hit_of_the_last_use_is_one():
-    trace = _first(_conversation(), 2000)
+    trace = _first(_conversation(), 1000)
     capacity = len(trace.parent)
     admission = Adaptive([capacity])
     assert hit_rate(trace, capacity, admission) == hit_rate(trace, capacity, Everything([capacity]))
@@ -91,7 +91,7 @@ def test_what_is_never_asked_for_again_is_kept_out_once_that_is_seen():
     assert kept[False] > 440, "conversations are kept"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_the_tier_is_whole_after_each_request(data):
     """Whatever comes and whatever is said of it: never more than fits, no parent gone before its child."""
@@ -155,6 +155,20 @@ def test_blocks_seen_again_go_down_and_those_of_a_class_that_is_not_do_not():
     seen_again, once = _chain(1, 20), _chain(10**6 + 64 * 2999, 20)
     assert _verdicts(admission, seen_again) == [Verdict.ADMIT] * 20
     assert _verdicts(admission, once) == [Verdict.REJECT] * 20
+
+
+def test_a_lower_tier_has_more_hits_of_fewer_writes():
+    trace = _first(_conversation(), 1500)
+    everything = two_tiers(trace, 1000, 3000, Everything([1000, 3000]))
+    adaptive = two_tiers(trace, 1000, 3000, Adaptive([1000, 3000]))
+    assert adaptive.hits > 1.2 * everything.hits
+    assert adaptive.written < 0.7 * everything.written
+
+
+def test_a_large_lower_tier_is_not_kept_from_what_it_would_have_hit():
+    trace = _first(_conversation(), 1000)
+    everything = two_tiers(trace, 2000, 50_000, Everything([2000, 50_000]))
+    assert two_tiers(trace, 2000, 50_000, Adaptive([2000, 50_000])).hits == everything.hits
 
 
 def test_before_anything_is_known_all_goes_down():
