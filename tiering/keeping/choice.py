@@ -1,4 +1,4 @@
-"""Which classes of blocks to keep in a tier: fewer for longer, where that gives more hits than all of them for as long as they fit."""
+"""Which classes of blocks to keep in a tier: fewer of them for longer, where that gives more hits."""
 
 import numpy as np
 

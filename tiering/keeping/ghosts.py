@@ -11,7 +11,6 @@ Array = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2**64 by the golden ratio: spreads numbers that count up
-_NOBODY = np.uint64(0)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +21,7 @@ class Seen:
     kind: Array
     """The class of the last use."""
     last: Array
-    """When that was, in block accesses."""
+    """When that was, in block accesses: 0 where there was none."""
     to_end: Array
     """How many blocks of that request came after it."""
     turn: Array
@@ -65,10 +64,11 @@ class Ghosts:
 
     def seen(self, fingerprints: Fingerprints, places: NDArray[np.intp]) -> Seen:
         """What is remembered of these blocks."""
+        last = self._last.take(places)
         return Seen(
-            known=self._fingerprint.take(places) == fingerprints,
+            known=(self._fingerprint.take(places) == fingerprints) & (last > 0),
             kind=self._kind.take(places).astype(np.int64),
-            last=self._last.take(places),
+            last=last,
             to_end=self._to_end.take(places).astype(np.int64),
             turn=self._turn.take(places).astype(np.int64),
             again=self._again.take(places),
@@ -76,7 +76,7 @@ class Ghosts:
 
     def taken(self, places: NDArray[np.intp]) -> Mask:
         """Which of these places have a block."""
-        mask: Mask = self._fingerprint.take(places) != _NOBODY
+        mask: Mask = self._last.take(places) > 0
         return mask
 
     def remember(
@@ -89,7 +89,7 @@ class Ghosts:
         turn: int,
         again: Mask,
     ) -> None:
-        """These blocks, all of one request, were used; `again`: whether they were remembered."""
+        """These blocks, all of one request, were used at `last`, above 0; `again`: whether they were remembered."""
         self._fingerprint[places] = fingerprints
         self._kind[places] = kinds
         self._last[places] = last
@@ -100,12 +100,12 @@ class Ghosts:
     def sample(self, num_places: int) -> tuple[NDArray[np.int16], Array, int]:
         """(class, last use) of the blocks in at most about so many places, and how many blocks each of them stands for."""
         step = max(1, len(self) // num_places)
-        taken = self._fingerprint[::step] != _NOBODY
+        taken = self._last[::step] > 0
         return self._kind[::step][taken], self._last[::step][taken], step
 
     def check(self, now: int) -> None:
         """Raise AssertionError unless each block is where it belongs, and was used by now."""
-        (taken,) = np.nonzero(self._fingerprint)
+        (taken,) = np.nonzero(self._last)
         places = self.places(self._fingerprint[taken])
         assert np.array_equal(places, taken), "a block is remembered in another's place"
         assert not len(taken) or self._last[taken].max() <= now, "a use is still to come"
