@@ -85,22 +85,18 @@ class LeafOrder:
         return len(path)
 
     def enter(self, path: Sequence[int], num_hits: int, num_used: int) -> list[int]:
-        """All blocks of a path are here, the first `num_used` of them used now, the others first to go unless they are here.
+        """All blocks of a path are here, those that were and the first `num_used` of all used now, the others first to go.
 
         Answers the blocks that went for it, children before parents.
         """
         path = path[: self._capacity]
         num_hits = min(num_hits, len(path))
-        num_used = min(num_used, len(path))
+        num_used = max(min(num_used, len(path)), num_hits)
         gone = self._evict(self._num_blocks + len(path) - num_hits - self._capacity, set(path))
         self._num_blocks += len(path) - num_hits
         self._place(_USED, path[:num_used])
-        start = next((i for i in range(num_used, len(path)) if self._is_below(path[i])), len(path))
-        self._place(_FIRST_TO_GO, path[start:])
+        self._place(_FIRST_TO_GO, path[num_used:])
         return gone
-
-    def _is_below(self, block: int) -> bool:
-        return not self._touch[block] or self._rank[block] == _FIRST_TO_GO
 
     def _place(self, rank: int, blocks: Sequence[int]) -> None:
         if not blocks:

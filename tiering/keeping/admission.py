@@ -80,12 +80,12 @@ class Admission(ABC):
     """Says which blocks are worth a place. Neither blocks nor reads a clock; one thread calls it.
 
     A request's blocks are in the first tier whatever is said, because they were computed there. So what is said of them
-    is how they enter its order. Of the blocks of a path the first `ended(...)` are *used now*, as always. The others that
-    have no place in the order enter it as *first to go*: before all blocks that were ever used now, and among themselves
-    the oldest first, the deepest of a path first. Those that have a place keep it. So a parent never goes before its child.
+    is how they enter its order. Those that were found there, and the first `ended(...)` of all, are *used now*, as always.
+    The others are *first to go*, until they are found again: before all that are not, and among themselves the least recently
+    used first. A path's first blocks are used whenever later ones are, so a parent never goes before its child.
 
-        order     first to go: c1 c0 | a2 b1 a1 b0 a0
-                                     `- the last use, as before
+        order     first to go: d1 c1 c0 | a2 b1 a1 b0 a0
+                                        `- as without an admission
     """
 
     @abstractmethod
