@@ -13,7 +13,7 @@ from tiering.keeping.lifetimes import Curves, Floats, Lifetimes
 
 _GHOSTS_PER_BLOCK = 16  # a choice is worth most where blocks live several times as long as in the plain order
 _MIN_GHOSTS, _MAX_GHOSTS = 1 << 14, 1 << 20  # at most 24 MB
-_SAMPLE = 1 << 16  # ghosts looked at for a choice: under a millisecond
+_SAMPLE = 1 << 15  # ghosts looked at for a choice, which takes about a millisecond
 _ENDED_PER_CHOICE = 128
 _DOUBT_BLOCKS = 200.0
 _GAIN = 0.02  # more hits, by the curves, or the plain order stays
