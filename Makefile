@@ -55,6 +55,7 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: setup demo test browser check mutate faults faults-peers index-peers ttft-peers crash bench bench-admin bench-codec \
 	bench-disk bench-index bench-load-or-compute bench-load-or-compute-engine \
 	bench-overheads bench-restart bench-simulate churn figures soak format sizes gpu-check gpu-rehearsal clean help
+	bench-disk bench-index bench-keeping bench-overheads bench-restart churn figures soak format sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -137,6 +138,9 @@ bench-restart: setup ## how long a cache takes to know again what its disk holds
 
 bench-index: setup ## what the prefix index costs: matches, insertions, evictions, memory of ten million blocks, pauses (INDEX_ARGS="--json FILE")
 	@$(BIN)/python -m benchmarks.index $(INDEX_ARGS)
+
+bench-keeping: setup ## what the default admission gains over LRU on real traces, with hints and without (two minutes)
+	@$(BIN)/python -m benchmarks.keeping $(KEEPING_ARGS)
 
 bench-codec: setup ## how much smaller KV becomes without loss, and how fast (two minutes)
 	@OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.codec $(CODEC_ARGS)

@@ -1,0 +1,173 @@
+"""Keeps what is likely to be used again, as far as there is not room for all: the default."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tiering.keeping.admission import Admission, Departing, Ended, Verdict, Verdicts
+from tiering.keeping.choice import chosen
+from tiering.keeping.classes import LAST_TURN, SHARED, TAIL, body_class, families, segments
+from tiering.keeping.conditions import Condition, Endurance, Question, default_conditions
+from tiering.keeping.ghosts import Ghosts, Seen
+from tiering.keeping.lifetimes import Curves, Floats, Lifetimes
+
+_GHOSTS_PER_BLOCK = 16  # a choice is worth most where blocks live several times as long as in the plain order
+_MIN_GHOSTS, _MAX_GHOSTS = 1 << 14, 1 << 20  # at most 24 MB
+_SAMPLE = 1 << 15  # ghosts looked at for a choice, which takes about a millisecond
+_ENDED_PER_CHOICE = 128
+_DOUBT_BLOCKS = 200.0
+_GAIN = 0.02  # more hits, by the curves, or the plain order stays
+
+
+class Adaptive(Admission):
+    """Learns how long blocks of each class wait for their next use, and chooses the classes that fill each tier best.
+
+    Time is counted in block accesses, so nothing depends on a clock or on how fast requests come. Each tier is planned for
+    as one of the size of it and all above, as what is below a tier is what has left it. With room for all that comes
+    again, or before anything is known, all is kept.
+    """
+
+    def __init__(
+        self,
+        capacity_blocks: Sequence[int],
+        *,
+        conditions: Sequence[Condition] | None = None,
+        endurance: Endurance | None = None,
+    ) -> None:
+        """`conditions`: what is asked before a block may go down, in this order; the first that has a verdict is heard.
+
+        `endurance`: what limits the bytes that are written; None for no limit.
+        """
+        if not capacity_blocks or min(capacity_blocks) < 0:
+            raise ValueError(f"capacity_blocks must be counts of blocks, not {capacity_blocks}")
+        self._capacities = np.cumsum(capacity_blocks).tolist()
+        self._conditions = default_conditions() if conditions is None else conditions
+        self._endurance = endurance
+        wanted = _GHOSTS_PER_BLOCK * self._capacities[-1]
+        self._ghosts = Ghosts(1 << (min(max(wanted, _MIN_GHOSTS), _MAX_GHOSTS) - 1).bit_length())
+        # what was seen fades as fast as blocks are forgotten
+        half_life = float(len(self._ghosts))
+        self._lifetimes = Lifetimes(families(), doubt=_DOUBT_BLOCKS, half_life=half_life)
+        self._curves: Curves | None = None
+        self._chosen: list[Floats | None] = [None] * len(self._capacities)
+        self._owed = np.zeros(len(families()))
+        """Of each class, the part of a request that is to be kept and was not yet."""
+        self._now = 0
+        self._num_ended = 0
+
+    # --- the first tier -------------------------------------------------------------------------------------------
+
+    def ended(self, request: Ended) -> int:
+        num_blocks = len(request.fingerprints)
+        if not num_blocks:
+            return 0
+        self._now += num_blocks
+        shared, tail, body = self._learn(request)
+        self._num_ended += 1
+        if self._num_ended % _ENDED_PER_CHOICE == 0:
+            self._choose()
+        return self._num_kept(num_blocks, shared, tail, body)
+
+    def _learn(self, request: Ended) -> tuple[int, int, int]:
+        """Where the request's shared blocks end, where its tail begins, and its class."""
+        fingerprints = request.fingerprints
+        num_blocks = len(fingerprints)
+        places = self._ghosts.places(fingerprints)
+        seen = self._ghosts.seen(fingerprints, places)
+        self._lifetimes.use(seen.kind[seen.known], self._now - seen.last[seen.known])
+        replaced = self._ghosts.taken(places) & ~seen.known
+        self._lifetimes.lose(seen.kind[replaced], self._now - seen.last[replaced])
+        turn = _turn(seen)
+        body = body_class(turn, request.output_tokens, request.kind, request.hints)
+        shared, tail = segments(num_blocks, request.hints)
+        kinds = np.full(num_blocks, body, dtype=np.int16)
+        kinds[:shared] = SHARED
+        kinds[tail:] = TAIL
+        for kind, num in ((SHARED, shared), (body, tail - shared), (TAIL, num_blocks - tail)):
+            self._lifetimes.enter(kind, num)
+        again = seen.known
+        self._ghosts.remember(fingerprints, places, kinds=kinds, last=self._now, turn=turn, again=again)
+        return shared, tail, body
+
+    def _num_kept(self, num_blocks: int, shared: int, tail: int, body: int) -> int:
+        shares = self._chosen[0]
+        if shares is None:
+            return num_blocks
+        if not self._draw(body, shares):
+            return shared if shares[SHARED] >= 0.5 else 0
+        return num_blocks if shares[TAIL] >= 0.5 else tail
+
+    def _draw(self, kind: int, shares: Floats) -> bool:
+        """Whether the next request of a class is among the share that is kept: evenly, not by chance."""
+        self._owed[kind] += shares[kind]
+        kept = self._owed.item(kind) >= 1
+        self._owed[kind] -= kept
+        return kept
+
+    def _choose(self) -> None:
+        self._lifetimes.fade(self._now)
+        kinds, last, weight = self._ghosts.sample(_SAMPLE)
+        self._curves = self._lifetimes.curves(kinds, last, weight)
+        self._chosen = [
+            chosen(self._curves, capacity, until=self._now, gain=_GAIN) for capacity in self._capacities
+        ]
+
+    # --- those below ----------------------------------------------------------------------------------------------
+
+    def admit(self, departing: Departing) -> Verdicts:
+        fingerprints = departing.fingerprints
+        seen = self._ghosts.seen(fingerprints, self._ghosts.places(fingerprints))
+        question = Question(
+            departing=departing,
+            seen=seen,
+            ages=self._now - seen.last,
+            curves=self._curves,
+            now=self._now,
+            shares=self._chosen[departing.tier],
+            capacity_blocks=self._capacities[departing.tier] - self._capacities[departing.tier - 1],
+            life_blocks=self._capacities[departing.tier],
+        )
+        verdicts = np.zeros(len(fingerprints), dtype=np.int8)
+        for condition in self._conditions:
+            verdicts = np.where(verdicts == 0, condition.says(question), verdicts)
+        verdicts[verdicts == 0] = Verdict.ADMIT
+        if self._endurance is not None and departing.block_bytes:
+            for at in np.flatnonzero(verdicts == Verdict.ADMIT).tolist():
+                if not self._endurance.take(departing.block_bytes, departing.now_s):
+                    verdicts[at] = Verdict.THROTTLED
+        return verdicts
+
+    # --- figures --------------------------------------------------------------------------------------------------
+
+    @property
+    def chooses(self) -> tuple[bool, ...]:
+        """Of each tier, whether there is not room for all, so that something is kept out."""
+        return tuple(shares is not None for shares in self._chosen)
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of what is remembered of blocks."""
+        return self._ghosts.num_bytes
+
+    def check(self) -> None:
+        self._ghosts.check(self._now)
+        self._lifetimes.check()
+        if self._endurance is not None:
+            self._endurance.check()
+        assert self._owed.min() >= 0, "more was kept than is owed"
+        assert self._owed.max() < 1, "a request that is owed was not kept"
+        for shares in self._chosen:
+            assert shares is None or (shares.min() >= 0 and shares.max() <= 1), (
+                "a share is not between 0 and 1"
+            )
+
+
+def _turn(seen: Seen) -> int:
+    """Which turn of a conversation a request is: one more than the request had that it begins with all of, else 0."""
+    (known,) = seen.known.nonzero()
+    if not len(known) or known[-1] == 0:
+        return 0  # a first block alone is everybody's
+    deepest = known[-1]
+    if seen.to_end[deepest] > 1:
+        return 0
+    return min(seen.turn.item(deepest) + 1, LAST_TURN)
