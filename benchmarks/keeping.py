@@ -16,10 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import table, write
-
 from benchmarks.leaf_order import Trace, hit_rate, read, two_tiers
 from tiering.cli.environment import environment
+from tiering.cli.markdown import table, write
 from tiering.keeping import Adaptive, Everything, Hints
 
 _CONVERSATION = "mooncake_conversation_h1"

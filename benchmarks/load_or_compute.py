@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import table, write
-
 from kvstore.reports import TierName
 from tiering.cli.environment import environment
+from tiering.cli.markdown import table, write
 from tiering.costs import Costs, Curves, LoadCurve, PrefillCurve
 from tiering.decision import Chooser, Match, Predicted
 

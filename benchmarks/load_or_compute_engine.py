@@ -14,12 +14,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.markdown import table, write
-
 from engine import Engine
 from engine.model import Model
 from kvstore.layers import Delay, FaultStore
 from tiering.cli.environment import environment
+from tiering.cli.markdown import table, write
 from tiering.cli.ttft_setup import TtftBench, ask, fill, first_use, prompts, suffix
 
 MODES = ("always", "never", "auto")

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-from benchmarks.markdown import table, write
 from rich.console import Console
 
 from tiering.cli.environment import environment
+from tiering.cli.markdown import table, write
 from tiering.cli.simulate import Run, Sweep, simulate
 from tiering.simulate import BlockTimes
 
