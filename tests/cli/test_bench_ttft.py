@@ -73,8 +73,9 @@ def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
             assert rows[tier]["prefilled_tokens"] == prefix_tokens + 20 - cached
         for tier in ("device", "host", "disk", *_DROPPED):
             assert set(rows[tier]["phases_s"]) == set(measured["phases"])
-            inside = ("gathering", "attention", "matrix products", "logits", "rest of the forward")
+            inside = ("attention", "matrix products", "logits", "rest of the forward")
             assert all(rows[tier]["phases_s"][name] > 0 for name in inside)
+            assert rows[tier]["phases_s"]["gathering"] >= 0, "where a kernel reads the pool there is none"
         assert rows["disk"]["phases_s"]["loading"] > 0
         assert rows["cold"]["phases_s"] is rows["restart"]["phases_s"] is None
         assert rows["restart"]["timings_s"]["load_s"] > 0
