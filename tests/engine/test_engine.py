@@ -9,6 +9,7 @@ import pytest
 
 from engine import EngineClosed, Result, SamplingParams
 from engine.engine import Engine
+from engine.lanes import LaneCall
 from engine.model import Model
 from kvstore.layers import (
     DirtyMiss,
@@ -75,9 +76,11 @@ def test_a_reply_after_a_hit_decodes_as_after_a_cold_prefill(tiny_llama_dir, tmp
     forward = Model.forward
 
     def recorded(model, batch, pool, *more: object):
-        steps.append(
-            (batch.num_tokens, batch.num_rows, [(len(call.blocks), call.rows) for call in batch.calls[None]])
-        )
+        calls = [
+            (len(call.slots if isinstance(call, LaneCall) else call.blocks), call.rows)
+            for call in batch.calls[None]
+        ]
+        steps.append((batch.num_tokens, batch.num_rows, calls))
         return forward(model, batch, pool, *more)
 
     monkeypatch.setattr(Model, "forward", recorded)
