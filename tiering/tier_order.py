@@ -133,10 +133,6 @@ class TierOrder:
             victim = next(again, None)
             if victim is None:
                 victim = self._policy.evict(ask, None if row is None else row[0])
-                if victim is None and self._promised and not told:
-                    # another asks than they were promised to: no block must stay for what may never follow it
-                    self._forget_promises(set(self._promised))
-                    victim = self._policy.evict(ask, None)
                 if victim is None:
                     break
                 self._picked[victim] = self._ids[victim]
@@ -144,6 +140,10 @@ class TierOrder:
             found.append(self._picked[victim])
             if row is not None:
                 self._promise(*row)
+        if len(found) < k and self._promised and not told:
+            # another asks than they were promised to: no block must stay for what may never follow it
+            self._forget_promises(set(self._promised))
+            return self.peek(k)
         return np.array(found, dtype=np.intp)
 
     def first(self) -> int:
