@@ -130,6 +130,9 @@ class Sequence:
         self.gaps = None
         if self.stash is None:
             self.kept_tokens = 0
+        marks = self.request.marks
+        if not marks.computed_s:  # it waits as it did before: what its prompt takes is told, and learned, of the time that computes it
+            marks.admitted_s = marks.loaded_s = 0.0
 
     @property
     def _is_back(self) -> bool:

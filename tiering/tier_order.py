@@ -74,10 +74,7 @@ class TierOrder:
 
         Those that are not given one before others are told of are forgotten.
         """
-        new = set(names)
-        for name in [name for name in self._promised if name not in new]:
-            self._remove(name)
-            self._policy.leave(name)
+        self._forget_promises(self._promised.difference(names))
         self._coming = list(zip(names, above, positions, strict=True))[::-1]
 
     def begun(self, ids: Ids) -> None:
@@ -118,6 +115,9 @@ class TierOrder:
 
     def peek(self, k: int) -> Ids:
         """Up to `k` blocks that may go, first those that should, children before parents."""
+        if k <= 0:
+            return np.empty(0, dtype=np.intp)
+        told = bool(self._coming)
         # who has a place still, in a batch that is being copied down, is not given another by us
         coming = [row for row in self._coming if row[0] not in self._above and row[0] not in self._picked]
         self._coming = []
@@ -140,12 +140,20 @@ class TierOrder:
             found.append(self._picked[victim])
             if row is not None:
                 self._promise(*row)
+        if len(found) < k and self._promised and not told:
+            # another asks than they were promised to: no block must stay for what may never follow it
+            self._forget_promises(set(self._promised))
+            return self.peek(k)
         return np.array(found, dtype=np.intp)
 
     def first(self) -> int:
         """The only block of `peek(1)`, NO_BLOCK if there is none."""
+        coming = self._coming
         found = self.peek(1)
-        return found.item(0) if len(found) else NO_BLOCK
+        if not len(found):
+            self._coming = coming  # the same request will `peek`
+            return NO_BLOCK
+        return found.item(0)
 
     def rewind(self, ids: Ids) -> None:
         """Nothing: a policy is asked anew each time."""
@@ -203,6 +211,11 @@ class TierOrder:
     def _promise(self, name: Name, above: Name, position: int) -> None:
         self._enter(name, above, position)
         self._promised.add(name)
+
+    def _forget_promises(self, names: set[Name]) -> None:
+        for name in names:
+            self._remove(name)
+            self._policy.leave(name)
 
     def _remove(self, name: Name) -> None:
         above = self._above.pop(name)

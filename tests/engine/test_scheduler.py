@@ -133,3 +133,20 @@ def test_what_is_prefilled_after_a_preemption(deterministic):
     [(_, chunk)] = turns.scheduler.next_step()
     assert chunk.tokens.tolist() == ([2, 2, 2] if deterministic else [2, 2, 2, REPLY, REPLY])
     assert chunk.wants_logits is not deterministic
+
+
+def test_what_a_prompt_took_is_counted_from_the_admission_that_computed_it():
+    """Not from one before a preemption: what it waited for since then is no load, and no prefill of the part that was left."""
+    tiers = model(device=6)
+    turns = Turns(tiers, max_batch_tokens=2)
+    older, younger = turns.add([1], 11), turns.add([2] * 6, 4)
+    turns.step()
+    marks = younger.request.marks
+    first_s = marks.loaded_s
+    assert first_s >= marks.admitted_s > 0
+    assert younger.gaps, "one chunk of several has been computed"
+    turns.make_way(older, 6)
+    assert (younger.lease, marks.admitted_s, marks.loaded_s) == (None, 0.0, 0.0)
+    turns.scheduler.remove(older)
+    turns.step()
+    assert marks.loaded_s >= marks.admitted_s > first_s

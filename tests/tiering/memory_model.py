@@ -224,8 +224,17 @@ class MemoryModel:
         before = len(request.lease.slots)
         room = self.index.grow(request.lease, num_blocks)
         after = len(request.lease.slots)
-        assert after == (max(before, min(num_blocks, request.num_blocks)) if room is Room.NOW else before)
+        asked = max(before, min(num_blocks, request.num_blocks))
+        assert after == (asked if room is Room.NOW else before)
+        if room is Room.NO:
+            assert self._num_to_be_had() < asked - before, "a reply must wait although idle blocks could go"
         return room is Room.NOW
+
+    def _num_to_be_had(self):
+        """Device slots that nobody uses, or that hold blocks which nobody uses."""
+        holdings = self.index._holdings
+        idle = holdings.residency.evictable(Tier.DEVICE, np.arange(holdings.residency.capacity))
+        return holdings.slots[Tier.DEVICE].num_free + np.count_nonzero(idle)
 
     def admit(self, tokens, num_blocks=None):
         """A request that must be admitted at once."""
