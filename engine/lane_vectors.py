@@ -17,10 +17,12 @@ intrinsic: Any = extending.intrinsic
 
 
 def _features() -> str:
-    """What numba compiles for, which its settings may make less than this processor has: else LLVM would end the process."""
-    if config.DISABLE_JIT:
+    """The instructions that numba compiles for, which its settings may make less than this processor has: else LLVM would end the process."""
+    settings: Any = config  # its names are made when it is imported
+    if settings.DISABLE_JIT:
         return ""
-    return get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES
+    found = get_host_cpu_features() if settings.CPU_FEATURES is None else settings.CPU_FEATURES
+    return str(found)
 
 
 _HAS: Final = frozenset(name[1:] for name in _features().split(",") if name.startswith("+"))
