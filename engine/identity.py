@@ -72,7 +72,7 @@ def compute_fingerprint(device: torch.device) -> dict[str, str]:
         "compute_device": _cpu_name() if on_cpu else torch.cuda.get_device_name(device),
         "compute_threads": str(torch.get_num_threads()) if on_cpu else "0",
         "compute_torch": torch.__version__,
-        "compute_attention": f"{attention.NAME},{lanes.VERSION},{TILE_TOKENS},{QUERY_MULTIPLE},{MIN_ROWS},{MIN_ROWS_PER_THREAD}",
+        "compute_attention": f"{attention.NAME},{lanes.version(device)},{TILE_TOKENS},{QUERY_MULTIPLE},{MIN_ROWS},{MIN_ROWS_PER_THREAD}",
     }
 
 

@@ -3,21 +3,29 @@
 What is here is called from compiled functions alone. Addresses are int64, and need not be aligned.
 """
 
-import os
 from typing import Any, Final
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import extending, types
-from numba.core import cgutils
+from numba.core import cgutils, config
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import models, register_model
 
 intrinsic: Any = extending.intrinsic
 """Its type says that what it makes is called as it is written, with the context; it is called without."""
 
-_FEATURES: Final = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
-_HAS: Final = frozenset(name[1:] for name in _FEATURES.split(",") if name.startswith("+"))
+
+def _features() -> str:
+    """The instructions that numba compiles for, which its settings may make less than this processor has: else LLVM would end the process."""
+    settings: Any = config  # its names are made when it is imported
+    if settings.DISABLE_JIT:
+        return ""
+    found = get_host_cpu_features() if settings.CPU_FEATURES is None else settings.CPU_FEATURES
+    return str(found)
+
+
+_HAS: Final = frozenset(name[1:] for name in _features().split(",") if name.startswith("+"))
 
 WIDTH: Final = 16 if "avx512f" in _HAS else 8 if {"avx2", "fma"} <= _HAS else 0
 """Lanes of one register; 0 where the kernel would be slow."""

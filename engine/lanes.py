@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from kvstore.closing import Closing
 
-VERSION = 1
+_VERSION = 1
 """Of the order in which the kernel adds up, on which the last bits of its results depend."""
 
 MOST_UNITS = 4
@@ -30,11 +31,15 @@ class Team(Closing):
         self._num_threads = 1
 
     def run(self, work: Callable[..., None], *given: Any) -> None:
-        """Have every thread do `work(*given)`, which must release the GIL to be of use; until all have."""
+        """Have every thread do `work(*given)`, which must release the GIL to be of use; until all have.
+
+        It must be all done where fewer do it: where no thread may be begun, and when the interpreter ends.
+        """
         self._meet(torch.get_num_threads())
-        helping = (
-            [self._others.submit(work, *given) for _ in range(self._num_threads - 1)] if self._others else []
-        )
+        helping: list[Future[None]] = []
+        if self._others is not None:
+            with suppress(RuntimeError):
+                helping += (self._others.submit(work, *given) for _ in range(self._num_threads - 1))
         work(*given)
         for one in helping:
             one.result()
@@ -65,6 +70,11 @@ def has_lanes(device: torch.device, stored: torch.dtype, computed: torch.dtype, 
     return width > 0 and head_dim % width == 0
 
 
+def version(device: torch.device) -> str:
+    """Says which bits attention has on a device, as far as that is this module's: of the kernel, and of which calls are its own."""
+    return "none" if device.type != "cpu" else "{}.{}.{}".format(_VERSION, *map(int, _registers()))
+
+
 @cache
 def _registers() -> tuple[int, bool]:
     """Of this processor, as the kernel says. Imported when it is first asked for: numba takes half a second."""
@@ -91,15 +101,16 @@ class LaneCall:
 
     def attend(self, query: torch.Tensor, layer: torch.Tensor, scaling: float | None) -> torch.Tensor:
         """The call's rows of engine/attention.py's `attend`, [1, rows, heads, head_dim], of all rows' queries."""
-        from .lane_kernel import attend
+        from .lane_kernel import attending
 
         query = query[0, :, self.rows]
         num_heads, num_rows, head_dim = query.shape
+        queries, blocks = _words(query), _words(layer)
         out = torch.empty(num_rows, num_heads, head_dim, dtype=torch.float32)
         self.team.run(
-            attend,
-            _words(query),
-            _words(layer),
+            attending(queries.dtype, blocks.dtype),
+            queries,
+            blocks,
             self.slots,
             (self.first, self.start + num_rows),
             self.start,

@@ -8,7 +8,7 @@ See docs/adr/0012. What the planes are says kvstore.codec.
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -52,7 +52,7 @@ call it before.
 
 def _compiled(function: Callable[..., None], *, writes_words: bool) -> Callable[..., None]:
     """Of words of 16 and of 32 bits. Looser signatures than arrays need, so that all kinds of arrays fit the same ones."""
-    from numba import njit, types
+    from numba import types
 
     def array(item: Any, ndim: int, *, written: bool) -> Any:
         return types.Array(item, ndim, "C", readonly=not written, aligned=False)
@@ -62,15 +62,22 @@ def _compiled(function: Callable[..., None], *, writes_words: bool) -> Callable[
         return types.void(words, array(word, 2, written=False), types.int64, types.int64, planes, planes, low)
 
     low = array(types.uint16, 1, written=not writes_words)
-    signatures = [signature(types.uint16, types.none), signature(types.uint32, low)]
+    return compiled(function, [signature(types.uint16, types.none), signature(types.uint32, low)])
+
+
+def compiled(function: Callable[..., None], signatures: Sequence[Any], **options: Any) -> Callable[..., None]:
+    """A function compiled for these signatures, without the GIL, and kept for later processes where that can be."""
+    from numba import njit
+
+    options["nogil"] = True
     try:
-        return cast("Callable[..., None]", njit(signatures, nogil=True, cache=True)(function))
+        return cast("Callable[..., None]", njit(signatures, cache=True, **options)(function))
     except Exception as error:  # noqa: BLE001 - what is kept may be damaged in any way; compiling anew tells what else is wrong
         facts = {"error": error}
         _log.warning(
             "compiled code cannot be kept, each process compiles its own: %(error)s", facts, extra=facts
         )
-        return cast("Callable[..., None]", njit(signatures, nogil=True)(function))
+        return cast("Callable[..., None]", njit(signatures, **options)(function))
 
 
 def _split(

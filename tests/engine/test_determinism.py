@@ -21,6 +21,13 @@ def kv_dtype(request) -> str:
     return request.param
 
 
+@pytest.fixture(params=["own kernel", "SDPA"])
+def attention(request, monkeypatch) -> None:
+    """As on this processor, and as where the kernel has no registers: both are served."""
+    if request.param == "SDPA":
+        monkeypatch.setattr("engine.lanes._registers", lambda: (0, False))
+
+
 @pytest.fixture(scope="module")
 def tiny(tiny_llama_dir) -> Model:
     return load_model(tiny_llama_dir)
@@ -28,6 +35,7 @@ def tiny(tiny_llama_dir) -> Model:
 
 def driver_on(model: Model, kv_dtype: str, num_slots: int = 256) -> Driver:
     """A driver whose slots all hold NaN, as a slot may hold anything before it is written."""
+    model.pack()  # as an engine does
     driver = Driver(model, num_slots=num_slots, kv_dtype=kv_dtype, deterministic=True)
     for slot in range(num_slots):
         driver.pool.view(slot)[:] = 255  # NaN in every floating-point format
@@ -57,6 +65,7 @@ def assert_same(driver: Driver, row: Row, cold: Row, *, start: int = 0, end: int
 
 @pytest.mark.usefixtures("threads")
 class TestTiny:
+    @pytest.mark.usefixtures("attention")
     def test_a_hit_equals_the_cold_prompt_wherever_it_ends(self, tiny, kv_dtype):
         driver, prompt = driver_on(tiny, kv_dtype, 700), tokens(0, 420)
         cold = driver.row(prompt)
@@ -99,6 +108,7 @@ class TestTiny:
             assert torch.equal(driver.prefill(row, cut), logits), cut
             assert_same(driver, row, cold)
 
+    @pytest.mark.usefixtures("attention")
     def test_the_size_of_chunks_does_not_matter(self, tiny, kv_dtype):
         driver, prompt = driver_on(tiny, kv_dtype), tokens(0, 420)
         cold = driver.row(prompt)
@@ -164,6 +174,7 @@ def test_sizes_that_no_vector_divides(threads, kv_dtype):
         assert_same(driver, row, cold)
 
 
+@pytest.mark.usefixtures("attention")
 @pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("name", ["mistral, window", "gemma3_text, window in some layers"])
 def test_a_window_that_begins_to_hide_something(name, threads):

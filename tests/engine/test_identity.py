@@ -93,6 +93,15 @@ def test_threads_count_in_deterministic_mode_only(folder, threads):
     assert facts["compute_torch"] == torch.__version__
 
 
+def test_who_attends_counts_in_deterministic_mode_only(folder, monkeypatch):
+    """Settings of numba's may take the CPU's own kernel away, and another one computes other last bits."""
+    model, deterministic = load_model(folder), EngineConfig(deterministic=True)
+    plain, exact = name_of(model), name_of(model, config=deterministic)
+    monkeypatch.setattr("engine.lanes._registers", lambda: (0, False))
+    assert name_of(model, config=deterministic) != exact
+    assert name_of(model) == plain
+
+
 def test_deterministic_mode_is_for_activations_that_were_measured():
     config = CASES["llama"].config()
     config.hidden_act = "gelu_new"

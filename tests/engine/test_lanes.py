@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from numba.core import config
 
 from engine import lanes
 from engine.attention import attend
 from engine.batch import build_batch
 from engine.chunk import Chunk
+from engine.lane_vectors import _features
 from engine.lanes import LaneCall, Team, has_lanes
 from engine.packed import PackedLinear, pack_products
 from engine.pool import DevicePool
@@ -113,6 +115,47 @@ def test_what_it_does_not_compute():
         ("cpu", torch.float32, torch.float32, 36),
     ):
         assert not has_lanes(torch.device(device), stored, dtype, dim)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ENABLE_AVX", 0), ("DISABLE_JIT", 1), ("CPU_FEATURES", ""), ("CPU_FEATURES", "+sse2,-avx2")],
+)
+def test_it_is_compiled_for_no_more_than_numba_compiles_for(name, value, monkeypatch):
+    """Of instructions that it may not use LLVM ends the process."""
+    monkeypatch.setattr(config, name, value)
+    assert not {"avx2", "avx512f", "avx512bf16"} & {
+        feature[1:] for feature in _features().split(",") if feature.startswith("+")
+    }
+
+
+def test_no_call_has_another_version_compiled():
+    """However its rows lie: of one token, and of a model with one layer, they are contiguous."""
+    from engine.lane_kernel import attending
+
+    for num_layers, num_tokens in ((1, 20), (2, 20), (2, 1)):
+        layout = BlockLayout(
+            num_layers=num_layers, num_kv_heads=2, head_dim=64, dtype="float32", block_tokens=16
+        )
+        with DevicePool(layout, 2) as pool:
+            batch = build_batch([chunk_of(pool, 0, num_tokens)], pool)
+            query = torch.randn(1, num_tokens, 4, 64).transpose(1, 2)
+            assert torch.isfinite(attend(query, pool.layer_view(0), batch, None, None)).all()
+    assert len(attending(np.dtype(np.float32), np.dtype(np.float32)).signatures) == 1
+
+
+def test_a_team_does_the_work_when_no_thread_may_be_begun(monkeypatch):
+    """As when the interpreter ends, while a thread of the user's still waits for a reply."""
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with Team() as team:
+            monkeypatch.setattr("concurrent.futures.thread._shutdown", True)
+            done: list[int] = []
+            team.run(done.append, 1)
+            assert done == [1]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_a_team_waits_for_all_and_says_what_failed():
