@@ -2,14 +2,18 @@
 
 numba compiles them for this processor, with signatures that are given here, so that no argument has another version made while
 somebody waits. What it has compiled it keeps beside this file, or where that cannot be written in the user's cache directory
-(NUMBA_CACHE_DIR names another), for later processes; where nothing can be kept each process compiles for itself.
+(NUMBA_CACHE_DIR names another), for later processes; what turns out to be damaged is deleted; where nothing can be kept each
+process compiles for itself.
 See docs/adr/0012. What the planes are says kvstore.codec.
 """
 
 import logging
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
@@ -64,13 +68,36 @@ def _compiled(function: Callable[..., None], *, writes_words: bool) -> Callable[
     low = array(types.uint16, 1, written=not writes_words)
     signatures = [signature(types.uint16, types.none), signature(types.uint32, low)]
     try:
-        return cast("Callable[..., None]", njit(signatures, nogil=True, cache=True)(function))
+        compiled = njit(signatures, nogil=True, cache=True)(function)
+        if compiled.stats.cache_misses:
+            _bring_to_disk(_files(compiled))
+        return cast("Callable[..., None]", compiled)
     except Exception as error:  # noqa: BLE001 - what is kept may be damaged in any way; compiling anew tells what else is wrong
+        with suppress(OSError, RuntimeError):  # nothing can be kept, or deleted
+            for damaged in _files(njit(cache=True)(function)):
+                damaged.unlink(missing_ok=True)  # or every process to come met it
         facts = {"error": error}
         _log.warning(
-            "compiled code cannot be kept, each process compiles its own: %(error)s", facts, extra=facts
+            "compiled code could not be found or kept, this process compiles its own: %(error)s",
+            facts,
+            extra=facts,
         )
         return cast("Callable[..., None]", njit(signatures, nogil=True)(function))
+
+
+def _files(compiled: Any) -> list[Path]:
+    """What is kept of a function."""
+    return list(Path(compiled.stats.cache_path).glob(f"{Path(__file__).stem}.{compiled.__name__}-*"))
+
+
+def _bring_to_disk(paths: Iterable[Path]) -> None:
+    """Code of which a loss of power has left a part ends the process that runs it."""
+    for path in paths:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def _split(
