@@ -10,7 +10,7 @@ See docs/adr/0012. What the planes are says kvstore.codec.
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ call it before.
 
 def _compiled(function: Callable[..., None], *, writes_words: bool) -> Callable[..., None]:
     """Of words of 16 and of 32 bits. Looser signatures than arrays need, so that all kinds of arrays fit the same ones."""
-    from numba import njit, types
+    from numba import types
 
     def array(item: Any, ndim: int, *, written: bool) -> Any:
         return types.Array(item, ndim, "C", readonly=not written, aligned=False)
@@ -66,12 +66,19 @@ def _compiled(function: Callable[..., None], *, writes_words: bool) -> Callable[
         return types.void(words, array(word, 2, written=False), types.int64, types.int64, planes, planes, low)
 
     low = array(types.uint16, 1, written=not writes_words)
-    signatures = [signature(types.uint16, types.none), signature(types.uint32, low)]
+    return compiled(function, [signature(types.uint16, types.none), signature(types.uint32, low)])
+
+
+def compiled(function: Callable[..., None], signatures: Sequence[Any], **options: Any) -> Callable[..., None]:
+    """A function compiled for these signatures, without the GIL, and kept for later processes where that can be."""
+    from numba import njit
+
+    options["nogil"] = True
     try:
-        compiled = njit(signatures, nogil=True, cache=True)(function)
-        if compiled.stats.cache_misses:
-            _bring_to_disk(_files(compiled))
-        return cast("Callable[..., None]", compiled)
+        made = njit(signatures, cache=True, **options)(function)
+        if made.stats.cache_misses:
+            _bring_to_disk(_files(made))
+        return cast("Callable[..., None]", made)
     except Exception as error:  # noqa: BLE001 - what is kept may be damaged in any way; compiling anew tells what else is wrong
         with suppress(OSError, RuntimeError):  # nothing can be kept, or deleted
             for damaged in _files(njit(cache=True)(function)):
@@ -82,12 +89,14 @@ def _compiled(function: Callable[..., None], *, writes_words: bool) -> Callable[
             facts,
             extra=facts,
         )
-        return cast("Callable[..., None]", njit(signatures, nogil=True)(function))
+        return cast("Callable[..., None]", njit(signatures, **options)(function))
 
 
-def _files(compiled: Any) -> list[Path]:
+def _files(made: Any) -> list[Path]:
     """What is kept of a function."""
-    return list(Path(compiled.stats.cache_path).glob(f"{Path(__file__).stem}.{compiled.__name__}-*"))
+    function = made.py_func
+    module = Path(function.__code__.co_filename).stem
+    return list(Path(made.stats.cache_path).glob(f"{module}.{function.__qualname__}-*"))
 
 
 def _bring_to_disk(paths: Iterable[Path]) -> None:
