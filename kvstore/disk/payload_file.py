@@ -28,7 +28,7 @@ import numpy as np
 from kvstore.cores import num_cores
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
-from kvstore.disk.read_ahead import ReadAhead
+from kvstore.disk.read_ahead import ReadAhead, is_taken_back
 from kvstore.reasons import MissReason
 
 READ_BYTES: Final = 1 << 20
@@ -40,8 +40,8 @@ READS_AHEAD: Final = 3
 _READERS: Final = 4
 """Threads that wait for these, for all callers: more requests at once make no disk faster that was measured."""
 _MOST_WAIT_S: Final = 0.1
-"""For one's turn to look at values, which is a few milliseconds long. Whoever takes longer hangs in a page that the disk does not
-give, of the tree or of what was in memory a moment ago, and must not stop others.
+"""For one's turn to look at values, and for a thread to begin with a read: milliseconds, unless somebody hangs in a page that the
+disk does not give, who must not stop others.
 """
 _GAP_BYTES: Final = 64 << 10
 """Up to so much between two values is read with them: a request more would take longer."""
@@ -178,7 +178,7 @@ class PayloadFile:
                     for later in range(len(reads) + 1, min(number + num_buffers, len(runs)))
                 ]
                 data = buffers[number % num_buffers]
-                if number == 0 or reads[number - 1].cancel():  # nobody has begun with it
+                if number == 0 or is_taken_back(reads[number - 1], _MOST_WAIT_S):
                     self._fill(data, run)
                 else:
                     reads[number - 1].result()

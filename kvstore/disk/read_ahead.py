@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import Final, TypeAlias
 
@@ -15,7 +15,7 @@ _MOST_WAITING: Final = 64
 class ReadAhead:
     """Daemon threads, which begin with the first read. Any thread may call it.
 
-    A read that no thread has begun with is taken back by `cancel`, so that whoever needs it never waits for those of others: one
+    A read that no thread has begun with can be taken back, so that whoever needs it does not wait for those of others for ever: one
     that hangs stops its own caller only. Unlike the standard library's executor it never makes interpreter exit wait for one.
     """
 
@@ -26,11 +26,13 @@ class ReadAhead:
         self._reads: SimpleQueue[tuple[Future[None], Read] | None] = SimpleQueue()
 
     def put(self, read: Read) -> Future[None]:
-        """Have it done soon, if there is a thread for it: what was not begun when it is needed is the caller's to cancel and to do."""
+        """Have it done soon. It is cancelled where there is no thread for it: then it is the caller's to do."""
         self._begin_threads()
         future: Future[None] = Future()
         if self._threads and self._reads.qsize() < _MOST_WAITING:
             self._reads.put((future, read))
+        else:
+            future.cancel()
         return future
 
     def close(self) -> None:
@@ -56,6 +58,13 @@ class ReadAhead:
         while (queued := self._reads.get()) is not None:
             _do(*queued)
             del queued  # or it kept the caller's buffer until the next one
+
+
+def is_taken_back(read: "Future[None]", after_s: float) -> bool:
+    """Whether no thread has begun with a read, nor ever will; one may for so many seconds."""
+    if not read.cancelled():
+        wait([read], after_s)
+    return read.cancel()
 
 
 def _do(future: "Future[None]", read: Read) -> None:

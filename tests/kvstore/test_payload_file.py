@@ -185,6 +185,7 @@ def test_reads_that_hang_do_not_stop_the_calls_of_others(open_lmdb, nothing_in_m
     """Though they have all of the threads that read ahead."""
     monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
     monkeypatch.setattr(payload_file, "_READERS", 2)
+    monkeypatch.setattr(payload_file, "_MOST_WAIT_S", 0.0)
     store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
     refs, blocks = fill(store, 12)
     assert_holds(store, refs[:3], blocks[:3])
