@@ -2,14 +2,18 @@
 
 numba compiles them for this processor, with signatures that are given here, so that no argument has another version made while
 somebody waits. What it has compiled it keeps beside this file, or where that cannot be written in the user's cache directory
-(NUMBA_CACHE_DIR names another), for later processes; where nothing can be kept each process compiles for itself.
+(NUMBA_CACHE_DIR names another), for later processes; what turns out to be damaged is deleted; where nothing can be kept each
+process compiles for itself.
 See docs/adr/0012. What the planes are says kvstore.codec.
 """
 
 import logging
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, cast
 
 import numpy as np
@@ -71,13 +75,38 @@ def compiled(function: Callable[..., None], signatures: Sequence[Any], **options
 
     options["nogil"] = True
     try:
-        return cast("Callable[..., None]", njit(signatures, cache=True, **options)(function))
+        made = njit(signatures, cache=True, **options)(function)
+        if made.stats.cache_misses:
+            _bring_to_disk(_files(made))
+        return cast("Callable[..., None]", made)
     except Exception as error:  # noqa: BLE001 - what is kept may be damaged in any way; compiling anew tells what else is wrong
+        with suppress(OSError, RuntimeError):  # nothing can be kept, or deleted
+            for damaged in _files(njit(cache=True)(function)):
+                damaged.unlink(missing_ok=True)  # or every process to come met it
         facts = {"error": error}
         _log.warning(
-            "compiled code cannot be kept, each process compiles its own: %(error)s", facts, extra=facts
+            "compiled code could not be found or kept, this process compiles its own: %(error)s",
+            facts,
+            extra=facts,
         )
         return cast("Callable[..., None]", njit(signatures, **options)(function))
+
+
+def _files(made: Any) -> list[Path]:
+    """What is kept of a function."""
+    function = made.py_func
+    module = Path(function.__code__.co_filename).stem
+    return list(Path(made.stats.cache_path).glob(f"{module}.{function.__qualname__}-*"))
+
+
+def _bring_to_disk(paths: Iterable[Path]) -> None:
+    """Code of which a loss of power has left a part ends the process that runs it."""
+    for path in paths:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
 
 
 def _split(

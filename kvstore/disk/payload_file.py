@@ -15,9 +15,10 @@ import os
 import struct
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, suppress
+from concurrent.futures import Future, wait
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ import numpy as np
 from kvstore.cores import num_cores
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
+from kvstore.disk.read_ahead import ReadAhead, is_taken_back
 from kvstore.reasons import MissReason
 
 READ_BYTES: Final = 1 << 20
@@ -37,10 +39,14 @@ READS_AHEAD: Final = 3
 """So many more requests are on their way while what one has brought is looked at."""
 _READERS: Final = 4
 """Threads that wait for these, for all callers: more requests at once make no disk faster that was measured."""
+_MOST_WAIT_S: Final = 0.1
+"""For one's turn to look at values, and for a thread to begin with a read: milliseconds, unless somebody hangs in a page that the
+disk does not give, who must not stop others.
+"""
 _GAP_BYTES: Final = 64 << 10
 """Up to so much between two values is read with them: a request more would take longer."""
 _MOST_BYTES: Final = 256 << 20
-"""No block is larger: what says so is damaged, and no reason to take so much memory."""
+"""No block is larger: what says so is damaged, and no reason to take so much memory. Nor is more taken for reads ahead."""
 _HUGE_PAGE_BYTES: Final = 2 << 20
 _MADV_POPULATE_WRITE: Final = 23  # Linux 5.14; the mmap module of Python 3.11 has no name for it
 
@@ -83,8 +89,7 @@ class PayloadFile:
         self._buffers = threading.local()
         self._at_once = threading.BoundedSemaphore(num_cores())
         """More threads than cores that look at values would take the GIL from each other several times in each."""
-        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="kvstore-read")
-        """Their threads begin with the first read that needs them."""
+        self._readers = ReadAhead("kvstore-read", _READERS)
 
     def examined(
         self,
@@ -100,7 +105,7 @@ class PayloadFile:
         found: list[MissReason | None] = [MissReason.ABSENT] * len(keys)
         absent = []
         cursor = txn.cursor()
-        with self._at_once:
+        with self._turn():
             for position, key in enumerate(keys):
                 if cursor.set_key(key):
                     place = self._place(cursor, position)
@@ -110,7 +115,7 @@ class PayloadFile:
                         absent.append(place)
         with closing(self._read(absent)) as runs:
             for run in runs:
-                with self._at_once:
+                with self._turn():
                     for place, data in run:
                         reason = examine(place.position, data)
                         if reason is not None and reason.damaged:
@@ -120,8 +125,18 @@ class PayloadFile:
 
     def close(self) -> None:
         """Nobody may read any more."""
-        self._readers.shutdown()
+        self._readers.close()
         os.close(self._file)
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """To look at values."""
+        has_place = self._at_once.acquire(timeout=_MOST_WAIT_S)
+        try:
+            yield
+        finally:
+            if has_place:
+                self._at_once.release()
 
     def _place(self, cursor: "lmdb.Cursor[memoryview]", position: int) -> _Place | None:
         """Where the value lies that the cursor is at, found without touching it; None if it has no pages for itself."""
@@ -151,26 +166,27 @@ class PayloadFile:
         if not places:
             return
         runs = list(_runs(places))
-        num_buffers = min(len(runs), 1 + READS_AHEAD)
         num_bytes = max(self._span(run)[1] for run in runs)
+        num_buffers = min(len(runs), 1 + READS_AHEAD, max(1, _MOST_BYTES // num_bytes))
         memory = self._buffer(num_buffers * num_bytes)
         buffers = [memory[number * num_bytes : (number + 1) * num_bytes] for number in range(num_buffers)]
         reads: list[Future[None]] = []  # of the runs after the first
         try:
             for number, run in enumerate(runs):
                 reads += [
-                    self._readers.submit(self._fill, buffers[later % num_buffers], runs[later])
+                    self._readers.put(partial(self._fill, buffers[later % num_buffers], runs[later]))
                     for later in range(len(reads) + 1, min(number + num_buffers, len(runs)))
                 ]
                 data = buffers[number % num_buffers]
-                if number:
-                    reads[number - 1].result()
-                else:
+                if number == 0 or is_taken_back(reads[number - 1], _MOST_WAIT_S):
                     self._fill(data, run)
+                else:
+                    reads[number - 1].result()
                 begin, _ = self._span(run)
                 yield [(one, data[one.begin - begin : one.begin - begin + one.num_bytes]) for one in run]
         finally:
-            wait(reads)  # or they would write into what is another call's by then
+            # or they would write into what is another call's by then
+            wait([read for read in reads if not read.cancel()])
 
     def _span(self, run: list[_Place]) -> tuple[int, int]:
         """Where in the file a run begins, and the bytes of its pages."""

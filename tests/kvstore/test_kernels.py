@@ -1,6 +1,8 @@
 """What is compiled does what its definition in numpy does, wherever its arrays lie; and compiling goes on where nothing can be kept."""
 
+import os
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -74,6 +76,10 @@ def test_planes_are_those_of_the_definition_and_give_back_the_elements(data):
 def test_what_is_compiled_is_kept_and_what_is_kept_need_not_be_sound(tmp_path, monkeypatch, caplog):
     """Found again; compiled anew where what was kept is junk, and where there is no place to keep it, with a word of why."""
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(
+        module.os, "fsync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").resolve()) or fsync(file)
+    )
     items, planes = np.arange(1000, dtype=np.uint16), np.zeros((2, 1000), np.uint8)
 
     def holds(split) -> bool:
@@ -81,15 +87,21 @@ def test_what_is_compiled_is_kept_and_what_is_kept_need_not_be_sound(tmp_path, m
         return np.array_equal(planes[0], (items >> 7).astype(np.uint8))
 
     assert holds(module._compiled(module._split, writes_words=False))
+    kept = sorted(tmp_path.rglob("*.nb?"))
+    assert (
+        sorted(synced) == kept
+    )  # a part of it, as a loss of power may leave, would be a signal when it is run
     found = module._compiled(module._split, writes_words=False)
     assert found.stats.cache_hits
     assert not found.stats.cache_misses
+    assert len(synced) == len(kept) == 3
     assert caplog.messages == []
 
-    for kept in tmp_path.rglob("*.nbi"):
-        kept.write_bytes(b"")  # as after a loss of power
+    for code in tmp_path.rglob("*.nbc"):
+        code.write_bytes(b"")  # as after a loss of power
     assert holds(module._compiled(module._split, writes_words=False))
     assert len(caplog.messages) == 1
+    assert not list(tmp_path.rglob("*.nb?"))  # or every process to come met it
 
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
     assert holds(module._compiled(module._split, writes_words=False))

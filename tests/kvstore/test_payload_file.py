@@ -3,7 +3,10 @@
 import errno
 import fcntl
 import os
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -106,7 +109,7 @@ def test_while_one_request_is_looked_at_others_read_on(open_lmdb, nothing_in_mem
     monkeypatch.setattr(payload_file.os, "preadv", waiting)
     assert_holds(store, refs, blocks)
     assert len(names) == len(refs)
-    assert names.count(threading.current_thread().name) == 1
+    assert len(set(names[: together.parties])) == together.parties
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -162,6 +165,129 @@ def test_a_read_ahead_that_fails_fails_the_batch_and_leaves_nothing_behind(
         read(store, refs)
     assert sorted(begun) == sorted(ended)
     assert_holds(store, refs, blocks)
+
+
+def hang_at(monkeypatch, offsets: set[int]) -> tuple[threading.Semaphore, threading.Event]:
+    """Reads from there do not end before the event is set. The semaphore counts those that have begun."""
+    preadv, begun, go_on = os.preadv, threading.Semaphore(0), threading.Event()
+
+    def hanging(file, buffers, offset):
+        if offset in offsets:
+            begun.release()
+            assert go_on.wait(10.0)
+        return preadv(file, buffers, offset)
+
+    monkeypatch.setattr(payload_file.os, "preadv", hanging)
+    return begun, go_on
+
+
+def test_reads_that_hang_do_not_stop_the_calls_of_others(open_lmdb, nothing_in_memory, monkeypatch, requests):
+    """Though they have all of the threads that read ahead."""
+    monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
+    monkeypatch.setattr(payload_file, "_READERS", 2)
+    monkeypatch.setattr(payload_file, "_MOST_WAIT_S", 0.0)
+    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
+    refs, blocks = fill(store, 12)
+    assert_holds(store, refs[:3], blocks[:3])
+    begun, go_on = hang_at(monkeypatch, {offset for offset, _ in requests})
+    with ThreadPoolExecutor(1) as other:
+        hanging = other.submit(assert_holds, store, refs[:3], blocks[:3])
+        for _ in range(3):
+            assert begun.acquire(timeout=10.0)
+        assert_holds(store, refs[3:], blocks[3:])
+        go_on.set()
+        hanging.result()
+
+
+def test_a_value_that_cannot_be_looked_at_does_not_stop_others(open_lmdb, monkeypatch):
+    """As where the system let go of its page before it was looked at, and the disk hangs."""
+    monkeypatch.setattr(payload_file, "num_cores", lambda: 1)
+    monkeypatch.setattr(payload_file, "_MOST_WAIT_S", 0.0)
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    unpack, begun, go_on = store._format.unpack, threading.Event(), threading.Event()
+
+    def hanging(record, ref, out):
+        if ref == refs[0]:
+            begun.set()
+            assert go_on.wait(10.0)
+        return unpack(record, ref, out)
+
+    monkeypatch.setattr(store._format, "unpack", hanging)
+    with ThreadPoolExecutor(1) as other:
+        job = other.submit(assert_holds, store, refs[:1], blocks[:1])
+        assert begun.wait(10.0)
+        assert_holds(store, refs[1:], blocks[1:])
+        go_on.set()
+        job.result()
+    assert store._tables._payload._at_once._value == 1
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_where_no_more_threads_can_begin_the_caller_reads(open_lmdb, nothing_in_memory, monkeypatch, number):
+    """None, or one, and all is read."""
+    monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
+    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
+    refs, blocks = fill(store, 8)
+    start, started = threading.Thread.start, []
+
+    def refusing(thread):
+        if len(started) == number:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    assert_holds(store, refs, blocks)
+    assert len(started) == number
+
+
+def test_no_more_memory_is_taken_for_reads_ahead_than_for_the_largest_record(
+    open_lmdb, nothing_in_memory, monkeypatch
+):
+    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
+    refs, blocks = fill(store, 8)
+    most_bytes = 2 * LARGE.block_bytes
+    monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
+    monkeypatch.setattr(payload_file, "_MOST_BYTES", most_bytes)
+    taken, buffer = [], payload_file.PayloadFile._buffer
+    monkeypatch.setattr(
+        payload_file.PayloadFile, "_buffer", lambda file, num: taken.append(num) or buffer(file, num)
+    )
+    assert_holds(store, refs, blocks)
+    assert max(taken) <= most_bytes
+    monkeypatch.setattr(payload_file, "_MOST_BYTES", LARGE.block_bytes)  # and where there is one buffer
+    assert_holds(store, refs, blocks)
+    assert len(taken) == 2
+
+
+READ_THAT_HANGS = """
+import sys, threading
+from pathlib import Path
+
+from kvstore.disk import payload_file
+from kvstore.testing import fill, read
+from tests.kvstore.conftest import lmdb_store
+
+reading = threading.Event()
+
+def hanging(file, buffers, offset):
+    if threading.current_thread().name.startswith("kvstore-read"):
+        reading.set()
+    threading.Event().wait()
+
+payload_file.pages_absent = lambda address, num_bytes: 1
+payload_file.READ_BYTES = 4096
+payload_file.os.preadv = hanging
+store = lmdb_store(Path(sys.argv[1]), compression="off")
+refs, _ = fill(store, 4)
+threading.Thread(target=read, args=(store, refs), daemon=True).start()
+assert reading.wait(10.0)
+"""
+
+
+def test_a_read_that_hangs_does_not_hold_up_the_end_of_the_program(tmp_path):
+    subprocess.run([sys.executable, "-c", READ_THAT_HANGS, tmp_path], check=True, timeout=20.0)
 
 
 def test_records_without_pages_of_their_own_are_looked_at_in_the_tree(open_lmdb, nothing_in_memory, requests):
