@@ -2,15 +2,17 @@
 
 from dataclasses import replace
 from itertools import islice
+from random import Random
 
 import numpy as np
+import pytest
 
 from benchmarks.leaf_order import TRACES, hit_rate, read
 from tiering.index import Index
 from tiering.index_config import IndexConfig
-from tiering.keeping import Adaptive
-from tiering.simulate import Simulation, SimulationConfig
-from tiering.trace import read_trace
+from tiering.keeping import ADMISSIONS, Adaptive, Everything
+from tiering.simulate import BlockTimes, Simulation, SimulationConfig
+from tiering.trace import TraceRequest, read_trace
 
 
 def index(device_slots):
@@ -60,6 +62,37 @@ def test_what_is_found_again_is_used_now_and_so_is_all_above_it():
     serve(it, (1, 2), 0)
     serve(it, (6, 7), 2)
     assert [there(it, prompt) for prompt in ((1, 2, 3), (4, 5))] == [2, 1], "3 was first to go still"
+
+
+class AtRandom(Everything):
+    """Keeps any part of a request, and all at times."""
+
+    def __init__(self, capacity_blocks) -> None:
+        self._random = Random(str(capacity_blocks))
+
+    def ended(self, request):
+        return self._random.choice((0, 2, len(request.fingerprints)))
+
+
+@pytest.mark.parametrize("sizes", [(12, 0, 0), (12, 20, 0), (12, 20, 40)])
+def test_whatever_goes_first_the_books_are_in_order_with_tiers_below_too(sizes, monkeypatch):
+    monkeypatch.setitem(ADMISSIONS, "at random", AtRandom)
+    device, host, disk = sizes
+    simulation = Simulation(
+        SimulationConfig(
+            device_blocks=device,
+            host_blocks=host,
+            disk_blocks=disk,
+            admission="at random",
+            times=BlockTimes(compute_s=0.1, promote_s=0.02, demote_s=0.02, read_s=0.03, write_s=0.05),
+        )
+    )
+    random = Random(1)
+    for at in range(120):
+        prompt = [random.randrange(3) for _ in range(random.randrange(1, 9))]
+        outcome = simulation.run([TraceRequest(at * 0.2, prompt, 0, 0)])
+        simulation.check()
+    assert all(outcome.hits_by_tier.values())
 
 
 def test_the_simulator_finds_what_the_plain_order_finds():
