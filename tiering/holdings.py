@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiering.fingerprints import fingerprints
+from tiering.first_to_go import FirstToGo
 from tiering.owners import NOBODY, Owners, Ownership
 from tiering.policies.lru import LRU
 from tiering.policies.policy import Policy
@@ -46,10 +47,12 @@ class Holdings:
         later_host_slots: int = 0,
         disk_bytes: int,
         policy: type[Policy] | None = None,
+        chooses: bool = False,
     ) -> None:
         """Sizes of the tiers. `later_host_slots`: of the host slots, those that the table is to be grown by later.
 
         `policy`: which order device and host memory give up their blocks in, where that is not the last use.
+        `chooses`: whether blocks may be told to go first from the device, which a policy knows nothing of.
         """
         self.residency = Residency(device_slots + host_slots)
         self.radix = RadixIndex(block_tokens, self.residency)
@@ -73,6 +76,15 @@ class Holdings:
         self.host_victims: Victims = self.order.view(self._is_host_victim)
         self.host_dirty = self.order.view(self._is_host_dirty)
         self.disk_victims = self.order.view(self._is_disk_victim)
+        self._first_to_go: FirstToGo | None = None
+        if chooses:
+            assert policy is None, "a policy has an order of its own"
+            self.device_victims = self._first_to_go = FirstToGo(
+                DEVICE,
+                self.residency,
+                self.order.view(self._is_device_victim, self._is_one_device_victim),
+                self._is_device_victim,
+            )
         if policy is not None:
             self.device_victims = device = TierOrder(
                 DEVICE,
@@ -320,6 +332,17 @@ class Holdings:
         """Undo `lease`. The end of a use is a use."""
         self.residency.release(path)
         self.order.touch(path)
+
+    def go_first(self, ids: Ids) -> None:
+        """These blocks, at the end of the path that was just released, leave the device before others, until they are used again.
+
+        Blocks that something outside the path follows do not: they are worth what that is worth.
+        """
+        assert self._first_to_go is not None, "nobody was to choose"
+        below = self.residency.num_children[ids]
+        below[:-1] -= 1  # the next one of the path
+        (followed,) = below.nonzero()
+        self._first_to_go.put(ids[followed[-1] + 1 :] if len(followed) else ids, self.order.now)
 
     def will_compute(self, ids: Ids) -> None:
         """A request is going to fill these blocks on the device, whether they have a place there already or not."""

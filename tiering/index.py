@@ -30,7 +30,7 @@ from tiering.found import Found
 from tiering.holdings import DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.index_config import LIVE, IndexConfig
-from tiering.lease import Lease
+from tiering.lease import NOT_CACHED, Lease
 from tiering.leases import CacheUse, Leases, Wait
 from tiering.loads import Loads
 from tiering.lookups import Lookups
@@ -112,6 +112,7 @@ class Index:
             later_host_slots=config.later_host_slots,
             disk_bytes=config.disk_bytes,
             policy=policy_named(config.policy),
+            chooses=config.chooses,
         )
         self._outbox = Outbox()
         self._holes = Holes(self._holdings, config.hole_ttl_s)
@@ -313,9 +314,16 @@ class Index:
         """The preempted request will not come back. A stash that is over already is fine."""
         self._swaps.drop(stash)
 
-    def release(self, lease: Lease) -> None:
-        """The request has ended, in whatever way: give back what is its own, keep what is cached."""
+    def release(self, lease: Lease, num_used: int | None = None) -> None:
+        """The request has ended, in whatever way: give back what is its own, keep what is cached.
+
+        `num_used`, if the index was made to choose: of its path so many blocks, or what it found if that is more, were
+        used now. The others are first to leave the device, until they are found again. None: all were used.
+        """
         self._leases.release(lease)
+        if num_used is not None:
+            num_found = np.count_nonzero(lease.found_in != NOT_CACHED)
+            self._holdings.go_first(lease.ids[max(num_used, num_found) :])
 
     # --- the driver -----------------------------------------------------------------------------------------------
 

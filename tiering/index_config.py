@@ -27,6 +27,8 @@ class IndexConfig:
     """The most that one block may take on disk."""
     policy: str = "lru"
     """Which order device and host memory give up their blocks in: a name of tiering.policies, or package.module:Class."""
+    chooses: bool = False
+    """Whether `release` may say which blocks leave the device first: with the policy "lru" only."""
     loads: bool = True
     """Whether blocks below the device are brought back; otherwise they are computed again."""
     mark_shift: int = 31
@@ -68,6 +70,8 @@ class IndexConfig:
             raise ValueError(f"record_bytes must be given with a disk tier, not {self.record_bytes}")
         if self.record_bytes >= 1 << 31:
             raise ValueError(f"record_bytes must be below 2 GiB, not {self.record_bytes}")
+        if self.chooses and policy_named(self.policy) is not None:
+            raise ValueError(f"an admission puts blocks into the order lru, not {self.policy}")
         policy_named(self.policy)
         if not 0 <= self.clean_share <= 1:
             raise ValueError(f"clean_share must be between 0 and 1, not {self.clean_share}")

@@ -12,14 +12,13 @@ from kvstore.block import KEY_BYTES, BlockKey
 from kvstore.store import HIT
 from tiering.index import Index
 from tiering.index_config import IndexConfig
+from tiering.keeping import ADMISSIONS, Ended
 from tiering.lease import Lease
 from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote, Read, Touch, Write, Written
 from tiering.policies import policy_named
+from tiering.policies.policy import PolicyError
 from tiering.residency import Tier
 from tiering.trace import TraceRequest
-
-ADMISSIONS: Final = ("all",)
-"""Who may enter host memory and disk: everything."""
 
 _NO_DEADLINE_S: Final = 1e12
 """What is given a time takes it: nothing here hangs."""
@@ -51,7 +50,7 @@ class SimulationConfig:
     policy: str = "lru"
     """A name of tiering.policies, or package.module:Class."""
     admission: str = "all"
-    """One of ADMISSIONS."""
+    """A name of tiering.keeping.ADMISSIONS. It says which blocks go first from the device; all may enter host memory and disk."""
     times: BlockTimes = field(default_factory=BlockTimes)
 
     def __post_init__(self) -> None:
@@ -63,7 +62,10 @@ class SimulationConfig:
             raise ValueError("a disk needs host memory to read into: host_blocks is 0")
         if self.admission not in ADMISSIONS:
             raise ValueError(f"admission is one of {', '.join(ADMISSIONS)}, not {self.admission!r}")
-        policy_named(self.policy)
+        if policy_named(self.policy) is not None and self.admission != "all":
+            raise ValueError(
+                f"{self.admission} decides within the order lru: with {self.policy} the admission is all"
+            )
 
     @property
     def capacity_blocks(self) -> int:
@@ -80,6 +82,7 @@ class SimulationConfig:
             disk_bytes=self.disk_blocks,
             record_bytes=1,
             policy=self.policy,
+            chooses=self.admission != "all",
             io_deadline_s=_NO_DEADLINE_S,
         )
 
@@ -122,6 +125,8 @@ class Simulation:
         self._config, self._times = config, config.times
         self._takes_time = config.times != BlockTimes()
         self._index = Index(config.index, bytes(KEY_BYTES))
+        sizes = (config.device_blocks, config.host_blocks, config.disk_blocks)
+        self._admission = None if config.admission == "all" else ADMISSIONS[config.admission](sizes)
         self._now_s = 0.0
         self._due: list[tuple[float, int, Answer]] = []
         """A heap of answers, and when they are given."""
@@ -132,7 +137,7 @@ class Simulation:
         self._ttft_s: list[float] = []
 
     def run(self, requests: Iterable[TraceRequest]) -> Outcome:
-        """Serve these requests, after those that were served before."""
+        """Serve these requests, after those that were served before. Raises PolicyError if the policy breaks its contract."""
         for request in requests:
             self._serve(request)
         self._rest()
@@ -171,8 +176,15 @@ class Simulation:
             self._writes[Tier.DEVICE] += end - start
         if self._takes_time:
             self._ttft_s.append(self._now_s - request.at_s)
-        self._index.release(lease)
+        self._index.release(lease, self._num_used(request))
         self._start_moves()
+
+    def _num_used(self, request: TraceRequest) -> int | None:
+        """How many of its blocks the admission takes for used, which learns from it; None where all are."""
+        if self._admission is None:
+            return None
+        fingerprints = np.array(request.blocks, dtype=np.uint64) + np.uint64(1)  # an id is one; none is 0
+        return self._admission.ended(Ended(fingerprints=fingerprints, output_tokens=request.output_tokens))
 
     def _admit(self, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Lease:
         while True:
@@ -229,6 +241,8 @@ class Simulation:
 
     def _wait(self) -> None:
         """Go on to when the next moves are over, and answer these."""
+        if not self._due and policy_named(self._config.policy) is not None:
+            raise PolicyError(f"the policy {self._config.policy} says that no block may go, and some may")
         assert self._due, "a request waits, and nothing is on its way"
         self._now_s = max(self._now_s, self._due[0][0])
         self._index.at(self._now_s)

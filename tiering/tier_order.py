@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 
 from tiering.policies.lru import Eligible
-from tiering.policies.policy import Ask, Name, Policy, Standing
+from tiering.policies.policy import Ask, Name, Policy, PolicyError, Standing
 from tiering.residency import NO_BLOCK, Ids, Residency, Tier
 
 _FEW_BLOCKS: Final = 16  # asked about one by one before it pays to look at all at once
@@ -17,7 +17,7 @@ _FREE, _PARENT, _HELD = Standing.FREE, Standing.PARENT, Standing.HELD
 
 
 class Victims(Protocol):
-    """Blocks that may go, in the order in which they should: a View of the LRU log, or a TierOrder."""
+    """Blocks that may go, in the order in which they should: a View of the LRU log, FirstToGo, or a TierOrder."""
 
     def peek(self, k: int) -> Ids:
         """Up to `k` of them, children before parents."""
@@ -114,7 +114,10 @@ class TierOrder:
     # --- who goes -------------------------------------------------------------------------------------------------
 
     def peek(self, k: int) -> Ids:
-        """Up to `k` blocks that may go, first those that should, children before parents."""
+        """Up to `k` blocks that may go, first those that should, children before parents.
+
+        Raises PolicyError if the policy gives up one that may not.
+        """
         if k <= 0:
             return np.empty(0, dtype=np.intp)
         told = bool(self._coming)
@@ -135,6 +138,9 @@ class TierOrder:
                 victim = self._policy.evict(ask, None if row is None else row[0])
                 if victim is None:
                     break
+                if ask(victim) is not _FREE:
+                    name = type(self._policy).__name__
+                    raise PolicyError(f"the policy {name} gave up {victim}, which may not go")
                 self._picked[victim] = self._ids[victim]
                 self._remove(victim)
             found.append(self._picked[victim])

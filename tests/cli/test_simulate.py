@@ -1,6 +1,7 @@
 """`kvtide simulate`: tables, JSON, a page, sweeps and what it says of wrong input."""
 
 import json
+import sys
 from itertools import pairwise
 from xml.etree import ElementTree as ET
 
@@ -94,6 +95,66 @@ def test_what_cannot_be_simulated_is_one_sentence(options, why, tmp_path):
     done = CliRunner().invoke(app, ["simulate", str(trace), *options])
     assert done.exit_code == 2
     assert why in " ".join(done.output.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_simulated(option, tmp_path):
+    trace = tmp_path / "a.jsonl"
+    trace.write_text("not a trace", "utf-8")
+    done = CliRunner().invoke(
+        app, ["simulate", str(trace), "--device-blocks", "4", option, str(tmp_path / "no" / "a")]
+    )
+    assert done.exit_code == 2
+    assert "cannot write" in done.output
+
+
+_PLUGIN = """
+from tiering.policies.policy import Policy
+
+class Half(Policy):
+    def __init__(self, capacity_blocks): self.names = []
+    def enter(self, name, position): self.names.append(name)
+    def use(self, name): pass
+    def leave(self, name): self.names.remove(name)
+
+class Wrong(Half):
+    def evict(self, ask, coming): return self.names[-1]
+
+class Nobody(Half):
+    def evict(self, ask, coming): return None
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Half", "leaves out evict"),
+        ("Wrong", "the policy Wrong gave up"),
+        ("Nobody", "says that no block may go, and some may"),
+    ],
+)
+def test_a_policy_in_the_current_directory_is_found_and_named_where_it_breaks_the_law(
+    name, why, tmp_path, monkeypatch
+):
+    (tmp_path / "some_policies.py").write_text(_PLUGIN, "utf-8")
+    (tmp_path / "a.jsonl").write_text("\n".join(LINES), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", sys.path[:])
+    monkeypatch.delitem(sys.modules, "some_policies", raising=False)
+    done = CliRunner().invoke(
+        app, ["simulate", "a.jsonl", "--device-blocks", "4", "--policy", f"some_policies:{name}"]
+    )
+    assert done.exit_code == 2
+    assert why in " ".join(done.output.split())
+
+
+def test_the_default_is_adaptive_where_it_can_be_and_says_so(simulate):
+    _, figures, page = simulate(["--device-blocks", "4,12", "--policy", "lru,arc"])
+    assert [run["configuration"]["admission"] for run in figures["runs"]] == ["adaptive"] * 2 + ["all"] * 2
+    assert "lru, adaptive" in page
+    _, figures, page = simulate(["--device-blocks", "4", "--admission", "all"])
+    assert figures["configuration"]["admission"] == "all"
+    assert "adaptive" not in page
 
 
 def test_a_wrong_line_is_named(tmp_path):

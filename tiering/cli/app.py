@@ -317,7 +317,13 @@ def simulate(
             "Several, comma-separated, are swept."
         ),
     ] = "lru",
-    admission: Annotated[str, typer.Option(help="What may enter host memory and disk: all.")] = "all",
+    admission: Annotated[
+        str | None,
+        typer.Option(
+            help="What is kept longer: all, by its last use alone, or adaptive, by what is likely to be used again. "
+            "Default: adaptive with lru on the device alone, else all."
+        ),
+    ] = None,
     compute_s: Annotated[float, typer.Option(help="Seconds that computing a block takes.", min=0)] = 0.0,
     demote_s: Annotated[
         float, typer.Option(help="Seconds that a copy to host memory takes, a block.", min=0)

@@ -1,6 +1,7 @@
 """`kvtide simulate`: what caches of given sizes would have found of a trace, by the engine's own core."""
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,8 @@ from rich.table import Table
 
 from tiering.bound import chained, minimum
 from tiering.cli.environment import commit, version
+from tiering.policies import policy_named
+from tiering.policies.policy import PolicyError
 from tiering.simulate import BlockTimes, Outcome, Simulation, SimulationConfig
 from tiering.trace import TraceRequest, read_trace
 
@@ -34,7 +37,8 @@ class Sweep:
     host_blocks: tuple[int, ...]
     disk_blocks: tuple[int, ...]
     policies: tuple[str, ...]
-    admission: str
+    admission: str | None
+    """None: adaptive where the device is the only tier and its order lru, which is what it is made for; else all."""
     times: BlockTimes
 
     def configs(self) -> list[SimulationConfig | int]:
@@ -47,12 +51,15 @@ class Sweep:
             if host or disk:
                 raise ValueError("min is a bound for one tier: give it --device-blocks alone")
             return device
+        admission = self.admission
+        if admission is None:
+            admission = "all" if host or policy_named(policy) is not None else "adaptive"
         return SimulationConfig(
             device_blocks=device,
             host_blocks=host,
             disk_blocks=disk,
             policy=policy,
-            admission=self.admission,
+            admission=admission,
             times=self.times,
         )
 
@@ -83,8 +90,11 @@ class Run:
 
     @property
     def policy(self) -> str:
-        """The name it was asked for by."""
-        return MINIMUM if isinstance(self.config, int) else self.config.policy
+        """The name it was asked for by, and the admission's, where that is not all."""
+        if isinstance(self.config, int):
+            return MINIMUM
+        admission = self.config.admission
+        return self.config.policy if admission == "all" else f"{self.config.policy}, {admission}"
 
     @property
     def share_of_minimum(self) -> float:
@@ -209,7 +219,15 @@ def knee(points: Sequence[tuple[int, float]]) -> int | None:
 def run(sweep: Sweep, json_path: Path | None, html_path: Path | None) -> None:
     """Simulate, print a table, and write the files that were asked for."""
     console = Console()
-    runs = simulate(sweep, Console(stderr=True))
+    for path in (json_path, html_path):
+        if path is not None:
+            _check_writable(path)
+    # a policy of one's own is where one is, most likely, which a console script does not search
+    sys.path.append(str(Path.cwd()))
+    try:
+        runs = simulate(sweep, Console(stderr=True))
+    except PolicyError as error:
+        raise ValueError(f"{error}: run it through tiering.policies.testing.LAWS") from error
     for trace in sweep.traces:
         console.print(_table(trace, [each for each in runs if each.trace == trace]))
         for line in knees([each for each in runs if each.trace == trace]):
@@ -222,6 +240,18 @@ def run(sweep: Sweep, json_path: Path | None, html_path: Path | None) -> None:
 
         html_path.write_text(page(runs), "utf-8")
         console.print(f"page written to {html_path}")
+
+
+def _check_writable(path: Path) -> None:
+    """Raise ValueError if a file cannot be written there: better before a long sweep than after it."""
+    was_there = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if not was_there:
+            path.unlink()
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from error
 
 
 def told(sweep: Sweep, runs: Sequence[Run]) -> dict[str, Any]:

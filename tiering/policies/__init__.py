@@ -35,4 +35,6 @@ def policy_named(name: str) -> type[Policy] | None:
         raise ValueError(f"the policy {name} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Policy)):
         raise ValueError(f"{name} is no tiering.policies.policy.Policy")
+    if missing := sorted(getattr(found, "__abstractmethods__", ())):
+        raise ValueError(f"the policy {name} leaves out {', '.join(missing)}")
     return found

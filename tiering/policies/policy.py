@@ -22,6 +22,10 @@ class Standing(Enum):
 Ask = Callable[[Name], Standing]
 
 
+class PolicyError(Exception):
+    """A policy has broken its contract: see `tiering.policies.testing.LAWS`."""
+
+
 class Policy(ABC):
     """The order in which one tier gives up its blocks.
 
