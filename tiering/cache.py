@@ -77,7 +77,6 @@ class TieredCache(Closing):
         slab: SlotMemory,
         store: Store | None,
         wake: Callable[[], None],
-        read_threads: int = 2,
         join_s: float = 5.0,
         clock: Callable[[], float] = time.monotonic,
         now_ns: Callable[[], int] = time.time_ns,
@@ -111,7 +110,7 @@ class TieredCache(Closing):
         self._host_slots: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._calls: StoreCalls | None = None
         if store is not None:
-            self._calls = StoreCalls(store, slab, self._report, jobs=jobs, read_threads=read_threads)
+            self._calls = StoreCalls(store, slab, self._report, jobs=jobs, read_threads=config.read_threads)
         self._fresh_starts = 0
         self._suspect = False
         """Whether a read or write has failed since the store last went on empty: it may do so at any time."""

@@ -122,6 +122,7 @@ class Index:
             self._eviction,
             self._outbox,
             root_key=root_key,
+            threads=config.read_threads,
             batch=config.read_batch_blocks,
             budget=config.blocks_in_reads,
             deadline_s=config.io_deadline_s,

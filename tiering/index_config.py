@@ -33,9 +33,11 @@ class IndexConfig:
     """Whether blocks below the device are brought back; otherwise they are computed again."""
     mark_shift: int = 31
     """Bits of token ids from this one up are no tokens but keep prompts apart: explanations look below them."""
+    read_threads: int = 2
+    """How many reads the driver makes side by side."""
     read_batch_blocks: int = 16
     """The fewest in a read of a load that has more: small, so that threads that share one request's blocks end together. As long
-    as many are left a read has up to a quarter of those that may be on their way: each that ends takes a turn of the loop."""
+    as many are left a read has a thread's part of those that may be on their way: each that ends takes a turn of the loop."""
     read_budget_blocks: int = 256
     """The most on their way: many, so that the threads that read do not wait for the one that computes, which asks for more
     between two steps only. Of large blocks it is fewer: see `blocks_in_reads`."""
@@ -68,6 +70,8 @@ class IndexConfig:
             raise ValueError("a disk tier needs host memory to read into: host_slots is 0, or all come later")
         if self.disk_bytes and self.record_bytes < 1:
             raise ValueError(f"record_bytes must be given with a disk tier, not {self.record_bytes}")
+        if self.read_threads < 1:
+            raise ValueError(f"read_threads must be at least 1, not {self.read_threads}")
         if self.record_bytes >= 1 << 31:
             raise ValueError(f"record_bytes must be below 2 GiB, not {self.record_bytes}")
         if self.chooses and policy_named(self.policy) is not None:

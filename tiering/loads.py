@@ -22,9 +22,8 @@ _HOST_SHARE: Final = 4
 """While loads are passing through such a part of the host slots, or a batch is, no block that is nowhere else goes for more of
 them: what is read is soon on the device as well, and later reads take its slots."""
 
-_READ_SHARE: Final = 4
-"""A read is for such a part of what is left of a load, or of the budget if that is less: the threads that read have one each
-and the next one at hand, and they end about together."""
+_LEAST_READS: Final = 2
+"""In which a load that has many blocks comes: while the last ones are read the others go up."""
 
 
 @dataclass(slots=True)
@@ -46,18 +45,19 @@ class Loads:
         outbox: Outbox,
         *,
         root_key: BlockKey,
+        threads: int,
         batch: int,
         budget: int,
         deadline_s: float,
     ) -> None:
         """Sizes of the work.
 
-        `batch`: blocks in one read, unless many are left; `budget`: blocks that may be in reads in flight together; `deadline_s`: how long
-        a read may take, and how long a load may go on without being given a place to read into.
+        `threads`: reads that go on side by side; `batch`: blocks in one read, unless many are left; `budget`: blocks that may be
+        in reads in flight together; `deadline_s`: how long a read may take, and how long a load may go on without being given a place to read into.
         """
         self._holdings, self._eviction, self._outbox = holdings, eviction, outbox
         self._root_key = root_key
-        self._batch, self._budget, self._deadline_s = batch, budget, deadline_s
+        self._threads, self._batch, self._budget, self._deadline_s = threads, batch, budget, deadline_s
         self._loads: list[_Load] = []
         self._wanted: dict[int, tuple[Lease, int]] = {}
         """Who waits for a block on its way to the device, and at which position of its path."""
@@ -156,12 +156,13 @@ class Loads:
     def _batches(self, num_blocks: int, num_left: int) -> Iterator[slice]:
         """The first `num_blocks` of the `num_left` that a load has to read, in parts: large ones first, the last ones small.
 
-        Whatever ends takes a turn of the loop, for which it fights with those that read for Python's lock. (Guided
-        self-scheduling: Polychronopoulos and Kuck, 1987.)
+        A read is for a thread's part of what is left, or of the budget if that is less, so that all end about together. Whatever
+        ends takes a turn of the loop, for which it fights with those that read for Python's lock. (Guided self-scheduling:
+        Polychronopoulos and Kuck, 1987.)
         """
         start = 0
         while start < num_blocks:
-            share = min(num_left - start, self._budget) // _READ_SHARE
+            share = min(num_left - start, self._budget) // max(self._threads, _LEAST_READS)
             end = min(num_blocks, start + max(self._batch, share))
             yield slice(start, end)
             start = end

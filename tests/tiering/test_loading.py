@@ -78,7 +78,7 @@ def test_reads_on_their_way_are_bounded_in_bytes(monkeypatch):
 
 def test_of_many_blocks_larger_batches_are_read_first_and_the_last_ones_are_small():
     """So that few ends are to be dealt with, and those that read end together."""
-    tiers = model(device=48, host=48, disk=80, read_batch_blocks=2, read_budget_blocks=32)
+    tiers = model(device=48, host=48, disk=80, read_threads=4, read_batch_blocks=2, read_budget_blocks=32)
     on_disk(tiers, *range(40))
     request = tiers.admit(prompt(*range(40)))
     tiers.plan()
