@@ -86,6 +86,7 @@ def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
         assert rows["cold"]["cached_tokens"] == 0
     assert measured["gates"] == [], "they belong to other lengths"
     assert "where a hit's time goes" in done.stdout
+    assert "| waiting to be admitted |" in rows_file.with_suffix(".md").read_text(), "a page beside them"
     assert "restart, in the page cache" in " ".join(done.stdout.split()), "below the times"
     assert measured["config"]["prefix_tokens"] == [200, 80]
     assert measured["config"]["engine"]["kv_dtype"] == "float32"

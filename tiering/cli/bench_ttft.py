@@ -10,7 +10,6 @@ a new one finds them there.
 
 import dataclasses
 import gc
-import json
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,15 +22,16 @@ from rich.console import Console
 from engine.engine import Engine
 from tiering.cli.dropped import can_drop
 from tiering.cli.environment import environment
+from tiering.cli.markdown import write
 from tiering.cli.reference import Reference
 from tiering.cli.ttft_phases import PHASES, Clocks
 from tiering.cli.ttft_restart import after_restarts
-from tiering.cli.ttft_rows import Row, gates, show
+from tiering.cli.ttft_rows import Row, gates, page, show
 from tiering.cli.ttft_setup import Tokens, TtftBench, ask, bring, first_use, prompts, settings, suffix
 
 
 def run(bench: TtftBench, json_path: Path | None) -> None:
-    """Measure, print tables, and write the rows."""
+    """Measure, print tables, and write the rows and a page about them."""
     console = Console(stderr=True)
     rows = list(measure(bench, lambda text: console.print(text, style="dim")))
     engines = [row.pop("engine") for row in rows]
@@ -47,8 +47,8 @@ def run(bench: TtftBench, json_path: Path | None) -> None:
         "environment": environment(),
     }
     show(measured)
+    write(json_path, measured, page(measured))
     if json_path is not None:
-        json_path.write_text(json.dumps(measured, indent=2) + "\n", encoding="utf-8")
         console.print(f"rows written to {json_path}")
 
 

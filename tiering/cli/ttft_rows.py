@@ -11,6 +11,7 @@ from rich.table import Table
 
 from engine import Result
 from engine.results import Timings
+from tiering.cli.markdown import table as markdown_table
 
 GATE_TOKENS: Final = (4096, 64)
 """Prefix and suffix to which the gates belong."""
@@ -196,3 +197,45 @@ def _gates(found: Sequence[dict[str, Any]]) -> Table:
         bound = "" if gate["bound"] is None else f"{gate['bound']:.2f}"
         table.add_row(gate["name"], f"{gate['value']:.3f}", spread, bound, holds)
     return table
+
+
+def page(measured: dict[str, Any]) -> str:
+    """The same in Markdown."""
+    config, machine = measured["config"], measured["environment"]
+    parts = [
+        "# Time to first token, by tier",
+        (
+            f"`kvtide bench ttft --json FILE`, commit {machine['commit']}, {machine['cpu']}, {machine['cores']} cores, {config['threads']} threads. "
+            f"{config['model']}, dtype {config['dtype']}, KV {config['kv_dtype']}, {config['suffix_tokens']} new tokens behind each prefix. Medians of "
+            "interleaved repeats, each with a suffix of its own; cold prompts may have fewer. The yardstick is transformers' own forward over its own "
+            "cache, for a restart in the same, new processes. `disk` and `restart` are in the page cache, `disk_dropped` is not."
+        ),
+    ]
+    if measured["gates"]:
+        gates = [
+            {**gate, "value": f"{gate['value']:.3f}", "spread": "{:.2f} to {:.2f}".format(*gate["spread"])}
+            for gate in measured["gates"]
+        ]
+        parts.append(markdown_table(gates, ("name", "value", "spread", "bound", "holds")))
+    times = [
+        {
+            "tier": row["tier"],
+            "prefix": row["prefix_tokens"],
+            "first token, s": f"{row['ttft_s']:.3f}",
+            "least and most": f"{min(row['ttft_s_all']):.3f} to {max(row['ttft_s_all']):.3f}",
+            "loading, s": f"{row['timings_s']['load_s']:.3f}" if row["timings_s"] else "",
+            "tokens a second after it": f"{row['decode_tokens_per_s']:.1f}"
+            if row["decode_tokens_per_s"]
+            else "",
+        }
+        for row in measured["rows"]
+    ]
+    parts.append(markdown_table(times, list(times[0])))
+    with_phases = [row for row in measured["rows"] if row["phases_s"]]
+    if with_phases:
+        phases = [
+            {"phase, ms": name} | {_head(row): f"{row['phases_s'][name] * 1e3:.1f}" for row in with_phases}
+            for name in with_phases[0]["phases_s"]
+        ]
+        parts += ["## Where a hit's time goes", markdown_table(phases, list(phases[0]))]
+    return "\n\n".join(parts)
