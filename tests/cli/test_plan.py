@@ -160,8 +160,12 @@ def test_rates_as_they_were_measured(plan, tmp_path):
     assert found["token_bytes"] == 23_040
     assert {rate["source"] for rate in found["rates"].values()} == {f"measured: {measured}"}
     by_tokens = {row["tokens"]: row["seconds"] for row in found["load_or_compute"]}
-    assert by_tokens[4000]["compute"] == pytest.approx(13.0, rel=0.1)
-    assert by_tokens[4000]["disk"] == pytest.approx(0.15, rel=0.1)
+    rows = {row["tier"]: row for row in json.loads(measured.read_text())["rows"]}
+    # of 4,160 tokens, and of the 4,096 of them that were cached
+    assert by_tokens[4000]["compute"] == pytest.approx(rows["cold"]["ttft_s"] * 4000 / 4160, rel=0.1)
+    assert by_tokens[4000]["disk"] == pytest.approx(
+        rows["disk_dropped"]["timings_s"]["load_s"] * 4000 / 4096, rel=0.1
+    )
     costs = Costs()
     costs.prefilled(0, 1000, 2.0)
     costs.loaded("disk", 1 << 30, 4.0)
