@@ -23,13 +23,14 @@ from typing import Any
 import aiohttp
 import numpy as np
 
+from benchmarks import command
 from engine import Engine, EngineConfig, SamplingParams
 from kvstore.admin import AdminConfig, serve
 from kvstore.block import chain_key
 from kvstore.disk import LmdbStore
 from kvstore.store import BlockRef
 from tiering.cli.environment import environment
-from tiering.cli.markdown import table, write
+from tiering.cli.markdown import table
 from tiering.cli.prompts import load
 
 _BATCH_BLOCKS = 2048
@@ -268,16 +269,11 @@ def report(figures: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
     parser.add_argument("--rate", type=float, default=200.0, help="requests a second")
     parser.add_argument("--seconds", type=float, default=20.0, help="of asking, in each turn")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--prefixes", type=int, default=100_000)
-    parser.add_argument(
-        "--json", type=Path, help="where the figures go; a report for people goes beside it, as .md"
-    )
     parser.add_argument("--url", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -285,9 +281,7 @@ def main() -> int:
         print(json.dumps(asyncio.run(ask(arguments.url, arguments.rate, arguments.seconds, arguments.seed))))
         return 0
     figures = measure(arguments)
-    page = report(figures)
-    print(page)
-    write(arguments.json, figures, page)
+    command.publish(arguments.json, figures, report(figures))
     return 0
 
 

@@ -8,7 +8,6 @@ measured. Rates are bytes of KV a second of one thread's processor time; records
 unpacks them.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from benchmarks import command
 from kvstore.baseline import FIRST_BITS, LEARN_TOKENS, Baseline, Baselines
 from kvstore.block import ITEMSIZES, KEY_BYTES, BlockLayout, Namespace
 from kvstore.codec import PARAMETERS, decode, encode
@@ -30,7 +30,7 @@ from kvstore.record import RecordFormat
 from kvstore.store import BlockRef
 from tiering.cli.environment import environment
 from tiering.cli.kv_blocks import kv_blocks
-from tiering.cli.markdown import table, write
+from tiering.cli.markdown import table
 
 Blocks: TypeAlias = NDArray[np.uint8]
 """[blocks, bytes of a block]."""
@@ -346,22 +346,15 @@ def report(figures: Mapping[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
     parser.add_argument("--tokens", type=int, default=6144, help=f"of text; more than {max(LEARN_TOKENS)}")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--seed", type=int, default=0, help="of the random bytes")
-    parser.add_argument(
-        "--json", type=Path, help="where the figures go; a report for people goes beside it, as .md"
-    )
     arguments = parser.parse_args()
     if arguments.tokens <= max(LEARN_TOKENS):
         parser.error(f"--tokens must be more than {max(LEARN_TOKENS)}, of which baselines are learned")
     figures = measure(arguments.tokens, arguments.repeats, arguments.seed)
-    page = report(figures)
-    print(page)
-    write(arguments.json, figures, page)
+    command.publish(arguments.json, figures, report(figures))
     return 0
 
 

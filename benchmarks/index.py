@@ -14,11 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks import command
 from benchmarks.index_collector import collector
 from benchmarks.index_tree import Tree
 from benchmarks.workloads_index import (
@@ -33,7 +33,7 @@ from benchmarks.workloads_index import (
     turns,
 )
 from tiering.cli.environment import environment
-from tiering.cli.markdown import table, write
+from tiering.cli.markdown import table
 from tiering.residency import Ids, Tier
 
 SHAPES = ("one run", "256 nodes", "a branch each block")
@@ -353,9 +353,7 @@ def report(figures: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
     parser.add_argument(
         "--prefixes", type=int, default=100_000, help="of the largest tree: 1000, 10000 or 100000"
     )
@@ -367,14 +365,9 @@ def main() -> int:
         "--seconds", type=float, default=5.0, help="of inserting and evicting, for the collector"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--json", type=Path, help="where the figures go; a report for people goes beside it, as .md"
-    )
     arguments = parser.parse_args()
     figures = measure(arguments)
-    page = report(figures)
-    print(page)
-    write(arguments.json, figures, page)
+    command.publish(arguments.json, figures, report(figures))
     return 0
 
 

@@ -13,12 +13,12 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from benchmarks import command
 from benchmarks.leaf_order import Trace, hit_rate, read, two_tiers
 from tiering.cli.environment import environment
-from tiering.cli.markdown import table, write
+from tiering.cli.markdown import table
 from tiering.keeping import Adaptive, Everything, Hints
 
 _CONVERSATION = "mooncake_conversation_h1"
@@ -189,20 +189,13 @@ def report(figures: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="*", default=[1000, 3000, 10_000, 30_000, 50_000])
     parser.add_argument("--seeds", type=int, default=5, help="of the hints that are wrong")
     parser.add_argument("--seed", type=int, default=1, help="of the traces that come otherwise")
-    parser.add_argument(
-        "--json", type=Path, help="where the figures go; a report for people goes beside it, as .md"
-    )
     arguments = parser.parse_args()
     figures = measure(arguments)
-    page = report(figures)
-    print(page)
-    write(arguments.json, figures, page)
+    command.publish(arguments.json, figures, report(figures))
     return 0
 
 

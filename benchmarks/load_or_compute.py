@@ -8,18 +8,17 @@ chooser decides, and (with the true speeds, as a bound) the front is computed wh
 No thread sleeps and nothing is computed: seconds are what the machines' speeds say. The processor does not matter.
 """
 
-import argparse
 import random
 import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from benchmarks import command
 from kvstore.reports import TierName
 from tiering.cli.environment import environment
-from tiering.cli.markdown import table, write
+from tiering.cli.markdown import table
 from tiering.costs import Costs, Curves, LoadCurve, PrefillCurve
 from tiering.decision import Chooser, Match, Predicted
 
@@ -379,22 +378,15 @@ def report(figures: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=400, help="requests of each cell")
     parser.add_argument(
         "--requests", type=int, default=2000, help="over a disk that changes its speed in the middle"
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--json", type=Path, help="where the figures go; a report for people goes beside it, as .md"
-    )
     arguments = parser.parse_args()
     figures = measure(arguments.repeats, arguments.requests, arguments.seed)
-    page = report(figures)
-    print(page)
-    write(arguments.json, figures, page)
+    command.publish(arguments.json, figures, report(figures))
     return 0
 
 

@@ -5,20 +5,19 @@ on disk, and the disk is real, save that every read of it takes so much longer a
 time with a suffix never seen. The one with "auto" has been told nothing: the first rounds are its warm-up, in which all take part.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
+from benchmarks import command
 from engine import Engine
 from engine.model import Model
 from kvstore.layers import Delay, FaultStore
 from tiering.cli.environment import environment
-from tiering.cli.markdown import table, write
+from tiering.cli.markdown import table
 from tiering.cli.ttft_setup import TtftBench, ask, fill, first_use, prompts, suffix
 
 MODES = ("always", "never", "auto")
@@ -175,9 +174,7 @@ def report(figures: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
     parser.add_argument("--model", default="demo")
     parser.add_argument("--prefixes", default="128,512", help="tokens, comma-separated")
     parser.add_argument("--suffix", type=int, default=64, help="tokens")
@@ -187,9 +184,6 @@ def main() -> int:
     parser.add_argument("--warm-up", type=int, default=2, help="rounds")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--json", type=Path, help="where the figures go; a report for people goes beside it, as .md"
-    )
     arguments = parser.parse_args()
     settings = Settings(
         model=arguments.model,
@@ -201,9 +195,7 @@ def main() -> int:
         seed=arguments.seed,
     )
     figures = measure(settings)
-    page = report(figures)
-    print(page)
-    write(arguments.json, figures, page)
+    command.publish(arguments.json, figures, report(figures))
     return 0
 
 

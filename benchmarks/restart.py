@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import command
 from engine.demo_model import demo_model_dir
 from kvstore.block import BlockLayout, Namespace, chain_key
 from kvstore.disk import LmdbStore
@@ -233,9 +234,7 @@ def gates(restarts: list[dict[str, Any]], starts: list[dict[str, Any]]) -> list[
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
     parser.add_argument(
         "--stores",
         nargs="*",
@@ -246,9 +245,6 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="after one that warms up")
     parser.add_argument("--no-engine", action="store_true", help="measure no start of an engine")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--json", type=Path, help="where the figures go; a report for people goes beside it, as .md"
-    )
     parser.add_argument("--restart", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--blocks", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

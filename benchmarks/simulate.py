@@ -4,13 +4,13 @@ Every trace at several sizes, with the core's own order and the optimum, whose f
 Python, one tier); then a cache of three tiers beside one of their size; and how many blocks a second that takes.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any, Final
 
 from rich.console import Console
 
+from benchmarks import command
 from tiering.cli.environment import environment
 from tiering.cli.markdown import table, write
 from tiering.cli.simulate import Run, Sweep, simulate
@@ -107,10 +107,7 @@ def _name(trace: Path) -> str:
 
 def main() -> int:
     """Run all, print the gates, and write the figures. 1 if a gate does not hold."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--json", type=Path, help="where the figures go")
+    parser = command.parser(__doc__)
     arguments = parser.parse_args()
     runs: list[dict[str, Any]] = []
     gates = [*known(runs), *three_tiers(runs)]

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final
 
 import msgspec
 import zstandard
+
+from kvstore.closing import Closing
 
 FORMAT: Final = "kvtide-trace"
 VERSION: Final = 1
@@ -160,7 +161,7 @@ def _format_of(path: Path, at: int, line: bytes) -> str:
     )
 
 
-class TraceWriter:
+class TraceWriter(Closing):
     """Writes a trace of our own, a line a request, compressed where the name ends in .zst. A context manager."""
 
     def __init__(self, path: Path, block_tokens: int) -> None:
@@ -182,11 +183,3 @@ class TraceWriter:
     def close(self) -> None:
         """End the file. Idempotent."""
         self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

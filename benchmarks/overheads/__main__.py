@@ -13,13 +13,13 @@ known. Exit status 1 if a gate does not hold.
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
+from benchmarks import command
 from benchmarks.overheads import at_rest, decode, promotions
 from engine.model import load_model
 from tiering.cli.environment import environment
-from tiering.cli.markdown import table, write
+from tiering.cli.markdown import table
 
 _PROMOTED_FROM = ("host", "disk that answers at once", "disk")
 
@@ -157,9 +157,7 @@ def _column(row: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command.parser(__doc__)
     parser.add_argument(
         "--steps",
         type=int,
@@ -171,14 +169,9 @@ def main() -> int:
     parser.add_argument("--idle-seconds", type=float, default=3.0)
     parser.add_argument("--no-model", action="store_true", help="only steps with the forward left out")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--json", type=Path, help="where the figures go; a report for people goes beside it, as .md"
-    )
     arguments = parser.parse_args()
     figures = measure(arguments)
-    page = report(figures)
-    print(page)
-    write(arguments.json, figures, page)
+    command.publish(arguments.json, figures, report(figures))
     return int(any(gate["holds"] is False for gate in figures["gates"]))
 
 

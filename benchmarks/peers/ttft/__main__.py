@@ -22,6 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks import command
 from benchmarks.peers.ttft.process import Process, SystemFailed
 from benchmarks.peers.ttft.prompts import Prompts, prompts
 from benchmarks.peers.ttft.protocol import Settings
@@ -30,7 +31,6 @@ from benchmarks.peers.ttft.rounds import Rounds
 from benchmarks.peers.ttft.systems import SYSTEMS, Measured, python, variables
 from engine.demo_model import demo_model_dir
 from tiering.cli.environment import environment
-from tiering.cli.markdown import write
 from tiering.cli.prompts import RANDOM
 
 _SPARE_TOKENS = 64
@@ -149,9 +149,7 @@ def main() -> int:
     os.sched_setaffinity(0, cores[: arguments.threads])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the systems are ended too
     figures = measure(arguments, {name: SYSTEMS[name] for name in names})
-    page = report(figures)
-    print(page)
-    write(arguments.json, figures, page)
+    command.publish(arguments.json, figures, report(figures))
     return 0
 
 
