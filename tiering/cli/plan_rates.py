@@ -1,6 +1,5 @@
 """How fast a plan takes prefilling and loading to be, and where each figure comes from."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Final
 
 from engine.sizes import parse_bytes
 from kvstore.reports import TierName
+from tiering.cli.parsing import parsed
 from tiering.cli.plan_kv import KvCost
 from tiering.costs import LOADED_FROM, Costs, Curves, LoadCurve, PrefillCurve
 
@@ -88,12 +88,7 @@ def _bytes_s(tier: TierName, given: str) -> int:
 
 def _measured(file: Path, token_bytes: int) -> Curves:
     """The curves of what `kvtide bench ttft --json` has written, or of costs as `Costs.as_json` answers."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read --measured {file}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"--measured {file} is no JSON: {error}") from error
+    found = parsed(file, f"--measured {file}")
     if isinstance(found, dict) and "prefill" in found:
         return Costs.from_json(found).curves
     try:

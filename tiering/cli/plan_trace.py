@@ -1,12 +1,12 @@
 """What tiers find of a trace: simulated here, or as a simulation has counted it."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kvstore.reports import TierName
+from tiering.cli.parsing import parsed
 from tiering.plan import Capacity
 from tiering.simulate import Simulation, SimulationConfig
 from tiering.trace import read_trace
@@ -50,12 +50,7 @@ def simulate(trace: Path, tiers: Sequence[Capacity], block_tokens: int, trace_bl
 
 def read_simulated(file: Path) -> Counted:
     """What `kvtide simulate --json` has written. Raises ValueError for anything else."""
-    try:
-        found = json.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read --simulated {file}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"--simulated {file} is no JSON: {error}") from error
+    found = parsed(file, f"--simulated {file}")
     try:
         hits, rate = found["hits_by_tier"], float(found["hit_rate"])
         requests, blocks = _count(found["num_requests"]), _count(found["num_blocks"])

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from engine.config import EngineConfig, config_from
 from kvstore.admin import AdminConfig
+from tiering.cli.parsing import parsed
 
 TOKEN: Final = "KVTIDE_ADMIN_TOKEN"  # noqa: S105 - the name of a variable
 READ_TOKEN: Final = "KVTIDE_ADMIN_READ_TOKEN"  # noqa: S105 - likewise
@@ -59,12 +60,7 @@ def _sections(file: Path) -> dict[str, dict[str, Any]]:
     loads = _FORMATS.get(file.suffix.lower())
     if loads is None:
         raise ValueError(f"{file} is named neither .toml nor .json: how is it to be read?")
-    try:
-        found: Any = loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ValueError(f"cannot read {file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:  # both formats' errors are ValueErrors
-        raise ValueError(f"{file} is no {file.suffix[1:].upper()}: {error}") from error
+    found = parsed(file, str(file), file.suffix[1:].upper(), loads)
     if not isinstance(found, dict) or not all(isinstance(section, dict) for section in found.values()):
         raise ValueError(f"{file} must have sections, {_listed(_SECTIONS)}, and nothing outside of them")
     _check_names(file, "section", found, _SECTIONS)
