@@ -5,16 +5,16 @@ blocks are there, of more than the tier holds the first. Only a block that no ot
 """
 
 import heapq
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import zstandard
 
 from tiering.keeping import Admission, Departing, Ended, Hints, Verdict
 from tiering.keeping.admission import NO_HINTS, Fingerprints
+from tiering.trace import read_trace
 
 TRACES = Path(__file__).resolve().parent / "traces"
 _NOBODY = -1
@@ -40,27 +40,17 @@ class Trace:
     parent: tuple[int, ...]
 
 
-def lines(name: str) -> Iterator[dict[str, object]]:
-    """The requests of a trace in benchmarks/traces as they are there."""
-    with zstandard.open(TRACES / f"{name}.jsonl.zst", "rt", encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
-
-
 def read(name: str, block_tokens: int) -> Trace:
     """A trace of benchmarks/traces."""
-    numbers: dict[int, int] = {}
     parent: list[int] = []
     requests = []
-    for line in lines(name):
-        path = []
-        for block in line["hash_ids"]:
-            number = numbers.setdefault(block, len(numbers))
-            if number == len(parent):
-                parent.append(path[-1] if path else _NOBODY)
-            path.append(number)
-        full = min(int(line["input_length"]) // block_tokens, len(path))
-        requests.append(Request(path=tuple(path), full_blocks=full, output_tokens=int(line["output_length"])))
+    for asked in read_trace(TRACES / f"{name}.jsonl.zst"):
+        path = tuple(asked.blocks)
+        for above, block in pairwise((_NOBODY, *path)):
+            if block == len(parent):  # they are numbered as they come
+                parent.append(above)
+        full = min(asked.input_tokens // block_tokens, len(path))
+        requests.append(Request(path=path, full_blocks=full, output_tokens=asked.output_tokens))
     return Trace(name=name, requests=tuple(requests), parent=tuple(parent))
 
 
