@@ -47,7 +47,7 @@ class Pages:
         """
         for first in range(begin, end, BITE_BYTES):
             num_bytes = min(BITE_BYTES, end - first)
-            if not _populated(self.address + first, num_bytes):
+            if not populated(self.address + first, num_bytes):
                 pages = self.bytes[first : first + num_bytes : mmap.PAGESIZE]
                 np.bitwise_or(pages, 0, out=pages)
 
@@ -96,6 +96,6 @@ class Taking(Closing):
         return (begin, end) if begin < end else None
 
 
-def _populated(address: int, num_bytes: int) -> bool:
-    """Whether the kernel has done it."""
+def populated(address: int, num_bytes: int) -> bool:
+    """Take the pages of these bytes, which begin at a page, without the GIL. False where the kernel cannot do that."""
     return not _libc.madvise(address, num_bytes, _MADV_POPULATE_WRITE)

@@ -29,6 +29,7 @@ from kvstore.cores import num_cores
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
 from kvstore.disk.read_ahead import ReadAhead, is_taken_back
+from kvstore.pages import populated
 from kvstore.reasons import MissReason
 
 READ_BYTES: Final = 1 << 20
@@ -48,7 +49,6 @@ _GAP_BYTES: Final = 64 << 10
 _MOST_BYTES: Final = 256 << 20
 """No block is larger: what says so is damaged, and no reason to take so much memory. Nor is more taken for reads ahead."""
 _HUGE_PAGE_BYTES: Final = 2 << 20
-_MADV_POPULATE_WRITE: Final = 23  # Linux 5.14; the mmap module of Python 3.11 has no name for it
 
 # LMDB's data format 1, all of its pages and nodes little-endian here. A page begins with its number and its kind; the node of a
 # key with the size of its value (low, high), flags and the key's size; then the key; then the value, or the number of the first
@@ -254,9 +254,9 @@ def huge_pages(num_bytes: int) -> memoryview:
     """At least so many bytes of zeros, in huge pages where the system has them: requests into these are larger, and fewer."""
     num_bytes = -(-num_bytes // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
     memory = mmap.mmap(-1, num_bytes + _HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    for advice in (mmap.MADV_HUGEPAGE, _MADV_POPULATE_WRITE):
-        with suppress(OSError):
-            memory.madvise(advice)
+    with suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
     whole = np.frombuffer(memory, np.uint8)
+    populated(whole.ctypes.data, whole.size)
     start = -whole.ctypes.data % _HUGE_PAGE_BYTES
     return whole[start : start + num_bytes].data

@@ -21,7 +21,7 @@ NUM_PAGES = MIB // mmap.PAGESIZE
 def way(request, monkeypatch):
     """Kernels before 5.14 have no call for it."""
     if request.param == "by touching":
-        monkeypatch.setattr(module, "_populated", lambda address, num_bytes: False)
+        monkeypatch.setattr(module, "populated", lambda address, num_bytes: False)
 
 
 def absent(pages, begin=0, end=None):
@@ -99,7 +99,7 @@ def test_closing_ends_it_after_the_bite_at_hand(monkeypatch):
             pass
         return True
 
-    monkeypatch.setattr(module, "_populated", populated)
+    monkeypatch.setattr(module, "populated", populated)
     taking = Taking(Pages(64 * MIB), 64 * MIB)
     closing.append(threading.Thread(target=taking.close))
     begun.set()
