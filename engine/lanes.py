@@ -70,6 +70,14 @@ def has_lanes(device: torch.device, stored: torch.dtype, computed: torch.dtype, 
     return width > 0 and head_dim % width == 0
 
 
+def prepare(device: torch.device, stored: torch.dtype, computed: torch.dtype, head_dim: int) -> None:
+    """Compile the kernel, or load what was compiled, where it will be called: half a second, or some."""
+    if has_lanes(device, stored, computed, head_dim):
+        from .lane_kernel import attending
+
+        attending(_words(torch.empty(0, dtype=computed)).dtype, _words(torch.empty(0, dtype=stored)).dtype)
+
+
 def version(device: torch.device) -> str:
     """Says which bits attention has on a device, as far as that is this module's: of the kernel, and of which calls are its own."""
     return "none" if device.type != "cpu" else "{}.{}.{}".format(_VERSION, *map(int, _registers()))

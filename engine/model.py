@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from .demo_model import DEMO, demo_model_dir
 from .dtypes import torch_dtype
 from .flashinfer import FlashInfer
 from .out_of_memory import OutOfMemory, memory_for
-from .packed import pack_products
+from .packed import packing
 from .pool import DevicePool
 from .step_size import StepSize
 from .supported import NotServed, Shape, length_limit, shape_of
@@ -42,7 +42,7 @@ _DEMO_SHAPE: dict[str, Any] = {
 class Model:
     """One set of weights on one device, its facts, and its forward over a DevicePool.
 
-    Read-only once built, save that `pack` changes where its weights lie. `forward` may be called from one thread at a time.
+    Read-only once built, save that `packing` changes where its weights lie. `forward` may be called from one thread at a time.
 
     name: as the user named it.   source: directory of the weights, None for weights made in memory.
     shape: what its config says of it.   windows: the sliding windows that its layers have, None for none at all.
@@ -80,9 +80,12 @@ class Model:
         self.windows = tuple(dict.fromkeys(shape.windows))
         self.eos_ids = _eos_ids(hf, tokenizer)
 
-    def pack(self) -> None:
-        """Lay the weights out as this CPU's matrix products read them, on whose speed and last bits it has a part."""
-        pack_products(self.hf)
+    def packing(self) -> AbstractContextManager[None]:
+        """Lay the weights out as this CPU's matrix products read them, on whose speed and last bits it has a part.
+
+        It goes on beside what is done within the context, which must not compute, and is done at its end.
+        """
+        return packing(self.hf)
 
     def layout(self, kv_dtype: str, block_tokens: int) -> BlockLayout:
         """The layout of this model's blocks."""

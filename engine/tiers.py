@@ -25,6 +25,7 @@ from tiering.transfer.page_locks import PageLocks
 from tiering.transfer.runtime import cupy_runtime
 from tiering.transfer.staged import StagedCudaDevice
 
+from . import lanes
 from .config import MIN_HOST_SLOTS, EngineConfig, Resources
 from .device_memory import CudaMeter, measured_pool_bytes
 from .flashinfer import FlashInfer, Load
@@ -98,10 +99,13 @@ def open_tiers(
     device_slots, host_slots = _slots(chosen, layout)
     pool = stack.enter_context(memory.pool(layout, device_slots))
     with memory_for(f"a pool of {device_slots} blocks", lower(config, pool_setting(config, chosen.device))):
+        with (
+            model.packing()
+        ):  # it takes as long as loading what was compiled, and needs the GIL as little as that needs memory
+            lanes.prepare(pool.device, pool.dtype, model.dtype, layout.head_dim)
         kernels, flashinfer_off = choose_kernels(model, pool, config, load_flashinfer)
         if kernels is not None:
             stack.enter_context(kernels)
-        model.pack()
         model.warm_up(pool, kernels=kernels)
     memory.wait()
     _tell_of_short_memory(chosen.host_bytes)

@@ -35,7 +35,8 @@ def tiny(tiny_llama_dir) -> Model:
 
 def driver_on(model: Model, kv_dtype: str, num_slots: int = 256) -> Driver:
     """A driver whose slots all hold NaN, as a slot may hold anything before it is written."""
-    model.pack()  # as an engine does
+    with model.packing():  # as an engine does
+        pass
     driver = Driver(model, num_slots=num_slots, kv_dtype=kv_dtype, deterministic=True)
     for slot in range(num_slots):
         driver.pool.view(slot)[:] = 255  # NaN in every floating-point format

@@ -11,7 +11,7 @@ from engine.batch import build_batch
 from engine.chunk import Chunk
 from engine.lane_vectors import _features
 from engine.lanes import LaneCall, Team, has_lanes
-from engine.packed import PackedLinear, pack_products
+from engine.packed import PackedLinear, packing
 from engine.pool import DevicePool
 from kvstore.block import BlockLayout
 
@@ -189,7 +189,8 @@ def test_all_layers_are_packed_save_the_last_product(tiny_llama_dir):
     hf = load_model(tiny_llama_dir).hf
     before = hf.state_dict()
     for _ in range(2):
-        pack_products(hf)
+        with packing(hf):
+            pass
     kinds = [type(module) for module in hf.modules() if isinstance(module, torch.nn.Linear)]
     assert kinds.count(torch.nn.Linear) == 1, "the head"
     assert kinds.count(PackedLinear) == 7 * hf.config.num_hidden_layers
