@@ -19,7 +19,7 @@ from tiering.removal import Removal
 from tiering.residency import NO_BLOCK, Ids
 from tiering.slot_table import SlotState
 
-_DISK_BATCH = 64  # victims looked at in one go
+_DISK_BATCH = 64  # the most victims that are looked at in one go
 
 
 class Room(Enum):
@@ -185,7 +185,8 @@ class Eviction(Removal):
         """
         holdings = self._holdings
         while (over := holdings.disk_bytes + num_bytes - holdings.disk_capacity_bytes) > 0:
-            victims = holdings.disk_victims.peek(_DISK_BATCH)
+            num_about = 1 + over * holdings.num_disk_blocks // holdings.disk_bytes
+            victims = holdings.disk_victims.peek(min(num_about, _DISK_BATCH))
             victims = victims[holdings.residency.stamp[victims] < used_before]
             before = holdings.disk_bytes
             self._give_up_on_disk(victims, over)

@@ -159,6 +159,7 @@ class Index:
                 self._expiry,
                 self._restore,
                 host_loads=config.loads,
+                explains=config.explains,
                 mark_shift=config.mark_shift,
             ),
             host_loads=config.loads,

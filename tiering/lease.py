@@ -1,7 +1,5 @@
 """What one request holds: its path in the index and its slots on the device."""
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -105,6 +103,12 @@ class Lease:
         To be asked when `num_loading` is 0 or `is_arriving`: any other block that is on its way counts as missing.
         """
         there = self.ready[:num_blocks] | self.arriving[:num_blocks]
-        missing = np.flatnonzero(np.diff(np.concatenate(([True], there, [True])).astype(np.int8)))
-        edges: list[Any] = missing.tolist()
-        return list(zip(edges[::2], edges[1::2], strict=True))
+        (missing,) = (~there).nonzero()
+        if not len(missing):
+            return []
+        first, last = missing.item(0), missing.item(-1)
+        if last - first + 1 == len(missing):  # what follows the match, mostly
+            return [(first, last + 1)]
+        ends = (np.diff(missing) > 1).nonzero()[0]
+        starts = [first, *missing[ends + 1].tolist()]
+        return list(zip(starts, [*(missing[ends] + 1).tolist(), last + 1], strict=True))

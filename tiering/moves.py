@@ -1,7 +1,7 @@
 """What the core asks others to do, and what they answer. Plain values: nothing here runs anything."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from kvstore.block import BlockKey
 from kvstore.store import BlockRef, ReadOutcome
@@ -32,8 +32,7 @@ class Promote:
     device_slots: Ids
 
 
-@dataclass(frozen=True, slots=True)
-class Ancestor:
+class Ancestor(NamedTuple):
     """A block whose key must be computed: its own is wanted, or one further down."""
 
     id: int

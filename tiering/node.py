@@ -62,6 +62,15 @@ class Node:
         """The id of its last block, NO_BLOCK for the root."""
         return int.from_bytes(self.ids[-ID_BYTES:], "little") if self.ids else NO_BLOCK
 
+    def place(self, block: int) -> int:
+        """How many of its blocks come before this one, which is one of them."""
+        ids, name = self.ids, block.to_bytes(ID_BYTES, "little")
+        at = ids.find(name)
+        while at > 0 and at % ID_BYTES:  # the end of one id and the beginning of the next may look like it
+            at = ids.find(name, at + 1)
+        assert at >= 0, "a block is not where the index says"
+        return at // ID_BYTES
+
     def child(self, first_block: bytes) -> "Node | None":
         """The child whose edge starts with these bytes of one block."""
         children = self.children

@@ -33,13 +33,14 @@ class Observer:
         restore: Restore,
         *,
         host_loads: bool,
+        explains: bool,
         mark_shift: int,
     ) -> None:
-        """`mark_shift`: bits of token ids from this one up only keep prompts apart; see IndexConfig."""
+        """`explains`: whether it looks beyond the match; `mark_shift`: bits of token ids from this one up only keep prompts apart; see IndexConfig."""
         self._holdings, self._departed = holdings, departed
         self._loads, self._expiry = loads, expiry
         self._restore = restore
-        self._host_loads = host_loads
+        self._host_loads, self._explains = host_loads, explains
         self._same = (1 << mark_shift) - 1
 
     def observe(self, tokens: Tokens, matched: Ids, usable_blocks: int, *, off: bool) -> Observed:
@@ -51,7 +52,7 @@ class Observer:
         known, stop, onwards = matched, None, b""
         if off:
             stop = MissReason.CACHE_OFF
-        elif len(matched) < usable_blocks:
+        elif self._explains and len(matched) < usable_blocks:
             block_tokens = radix.block_tokens
             last = matched.item(-1) if len(matched) else NO_BLOCK
             rest = tokens[len(matched) * block_tokens : usable_blocks * block_tokens]

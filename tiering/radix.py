@@ -114,10 +114,18 @@ class RadixIndex:
         self._follow(*self._locate(block), data, parts)
         return ids_of(parts)
 
-    def tokens_of(self, block: int) -> bytes:
-        """The tokens of one block: block_tokens little-endian int32."""
+    def tokens_up(self, block: int, num_blocks: int = 1) -> list[bytes]:
+        """The tokens of a block, of its parent and so on, of so many on the way up: block_tokens little-endian int32 each."""
+        size, found = self._block_bytes, list[bytes]()
         node, end = self._locate(block)
-        return node.edge[(end - 1) * self._block_bytes : end * self._block_bytes]
+        while True:
+            edge, top = node.edge, max(0, end - num_blocks + len(found))
+            found += [edge[stop - size : stop] for stop in range(end * size, top * size, -size)]
+            if len(found) == num_blocks:
+                return found
+            assert node.up is not None, "so many blocks do not lead to this one"
+            node = node.up
+            end = node.num_blocks
 
     def path(self, block: int) -> Ids:
         """The ids from the first block of the prefix down to `block`, inclusive; empty for NO_BLOCK."""
@@ -242,7 +250,7 @@ class RadixIndex:
         node = self._node(self._residency.cells.node[block])
         if node.last == block:
             return node, node.num_blocks
-        return node, memoryview(node.ids).cast("i").tolist().index(block) + 1
+        return node, node.place(block) + 1
 
     def _node(self, number: int) -> Node:
         node = self._nodes[number] if number != NO_NODE else None

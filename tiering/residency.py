@@ -323,11 +323,6 @@ class Residency:
 
     # ---- keys
 
-    def set_key(self, block: int, key: BlockKey) -> None:
-        """Remember the key of one block."""
-        self.key[block] = np.frombuffer(key, dtype=np.uint8)
-        self.has_key[block] = True
-
     def set_keys(self, ids: Ids, keys: NDArray[np.uint8]) -> None:
         """Remember the keys of blocks, [n, KEY_BYTES]."""
         self.key[ids] = keys

@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from kvstore.block import KEY_BYTES, BlockKey
+from kvstore.block import KEY_BYTES
 from kvstore.store import HIT
 from tiering.index import Index
 from tiering.index_config import IndexConfig
@@ -82,6 +82,7 @@ class SimulationConfig:
             disk_bytes=self.disk_blocks,
             record_bytes=1,
             policy=self.policy,
+            explains=False,
             chooses=self.admission != "all",
             io_deadline_s=_NO_DEADLINE_S,
         )
@@ -189,9 +190,11 @@ class Simulation:
     def _admit(self, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Lease:
         while True:
             outcome = self._index.admit(tokens, len(tokens), chunk_blocks=len(tokens), compute_last=False)
-            self._start_moves()
             if isinstance(outcome, Lease):
+                if outcome.num_loading or not self._index.idle:
+                    self._start_moves()
                 return outcome
+            self._start_moves()
             self._wait()
 
     # --- moves ----------------------------------------------------------------------------------------------------
@@ -222,13 +225,11 @@ class Simulation:
         heappush(self._due, (end_s, move.number, answer))
 
     def _written(self, move: Write) -> Written:
-        keys = tuple((ancestor.id, self._key()) for ancestor in move.lineage)
-        return Written(move.number, (1,) * len(move.ids), keys)
-
-    def _key(self) -> BlockKey:
-        """A key that no other block has: nothing is found by it here."""
-        self._num_keys += 1
-        return self._num_keys.to_bytes(KEY_BYTES, "little")
+        """It has succeeded, with keys that no other block has: nothing is found by them here."""
+        first, self._num_keys = self._num_keys, self._num_keys + len(move.lineage)
+        keys = [number.to_bytes(KEY_BYTES, "little") for number in range(first, self._num_keys)]
+        lineage = tuple((ancestor.id, key) for ancestor, key in zip(move.lineage, keys, strict=True))
+        return Written(move.number, (1,) * len(move.ids), lineage)
 
     # --- time -----------------------------------------------------------------------------------------------------
 

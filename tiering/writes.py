@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from kvstore.block import BlockKey
+from kvstore.block import KEY_BYTES, BlockKey
 from tiering.eviction import Eviction
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
 from tiering.moves import Ancestor, Write, Written
@@ -135,28 +135,37 @@ class Writes:
 
         The parent of a block that has a key has one too: keys become known from the root down.
         """
-        residency = self._holdings.residency
+        residency, parent_of = self._holdings.residency, self._holdings.residency.cells.parent
         known: dict[int, BlockKey] = {NO_BLOCK: self._root_key}
         lineage: dict[int, Ancestor] = {}
         for block in ids.tolist():
-            climb: list[Ancestor] = []
-            while block not in lineage:
-                parent = residency.parent.item(block)
-                tokens, owner = self._holdings.radix.tokens_of(block), self._holdings.owner_of(block)
-                climb.append(Ancestor(block, parent, tokens, owner))
-                if parent not in known and (key := residency.key_of(parent)) is not None:
-                    known[parent] = key
-                if parent in known:
+            climb: list[int] = []
+            at = block
+            while at not in lineage:
+                climb.append(at)
+                at = parent_of[at]
+                if at not in known and (key := residency.key_of(at)) is not None:
+                    known[at] = key
+                if at in known:
                     break
-                block = parent
-            lineage.update((ancestor.id, ancestor) for ancestor in reversed(climb))
+            if climb:
+                lineage.update(self._ancestors(climb))
         return tuple(lineage.values()), known
+
+    def _ancestors(self, climb: list[int]) -> dict[int, Ancestor]:
+        """What there is to say of a block and its parents, from it upwards, each after what leads to it."""
+        parent_of, owner_of = self._holdings.residency.cells.parent, self._holdings.owner_of
+        tokens = self._holdings.radix.tokens_up(climb[0], len(climb))
+        return {
+            block: Ancestor(block, parent_of[block], some, owner_of(block))
+            for block, some in zip(reversed(climb), reversed(tokens), strict=True)
+        }
 
     def written(self, move: Write, answer: Written) -> None:
         """A write is over; keep the keys that it computed."""
-        residency = self._holdings.residency
-        for block, key in answer.keys:
-            residency.set_key(block, key)
+        ids, keys = zip(*answer.keys, strict=True) if answer.keys else ((), ())
+        rows = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
+        self._holdings.residency.set_keys(np.array(ids, dtype=np.intp), rows)
         self._holdings.read_ended(HOST, move.ids)
         if answer.error is None:
             self._holdings.arrived(DISK, move.ids, np.array(answer.stored_bytes, dtype=np.int64))

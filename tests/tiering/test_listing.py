@@ -83,7 +83,7 @@ def reference(holdings, block_tokens):
         while len(children[blocks[-1]]) == 1:
             blocks += children[blocks[-1]]
         for block in blocks:
-            key = chain_key(key, radix.tokens_of(block))
+            key = chain_key(key, radix.tokens_up(block)[0])
         below = sum(
             go(child, key, key.hex(), start + len(blocks) * block_tokens) for child in children[blocks[-1]]
         )

@@ -150,7 +150,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), key=st.binary(min_size=32, max_size=32))
     def set_key(self, data, key):
         block = data.draw(st.sampled_from(list(self.oracle)))
-        self.residency.set_key(block, key)
+        self.residency.set_keys(np.array([block]), np.frombuffer(key, np.uint8)[None])
         self.oracle[block].key = key
 
     @invariant()
@@ -220,7 +220,7 @@ def test_a_freed_block_is_forgotten():
     residency = Residency(2)
     (block,) = residency.allocate(1)
     residency.parent[block], residency.node[block], residency.stamp[block] = NO_BLOCK, 3, 9
-    residency.set_key(block, bytes(range(32)))
+    residency.set_keys(np.array([block]), np.arange(32, dtype=np.uint8)[None])
     residency.free(ids(block))
     assert residency.allocate(1).tolist() == [block]
     assert residency.key_of(block) is None
@@ -234,7 +234,7 @@ def test_growing_keeps_every_column():
     residency.begin_write(Tier.HOST, old, ids(5, 6))
     residency.finish_write(Tier.HOST, old)
     residency.add_readers(Tier.HOST, old)
-    residency.set_key(1, b"k" * 32)
+    residency.set_keys(np.array([1]), np.frombuffer(b"k" * 32, np.uint8)[None])
     residency.allocate(100)
     assert residency.capacity >= 102
     assert residency.place[Tier.HOST, old].tolist() == [5, 6]

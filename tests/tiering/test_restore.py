@@ -77,7 +77,7 @@ def by_key(index):
         parent = residency.parent.item(block)
         known[residency.key_of(block)] = (
             ROOT_KEY if parent == NO_BLOCK else residency.key_of(parent),
-            holdings.radix.tokens_of(block),
+            holdings.radix.tokens_up(block)[0],
             residency.place.item(Tier.DISK, block),
             round(age),
             residency.told.item(block) == residency.stamp.item(block),

@@ -320,7 +320,7 @@ class Traffic:
             return
         block = self.choose(np.flatnonzero(holdings.residency.live).tolist())
         ids = holdings.radix.path(block)
-        path = b"".join(holdings.radix.tokens_of(each) for each in ids.tolist())
+        path = b"".join(holdings.radix.tokens_up(each)[0] for each in ids.tolist())
         start = self.choose(range(len(ids)))
         to = self.choose([None, None, Tier.HOST, *[Tier.DISK] * (self.config.disk_bytes > 0)])
         if to is None:

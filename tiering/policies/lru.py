@@ -346,7 +346,10 @@ class View:
     def rewind(self, ids: Ids) -> None:
         """These blocks were not eligible and may be so now although nobody touched them: look at those that are again."""
         stamps = self._residency.stamp[ids]
-        behind = ids[(stamps > 0) & (stamps <= self._head)]
+        before = stamps <= self._head
+        if not np.count_nonzero(before):
+            return
+        behind = ids[before & (stamps > 0)]
         if len(behind):
             behind = behind[self._eligible(behind)]
         if len(behind):  # or each round would look again, in vain, at all that follows
