@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from kvstore.histogram import Histogram
 from kvstore.reasons import MissReason
 from kvstore.reports import Advice, Explanation, RequestReport
 
 from .costs import Costs
 from .explainer import CacheReport
-from .histogram import Histogram
 from .request import Request
 
 _log = logging.getLogger(__name__)
@@ -272,6 +272,7 @@ class Accounts:
             load_s=timings.load_s if marks.loaded_s else None,
             prefill_s=timings.prefill_s if marks.computed_s else None,
             ttft_s=timings.ttft_s if marks.first_token_s else None,
+            decision=request.decision,
             private=request.options.tenant is not None or request.options.cache_salt is not None,
             error=request.error,
         )

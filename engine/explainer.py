@@ -12,7 +12,7 @@ from kvstore.block import Namespace
 from kvstore.errors import StoreError
 from kvstore.facts import differing_facts
 from kvstore.reasons import MissReason
-from kvstore.reports import Difference, Explanation
+from kvstore.reports import Decision, Difference, Explanation
 from kvstore.steering import KnowsOthers
 from kvstore.store import Store
 from tiering.diagnosis.differences import difference
@@ -31,13 +31,17 @@ _OUTLINE_TOKENS: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A prompt to be explained. `messages`: the prompt, if it was a chat; `found_in`, `lost`: see tiering.explain."""
+    """A prompt to be explained. `messages`: the prompt, if it was a chat; `found_in`, `lost`: see tiering.explain.
+
+    `decision`: of a request whose prompt is computed.
+    """
 
     observed: Observed
     messages: tuple[Mapping[str, Any], ...] | None
     notes: tuple[str, ...]
     found_in: NDArray[np.int8] | None = None
     lost: Mapping[int, MissReason] | None = None
+    decision: Decision | None = None
 
 
 class Explainer:
@@ -78,7 +82,7 @@ class Explainer:
             mark_shift=MARK_SHIFT,
             elsewhere=lambda: self._elsewhere(observed),
         )
-        return replace(explanation, notes=case.notes) if case.notes else explanation
+        return replace(explanation, notes=case.notes, decision=case.decision)
 
     def _elsewhere(self, observed: Observed) -> Others | None:
         """Who else has a prompt of which this model has nothing."""
@@ -103,7 +107,9 @@ class Explainer:
         if (observed := lease.take_observed()) is None:
             return None
         found_in = lease.found_in[: len(observed.tiers)].copy()
-        case = Case(observed, request.messages, request.cache_notes, found_in, dict(lease.lost))
+        case = Case(
+            observed, request.messages, request.cache_notes, found_in, dict(lease.lost), lease.decision
+        )
         return CacheReport(self, case)
 
 

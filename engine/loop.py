@@ -332,8 +332,8 @@ class EngineLoop:
             assert sequence.lease is not None, "what is computed has a lease"
             request.cached_blocks = sequence.lease.cached_blocks_by_tier()
             request.marks.computed_s = time.monotonic()
-            request.cache_report = self._explainer.report(request, sequence.lease)
             self._learn(request, sequence.lease)
+            request.cache_report = self._explainer.report(request, sequence.lease)
             self._counts["prompt_tokens"] += len(request.prompt)
             for tier, num_blocks in request.cached_blocks.items():
                 self._cached_tokens[tier] += num_blocks * self._block_tokens
@@ -341,10 +341,11 @@ class EngineLoop:
 
     def _learn(self, request: Request, lease: Lease) -> None:
         """What loading and computing took is held against what was expected, and expected from now on."""
-        marks, request.decision = request.marks, lease.decision
+        marks = request.marks
         load_s = max(0.0, marks.loaded_s - marks.admitted_s)
         prefill_s = max(0.0, marks.computed_s - marks.loaded_s)
         self._cache.computed(lease, len(request.prompt), load_s=load_s, prefill_s=prefill_s)
+        request.decision = lease.decision
 
     @staticmethod
     def _take_token(reply: Sequence, choice: Choice) -> tuple[FinishReason | None, str | None]:

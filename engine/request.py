@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kvstore.reports import TierName
-from tiering.decision import Decision
+from kvstore.reports import Decision, TierName
 
 from .explainer import CacheReport
 from .params import RequestOptions, SamplingParams

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from kvstore.reports import Explanation, TierName
-from tiering.decision import Decision
+from kvstore.reports import Decision, Explanation, TierName
 
 from .explainer import CacheReport
 

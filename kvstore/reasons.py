@@ -48,6 +48,8 @@ class MissReason(StrEnum):
     """A lower tier has it, and the configuration says to compute rather than load."""
     COMPUTED_SOONER = "computed_sooner"
     """A lower tier has it, and computing was thought to be faster than loading."""
+    LATE = "late"
+    """It had not come from disk when it was sooner done to compute it than to wait on; it is kept when it comes."""
     DAMAGED_LENGTH = "damaged_length"
     """The record is not as long as it says."""
     DAMAGED_HEADER = "damaged_header"

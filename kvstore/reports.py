@@ -88,12 +88,38 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """How much of what lower tiers had of a prompt was to be used, and what that was thought to take.
+
+    num_blocks: the first so many of the `of_blocks` that matched.   load_s, prefill_s, ttft_s: predicted; None as long as there
+        is no curve of prefilling, and then all are used.   always_s, never_s: predicted with all, and with those on the device alone.
+    deadline_s: what has not come from disk so long after it was asked for is computed; None for as long as any read may take.
+    probes: a tier that was used only to see how fast it is.   queued_bytes: of KV, to be read from disk before these.
+    took_s: loading and computing, once the prompt is computed.   error: by how much more that was than `ttft_s`, as a part of it.
+    """
+
+    num_blocks: int
+    of_blocks: int
+    load_s: float | None = None
+    prefill_s: float | None = None
+    ttft_s: float | None = None
+    always_s: float | None = None
+    never_s: float | None = None
+    deadline_s: float | None = None
+    probes: TierName | None = None
+    queued_bytes: int = 0
+    took_s: float | None = None
+    error: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Explanation:
     """What of a prompt is served from where, and why the rest is not.
 
     parts: in order, without gaps, from token 0 to `prompt_tokens`.
     difference: where the prompt leaves what is cached, if that is why it is not served further.
     notes: sentences that belong to no part.
+    decision: of a request, how much of what matched it was to load; None where there was nothing to decide.
     """
 
     prompt_tokens: int
@@ -101,6 +127,7 @@ class Explanation:
     parts: tuple[Part, ...]
     difference: Difference | None = None
     notes: tuple[str, ...] = ()
+    decision: Decision | None = None
 
     def without_text(self) -> "Explanation":
         """The same without anything that a prompt could be read from; notes may quote one."""
@@ -270,6 +297,7 @@ class RequestReport:
     prompt_tokens, cached_by_tier, prefilled_tokens, completion_tokens: as in Usage; 0 while not known.
     queue_s, load_s, prefill_s, ttft_s: as in Timings; None while not known.
     private: whether it had a tenant or a salt.   error: the sentence that goes with "error".
+    decision: how much of what lower tiers had was to be loaded; None where there was nothing to decide, or as long as it is not computed.
     explanation: why its prompt was not served further; None in lists, and while it waits.
     """
 
@@ -286,6 +314,7 @@ class RequestReport:
     ttft_s: float | None
     private: bool
     error: str | None = None
+    decision: Decision | None = None
     explanation: Explanation | None = None
 
 

@@ -164,6 +164,10 @@ class Costs:
         """So many bytes of KV came from this tier to the device, asked for behind others, in so many seconds."""
         self._loads[tier].add(queued_bytes, num_bytes, seconds)
 
+    def num_loads(self, tier: TierName) -> int:
+        """Loads of this tier that were observed, those that were kept included."""
+        return self._loads[tier].num_seen
+
     @property
     def curves(self) -> Curves:
         """As they are known now."""

@@ -10,17 +10,26 @@ falls ever faster as k grows, since later tokens attend to more. So within a run
 the ends of runs are candidates, and, where a part of the loading hides behind computing, the point at which the two are equal.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from kvstore.reports import TierName
-from tiering.costs import Costs, Curves, PrefillCurve
+from kvstore.histogram import Histogram
+from kvstore.reports import Decision, TierName
+from tiering.costs import LOADED_FROM, Costs, Curves, PrefillCurve
 
 _PROBE_EVERY: Final = 64
 """Decisions that leave a tier alone before one uses it all the same: else a tier that was slow once would never be seen again ..."""
 _PROBE_WITHIN: Final = 2.0
 """... if that is thought to take at most so many times as long: a sixty-fourth of the requests for at most double the time."""
+_LEAST_LOADS: Final = 8
+"""Of a tier, before it is left alone: the first few may all have been small, or cold, and what is not loaded teaches nothing."""
+_PATIENCE: Final = 2.0
+"""What is loaded is waited for as long as computing it takes, but at least so many times as long as loading it should take ..."""
+_LEAST_DEADLINE_S: Final = 0.01
+"""... and as this: an engine looks at the clock between two steps."""
+_ERRORS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 5.0, 10.0)
+"""Bounds of the histogram of errors, as parts of what was predicted."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,27 +68,6 @@ class Match:
         """Those that cost nothing to use: the first ones, as far as the device has them."""
         tier, num_blocks = self.runs[0] if self.runs else ("device", 0)
         return num_blocks if tier == "device" else 0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
-    """What is to be done with a match, and what it was thought to take.
-
-    num_blocks: use the first so many of `of_blocks`.   load_s, prefill_s, ttft_s: predicted; None as long as a curve is not
-    known, and then all are used.   always_s, never_s: predicted with all, and with those on the device alone.
-    deadline_s: what has not come so long after it was asked for is computed; None for the configuration's own.
-    probes: a tier that is used only to see how fast it is.
-    """
-
-    num_blocks: int
-    of_blocks: int
-    load_s: float | None = None
-    prefill_s: float | None = None
-    ttft_s: float | None = None
-    always_s: float | None = None
-    never_s: float | None = None
-    deadline_s: float | None = None
-    probes: TierName | None = None
 
 
 class Predicted:
@@ -134,35 +122,50 @@ class Predicted:
         return low
 
 
-def choose(match: Match, curves: Curves) -> Decision:
-    """The decision by these curves. Without one of prefilling everything is loaded."""
+def choose(match: Match, curves: Curves, *, believed: Collection[TierName] = LOADED_FROM) -> Decision:
+    """The decision by these curves. Without one of prefilling everything is loaded.
+
+    `believed`: the tiers that may be left alone because of what their curves say.
+    """
     if curves.prefill is None:
-        return Decision(num_blocks=match.num_blocks, of_blocks=match.num_blocks)
-    predicted = Predicted(match, curves.prefill, curves)
-    return _decision(match, predicted, predicted.best())
+        return _with_queue(match, Decision(num_blocks=match.num_blocks, of_blocks=match.num_blocks))
+    loads = {tier: curve for tier, curve in curves.loads.items() if tier in believed}
+    num_blocks = Predicted(match, curves.prefill, replace(curves, loads=loads)).best()
+    return _decision(match, Predicted(match, curves.prefill, curves), num_blocks)
 
 
 def _decision(
     match: Match, predicted: Predicted, num_blocks: int, probes: TierName | None = None
 ) -> Decision:
-    """With so many blocks. What is loaded is waited for as long as computing it takes.
+    """With so many blocks. What is loaded is waited for as long as computing it takes, or twice as long as it should take itself.
 
-    Whatever the disk does, the first token then comes within twice the time that loading nothing takes: who rents skis until
-    the rent has come to their price never pays more than double.
+    Whatever the disk does, the first token then comes within three times the time that loading nothing takes, if loading was
+    chosen for being faster. (Who rents skis until the rent has come to their price pays double at most; but reads come in few
+    large parts, and one that is nearly over is not to be given up for a little noise.)
     """
-    none, prefill_s = match.num_on_device, predicted.prefill_s(num_blocks)
+    none, prefill_s, load_s = (
+        match.num_on_device,
+        predicted.prefill_s(num_blocks),
+        predicted.load_s(num_blocks),
+    )
     saved_s = predicted.prefill_s(none) - prefill_s
-    return Decision(
+    decision = Decision(
         num_blocks=num_blocks,
         of_blocks=match.num_blocks,
-        load_s=predicted.load_s(num_blocks),
+        load_s=load_s,
         prefill_s=prefill_s,
         ttft_s=predicted.ttft_s(num_blocks),
         always_s=predicted.ttft_s(match.num_blocks),
         never_s=predicted.ttft_s(none),
-        deadline_s=saved_s if num_blocks > none else None,
+        deadline_s=max(saved_s, _PATIENCE * load_s, _LEAST_DEADLINE_S) if num_blocks > none else None,
         probes=probes,
     )
+    return _with_queue(match, decision)
+
+
+def _with_queue(match: Match, decision: Decision) -> Decision:
+    queued = match.queued_bytes.get("disk", 0)
+    return replace(decision, queued_bytes=queued) if queued else decision
 
 
 def _ends(match: Match) -> list[tuple[TierName, int]]:
@@ -188,12 +191,15 @@ class Chooser:
         self._probes = 0
         self._blocks = {"loaded": 0, "computed": 0}
         self._ended = 0
-        self._predicted_s = self._took_s = self._error = 0.0
+        self._num_late = 0
+        self._predicted_s = self._took_s = 0.0
+        self._errors = Histogram(_ERRORS)
 
     def choose(self, match: Match) -> Decision:
         """What to do with this match. Counts for nothing until it is `taken`."""
         curves = self.costs.curves
-        decision = choose(match, curves)
+        believed = [tier for tier in LOADED_FROM if self.costs.num_loads(tier) >= _LEAST_LOADS]
+        decision = choose(match, curves, believed=believed)
         if decision.ttft_s is None or curves.prefill is None:
             return decision
         return self._probing(match, Predicted(match, curves.prefill, curves), decision)
@@ -235,33 +241,42 @@ class Chooser:
         prefill_s: float,
         loaded: Mapping[TierName, int],
         load_s: float,
-    ) -> None:
+    ) -> Decision | None:
         """A prompt is computed: so many tokens behind `start_tokens` in `prefill_s`, after bytes by tier were loaded in `load_s`.
 
-        As it goes here, other requests' work included. Of what several tiers brought together nothing can be learned.
+        As it goes here, other requests' work included. Of what several tiers brought together nothing can be learned. Answers
+        the decision with what it took.
         """
         self.costs.prefilled(start_tokens, num_tokens, prefill_s)
         below = {tier: num_bytes for tier, num_bytes in loaded.items() if tier != "device" and num_bytes}
         if len(below) == 1:
             [(tier, num_bytes)] = below.items()
-            self.costs.loaded(tier, num_bytes, load_s)
-        if decision is not None:
-            self.ended(decision, load_s + prefill_s)
+            queued = decision.queued_bytes if decision is not None and tier == "disk" else 0
+            self.costs.loaded(tier, num_bytes, load_s, queued_bytes=queued)
+        ended = None if decision is None else self.ended(decision, load_s + prefill_s)
         self.costs.learn()  # now, and not when the next prompt waits for its decision
+        return ended
 
-    def ended(self, decision: Decision, took_s: float) -> float | None:
-        """The first token is there, `took_s` after loading began. The error as a part of what was predicted, or None."""
-        if decision.ttft_s is None or decision.ttft_s <= 0:
-            return None
+    def came_late(self, num_bytes: int, queued_bytes: int, took_s: float) -> None:
+        """So many bytes came from disk behind others in `took_s`, and nobody waited for all of them any more."""
+        self._num_late += 1
+        self.costs.loaded("disk", num_bytes, took_s, queued_bytes=queued_bytes)
+        self.costs.learn()
+
+    def ended(self, decision: Decision, took_s: float) -> Decision:
+        """The first token is there, `took_s` after loading began. Answers the decision with that, and with its error."""
+        if not decision.ttft_s:
+            return replace(decision, took_s=took_s)
         error = took_s / decision.ttft_s - 1
         self._ended += 1
         self._predicted_s += decision.ttft_s
         self._took_s += took_s
-        self._error += abs(error)
-        return error
+        self._errors.add(abs(error))
+        return replace(decision, took_s=took_s, error=error)
 
     def stats(self) -> dict[str, Any]:
-        """Decisions by what they use, blocks by what became of them, seconds predicted and taken, the mean error, the curves."""
+        """Decisions by what they use, blocks by what became of them, seconds predicted and taken, errors, the curves."""
+        errors = self._errors.figures()
         return {
             "decisions": dict(self._counts),
             "probes": self._probes,
@@ -269,7 +284,9 @@ class Chooser:
             "ended": self._ended,
             "predicted_s": self._predicted_s,
             "took_s": self._took_s,
-            "mean_error": self._error / self._ended if self._ended else None,
+            "errors": errors,
+            "mean_error": errors["sum"] / self._ended if self._ended else None,
+            "came_late": self._num_late,
             "curves": self.costs.stats(),
         }
 

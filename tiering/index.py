@@ -10,7 +10,6 @@ The driver (TieredCache in real time, models of memory on a virtual clock in tes
 import logging
 from collections import Counter
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,8 @@ from kvstore.reasons import MissReason
 from kvstore.reports import Removed
 from kvstore.store import ReadOutcome
 from tiering.by_hand import ByHand
-from tiering.decision import Chooser, Decision, Match
+from tiering.choosing import Choosing
+from tiering.decision import Chooser
 from tiering.errands import Steps
 from tiering.events import EventLog, Growth
 from tiering.eviction import Eviction, Room
@@ -81,6 +81,7 @@ _GROWING = (
     ("expired", "blocks", {}),
     ("overdue", "moves", {}),
     ("overdue", "loads", {}),
+    ("late", "loads", {}),
 )
 """Counts that events tell the growth of."""
 
@@ -166,7 +167,9 @@ class Index:
         )
         self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)
         self._lookups = Lookups()
-        self._chooser = chooser
+        self._choosing: Choosing | None = None
+        if chooser is not None:
+            self._choosing = Choosing(chooser, self._holdings, self._loads, block_bytes=block_bytes)
         self._now_s = 0.0
         self._outdated_reads: set[int] = set()
         """Reads in flight that may be of files which are gone."""
@@ -209,7 +212,9 @@ class Index:
             raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
         found = matched = self._match(tokens, compute_last=compute_last, use=use)
         # what was preempted comes back whole; and for what is on its way a request waits
-        chosen = self._chosen(tokens, found) if stash is None else None
+        chosen = None
+        if self._choosing is not None and stash is None and not self._leases.is_pending(found):
+            chosen = self._choosing.choose(tokens, found)
         if chosen is not None:
             matched = found[: chosen[1].num_blocks]
         outcome = self._leases.admit(
@@ -218,43 +223,14 @@ class Index:
         if isinstance(outcome, Lease) and use is not CacheUse.OFF:
             num_blocks = self._leases.num_usable(tokens, compute_last=compute_last)
             self._lookups.note(num_blocks, outcome.found_in[: len(matched)])
-        if isinstance(outcome, Lease) and chosen is not None:
-            self._take(outcome, *chosen)
+        if isinstance(outcome, Lease) and self._choosing is not None and chosen is not None:
+            self._choosing.taken(outcome, *chosen)
         return outcome
-
-    def _chosen(self, tokens: Tokens, matched: Ids) -> tuple[Match, Decision] | None:
-        """How much of the match to use, where something of it must be loaded and somebody is there to choose."""
-        if self._chooser is None or not len(matched) or self._leases.is_pending(matched):
-            return None
-        nearest = self._holdings.residency.nearest_tier(matched)
-        if not nearest.any():
-            return None
-        ends = [*(np.flatnonzero(np.diff(nearest)) + 1).tolist(), len(nearest)]
-        runs = [(Tier(nearest.item(end - 1)).label, end - start) for start, end in pairwise([0, *ends])]
-        match = Match(
-            runs=tuple(runs),
-            prompt_tokens=len(tokens),
-            block_tokens=self.config.block_tokens,
-            block_bytes=self._block_bytes,
-        )
-        return match, self._chooser.choose(match)
-
-    def _take(self, lease: Lease, match: Match, decision: Decision) -> None:
-        assert self._chooser is not None, "it has chosen"
-        self._chooser.taken(match, decision)
-        lease.decision = decision
-        if decision.num_blocks < decision.of_blocks and lease.observed is not None:
-            lease.observed = replace(lease.observed, stop=MissReason.COMPUTED_SOONER)
 
     def computed(self, lease: Lease, num_tokens: int, *, load_s: float, prefill_s: float) -> None:
         """A prompt of so many tokens is computed: its loads took `load_s` from admission on, what they left `prefill_s`."""
-        if self._chooser is not None:
-            blocks = lease.cached_blocks_by_tier()
-            start = sum(blocks.values()) * self.config.block_tokens
-            loaded = (
-                {tier: num * self._block_bytes for tier, num in blocks.items()} if not lease.num_lost else {}
-            )
-            self._chooser.took(lease.decision, start, num_tokens - start, prefill_s, loaded, load_s)
+        if self._choosing is not None:
+            self._choosing.computed(lease, num_tokens, load_s=load_s, prefill_s=prefill_s)
 
     def _match(
         self, tokens: Tokens, *, compute_last: bool = True, use: CacheUse = CacheUse.READ_WRITE
@@ -352,6 +328,8 @@ class Index:
                 num_failed = len(lost)
                 if num_failed:
                     self._holes.prune(lost)
+                if self._choosing is not None:
+                    self._choosing.learn_of_late()
             case Write(), Written():
                 if self._writes_rest.note(answer.error, self._now_s):
                     self._writes.refused()
@@ -435,6 +413,7 @@ class Index:
                 self._expiry.num_expired,
                 self._outbox.num_expired,
                 self._loads.num_given_up,
+                self._loads.num_late,
             ]
         )
         if can_read != self._did_read:
@@ -611,7 +590,7 @@ class Index:
     @property
     def num_expired(self) -> int:
         """Moves and loads that have taken too long, ever: what they kept from happening may be possible now."""
-        return self._outbox.num_expired + self._loads.num_given_up
+        return self._outbox.num_expired + self._loads.num_given_up + self._loads.num_late
 
     @property
     def _can_read(self) -> bool:
@@ -649,7 +628,7 @@ class Index:
             "block_tokens": self.config.block_tokens,
             "block_bytes": self._block_bytes,
             "lookups": self._lookups.stats(),
-            "load_or_compute": None if self._chooser is None else self._chooser.stats(),
+            "load_or_compute": None if self._choosing is None else self._choosing.stats(),
             "transfers": self._outbox.transfers.stats(),
             "events": self.events.last,
             "leases": len(self._leases),
@@ -677,8 +656,8 @@ class Index:
 
     def check(self) -> None:
         """Raise AssertionError unless every part is consistent, and leases hold what they must."""
-        if self._chooser is not None:
-            self._chooser.check()
+        if self._choosing is not None:
+            self._choosing.check()
         self._holdings.check()
         self._holes.check()
         self._loads.check()

@@ -4,8 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.reasons import MissReason
-from kvstore.reports import TierName
-from tiering.decision import Decision
+from kvstore.reports import Decision, TierName
 from tiering.observation import Observed
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens

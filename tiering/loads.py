@@ -1,5 +1,6 @@
 """Bringing blocks up: from disk to host slots, from host slots to the device, for the requests that wait for them."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,13 +27,34 @@ _LEAST_READS: Final = 2
 """In which a load that has many blocks comes: while the last ones are read the others go up."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Load:
     lease: Lease
     unread: Ids
     """Positions of the lease's path whose blocks are on disk, and whose read has not been asked for; ascending."""
     tokens: Tokens
     """What leads to them, from the first token on."""
+    since_s: float
+    queued_blocks: int
+    """What was asked for before, and had not come then."""
+    until_s: float = math.inf
+    """How long the lease waits for it."""
+    asked_blocks: int = 0
+    num_reads: int = 0
+    """Asked for and not over."""
+    is_late: bool = False
+    """Whether the lease waits no more."""
+    is_whole: bool = True
+    """Whether all came of what is over."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CameLate:
+    """What of a load was asked for has come, after its lease had stopped waiting: what came in time is counted as well."""
+
+    num_blocks: int
+    queued_blocks: int
+    took_s: float
 
 
 class Loads:
@@ -61,6 +83,10 @@ class Loads:
         self._loads: list[_Load] = []
         self._wanted: dict[int, tuple[Lease, int]] = {}
         """Who waits for a block on its way to the device, and at which position of its path."""
+        self._timed: list[_Load] = []
+        """Loads that are waited for until some time only."""
+        self._reads: dict[int, _Load] = {}
+        """Of which load a read is that is not over, by the move's number."""
         self._overdue: set[int] = set()
         """Blocks whose read took too long and is not over: their host places are not to be touched until it is."""
         self._arrived: list[Ids] = []
@@ -73,6 +99,9 @@ class Loads:
         """Read, ever, before decompression, of blocks that arrived."""
         self.num_given_up = 0
         """Loads, ever, that had no place to read into for too long."""
+        self.num_late = 0
+        """Loads, ever, of which something had not come when their leases stopped waiting."""
+        self._came_late: list[CameLate] = []
 
     def resize(self, *, deadline_s: float) -> None:
         """Another deadline from now on, for what is under way as well."""
@@ -89,10 +118,29 @@ class Loads:
         lease.num_loading += len(ids)
         on_host = residency.state[HOST, ids] == PRESENT
         self._promote(ids[on_host])
-        load = _Load(lease, positions[~on_host], tokens)
+        load = _Load(lease, positions[~on_host], tokens, self._outbox.now_s, self.queued_blocks)
         if len(load.unread):
             self._since_s = self._since_s if self._loads else self._outbox.now_s
             self._loads.append(load)
+
+    @property
+    def queued_blocks(self) -> int:
+        """Blocks that are to be read, and have not come."""
+        return self._outbox.blocks_in_flight(Read) + sum(len(load.unread) for load in self._loads)
+
+    def wait_for(self, lease: Lease, deadline_s: float) -> None:
+        """Let the lease whose load was started last wait no longer than so many seconds for what is on disk.
+
+        What has not come then is computed; what is read all the same stays in host memory. What is in host memory is waited for.
+        """
+        if self._loads and (load := self._loads[-1]).lease is lease:
+            load.until_s = self._outbox.now_s + deadline_s
+            self._timed.append(load)
+
+    def take_late(self) -> list[CameLate]:
+        """What has come late since the last call."""
+        came, self._came_late = self._came_late, []
+        return came
 
     def plan(self) -> None:
         """Ask for copies up of what is in host memory, and for reads as far as the budget and host memory allow.
@@ -119,11 +167,35 @@ class Loads:
             self.give_up(MissReason.OVERDUE)
 
     def expire(self) -> None:
-        """Give up the reads that have taken too long; what they read into stays taken until they are over after all."""
+        """Give up the reads that have taken too long; what they read into stays taken until they are over after all.
+
+        And let leases wait no more whose time is over: their reads go on.
+        """
+        for load in self._timed:
+            if load.lease.num_loading and self._outbox.now_s >= load.until_s:
+                self._stop_waiting(load)
+        self._timed = [load for load in self._timed if load.lease.num_loading and not load.is_late]
         for move in self._outbox.expire(Read, self._deadline_s):
             assert isinstance(move, Read), "reads were asked for"
             self._overdue.update(move.ids.tolist())
             self._lose(move.ids, MissReason.OVERDUE)
+
+    def _stop_waiting(self, load: _Load) -> None:
+        """What is not in host memory yet is computed. What is, is being copied up: a place that is written to cannot be computed in."""
+        load.is_late = True
+        self.num_late += 1
+        if len(load.unread):
+            self._loads.remove(load)
+        awaited = self._awaited_by(load.lease)
+        state = self._holdings.residency.state[HOST]
+        self._overdue.update(awaited[state[awaited] == WRITING].tolist())
+        self._lose(awaited[state[awaited] != PRESENT], MissReason.LATE)
+
+    def _awaited_by(self, lease: Lease) -> Ids:
+        """Blocks that are on their way to the device for this lease."""
+        missing = lease.ids[~lease.ready[: len(lease.ids)]].tolist()
+        mine = [block for block in missing if block in self._wanted and self._wanted[block][0] is lease]
+        return np.array(mine, dtype=np.intp)
 
     def give_up(self, reason: MissReason) -> None:
         """Do not read what has not been asked for yet: the requests compute it."""
@@ -134,7 +206,9 @@ class Loads:
     def deadline_s(self) -> float | None:
         """When `expire` or `plan` will have something to give up, unless something ends before; None for never."""
         since_s = [self._outbox.oldest_s(Read), self._since_s if self._loads else None]
-        return min((each + self._deadline_s for each in since_s if each is not None), default=None)
+        ends_s = [each + self._deadline_s for each in since_s if each is not None]
+        ends_s += [load.until_s for load in self._timed if load.lease.num_loading]
+        return min(ends_s, default=None)
 
     def is_overdue(self, ids: Ids) -> Mask:
         """Which of these blocks are being read by a read that takes too long: they cannot be loaded."""
@@ -150,8 +224,12 @@ class Loads:
         self._holdings.read_begins(DISK, ids)
         self._holdings.expect(HOST, ids, slots)
         refs = self._refs(ids, positions, load.tokens)
+        load.asked_blocks += len(ids)
         for some in self._batches(len(ids), num_left):
-            self._outbox.send(Read(self._outbox.next_number(), ids[some], refs[some], slots[some]))
+            move = Read(self._outbox.next_number(), ids[some], refs[some], slots[some])
+            self._reads[move.number] = load
+            load.num_reads += 1
+            self._outbox.send(move)
 
     def _batches(self, num_blocks: int, num_left: int) -> Iterator[slice]:
         """The first `num_blocks` of the `num_left` that a load has to read, in parts: large ones first, the last ones small.
@@ -205,7 +283,17 @@ class Loads:
         lost: Ids = move.ids[~hit]
         if len(lost):
             self._did_not_come(lost, [reason for reason in reasons if reason is not None], answer.error)
+        self._note_end(self._reads.pop(move.number), is_whole=not len(lost))
         return lost
+
+    def _note_end(self, load: _Load, *, is_whole: bool) -> None:
+        """A read of this load is over."""
+        load.num_reads -= 1
+        load.is_whole &= is_whole
+        if load.is_late and load.is_whole and not load.num_reads:
+            took_s = self._outbox.now_s - load.since_s
+            late = CameLate(num_blocks=load.asked_blocks, queued_blocks=load.queued_blocks, took_s=took_s)
+            self._came_late.append(late)
 
     def _did_not_come(self, ids: Ids, reasons: Sequence[MissReason], error: Exception | None) -> None:
         """Of a read, blocks that were not read."""
@@ -280,15 +368,12 @@ class Loads:
         """The request ends: what is not being copied to the device already will not be."""
         self._loads = [load for load in self._loads if load.lease is not lease]
         lease.num_loading = 0
-        state = self._holdings.residency.state
-        missing = lease.ids[~lease.ready[: len(lease.ids)]]
-        coming = missing[state[DEVICE].take(missing) == WRITING].tolist()
-        if not coming:
+        ids = self._awaited_by(lease)
+        if not len(ids):
             return
-        mine = [block for block in coming if block in self._wanted and self._wanted[block][0] is lease]
-        for block in mine:
+        for block in ids.tolist():
             del self._wanted[block]
-        ids = np.array(mine, dtype=np.intp)
+        state = self._holdings.residency.state
         # what is in host memory is being copied up already; its slot stays taken until that copy ends
         self._holdings.failed(DEVICE, ids[state[HOST, ids] != PRESENT])
 
@@ -302,3 +387,10 @@ class Loads:
             )
         positions = [load.unread for load in self._loads]
         assert all(len(each) and (np.diff(each) > 0).all() for each in positions), "reads are out of order"
+        reads = Counter(map(id, self._reads.values()))
+        assert all(load.num_reads == reads[id(load)] for load in self._reads.values()), (
+            "a read is not counted"
+        )
+        assert set(self._reads) == set(self._outbox.numbers(Read)), (
+            "a read is nobody's, or is over and is not forgotten"
+        )

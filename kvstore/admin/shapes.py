@@ -8,6 +8,7 @@ from kvstore.reasons import MissReason
 from kvstore.reports import (
     MAX_PAGE_ROWS,
     Advice,
+    Decision,
     Difference,
     Explanation,
     NamespaceInfo,
@@ -321,6 +322,7 @@ class Explained(Struct, frozen=True, kw_only=True):
     parts: tuple[Part, ...]
     difference: Difference | None
     notes: tuple[str, ...]
+    decision: Decision | None
     cached_tokens: int
     reasons: dict[MissReason, int]
 
@@ -333,6 +335,7 @@ class Explained(Struct, frozen=True, kw_only=True):
             parts=found.parts,
             difference=found.difference,
             notes=found.notes,
+            decision=found.decision,
             cached_tokens=found.cached_tokens,
             reasons=found.reasons,
         )

@@ -3,20 +3,22 @@
 import pytest
 
 from kvstore.reasons import MissReason
-from tests.tiering.small_tiers import model, on_disk, prompt
+from kvstore.reports import Decision
+from tests.tiering.memory_model import DIED
+from tests.tiering.small_tiers import lookup, model, on_disk, prompt, stats
 from tiering.costs import Costs
-from tiering.decision import Chooser, Decision
+from tiering.decision import Chooser
 from tiering.leases import Wait
-from tiering.moves import Read
+from tiering.moves import Promote, Read
 from tiering.residency import Tier
 
 
 class Uses(Chooser):
     """Always so many blocks, whatever they would take."""
 
-    def __init__(self, num_blocks: int) -> None:
+    def __init__(self, num_blocks: int, deadline_s: float | None = None) -> None:
         super().__init__(Costs())
-        self.num_blocks = num_blocks
+        self.num_blocks, self.deadline_s = num_blocks, deadline_s
         self.asked = []
 
     def choose(self, match):
@@ -25,6 +27,7 @@ class Uses(Chooser):
             num_blocks=max(match.num_on_device, min(self.num_blocks, match.num_blocks)),
             of_blocks=match.num_blocks,
             ttft_s=1.0,
+            deadline_s=self.deadline_s,
         )
 
 
@@ -94,3 +97,120 @@ def test_what_a_prompt_took_is_learned():
     assert kept["prefill"] == [[4, 3, 0.75]], "two blocks of two were there"
     assert kept["loads"] == {"host": [], "disk": [[0, 2 * 16, 0.5]]}
     assert chooser.stats()["mean_error"] == pytest.approx(0.25)
+    assert (request.lease.decision.took_s, request.lease.decision.error) == (1.25, 0.25)
+
+
+# ---- what does not come in time
+
+
+def late_model(**changed):
+    """Each block is a read of its own, and is waited for one second."""
+    sizes = {"device": 10, "host": 6, "disk": 10, "read_batch_blocks": 1, **changed}
+    return model(chooser=Uses(9, deadline_s=1.0), **sizes)
+
+
+def test_what_has_not_come_in_time_is_computed_and_is_kept_when_it_comes():
+    tiers = late_model()
+    on_disk(tiers, 1, 2, 3)
+    request = tiers.admit(prompt(1, 2, 3))
+    tiers.plan()
+    first, *others = tiers.moves(Read)
+    tiers.complete(first.number)
+    tiers.plan()
+    assert tiers.index.deadline_s() == 1.0
+    tiers.now_s = 1.0
+    tiers.plan()
+    assert request.lease.num_loading == 1, "what is being copied up is waited for"
+    tiers.complete(tiers.moves(Promote)[0].number)
+    assert request.lease.lost == {1: MissReason.LATE, 2: MissReason.LATE}
+    assert request.lease.gaps(3) == [(1, 3)]
+    assert request.lease.cached_blocks_by_tier() == {"device": 0, "host": 0, "disk": 1}
+    assert tiers.index.stats()["failed_loads"] == {"late": 2}
+    assert stats(tiers, "disk")["ready"], "it is slow, and does not hang"
+    assert stats(tiers, "disk")["overdue_reads"] == 0
+    assert not tiers.index.idle, "they are still awaited by whoever settles"
+    tiers.prefill(request)
+    for read in others:
+        tiers.complete(read.number)
+    tiers.check()
+    assert tiers.where(prompt(1, 2, 3)) == ["DHK", "DHK", "DHK"]
+    tiers.release(request)
+    assert "late" in {event.kind for event in tiers.index.events.after(0)}
+
+
+def test_what_comes_late_says_how_fast_the_disk_is():
+    """All that was asked for, from the beginning to the last of it: else the next ones would be waited for in vain as well."""
+    tiers = late_model()
+    on_disk(tiers, 1, 2, 3)
+    request = tiers.admit(prompt(1, 2, 3))
+    tiers.plan()
+    for at, read in enumerate(tiers.moves(Read)):
+        tiers.now_s = at + 0.5
+        tiers.plan()
+        tiers.complete(read.number)
+    costs = tiers.chooser.costs.as_json()
+    assert costs["loads"]["disk"] == [[0, 3 * 16, 2.5]]
+    tiers.settle()
+    tiers.index.computed(request.lease, 7, load_s=1.0, prefill_s=0.5)
+    assert tiers.chooser.costs.as_json()["loads"] == costs["loads"], "part of it was not waited for"
+
+
+@pytest.mark.parametrize("how", [{"error": DIED}, {"misses": {0: MissReason.ABSENT}}])
+def test_what_does_not_come_even_late_says_nothing(how):
+    tiers = late_model()
+    on_disk(tiers, 1, 2)
+    request = tiers.admit(prompt(1, 2))
+    tiers.plan()
+    tiers.now_s = 2.0
+    tiers.plan()
+    first, second = tiers.moves(Read)
+    tiers.complete(first.number, **how)
+    tiers.complete(second.number)
+    tiers.prefill(request)
+    tiers.release(request)
+    tiers.settle()
+    assert tiers.chooser.costs.as_json()["loads"]["disk"] == []
+    assert tiers.where(prompt(1, 2)) == ["D" if "misses" in how else "DK", "DHK"]
+
+
+def test_what_was_not_asked_for_when_the_time_was_over_is_never_read():
+    tiers = late_model(read_budget_blocks=1)
+    on_disk(tiers, 1, 2, 3)
+    request = tiers.admit(prompt(1, 2, 3))
+    tiers.plan()
+    tiers.now_s = 1.0
+    tiers.plan()
+    assert request.lease.gaps(3) == [(0, 3)]
+    tiers.prefill(request)
+    tiers.settle()
+    assert sum(len(read.ids) for read in tiers.moves(Read)) == 1
+    assert tiers.index.deadline_s() is None
+
+
+def test_who_comes_while_a_late_read_is_on_its_way_does_not_wait_for_it():
+    tiers = late_model()
+    on_disk(tiers, 1, 2)
+    first = tiers.admit(prompt(1, 2))
+    tiers.plan()
+    tiers.now_s = 1.0
+    tiers.plan()
+    tiers.release(first)
+    assert lookup(tiers, 1, 2) == {}
+    second = tiers.admit(prompt(1, 2))
+    assert second.lease.gaps(2) == [(0, 2)]
+    for read in tiers.moves(Read):
+        tiers.complete(read.number)
+    tiers.prefill(second)
+    tiers.release(second)
+    assert tiers.where(prompt(1, 2)) == ["DHK", "DHK"]
+
+
+def test_a_request_that_ends_before_its_time_is_over_leaves_no_deadline_behind():
+    tiers = late_model(io_deadline_s=10.0)
+    on_disk(tiers, 1)
+    tiers.release(tiers.admit(prompt(1)))
+    tiers.settle()
+    assert tiers.index.deadline_s() is None
+    tiers.now_s = 5.0
+    tiers.plan()
+    assert tiers.index.stats()["failed_loads"] == {}

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from kvstore.reasons import MissReason
+from kvstore.reports import Decision
 from tests.tiering.memory_model import DIED, OWNERS, MemoryModel
 from tiering.costs import Costs
-from tiering.decision import Chooser, Decision
+from tiering.decision import Chooser
 from tiering.index_config import IndexConfig
 from tiering.moves import Read
 from tiering.policies import POLICIES
@@ -50,7 +51,7 @@ def some_config(choose):
 
 
 class Fickle(Chooser):
-    """Uses any part of a match, and something else whenever it is asked again."""
+    """Uses any part of a match, and something else whenever it is asked again; waits for a moment, for some time or for ever."""
 
     def __init__(self, choose) -> None:
         super().__init__(Costs())
@@ -58,7 +59,8 @@ class Fickle(Chooser):
 
     def choose(self, match):
         num_blocks = self._choose(range(match.num_on_device, match.num_blocks + 1))
-        return Decision(num_blocks=num_blocks, of_blocks=match.num_blocks, ttft_s=1.0)
+        deadline_s = self._choose([None, 1e-3, 1.0, 1.0, 6.0])
+        return Decision(num_blocks=num_blocks, of_blocks=match.num_blocks, ttft_s=1.0, deadline_s=deadline_s)
 
 
 @dataclass
