@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tiering.keeping import Admission, Departing, Ended, Hints, Verdict
+from tiering.keeping import Admission, Departing, Ended, Hints, Told, Verdict
 from tiering.keeping.admission import NO_HINTS, Fingerprints
 from tiering.trace import read_trace
 
@@ -129,7 +129,9 @@ class LeafOrder:
 
 def ended(request: Request, hints: Hints = NO_HINTS) -> Ended:
     """What an admission is told of it."""
-    return Ended(fingerprints=fingerprints(request.path), output_tokens=request.output_tokens, hints=hints)
+    return Ended(
+        fingerprints=fingerprints(request.path), told=Told(output_tokens=request.output_tokens, hints=hints)
+    )
 
 
 def fingerprints(blocks: Sequence[int]) -> Fingerprints:

@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from engine.config import EngineConfig
     from engine.engine import Engine
     from engine.errors import EngineClosed
-    from engine.params import RequestOptions, SamplingParams
+    from engine.params import CacheHints, RequestOptions, SamplingParams
     from engine.results import Delta, Result, Sample, Timings, TokenLogprob, Usage
 
 _HOME = {
     "AsyncEngine": "engine.aio",
+    "CacheHints": "engine.params",
     "Delta": "engine.results",
     "Engine": "engine.engine",
     "EngineClosed": "engine.errors",
@@ -34,6 +35,7 @@ _HOME = {
 
 __all__ = [
     "AsyncEngine",
+    "CacheHints",
     "Delta",
     "Engine",
     "EngineClosed",

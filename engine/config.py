@@ -6,6 +6,7 @@ from typing import Literal
 
 from kvstore.cores import num_cores
 from kvstore.store import COMPRESSIONS, DURABILITIES, Compression, Durability
+from tiering.keeping import admission_named
 from tiering.policies import policy_named
 
 from .params import check_number, check_whole
@@ -55,9 +56,14 @@ class EngineConfig:
         More of it writes earlier, also what would never have left; less of it drops more when much comes at once.
     policy: which blocks the device and host memory give up first: "lru", "fifo", "s3fifo", "arc", "recompute-cost", or a
         class of your own as "package.module:Class" (docs/writing-a-policy.md). `kvtide simulate` says what each would find.
+    admission: what is kept where there is not room for all: "adaptive" learns which blocks are asked for again, lets the others
+        go first from the device and does not copy them down (docs/keeping.md); "all" copies everything; or a class of your own
+        as "package.module:Class".
     disk_path: directory of the third tier; None (the default) switches it off.
     disk_bytes: bound of the files below disk_path, LMDB's overhead included; records may take four fifths of it. Set
         apart are damaged files and records, kept to be looked at: one set of files, and 64 MiB of records.
+    disk_bytes_a_day: the most that is written to disk in a day, for media that wear out; an hour's worth may be saved up. What
+        is written by hand, or when the engine closes, counts but does not wait. None: no limit.
     disk_min_free_bytes: space on that file system which the tier never takes.
     disk_durability: "relaxed" syncs a few seconds after a write; a loss of power before that may cost the disk tier.
         "strict" syncs each write before it counts as done (docs/durability.md).
@@ -98,8 +104,10 @@ class EngineConfig:
     host_bytes: int | str = "auto"
     host_clean_share: float = 0.5
     policy: str = "lru"
+    admission: str = "adaptive"
     disk_path: str | Path | None = None
     disk_bytes: int | str = "16GiB"
+    disk_bytes_a_day: int | str | None = None
     disk_min_free_bytes: int | str = "2GiB"
     disk_durability: Durability = "relaxed"
     disk_compression: Compression = "auto"
@@ -143,12 +151,17 @@ class EngineConfig:
                 check_whole(name, getattr(self, name), 1)
         for name in ("device_bytes", "host_bytes", "disk_bytes", "disk_min_free_bytes", "disk_queue_bytes"):
             self._parse_size(name, allow_auto=name in ("device_bytes", "host_bytes"))
+        if self.disk_bytes_a_day is not None:
+            self._parse_size("disk_bytes_a_day", allow_auto=False)
+            if self.disk_bytes_a_day == 0:
+                raise ValueError("disk_bytes_a_day must be above 0; leave disk_path out to write nothing")
         for name in ("disk_path", "disk_key_file"):
             if (value := getattr(self, name)) is not None:
                 if not isinstance(value, str | Path) or not str(value):
                     raise ValueError(f"{name} must be a path or None, got {value!r}")
                 object.__setattr__(self, name, Path(value))
         policy_named(self.policy)
+        admission_named(self.admission)
         self._check_together()
 
     def _parse_size(self, name: str, *, allow_auto: bool) -> None:
@@ -189,6 +202,7 @@ class EngineConfig:
             device_bytes=self._device_bytes(device, taken_bytes),
             host_bytes=self._host_bytes(taken_bytes),
             disk_bytes=0 if self.disk_path is None else _decided(self.disk_bytes),
+            disk_bytes_a_day=None if self.disk_bytes_a_day is None else _decided(self.disk_bytes_a_day),
             disk_min_free_bytes=_decided(self.disk_min_free_bytes),
             disk_queue_bytes=_decided(self.disk_queue_bytes),
             disk_read_threads=read_threads(self.disk_read_threads),
@@ -213,7 +227,7 @@ class EngineConfig:
 class Resources:
     """A configuration's open choices, decided for one machine; sizes in bytes, 0 for a tier that is off.
 
-    device_bytes: None where only a measurement decides, see device_memory.py.
+    device_bytes: None where only a measurement decides, see device_memory.py. disk_bytes_a_day: None for no limit.
     """
 
     device: str
@@ -222,6 +236,7 @@ class Resources:
     device_bytes: int | None
     host_bytes: int
     disk_bytes: int
+    disk_bytes_a_day: int | None
     disk_min_free_bytes: int
     disk_queue_bytes: int
     disk_read_threads: int

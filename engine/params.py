@@ -5,11 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from tiering.keeping import Hints
+
 CACHE_USES = ("readwrite", "read", "off")
 
 _MAX_LOGPROBS = 100  # each of a reply's tokens carries them
 _MAX_SAMPLES = 1000
 _MAX_STOPS = 64
+_MAX_BREAKPOINTS = 64
 _MAX_SEED = 2**64
 
 
@@ -94,6 +97,44 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CacheHints:
+    """How a prompt is thought to go on, counted in tokens. Raises ValueError for what is out of range.
+
+    All of it is optional, and none of it is believed: what a hint is worth is learned (docs/keeping.md).
+
+    goes_on: whether a later prompt will begin with this one and its reply; None if nobody knows.
+    one_shot: nothing of it will be asked for again, save what is shared.
+    shared_tokens: so many first tokens others begin with as well: a system prompt, tools, a document.
+    breakpoints: after how many tokens later prompts may part from it; what follows the last one is for this request only.
+    """
+
+    goes_on: bool | None = None
+    one_shot: bool = False
+    shared_tokens: int = 0
+    breakpoints: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        if self.goes_on not in (None, True, False) or self.one_shot not in (True, False):
+            raise ValueError(
+                f"goes_on and one_shot are True or False, got {self.goes_on!r} and {self.one_shot!r}"
+            )
+        if self.goes_on and self.one_shot:
+            raise ValueError("a request that goes on is no one-shot: give one of the two")
+        check_whole("shared_tokens", self.shared_tokens, 0)
+        object.__setattr__(self, "breakpoints", _points(self.breakpoints))
+
+    def in_blocks(self, block_tokens: int) -> Hints:
+        """The same in whole blocks: of a block that is only in part before a point all is behind it."""
+        points = {point // block_tokens for point in self.breakpoints}
+        return Hints(
+            goes_on=self.goes_on,
+            one_shot=self.one_shot,
+            shared_blocks=self.shared_tokens // block_tokens,
+            breakpoints=tuple(sorted(points - {0})),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class RequestOptions:
     """Who asks, and what the cache may do with the prompt. Raises ValueError for what is out of range.
 
@@ -105,6 +146,7 @@ class RequestOptions:
     priority: who waits is served from the lowest number up, in order of arrival within a number. Higher numbers wait as
         long as lower ones keep coming.
     timeout_s: the request ends after so long with what it has, its reason "timeout"; None for never.
+    hints: how it is thought to go on, for what is kept (docs/keeping.md); None where nobody knows.
     """
 
     tenant: str | None = None
@@ -113,6 +155,7 @@ class RequestOptions:
     cache: Literal["readwrite", "read", "off"] = "readwrite"
     priority: int = 0
     timeout_s: float | None = None
+    hints: CacheHints | None = None
 
     def __post_init__(self) -> None:
         for name in ("tenant", "cache_salt"):
@@ -126,6 +169,8 @@ class RequestOptions:
             raise ValueError(f"priority must be a whole number, got {self.priority!r}")
         if self.timeout_s is not None:
             check_number("timeout_s", self.timeout_s, 0.0, above=True)
+        if self.hints is not None and not isinstance(self.hints, CacheHints):
+            raise ValueError(f"hints must be CacheHints, or None, got {self.hints!r}")
 
 
 def check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
@@ -163,3 +208,13 @@ def _ids(ids: object) -> tuple[int, ...]:
     for token in ids:
         check_whole("each of stop_token_ids", token, 0)
     return tuple(ids)
+
+
+def _points(points: object) -> tuple[int, ...]:
+    if isinstance(points, str) or not isinstance(points, Sequence):
+        raise ValueError(f"breakpoints must be a list of counts of tokens, got {points!r}")
+    if len(points) > _MAX_BREAKPOINTS:
+        raise ValueError(f"there may be {_MAX_BREAKPOINTS} breakpoints, got {len(points)}")
+    for point in points:
+        check_whole("each of breakpoints", point, 0)
+    return tuple(points)

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.keeping import Told
+from tiering.keeping.admission import NO_HINTS
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
 from tiering.owners import Ownership
@@ -17,6 +19,8 @@ from .results import Delta, FinishReason, Sample, TokenLogprob
 from .salt import Salt
 from .sampling import Choice, Dice, Draw
 from .text import ReplyText
+
+_TEXT, _CHAT = 0, 1  # kinds of requests, which may be used again differently
 
 CACHE_USES = {"readwrite": CacheUse.READ_WRITE, "read": CacheUse.READ, "off": CacheUse.OFF}
 
@@ -111,6 +115,18 @@ class Sequence:
     def is_warming(self) -> bool:
         """Whether it is over when the prompt is computed."""
         return self.request.max_tokens == 0
+
+    @property
+    def told(self) -> Told | None:
+        """What its end tells of how its blocks may be used again: of several replies to a prompt the first one's does."""
+        if self.index or self.cache_use is not CacheUse.READ_WRITE:
+            return None
+        hints = self.request.options.hints
+        return Told(
+            output_tokens=len(self.reply),
+            kind=_TEXT if self.request.messages is None else _CHAT,
+            hints=NO_HINTS if hints is None else hints.in_blocks(self.block_tokens),
+        )
 
     def num_used_blocks(self) -> int:
         """About to be preempted: how far the slots hold what this request has computed and nobody else can find."""

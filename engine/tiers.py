@@ -286,6 +286,8 @@ def _index_config(
         disk_bytes=stored.capacity_bytes - stored.other_namespaces_bytes if stored is not None else 0,
         record_bytes=store.max_stored_bytes if store is not None else 0,
         policy=config.policy,
+        admission=config.admission,
+        disk_bytes_a_day=chosen.disk_bytes_a_day,
         loads=config.load != "never",
         mark_shift=MARK_SHIFT,
         read_threads=chosen.disk_read_threads,

@@ -19,6 +19,8 @@ class MissReason(StrEnum):
     """What is cached goes on with other tokens."""
     EVICTED = "evicted"
     """It went for want of room."""
+    NOT_ADMITTED = "not_admitted"
+    """It was thought not to be worth a place in the next tier."""
     EXPIRED = "expired"
     """Nobody had used it for the TTL."""
     REMOVED = "removed"

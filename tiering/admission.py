@@ -13,6 +13,7 @@ import bisect
 from typing import Generic, Protocol, TypeVar
 
 from tiering.eviction import Room
+from tiering.keeping import Told
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
 from tiering.owners import Ownership
@@ -65,6 +66,11 @@ class Request(Protocol):
         """For Index.admit. Must not be more than the device has."""
         ...
 
+    @property
+    def told(self) -> Told | None:
+        """For Index.release, when it has ended."""
+        ...
+
     def num_used_blocks(self) -> int:
         """Asked when the request is about to be preempted: how far its block table holds what it has computed.
 
@@ -101,7 +107,7 @@ class Places(Protocol):
 
     def preempt(self, lease: Lease, num_used: int) -> Stash | None: ...
 
-    def release(self, lease: Lease) -> None: ...
+    def release(self, lease: Lease, told: Told | None) -> None: ...
 
     def drop(self, stash: Stash) -> None: ...
 
@@ -168,7 +174,7 @@ class Admission(Generic[R]):
             self.running.remove(request)
             self._starved.discard(request)
             assert request.lease is not None, "what runs has a lease"
-            self._places.release(request.lease)
+            self._places.release(request.lease, request.told)
         else:
             self.waiting.remove(request)
             if request.stash is not None:

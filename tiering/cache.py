@@ -22,6 +22,7 @@ from tiering.found import Found
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.io_threads import IoThreads, Jobs
+from tiering.keeping import Told
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
 from tiering.listing import Describe, Listing
@@ -231,10 +232,10 @@ class TieredCache(Closing):
         self._index.at(self._clock())
         self._index.publish(lease, tokens, start, end)
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: Lease, told: Told | None = None) -> None:
         """See Index.release."""
         self._index.at(self._clock())
-        self._index.release(lease)
+        self._index.release(lease, told)
         self._start_moves()
 
     def host_grows(self, num_slots: int) -> None:

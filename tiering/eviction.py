@@ -11,12 +11,14 @@ from enum import Enum, auto
 import numpy as np
 
 from kvstore.reasons import MissReason
+from tiering.entry import Entry
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
+from tiering.keeping.admission import Verdict
 from tiering.moves import Demote, Promote
 from tiering.outbox import Outbox
 from tiering.removal import Removal
-from tiering.residency import NO_BLOCK, Ids
+from tiering.residency import NO_BLOCK, Ids, Mask, Tier
 from tiering.slot_table import SlotState
 
 _DISK_BATCH = 64  # the most victims that are looked at in one go
@@ -38,8 +40,9 @@ _NOW, _SOON = Room.NOW, Room.SOON  # members of an enum take longer to look up
 class Eviction(Removal):
     """Frees places in each tier, all or nothing where the caller needs all. Never waits: answers what is free now."""
 
-    def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox) -> None:
+    def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox, entry: Entry) -> None:
         super().__init__(holdings, holes, outbox)
+        self._entry = entry
         self.num_leaving = 0
         """Device slots that will be free when the copies out of them have ended."""
 
@@ -79,11 +82,29 @@ class Eviction(Removal):
         # on its way to host memory is as good as there: only a read brings a copy beside an idle one on the device,
         # and what it reads from stays
         on_host = state[HOST][victims] != ABSENT
-        on_disk = state[DISK][victims] == PRESENT
         self.leave(DEVICE, victims[on_host])
-        self._move_down(victims[~on_host & ~on_disk], self.host_slots)
+        down = victims[~on_host]
+        if self._entry.asks(HOST):
+            # what has to wait is rejected: somebody needs its place now
+            down = self._without(DEVICE, down, self._entry.verdicts(HOST, down) != Verdict.ADMIT)
+        on_disk = state[DISK][down] == PRESENT
+        self._move_down(down[~on_disk], self.host_slots)
         # a block that only the disk has would load slowly: it may have a free host slot, but nobody's place
-        self._move_down(victims[~on_host & on_disk], self._take_host)
+        self._move_down(down[on_disk], self._take_host)
+
+    def admitted_to_disk(self, ids: Ids) -> Ids:
+        """Of host blocks, children before parents, those that may be written. What has to wait stays; what is rejected goes."""
+        if not len(ids) or not self._entry.asks(DISK):
+            return ids
+        verdicts = self._entry.verdicts(DISK, ids)
+        now = verdicts != Verdict.THROTTLED
+        return self._without(HOST, ids[now], verdicts[now] == Verdict.REJECT)
+
+    def _without(self, tier: Tier, ids: Ids, rejected: Mask) -> Ids:
+        """Give up what was rejected, as far as it may go. What is left, in its order."""
+        if not np.count_nonzero(rejected):
+            return ids
+        return ids[~np.isin(ids, self.reject(tier, ids[rejected]))]
 
     def _move_down(self, victims: Ids, take_slots: Callable[[int], Ids]) -> None:
         """Ask for copies to as many host slots as there are. The youngest are worth most; the others go."""

@@ -48,14 +48,15 @@ class Holdings:
         disk_bytes: int,
         policy: type[Policy] | None = None,
         chooses: bool = False,
+        seed: int | None = None,
     ) -> None:
         """Sizes of the tiers. `later_host_slots`: of the host slots, those that the table is to be grown by later.
 
         `policy`: which order device and host memory give up their blocks in, where that is not the last use.
-        `chooses`: whether blocks may be told to go first from the device, which a policy knows nothing of.
+        `chooses`: whether blocks may be told to go first from the device, which a policy knows nothing of. `seed`: see RadixIndex.
         """
         self.residency = Residency(device_slots + host_slots)
-        self.radix = RadixIndex(block_tokens, self.residency)
+        self.radix = RadixIndex(block_tokens, self.residency, seed=seed)
         self.order = LRU(self.residency)
         self.owners = Owners()
         # by tier; an enum takes long to be hashed, as a key of a dict
@@ -77,8 +78,7 @@ class Holdings:
         self.host_dirty = self.order.view(self._is_host_dirty)
         self.disk_victims = self.order.view(self._is_disk_victim)
         self._first_to_go: FirstToGo | None = None
-        if chooses:
-            assert policy is None, "a policy has an order of its own"
+        if chooses and policy is None:
             self.device_victims = self._first_to_go = FirstToGo(
                 DEVICE,
                 self.residency,
@@ -336,9 +336,11 @@ class Holdings:
     def go_first(self, ids: Ids) -> None:
         """These blocks, at the end of the path that was just released, leave the device before others, until they are used again.
 
-        Blocks that something outside the path follows do not: they are worth what that is worth.
+        Blocks that something outside the path follows do not: they are worth what that is worth. Nothing, where the order
+        is a policy's, which knows nothing of it.
         """
-        assert self._first_to_go is not None, "nobody was to choose"
+        if self._first_to_go is None or not len(ids):
+            return
         below = self.residency.num_children[ids]
         below[:-1] -= 1  # the next one of the path
         (followed,) = below.nonzero()

@@ -21,6 +21,7 @@ from kvstore.store import ReadOutcome
 from tiering.by_hand import ByHand
 from tiering.choosing import Choosing
 from tiering.decision import Chooser
+from tiering.entry import Entry
 from tiering.errands import Steps
 from tiering.events import EventLog, Growth
 from tiering.eviction import Eviction, Room
@@ -30,7 +31,8 @@ from tiering.found import Found
 from tiering.holdings import DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.index_config import LIVE, IndexConfig
-from tiering.lease import NOT_CACHED, Lease
+from tiering.keeping import Told, admission_named
+from tiering.lease import Lease
 from tiering.leases import CacheUse, Leases, Wait
 from tiering.loads import Loads
 from tiering.lookups import Lookups
@@ -97,11 +99,12 @@ class Index:
         block_bytes: int = 0,
         events: EventLog | None = None,
         chooser: Chooser | None = None,
+        seed: int | None = None,
     ) -> None:
         """`root_key`: the parent key of every prompt's first block (Namespace.root_key).
 
         `block_bytes`: what a block takes in memory, for figures; `events`: where to note what happens.
-        `chooser`: asked how much of each match to load; without one all of it is.
+        `chooser`: asked how much of each match to load; without one all of it is. `seed`: see RadixIndex.
         """
         self.config = config
         self._root_key, self._block_bytes = root_key, block_bytes
@@ -113,11 +116,18 @@ class Index:
             later_host_slots=config.later_host_slots,
             disk_bytes=config.disk_bytes,
             policy=policy_named(config.policy),
-            chooses=config.chooses,
+            chooses=config.admission != "all",
+            seed=seed,
+        )
+        self._entry = Entry(
+            self._holdings,
+            None if config.admission == "all" else admission_named(config.admission),
+            record_bytes=config.record_bytes,
+            bytes_a_day=config.disk_bytes_a_day,
         )
         self._outbox = Outbox()
         self._holes = Holes(self._holdings, config.hole_ttl_s)
-        self._eviction = Eviction(self._holdings, self._holes, self._outbox)
+        self._eviction = Eviction(self._holdings, self._holes, self._outbox, self._entry)
         self._loads = Loads(
             self._holdings,
             self._eviction,
@@ -132,6 +142,7 @@ class Index:
             self._holdings,
             self._eviction,
             self._outbox,
+            self._entry,
             root_key=root_key,
             reserved_bytes=max(1, config.record_bytes),
             batch=config.blocks_per_write,
@@ -292,16 +303,15 @@ class Index:
         """The preempted request will not come back. A stash that is over already is fine."""
         self._swaps.drop(stash)
 
-    def release(self, lease: Lease, num_used: int | None = None) -> None:
+    def release(self, lease: Lease, told: Told | None = None) -> None:
         """The request has ended, in whatever way: give back what is its own, keep what is cached.
 
-        `num_used`, if the index was made to choose: of its path so many blocks, or what it found if that is more, were
-        used now. The others are first to leave the device, until they are found again. None: all were used.
+        `told`: what the admission is to learn from it, and to judge its blocks by: what is not worth a place is first to leave
+        the device, until it is found again. None: it learns nothing, and all blocks were used now.
         """
         self._leases.release(lease)
-        if num_used is not None:
-            num_found = np.count_nonzero(lease.found_in != NOT_CACHED)
-            self._holdings.go_first(lease.ids[max(num_used, num_found) :])
+        if told is not None:
+            self._entry.ended(lease.ids, lease.num_cached_blocks, told)
 
     # --- the driver -----------------------------------------------------------------------------------------------
 
@@ -490,6 +500,7 @@ class Index:
             self._uses.change(config.uses_told_within_s)
         self.config = config
         self._sizes.resize(config.host_slots, config.disk_bytes)
+        self._entry.resize()
         self._loads.resize(deadline_s=config.io_deadline_s)
         self._writes.resize(
             batch=config.blocks_per_write,
@@ -622,12 +633,14 @@ class Index:
         for tier in Tier:
             tiers[tier.label]["evicted"] = self._eviction.evicted[tier]
             tiers[tier.label]["dropped"] = self._eviction.dropped[tier]
+            tiers[tier.label]["not_admitted"] = self._eviction.not_admitted[tier]
         return {
             "tiers": tiers,
             "blocks": len(self._holdings.radix),
             "block_tokens": self.config.block_tokens,
             "block_bytes": self._block_bytes,
             "lookups": self._lookups.stats(),
+            "admission": self._entry.stats(),
             "load_or_compute": None if self._choosing is None else self._choosing.stats(),
             "transfers": self._outbox.transfers.stats(),
             "events": self.events.last,
@@ -659,6 +672,7 @@ class Index:
         if self._choosing is not None:
             self._choosing.check()
         self._holdings.check()
+        self._entry.check()
         self._holes.check()
         self._loads.check()
         self._expiry.check()

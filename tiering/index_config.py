@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tiering.expiry import ROUNDS
+from tiering.keeping import admission_named
 from tiering.policies import policy_named
 
 _READ_BUDGET_BYTES: Final = 128 << 20
@@ -27,8 +28,11 @@ class IndexConfig:
     """The most that one block may take on disk."""
     policy: str = "lru"
     """Which order device and host memory give up their blocks in: a name of tiering.policies, or package.module:Class."""
-    chooses: bool = False
-    """Whether `release` may say which blocks leave the device first: with the policy "lru" only."""
+    admission: str = "all"
+    """Who says which blocks go first from the device, with the policy "lru", and which may go down: a name of tiering.keeping,
+    or package.module:Class; with "all" nobody."""
+    disk_bytes_a_day: int | None = None
+    """The most that is written to disk unasked, of which an hour's worth may be saved up; None for no limit."""
     loads: bool = True
     """Whether blocks below the device are brought back; otherwise they are computed again."""
     explains: bool = True
@@ -76,9 +80,10 @@ class IndexConfig:
             raise ValueError(f"read_threads must be at least 1, not {self.read_threads}")
         if self.record_bytes >= 1 << 31:
             raise ValueError(f"record_bytes must be below 2 GiB, not {self.record_bytes}")
-        if self.chooses and policy_named(self.policy) is not None:
-            raise ValueError(f"an admission puts blocks into the order lru, not {self.policy}")
         policy_named(self.policy)
+        admission_named(self.admission)
+        if self.disk_bytes_a_day is not None and self.disk_bytes_a_day < 1:
+            raise ValueError(f"disk_bytes_a_day must be at least 1, or None, not {self.disk_bytes_a_day}")
         if not 0 <= self.clean_share <= 1:
             raise ValueError(f"clean_share must be between 0 and 1, not {self.clean_share}")
         if self.write_budget_blocks < 1:

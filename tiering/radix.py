@@ -42,11 +42,17 @@ class RadixIndex:
     """
 
     def __init__(
-        self, block_tokens: int, residency: Residency, max_node_blocks: int = 128, spans: Spans | None = None
+        self,
+        block_tokens: int,
+        residency: Residency,
+        max_node_blocks: int = 128,
+        spans: Spans | None = None,
+        seed: int | None = None,
     ) -> None:
         """An empty index over `residency`, of which it is the only allocator. ValueError for sizes below 1.
 
-        `spans`: when express edges are laid; by default where measurement says that they pay.
+        `spans`: when express edges are laid; by default where measurement says that they pay. `seed`: of fingerprints, for
+        who must have the same twice; None: one that nobody knows.
         """
         self._root = Node(NO_NODE, None, b"", b"")
         self._nodes: list[Node | None] = []
@@ -56,7 +62,7 @@ class RadixIndex:
                 f"block_tokens and max_node_blocks must be at least 1, not {block_tokens}, {max_node_blocks}"
             )
         self._residency = residency
-        self.seed = secrets.randbits(64)
+        self.seed = secrets.randbits(64) if seed is None else seed
         """What the fingerprints of first blocks follow."""
         self._block_tokens = block_tokens
         self._block_bytes = block_tokens * _TOKEN.itemsize

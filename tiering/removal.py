@@ -11,6 +11,7 @@ from tiering.outbox import Outbox
 from tiering.residency import Ids, Mask, Tier
 
 _EVICTED = REASONS.index(MissReason.EVICTED)
+_NOTHING = np.empty(0, dtype=np.intp)
 
 
 class Removal:
@@ -24,7 +25,9 @@ class Removal:
         self.evicted = [0] * len(Tier)
         """Copies that left a tier to make room there, by tier."""
         self.dropped = [0] * len(Tier)
-        """Blocks whose last copy was in this tier when it was given up, by tier."""
+        """Blocks whose last copy was in this tier when it was given up, by tier ..."""
+        self.not_admitted = [0] * len(Tier)
+        """... and how many of them were not admitted to the one below."""
 
     # --- copies ---------------------------------------------------------------------------------------------------
 
@@ -74,14 +77,26 @@ class Removal:
         mask: Mask = (state[upper].take(ids) | state[lower].take(ids)) != ABSENT
         return mask
 
-    def _drop_leaves(self, tier: Tier, ids: Ids) -> None:
+    def reject(self, tier: Tier, ids: Ids) -> Ids:
+        """Give up copies, children before parents, that were not admitted to the tier below. Which of them went.
+
+        A block whose last copy it is stays if something follows it that does not go as well: it is worth what that is.
+        """
+        if not len(ids):
+            return _NOTHING
+        others = self._has_other_copy(tier, ids)
+        self.leave(tier, ids[others])
+        going = self._free_to_go(ids[~others])
+        self._drop_leaves(tier, going, MissReason.NOT_ADMITTED)
+        self.not_admitted[tier] += len(going)
+        return np.concatenate([ids[others], going])
+
+    def _drop_leaves(self, tier: Tier, ids: Ids, reason: MissReason = MissReason.EVICTED) -> None:
         """Drop blocks that only this tier has, children before parents, and that nothing else follows."""
         if not len(ids):
             return
         residency = self._holdings.residency
-        self.departed.note(
-            residency.fingerprint[ids], int(tier), MissReason.EVICTED, self._holdings.order.now_s
-        )
+        self.departed.note(residency.fingerprint[ids], int(tier), reason, self._holdings.order.now_s)
         if tier is DISK:
             self.forget(ids)
         self.leave(tier, ids)

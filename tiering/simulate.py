@@ -12,7 +12,7 @@ from kvstore.block import KEY_BYTES
 from kvstore.store import HIT
 from tiering.index import Index
 from tiering.index_config import IndexConfig
-from tiering.keeping import ADMISSIONS, Ended
+from tiering.keeping import Told, admission_named
 from tiering.lease import Lease
 from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote, Read, Touch, Write, Written
 from tiering.policies import policy_named
@@ -49,8 +49,8 @@ class SimulationConfig:
     disk_blocks: int = 0
     policy: str = "lru"
     """A name of tiering.policies, or package.module:Class."""
-    admission: str = "all"
-    """A name of tiering.keeping.ADMISSIONS. It says which blocks go first from the device; all may enter host memory and disk."""
+    admission: str = "adaptive"
+    """A name of tiering.keeping, or package.module:Class."""
     times: BlockTimes = field(default_factory=BlockTimes)
 
     def __post_init__(self) -> None:
@@ -60,12 +60,8 @@ class SimulationConfig:
             raise ValueError(f"a tier holds at least 0 blocks: {self.host_blocks}, {self.disk_blocks}")
         if self.disk_blocks and not self.host_blocks:
             raise ValueError("a disk needs host memory to read into: host_blocks is 0")
-        if self.admission not in ADMISSIONS:
-            raise ValueError(f"admission is one of {', '.join(ADMISSIONS)}, not {self.admission!r}")
-        if policy_named(self.policy) is not None and self.admission != "all":
-            raise ValueError(
-                f"{self.admission} decides within the order lru: with {self.policy} the admission is all"
-            )
+        policy_named(self.policy)
+        admission_named(self.admission)
 
     @property
     def capacity_blocks(self) -> int:
@@ -83,7 +79,7 @@ class SimulationConfig:
             record_bytes=1,
             policy=self.policy,
             explains=False,
-            chooses=self.admission != "all",
+            admission=self.admission,
             io_deadline_s=_NO_DEADLINE_S,
         )
 
@@ -125,9 +121,7 @@ class Simulation:
     def __init__(self, config: SimulationConfig) -> None:
         self._config, self._times = config, config.times
         self._takes_time = config.times != BlockTimes()
-        self._index = Index(config.index, bytes(KEY_BYTES))
-        sizes = (config.device_blocks, config.host_blocks, config.disk_blocks)
-        self._admission = None if config.admission == "all" else ADMISSIONS[config.admission](sizes)
+        self._index = Index(config.index, bytes(KEY_BYTES), seed=0)  # the same each time
         self._now_s = 0.0
         self._due: list[tuple[float, int, Answer]] = []
         """A heap of answers, and when they are given."""
@@ -177,15 +171,8 @@ class Simulation:
             self._writes[Tier.DEVICE] += end - start
         if self._takes_time:
             self._ttft_s.append(self._now_s - request.at_s)
-        self._index.release(lease, self._num_used(request))
+        self._index.release(lease, Told(output_tokens=request.output_tokens))
         self._start_moves()
-
-    def _num_used(self, request: TraceRequest) -> int | None:
-        """How many of its blocks the admission takes for used, which learns from it; None where all are."""
-        if self._admission is None:
-            return None
-        fingerprints = np.array(request.blocks, dtype=np.uint64) + np.uint64(1)  # an id is one; none is 0
-        return self._admission.ended(Ended(fingerprints=fingerprints, output_tokens=request.output_tokens))
 
     def _admit(self, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Lease:
         while True:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kvstore.block import KEY_BYTES, BlockKey
+from tiering.entry import Entry
 from tiering.eviction import Eviction
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
 from tiering.moves import Ancestor, Write, Written
@@ -41,6 +42,7 @@ class Writes:
         holdings: Holdings,
         eviction: Eviction,
         outbox: Outbox,
+        entry: Entry,
         *,
         root_key: BlockKey,
         reserved_bytes: int,
@@ -55,7 +57,7 @@ class Writes:
         writes in flight; `clean_share`: of the host slots, those to be kept free or clean; `deadline_s`: how long a
         write may take.
         """
-        self._holdings, self._eviction, self._outbox = holdings, eviction, outbox
+        self._holdings, self._eviction, self._outbox, self._entry = holdings, eviction, outbox, entry
         self._root_key = root_key
         self._reserved_bytes = reserved_bytes
         self._batch, self._budget, self._deadline_s = batch, budget, deadline_s
@@ -84,11 +86,12 @@ class Writes:
         """Ask for writes while host memory holds too many blocks that only it has, and for the next part of a sweep."""
         if self._sweep is not None:
             self._plan_sweep(self._sweep, disk_ready=disk_ready)
-        if disk_ready:
+        if disk_ready and not self._entry.disk_waits:
             excess = self._holdings.num_dirty_host - self._outbox.blocks_in_flight(Write) - self._max_dirty
             # a batch at a time: writing single blocks would commit once for each
             if excess > 0:
-                self._write(self._holdings.host_dirty.peek(self._allowed(max(excess, self._batch))))
+                ids = self._holdings.host_dirty.peek(self._allowed(max(excess, self._batch)))
+                self._write(self._eviction.admitted_to_disk(ids))
 
     def expire(self) -> None:
         """Wait no longer for the writes that have taken too long; what they write from stays taken until they end."""
@@ -126,6 +129,7 @@ class Writes:
     def _send(self, batch: Ids) -> None:
         self._holdings.read_begins(HOST, batch)
         self._holdings.expect(DISK, batch, self._reserved_bytes)
+        self._entry.write(len(batch) * self._reserved_bytes)
         lineage, known = self._lineage(batch)
         slots = self._holdings.residency.place[HOST, batch]
         self._outbox.send(Write(self._outbox.next_number(), batch, slots, lineage, known))
@@ -167,6 +171,7 @@ class Writes:
         rows = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
         self._holdings.residency.set_keys(np.array(ids, dtype=np.intp), rows)
         self._holdings.read_ended(HOST, move.ids)
+        self._entry.write(sum(answer.stored_bytes) - len(move.ids) * self._reserved_bytes)
         if answer.error is None:
             self._holdings.arrived(DISK, move.ids, np.array(answer.stored_bytes, dtype=np.int64))
             self.num_bytes += sum(answer.stored_bytes)

@@ -45,7 +45,7 @@ def test_a_single_configuration_has_its_figures_on_top(simulate):
         "host_blocks": 8,
         "disk_blocks": 0,
         "policy": "lru",
-        "admission": "all",
+        "admission": "adaptive",
         "times": dict.fromkeys(("compute_s", "demote_s", "promote_s", "read_s", "write_s"), 0.0),
     }
     assert "35.71" in table
@@ -86,7 +86,7 @@ def test_times_are_reported(simulate):
         (["--device-blocks", "1", "--disk-blocks", "1"], "host_blocks is 0"),
         (["--device-blocks", "1", "--policy", "best"], "there is no policy 'best'"),
         (["--device-blocks", "1", "--host-blocks", "1", "--policy", "min"], "a bound for one tier"),
-        (["--device-blocks", "1", "--admission", "some"], "admission is one of"),
+        (["--device-blocks", "1", "--admission", "some"], "there is no admission 'some'"),
     ],
 )
 def test_what_cannot_be_simulated_is_one_sentence(options, why, tmp_path):
@@ -148,9 +148,9 @@ def test_a_policy_in_the_current_directory_is_found_and_named_where_it_breaks_th
     assert why in " ".join(done.output.split())
 
 
-def test_the_default_is_adaptive_where_it_can_be_and_says_so(simulate):
+def test_the_default_is_adaptive_and_says_so(simulate):
     _, figures, page = simulate(["--device-blocks", "4,12", "--policy", "lru,arc"])
-    assert [run["configuration"]["admission"] for run in figures["runs"]] == ["adaptive"] * 2 + ["all"] * 2
+    assert [run["configuration"]["admission"] for run in figures["runs"]] == ["adaptive"] * 4
     assert "lru, adaptive" in page
     _, figures, page = simulate(["--device-blocks", "4", "--admission", "all"])
     assert figures["configuration"]["admission"] == "all"

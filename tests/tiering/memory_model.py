@@ -21,6 +21,7 @@ from tiering.decision import Chooser
 from tiering.eviction import Room
 from tiering.found import arranged
 from tiering.index_config import IndexConfig
+from tiering.keeping import Told
 from tiering.lease import Lease
 from tiering.leases import Wait
 from tiering.moves import (
@@ -302,7 +303,7 @@ class MemoryModel:
 
     def release(self, request):
         self._use(request)
-        self.index.release(request.lease)
+        self.index.release(request.lease, Told(output_tokens=40 * request.own_blocks))
         self.running.remove(request)
 
     def run(self, tokens, num_blocks=None):

@@ -7,6 +7,7 @@ from typing import Any
 from tests.tiering.memory_model import Request, ownership_of
 from tests.tiering.virtual_loop import Choose, VirtualLoop
 from tiering.admission import PATIENCE, Admission
+from tiering.keeping import Told
 from tiering.leases import CacheUse, Wait
 
 
@@ -32,6 +33,10 @@ class Client:
     @property
     def ownership(self):
         return ownership_of(self.request.tokens)
+
+    @property
+    def told(self):
+        return Told(output_tokens=self.decoded)
 
     @property
     def tokens(self):

@@ -8,6 +8,7 @@ import pytest
 from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import BLOCK_TOKENS, model, on_disk, prompt, stats
 from tiering.admission import PATIENCE, WINDOW, Admission
+from tiering.keeping import Told
 from tiering.leases import CacheUse, Wait
 from tiering.moves import Read, SwapOut
 from tiering.owners import EVERYBODYS, Ownership
@@ -30,6 +31,7 @@ class Asker:
     priority: int = 0
     cache_use: CacheUse = CacheUse.READ_WRITE
     ownership: Ownership = EVERYBODYS
+    told: Told | None = None
     num_preempted: int = 0
 
     @property

@@ -116,11 +116,7 @@ def test_nothing_takes_time_unless_it_is_said():
         ({"device_blocks": 0}, "at least one block, not 0"),
         ({"device_blocks": 1, "host_blocks": -1}, "at least 0 blocks"),
         ({"device_blocks": 1, "disk_blocks": 5}, "host_blocks is 0"),
-        ({"device_blocks": 1, "admission": "none"}, "admission is one of adaptive, all, not 'none'"),
-        (
-            {"device_blocks": 1, "admission": "adaptive", "policy": "arc"},
-            "decides within the order lru: with arc the admission is all",
-        ),
+        ({"device_blocks": 1, "admission": "none"}, "there is no admission 'none': there are adaptive, all"),
     ],
 )
 def test_what_cannot_be_simulated_is_said(sizes, why):

@@ -9,6 +9,7 @@ import numpy as np
 
 from kvstore.reasons import MissReason
 from kvstore.reports import Decision
+from tests.tiering.judges import EAGER, HOSTILE
 from tests.tiering.memory_model import DIED, OWNERS, MemoryModel
 from tiering.costs import Costs
 from tiering.decision import Chooser
@@ -36,6 +37,8 @@ def some_config(choose):
         disk_bytes=disk_blocks * RECORD_BYTES,
         record_bytes=RECORD_BYTES,
         policy=choose(["lru", *POLICIES]),
+        admission=choose(["all", "adaptive", EAGER, HOSTILE]),
+        disk_bytes_a_day=choose([None, None, 10_000, 1_000_000]),
         loads=choose([True, True, True, False]),
         read_batch_blocks=choose([1, 2, 3]),
         read_budget_blocks=choose([1, 2, 6]),

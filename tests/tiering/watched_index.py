@@ -36,8 +36,8 @@ class WatchedIndex(Index):
         self.overwrite_what_is_free()
         return stash
 
-    def release(self, lease):
-        super().release(lease)
+    def release(self, lease, told=None):
+        super().release(lease, told)
         self.overwrite_what_is_free()
 
     def _given(self, lease, start):

@@ -318,12 +318,12 @@ def simulate(
         ),
     ] = "lru",
     admission: Annotated[
-        str | None,
+        str,
         typer.Option(
-            help="What is kept longer: all, by its last use alone, or adaptive, by what is likely to be used again. "
-            "Default: adaptive with lru on the device alone, else all."
+            help="What is kept longer and copied down: adaptive, what is likely to be used again; all, whatever comes; or "
+            "package.module:Class."
         ),
-    ] = None,
+    ] = "adaptive",
     compute_s: Annotated[float, typer.Option(help="Seconds that computing a block takes.", min=0)] = 0.0,
     demote_s: Annotated[
         float, typer.Option(help="Seconds that a copy to host memory takes, a block.", min=0)

@@ -17,7 +17,6 @@ from rich.table import Table
 
 from tiering.bound import chained, minimum
 from tiering.cli.environment import commit, version
-from tiering.policies import policy_named
 from tiering.policies.policy import PolicyError
 from tiering.simulate import BlockTimes, Outcome, Simulation, SimulationConfig
 from tiering.trace import TraceRequest, read_trace
@@ -37,8 +36,7 @@ class Sweep:
     host_blocks: tuple[int, ...]
     disk_blocks: tuple[int, ...]
     policies: tuple[str, ...]
-    admission: str | None
-    """None: adaptive where the device is the only tier and its order lru, which is what it is made for; else all."""
+    admission: str
     times: BlockTimes
 
     def configs(self) -> list[SimulationConfig | int]:
@@ -51,15 +49,12 @@ class Sweep:
             if host or disk:
                 raise ValueError("min is a bound for one tier: give it --device-blocks alone")
             return device
-        admission = self.admission
-        if admission is None:
-            admission = "all" if host or policy_named(policy) is not None else "adaptive"
         return SimulationConfig(
             device_blocks=device,
             host_blocks=host,
             disk_blocks=disk,
             policy=policy,
-            admission=admission,
+            admission=self.admission,
             times=self.times,
         )
 

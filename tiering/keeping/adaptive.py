@@ -1,13 +1,14 @@
 """Keeps what is likely to be used again, as far as there is not room for all: the default."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from tiering.keeping.admission import Admission, Departing, Ended, Verdict, Verdicts
 from tiering.keeping.choice import chosen
 from tiering.keeping.classes import LAST_TURN, SHARED, TAIL, body_class, families, segments
-from tiering.keeping.conditions import Condition, Endurance, Question, default_conditions
+from tiering.keeping.conditions import Condition, Question, default_conditions
 from tiering.keeping.ghosts import Ghosts, Seen
 from tiering.keeping.lifetimes import Curves, Floats, Lifetimes
 
@@ -16,6 +17,7 @@ _MIN_GHOSTS, _MAX_GHOSTS = 1 << 14, 1 << 20  # at most 24 MB
 _SAMPLE = 1 << 15  # ghosts looked at for a choice, which takes about a millisecond
 _ENDED_PER_CHOICE = 128
 _DOUBT_BLOCKS = 200.0
+_NOBODY = "nothing against it"
 _GAIN = 0.02  # more hits, by the curves, or the plain order stays
 
 
@@ -32,17 +34,12 @@ class Adaptive(Admission):
         capacity_blocks: Sequence[int],
         *,
         conditions: Sequence[Condition] | None = None,
-        endurance: Endurance | None = None,
     ) -> None:
-        """`conditions`: what is asked before a block may go down, in this order; the first that has a verdict is heard.
-
-        `endurance`: what limits the bytes that are written; None for no limit.
-        """
-        if not capacity_blocks or min(capacity_blocks) < 0:
-            raise ValueError(f"capacity_blocks must be counts of blocks, not {capacity_blocks}")
-        self._capacities = np.cumsum(capacity_blocks).tolist()
+        """`conditions`: what is asked before a block may go down, in this order; the first that has a verdict is heard."""
+        self.resize(capacity_blocks)
         self._conditions = default_conditions() if conditions is None else conditions
-        self._endurance = endurance
+        self._heard: Counter[tuple[int, str, int]] = Counter()
+        """Blocks by the tier that they would enter, who had the verdict, and which."""
         wanted = _GHOSTS_PER_BLOCK * self._capacities[-1]
         self._ghosts = Ghosts(1 << (min(max(wanted, _MIN_GHOSTS), _MAX_GHOSTS) - 1).bit_length())
         # what was seen fades as fast as blocks are forgotten
@@ -54,6 +51,11 @@ class Adaptive(Admission):
         """Of each class, the part of a request that is to be kept and was not yet."""
         self._now = 0
         self._num_ended = 0
+
+    def resize(self, capacity_blocks: Sequence[int]) -> None:
+        if not capacity_blocks or min(capacity_blocks) < 0:
+            raise ValueError(f"capacity_blocks must be counts of blocks, not {capacity_blocks}")
+        self._capacities: list[int] = np.cumsum(capacity_blocks).tolist()
 
     # --- the first tier -------------------------------------------------------------------------------------------
 
@@ -78,8 +80,8 @@ class Adaptive(Admission):
         replaced = self._ghosts.taken(places) & ~seen.known
         self._lifetimes.lose(seen.kind[replaced], self._now - seen.last[replaced])
         turn = _turn(seen)
-        body = body_class(turn, request.output_tokens, request.kind, request.hints)
-        shared, tail = segments(num_blocks, request.hints)
+        body = body_class(turn, request.told.output_tokens, request.told.kind, request.told.hints)
+        shared, tail = segments(num_blocks, request.told.hints)
         kinds = np.full(num_blocks, body, dtype=np.int16)
         kinds[:shared] = SHARED
         kinds[tail:] = TAIL
@@ -129,13 +131,21 @@ class Adaptive(Admission):
         )
         verdicts = np.zeros(len(fingerprints), dtype=np.int8)
         for condition in self._conditions:
-            verdicts = np.where(verdicts == 0, condition.says(question), verdicts)
-        verdicts[verdicts == 0] = Verdict.ADMIT
-        if self._endurance is not None and departing.block_bytes:
-            for at in np.flatnonzero(verdicts == Verdict.ADMIT).tolist():
-                if not self._endurance.take(departing.block_bytes, departing.now_s):
-                    verdicts[at] = Verdict.THROTTLED
+            open_ = verdicts == 0
+            if not np.count_nonzero(open_):
+                return verdicts
+            said = np.where(open_, condition.says(question), 0).astype(np.int8)
+            self._hear(departing.tier, type(condition).__name__, said)
+            verdicts += said
+        left = np.where(verdicts == 0, np.int8(Verdict.ADMIT), np.int8(0))
+        self._hear(departing.tier, _NOBODY, left)
+        verdicts += left
         return verdicts
+
+    def _hear(self, tier: int, who: str, said: Verdicts) -> None:
+        for verdict, num in enumerate(np.bincount(said).tolist()):
+            if verdict and num:
+                self._heard[tier, who, verdict] += num
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -149,11 +159,16 @@ class Adaptive(Admission):
         """Memory of what is remembered of blocks."""
         return self._ghosts.num_bytes
 
+    def reasons(self, tier: int) -> Mapping[str, Mapping[str, int]]:
+        told: dict[str, dict[str, int]] = {}
+        for (entered, who, verdict), num in self._heard.copy().items():
+            if entered == tier:
+                told.setdefault(who, {})[Verdict(verdict).name.lower()] = num
+        return told
+
     def check(self) -> None:
         self._ghosts.check(self._now)
         self._lifetimes.check()
-        if self._endurance is not None:
-            self._endurance.check()
         assert self._owed.min() >= 0, "more was kept than is owed"
         assert self._owed.max() < 1, "a request that is owed was not kept"
         for shares in self._chosen:

@@ -1,9 +1,10 @@
 """The contract between a cache and whoever says what it keeps."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,20 @@ class Hints:
             raise ValueError(f"breakpoints are counts of blocks, at least 1, not {self.breakpoints}")
 
 
-NO_HINTS = Hints()
+NO_HINTS: Final = Hints()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What a caller says of a request that has ended."""
+
+    output_tokens: int = 0
+    kind: int = 0
+    """What else requests can be told apart by, a model's role or an API: a small number."""
+    hints: Hints = NO_HINTS
+
+
+NOTHING_TOLD: Final = Told()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,10 +69,7 @@ class Ended:
 
     fingerprints: Fingerprints
     """Of its blocks, from the first on."""
-    output_tokens: int = 0
-    kind: int = 0
-    """What else the caller can tell requests apart by, a model's role or an API: a small number."""
-    hints: Hints = field(default=NO_HINTS)
+    told: Told = NOTHING_TOLD
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,8 +79,6 @@ class Departing:
     tier: int
     """The tier that they would enter: 1 is the one below the first."""
     fingerprints: Fingerprints
-    block_bytes: int = 0
-    """The most that one of them is written as; 0 where writing wears nothing out."""
     free_blocks: int = 0
     """Places in that tier that nobody has."""
     now_s: float = 0.0
@@ -98,7 +107,15 @@ class Admission(ABC):
 
     @abstractmethod
     def admit(self, departing: Departing) -> Verdicts:
-        """A verdict for each block. What is admitted is taken as written, as far as writes are counted."""
+        """A verdict for each block. Learns nothing: the same blocks may be asked about again."""
+
+    @abstractmethod
+    def resize(self, capacity_blocks: Sequence[int]) -> None:
+        """The tiers have other sizes from now on."""
+
+    def reasons(self, tier: int) -> Mapping[str, Mapping[str, int]]:  # noqa: ARG002 - not all have reasons to tell
+        """How many blocks that would enter a tier each reason has decided about, by reason and verdict. Any thread may ask."""
+        return {}
 
     def check(self) -> None:  # noqa: B027 - not all have something to check
         """Raise AssertionError unless what is remembered is in order."""

@@ -11,8 +11,6 @@ from tiering.keeping.admission import Departing, Verdict, Verdicts
 from tiering.keeping.ghosts import Array, Seen
 from tiering.keeping.lifetimes import AGES, Curves, Floats
 
-_DAY_S = 86_400.0
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
@@ -95,32 +93,6 @@ class PredictedReuse:
             return np.zeros(len(question.ages), dtype=np.int8)
         out = question.shares.take(question.seen.kind) <= 0
         return _where(question.seen.known & out, Verdict.REJECT)
-
-
-class Endurance:
-    """Throttles what would wear the medium out: more than so many bytes a day, an hour's worth of which may be saved up."""
-
-    def __init__(self, bytes_per_day: float, saved_up_s: float = 3600.0) -> None:
-        """A rate, and for how long what was not written may be written later."""
-        if bytes_per_day <= 0:
-            raise ValueError(f"bytes_per_day must be above 0, not {bytes_per_day}")
-        self._rate = bytes_per_day / _DAY_S
-        self._most_bytes = self._rate * saved_up_s
-        self._left_bytes = self._most_bytes
-        self._since_s: float | None = None
-
-    def take(self, num_bytes: int, now_s: float) -> bool:
-        """Whether so many bytes may be written now, which are then written."""
-        since_s = now_s if self._since_s is None else self._since_s
-        self._left_bytes = min(self._most_bytes, self._left_bytes + self._rate * (now_s - since_s))
-        self._since_s = now_s
-        may = num_bytes <= self._left_bytes
-        self._left_bytes -= num_bytes if may else 0
-        return may
-
-    def check(self) -> None:
-        """Raise AssertionError if more was written than may be."""
-        assert 0 <= self._left_bytes <= self._most_bytes, f"{self._left_bytes} bytes are left to write"
 
 
 def _where(mask: NDArray[np.bool_], verdict: Verdict) -> Verdicts:

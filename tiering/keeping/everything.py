@@ -16,5 +16,8 @@ class Everything(Admission):
     def ended(self, request: Ended) -> int:
         return len(request.fingerprints)
 
+    def resize(self, capacity_blocks: Sequence[int]) -> None:
+        pass
+
     def admit(self, departing: Departing) -> Verdicts:
         return np.full(len(departing.fingerprints), Verdict.ADMIT, dtype=np.int8)

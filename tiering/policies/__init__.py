@@ -1,7 +1,6 @@
 """Which block a tier gives up first. A policy knows nothing of bytes, tiers or threads."""
 
-from importlib import import_module
-
+from tiering.plug_ins import plug_in
 from tiering.policies.arc import ARC
 from tiering.policies.cost import RecomputeCost
 from tiering.policies.fifo import FIFO
@@ -23,18 +22,4 @@ def policy_named(name: str) -> type[Policy] | None:
 
     Raises ValueError for what is neither, or is no Policy.
     """
-    if name in POLICIES:
-        return POLICIES[name]
-    module, colon, attribute = name.partition(":")
-    if not (colon and module and attribute):
-        known = ", ".join(POLICIES)
-        raise ValueError(f"there is no policy {name!r}: there are {known}, and package.module:Class")
-    try:
-        found = getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"the policy {name} cannot be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Policy)):
-        raise ValueError(f"{name} is no tiering.policies.policy.Policy")
-    if missing := sorted(getattr(found, "__abstractmethods__", ())):
-        raise ValueError(f"the policy {name} leaves out {', '.join(missing)}")
-    return found
+    return POLICIES[name] if name in POLICIES else plug_in("policy", name, POLICIES, Policy)

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 
 from benchmarks.keeping import hints
 from benchmarks.leaf_order import LeafOrder, Trace, hit_rate, read, two_tiers
-from tiering.keeping import ADMISSIONS, Adaptive, Departing, Ended, Everything, Hints, Verdict
-from tiering.keeping.conditions import Endurance
+from tiering.keeping import ADMISSIONS, Adaptive, Departing, Ended, Everything, Hints, Told, Verdict
 
 _conversation = cache(lambda: read("mooncake_conversation_h1", 512))
 
@@ -20,7 +19,7 @@ def _first(trace: Trace, num_requests: int) -> Trace:
 
 
 def _ended(*blocks: int, **said: object) -> Ended:
-    return Ended(fingerprints=np.array(blocks, dtype=np.uint64) + np.uint64(1), **said)  # type: ignore[arg-type]
+    return Ended(fingerprints=np.array(blocks, dtype=np.uint64) + np.uint64(1), told=Told(**said))  # type: ignore[arg-type]
 
 
 def _chain(start: int, length: int) -> list[int]:
@@ -138,9 +137,9 @@ def _verdicts(admission: Adaptive, blocks: list[int], **of: object) -> list[int]
     return admission.admit(Departing(tier=1, fingerprints=fingerprints, **of)).tolist()  # type: ignore[arg-type]
 
 
-def _taught(**of: object) -> Adaptive:
+def _taught() -> Adaptive:
     """Conversations of short replies that go on, and as many long ones that do not, in tiers too small for both."""
-    admission = Adaptive([500, 500], **of)  # type: ignore[arg-type]
+    admission = Adaptive([500, 500])
     for number in range(2000):
         turn, once = divmod(number, 2)
         blocks = (
@@ -155,6 +154,8 @@ def test_blocks_seen_again_go_down_and_those_of_a_class_that_is_not_do_not():
     seen_again, once = _chain(1, 20), _chain(10**6 + 64 * 1999, 20)
     assert _verdicts(admission, seen_again) == [Verdict.ADMIT] * 20
     assert _verdicts(admission, once) == [Verdict.REJECT] * 20
+    assert admission.reasons(1) == {"ReuseSeen": {"admit": 20}, "NeverReused": {"reject": 20}}
+    assert admission.reasons(2) == {}
 
 
 def test_a_lower_tier_has_more_hits_of_fewer_writes():
@@ -175,13 +176,3 @@ def test_before_anything_is_known_all_goes_down():
     admission = Adaptive([100, 100])
     admission.ended(_ended(*_chain(0, 10)))
     assert _verdicts(admission, _chain(0, 20)) == [Verdict.ADMIT] * 20
-
-
-def test_more_than_the_medium_takes_in_a_day_waits():
-    admission = _taught(endurance=Endurance(24 * 3 * 100.0))
-    blocks = _chain(1, 5)
-    admit, later = Verdict.ADMIT, Verdict.THROTTLED
-    assert _verdicts(admission, blocks, block_bytes=100, now_s=0.0) == [admit] * 3 + [later] * 2
-    assert _verdicts(admission, blocks, block_bytes=100, now_s=1200.0) == [admit] + [later] * 4
-    assert _verdicts(admission, blocks, now_s=1200.0) == [admit] * 5, "what wears nothing out is not counted"
-    admission.check()

@@ -1,0 +1,49 @@
+"""Admissions for tests, by name: an IndexConfig takes "tests.tiering.judges:Hostile"."""
+
+from random import Random
+
+import numpy as np
+
+from tiering.keeping import Adaptive, Everything, Verdict
+
+
+class Hostile(Everything):
+    """Says anything of anything, and something else when it is asked again."""
+
+    def __init__(self, capacity_blocks) -> None:
+        self._random = Random(str(capacity_blocks))
+
+    def ended(self, request):
+        return self._random.randrange(len(request.fingerprints) + 1)
+
+    def admit(self, departing):
+        verdicts = [self._random.choice(list(Verdict)) for _ in departing.fingerprints]
+        return np.array(verdicts, dtype=np.int8)
+
+
+class Eager(Adaptive):
+    """Chooses after each request, of however little it knows."""
+
+    def ended(self, request):
+        num_used = super().ended(request)
+        self._choose()
+        return num_used
+
+
+class Rejecting(Everything):
+    """Keeps everything out of the tiers below."""
+
+    def admit(self, departing):
+        return np.full(len(departing.fingerprints), Verdict.REJECT, dtype=np.int8)
+
+
+class Throttling(Everything):
+    """Has everything wait."""
+
+    def admit(self, departing):
+        return np.full(len(departing.fingerprints), Verdict.THROTTLED, dtype=np.int8)
+
+
+HOSTILE, EAGER, REJECTING, THROTTLING = (
+    f"{__name__}:{judge.__name__}" for judge in (Hostile, Eager, Rejecting, Throttling)
+)
