@@ -53,6 +53,7 @@ from tiering.outbox import Outbox
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.policies import policy_named
 from tiering.radix import Tokens
+from tiering.ranks import Rank
 from tiering.residency import Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import Restore
@@ -113,6 +114,8 @@ class Index:
             disk_bytes=config.disk_bytes,
             policy=policy_named(config.policy),
             chooses=config.chooses,
+            quotas=config.quotas,
+            high_s=config.high_s,
         )
         self._outbox = Outbox()
         self._holes = Holes(self._holdings, config.hole_ttl_s)
@@ -187,6 +190,7 @@ class Index:
         stash: Stash | None = None,
         use: CacheUse = CacheUse.READ_WRITE,
         ownership: Ownership = EVERYBODYS,
+        rank: Rank = Rank.NORMAL,
     ) -> Lease | Wait:
         """Give a request its path and the device slots that it needs to begin, all or nothing, and start its loads.
 
@@ -197,6 +201,7 @@ class Index:
         being computed by this request: whoever shares it waits. `stash`: what `preempt` answered, unless it is lost;
         it is copied back up, and then over. `use`: without leave to write nothing is entered.
         `ownership`: whose its blocks are. The same tokens up to a block must always name the same owner for it.
+        `rank`: how long they are to be kept, at least.
 
         Raises ValueError if so many slots do not exist at all, or are too few for the prompt.
         """
@@ -212,7 +217,7 @@ class Index:
         if chosen is not None:
             matched = found[: chosen[1].num_blocks]
         outcome = self._leases.admit(
-            tokens, matched, max_blocks, chunk_blocks, stash, use, ownership, compute_last=compute_last
+            tokens, matched, max_blocks, chunk_blocks, stash, use, ownership, rank, compute_last=compute_last
         )
         if isinstance(outcome, Lease) and use is not CacheUse.OFF:
             num_blocks = self._leases.num_usable(tokens, compute_last=compute_last)
@@ -403,6 +408,7 @@ class Index:
         self._now_s = self._holdings.order.now_s = max(now_s, self._now_s)
         self._outbox.at(self._now_s)
         self._expiry.at(self._now_s)
+        self._holdings.at(self._now_s)
 
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
@@ -508,6 +514,7 @@ class Index:
         if config.ttl_s != self.config.ttl_s:
             self._expiry.change(config.ttl_s)
             self._uses.change(config.uses_told_within_s)
+        self._holdings.shares.change(config.quotas)
         self.config = config
         self._sizes.resize(config.host_slots, config.disk_bytes)
         self._loads.resize(deadline_s=config.io_deadline_s)
@@ -654,6 +661,7 @@ class Index:
             "leases": len(self._leases),
             "expired": self._expiry.num_expired,
             "departed": len(self._eviction.departed),
+            "owners": self._holdings.shares.stats(),
             "removed": self._by_hand.num_removed,
             "failed_loads": {reason.value: count for reason, count in dict(self._loads.misses).items()},
             "preempted": {
