@@ -165,6 +165,7 @@ class Index:
                 mark_shift=config.mark_shift,
             ),
             host_loads=config.loads,
+            min_prefix_tokens=config.min_prefix_tokens,
         )
         self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)
         self._lookups = Lookups()
@@ -212,6 +213,9 @@ class Index:
         if len(tokens) > max_blocks * self.config.block_tokens:
             raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
         found = matched = self._match(tokens, compute_last=compute_last, use=use)
+        too_short = use is CacheUse.READ_WRITE and self._leases.is_too_short(tokens)
+        if too_short:
+            use = CacheUse.READ
         # what was preempted comes back whole; and for what is on its way a request waits
         chosen = self._chosen(tokens, found) if stash is None else None
         if chosen is not None:
@@ -219,6 +223,8 @@ class Index:
         outcome = self._leases.admit(
             tokens, matched, max_blocks, chunk_blocks, stash, use, ownership, rank, compute_last=compute_last
         )
+        if too_short and isinstance(outcome, Lease):
+            self.not_indexed(tokens, len(matched), MissReason.TOO_SHORT)
         if isinstance(outcome, Lease) and use is not CacheUse.OFF:
             num_blocks = self._leases.num_usable(tokens, compute_last=compute_last)
             self._lookups.note(num_blocks, outcome.found_in[: len(matched)])
@@ -274,12 +280,14 @@ class Index:
         """What there is of a prompt now: for `tiering.explain`. Changes nothing."""
         return self._leases.observe(tokens, self._match(tokens, use=use), compute_last=True, use=use)
 
-    def not_indexed(self, tokens: Tokens, start: int) -> None:
+    def not_indexed(
+        self, tokens: Tokens, start: int, reason: MissReason = MissReason.REPLY_NOT_INDEXED
+    ) -> None:
         """The blocks of these tokens from position `start` on were computed, and nobody is to find them: remember why."""
         radix = self._holdings.radix
         whole = tokens[: len(tokens) // radix.block_tokens * radix.block_tokens].tobytes()
         chain = fingerprints(whole, radix.block_tokens * tokens.itemsize, radix.seed)[start:]
-        self._eviction.departed.note(chain, len(Tier), MissReason.REPLY_NOT_INDEXED, self._now_s)
+        self._eviction.departed.note(chain, len(Tier), reason, self._now_s)
 
     def num_matching(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> int:
         """How many leading blocks of a prompt would not be computed again, those on their way included."""
@@ -515,6 +523,7 @@ class Index:
             self._expiry.change(config.ttl_s)
             self._uses.change(config.uses_told_within_s)
         self._holdings.shares.change(config.quotas)
+        self._leases.min_prefix_tokens = config.min_prefix_tokens
         self.config = config
         self._sizes.resize(config.host_slots, config.disk_bytes)
         self._loads.resize(deadline_s=config.io_deadline_s)
@@ -525,7 +534,8 @@ class Index:
             deadline_s=config.io_deadline_s,
         )
         self._num_settings_changed += 1
-        self.events.append("changed", **changes)
+        told = {name: value for name, value in changes.items() if name != "quotas"}
+        self.events.append("changed", **told)
 
     def clear(self) -> bool:
         """Forget every block in every tier that is not in use. False if something is, and stays.
@@ -681,6 +691,10 @@ class Index:
             "read_bytes": read,
             "written_by_read": written / read if read else None,
         }
+
+    def owners(self) -> dict[str, dict[str, Any]]:
+        """Of each owner what it has, in places and bytes: see Shares.stats. Any thread may ask."""
+        return self._holdings.shares.stats(all_of_them=True)
 
     def check(self) -> None:
         """Raise AssertionError unless every part is consistent, and leases hold what they must."""

@@ -54,8 +54,10 @@ class Leases:
         observer: Observer,
         *,
         host_loads: bool,
+        min_prefix_tokens: int,
     ) -> None:
-        """`host_loads`: whether blocks below the device are used."""
+        """`host_loads`: whether blocks below the device are used. `min_prefix_tokens`: see IndexConfig."""
+        self.min_prefix_tokens = min_prefix_tokens
         self._observer = observer
         self._holdings, self._holes, self._eviction = holdings, holes, eviction
         self._loads, self._swaps, self._expiry = loads, swaps, expiry
@@ -69,7 +71,23 @@ class Leases:
     # --- before admission -----------------------------------------------------------------------------------------
 
     def match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
-        """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way, and not over."""
+        """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way, and not over.
+
+        What is shorter than is worth loading is used as far as the device has it, or will have it for others.
+        """
+        matched = self._match(tokens, compute_last=compute_last, disk_ready=disk_ready, use=use)
+        if len(matched) * self._holdings.radix.block_tokens >= self.min_prefix_tokens:
+            return matched
+        residency = self._holdings.residency
+        at_hand = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
+        return matched if np.count_nonzero(at_hand) == len(matched) else matched[: at_hand.argmin()]
+
+    def is_too_short(self, tokens: Tokens) -> bool:
+        """Whether a prompt is shorter than is worth keeping."""
+        block_tokens = self._holdings.radix.block_tokens
+        return len(tokens) // block_tokens * block_tokens < self.min_prefix_tokens
+
+    def _match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
         if use is CacheUse.OFF:
             return np.empty(0, dtype=np.intp)
         usable_blocks = self.num_usable(tokens, compute_last=compute_last)
@@ -95,7 +113,11 @@ class Leases:
     def observe(self, tokens: Tokens, matched: Ids, *, compute_last: bool, use: CacheUse) -> Observed:
         """What there is of a prompt that `match` has answered this for."""
         usable_blocks = self.num_usable(tokens, compute_last=compute_last)
-        return self._observer.observe(tokens, matched, usable_blocks, off=use is CacheUse.OFF)
+        too_short = len(matched) * self._holdings.radix.block_tokens < self.min_prefix_tokens and len(
+            self._match(tokens, compute_last=compute_last, disk_ready=True, use=use)
+        ) > len(matched)
+        off = use is CacheUse.OFF
+        return self._observer.observe(tokens, matched, usable_blocks, off=off, too_short=too_short)
 
     def is_pending(self, matched: Ids) -> bool:
         """Whether a block is being computed or loaded for another request."""
@@ -276,7 +298,7 @@ class Leases:
         lease.filling[filled] = False
         self._holdings.wont_compute(lease.ids[filled])
         self._holdings.arrived(DEVICE, lease.ids[filled])
-        lease.indexable = tokens
+        lease.indexable = tokens[:0] if self.is_too_short(tokens) else tokens
         self._extend(lease)
 
     def _extend(self, lease: Lease) -> None:

@@ -13,6 +13,12 @@ from tiering.residency import Ids, Residency, Tier
 Amounts = NDArray[np.float64]
 """By an owner's number: places on the device and in host memory, bytes on disk."""
 
+_COUNTS: Final = (
+    "evicted_copies",
+    "evictions_asked",
+    *(f"{tier.label}{part}" for tier in Tier for part in ("", "_part")),
+)
+_NO_SIZES: Final = (np.empty((len(Tier), 0)), np.empty(0))
 _LEAST: Final = 1e-6  # of a place: who is entitled to nothing goes first, by weight
 
 
@@ -81,7 +87,7 @@ class Shares:
         self._capacity, self._total = capacity, total
         self._used = np.zeros((len(Tier), 1), dtype=np.int64)  # of NOBODY it is not counted: the rest
         self._coming: list[Amounts | None] = [None] * len(Tier)
-        self._fixed = self._weights = np.empty(0)
+        self._sizes_and_weights = _NO_SIZES
         self.asker = NOBODY
         """Who room was asked for last."""
         self._suffered = np.zeros(1, dtype=np.int64)
@@ -89,8 +95,7 @@ class Shares:
 
     def change(self, quotas: Quotas | None) -> None:
         """Other quotas from now on. What is too much by them goes when room is needed."""
-        self._quotas = quotas
-        self._weights = np.empty(0)
+        self._quotas, self._sizes_and_weights = quotas, _NO_SIZES
 
     @property
     def on(self) -> bool:
@@ -120,9 +125,10 @@ class Shares:
             self._caused = np.pad(self._caused, (0, more))
 
     def used(self, tier: Tier) -> Amounts:
-        """What each has now."""
-        self._grow()
-        used = self._used[tier].astype(np.float64)
+        """What each has now. Any thread may ask."""
+        counted = self._used[tier]
+        used = np.zeros(max(len(self._owners), len(counted)))
+        used[: len(counted)] = counted
         used[NOBODY] = max(0.0, self._total(tier) - used[1:].sum())
         return used
 
@@ -153,29 +159,25 @@ class Shares:
         used = self.used(tier)
         if (coming := self._coming[tier]) is not None:
             used[: len(coming)] += coming
-        if len(self._weights) < len(used):
-            self._read_quotas()
+        sizes, weights = self._read_quotas(len(used))
         capacity, there = self._capacity(tier), used > 0
-        fixed = self._fixed[:, tier]
-        fixed = np.where(fixed < 0, -fixed * capacity, fixed)  # a share is kept as a negative number
+        fixed = np.where(sizes[tier] < 0, -sizes[tier] * capacity, sizes[tier])
         is_fixed = ~np.isnan(fixed)
         rest = max(0.0, capacity - fixed[is_fixed & there].sum())
-        weights = np.where(~is_fixed & there, self._weights, 0.0)
-        part = np.where(is_fixed, fixed, rest * self._weights / max(weights.sum(), _LEAST))
-        return used, np.maximum(part, _LEAST * self._weights)
+        sharing = weights[~is_fixed & there].sum()
+        part = np.where(is_fixed, fixed, rest * weights / max(sharing, _LEAST))
+        return used, np.maximum(part, _LEAST * weights)
 
-    def _read_quotas(self) -> None:
-        quotas = self._quotas or Quotas()
-        each = [quotas.of(self._owners.owner(number), number) for number in range(len(self._owners))]
-        sizes = [[quota.of(tier) for tier in Tier] for quota in each]
-        self._fixed = np.array(
-            [
-                [np.nan if size is None else -size if isinstance(size, float) else size for size in row]
-                for row in sizes
-            ],
-            dtype=np.float64,
-        )
-        self._weights = np.array([quota.weight for quota in each])
+    def _read_quotas(self, num_owners: int) -> tuple[Amounts, Amounts]:
+        """[tiers, owners]: a size, a share as a negative number, or NaN for neither; and [owners]: weights."""
+        sizes, weights = self._sizes_and_weights
+        if len(weights) < num_owners:
+            quotas = self._quotas or Quotas()
+            each = [quotas.of(self._owners.owner(number), number) for number in range(num_owners)]
+            sizes = np.array([[_as_number(quota.of(tier)) for quota in each] for tier in Tier])
+            weights = np.array([quota.weight for quota in each])
+            self._sizes_and_weights = sizes, weights
+        return sizes[:, :num_owners], weights[:num_owners]
 
     def is_over(self, tier: Tier, number: int) -> bool:
         """Whether an owner has more than it is entitled to, what is coming for it included."""
@@ -198,21 +200,28 @@ class Shares:
             self._suffered += np.bincount(self._residency.owner[ids], minlength=len(self._suffered))
             self._caused[self.asker] += len(ids)
 
-    def stats(self) -> dict[bytes, dict[str, Any]]:
-        """By owner: what it has, is entitled to, and what left for want of room; empty without owners."""
+    def stats(self, *, all_of_them: bool = False) -> dict[str, dict[str, Any]]:
+        """By owner, in hexadecimal: what it has, is entitled to, and what left for want of room. Any thread may ask.
+
+        "" is what is nobody's. Unless all are asked for, owners without a quota of their own are together, as "others". Empty
+        as long as there was no owner.
+        """
         if not self._owners.several:
             return {}
-        tiers = {tier: self.standing(tier) for tier in Tier}
-        found: dict[bytes, dict[str, Any]] = {}
-        for number in range(len(self._used[0])):
-            figures: dict[str, Any] = {"evicted": int(self._suffered[number])}
-            figures["evictions_asked"] = int(self._caused[number])
-            for tier, (used, entitled) in tiers.items():
-                figures[tier.label] = {
-                    "used": int(used[number]),
-                    "entitled": int(entitled[number]) if self._quotas is not None else None,
-                }
-            found[self._owners.owner(number)] = figures
+        tiers = [self.standing(tier) for tier in Tier]
+        named = self._quotas.owners if self._quotas is not None else {}
+        found: dict[str, dict[str, Any]] = {}
+        num_owners = min(len(self._suffered), *(len(used) for used, _ in tiers))
+        for number in range(num_owners):
+            owner = self._owners.owner(number)
+            apart = all_of_them or number == NOBODY or owner in named
+            name = "others" if not apart else "" if number == NOBODY else owner.hex()
+            row = found.setdefault(name, dict.fromkeys(_COUNTS, 0))
+            row["evicted_copies"] += int(self._suffered[number])
+            row["evictions_asked"] += int(self._caused[number])
+            for tier, (used, entitled) in zip(Tier, tiers, strict=True):
+                row[tier.label] += int(used[number])
+                row[f"{tier.label}_part"] += int(entitled[number]) if self._quotas is not None else 0
         return found
 
     def check(self) -> None:
@@ -258,3 +267,9 @@ def split(used: Amounts, entitled: Amounts, amount: int) -> NDArray[np.int64]:
     given = np.zeros(len(used), dtype=np.int64)
     given[order] = counts
     return given
+
+
+def _as_number(size: float | None) -> float:
+    if size is None:
+        return np.nan
+    return -size if isinstance(size, float) else float(size)

@@ -115,7 +115,7 @@ class Writes:
             return 0  # what is too much there goes first, a part in each plan
         for batch in self._batches(ids):
             if self._holdings.shares.on:  # what gave room may have taken what follows it along
-                batch = batch[self._holdings.is_host_dirty(batch)]  # noqa: PLW2901
+                batch = batch[self._holdings.is_host_dirty(batch)]
                 if not len(batch):
                     continue
             room = self._disk_room(batch)

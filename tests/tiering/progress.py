@@ -34,6 +34,10 @@ class Client:
         return ownership_of(self.request.tokens)
 
     @property
+    def rank(self):
+        return self.request.rank
+
+    @property
     def tokens(self):
         if self.stash is not None:
             return self.request.array[: self.stash.start * self.block_tokens]

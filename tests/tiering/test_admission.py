@@ -11,6 +11,7 @@ from tiering.admission import PATIENCE, WINDOW, Admission
 from tiering.leases import CacheUse, Wait
 from tiering.moves import Read, SwapOut
 from tiering.owners import EVERYBODYS, Ownership
+from tiering.ranks import Rank
 from tiering.residency import Tier
 
 
@@ -30,6 +31,7 @@ class Asker:
     priority: int = 0
     cache_use: CacheUse = CacheUse.READ_WRITE
     ownership: Ownership = EVERYBODYS
+    rank: Rank = Rank.NORMAL
     num_preempted: int = 0
 
     @property

@@ -54,6 +54,7 @@ def some_config(choose):
         clean_share=choose([0.0, 0.25, 0.5, 1.0]),
         quotas=choose([None, *QUOTAS]),
         high_s=choose([4.0, 600.0]),
+        min_prefix_tokens=choose([0, 0, 0, 5]),
         ttl_s=choose([None, None, 5.0, 20.0]),
         hole_ttl_s=choose([3.0, 50.0]),
         disk_failures=choose([1, 2, 3]),
@@ -313,6 +314,7 @@ class Traffic:
             "clean_share": self.choose([0.0, 0.5, 1.0]),
             "write_budget_blocks": self.choose([1, 6]),
             "quotas": self.choose(QUOTAS),
+            "min_prefix_tokens": self.choose([0, 5]),
         }
         if has_disk:
             changes["disk_bytes"] = self.choose([1, 3, 8]) * RECORD_BYTES
