@@ -8,6 +8,7 @@ from typing import Literal
 from tiering.keeping import Hints
 
 CACHE_USES = ("readwrite", "read", "off")
+KEEP_PRIORITIES = ("low", "normal", "high")
 
 _MAX_LOGPROBS = 100  # each of a reply's tokens carries them
 _MAX_SAMPLES = 1000
@@ -143,6 +144,8 @@ class RequestOptions:
     salt_offset: tokens at the prompt's start that are public all the same, such as a common system prompt; whole blocks
         of them are shared. Tokens, not characters: with a chat template its own tokens count.
     cache: "readwrite"; "read" uses what is cached and adds nothing; "off" neither.
+    keep_priority: of one tenant's blocks those of "low" go first, and those of "high" last, until nobody has used them for ten
+        minutes. A block keeps the highest that it was used with.
     priority: who waits is served from the lowest number up, in order of arrival within a number. Higher numbers wait as
         long as lower ones keep coming.
     timeout_s: the request ends after so long with what it has, its reason "timeout"; None for never.
@@ -153,6 +156,7 @@ class RequestOptions:
     cache_salt: str | None = None
     salt_offset: int = 0
     cache: Literal["readwrite", "read", "off"] = "readwrite"
+    keep_priority: Literal["low", "normal", "high"] = "normal"
     priority: int = 0
     timeout_s: float | None = None
     hints: CacheHints | None = None
@@ -165,6 +169,10 @@ class RequestOptions:
         check_whole("salt_offset", self.salt_offset, 0)
         if self.cache not in CACHE_USES:
             raise ValueError(f"cache must be one of {', '.join(map(repr, CACHE_USES))}, got {self.cache!r}")
+        if self.keep_priority not in KEEP_PRIORITIES:
+            raise ValueError(
+                f"keep_priority must be one of {', '.join(map(repr, KEEP_PRIORITIES))}, got {self.keep_priority!r}"
+            )
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise ValueError(f"priority must be a whole number, got {self.priority!r}")
         if self.timeout_s is not None:

@@ -11,6 +11,7 @@ from tiering.keeping.admission import NO_HINTS
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
 from tiering.owners import Ownership
+from tiering.ranks import Rank
 from tiering.swaps import Stash
 
 from .chunk import Chunk
@@ -96,6 +97,11 @@ class Sequence:
     def ownership(self) -> Ownership:
         """Whose its blocks are."""
         return self.salt.ownership
+
+    @property
+    def rank(self) -> Rank:
+        """How long its blocks are to be kept."""
+        return Rank[self.request.options.keep_priority.upper()]
 
     @property
     def tokens(self) -> NDArray[np.int32]:

@@ -18,6 +18,7 @@ from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
 from tiering.owners import Ownership
 from tiering.radix import Tokens
+from tiering.ranks import Rank
 from tiering.swaps import Stash
 
 WINDOW = 32
@@ -62,6 +63,11 @@ class Request(Protocol):
         ...
 
     @property
+    def rank(self) -> Rank:
+        """For Index.admit."""
+        ...
+
+    @property
     def max_blocks(self) -> int:
         """For Index.admit. Must not be more than the device has."""
         ...
@@ -95,6 +101,7 @@ class Places(Protocol):
         stash: Stash | None,
         use: CacheUse,
         ownership: Ownership,
+        rank: Rank,
     ) -> Lease | Wait: ...
 
     def num_matching(self, tokens: Tokens, use: CacheUse) -> int: ...
@@ -209,6 +216,7 @@ class Admission(Generic[R]):
                 stash=request.stash,
                 use=request.cache_use,
                 ownership=request.ownership,
+                rank=request.rank,
             )
             if isinstance(outcome, Wait):
                 request.waits = outcome

@@ -44,6 +44,7 @@ from tiering.moves import (
 from tiering.observation import Observed
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
+from tiering.ranks import Rank
 from tiering.residency import Tier
 from tiering.store_calls import StoreCalls
 from tiering.swaps import Stash
@@ -160,6 +161,7 @@ class TieredCache(Closing):
         stash: Stash | None = None,
         use: CacheUse = CacheUse.READ_WRITE,
         ownership: Ownership = EVERYBODYS,
+        rank: Rank = Rank.NORMAL,
     ) -> Lease | Wait:
         """See Index.admit."""
         self._index.at(self._clock())
@@ -171,6 +173,7 @@ class TieredCache(Closing):
             stash=stash,
             use=use,
             ownership=ownership,
+            rank=rank,
         )
         self._start_moves()
         return outcome
@@ -178,6 +181,10 @@ class TieredCache(Closing):
     def computed(self, lease: Lease, num_tokens: int, *, load_s: float, prefill_s: float) -> None:
         """See Index.computed."""
         self._index.computed(lease, num_tokens, load_s=load_s, prefill_s=prefill_s)
+
+    def owners(self) -> dict[str, dict[str, Any]]:
+        """See Index.owners."""
+        return self._index.owners()
 
     def observe(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> Observed:
         """See Index.observe."""

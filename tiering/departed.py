@@ -24,12 +24,14 @@ class Gone:
 
     positions: [n] int64, ascending.   tiers: [n] int8, the tier that had each last, `len(Tier)` if none ever had.
     reasons: [n] uint8, numbers into REASONS.   times_s: [n] float64, when each went, on the clock of the core.
+    by_others: [n] bool, whether it was over its owner's quota, and another owner asked for the room.
     """
 
     positions: NDArray[np.int64]
     tiers: NDArray[np.int8]
     reasons: NDArray[np.uint8]
     times_s: NDArray[np.float64]
+    by_others: NDArray[np.bool_]
 
     def reason(self, at: int) -> MissReason:
         """Why the block at place `at` of the arrays went."""
@@ -39,13 +41,14 @@ class Gone:
 class _Chunk:
     """Room for CHUNK_BLOCKS blocks, filled from the front; what is filled does not change."""
 
-    __slots__ = ("cells", "fingerprints", "reasons", "tiers", "times_s")
+    __slots__ = ("by_others", "cells", "fingerprints", "reasons", "tiers", "times_s")
 
     def __init__(self) -> None:
         self.fingerprints: Fingerprints = np.zeros(CHUNK_BLOCKS, dtype=np.uint64)
         self.tiers: NDArray[np.int8] = np.zeros(CHUNK_BLOCKS, dtype=np.int8)
         self.reasons: NDArray[np.uint8] = np.zeros(CHUNK_BLOCKS, dtype=np.uint8)
         self.times_s: NDArray[np.float64] = np.zeros(CHUNK_BLOCKS, dtype=np.float64)
+        self.by_others: NDArray[np.bool_] = np.zeros(CHUNK_BLOCKS, dtype=np.bool_)
         columns: tuple[NDArray[Any], ...] = (self.fingerprints, self.tiers, self.reasons, self.times_s)
         self.cells: tuple[memoryview[Any], ...] = tuple(column.data for column in columns)
         """To write one block's, which takes less time by these."""
@@ -64,7 +67,7 @@ class DepartedView:
         """
         order = np.argsort(fingerprints, kind="stable")
         ordered = fingerprints[order]
-        found: dict[int, tuple[int, int, float]] = {}
+        found: dict[int, tuple[int, int, float, bool]] = {}
         for chunk in self._chunks:
             num = self._num_in_last if chunk is self._chunks[-1] else CHUNK_BLOCKS
             remembered = chunk.fingerprints[:num]
@@ -72,14 +75,20 @@ class DepartedView:
             hits = np.flatnonzero(at < len(ordered))
             hits = hits[ordered[at[hits]] == remembered[hits]]
             for hit, position in zip(hits.tolist(), order[at[hits]].tolist(), strict=True):
-                found[position] = chunk.tiers.item(hit), chunk.reasons.item(hit), chunk.times_s.item(hit)
+                found[position] = (
+                    chunk.tiers.item(hit),
+                    chunk.reasons.item(hit),
+                    chunk.times_s.item(hit),
+                    chunk.by_others.item(hit),
+                )
         positions = sorted(found)
         rows = [found[position] for position in positions]
         return Gone(
             np.array(positions, dtype=np.int64),
-            np.array([tier for tier, _, _ in rows], dtype=np.int8),
-            np.array([reason for _, reason, _ in rows], dtype=np.uint8),
-            np.array([time_s for _, _, time_s in rows], dtype=np.float64),
+            np.array([tier for tier, _, _, _ in rows], dtype=np.int8),
+            np.array([reason for _, reason, _, _ in rows], dtype=np.uint8),
+            np.array([time_s for _, _, time_s, _ in rows], dtype=np.float64),
+            np.array([by_others for _, _, _, by_others in rows], dtype=np.bool_),
         )
 
 
@@ -100,8 +109,10 @@ class Departed:
         tiers: NDArray[np.integer[Any]] | int,
         reason: MissReason,
         now_s: float,
+        *,
+        by_others: bool = False,
     ) -> None:
-        """These blocks are gone. `tiers`: where each was, or all were; see Gone."""
+        """These blocks are gone. `tiers`: where each was, or all were; see Gone, also for `by_others`."""
         start = 0
         while start < len(fingerprints):
             if self._num_in_last == CHUNK_BLOCKS:
@@ -114,6 +125,7 @@ class Departed:
             chunk.tiers[room] = tiers if isinstance(tiers, int) else tiers[start:end]
             chunk.reasons[room] = _NUMBER[reason]
             chunk.times_s[room] = now_s
+            chunk.by_others[room] = by_others
             self._num_in_last += end - start
             start = end
 

@@ -12,11 +12,13 @@ import numpy as np
 
 from kvstore.reasons import MissReason
 from tiering.entry import Entry
+from kvstore.store import NO_OWNER
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.keeping.admission import Verdict
 from tiering.moves import Demote, Promote
 from tiering.outbox import Outbox
+from tiering.owners import NOBODY
 from tiering.removal import Removal
 from tiering.residency import NO_BLOCK, Ids, Mask, Tier
 from tiering.slot_table import SlotState
@@ -48,16 +50,28 @@ class Eviction(Removal):
 
     # --- device ---------------------------------------------------------------------------------------------------
 
-    def device_room(self, num_slots: int) -> Room:
-        """Whether so many device slots are free; if not, start freeing them, if that is possible at all."""
+    def device_room(self, num_slots: int, owner: bytes = NO_OWNER) -> Room:
+        """Whether so many device slots are free; if not, start freeing them, if that is possible at all. `owner`: who asks."""
         table = self._holdings.slots[DEVICE]
         short = num_slots - table.num_free - self.num_leaving
-        if short > 0 and not (short == 1 and self._evict_leaf()):
-            victims = self._holdings.device_victims.peek(short)
-            if len(victims) < short:
-                return Room.SOON if self._is_device_moving() else Room.NO
-            self.evict_device(victims)
+        if short > 0 and not self._free_device(short, num_slots, owner):
+            return Room.SOON if self._is_device_moving() else Room.NO
         return _NOW if table.num_free >= num_slots else _SOON
+
+    def _free_device(self, short: int, num_slots: int, owner: bytes) -> bool:
+        """Have so many leave the device, for an owner that is going to have `num_slots` more; False, and no change, if they cannot."""
+        shares = self._holdings.shares
+        if shares.on:
+            shares.asks(DEVICE, self._holdings.owners.number(owner), num_slots)
+        try:
+            if short == 1 and self._evict_leaf():
+                return True
+            victims = self._holdings.device_victims.peek(short)
+            if len(victims) == short:
+                self.evict_device(victims)
+            return len(victims) == short
+        finally:
+            shares.asked(DEVICE)
 
     def _is_device_moving(self) -> bool:
         """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""
@@ -110,7 +124,9 @@ class Eviction(Removal):
         """Ask for copies to as many host slots as there are. The youngest are worth most; the others go."""
         if not len(victims):
             return
+        self._holdings.shares.ask_for(HOST, victims)
         slots = take_slots(len(victims))
+        self._holdings.shares.asked(HOST)
         # making that room may have dropped a victim, as the descendant of a block that went for good
         victims = victims[self._holdings.residency.state[DEVICE][victims] == PRESENT]
         num_kept = min(len(slots), len(victims))
@@ -156,24 +172,26 @@ class Eviction(Removal):
         Free ones, then those of blocks that are elsewhere as well, then those of the least recently used others. With
         `enough` of them, which may be below 1, none of the last goes.
         """
-        table = self._holdings.slots[HOST]
-        self._leave_clean(num_slots - table.num_free)
+        table, victims = self._holdings.slots[HOST], self._holdings.host_victims
         wanted = num_slots if enough is None else min(num_slots, enough)
-        self.give_up(HOST, self._holdings.host_victims.peek(wanted - table.num_free))
+        if self._holdings.shares.on:  # before anybody gives who has no more than its part
+            self._leave_clean(self._holdings.host_clean.peek_over(num_slots - table.num_free))
+            self.give_up(HOST, victims.peek_over(wanted - table.num_free))
+        self._leave_clean(self._holdings.host_clean.peek(num_slots - table.num_free))
+        self.give_up(HOST, victims.peek(wanted - table.num_free))
         return self._take_host(num_slots)
 
     def vacate_host(self, num_slots: int, *, elsewhere: bool) -> int:
         """Free up to `num_slots` host slots: of blocks that are elsewhere as well, or else of last copies. How many."""
         num_free = self._holdings.slots[HOST].num_free
         if elsewhere:
-            self._leave_clean(num_slots)
+            self._leave_clean(self._holdings.host_clean.peek(num_slots))
         else:
             self.give_up(HOST, self._holdings.host_victims.peek(num_slots))
         return self._holdings.slots[HOST].num_free - num_free
 
-    def _leave_clean(self, num_slots: int) -> None:
-        """Give up up to `num_slots` host copies of blocks that are, or are about to be, elsewhere."""
-        ids = self._holdings.host_clean.peek(num_slots)
+    def _leave_clean(self, ids: Ids) -> None:
+        """Give up host copies of blocks that are, or are about to be, elsewhere."""
         if not len(ids):
             return
         # who computes a block may end before it is there: then this was the last copy
@@ -199,16 +217,24 @@ class Eviction(Removal):
 
     # --- disk -----------------------------------------------------------------------------------------------------
 
-    def disk_room(self, num_bytes: int, *, used_before: int) -> int:
+    def disk_room(self, num_bytes: int, *, used_before: int, owner: int = NOBODY) -> int:
         """How many of these bytes the disk may take, after giving up blocks with an older stamp than `used_before`.
 
-        A block never takes the place of one that is worth more: else two of them could push each other out forever.
+        A block never takes the place of one that is worth more: else two of them could push each other out forever. Where
+        owners have quotas, one that stands further above its part than `owner` will gives to it whatever was used when, and
+        no other gives.
         """
         holdings = self._holdings
         while (over := holdings.disk_bytes + num_bytes - holdings.disk_capacity_bytes) > 0:
             num_about = 1 + over * holdings.num_disk_blocks // holdings.disk_bytes
             victims = holdings.disk_victims.peek(min(num_about, _DISK_BATCH))
-            victims = victims[holdings.residency.stamp[victims] < used_before]
+            may_go = holdings.residency.stamp[victims] < used_before
+            if holdings.shares.on:
+                owners = holdings.residency.owner[victims]
+                may_go &= owners == owner
+                may_go |= holdings.shares.gives(DISK, owner, owners)
+                may_go &= holdings.residency.stems[victims] == 0
+            victims = victims[may_go]
             before = holdings.disk_bytes
             self._give_up_on_disk(victims, over)
             if holdings.disk_bytes == before:

@@ -16,6 +16,8 @@ from tiering.residency import Tier
 
 _ON_ITS_WAY = "another request is computing or loading it"
 _TOO_SHORT = "a prompt has to have more tokens than a block, {}, for any of it to be cached"
+_ASKED_BY_OTHERS = "its tenant had more than its part, and another one needed the room"
+_ASKED_ITSELF = "its tenant had more than its part, and needed the room itself"
 _OTHERS = "the same tokens are cached for another tenant or salt"
 
 
@@ -156,10 +158,13 @@ def _departed(observed: Observed, start: int, end: int) -> list[_Fate | None]:
     fates: list[_Fate | None] = [None] * (end - start)
     for at, position in enumerate(gone.positions.tolist()):
         tier = gone.tiers.item(at)
+        reason = gone.reason(at)
+        asker = _ASKED_BY_OTHERS if gone.by_others.item(at) else _ASKED_ITSELF
         fates[position] = _Fate(
             Tier(tier).label if tier < len(Tier) else None,
-            gone.reason(at),
+            reason,
             max(0.0, observed.now_s - gone.times_s.item(at)),
+            asker if reason is MissReason.OVER_QUOTA else None,
         )
     return fates
 

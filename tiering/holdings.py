@@ -15,14 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.fair_order import FairOrder
 from tiering.fingerprints import fingerprints
 from tiering.first_to_go import FirstToGo
 from tiering.owners import NOBODY, Owners, Ownership
-from tiering.policies.lru import LRU
+from tiering.policies.lru import LRU, Eligible
 from tiering.policies.policy import Policy
+from tiering.quotas import Quotas, Shares
 from tiering.radix import RadixIndex
+from tiering.ranks import Rank, Ranks
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, State, Tier
 from tiering.slot_table import SlotState, SlotTable
+from tiering.stems import Stems
 from tiering.tier_order import ROOT, TierOrder, Victims
 
 _Seen = dict[Tier, tuple[Victims, ...]]
@@ -48,17 +52,25 @@ class Holdings:
         disk_bytes: int,
         policy: type[Policy] | None = None,
         chooses: bool = False,
+        quotas: Quotas | None = None,
+        high_s: float = 600.0,
         seed: int | None = None,
     ) -> None:
         """Sizes of the tiers. `later_host_slots`: of the host slots, those that the table is to be grown by later.
 
         `policy`: which order device and host memory give up their blocks in, where that is not the last use.
-        `chooses`: whether blocks may be told to go first from the device, which a policy knows nothing of. `seed`: see RadixIndex.
+        `chooses`: whether blocks may be told to go first from the device, which a policy knows nothing of. `quotas`: see Shares;
+        `high_s`: see Ranks; `seed`: see RadixIndex.
         """
         self.residency = Residency(device_slots + host_slots)
         self.radix = RadixIndex(block_tokens, self.residency, seed=seed)
         self.order = LRU(self.residency)
         self.owners = Owners()
+        self.shares = Shares(
+            self.residency, self.owners, quotas, capacity=self._capacity_of, total=self._total_of
+        )
+        self.ranks = Ranks(self.residency, self.order, high_s)
+        self._stems = Stems(self.residency, self.radix)
         # by tier; an enum takes long to be hashed, as a key of a dict
         self.slots = (SlotTable(device_slots), SlotTable(host_slots - later_host_slots))
         self.host_target = host_slots
@@ -71,32 +83,35 @@ class Holdings:
         """Blocks in host memory that have no finished copy on disk."""
         self.tier_orders: tuple[TierOrder | None, ...] = (None, None, None)
         """The order of a plug-in, where there is one, by tier. The disk has none: what survives a restart is the last use."""
-        self.device_victims: Victims = self.order.view(self._is_device_victim, self._is_one_device_victim)
-        self.host_clean = self.order.view(self._is_host_clean)
+        plain_device: Victims = self.order.view(self._is_device_victim, self._is_one_device_victim)
+        plain_host: Victims = self.order.view(self._is_host_victim)
         self.host_stored = self.order.view(self._is_host_stored)
-        self.host_victims: Victims = self.order.view(self._is_host_victim)
-        self.host_dirty = self.order.view(self._is_host_dirty)
-        self.disk_victims = self.order.view(self._is_disk_victim)
+        self.host_dirty = self.order.view(self.is_host_dirty)
         self._first_to_go: FirstToGo | None = None
         if chooses and policy is None:
-            self.device_victims = self._first_to_go = FirstToGo(
+            plain_device = self._first_to_go = FirstToGo(
                 DEVICE,
                 self.residency,
                 self.order.view(self._is_device_victim, self._is_one_device_victim),
                 self._is_device_victim,
             )
         if policy is not None:
-            self.device_victims = device = TierOrder(
+            plain_device = device = TierOrder(
                 DEVICE,
                 self.residency,
                 policy(device_slots),
                 self._is_device_victim,
                 self._is_one_device_victim,
             )
-            self.host_victims = host = TierOrder(
+            plain_host = host = TierOrder(
                 HOST, self.residency, policy(max(1, host_slots)), self._is_host_victim
             )
             self.tier_orders = (device, host, None)
+        self.device_victims = self._fair(DEVICE, plain_device, self._is_device_victim)
+        self.host_victims = self._fair(HOST, plain_host, self._is_host_victim)
+        self.host_clean = self._fair(HOST, self.order.view(self._is_host_clean), self._is_host_clean)
+        self.disk_victims = self._fair(DISK, self.order.view(self._is_disk_victim), self._is_disk_victim)
+        self._fair_orders = (self.device_victims, self.host_victims, self.host_clean, self.disk_victims)
         host_views = (self.host_clean, self.host_stored, self.host_victims, self.host_dirty)
         # Who may see blocks although nobody touched them, when copies are begun, are whole, go or are no longer read.
         self._see_begun: _Seen = {DEVICE: (self.host_clean,), HOST: (), DISK: ()}
@@ -116,6 +131,26 @@ class Holdings:
             DISK: (self.disk_victims,),
         }
         self._views = (self.device_victims, *host_views, self.disk_victims)
+
+    def _fair(self, tier: Tier, plain: Victims, eligible: Eligible) -> FairOrder:
+        size = self._mean_record if tier is DISK else lambda: 1.0
+        return FairOrder(tier, self.order, self.residency, self.shares, self.ranks, plain, eligible, size)
+
+    def _mean_record(self) -> float:
+        return max(1.0, self.disk_bytes / max(1, self.num_disk_blocks))
+
+    def _capacity_of(self, tier: Tier) -> int:
+        """What a tier can hold: see Shares."""
+        if tier is DISK:
+            return self.disk_capacity_bytes
+        return self.slots[DEVICE].num_slots if tier is DEVICE else self.num_host_slots
+
+    def _total_of(self, tier: Tier) -> int:
+        """What a tier holds of blocks, those on their way among them."""
+        if tier is DISK:
+            return self.disk_bytes
+        table = self.slots[tier]
+        return table.count(SlotState.INDEXED) + table.count(SlotState.IN_FLIGHT)
 
     @property
     def num_host_slots(self) -> int:
@@ -143,7 +178,13 @@ class Holdings:
         """Blocks at consecutive positions of a path from `first_position` on are whose this says."""
         number = self.owners.number(ownership.owner)
         if number != NOBODY:
-            self.residency.owner[ids[max(0, ownership.first_block - first_position) :]] = number
+            self.have_owners(ids[max(0, ownership.first_block - first_position) :], number)
+
+    def have_owners(self, ids: Ids, numbers: NDArray[np.int32] | int) -> None:
+        """Blocks are those owners' who have these numbers. What is somebody's already is the same owner's."""
+        fresh = self.residency.owner.take(ids) == NOBODY
+        self.residency.owner[ids] = numbers
+        self._stems.owned(ids[fresh])
 
     def owner_of(self, block: int) -> bytes:
         """Whose a block is."""
@@ -205,7 +246,8 @@ class Holdings:
         mask: Mask = on_device | (self.residency.state[DISK][ids] == PRESENT)
         return mask
 
-    def _is_host_dirty(self, ids: Ids) -> Mask:
+    def is_host_dirty(self, ids: Ids) -> Mask:
+        """A host copy of a block that the disk has not, and is not getting."""
         mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK][ids] == ABSENT)
         return mask
 
@@ -221,6 +263,8 @@ class Holdings:
         self.residency.begin_write(tier, ids, places)
         if tier is DISK:
             self.disk_bytes += int(self.residency.place[DISK][ids].sum())
+        if self.owners.several:
+            self.shares.change_use(tier, ids, self.residency.place[DISK][ids] if tier is DISK else 1)
         if (order := self.tier_orders[tier]) is not None:
             order.begun(ids)
         self._show(self._see_begun[tier], ids)
@@ -240,6 +284,8 @@ class Holdings:
         if tier is DISK:
             assert stored_bytes is not None, "a disk copy has a size"
             self.disk_bytes += int(stored_bytes.sum() - self.residency.place[DISK][ids].sum())
+            if self.owners.several:
+                self.shares.change_use(DISK, ids, stored_bytes - self.residency.place[DISK][ids])
             self.residency.place[DISK][ids] = stored_bytes
             self.residency.told[ids] = 0
         else:
@@ -259,6 +305,8 @@ class Holdings:
 
     def _vacate(self, tier: Tier, ids: Ids, slot_state: SlotState) -> None:
         self.residency.drop(tier, ids)
+        if self.owners.several:
+            self.shares.change_use(tier, ids, -self.residency.place[DISK][ids] if tier is DISK else -1)
         if (order := self.tier_orders[tier]) is not None:
             order.left(ids)
         if tier is DISK:
@@ -314,23 +362,34 @@ class Holdings:
         above = [chain[at] if at else ROOT for at in positions]
         order.coming([chain[at + 1] for at in positions], above, positions)
 
+    def at(self, now_s: float) -> None:
+        """It is `now_s`: what was of a high rank may not be any more."""
+        self.ranks.at(now_s, self._became_normal)
+
+    def _became_normal(self, stamp: int) -> None:
+        for order in self._fair_orders:
+            order.became_normal(stamp)
+
     # --- leases and removal ---------------------------------------------------------------------------------------
 
-    def lease(self, path: Ids) -> None:
-        """Protect a path from the root, and count it as used now."""
+    def lease(self, path: Ids, rank: Rank = Rank.NORMAL) -> None:
+        """Protect a path from the root, and count it as used now, by a request of this rank."""
         self.residency.lease(path)
+        self.ranks.used(path, rank)
         self.order.touch(path)
 
-    def lease_further(self, path: Ids, num_leased: int) -> None:
+    def lease_further(self, path: Ids, num_leased: int, rank: Rank = Rank.NORMAL) -> None:
         """Have the lease on the first `num_leased` blocks of a path protect the others too. That is a use of all, if there are any."""
         if num_leased == len(path):
             return
         self.residency.lease(path[num_leased:])
+        self.ranks.used(path, rank)
         self.order.touch(path)
 
-    def release(self, path: Ids) -> None:
+    def release(self, path: Ids, rank: Rank = Rank.NORMAL) -> None:
         """Undo `lease`. The end of a use is a use."""
         self.residency.release(path)
+        self.ranks.used(path, rank)
         self.order.touch(path)
 
     def go_first(self, ids: Ids) -> None:
@@ -390,6 +449,10 @@ class Holdings:
         else:
             self.slots[tier].free_one(place, _INDEXED)
             self.num_dirty_host -= tier is HOST
+        if self.owners.several:
+            self.shares.change_use_of(tier, cells.owner[block], -place if tier is DISK else -1)
+        if self.owners.several or self.ranks.in_use:
+            self._forget_whose(np.array([block], dtype=np.intp))
         self.order.removed_leaf(cells.stamp[block], parent)
         self.radix.remove_leaf(block, parent)
         if parent != NO_BLOCK and not cells.num_children[parent] and self.is_nowhere(parent):
@@ -406,8 +469,17 @@ class Holdings:
 
     def remove(self, ids: Ids) -> None:
         """Take blocks out of the index that are nowhere and unleased, children before parents; none may stay below one."""
+        self._forget_whose(ids)
         self.order.removed(ids)
         self.radix.remove(ids)
+
+    def _forget_whose(self, ids: Ids) -> None:
+        """Blocks are about to be taken out."""
+        if self.ranks.in_use:
+            self.residency.rank[ids] = Rank.NORMAL
+        if self.owners.several:
+            for path in self._stems.leaving(ids):
+                self._show(self._fair_orders, path)
 
     def in_use(self, ids: Ids) -> Mask:
         """Which of the blocks a request holds, or have a copy in flight."""
@@ -439,6 +511,9 @@ class Holdings:
         residency.check()
         self.radix.check()
         self.order.check()
+        self.shares.check()
+        self.ranks.check()
+        self._stems.check()
         for view in self._views:
             view.check()
         for table in self.slots:

@@ -55,6 +55,7 @@ from tiering.outbox import Outbox
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.policies import policy_named
 from tiering.radix import Tokens
+from tiering.ranks import Rank
 from tiering.residency import Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import Restore
@@ -117,6 +118,8 @@ class Index:
             disk_bytes=config.disk_bytes,
             policy=policy_named(config.policy),
             chooses=config.admission != "all",
+            quotas=config.quotas,
+            high_s=config.high_s,
             seed=seed,
         )
         self._entry = Entry(
@@ -175,6 +178,7 @@ class Index:
                 mark_shift=config.mark_shift,
             ),
             host_loads=config.loads,
+            min_prefix_tokens=config.min_prefix_tokens,
         )
         self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)
         self._lookups = Lookups()
@@ -202,6 +206,7 @@ class Index:
         stash: Stash | None = None,
         use: CacheUse = CacheUse.READ_WRITE,
         ownership: Ownership = EVERYBODYS,
+        rank: Rank = Rank.NORMAL,
     ) -> Lease | Wait:
         """Give a request its path and the device slots that it needs to begin, all or nothing, and start its loads.
 
@@ -212,6 +217,7 @@ class Index:
         being computed by this request: whoever shares it waits. `stash`: what `preempt` answered, unless it is lost;
         it is copied back up, and then over. `use`: without leave to write nothing is entered.
         `ownership`: whose its blocks are. The same tokens up to a block must always name the same owner for it.
+        `rank`: how long they are to be kept, at least.
 
         Raises ValueError if so many slots do not exist at all, or are too few for the prompt.
         """
@@ -222,6 +228,9 @@ class Index:
         if len(tokens) > max_blocks * self.config.block_tokens:
             raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
         found = matched = self._match(tokens, compute_last=compute_last, use=use)
+        too_short = use is CacheUse.READ_WRITE and self._leases.is_too_short(tokens)
+        if too_short:
+            use = CacheUse.READ
         # what was preempted comes back whole; and for what is on its way a request waits
         chosen = None
         if self._choosing is not None and stash is None and not self._leases.is_pending(found):
@@ -229,8 +238,10 @@ class Index:
         if chosen is not None:
             matched = found[: chosen[1].num_blocks]
         outcome = self._leases.admit(
-            tokens, matched, max_blocks, chunk_blocks, stash, use, ownership, compute_last=compute_last
+            tokens, matched, max_blocks, chunk_blocks, stash, use, ownership, rank, compute_last=compute_last
         )
+        if too_short and isinstance(outcome, Lease):
+            self.not_indexed(tokens, len(matched), MissReason.TOO_SHORT)
         if isinstance(outcome, Lease) and use is not CacheUse.OFF:
             num_blocks = self._leases.num_usable(tokens, compute_last=compute_last)
             self._lookups.note(num_blocks, outcome.found_in[: len(matched)])
@@ -257,12 +268,14 @@ class Index:
         """What there is of a prompt now: for `tiering.explain`. Changes nothing."""
         return self._leases.observe(tokens, self._match(tokens, use=use), compute_last=True, use=use)
 
-    def not_indexed(self, tokens: Tokens, start: int) -> None:
+    def not_indexed(
+        self, tokens: Tokens, start: int, reason: MissReason = MissReason.REPLY_NOT_INDEXED
+    ) -> None:
         """The blocks of these tokens from position `start` on were computed, and nobody is to find them: remember why."""
         radix = self._holdings.radix
         whole = tokens[: len(tokens) // radix.block_tokens * radix.block_tokens].tobytes()
         chain = fingerprints(whole, radix.block_tokens * tokens.itemsize, radix.seed)[start:]
-        self._eviction.departed.note(chain, len(Tier), MissReason.REPLY_NOT_INDEXED, self._now_s)
+        self._eviction.departed.note(chain, len(Tier), reason, self._now_s)
 
     def num_matching(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> int:
         """How many leading blocks of a prompt would not be computed again, those on their way included."""
@@ -392,6 +405,7 @@ class Index:
         self._now_s = self._holdings.order.now_s = max(now_s, self._now_s)
         self._outbox.at(self._now_s)
         self._expiry.at(self._now_s)
+        self._holdings.at(self._now_s)
 
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
@@ -498,6 +512,8 @@ class Index:
         if config.ttl_s != self.config.ttl_s:
             self._expiry.change(config.ttl_s)
             self._uses.change(config.uses_told_within_s)
+        self._holdings.shares.change(config.quotas)
+        self._leases.min_prefix_tokens = config.min_prefix_tokens
         self.config = config
         self._sizes.resize(config.host_slots, config.disk_bytes)
         self._entry.resize()
@@ -509,7 +525,8 @@ class Index:
             deadline_s=config.io_deadline_s,
         )
         self._num_settings_changed += 1
-        self.events.append("changed", **changes)
+        told = {name: value for name, value in changes.items() if name != "quotas"}
+        self.events.append("changed", **told)
 
     def clear(self) -> bool:
         """Forget every block in every tier that is not in use. False if something is, and stays.
@@ -647,6 +664,7 @@ class Index:
             "leases": len(self._leases),
             "expired": self._expiry.num_expired,
             "departed": len(self._eviction.departed),
+            "owners": self._holdings.shares.stats(),
             "removed": self._by_hand.num_removed,
             "failed_loads": {reason.value: count for reason, count in dict(self._loads.misses).items()},
             "preempted": {
@@ -666,6 +684,10 @@ class Index:
             "read_bytes": read,
             "written_by_read": written / read if read else None,
         }
+
+    def owners(self) -> dict[str, dict[str, Any]]:
+        """Of each owner what it has, in places and bytes: see Shares.stats. Any thread may ask."""
+        return self._holdings.shares.stats(all_of_them=True)
 
     def check(self) -> None:
         """Raise AssertionError unless every part is consistent, and leases hold what they must."""

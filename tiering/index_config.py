@@ -7,6 +7,7 @@ from typing import Final
 from tiering.expiry import ROUNDS
 from tiering.keeping import admission_named
 from tiering.policies import policy_named
+from tiering.quotas import Quotas
 
 _READ_BUDGET_BYTES: Final = 128 << 20
 """What is on its way from the disk waits for all that was asked for before: of a slow one, at 100 MB/s, this comes in well
@@ -54,6 +55,12 @@ class IndexConfig:
     write_budget_blocks: int = 64
     clean_share: float = 0.5
     """Of the host slots, those kept free or on disk as well, so that demotion finds a place without waiting."""
+    quotas: Quotas | None = None
+    """How much of each tier owners keep when there is not enough for all; None: the least recently used goes first, whoever's."""
+    high_s: float = 600.0
+    """How long what is to be kept longer than other things is, after its last use."""
+    min_prefix_tokens: int = 0
+    """Prompts of fewer tokens in whole blocks are not indexed, and fewer are not loaded."""
     ttl_s: float | None = None
     """A block that nobody has used for so long is forgotten in every tier; None: only for want of room."""
     hole_ttl_s: float = 300.0
@@ -90,6 +97,10 @@ class IndexConfig:
             raise ValueError(f"write_budget_blocks must be at least 1, not {self.write_budget_blocks}")
         if not 0 < self.io_deadline_s < math.inf:
             raise ValueError(f"io_deadline_s must be a time above 0, not {self.io_deadline_s}")
+        if not 0 < self.high_s < math.inf:
+            raise ValueError(f"high_s must be a time above 0, not {self.high_s}")
+        if self.min_prefix_tokens < 0:
+            raise ValueError(f"min_prefix_tokens must be at least 0, not {self.min_prefix_tokens}")
         if self.ttl_s is not None and not 0 < self.ttl_s < math.inf:
             raise ValueError(f"ttl_s must be a time above 0, or None, not {self.ttl_s}")
 
@@ -112,6 +123,15 @@ class IndexConfig:
 
 
 LIVE: Final = frozenset(
-    {"host_slots", "disk_bytes", "ttl_s", "clean_share", "write_budget_blocks", "io_deadline_s"}
+    {
+        "host_slots",
+        "disk_bytes",
+        "ttl_s",
+        "clean_share",
+        "write_budget_blocks",
+        "io_deadline_s",
+        "quotas",
+        "min_prefix_tokens",
+    }
 )
 """Fields of the configuration that may change while requests go on."""

@@ -8,6 +8,7 @@ from kvstore.reports import Decision, TierName
 from tiering.observation import Observed
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
+from tiering.ranks import Rank
 from tiering.residency import Ids, Tier
 
 NOT_CACHED = -1
@@ -36,15 +37,16 @@ class Lease:
         found_in: NDArray[np.int8],
         max_blocks: int,
         ownership: Ownership = EVERYBODYS,
+        rank: Rank = Rank.NORMAL,
     ) -> None:
         """What a request starts with.
 
         `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [M] int8 of the M <= P, M <= S blocks
-        that were matched; `max_blocks`: how long the block table may become; `ownership`: whose what it indexes is.
+        that were matched; `max_blocks`: how long the block table may become; `ownership`: whose what it indexes is; `rank`: how long that is to be kept.
         """
         self.ids = ids
         self.slots = slots
-        self.ownership = ownership
+        self.ownership, self.rank = ownership, rank
         self.found_in = np.full(max_blocks, NOT_CACHED, dtype=np.int8)
         self.found_in[: len(found_in)] = found_in
         self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)

@@ -15,6 +15,7 @@ from tiering.observation import Observed
 from tiering.observer import Observer
 from tiering.owners import Ownership
 from tiering.radix import Tokens
+from tiering.ranks import Rank
 from tiering.residency import NO_BLOCK, Ids
 from tiering.slot_table import SlotState
 from tiering.swaps import Stash, StashState, Swaps
@@ -53,8 +54,10 @@ class Leases:
         observer: Observer,
         *,
         host_loads: bool,
+        min_prefix_tokens: int,
     ) -> None:
-        """`host_loads`: whether blocks below the device are used."""
+        """`host_loads`: whether blocks below the device are used. `min_prefix_tokens`: see IndexConfig."""
+        self.min_prefix_tokens = min_prefix_tokens
         self._observer = observer
         self._holdings, self._holes, self._eviction = holdings, holes, eviction
         self._loads, self._swaps, self._expiry = loads, swaps, expiry
@@ -68,7 +71,23 @@ class Leases:
     # --- before admission -----------------------------------------------------------------------------------------
 
     def match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
-        """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way, and not over."""
+        """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way, and not over.
+
+        What is shorter than is worth loading is used as far as the device has it, or will have it for others.
+        """
+        matched = self._match(tokens, compute_last=compute_last, disk_ready=disk_ready, use=use)
+        if len(matched) * self._holdings.radix.block_tokens >= self.min_prefix_tokens:
+            return matched
+        residency = self._holdings.residency
+        at_hand = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
+        return matched if np.count_nonzero(at_hand) == len(matched) else matched[: at_hand.argmin()]
+
+    def is_too_short(self, tokens: Tokens) -> bool:
+        """Whether a prompt is shorter than is worth keeping."""
+        block_tokens = self._holdings.radix.block_tokens
+        return len(tokens) // block_tokens * block_tokens < self.min_prefix_tokens
+
+    def _match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
         if use is CacheUse.OFF:
             return np.empty(0, dtype=np.intp)
         usable_blocks = self.num_usable(tokens, compute_last=compute_last)
@@ -94,7 +113,11 @@ class Leases:
     def observe(self, tokens: Tokens, matched: Ids, *, compute_last: bool, use: CacheUse) -> Observed:
         """What there is of a prompt that `match` has answered this for."""
         usable_blocks = self.num_usable(tokens, compute_last=compute_last)
-        return self._observer.observe(tokens, matched, usable_blocks, off=use is CacheUse.OFF)
+        too_short = len(matched) * self._holdings.radix.block_tokens < self.min_prefix_tokens and len(
+            self._match(tokens, compute_last=compute_last, disk_ready=True, use=use)
+        ) > len(matched)
+        off = use is CacheUse.OFF
+        return self._observer.observe(tokens, matched, usable_blocks, off=off, too_short=too_short)
 
     def is_pending(self, matched: Ids) -> bool:
         """Whether a block is being computed or loaded for another request."""
@@ -117,6 +140,7 @@ class Leases:
         stash: Stash | None,
         use: CacheUse,
         ownership: Ownership,
+        rank: Rank,
         *,
         compute_last: bool,
     ) -> Lease | Wait:
@@ -128,29 +152,31 @@ class Leases:
         num_blocks = min(max_blocks, self._num_to_begin(tokens, len(matched), chunk_blocks, stash))
         block_tokens = self._holdings.radix.block_tokens
         # leased while room is made, or the path might be what is evicted
-        self._holdings.lease(matched)
+        self._holdings.lease(matched, rank)
         absent = np.flatnonzero(self._holdings.residency.state[DEVICE].take(matched) != PRESENT)
         whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
         self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
-        room = self._room_beside(matched[absent], num_blocks - len(matched) + len(absent))
+        room = self._room_beside(matched[absent], num_blocks - len(matched) + len(absent), ownership.owner)
         if room is not Room.NOW:
-            self._holdings.release(matched)
+            self._holdings.release(matched, rank)
             return Wait.FOR_ROOM
         observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
         shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
-        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, observed)
+        lease = self._grant(
+            tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, rank, observed
+        )
         if stash is not None:
             self._swaps.swap_in(stash, lease)
         return lease
 
-    def _room_beside(self, to_load: Ids, num_slots: int) -> Room:
+    def _room_beside(self, to_load: Ids, num_slots: int, owner: bytes) -> Room:
         """Make room on the device; the host copies of what is to be loaded stay."""
         if not len(to_load):
-            return self._eviction.device_room(num_slots)
+            return self._eviction.device_room(num_slots, owner)
         # read, because they would be clean, if the disk has them too, and first to go
         in_host = to_load[self._holdings.residency.present(HOST, to_load)]
         self._holdings.read_begins(HOST, in_host)
-        room = self._eviction.device_room(num_slots)
+        room = self._eviction.device_room(num_slots, owner)
         self._holdings.read_ended(HOST, in_host)
         return room
 
@@ -168,6 +194,7 @@ class Leases:
         num_blocks: int,
         max_blocks: int,
         ownership: Ownership,
+        rank: Rank,
         observed: Observed,
     ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
@@ -182,11 +209,11 @@ class Leases:
         slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
         path = self._path(tokens, matched)
         holdings.belongs(path, 0, ownership)
-        lease = Lease(path, slots, found_in, max_blocks, ownership)
+        lease = Lease(path, slots, found_in, max_blocks, ownership, rank)
         lease.observed = observed
         lease.ready[:num_matched] = True
         lease.ready[absent] = False
-        holdings.lease_further(path, num_matched)
+        holdings.lease_further(path, num_matched, rank)
         self._leases.append(lease)
         if len(path) > num_matched:
             mine = np.arange(num_matched, len(path))
@@ -237,14 +264,14 @@ class Leases:
         assert num_shared <= num_used <= len(lease.slots), "the prompt is not computed yet"
         assert lease.ready[:num_shared].all(), "what is not computed cannot be shared"
         num_private = min(max_blocks, num_used + 1) - num_shared
-        if self._eviction.device_room(num_private) is not Room.NOW:
+        if self._eviction.device_room(num_private, lease.ownership.owner) is not Room.NOW:
             return None
         private = self._holdings.slots[DEVICE].take(num_private, SlotState.PRIVATE)
         assert private is not None, "room was made"
         slots = np.concatenate([lease.slots[:num_shared], private])
-        other = Lease(lease.ids, slots, lease.found_in[:0], max_blocks, lease.ownership)
+        other = Lease(lease.ids, slots, lease.found_in[:0], max_blocks, lease.ownership, lease.rank)
         other.ready[:num_used] = lease.ready[:num_used]
-        self._holdings.lease(other.ids)
+        self._holdings.lease(other.ids, lease.rank)
         self._leases.append(other)
         return other
 
@@ -254,7 +281,7 @@ class Leases:
         """See Index.grow."""
         if not (missing := lease.num_missing(num_blocks)):
             return Room.NOW
-        room = self._eviction.device_room(missing)
+        room = self._eviction.device_room(missing, lease.ownership.owner)
         if room is Room.NOW:
             slots = self._holdings.slots[DEVICE].take(missing, SlotState.PRIVATE)
             assert slots is not None, "room was made"
@@ -271,7 +298,7 @@ class Leases:
         lease.filling[filled] = False
         self._holdings.wont_compute(lease.ids[filled])
         self._holdings.arrived(DEVICE, lease.ids[filled])
-        lease.indexable = tokens
+        lease.indexable = tokens[:0] if self.is_too_short(tokens) else tokens
         self._extend(lease)
 
     def _extend(self, lease: Lease) -> None:
@@ -302,7 +329,7 @@ class Leases:
             self._holdings.expect(DEVICE, block, slot)
             self._holdings.arrived(DEVICE, block)
         lease.ids = np.concatenate([lease.ids, block])
-        self._holdings.lease_further(lease.ids, position)
+        self._holdings.lease_further(lease.ids, position, lease.rank)
         return True
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -341,7 +368,7 @@ class Leases:
                 DEVICE, unfilled[self._holdings.residency.state[DEVICE][unfilled] == WRITING]
             )
         self._holdings.slots[DEVICE].free(private, SlotState.PRIVATE)
-        self._holdings.release(lease.ids)
+        self._holdings.release(lease.ids, lease.rank)
         self._holes.prune(lease.ids[::-1])
 
     def check(self) -> None:

@@ -43,10 +43,12 @@ class Observer:
         self._host_loads, self._explains = host_loads, explains
         self._same = (1 << mark_shift) - 1
 
-    def observe(self, tokens: Tokens, matched: Ids, usable_blocks: int, *, off: bool) -> Observed:
+    def observe(
+        self, tokens: Tokens, matched: Ids, usable_blocks: int, *, off: bool, too_short: bool = False
+    ) -> Observed:
         """What there is behind and beyond `matched`, which is the answer of `Leases.match` for the prompt.
 
-        `off`: whether the request uses nothing of the cache.
+        `off`: whether the request uses nothing of the cache; `too_short`: whether there is more, but not enough to load it.
         """
         radix = self._holdings.radix
         known, stop, onwards = matched, None, b""
@@ -58,7 +60,7 @@ class Observer:
             rest = tokens[len(matched) * block_tokens : usable_blocks * block_tokens]
             known = np.concatenate([matched, radix.match_below(last, rest)])
             if len(known) > len(matched):
-                stop = self._why_not(known.item(len(matched)))
+                stop = MissReason.TOO_SHORT if too_short else self._why_not(known.item(len(matched)))
             if len(known) < usable_blocks:
                 wanted = tokens[len(known) * block_tokens : (len(known) + 1) * block_tokens]
                 last = known.item(-1) if len(known) else NO_BLOCK

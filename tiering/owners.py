@@ -32,6 +32,15 @@ class Owners:
         self._owners = [NO_OWNER]
         self._numbers = {NO_OWNER: NOBODY}
 
+    def __len__(self) -> int:
+        """How many numbers there are, NOBODY's among them."""
+        return len(self._owners)
+
+    @property
+    def several(self) -> bool:
+        """Whether anything was ever somebody's."""
+        return len(self._owners) > 1
+
     def number(self, owner: bytes) -> int:
         """The owner's number, a new one for who is new."""
         number = self._numbers.get(owner)

@@ -8,6 +8,7 @@ from tiering.holdings import ABSENT, DEVICE, DISK, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.moves import Forget
 from tiering.outbox import Outbox
+from tiering.owners import NOBODY
 from tiering.residency import Ids, Mask, Tier
 
 _EVICTED = REASONS.index(MissReason.EVICTED)
@@ -34,6 +35,7 @@ class Removal:
     def leave(self, tier: Tier, ids: Ids) -> None:
         """Give up copies of blocks that stay."""
         if len(ids):
+            self._holdings.shares.evicted(ids)
             self._holdings.left(tier, ids)
             self.evicted[tier] += len(ids)
 
@@ -62,10 +64,15 @@ class Removal:
         residency = self._holdings.residency
         if not residency.is_only_in(tier, block):
             return False
-        fingerprint = residency.cells.fingerprint[block]
-        self.departed.note_one(fingerprint, tier, _EVICTED, self._holdings.order.now_s)
+        if self._holdings.shares.on:
+            self._note_evicted(tier, np.array([block], dtype=np.intp))
+        else:
+            fingerprint = residency.cells.fingerprint[block]
+            self.departed.note_one(fingerprint, tier, _EVICTED, self._holdings.order.now_s)
         if tier is DISK:
             self.forget(np.array([block], dtype=np.intp))
+        if self._holdings.owners.several:
+            self._holdings.shares.evicted(np.array([block], dtype=np.intp))
         self._holdings.drop_leaf(tier, block)
         self.evicted[tier] += 1
         self.dropped[tier] += 1
@@ -95,8 +102,7 @@ class Removal:
         """Drop blocks that only this tier has, children before parents, and that nothing else follows."""
         if not len(ids):
             return
-        residency = self._holdings.residency
-        self.departed.note(residency.fingerprint[ids], int(tier), reason, self._holdings.order.now_s)
+        self._note_evicted(tier, ids, reason)
         if tier is DISK:
             self.forget(ids)
         self.leave(tier, ids)
@@ -181,6 +187,18 @@ class Removal:
         self.departed.note(
             residency.fingerprint[ids[there]], tiers[there], reason, self._holdings.order.now_s
         )
+
+    def _note_evicted(self, tier: Tier, ids: Ids, why: MissReason = MissReason.EVICTED) -> None:
+        """Blocks are about to go that only this tier has, to make room in it, or for another reason."""
+        holdings = self._holdings
+        fingerprints = holdings.residency.fingerprint[ids]
+        numbers = holdings.residency.owner[ids]
+        for number in np.unique(numbers).tolist() if holdings.shares.on else [NOBODY]:
+            mine = fingerprints if not holdings.shares.on else fingerprints[numbers == number]
+            over = why is MissReason.EVICTED and holdings.shares.on and holdings.shares.is_over(tier, number)
+            reason = MissReason.OVER_QUOTA if over else why
+            own = number == holdings.shares.asker
+            self.departed.note(mine, int(tier), reason, holdings.order.now_s, by_others=over and not own)
 
     def lost(self, ids: Ids, reason: MissReason) -> None:
         """The disk turned out not to have these blocks: remember it of those that are whole nowhere else."""

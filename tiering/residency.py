@@ -11,6 +11,8 @@ eviction policy and the core each own some of the columns and may read all of th
     fingerprint                [cap] uint64             radix    a hash of all tokens up to the block's end, for this process
     stamp                      [cap] int64              policy   time of the last touch, 0 for never
     owner                      [cap] int32              core     number of whose block it is, 0 for everybody's
+    stems                      [cap] int32              stems    of a block of everybody's: those at or below it that owners' follow
+    rank                       [cap] int8               ranks    how long it is to be kept, as callers say: a Rank
     hits                       [cap] int32              core     how often requests found it, and so all above it
     leases                     [cap] int32              core     requests that hold the path through this block
     computing                  [cap] bool               core     a request is going to fill the block on the device
@@ -87,6 +89,8 @@ class Residency:
     fingerprint: NDArray[np.uint64]
     stamp: NDArray[np.int64]
     owner: NDArray[np.int32]
+    stems: NDArray[np.int32]
+    rank: NDArray[np.int8]
     hits: NDArray[np.int32]
     leases: NDArray[np.int32]
     computing: NDArray[np.bool_]
@@ -356,7 +360,7 @@ class Residency:
         self._check_family(live)
 
     def _check_blank(self, dead: Ids, free: NDArray[np.int32]) -> None:
-        for name in ("num_children", "stamp", "owner", "hits", "leases", "computing", "has_key"):
+        for name in ("num_children", "stamp", "owner", "stems", "hits", "leases", "computing", "has_key"):
             assert not getattr(self, name)[dead].any(), f"a dead id kept its {name}"
         assert not self.resident_anywhere(dead).any(), "a dead id is resident"
         assert not self._read_anywhere(dead).any(), "a dead id is read"
@@ -398,6 +402,8 @@ _COLUMNS: dict[str, type] = {
     "fingerprint": np.uint64,
     "stamp": np.int64,
     "owner": np.int32,
+    "stems": np.int32,
+    "rank": np.int8,
     "hits": np.int32,
     "leases": np.int32,
     "computing": np.bool_,

@@ -203,7 +203,7 @@ class _Entering:
         residency = holdings.residency
         residency.set_keys(ids, found.keys[numbers])
         untouched = residency.stamp[ids] == 0
-        residency.owner[ids[untouched]] = self._owner_numbers(found.owners[numbers[untouched]])
+        holdings.have_owners(ids[untouched], self._owner_numbers(found.owners[numbers[untouched]]))
         holdings.order.recalled(ids[untouched], uses[untouched])
         sizes = found.stored_bytes[numbers]
         holdings.expect(DISK, ids, sizes)

@@ -113,10 +113,11 @@ class TierOrder:
 
     # --- who goes -------------------------------------------------------------------------------------------------
 
-    def peek(self, k: int) -> Ids:
+    def peek(self, k: int, givers: Sequence[int] = ()) -> Ids:
         """Up to `k` blocks that may go, first those that should, children before parents.
 
-        Raises PolicyError if the policy gives up one that may not.
+        `givers`: the number of the owner who should give each of the first ones; where nothing of that owner's may go, anybody
+        does. Raises PolicyError if the policy gives up one that may not.
         """
         if k <= 0:
             return np.empty(0, dtype=np.intp)
@@ -132,10 +133,14 @@ class TierOrder:
             self._promise(*free)
         needy: list[tuple[Name, Name, int] | None] = [None] * -num_free
         needy += coming[max(0, num_free) :]
-        for row in needy:
+        for at, row in enumerate(needy):
             victim = next(again, None)
             if victim is None:
-                victim = self._policy.evict(ask, None if row is None else row[0])
+                coming_name = None if row is None else row[0]
+                if at < len(givers):
+                    victim = self._policy.evict(self._among(ask, givers[at]), coming_name)
+                if victim is None:
+                    victim = self._policy.evict(ask, coming_name)
                 if victim is None:
                     break
                 if ask(victim) is not _FREE:
@@ -180,6 +185,16 @@ class TierOrder:
             return _PARENT if name in below else _FREE
 
         return ask
+
+    def _among(self, ask: Ask, owner: int) -> Ask:
+        """The same, but that all other owners' blocks are held."""
+        ids, owner_of = self._ids.get, self._residency.cells.owner
+
+        def ask_one(name: Name) -> Standing:
+            block = ids(name)
+            return ask(name) if block is not None and owner_of[block] == owner else _HELD
+
+        return ask_one
 
     def _may_go_again(self, name: Name, block: int) -> bool:
         """Whether a block that was picked, and stayed, may be picked once more."""

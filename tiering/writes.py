@@ -1,5 +1,6 @@
 """Copying down ahead of need: host memory is kept clean enough that making room there is never a wait for the disk."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -115,16 +116,41 @@ class Writes:
         num_asked = 0
         if self._holdings.disk_is_over:
             return 0  # what is too much there goes first, a part in each plan
-        for start in range(0, len(ids), self._batch):
-            batch = ids[start : start + self._batch]
-            oldest = self._holdings.residency.stamp[batch].min().item()
-            room = self._eviction.disk_room(len(batch) * self._reserved_bytes, used_before=oldest)
+        for batch in self._batches(ids):
+            if self._holdings.shares.on:  # what gave room may have taken what follows it along
+                batch = batch[self._holdings.is_host_dirty(batch)]
+                if not len(batch):
+                    continue
+            room = self._disk_room(batch)
             batch = batch[: room // self._reserved_bytes]
-            if not len(batch):
+            if len(batch):
+                self._send(batch)
+                num_asked += len(batch)
+            elif not self._holdings.shares.on:
                 break
-            self._send(batch)
-            num_asked += len(batch)
         return num_asked
+
+    def _batches(self, ids: Ids) -> Iterator[Ids]:
+        """Parts of these; where owners have quotas, each of one owner's."""
+        owners = self._holdings.residency.owner[ids]
+        groups = (
+            [ids[owners == number] for number in np.unique(owners)] if self._holdings.shares.on else [ids]
+        )
+        for group in groups:
+            for start in range(0, len(group), self._batch):
+                yield group[start : start + self._batch]
+
+    def _disk_room(self, batch: Ids) -> int:
+        """The bytes that the disk has for a batch, of those that it may take at most."""
+        residency = self._holdings.residency
+        shares, owner = self._holdings.shares, residency.cells.owner[batch.item(0)]
+        num_bytes = len(batch) * self._reserved_bytes
+        shares.asks(DISK, owner, num_bytes)
+        room = self._eviction.disk_room(
+            num_bytes, used_before=residency.stamp[batch].min().item(), owner=owner
+        )
+        shares.asked(DISK)
+        return room
 
     def _send(self, batch: Ids) -> None:
         self._holdings.read_begins(HOST, batch)

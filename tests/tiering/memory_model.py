@@ -40,6 +40,7 @@ from tiering.moves import (
     Written,
 )
 from tiering.owners import EVERYBODYS, Ownership
+from tiering.ranks import Rank
 from tiering.residency import NO_BLOCK, State, Tier
 from tiering.swaps import Stash
 
@@ -83,6 +84,7 @@ class Request:
     lease: Lease | None = None
     stash: Stash | None = None
     wait: Wait | None = None
+    rank: Rank = Rank.NORMAL
     prompt_blocks: int = 0
     own_blocks: int = 0
 
@@ -178,6 +180,7 @@ class MemoryModel:
             compute_last=not resumed,
             stash=request.stash,
             ownership=ownership_of(request.tokens),
+            rank=request.rank,
         )
         if isinstance(outcome, Wait):
             request.wait = outcome

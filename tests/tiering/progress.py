@@ -39,6 +39,10 @@ class Client:
         return Told(output_tokens=self.decoded)
 
     @property
+    def rank(self):
+        return self.request.rank
+
+    @property
     def tokens(self):
         if self.stash is not None:
             return self.request.array[: self.stash.start * self.block_tokens]

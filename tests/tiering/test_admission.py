@@ -12,6 +12,7 @@ from tiering.keeping import Told
 from tiering.leases import CacheUse, Wait
 from tiering.moves import Read, SwapOut
 from tiering.owners import EVERYBODYS, Ownership
+from tiering.ranks import Rank
 from tiering.residency import Tier
 
 
@@ -32,6 +33,7 @@ class Asker:
     cache_use: CacheUse = CacheUse.READ_WRITE
     ownership: Ownership = EVERYBODYS
     told: Told | None = None
+    rank: Rank = Rank.NORMAL
     num_preempted: int = 0
 
     @property

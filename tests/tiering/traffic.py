@@ -16,6 +16,8 @@ from tiering.decision import Chooser
 from tiering.index_config import IndexConfig
 from tiering.moves import Read
 from tiering.policies import POLICIES
+from tiering.quotas import Quota, Quotas
+from tiering.ranks import Rank
 from tiering.residency import NO_BLOCK, Tier
 from tiering.slot_table import SlotState
 from tiering.transfers import NAMES
@@ -24,6 +26,14 @@ RECORD_BYTES = 10
 
 Choose = Callable[[Sequence[Any]], Any]
 """Picks one of several, each as likely as the others."""
+
+
+QUOTAS = (
+    None,
+    Quotas(),
+    Quotas(default=Quota(device=0.25, host=1, disk=0.5), nobodys=Quota(weight=3.0)),
+    Quotas(owners={OWNERS[0]: Quota(device=2, disk=20), OWNERS[1]: Quota(device=1.0, host=0)}),
+)
 
 
 def some_config(choose):
@@ -46,6 +56,9 @@ def some_config(choose):
         write_batch_share=0.5,
         write_budget_blocks=choose([1, 2, 6]),
         clean_share=choose([0.0, 0.25, 0.5, 1.0]),
+        quotas=choose([None, *QUOTAS]),
+        high_s=choose([4.0, 600.0]),
+        min_prefix_tokens=choose([0, 0, 0, 5]),
         ttl_s=choose([None, None, 5.0, 20.0]),
         hole_ttl_s=choose([3.0, 50.0]),
         disk_failures=choose([1, 2, 3]),
@@ -173,7 +186,9 @@ class Traffic:
         num_blocks = len(tokens) // self.config.block_tokens + self.choose([1, 1, 2, 3])
         if num_blocks > self.config.device_slots:
             return None
-        return self.model.request(tokens, num_blocks, self.choose([1, 2, num_blocks, num_blocks]))
+        request = self.model.request(tokens, num_blocks, self.choose([1, 2, num_blocks, num_blocks]))
+        request.rank = self.choose([Rank.NORMAL, Rank.NORMAL, Rank.NORMAL, *Rank])
+        return request
 
     def arrive(self):
         request = self._request()
@@ -303,6 +318,8 @@ class Traffic:
             "ttl_s": self.choose([None, 5.0, 20.0]),
             "clean_share": self.choose([0.0, 0.5, 1.0]),
             "write_budget_blocks": self.choose([1, 6]),
+            "quotas": self.choose(QUOTAS),
+            "min_prefix_tokens": self.choose([0, 5]),
         }
         if has_disk:
             changes["disk_bytes"] = self.choose([1, 3, 8]) * RECORD_BYTES

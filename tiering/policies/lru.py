@@ -142,13 +142,19 @@ class LRU:
         # there is none, the entry is dead, as it should be.
         self._deepest[bisect_left(self._stamps, stamp)] = parent
 
-    def view(self, eligible: Eligible, is_eligible: "Callable[[int], bool] | None" = None) -> "View":
+    def view(
+        self,
+        eligible: Eligible,
+        is_eligible: "Callable[[int], bool] | None" = None,
+        owner: int | None = None,
+    ) -> "View":
         """A reader of the order that sees only the blocks for which `eligible(ids)` is true.
 
         `eligible` takes an intp array of ids and returns a mask of the same length; it must change nothing. `is_eligible`
-        says the same of one block, for whoever peeks at one at a time.
+        says the same of one block, for whoever peeks at one at a time. `owner`: the number of the only owner of eligible
+        blocks, not that of everybody's; other owners' entries are passed over.
         """
-        return View(self, self._residency, eligible, is_eligible)
+        return View(self, self._residency, eligible, is_eligible, owner)
 
     def first(self, stamp: int, block: int, is_eligible: Callable[[int], bool]) -> int:
         """The first block of `upwards` that is eligible, NO_BLOCK if there is none."""
@@ -164,12 +170,14 @@ class LRU:
                 at = parent_of[at]
         return NO_BLOCK
 
-    def upwards(self, stamp: int, block: int, limit: int) -> Iterator[Ids]:
+    def upwards(self, stamp: int, block: int, limit: int, owner: int | None = None) -> Iterator[Ids]:
         """All touched blocks in eviction order from a place in the log: `block`, if it has that stamp, else the
         deepest with this or the next later stamp. In chunks, the first of `limit` blocks, then growing.
+
+        `owner`: only of the touches whose deepest block is this owner's, as it is where any is.
         """
         chunk: list[int] = []
-        for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp)):
+        for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp), owner):
             at = deepest
             if entry_stamp == stamp and block != NO_BLOCK and self._residency.cells.stamp[block] == stamp:
                 at = block
@@ -182,20 +190,26 @@ class LRU:
         if chunk:
             yield np.array(chunk, dtype=np.intp)
 
-    def _entries(self, start: int) -> Iterator[tuple[int, int]]:
-        """(stamp, deepest block) of the log's living entries from number `start`."""
+    def _entries(self, start: int, owner: int | None = None) -> Iterator[tuple[int, int]]:
+        """(stamp, deepest block) of the log's living entries from number `start`; of an owner's only if one is given."""
         start = max(start, self._num_waiting)
         stop = min(start + _FEW_ENTRIES, len(self._stamps))
-        stamp_of = self._residency.cells.stamp
+        cells = self._residency.cells
         for entry in range(start, stop):
             stamp, deepest = self._stamps[entry], self._deepest[entry]
-            if deepest != NO_BLOCK and stamp_of[deepest] == stamp:
+            if (
+                deepest != NO_BLOCK
+                and cells.stamp[deepest] == stamp
+                and (owner is None or cells.owner[deepest] == owner)
+            ):
                 yield stamp, deepest
         for at in range(stop, len(self._stamps), _SLICE_ENTRIES):
             # Slices are copies: a numpy view of the arrays themselves would forbid them to grow.
             stamps = np.frombuffer(self._stamps[at : at + _SLICE_ENTRIES], dtype=np.int64)
             blocks = np.frombuffer(self._deepest[at : at + _SLICE_ENTRIES], dtype=np.int64)
             alive = self._alive(stamps, blocks)
+            if owner is not None:
+                alive &= self._residency.owner.take(blocks) == owner
             yield from zip(stamps[alive].tolist(), blocks[alive].tolist(), strict=True)
 
     def _alive(self, stamps: NDArray[np.int64], deepest: NDArray[np.int64]) -> Mask:
@@ -300,8 +314,9 @@ class View:
         residency: Residency,
         eligible: Eligible,
         is_eligible: Callable[[int], bool] | None = None,
+        owner: int | None = None,
     ) -> None:
-        self._lru = lru
+        self._lru, self._owner = lru, owner
         self._is_eligible = is_eligible
         self._residency = residency
         self._eligible = eligible
@@ -321,7 +336,7 @@ class View:
         if k == 1 and self._is_eligible is not None:
             block = self.first()
             return np.array([block] if block != NO_BLOCK else [], dtype=np.intp)
-        for ids in self._lru.upwards(self._head, self._cursor, k + 2):
+        for ids in self._lru.upwards(self._head, self._cursor, k + 2, self._owner):
             hits = ids[self._eligible(ids)][:missing]
             if len(hits):
                 found.append(hits)
@@ -354,6 +369,11 @@ class View:
             behind = behind[self._eligible(behind)]
         if len(behind):  # or each round would look again, in vain, at all that follows
             self._head, self._cursor = self._residency.stamp[behind].min().item(), NO_BLOCK
+
+    def look_from(self, stamp: int) -> None:
+        """Blocks that were used at this stamp or later may be eligible that were not."""
+        if stamp <= self._head:
+            self._head, self._cursor = stamp, NO_BLOCK
 
     def check(self) -> None:
         """Raise AssertionError if a block before the view's place is eligible: somebody forgot to rewind."""

@@ -1,0 +1,167 @@
+"""Which block of a tier goes first where owners have quotas or requests have ranks; elsewhere what it is made around."""
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from tiering.owners import NOBODY
+from tiering.policies.lru import LRU, Eligible, View
+from tiering.quotas import Shares, split
+from tiering.ranks import Rank, Ranks
+from tiering.residency import NO_BLOCK, Ids, Mask, Residency, Tier
+from tiering.tier_order import TierOrder, Victims
+
+_ALL: Final = -1
+"""In place of an owner's number: of everybody's blocks alike."""
+_Part = tuple[int, Rank | None]
+
+
+class FairOrder:
+    """First whose, then which. Whose: of who stands furthest above its part; see `quotas.split`.
+
+    Which: of a part, one owner's blocks of one rank, the least recently used leaf, the lowest rank first. Each part is a view
+    of the one order of uses, which passes over what others used last, and is made when it is first needed. Everybody's blocks
+    that lead to an owner's are in no part: they go when nothing else does, as do all that parts do not offer, in the order
+    that this was made around. So whatever that would give up can be had here too.
+    """
+
+    def __init__(
+        self,
+        tier: Tier,
+        order: LRU,
+        residency: Residency,
+        shares: Shares,
+        ranks: Ranks,
+        plain: Victims,
+        eligible: Eligible,
+        block_size: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        """`plain`: the order of all blocks, with the same `eligible`: see `LRU.view`. `block_size`: of a mean block, as `shares` counts."""
+        self._tier, self._order, self._residency = tier, order, residency
+        self._shares, self._ranks, self.plain = shares, ranks, plain
+        self._eligible, self._block_size = eligible, block_size
+        self._parts: dict[_Part, View] = {}
+
+    def peek(self, k: int) -> Ids:
+        """See `View.peek`; of several owners the blocks of who stands furthest above its part come first."""
+        return self._peek(k, only_over=False)
+
+    def peek_over(self, k: int) -> Ids:
+        """Likewise, but of no owner more than it has above its part; nothing without quotas."""
+        return self._peek(k, only_over=True) if self._shares.on else np.empty(0, dtype=np.intp)
+
+    def first(self) -> int:
+        """The only block of `peek(1)`, NO_BLOCK if there is none."""
+        if not (self._shares.on or self._ranks.in_use):
+            return self.plain.first()
+        found = self.peek(1)
+        return found.item() if len(found) else NO_BLOCK
+
+    def rewind(self, ids: Ids) -> None:
+        """See `View.rewind`."""
+        self.plain.rewind(ids)
+        if self._parts:
+            there = {_ALL, *self._residency.owner[ids].tolist()}
+            for (owner, _), view in self._parts.items():
+                if owner in there:
+                    view.rewind(ids)
+
+    def became_normal(self, stamp: int) -> None:
+        """Blocks that were used at this stamp or later may be normal that were high."""
+        for (_, rank), view in self._parts.items():
+            if rank is Rank.NORMAL:
+                view.look_from(stamp)
+
+    # --- whose ----------------------------------------------------------------------------------------------------
+
+    def _peek(self, k: int, *, only_over: bool) -> Ids:
+        if k < 1:
+            return np.empty(0, dtype=np.intp)
+        if not self._shares.on:
+            if not self._ranks.in_use or isinstance(self.plain, TierOrder):
+                return self.plain.peek(k)
+            return self._with_others([self._of(_ALL, k)], k)
+        used, entitled = self._shares.standing(self._tier)
+        if np.count_nonzero(used) < 2 and not self._ranks.in_use and not only_over:
+            return self.plain.peek(k)
+        size = self._block_size()
+        used, entitled = used / size, entitled / size
+        if only_over:
+            used = np.maximum(0.0, np.floor(used - entitled))
+        if isinstance(self.plain, TierOrder):
+            return self._of_plugin(self.plain, split(used, entitled, k), k, only_over=only_over)
+        found = self._of_parts(used, entitled, k)
+        if only_over:
+            return np.concatenate(found) if found else np.empty(0, dtype=np.intp)
+        return self._with_others(found, k)
+
+    def _of_parts(self, used: np.ndarray, entitled: np.ndarray, k: int) -> list[Ids]:
+        """Up to `k` blocks, those of one owner together, from who stands furthest above its part on."""
+        given: dict[int, Ids] = {}
+        standing = used / entitled
+        while True:
+            missing = k - sum(map(len, given.values()))
+            counts = split(used, entitled, missing)
+            exhausted = False
+            for owner in np.flatnonzero(counts).tolist():
+                before = len(given.get(owner, ()))
+                given[owner] = self._of(owner, before + counts.item(owner))
+                if len(given[owner]) < before + counts.item(owner):
+                    used[owner], exhausted = 0.0, True
+                else:
+                    used[owner] -= counts.item(owner)
+            if not exhausted:
+                break
+        return [given[owner] for owner in sorted(given, key=lambda each: -standing.item(each))]
+
+    def _with_others(self, found: list[Ids], k: int) -> Ids:
+        """These, and where they are too few what the plain order has beside them."""
+        ids = np.concatenate(found) if found else np.empty(0, dtype=np.intp)
+        if len(ids) < k:
+            others = self.plain.peek(k)
+            ids = np.concatenate([ids, others[~np.isin(others, ids)][: k - len(ids)]])
+        return ids
+
+    def _of_plugin(self, order: TierOrder, counts: np.ndarray, k: int, *, only_over: bool) -> Ids:
+        """A policy's choice for each, among one owner's blocks; among all where it finds none, save with `only_over`."""
+        givers = np.repeat(np.arange(len(counts)), counts)
+        return order.peek(len(givers) if only_over else k, givers.tolist())
+
+    # --- which ----------------------------------------------------------------------------------------------------
+
+    def _of(self, owner: int, k: int) -> Ids:
+        """Up to `k` blocks of one owner, the lowest rank first."""
+        if not self._ranks.in_use:
+            return self._part(owner, None).peek(k)
+        found: list[Ids] = []
+        for rank in Rank:
+            found.append(self._part(owner, rank).peek(k))
+            k -= len(found[-1])
+            if not k:
+                break
+        return np.concatenate(found)
+
+    def _part(self, owner: int, rank: Rank | None) -> View:
+        view = self._parts.get((owner, rank))
+        if view is None:
+
+            def eligible(ids: Ids) -> Mask:
+                mask = self._eligible(ids)
+                if owner != _ALL:
+                    mask &= self._residency.owner.take(ids) == owner
+                if owner == NOBODY:
+                    mask &= self._residency.stems.take(ids) == 0
+                if rank is not None:
+                    mask &= self._ranks.of(ids) == rank
+                return mask
+
+            view = self._order.view(eligible, owner=None if owner in (_ALL, NOBODY) else owner)
+            self._parts[owner, rank] = view
+        return view
+
+    def check(self) -> None:
+        """Raise AssertionError if a block is missing from its part."""
+        self.plain.check()
+        for view in self._parts.values():
+            view.check()

@@ -1,0 +1,72 @@
+"""What a caller says of how long its blocks are to be kept: low, normal or high."""
+
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiering.policies.lru import LRU
+from tiering.residency import NO_BLOCK, Ids, Residency
+
+ROUNDS: Final = 8
+"""Within the time after which a high rank is lost: it is looked so often whose is."""
+
+
+class Rank(IntEnum):
+    """Of two blocks of one owner the lower goes first; of one rank, the one used less recently."""
+
+    LOW = -1
+    NORMAL = 0
+    HIGH = 1
+
+
+class Ranks:
+    """The rank of each block. Owns the column `rank`, which nobody writes to as long as nobody asks for a rank.
+
+    A path that is used has at least the rank of that use, so a parent is never below its child. What is high and was not
+    used for `high_s` is normal from then on: by the last use, which a parent's is never before its child's. So a use that is
+    not high then begins anew from normal.
+    """
+
+    def __init__(self, residency: Residency, order: LRU, high_s: float) -> None:
+        self._residency, self._order, self._high_s = residency, order, high_s
+        self._until = 0  # what has this stamp or an older one is high no more
+        self._due_s = -np.inf
+        self.in_use = False
+        """Whether anybody has ever asked for a rank."""
+
+    def at(self, now_s: float, became_normal: Callable[[int], None]) -> None:
+        """It is `now_s`. `became_normal`: told of a stamp from which on blocks may be normal that were high."""
+        if not self.in_use or now_s < self._due_s:
+            return
+        self._due_s = now_s + self._high_s / ROUNDS
+        until = self._order.last_stamp(now_s - self._high_s)
+        if until > self._until:
+            before, self._until = self._until, until
+            became_normal(before + 1)
+
+    def used(self, path: Ids, rank: Rank) -> None:
+        """A path is about to be used by a request of this rank."""
+        if not self.in_use:
+            if rank is Rank.NORMAL:
+                return
+            self.in_use = True
+        ranks = self.of(path)
+        is_new = self._residency.stamp.take(path) == 0
+        self._residency.rank[path] = np.where(is_new, rank, np.maximum(ranks, rank))
+
+    def of(self, ids: Ids) -> NDArray[np.int8]:
+        """The rank of each block now."""
+        ranks = self._residency.rank.take(ids)
+        ranks[(ranks > 0) & (self._residency.stamp.take(ids) <= self._until)] = Rank.NORMAL
+        return ranks
+
+    def check(self) -> None:
+        """Raise AssertionError if a block outranks the one that it follows."""
+        residency = self._residency
+        assert self.in_use or not residency.rank.any(), "nobody asked for a rank"
+        touched = np.flatnonzero(residency.live & (residency.parent != NO_BLOCK) & (residency.stamp > 0))
+        parents = residency.parent[touched].astype(np.intp)
+        assert (self.of(parents) >= self.of(touched)).all(), "a block outranks the one that it follows"
