@@ -54,6 +54,8 @@ class Eviction(Removal):
             if len(victims) < short:
                 return Room.SOON if self._is_device_moving() else Room.NO
             self.evict_device(victims)
+            if table.num_free + self.num_leaving < num_slots:  # what is held found no place below
+                return Room.SOON if self._is_device_moving() else Room.NO
         return _NOW if table.num_free >= num_slots else _SOON
 
     def _is_device_moving(self) -> bool:
@@ -80,10 +82,16 @@ class Eviction(Removal):
         # and what it reads from stays
         on_host = state[HOST][victims] != ABSENT
         on_disk = state[DISK][victims] == PRESENT
+        if self._holdings.holds:
+            victims = victims[~on_host | self._holdings.may_leave(DEVICE, victims)]
+            on_host, on_disk = state[HOST][victims] != ABSENT, state[DISK][victims] == PRESENT
         self.leave(DEVICE, victims[on_host])
-        self._move_down(victims[~on_host & ~on_disk], self.host_slots)
+        wants_host = ~on_disk
+        if self._holdings.holds:
+            wants_host |= self._holdings.holds.are_held_in(HOST, victims)
+        self._move_down(victims[~on_host & wants_host], self.host_slots)
         # a block that only the disk has would load slowly: it may have a free host slot, but nobody's place
-        self._move_down(victims[~on_host & on_disk], self._take_host)
+        self._move_down(victims[~on_host & ~wants_host], self._take_host)
 
     def _move_down(self, victims: Ids, take_slots: Callable[[int], Ids]) -> None:
         """Ask for copies to as many host slots as there are. The youngest are worth most; the others go."""
@@ -92,10 +100,17 @@ class Eviction(Removal):
         slots = take_slots(len(victims))
         # making that room may have dropped a victim, as the descendant of a block that went for good
         victims = victims[self._holdings.residency.state[DEVICE][victims] == PRESENT]
+        if self._holdings.holds:
+            held = self._holdings.holds.are_held(victims)
+            victims = np.concatenate([victims[~held], victims[held]])  # nothing that is not held leads to what is
         num_kept = min(len(slots), len(victims))
-        self._return_host(slots[num_kept:])
-        self.give_up(DEVICE, victims[: len(victims) - num_kept])
-        self.demote(victims[len(victims) - num_kept :], slots[:num_kept], then_free=True)
+        going, staying = victims[: len(victims) - num_kept], victims[len(victims) - num_kept :]
+        if self._holdings.holds:
+            going = going[self._holdings.may_leave(DEVICE, going)]
+        self.give_up(DEVICE, going)
+        staying = staying[self._holdings.residency.present(DEVICE, staying)]  # beyond a hole it may have been below one of those
+        self._return_host(slots[len(staying) :])
+        self.demote(staying, slots[: len(staying)], then_free=True)
 
     def demote(self, ids: Ids, host_slots: Ids, *, then_free: bool) -> None:
         """Ask for a copy from device to host slots that were taken IN_FLIGHT."""
@@ -122,6 +137,8 @@ class Eviction(Removal):
             unused = self._holdings.residency.stamp[move.ids] == move.stamps
             unleased = self._holdings.residency.leases[move.ids] == 0
             going = move.ids[unused & unleased]
+            if self._holdings.holds:
+                going = going[self._holdings.may_leave(DEVICE, going)]
             if error is None:
                 self.leave(DEVICE, going)
             else:
@@ -157,8 +174,9 @@ class Eviction(Removal):
             return
         # who computes a block may end before it is there: then this was the last copy
         whole_elsewhere = self._holdings.residency.state[[DEVICE, DISK]][:, ids] == PRESENT
-        self.gone(ids[~whole_elsewhere.any(axis=0)], MissReason.EVICTED)
-        self.leave(HOST, ids)
+        last = ~whole_elsewhere.any(axis=0)
+        self.gone(ids[last & ~self._holdings.holds.are_held(ids)], MissReason.EVICTED)
+        self.leave(HOST, ids[~last | ~self._holdings.holds.are_held(ids)])
 
     def host_slots_for_sweep(self, num_slots: int) -> Ids:
         """Take up to `num_slots` host slots, IN_FLIGHT: free ones, then those of blocks that the disk has as well."""

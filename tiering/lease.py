@@ -12,6 +12,7 @@ from tiering.observation import Observed
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
 from tiering.residency import Ids, Tier
+from tiering.terms import EVERYBODYS_TERM
 
 NOT_CACHED = -1
 
@@ -39,15 +40,17 @@ class Lease:
         found_in: NDArray[np.int8],
         max_blocks: int,
         ownership: Ownership = EVERYBODYS,
+        term: int = EVERYBODYS_TERM,
     ) -> None:
         """What a request starts with.
 
         `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [M] int8 of the M <= P, M <= S blocks
-        that were matched; `max_blocks`: how long the block table may become; `ownership`: whose what it indexes is.
+        that were matched; `max_blocks`: how long the block table may become; `ownership`: whose what it indexes is; `term`:
+        the number of what its blocks live for at least.
         """
         self.ids = ids
         self.slots = slots
-        self.ownership = ownership
+        self.ownership, self.term = ownership, term
         self.found_in = np.full(max_blocks, NOT_CACHED, dtype=np.int8)
         self.found_in[: len(found_in)] = found_in
         self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)

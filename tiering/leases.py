@@ -16,6 +16,7 @@ from tiering.observer import Observer
 from tiering.owners import Ownership
 from tiering.radix import Tokens
 from tiering.residency import NO_BLOCK, Ids
+from tiering.retention import Retention
 from tiering.slot_table import SlotState
 from tiering.swaps import Stash, StashState, Swaps
 
@@ -50,6 +51,7 @@ class Leases:
         loads: Loads,
         swaps: Swaps,
         expiry: Expiry,
+        retention: Retention,
         observer: Observer,
         *,
         host_loads: bool,
@@ -58,6 +60,7 @@ class Leases:
         self._observer = observer
         self._holdings, self._holes, self._eviction = holdings, holes, eviction
         self._loads, self._swaps, self._expiry = loads, swaps, expiry
+        self._retention = retention
         self._host_loads = host_loads
         self._leases: list[Lease] = []
         self.num_preempted = 0
@@ -119,6 +122,7 @@ class Leases:
         ownership: Ownership,
         *,
         compute_last: bool,
+        term: int,
     ) -> Lease | Wait:
         """See Index.admit."""
         if self.is_pending(matched):
@@ -133,12 +137,14 @@ class Leases:
         whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
         self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
         room = self._room_beside(matched[absent], num_blocks - len(matched) + len(absent))
+        if room is Room.NO and not self._leases and self._retention.give_way():
+            room = self._room_beside(matched[absent], num_blocks - len(matched) + len(absent))
         if room is not Room.NOW:
             self._holdings.release(matched)
             return Wait.FOR_ROOM
         observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
         shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
-        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, observed)
+        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, observed, term)
         if stash is not None:
             self._swaps.swap_in(stash, lease)
         return lease
@@ -169,6 +175,7 @@ class Leases:
         max_blocks: int,
         ownership: Ownership,
         observed: Observed,
+        term: int,
     ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
         holdings, num_matched = self._holdings, len(matched)
@@ -182,7 +189,8 @@ class Leases:
         slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
         path = self._path(tokens, matched)
         holdings.belongs(path, 0, ownership)
-        lease = Lease(path, slots, found_in, max_blocks, ownership)
+        lease = Lease(path, slots, found_in, max_blocks, ownership, term)
+        self._retention.used(path, term)
         lease.observed = observed
         lease.ready[:num_matched] = True
         lease.ready[absent] = False
@@ -242,7 +250,7 @@ class Leases:
         private = self._holdings.slots[DEVICE].take(num_private, SlotState.PRIVATE)
         assert private is not None, "room was made"
         slots = np.concatenate([lease.slots[:num_shared], private])
-        other = Lease(lease.ids, slots, lease.found_in[:0], max_blocks, lease.ownership)
+        other = Lease(lease.ids, slots, lease.found_in[:0], max_blocks, lease.ownership, lease.term)
         other.ready[:num_used] = lease.ready[:num_used]
         self._holdings.lease(other.ids)
         self._leases.append(other)
@@ -302,6 +310,7 @@ class Leases:
             self._holdings.expect(DEVICE, block, slot)
             self._holdings.arrived(DEVICE, block)
         lease.ids = np.concatenate([lease.ids, block])
+        self._retention.used(block, lease.term)
         self._holdings.lease_further(lease.ids, position)
         return True
 

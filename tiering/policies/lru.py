@@ -12,6 +12,8 @@ from tiering.residency import NO_BLOCK, Ids, Mask, Residency
 _PAST = 1 << 40  # stamps that are left for touches from before the first one
 
 Eligible = Callable[[Ids], Mask]
+Entries = Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]
+"""Which entries are wanted, by their stamps and their deepest blocks."""
 
 _FEW_ENTRIES = 8  # entries read one by one before a slice pays
 _SLICE_ENTRIES = 1024
@@ -164,12 +166,13 @@ class LRU:
                 at = parent_of[at]
         return NO_BLOCK
 
-    def upwards(self, stamp: int, block: int, limit: int) -> Iterator[Ids]:
+    def upwards(self, stamp: int, block: int, limit: int, wanted: Entries | None = None) -> Iterator[Ids]:
         """All touched blocks in eviction order from a place in the log: `block`, if it has that stamp, else the
-        deepest with this or the next later stamp. In chunks, the first of `limit` blocks, then growing.
+        deepest with this or the next later stamp. In chunks, the first of `limit` blocks, then growing. `wanted`: of which
+        entries only.
         """
         chunk: list[int] = []
-        for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp)):
+        for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp), wanted):
             at = deepest
             if entry_stamp == stamp and block != NO_BLOCK and self._residency.cells.stamp[block] == stamp:
                 at = block
@@ -182,10 +185,10 @@ class LRU:
         if chunk:
             yield np.array(chunk, dtype=np.intp)
 
-    def _entries(self, start: int) -> Iterator[tuple[int, int]]:
+    def _entries(self, start: int, wanted: Entries | None = None) -> Iterator[tuple[int, int]]:
         """(stamp, deepest block) of the log's living entries from number `start`."""
         start = max(start, self._num_waiting)
-        stop = min(start + _FEW_ENTRIES, len(self._stamps))
+        stop = min(start + _FEW_ENTRIES, len(self._stamps)) if wanted is None else start
         stamp_of = self._residency.cells.stamp
         for entry in range(start, stop):
             stamp, deepest = self._stamps[entry], self._deepest[entry]
@@ -196,6 +199,8 @@ class LRU:
             stamps = np.frombuffer(self._stamps[at : at + _SLICE_ENTRIES], dtype=np.int64)
             blocks = np.frombuffer(self._deepest[at : at + _SLICE_ENTRIES], dtype=np.int64)
             alive = self._alive(stamps, blocks)
+            if wanted is not None:
+                alive[alive] = wanted(stamps[alive], blocks[alive])
             yield from zip(stamps[alive].tolist(), blocks[alive].tolist(), strict=True)
 
     def _alive(self, stamps: NDArray[np.int64], deepest: NDArray[np.int64]) -> Mask:
@@ -261,6 +266,21 @@ class LRU:
         for stamp, _ in self._entries(0):
             return self._times[bisect_left(self._stamps, stamp)]
         return None
+
+    def first_over_s(self, lives_s: NDArray[np.float64]) -> float:
+        """When the first block will not have been touched for as long as it lives by its term; infinity for never.
+
+        `lives_s`: by term. Of each touch the deepest block has the shortest.
+        """
+        first_s = np.inf
+        for at in range(self._num_waiting, len(self._stamps), _SLICE_ENTRIES):
+            stamps = np.frombuffer(self._stamps[at : at + _SLICE_ENTRIES], dtype=np.int64)
+            blocks = np.frombuffer(self._deepest[at : at + _SLICE_ENTRIES], dtype=np.int64)
+            times_s = np.frombuffer(self._times[at : at + _SLICE_ENTRIES], dtype=np.float64)
+            alive = self._alive(stamps, blocks)
+            ends_s = times_s[alive] + lives_s[self._residency.term[blocks[alive]]]
+            first_s = min(first_s, float(ends_s.min(initial=np.inf)))
+        return first_s
 
     def touched_s(self, ids: Ids) -> NDArray[np.float64]:
         """When each of these blocks was last touched; NaN for those that never were."""
