@@ -94,6 +94,11 @@ class Sequence:
         return self.salt.ownership
 
     @property
+    def ttl_s(self) -> float | None:
+        """For how long after each use its blocks are to live."""
+        return self.request.options.ttl_s
+
+    @property
     def tokens(self) -> NDArray[np.int32]:
         """What the cache is asked for."""
         if self.stash is not None:

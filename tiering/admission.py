@@ -61,6 +61,11 @@ class Request(Protocol):
         ...
 
     @property
+    def ttl_s(self) -> float | None:
+        """For Index.admit."""
+        ...
+
+    @property
     def max_blocks(self) -> int:
         """For Index.admit. Must not be more than the device has."""
         ...
@@ -89,6 +94,7 @@ class Places(Protocol):
         stash: Stash | None,
         use: CacheUse,
         ownership: Ownership,
+        ttl_s: float | None,
     ) -> Lease | Wait: ...
 
     def num_matching(self, tokens: Tokens, use: CacheUse) -> int: ...
@@ -203,6 +209,7 @@ class Admission(Generic[R]):
                 stash=request.stash,
                 use=request.cache_use,
                 ownership=request.ownership,
+                ttl_s=request.ttl_s,
             )
             if isinstance(outcome, Wait):
                 request.waits = outcome

@@ -263,6 +263,8 @@ class Leases:
         if not (missing := lease.num_missing(num_blocks)):
             return Room.NOW
         room = self._eviction.device_room(missing)
+        if room is Room.NO and len(self._leases) == 1 and self._retention.give_way():
+            room = self._eviction.device_room(missing)
         if room is Room.NOW:
             slots = self._holdings.slots[DEVICE].take(missing, SlotState.PRIVATE)
             assert slots is not None, "room was made"

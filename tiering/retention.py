@@ -22,7 +22,7 @@ from tiering.terms import Term
 _NO_TERM: Final = Term()
 
 
-class TooMuchHeld(RuntimeError):
+class TooMuchHeld(ValueError):
     """More would be held than may be, of the tier that it says."""
 
 

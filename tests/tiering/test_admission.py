@@ -30,6 +30,7 @@ class Asker:
     priority: int = 0
     cache_use: CacheUse = CacheUse.READ_WRITE
     ownership: Ownership = EVERYBODYS
+    ttl_s: float | None = None
     num_preempted: int = 0
 
     @property
