@@ -81,6 +81,7 @@ class EngineConfig:
         honest read, a few megabytes behind others, takes a fraction of it.
     ttl_s: blocks that nobody has used for so many seconds are forgotten in every tier, at the start also other models'
         in disk_path; it goes on over restarts (docs/durability.md). None: they go only for want of room.
+    held_share: of each tier, what named caches and `Engine.keep` may hold, so that requests find room (docs/retention.md).
     layer_groups: groups of layers in which blocks come back from host memory: computing a prompt may begin when the
         first is there, where nothing else can be computed. "auto" is 1 on the CPU, where it gains nothing, up to 4 on CUDA.
     max_model_len: tokens of prompt and reply together; None is the model's own limit.
@@ -117,6 +118,7 @@ class EngineConfig:
     restore_wait_s: float = 1.0
     disk_deadline_s: float = 10.0
     ttl_s: float | None = None
+    held_share: float = 0.5
     layer_groups: int | Literal["auto"] = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 8
@@ -142,6 +144,7 @@ class EngineConfig:
                 check_whole(name, getattr(self, name), 1)
         check_number("device_memory_fraction", self.device_memory_fraction, 0.0, 1.0, above=True)
         check_number("host_clean_share", self.host_clean_share, 0.0, 1.0)
+        check_number("held_share", self.held_share, 0.0, 1.0)
         check_number("restore_wait_s", self.restore_wait_s, 0.0)
         check_number("disk_deadline_s", self.disk_deadline_s, 0.0, above=True)
         if self.ttl_s is not None:

@@ -19,10 +19,10 @@ from kvstore.errors import StoreFailed
 from tiering.residency import Tier
 
 from .accounts import Accounts
+from .caches import Caches
 from .chat import Prompt, encode, messages_of, notes_on, split_prompts
 from .config import EngineConfig
 from .errors import EngineClosed
-from .explained import Explained
 from .explainer import Explainer
 from .facts import facts
 from .flashinfer import Load
@@ -35,6 +35,7 @@ from .out_of_memory import lower, pool_setting
 from .params import RequestOptions, SamplingParams
 from .request import Marks, Request
 from .results import Delta, Result
+from .retained import RetainsPrefixes
 from .salt import Salt, owner_of
 from .sampling import Dice
 from .scheduler import Scheduler
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 Prompts = list[str] | list[list[int]] | list[list[dict[str, str]]]
 
 
-class Engine(Explained):
+class Engine(RetainsPrefixes):
     """A model served from paged KV, whose prefixes are kept on the device, in host memory and on disk.
 
     `model` is "demo", a local Hugging Face directory, a GGUF file, a hub name, or a Model. Everything but construction
@@ -98,6 +99,13 @@ class Engine(Explained):
             )
             self.model, self.layout, self.namespace = tiers.model, tiers.layout, tiers.namespace
             self._cache = tiers.cache
+            self.caches = Caches(
+                tiers.cache.retaining,
+                block_tokens=config.block_tokens,
+                encode=self._tokens_of,
+                warm=self.warm,
+                check_open=self._check_open,
+            )
             self._steering = Steering(config, tiers, self._check_open)
             self._gpu = figures_of(tiers.model.device)
             if self._gpu is not None:
@@ -364,6 +372,7 @@ class Engine(Explained):
             erased = future.result(timeout_s)
         finally:
             self._accounts.erase(tenant)
+            self.caches.erase(tenant)
         if self._tiers.disk_off is not None:
             raise StoreFailed(
                 f"what is on disk was not erased, as there is no disk tier: {self._tiers.disk_off}"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from tiering.keeping import Hints
 
@@ -15,6 +15,13 @@ _MAX_SAMPLES = 1000
 _MAX_STOPS = 64
 _MAX_BREAKPOINTS = 64
 _MAX_SEED = 2**64
+
+
+TTL_CLASSES: Final = {"5m": 300.0, "30m": 1800.0, "1h": 3600.0}
+"""Times to live that have a name, in seconds."""
+
+MOST_TTL_S: Final = 1e9
+"""Some thirty years."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +157,8 @@ class RequestOptions:
         long as lower ones keep coming.
     timeout_s: the request ends after so long with what it has, its reason "timeout"; None for never.
     hints: how it is thought to go on, for what is kept (docs/keeping.md); None where nobody knows.
+    ttl: for how long after each use the blocks of prompt and reply live at least: "5m", "30m", "1h", or seconds from 1 up.
+        None: as EngineConfig.ttl_s says. A block that several share has the longest time of them (docs/retention.md).
     """
 
     tenant: str | None = None
@@ -160,6 +169,7 @@ class RequestOptions:
     priority: int = 0
     timeout_s: float | None = None
     hints: CacheHints | None = None
+    ttl: str | float | None = None
 
     def __post_init__(self) -> None:
         for name in ("tenant", "cache_salt"):
@@ -179,6 +189,24 @@ class RequestOptions:
             check_number("timeout_s", self.timeout_s, 0.0, above=True)
         if self.hints is not None and not isinstance(self.hints, CacheHints):
             raise ValueError(f"hints must be CacheHints, or None, got {self.hints!r}")
+        seconds_of(self.ttl)
+
+    @property
+    def ttl_s(self) -> float | None:
+        """`ttl` in seconds."""
+        return seconds_of(self.ttl)
+
+
+def seconds_of(ttl: str | float | None) -> float | None:
+    """A time to live in seconds; None for none. Raises ValueError for what is none of TTL_CLASSES and no number from 1 up."""
+    if ttl is None:
+        return None
+    if isinstance(ttl, str):
+        if ttl not in TTL_CLASSES:
+            raise ValueError(f"ttl must be one of {', '.join(TTL_CLASSES)}, seconds, or None, got {ttl!r}")
+        return TTL_CLASSES[ttl]
+    check_number("ttl", ttl, 1.0, MOST_TTL_S)
+    return float(ttl)
 
 
 def check_whole(name: str, value: object, low: int, high: int | None = None) -> None:

@@ -104,6 +104,11 @@ class Sequence:
         return Rank[self.request.options.keep_priority.upper()]
 
     @property
+    def ttl_s(self) -> float | None:
+        """For how long after each use its blocks are to live."""
+        return self.request.options.ttl_s
+
+    @property
     def tokens(self) -> NDArray[np.int32]:
         """What the cache is asked for."""
         if self.stash is not None:

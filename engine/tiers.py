@@ -292,6 +292,7 @@ def _index_config(
         mark_shift=MARK_SHIFT,
         read_threads=chosen.disk_read_threads,
         ttl_s=config.ttl_s,
+        held_share=config.held_share,
         clean_share=config.host_clean_share,
         write_budget_blocks=max(1, chosen.disk_queue_bytes // block_bytes),
         io_deadline_s=config.disk_deadline_s,

@@ -3,6 +3,7 @@
 Times are seconds ago, not clock readings: what tells them and who reads them need not share a clock.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Literal
@@ -247,6 +248,27 @@ class PrefixDetail:
     run: PrefixRun
     above: tuple[PrefixRun, ...]
     token_ids: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedCache:
+    """A prompt whose blocks are held under a name, as it is now.
+
+    tokens, blocks: held.   bytes: of them, what is on disk takes there.   created_s, expires_s: seconds since the epoch; a use
+    moves the latter; None for never.   tiers: blocks by the nearest tier that has each.   lost_blocks: those that no tier has
+    any more, as after damage: it can be created again.   held: false once it had to give way to a request.
+    """
+
+    name: str
+    tenant: str | None
+    tokens: int
+    blocks: int
+    bytes: int
+    created_s: float
+    expires_s: float | None
+    tiers: Mapping[str, int]
+    lost_blocks: int
+    held: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

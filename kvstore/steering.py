@@ -1,9 +1,10 @@
 """What some stores can do besides: `Store` does not ask for it, and who uses it does without where it is not there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 
+from kvstore.block import BlockKey
 from kvstore.reports import NamespaceInfo
 
 
@@ -16,6 +17,34 @@ class Elsewhere(NamedTuple):
     """What is in it, where that is known."""
     blocks: int
     """From the prompt's beginning on, without a gap."""
+
+
+class StoredName(NamedTuple):
+    """A named cache, as a store keeps it."""
+
+    key: bytes
+    """32 bytes, which the caller chooses: a name in the same namespace with the same key takes its place."""
+    owner: bytes
+    """Whose it is, as of blocks: NO_OWNER, or what `Store.erase` erases by."""
+    first_block: int
+    """How many blocks come before the first of its owner's."""
+    tokens: bytes
+    """The token ids of its blocks, from a first one on."""
+    block_bytes: int
+    """What the token ids of one block take."""
+    since_ns: int
+    """When it was made or given another time, nanoseconds since the epoch."""
+    ttl_ns: int | None
+    """How long after its last use it is over; None for never."""
+    content: bytes
+    """What else the caller wants to know of it."""
+
+
+class StoredTerm(NamedTuple):
+    """How long a block is to live after its last use, as a store keeps it: a time, and whether the TTL counts too."""
+
+    own_s: float
+    by_default: bool
 
 
 class Unchanged(Enum):
@@ -41,6 +70,35 @@ class KnowsOthers(Protocol):
         `tokens`: the prompt's whole blocks, as in BlockRef. Touches no payload, and looks at no more than a bounded number of
         blocks and namespaces; one that cuts prompts into blocks of another length is not found.
         """
+        ...
+
+
+@runtime_checkable
+class Retains(Protocol):
+    """A store that keeps what users asked to keep, in its own namespace. Any thread may call it; errors are as those of Store."""
+
+    def names(self) -> list[StoredName]:
+        """All names that can be read, in any order."""
+        ...
+
+    def put_name(self, name: StoredName) -> None:
+        """Keep a name, in place of one with the same key. It survives a loss of power when this returns.
+
+        Blocks of a name in another namespace are not deleted to make room, as long as its time is not over. Raises
+        StoreFull, and changes nothing, if there is no room.
+        """
+        ...
+
+    def delete_name(self, key: bytes) -> None:
+        """Forget a name. One that is not there is fine."""
+        ...
+
+    def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
+        """Note how long blocks are to live, in place of what was noted. It goes when the block is deleted."""
+        ...
+
+    def terms(self, keys: Sequence[BlockKey]) -> dict[BlockKey, StoredTerm]:
+        """What was noted, of those of these blocks of which something was."""
         ...
 
 

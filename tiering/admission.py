@@ -68,6 +68,11 @@ class Request(Protocol):
         ...
 
     @property
+    def ttl_s(self) -> float | None:
+        """For Index.admit."""
+        ...
+
+    @property
     def max_blocks(self) -> int:
         """For Index.admit. Must not be more than the device has."""
         ...
@@ -102,6 +107,7 @@ class Places(Protocol):
         use: CacheUse,
         ownership: Ownership,
         rank: Rank,
+        ttl_s: float | None,
     ) -> Lease | Wait: ...
 
     def num_matching(self, tokens: Tokens, use: CacheUse) -> int: ...
@@ -217,6 +223,7 @@ class Admission(Generic[R]):
                 use=request.cache_use,
                 ownership=request.ownership,
                 rank=request.rank,
+                ttl_s=request.ttl_s,
             )
             if isinstance(outcome, Wait):
                 request.waits = outcome

@@ -76,20 +76,27 @@ class ByHand:
             yield None
         while len(ids := following.parents_first(_SWEEP_BLOCKS)):
             before = ids[self._is_above(ids, to)]
-            yield from self._sweep(before, to)
+            yield from self._sweep(before, to, then_free=True)
             above = self._is_above(before, to)
             moved += int((~above & self._holdings.residency.present(to, before)).sum())
             num_left += int(above.sum())
         self._events.append("moved_down", to=to.label, blocks=moved, in_use_blocks=num_left)
         return Removed(blocks=moved, in_use_blocks=num_left)
 
-    def _sweep(self, ids: Ids, to: Tier) -> Steps[None]:
+    def write_down(self, ids: Ids) -> Steps[int]:
+        """Have the disk hold these blocks too, which nobody may take out of the index meanwhile. How many it does not hold then."""
+        for start in range(0, len(ids), _SWEEP_BLOCKS):
+            part = ids[start : start + _SWEEP_BLOCKS]
+            yield from self._sweep(part[self._is_above(part, Tier.DISK)], Tier.DISK, then_free=False)
+        return len(ids) - int(np.count_nonzero(self._holdings.residency.present(Tier.DISK, ids)))
+
+    def _sweep(self, ids: Ids, to: Tier, *, then_free: bool) -> Steps[None]:
         """Wait for the turn of a sweep of these blocks, and for its end; once more if one of all blocks cut it off."""
         while len(ids):
             if self._writes.sweeping:
                 yield lambda: not self._writes.sweeping
                 continue
-            sweep = Sweep(to, then_free=True, only=ids)
+            sweep = Sweep(to, then_free, only=ids)
             self._writes.sweep(sweep)
             yield lambda sweep=sweep: sweep.done  # type: ignore[misc]
             if not sweep.cut_off:

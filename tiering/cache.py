@@ -18,7 +18,6 @@ from tiering.decision import Chooser
 from tiering.errands import Errands, Steps, at_once
 from tiering.events import EventLog
 from tiering.eviction import Room
-from tiering.found import Found
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.io_threads import IoThreads, Jobs
@@ -35,9 +34,11 @@ from tiering.moves import (
     Move,
     Promote,
     Read,
+    Retain,
     SwapIn,
     SwapOut,
     Touch,
+    Unname,
     Write,
     Written,
 )
@@ -46,7 +47,8 @@ from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
 from tiering.ranks import Rank
 from tiering.residency import Tier
-from tiering.store_calls import StoreCalls
+from tiering.retaining import Retaining
+from tiering.store_calls import HasFound, StoreCalls
 from tiering.swaps import Stash
 from tiering.transfer.device import Device
 from tiering.transfer.mover import WHOLE_SLOT, Arriving, Mover
@@ -130,7 +132,10 @@ class TieredCache(Closing):
         self._joined: bool | None = None
         """What `close` answers; None while the cache is open."""
         self._take_in()
+        self.retaining = Retaining(self._index, store, self._answer_to, clock, now_ns)
+        """What users have it keep: any thread may ask for it."""
         if self._calls is not None:
+            self.retaining.restore()
             self._index.begin_restore(clock())
             self._calls.find(root_key, now_ns(), self._found)
             try:
@@ -142,12 +147,12 @@ class TieredCache(Closing):
         self._owner: int | None = None
         """The thread that drives the cache, once one has: it cannot wait for itself."""
 
-    def _found(self, found: Found | Exception) -> None:
+    def _found(self, found: HasFound) -> None:
         """Called on a thread of the store's: what it holds was listed, or could not be."""
-        if isinstance(found, Found):
-            self.ask_in_steps(lambda: self._index.restore(found))
-        else:
+        if isinstance(found, Exception):
             self.ask(lambda: self._index.end_restore(found))
+        else:
+            self.ask_in_steps(lambda: self._index.restore(*found))
 
     # --- what requests do -----------------------------------------------------------------------------------------
 
@@ -162,6 +167,7 @@ class TieredCache(Closing):
         use: CacheUse = CacheUse.READ_WRITE,
         ownership: Ownership = EVERYBODYS,
         rank: Rank = Rank.NORMAL,
+        ttl_s: float | None = None,
     ) -> Lease | Wait:
         """See Index.admit."""
         self._index.at(self._clock())
@@ -174,6 +180,7 @@ class TieredCache(Closing):
             use=use,
             ownership=ownership,
             rank=rank,
+            ttl_s=ttl_s,
         )
         self._start_moves()
         return outcome
@@ -350,7 +357,7 @@ class TieredCache(Closing):
             case _:
                 self._call(move)
 
-    def _call(self, move: Read | Write | Forget | Touch) -> None:
+    def _call(self, move: Read | Write | Forget | Touch | Retain | Unname) -> None:
         assert self._calls is not None, "the disk is moved to and from only where there is a store"
         match move:
             case Read():
@@ -359,6 +366,8 @@ class TieredCache(Closing):
                 self._calls.write(move)
             case Forget():
                 self._calls.forget(move)
+            case Retain() | Unname():
+                self._calls.retain(move)
             case Touch():
                 now_s, now_ns = self._clock(), self._now_ns()
                 used_ns = [max(0, now_ns - int((now_s - used_s) * 1e9)) for used_s in move.used_s]
@@ -556,6 +565,7 @@ class TieredCache(Closing):
             stats["store"] = dataclasses.asdict(self._store.stats())
         calls = self._calls
         stats["failed_deletes"] = calls.num_failed_deletes if calls is not None else 0
+        stats["failed_terms"] = calls.num_failed_terms if calls is not None else 0
         stats["failed_touches"] = calls.num_failed_touches if calls is not None else 0
         return stats
 

@@ -22,12 +22,14 @@ class Cells:
     fingerprint: "memoryview[int]"
     stamp: "memoryview[int]"
     owner: "memoryview[int]"
+    term: "memoryview[int]"
     hits: "memoryview[int]"
     leases: "memoryview[int]"
     has_key: "memoryview[bool]"
     state: "tuple[memoryview[int], ...]"
     place: "tuple[memoryview[int], ...]"
     readers: "tuple[memoryview[int], ...]"
+    held: "tuple[memoryview[int], ...]"
 
     @classmethod
     def of(cls, residency: object) -> "Cells":

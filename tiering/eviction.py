@@ -11,11 +11,11 @@ from enum import Enum, auto
 import numpy as np
 
 from kvstore.reasons import MissReason
-from tiering.entry import Entry
 from kvstore.store import NO_OWNER
+from tiering.entry import Entry
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
-from tiering.keeping.admission import Verdict
+from tiering.keeping.admission import Verdict, Verdicts
 from tiering.moves import Demote, Promote
 from tiering.outbox import Outbox
 from tiering.owners import NOBODY
@@ -59,7 +59,7 @@ class Eviction(Removal):
         return _NOW if table.num_free >= num_slots else _SOON
 
     def _free_device(self, short: int, num_slots: int, owner: bytes) -> bool:
-        """Have so many leave the device, for an owner that is going to have `num_slots` more; False, and no change, if they cannot."""
+        """Have so many leave the device, for an owner that is going to have `num_slots` more; False if they cannot."""
         shares = self._holdings.shares
         if shares.on:
             shares.asks(DEVICE, self._holdings.owners.number(owner), num_slots)
@@ -67,9 +67,11 @@ class Eviction(Removal):
             if short == 1 and self._evict_leaf():
                 return True
             victims = self._holdings.device_victims.peek(short)
-            if len(victims) == short:
-                self.evict_device(victims)
-            return len(victims) == short
+            if len(victims) < short:
+                return False
+            self.evict_device(victims)
+            # what is held may have found no place below
+            return self._holdings.slots[DEVICE].num_free + self.num_leaving >= num_slots
         finally:
             shares.asked(DEVICE)
 
@@ -96,23 +98,35 @@ class Eviction(Removal):
         # on its way to host memory is as good as there: only a read brings a copy beside an idle one on the device,
         # and what it reads from stays
         on_host = state[HOST][victims] != ABSENT
+        if self._holdings.holds:
+            victims = victims[~on_host | self._holdings.may_leave(DEVICE, victims)]
+            on_host = state[HOST][victims] != ABSENT
         self.leave(DEVICE, victims[on_host])
         down = victims[~on_host]
         if self._entry.asks(HOST):
             # what has to wait is rejected: somebody needs its place now
-            down = self._without(DEVICE, down, self._entry.verdicts(HOST, down) != Verdict.ADMIT)
-        on_disk = state[DISK][down] == PRESENT
-        self._move_down(down[~on_disk], self.host_slots)
+            down = self._without(DEVICE, down, self._verdicts(HOST, down) != Verdict.ADMIT)
+        wants_host = state[DISK][down] != PRESENT
+        if self._holdings.holds:
+            wants_host |= self._holdings.holds.are_held_in(HOST, down)
+        self._move_down(down[wants_host], self.host_slots)
         # a block that only the disk has would load slowly: it may have a free host slot, but nobody's place
-        self._move_down(down[on_disk], self._take_host)
+        self._move_down(down[~wants_host], self._take_host)
 
     def admitted_to_disk(self, ids: Ids) -> Ids:
         """Of host blocks, children before parents, those that may be written. What has to wait stays; what is rejected goes."""
         if not len(ids) or not self._entry.asks(DISK):
             return ids
-        verdicts = self._entry.verdicts(DISK, ids)
+        verdicts = self._verdicts(DISK, ids)
         now = verdicts != Verdict.THROTTLED
         return self._without(HOST, ids[now], verdicts[now] == Verdict.REJECT)
+
+    def _verdicts(self, tier: Tier, ids: Ids) -> Verdicts:
+        """Whether blocks may enter a tier; those that a user holds may."""
+        verdicts = self._entry.verdicts(tier, ids)
+        if self._holdings.holds:
+            verdicts[self._holdings.holds.are_held(ids)] = Verdict.ADMIT
+        return verdicts
 
     def _without(self, tier: Tier, ids: Ids, rejected: Mask) -> Ids:
         """Give up what was rejected, as far as it may go. What is left, in its order."""
@@ -129,10 +143,21 @@ class Eviction(Removal):
         self._holdings.shares.asked(HOST)
         # making that room may have dropped a victim, as the descendant of a block that went for good
         victims = victims[self._holdings.residency.state[DEVICE][victims] == PRESENT]
+        if self._holdings.holds:
+            held = self._holdings.holds.are_held(victims)
+            victims = np.concatenate(
+                [victims[~held], victims[held]]
+            )  # nothing that is not held leads to what is
         num_kept = min(len(slots), len(victims))
-        self._return_host(slots[num_kept:])
-        self.give_up(DEVICE, victims[: len(victims) - num_kept])
-        self.demote(victims[len(victims) - num_kept :], slots[:num_kept], then_free=True)
+        going, staying = victims[: len(victims) - num_kept], victims[len(victims) - num_kept :]
+        if self._holdings.holds:
+            going = going[self._holdings.may_leave(DEVICE, going)]
+        self.give_up(DEVICE, going)
+        staying = staying[
+            self._holdings.residency.present(DEVICE, staying)
+        ]  # beyond a hole it may have been below one of those
+        self._return_host(slots[len(staying) :])
+        self.demote(staying, slots[: len(staying)], then_free=True)
 
     def demote(self, ids: Ids, host_slots: Ids, *, then_free: bool) -> None:
         """Ask for a copy from device to host slots that were taken IN_FLIGHT."""
@@ -159,6 +184,8 @@ class Eviction(Removal):
             unused = self._holdings.residency.stamp[move.ids] == move.stamps
             unleased = self._holdings.residency.leases[move.ids] == 0
             going = move.ids[unused & unleased]
+            if self._holdings.holds:
+                going = going[self._holdings.may_leave(DEVICE, going)]
             if error is None:
                 self.leave(DEVICE, going)
             else:
@@ -196,8 +223,9 @@ class Eviction(Removal):
             return
         # who computes a block may end before it is there: then this was the last copy
         whole_elsewhere = self._holdings.residency.state[[DEVICE, DISK]][:, ids] == PRESENT
-        self.gone(ids[~whole_elsewhere.any(axis=0)], MissReason.EVICTED)
-        self.leave(HOST, ids)
+        last = ~whole_elsewhere.any(axis=0)
+        self.gone(ids[last & ~self._holdings.holds.are_held(ids)], MissReason.EVICTED)
+        self.leave(HOST, ids[~last | ~self._holdings.holds.are_held(ids)])
 
     def host_slots_for_sweep(self, num_slots: int) -> Ids:
         """Take up to `num_slots` host slots, IN_FLIGHT: free ones, then those of blocks that the disk has as well."""

@@ -156,7 +156,12 @@ class FairOrder:
                     mask &= self._ranks.of(ids) == rank
                 return mask
 
-            view = self._order.view(eligible, owner=None if owner in (_ALL, NOBODY) else owner)
+            def wanted(_: Ids, deepest: Ids) -> Mask:
+                """An owner's blocks are followed by none but its own."""
+                mask: Mask = self._residency.owner.take(deepest) == owner
+                return mask
+
+            view = self._order.view(eligible, wanted=None if owner in (_ALL, NOBODY) else wanted)
             self._parts[owner, rank] = view
         return view
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from tiering.fair_order import FairOrder
 from tiering.fingerprints import fingerprints
 from tiering.first_to_go import FirstToGo
+from tiering.holds import Hold, Holds
 from tiering.owners import NOBODY, Owners, Ownership
 from tiering.policies.lru import LRU, Eligible
 from tiering.policies.policy import Policy
@@ -71,6 +72,7 @@ class Holdings:
         )
         self.ranks = Ranks(self.residency, self.order, high_s)
         self._stems = Stems(self.residency, self.radix)
+        self.holds = Holds(self.residency)
         # by tier; an enum takes long to be hashed, as a key of a dict
         self.slots = (SlotTable(device_slots), SlotTable(host_slots - later_host_slots))
         self.host_target = host_slots
@@ -212,11 +214,21 @@ class Holdings:
         return mask
 
     def _is_device_victim(self, ids: Ids) -> Mask:
-        return self.residency.evictable(DEVICE, ids)
+        mask = self.residency.evictable(DEVICE, ids)
+        return mask & self.may_leave_device(ids) if self.holds else mask
 
     def _is_one_device_victim(self, block: int) -> bool:
         cells = self.residency.cells
-        return not (cells.state[0][block] != PRESENT or cells.leases[block] or cells.readers[0][block])
+        if cells.state[0][block] != PRESENT or cells.leases[block] or cells.readers[0][block]:
+            return False
+        return not self.holds or self.may_leave_device(np.array([block], dtype=np.intp)).item()
+
+    def may_leave_device(self, ids: Ids) -> Mask:
+        """Of blocks that nobody uses, those that are not held there, nor have nowhere else to be held."""
+        mask = ~self.holds.are_held_in(DEVICE, ids)
+        if not self.slots[HOST].num_usable:
+            mask &= ~self.holds.are_held(ids)
+        return mask
 
     def _is_host_clean(self, ids: Ids) -> Mask:
         """A host copy that may go because the block is elsewhere.
@@ -225,17 +237,17 @@ class Holdings:
         their copies to stay, they might hold the very slots that the request needs for its loads.
         """
         mask: Mask = self._idle(HOST, ids) & self._elsewhere(ids)
-        return mask
+        return mask & ~self.holds.are_held_in(HOST, ids) if self.holds else mask
 
     def _is_host_stored(self, ids: Ids) -> Mask:
         """A host copy that may go because the disk has the block."""
         mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK][ids] == PRESENT)
-        return mask
+        return mask & ~self.holds.are_held_in(HOST, ids) if self.holds else mask
 
     def _is_host_victim(self, ids: Ids) -> Mask:
         """A host copy that is the block's last."""
         mask: Mask = self._idle(HOST, ids) & ~self._elsewhere(ids)
-        return mask
+        return mask & ~self.holds.are_held(ids) if self.holds else mask
 
     def _elsewhere(self, ids: Ids) -> Mask:
         """Whether a block is, or is about to be, elsewhere than in host memory.
@@ -254,7 +266,31 @@ class Holdings:
     def _is_disk_victim(self, ids: Ids) -> Mask:
         on_device = self.residency.state[DEVICE][ids] == PRESENT
         mask: Mask = self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
+        if self.holds:
+            mask &= ~self.holds.are_held_in(DISK, ids) & (on_device | ~self.holds.are_held(ids))
         return mask
+
+    def may_leave(self, tier: Tier, ids: Ids) -> Mask:
+        """Of device or host copies of blocks that have others, those that nobody holds there, or would miss there."""
+        mask = ~self.holds.are_held_in(tier, ids)
+        if tier is DEVICE:
+            mask &= ~self.holds.are_held_in(HOST, ids) | (self.residency.state[HOST][ids] == PRESENT)
+        return mask
+
+    def hold(self, path: Ids, tier: Tier) -> Hold:
+        """Keep a path from the root in a tier at least; that is a use of it."""
+        self.order.touch(path)
+        return self.holds.hold(path, tier)
+
+    def let_go(self, hold: Hold) -> None:
+        """Undo `hold`."""
+        self.holds.release(hold)
+        self._show(self._views, hold.ids)
+
+    def show_held(self) -> None:
+        """There may be host memory where there was none: what is held may leave the device."""
+        for hold in self.holds:
+            self._show((self.device_victims,), hold.ids)
 
     # --- transitions ----------------------------------------------------------------------------------------------
 
@@ -428,7 +464,7 @@ class Holdings:
         ids = ids[self.residency.state[DEVICE].take(ids) == ABSENT]  # few or none, when a request ends
         for block in ids[~self.residency.resident_anywhere(ids)].tolist():
             while block >= 0 and cells.live[block] and self.is_nowhere(block):
-                if cells.num_children[block] or cells.leases[block]:
+                if cells.num_children[block] or cells.leases[block] or self.holds.is_held(block):
                     holes.append(block)
                     break
                 parent = cells.parent[block]
@@ -482,9 +518,11 @@ class Holdings:
                 self._show(self._fair_orders, path)
 
     def in_use(self, ids: Ids) -> Mask:
-        """Which of the blocks a request holds, or have a copy in flight."""
+        """Which of the blocks a request or a user holds, or have a copy in flight."""
         residency = self.residency
         mask: Mask = residency.leases[ids] != 0
+        if self.holds:
+            mask |= self.holds.are_held(ids)
         for tier in Tier:
             mask |= residency.state[tier][ids] == WRITING
             mask |= residency.readers[tier][ids] != 0
@@ -514,6 +552,7 @@ class Holdings:
         self.shares.check()
         self.ranks.check()
         self._stems.check()
+        self.holds.check()
         for view in self._views:
             view.check()
         for table in self.slots:

@@ -9,12 +9,14 @@ The driver (TieredCache in real time, models of memory on a virtual clock in tes
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from kvstore.block import BlockKey
+from kvstore.errors import StoreFull
 from kvstore.reasons import MissReason
 from kvstore.reports import Removed
 from kvstore.store import ReadOutcome
@@ -30,7 +32,7 @@ from tiering.fingerprints import fingerprints
 from tiering.found import Found
 from tiering.holdings import DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
-from tiering.index_config import LIVE, IndexConfig
+from tiering.index_config import LIVE, IndexConfig, uses_told_within_s
 from tiering.keeping import Told, admission_named
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Leases, Wait
@@ -59,8 +61,10 @@ from tiering.ranks import Rank
 from tiering.residency import Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import Restore
+from tiering.retention import NameNow, Retention
 from tiering.sizes import Sizes
 from tiering.swaps import Stash, Swaps
+from tiering.terms import Term, Terms
 from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
 from tiering.walk import Nodes, walk
@@ -157,9 +161,20 @@ class Index:
         self._most_host_slots = config.host_slots
         self._num_settings_changed = 0
         self._swaps = Swaps(self._holdings, self._eviction, self._outbox)
-        self._expiry = Expiry(self._holdings, self._eviction, config.ttl_s)
+        self._expiry = Expiry(self._holdings, self._eviction, Terms(self._holdings.residency, config.ttl_s))
+        self.retention = Retention(
+            self._holdings,
+            self._holes,
+            self._expiry,
+            self._outbox,
+            self.events,
+            share=config.held_share,
+            record_bytes=max(1, config.record_bytes),
+            terms_changed=self._tell_uses_in_time,
+        )
+        """What users asked to keep."""
         self._uses = Uses(self._holdings, self._outbox, config.uses_told_within_s)
-        self._restore = Restore(self._holdings, self._eviction, self._expiry, self._outbox)
+        self._restore = Restore(self._holdings, self._eviction, self._expiry, self.retention, self._outbox)
         self._leases = Leases(
             self._holdings,
             self._holes,
@@ -167,6 +182,7 @@ class Index:
             self._loads,
             self._swaps,
             self._expiry,
+            self.retention,
             Observer(
                 self._holdings,
                 self._eviction.departed,
@@ -207,6 +223,7 @@ class Index:
         use: CacheUse = CacheUse.READ_WRITE,
         ownership: Ownership = EVERYBODYS,
         rank: Rank = Rank.NORMAL,
+        ttl_s: float | None = None,
     ) -> Lease | Wait:
         """Give a request its path and the device slots that it needs to begin, all or nothing, and start its loads.
 
@@ -216,6 +233,7 @@ class Index:
         most floor((n - 1) / block_tokens) blocks match. What is left of its whole blocks is entered in the index as
         being computed by this request: whoever shares it waits. `stash`: what `preempt` answered, unless it is lost;
         it is copied back up, and then over. `use`: without leave to write nothing is entered.
+        `ttl_s`: for how long after each use its blocks live at least, see Terms; None for as long as the index's TTL says.
         `ownership`: whose its blocks are. The same tokens up to a block must always name the same owner for it.
         `rank`: how long they are to be kept, at least.
 
@@ -238,7 +256,16 @@ class Index:
         if chosen is not None:
             matched = found[: chosen[1].num_blocks]
         outcome = self._leases.admit(
-            tokens, matched, max_blocks, chunk_blocks, stash, use, ownership, rank, compute_last=compute_last
+            tokens,
+            matched,
+            max_blocks,
+            chunk_blocks,
+            stash,
+            use,
+            ownership,
+            rank,
+            compute_last=compute_last,
+            term=self.retention.number(ttl_s),
         )
         if too_short and isinstance(outcome, Lease):
             self.not_indexed(tokens, len(matched), MissReason.TOO_SHORT)
@@ -358,6 +385,8 @@ class Index:
                     self._writes.refused()
                 self._writes.written(move, answer)
                 self._uses.was_written(self._now_s)
+                if answer.error is None:
+                    self.retention.was_written(move.ids)
             case _:
                 raise AssertionError(f"{type(answer).__name__} does not answer {type(move).__name__}")
         num_bytes = self._loads.num_bytes + self._writes.num_bytes - num_bytes
@@ -411,6 +440,7 @@ class Index:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
         self.at(now_s)
         self._expiry.plan()
+        self.retention.plan(restoring=self.restoring)
         self._holes.expire(self._now_s, self._drop_behind)
         self._loads.expire()
         self._writes.expire()
@@ -448,7 +478,7 @@ class Index:
 
     def deadline_s(self) -> float | None:
         """When `plan` must be called again even if nothing ends before; None for never."""
-        parts = (self._loads, self._writes, self._expiry, self._uses)
+        parts = (self._loads, self._writes, self._expiry, self._uses, self.retention)
         deadlines = [*(part.deadline_s() for part in parts), self._sizes.deadline_s]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
@@ -457,6 +487,7 @@ class Index:
         assert num_slots <= self._most_host_slots, f"{num_slots} host slots are more than there will be"
         self._holdings.slots[HOST].grow(num_slots)
         self._sizes.fit_host()
+        self._holdings.show_held()
         self.events.append("host_grew", slots=num_slots)
 
     def sweep(self, to: Tier, *, then_free: bool) -> Sweep:
@@ -484,6 +515,43 @@ class Index:
             raise RuntimeError(f"there is no {to.label} tier to move blocks down to")
         return self._by_hand.demote(path, start, to)
 
+    def keep(self, tokens: Tokens, tier: Tier) -> int:
+        """Hold what a prompt finds in this tier, or nearer to the model, until `release_kept`. How many of its tokens.
+
+        ValueError if there is no such tier; TooMuchHeld if that is too much.
+        """
+        self._check_tier(tier)
+        ids = self._leases.match(tokens, compute_last=False, disk_ready=True, use=CacheUse.READ)
+        ids = ids[: int(np.argmax(np.append(self._holdings.residency.nearest_tier(ids), len(Tier)) > tier))]
+        num_tokens = len(ids) * self.config.block_tokens
+        self.retention.keep(ids, tokens[:num_tokens].tobytes(), tier)
+        return num_tokens
+
+    def _check_tier(self, tier: Tier) -> None:
+        if not (1, self.config.host_slots, self.config.disk_bytes)[tier]:
+            raise ValueError(f"there is no {tier.label} tier")
+
+    def name_cache(
+        self, key: bytes, tokens: Tokens, ownership: Ownership, ttl_s: float | None
+    ) -> Steps[NameNow | None]:
+        """An errand: hold a prompt's whole blocks under a name, and write them down. None if they are not all there.
+
+        Raises KeyError if the name is taken, TooMuchHeld if that is too much, and StoreFull if the disk does not take them:
+        then nothing is held.
+        """
+        num_blocks = len(tokens) // self.config.block_tokens
+        path = tokens[: num_blocks * self.config.block_tokens]
+        ids = self._leases.match(path, compute_last=False, disk_ready=True, use=CacheUse.READ)
+        if len(ids) < num_blocks or not self._holdings.residency.present_anywhere(ids).all():
+            return None
+        self.retention.name(key, ids, path.tobytes(), ownership, ttl_s)
+        if self.retention.lowest is DISK and (num_left := (yield from self._by_hand.write_down(ids))):
+            self.retention.drop(key)
+            raise StoreFull(
+                f"{num_left} of {num_blocks} blocks could not be written: the disk is full, fails or rests"
+            )
+        return self.retention.look(key)
+
     @property
     def num_changes(self) -> int:
         """What was changed by hand, ever: it may have made room."""
@@ -509,14 +577,16 @@ class Index:
             )
         if (config.disk_bytes > 0) != (self.config.disk_bytes > 0):
             raise ValueError("a disk tier cannot come or go: disk_bytes is 0 as long as it was at the start")
+        self.retention.check_fits(config.host_slots, config.disk_bytes)
         if config.ttl_s != self.config.ttl_s:
             self._expiry.change(config.ttl_s)
-            self._uses.change(config.uses_told_within_s)
+            self._tell_uses_in_time()
         self._holdings.shares.change(config.quotas)
         self._leases.min_prefix_tokens = config.min_prefix_tokens
         self.config = config
         self._sizes.resize(config.host_slots, config.disk_bytes)
         self._entry.resize()
+        self._holdings.show_held()
         self._loads.resize(deadline_s=config.io_deadline_s)
         self._writes.resize(
             batch=config.blocks_per_write,
@@ -527,6 +597,10 @@ class Index:
         self._num_settings_changed += 1
         told = {name: value for name, value in changes.items() if name != "quotas"}
         self.events.append("changed", **told)
+
+    def _tell_uses_in_time(self) -> None:
+        """What lives for the shortest time is to be known on disk in time."""
+        self._uses.change(uses_told_within_s(self._expiry.terms.shortest_s))
 
     def clear(self) -> bool:
         """Forget every block in every tier that is not in use. False if something is, and stays.
@@ -545,6 +619,7 @@ class Index:
         Of those nothing is counted on that the disk has: the store erases it.
         """
         self._restore.erase(owner)
+        self.retention.erase(owner)
         for block in self._holdings.tops_of(owner).tolist():
             self._eviction.remove_idle(self._holdings.radix.subtree(block)[::-1], MissReason.REMOVED)
         self._eviction.departed.forget()
@@ -584,14 +659,15 @@ class Index:
         self.at(now_s)
         self._restore.begin(now_s)
 
-    def restore(self, found: Found) -> Steps[None]:
-        """An errand: enter what the store holds. Records whose parents are missing are forgotten.
+    def restore(self, found: Found, terms: Mapping[BlockKey, Term] | None = None) -> Steps[None]:
+        """An errand: enter what the store holds. Records whose parents are missing are forgotten. `terms`: of those blocks
+        whose terms are not everybody's.
 
         What cannot be entered, as for want of memory, is logged and left: nobody waits for this errand, and nothing is
         written until it is over.
         """
         try:
-            yield from self._restore.enter(found)
+            yield from self._restore.enter(found, terms or {})
         except AssertionError:  # our own books do not agree: whoever drives this has to know
             raise
         except Exception as error:  # noqa: BLE001 - a store may be anybody's
@@ -663,6 +739,7 @@ class Index:
             "events": self.events.last,
             "leases": len(self._leases),
             "expired": self._expiry.num_expired,
+            "retention": self.retention.stats(),
             "departed": len(self._eviction.departed),
             "owners": self._holdings.shares.stats(),
             "removed": self._by_hand.num_removed,
@@ -701,4 +778,5 @@ class Index:
         self._restore.check()
         self._sizes.check()
         self._leases.check()
+        self.retention.check()
         self._swaps.check()

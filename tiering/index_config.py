@@ -63,6 +63,8 @@ class IndexConfig:
     """Prompts of fewer tokens in whole blocks are not indexed, and fewer are not loaded."""
     ttl_s: float | None = None
     """A block that nobody has used for so long is forgotten in every tier; None: only for want of room."""
+    held_share: float = 0.5
+    """Of each tier, what named caches and `keep` may hold."""
     hole_ttl_s: float = 300.0
     """How long the blocks below a lost one wait for it to be computed again before they are dropped."""
     disk_failures: int = 3
@@ -101,13 +103,15 @@ class IndexConfig:
             raise ValueError(f"high_s must be a time above 0, not {self.high_s}")
         if self.min_prefix_tokens < 0:
             raise ValueError(f"min_prefix_tokens must be at least 0, not {self.min_prefix_tokens}")
+        if not 0 <= self.held_share <= 1:
+            raise ValueError(f"held_share must be between 0 and 1, not {self.held_share}")
         if self.ttl_s is not None and not 0 < self.ttl_s < math.inf:
             raise ValueError(f"ttl_s must be a time above 0, or None, not {self.ttl_s}")
 
     @property
     def uses_told_within_s(self) -> float | None:
         """How soon the disk is to know of a use: a part of the TTL; None for at the end only."""
-        return None if self.ttl_s is None else self.ttl_s / ROUNDS
+        return uses_told_within_s(math.inf if self.ttl_s is None else self.ttl_s)
 
     @property
     def blocks_in_reads(self) -> int:
@@ -120,6 +124,11 @@ class IndexConfig:
         """The most that go into one batch."""
         within = int(self.disk_bytes * self.write_batch_share) // max(1, self.record_bytes)
         return max(1, min(self.write_batch_blocks, within))
+
+
+def uses_told_within_s(shortest_s: float) -> float | None:
+    """The same, of the shortest time that anything lives."""
+    return None if shortest_s == math.inf else shortest_s / ROUNDS
 
 
 LIVE: Final = frozenset(

@@ -10,6 +10,7 @@ from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
 from tiering.ranks import Rank
 from tiering.residency import Ids, Tier
+from tiering.terms import EVERYBODYS_TERM
 
 NOT_CACHED = -1
 
@@ -38,15 +39,17 @@ class Lease:
         max_blocks: int,
         ownership: Ownership = EVERYBODYS,
         rank: Rank = Rank.NORMAL,
+        term: int = EVERYBODYS_TERM,
     ) -> None:
         """What a request starts with.
 
         `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [M] int8 of the M <= P, M <= S blocks
-        that were matched; `max_blocks`: how long the block table may become; `ownership`: whose what it indexes is; `rank`: how long that is to be kept.
+        that were matched; `max_blocks`: how long the block table may become; `ownership`: whose what it indexes is; `rank`: how
+        long that is to be kept; `term`: the number of what its blocks live for at least.
         """
         self.ids = ids
         self.slots = slots
-        self.ownership, self.rank = ownership, rank
+        self.ownership, self.rank, self.term = ownership, rank, term
         self.found_in = np.full(max_blocks, NOT_CACHED, dtype=np.int8)
         self.found_in[: len(found_in)] = found_in
         self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)

@@ -17,6 +17,7 @@ from tiering.owners import Ownership
 from tiering.radix import Tokens
 from tiering.ranks import Rank
 from tiering.residency import NO_BLOCK, Ids
+from tiering.retention import Retention
 from tiering.slot_table import SlotState
 from tiering.swaps import Stash, StashState, Swaps
 
@@ -51,6 +52,7 @@ class Leases:
         loads: Loads,
         swaps: Swaps,
         expiry: Expiry,
+        retention: Retention,
         observer: Observer,
         *,
         host_loads: bool,
@@ -61,6 +63,7 @@ class Leases:
         self._observer = observer
         self._holdings, self._holes, self._eviction = holdings, holes, eviction
         self._loads, self._swaps, self._expiry = loads, swaps, expiry
+        self._retention = retention
         self._host_loads = host_loads
         self._leases: list[Lease] = []
         self.num_preempted = 0
@@ -143,6 +146,7 @@ class Leases:
         rank: Rank,
         *,
         compute_last: bool,
+        term: int,
     ) -> Lease | Wait:
         """See Index.admit."""
         if self.is_pending(matched):
@@ -156,14 +160,17 @@ class Leases:
         absent = np.flatnonzero(self._holdings.residency.state[DEVICE].take(matched) != PRESENT)
         whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
         self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
-        room = self._room_beside(matched[absent], num_blocks - len(matched) + len(absent), ownership.owner)
+        num_missing = num_blocks - len(matched) + len(absent)
+        room = self._room_beside(matched[absent], num_missing, ownership.owner)
+        if room is Room.NO and not self._leases and self._retention.give_way():
+            room = self._room_beside(matched[absent], num_missing, ownership.owner)
         if room is not Room.NOW:
             self._holdings.release(matched, rank)
             return Wait.FOR_ROOM
         observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
         shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
         lease = self._grant(
-            tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, rank, observed
+            tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, rank, observed, term
         )
         if stash is not None:
             self._swaps.swap_in(stash, lease)
@@ -196,6 +203,7 @@ class Leases:
         ownership: Ownership,
         rank: Rank,
         observed: Observed,
+        term: int,
     ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
         holdings, num_matched = self._holdings, len(matched)
@@ -209,7 +217,8 @@ class Leases:
         slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
         path = self._path(tokens, matched)
         holdings.belongs(path, 0, ownership)
-        lease = Lease(path, slots, found_in, max_blocks, ownership, rank)
+        lease = Lease(path, slots, found_in, max_blocks, ownership, rank, term)
+        self._retention.used(path, term)
         lease.observed = observed
         lease.ready[:num_matched] = True
         lease.ready[absent] = False
@@ -269,7 +278,9 @@ class Leases:
         private = self._holdings.slots[DEVICE].take(num_private, SlotState.PRIVATE)
         assert private is not None, "room was made"
         slots = np.concatenate([lease.slots[:num_shared], private])
-        other = Lease(lease.ids, slots, lease.found_in[:0], max_blocks, lease.ownership, lease.rank)
+        other = Lease(
+            lease.ids, slots, lease.found_in[:0], max_blocks, lease.ownership, lease.rank, lease.term
+        )
         other.ready[:num_used] = lease.ready[:num_used]
         self._holdings.lease(other.ids, lease.rank)
         self._leases.append(other)
@@ -282,6 +293,8 @@ class Leases:
         if not (missing := lease.num_missing(num_blocks)):
             return Room.NOW
         room = self._eviction.device_room(missing, lease.ownership.owner)
+        if room is Room.NO and len(self._leases) == 1 and self._retention.give_way():
+            room = self._eviction.device_room(missing, lease.ownership.owner)
         if room is Room.NOW:
             slots = self._holdings.slots[DEVICE].take(missing, SlotState.PRIVATE)
             assert slots is not None, "room was made"
@@ -329,6 +342,7 @@ class Leases:
             self._holdings.expect(DEVICE, block, slot)
             self._holdings.arrived(DEVICE, block)
         lease.ids = np.concatenate([lease.ids, block])
+        self._retention.used(block, lease.term)
         self._holdings.lease_further(lease.ids, position, lease.rank)
         return True
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, TypeAlias
 from kvstore.block import BlockKey
 from kvstore.store import BlockRef, ReadOutcome
 from tiering.residency import Ids
+from tiering.terms import Term
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,22 @@ class Touch:
     used_s: tuple[float, ...]
 
 
-Move: TypeAlias = Demote | Promote | SwapOut | SwapIn | Write | Read | Forget | Touch
+@dataclass(frozen=True, slots=True)
+class Retain:
+    """Note how long blocks on disk are to live after their last use. As for Touch; who stores nothing of it ignores it."""
+
+    keys: tuple[BlockKey, ...]
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Unname:
+    """Delete the record of a named cache that is over. As for Retain."""
+
+    key: bytes
+
+
+Move: TypeAlias = Demote | Promote | SwapOut | SwapIn | Write | Read | Forget | Touch | Retain | Unname
 
 
 @dataclass(frozen=True, slots=True)

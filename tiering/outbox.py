@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tiering.moves import Forget, Move, Touch
+from tiering.moves import Forget, Move, Retain, Touch, Unname
 from tiering.transfers import Transfer, Transfers
 
 _Kind = TypeVar("_Kind", bound=Transfer)
@@ -40,7 +40,7 @@ class Outbox:
     def send(self, move: Move) -> None:
         """Ask for a move."""
         self._new.append(move)
-        if not isinstance(move, Forget | Touch):
+        if not isinstance(move, Forget | Touch | Retain | Unname):
             self._in_flight[move.number] = _Flight(move, self.now_s)
             self._blocks[type(move)] += _num_blocks(move)
             self.transfers.asked(move)

@@ -115,7 +115,7 @@ class Removal:
             return  # went with an ancestor a moment ago
         if self.drop(block, tier):
             self.evicted[tier] += 1
-        elif tier is DEVICE and self._outbox.hangs:
+        elif tier is DEVICE and self._outbox.hangs and not self._holdings.holds.is_held(block):
             # what is below may never be free to go, and somebody needs this place: better a hole than to wait
             one = np.array([block], dtype=np.intp)
             self.gone(one, MissReason.EVICTED)

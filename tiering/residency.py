@@ -13,12 +13,14 @@ eviction policy and the core each own some of the columns and may read all of th
     owner                      [cap] int32              core     number of whose block it is, 0 for everybody's
     stems                      [cap] int32              stems    of a block of everybody's: those at or below it that owners' follow
     rank                       [cap] int8               ranks    how long it is to be kept, as callers say: a Rank
+    term                       [cap] uint16             terms    number of how long it lives after a use, 0 for as the TTL says
     hits                       [cap] int32              core     how often requests found it, and so all above it
     leases                     [cap] int32              core     requests that hold the path through this block
     computing                  [cap] bool               core     a request is going to fill the block on the device
     state                      [tiers, cap] uint8       core     a State
     place                      [tiers, cap] int32       core     slot number, on disk stored bytes; void where ABSENT
     readers                    [tiers, cap] int16       core     copies that are reading the place
+    held                       [tiers, cap] uint16      holds    holds that want the block in this tier, or nearer to the model
     told                       [cap] int64              core     stamp of the use that the disk's record tells of, or 0;
                                                                  void unless the disk has the block
     key, has_key               [cap, 32] uint8, bool    core     block key, once somebody has computed it
@@ -91,12 +93,14 @@ class Residency:
     owner: NDArray[np.int32]
     stems: NDArray[np.int32]
     rank: NDArray[np.int8]
+    term: NDArray[np.uint16]
     hits: NDArray[np.int32]
     leases: NDArray[np.int32]
     computing: NDArray[np.bool_]
     state: NDArray[np.uint8]
     place: NDArray[np.int32]
     readers: NDArray[np.int16]
+    held: NDArray[np.uint16]
     key: NDArray[np.uint8]
     has_key: NDArray[np.bool_]
     told: NDArray[np.int64]
@@ -163,6 +167,7 @@ class Residency:
         self.node[ids] = NO_NODE
         self.stamp[ids] = 0
         self.owner[ids] = 0
+        self.term[ids] = 0
         self.hits[ids] = 0
         self.has_key[ids] = False
         self._free[self._num_free : self._num_free + n] = ids
@@ -177,6 +182,7 @@ class Residency:
         cells.node[block] = NO_NODE
         cells.stamp[block] = 0
         cells.owner[block] = 0
+        cells.term[block] = 0
         cells.hits[block] = 0
         cells.has_key[block] = False
         self._free[self._num_free] = block
@@ -360,10 +366,21 @@ class Residency:
         self._check_family(live)
 
     def _check_blank(self, dead: Ids, free: NDArray[np.int32]) -> None:
-        for name in ("num_children", "stamp", "owner", "stems", "hits", "leases", "computing", "has_key"):
+        for name in (
+            "num_children",
+            "stamp",
+            "owner",
+            "stems",
+            "term",
+            "hits",
+            "leases",
+            "computing",
+            "has_key",
+        ):
             assert not getattr(self, name)[dead].any(), f"a dead id kept its {name}"
         assert not self.resident_anywhere(dead).any(), "a dead id is resident"
         assert not self._read_anywhere(dead).any(), "a dead id is read"
+        assert not self.held[:, dead].any(), "a dead id is held"
         assert (self.parent[free] == NO_BLOCK).all(), "a dead id kept its parent"
         assert (self.node[free] == NO_NODE).all(), "a dead id kept its node"
 
@@ -404,6 +421,7 @@ _COLUMNS: dict[str, type] = {
     "owner": np.int32,
     "stems": np.int32,
     "rank": np.int8,
+    "term": np.uint16,
     "hits": np.int32,
     "leases": np.int32,
     "computing": np.bool_,
@@ -411,4 +429,9 @@ _COLUMNS: dict[str, type] = {
     "told": np.int64,
     "_free": np.int32,
 }
-_TIER_COLUMNS: dict[str, type] = {"state": np.uint8, "place": np.int32, "readers": np.int16}
+_TIER_COLUMNS: dict[str, type] = {
+    "state": np.uint8,
+    "place": np.int32,
+    "readers": np.int16,
+    "held": np.uint16,
+}

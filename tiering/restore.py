@@ -1,12 +1,12 @@
 """Taking up again what a store holds: keys, parents, tokens, ages; no payload is read. A part at a time, while requests run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kvstore.block import TOKEN_ID_BYTES
+from kvstore.block import TOKEN_ID_BYTES, BlockKey
 from tiering.errands import Steps
 from tiering.eviction import Eviction
 from tiering.expiry import Expiry
@@ -15,6 +15,8 @@ from tiering.holdings import ABSENT, DISK, Holdings
 from tiering.moves import Forget
 from tiering.outbox import Outbox
 from tiering.residency import NO_BLOCK, Ids, block_keys
+from tiering.retention import Retention
+from tiering.terms import Term
 
 _STEP_RUNS: Final = 192
 _STEP_BLOCKS: Final = 768
@@ -31,8 +33,10 @@ class Restore:
     copy on disk from then on. What would follow a block that has left, or an owner has had erased, is deleted.
     """
 
-    def __init__(self, holdings: Holdings, eviction: Eviction, expiry: Expiry, outbox: Outbox) -> None:
-        self._holdings, self._eviction = holdings, eviction
+    def __init__(
+        self, holdings: Holdings, eviction: Eviction, expiry: Expiry, retention: Retention, outbox: Outbox
+    ) -> None:
+        self._holdings, self._eviction, self._retention = holdings, eviction, retention
         self._expiry, self._outbox = expiry, outbox
         self._begun_s = 0.0
         self._erased: set[bytes] = set()
@@ -46,7 +50,10 @@ class Restore:
 
     def begin(self, now_s: float) -> None:
         """A store is being listed. The index is empty."""
-        assert not len(self._holdings.radix), "only an empty index can be restored"
+        held = np.count_nonzero(self._holdings.residency.held.any(axis=0))
+        assert len(self._holdings.radix) == held, (
+            "only an empty index can be restored, save for what is held in it"
+        )
         self._holdings.order.leave_past()
         self._begun_s, self.under_way = now_s, True
 
@@ -65,7 +72,7 @@ class Restore:
         if self.under_way:
             self._erased.add(owner)
 
-    def enter(self, found: Found) -> Steps[None]:
+    def enter(self, found: Found, terms: Mapping[BlockKey, Term]) -> Steps[None]:
         """An errand: enter what was found; then it is over. Ends early if `end` is called meanwhile.
 
         ValueError where blocks have not as many tokens as the index's.
@@ -81,7 +88,7 @@ class Restore:
         self.num_found = len(found)
         holdings.residency.reserve(len(found))
         holdings.order.recall(self._begun_s - found.ages_s)
-        part = _Entering(holdings, self._outbox, found, self._erased)
+        part = _Entering(holdings, self._retention, self._outbox, found, terms, self._erased)
         for start in range(0, len(found.others), _STEP_BLOCKS):
             part.forget(found.others[start : start + _STEP_BLOCKS])
             yield None
@@ -115,8 +122,17 @@ class Restore:
 class _Entering:
     """Enters runs, in their order. Keeps where each ends."""
 
-    def __init__(self, holdings: Holdings, outbox: Outbox, found: Found, erased: set[bytes]) -> None:
+    def __init__(
+        self,
+        holdings: Holdings,
+        retention: Retention,
+        outbox: Outbox,
+        found: Found,
+        terms: Mapping[BlockKey, Term],
+        erased: set[bytes],
+    ) -> None:
         self._holdings, self._outbox, self._found, self._erased = holdings, outbox, found, erased
+        self._retention, self._terms = retention, terms
         self._tails = np.full(found.num_runs + 1, NO_BLOCK, dtype=np.int64)
         """The id of each run's last block. One more, which runs that follow none find by their -1."""
 
@@ -204,6 +220,9 @@ class _Entering:
         residency.set_keys(ids, found.keys[numbers])
         untouched = residency.stamp[ids] == 0
         holdings.have_owners(ids[untouched], self._owner_numbers(found.owners[numbers[untouched]]))
+        if self._terms:
+            told = map(self._terms.get, block_keys(np.ascontiguousarray(found.keys[numbers])))
+            self._retention.recall(ids, list(told))
         holdings.order.recalled(ids[untouched], uses[untouched])
         sizes = found.stored_bytes[numbers]
         holdings.expect(DISK, ids, sizes)

@@ -4,15 +4,22 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from typing import TypeAlias
 
 from kvstore.block import BlockKey, chain_key
-from kvstore.errors import StoreError
+from kvstore.errors import StoreError, Unsupported
 from kvstore.metas import BlockMetas
 from kvstore.slots import SlotMemory
+from kvstore.steering import Retains, StoredTerm
 from kvstore.store import BlockRef, Store
 from tiering.found import Found, arranged
 from tiering.io_threads import Jobs
-from tiering.moves import Forget, HasRead, Read, Touch, Write, Written
+from tiering.moves import Forget, HasRead, Read, Retain, Touch, Unname, Write, Written
+from tiering.residency import block_keys
+from tiering.terms import Term
+
+HasFound: TypeAlias = tuple[Found, dict[BlockKey, Term]] | Exception
+"""What a store holds, with the terms of those blocks that have any; or why it cannot be listed."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +52,8 @@ class StoreCalls:
         """Records that could not be deleted."""
         self.num_failed_touches = 0
         """Blocks of which the store was not told the last use."""
+        self.num_failed_terms = 0
+        """Calls by which the store was to note terms, or that a name is over."""
 
     # --- what is asked for ----------------------------------------------------------------------------------------
 
@@ -64,11 +73,21 @@ class StoreCalls:
         """Note when blocks were used, each at one of `used_ns` on the store's clock."""
         self._writer.put(lambda: self._touch(move, used_ns))
 
+    def retain(self, move: Retain | Unname) -> None:
+        """Note what users asked to keep, or no longer do, where the store can."""
+        if (store := self.retaining) is not None:
+            self._writer.put(lambda: self._retain(store, move))
+
+    @property
+    def retaining(self) -> Retains | None:
+        """The store, if it keeps names and terms."""
+        return self._store if isinstance(self._store, Retains) else None
+
     def erase(self, owner: bytes, erased: Future[bool], *, all_gone: bool) -> None:
         """Erase what the store has of an owner's. `erased` gets `all_gone`, or what the store raises."""
         self._writer.put(lambda: self._erase(owner, erased, all_gone=all_gone))
 
-    def find(self, root_key: BlockKey, now_ns: int, found: Callable[[Found | Exception], None]) -> None:
+    def find(self, root_key: BlockKey, now_ns: int, found: Callable[[HasFound], None]) -> None:
         """List what the store holds; `found` gets it, on the thread that did, or why that could not be done, twice.
 
         `now_ns`: the time on the store's clock. It comes before whatever is asked for later, so nothing leaves meanwhile.
@@ -110,16 +129,29 @@ class StoreCalls:
         except Exception as error:  # noqa: BLE001 - the thread's top: the blocks stay where they are
             return Written(move.number, keys=computed, error=error)
 
-    def _find(self, root_key: BlockKey, now_ns: int) -> Found | Exception:
+    def _find(self, root_key: BlockKey, now_ns: int) -> HasFound:
         try:
             try:
-                return arranged(self._pages(), root_key, now_ns)
+                found = arranged(self._pages(), root_key, now_ns)
             except StoreError:  # what is damaged is found by reading it: a disk store goes on empty then
                 self._store.sync()
-                return arranged(self._pages(), root_key, now_ns)
+                found = arranged(self._pages(), root_key, now_ns)
+            return found, self._terms_of(found)
         except Exception as error:  # noqa: BLE001 - the thread's top: the index goes on without
             _log.error("what is on disk cannot be listed, and is not used: %s", error, extra={"error": error})
             return error
+
+    def _terms_of(self, found: Found) -> dict[BlockKey, Term]:
+        if self.retaining is None:
+            return {}
+        try:
+            stored = self.retaining.terms(block_keys(found.keys))
+        except Unsupported:
+            return {}
+        except StoreError as error:  # its blocks live as the TTL says
+            _log.error("the terms of blocks cannot be read: %s", error, extra={"error": error})
+            return {}
+        return {key: Term(*term) for key, term in stored.items()}
 
     def _pages(self) -> Iterator[BlockMetas]:
         for page in self._store.scan():
@@ -141,6 +173,16 @@ class StoreCalls:
             self._store.touch_many(move.keys, used_ns)
         except Exception:  # noqa: BLE001 - after a restart these blocks are thought older than they are
             self.num_failed_touches += len(move.keys)
+
+    def _retain(self, store: Retains, move: Retain | Unname) -> None:
+        try:
+            if isinstance(move, Unname):
+                store.delete_name(move.key)
+            else:
+                terms = {key: StoredTerm(*term) for key, term in zip(move.keys, move.terms, strict=True)}
+                store.put_terms(terms)
+        except Exception:  # noqa: BLE001 - after a restart these blocks live as the TTL says; a name that is over is found so
+            self.num_failed_terms += 1
 
     def _erase(self, owner: bytes, erased: Future[bool], *, all_gone: bool) -> None:
         try:

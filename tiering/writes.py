@@ -256,6 +256,8 @@ class Writes:
             for tier in (tier for tier in (DEVICE, HOST) if tier < sweep.to):
                 below = (state[tier + 1 :, sweep.ids] == PRESENT).any(axis=0)
                 going = (state[tier, sweep.ids] == PRESENT) & below & (leases[sweep.ids] == 0)
+                if self._holdings.holds:
+                    going &= self._holdings.may_leave(tier, sweep.ids)
                 self._holdings.left(tier, sweep.ids[going])
         state, live = self._holdings.residency.state[:, sweep.ids], self._holdings.residency.live[sweep.ids]
         above = (state[: sweep.to] == PRESENT).any(axis=0) & live

@@ -1,7 +1,7 @@
 """What happens to a directory before a store uses it."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import compress
@@ -51,12 +51,13 @@ def open_tables(
     *,
     ttl_ns: int | None,
     strict: bool,
+    kept: Callable[[Callable[[bytes], int | None]], Collection[bytes]],
 ) -> tuple[Tables, Opening]:
     """Open the environments of a directory, or new ones in their place if they are not sound.
 
     What was left in order and is large is believed, and takes no longer than what is small. Otherwise the trees are
     walked, everything is counted, and the keys of both are compared: some 15 microseconds a record, and from a cold disk
-    one read of a page for each.
+    one read of a page for each. `kept`: which entry keys of other namespaces must stay, given what says when each was used.
     """
     _tell_of_other_formats(directory)
     clean = directory.clean
@@ -68,9 +69,10 @@ def open_tables(
     try:
         expired = trimmed = 0
         with suppress(StoreFull):  # then there is no room even to delete: what is there can be read
+            held = kept(tables.used_ns)
             if ttl_ns is not None:
-                expired = expire_others(tables, namespace.digest, now_ns - ttl_ns)
-            trimmed = _trim_others(tables, namespace.digest, capacity_bytes // 2)
+                expired = expire_others(tables, namespace.digest, now_ns - ttl_ns, held)
+            trimmed = _trim_others(tables, namespace.digest, capacity_bytes // 2, held)
     except BaseException:
         tables.close()
         raise
@@ -127,8 +129,8 @@ def capacity_within(file_bytes: int) -> int:
     return max(0, int(file_bytes / (slope + 2 * _EXTRA_SHARE)), int((file_bytes - 2 * _EXTRA_BYTES) / slope))
 
 
-def expire_others(tables: Tables, namespace_digest: bytes, until_ns: int) -> int:
-    """Delete blocks of all other namespaces that were last used at `until_ns` or before. Answers how many.
+def expire_others(tables: Tables, namespace_digest: bytes, until_ns: int, held: Collection[bytes]) -> int:
+    """Delete blocks of all other namespaces that were last used at `until_ns` or before, save those that are held. How many.
 
     Their own model, which would see to it, may never be started again.
     """
@@ -136,12 +138,13 @@ def expire_others(tables: Tables, namespace_digest: bytes, until_ns: int) -> int
     for digest in _others(tables, namespace_digest):
         for page in tables.pages(digest):
             doomed += compress(page.keys, (page.metas.used_ns <= until_ns).tolist())
+    doomed = [key for key in doomed if key not in held]
     tables.delete(doomed)
     return len(doomed)
 
 
-def _trim_others(tables: Tables, namespace_digest: bytes, most_bytes: int) -> int:
-    """Delete blocks of all other namespaces, oldest first, until those take at most `most_bytes`.
+def _trim_others(tables: Tables, namespace_digest: bytes, most_bytes: int, held: Collection[bytes]) -> int:
+    """Delete blocks of all other namespaces, oldest first, until those take at most `most_bytes`, save what is held.
 
     A model that is no longer used must not keep the one that is used from the disk for ever. Answers how many
     blocks were deleted.
@@ -155,6 +158,7 @@ def _trim_others(tables: Tables, namespace_digest: bytes, most_bytes: int) -> in
         (meta.used_ns, key, meta.stored_bytes)
         for page in pages
         for key, meta in zip(page.keys, page.metas, strict=True)
+        if key not in held
     )
     doomed = []
     for _, key, stored_bytes in sorted(found):

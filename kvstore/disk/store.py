@@ -29,6 +29,7 @@ from kvstore.disk.namespaces import FactFiles, found_elsewhere, infos
 from kvstore.disk.opening import emptied_tables, expire_others, fresh_tables, map_bytes, open_tables
 from kvstore.disk.quarantine import Quarantine, Quarantined
 from kvstore.disk.recovery import Recovery
+from kvstore.disk.retained import Retained
 from kvstore.disk.tables import Tables, Usage
 from kvstore.disk.worth import Rates, measured
 from kvstore.disk.writer import Writer
@@ -39,7 +40,7 @@ from kvstore.raw import RawRecords
 from kvstore.reasons import MissReason
 from kvstore.record import RecordFormat
 from kvstore.reports import NamespaceInfo, Verified
-from kvstore.steering import UNCHANGED, Elsewhere, Unchanged
+from kvstore.steering import UNCHANGED, Elsewhere, StoredName, StoredTerm, Unchanged
 from kvstore.store import (
     DURABILITIES,
     HIT,
@@ -173,6 +174,8 @@ class LmdbStore(Closing):
                 read_threads=read_threads,
             )
             self._free_bytes = free_bytes or self._directory.free_bytes
+            self._retained = Retained(self._directory.root, self._form, namespace.digest)
+            resources.callback(self._retained.close)
             self._writer = Writer(self._sync_in_background, sync_interval_s)
             resources.callback(self._writer.close)
             self._writer.run(self._open)
@@ -240,6 +243,26 @@ class LmdbStore(Closing):
             self._form.destroy(owner)
             return self._write(lambda: self._erase(owner))
 
+    def names(self) -> list[StoredName]:
+        with self._door.enter():
+            return self._retained.names()
+
+    def put_name(self, name: StoredName) -> None:
+        with self._door.enter():
+            self._writer.run(lambda: self._put_name(name))
+
+    def delete_name(self, key: bytes) -> None:
+        with self._door.enter():
+            self._writer.run(lambda: self._retained.delete_name(key))
+
+    def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
+        with self._door.enter():
+            self._writer.run(lambda: self._retained.put_terms(terms))
+
+    def terms(self, keys: Sequence[BlockKey]) -> dict[BlockKey, StoredTerm]:
+        with self._door.enter():
+            return self._retained.terms(keys)
+
     def touch_many(self, keys: Sequence[BlockKey], used_ns: Sequence[int]) -> None:
         check_times(keys, used_ns)
         times = {self._form.entry_key(key): when_ns for key, when_ns in zip(keys, used_ns, strict=True)}
@@ -277,6 +300,7 @@ class LmdbStore(Closing):
     def check(self) -> None:
         with self._door.enter():
             self._write(lambda: self._tables.check())  # noqa: PLW0108 - the tables of then
+            self._writer.run(self._retained.check)
         self._encoding.check()
 
     def raw(self) -> RawRecords:
@@ -416,6 +440,7 @@ class LmdbStore(Closing):
             self._now_ns(),
             ttl_ns=self._limits.ttl_ns,
             strict=self._strict,
+            kept=lambda used_ns: self._retained.kept_of_others(self._now_ns(), used_ns),
         )
         self._lender: Lender[Tables] = Lender(tables, Tables.close)
         self._recovery = Recovery(self._lender, self._fresh_tables, self._writer, self._directory.root)
@@ -451,7 +476,8 @@ class LmdbStore(Closing):
         if has_new_ttl and limits.ttl_ns is not None:
             self._writer.changed()
             with suppress(StoreFull):  # as at an opening
-                expire_others(self._tables, self.namespace.digest, self._now_ns() - limits.ttl_ns)
+                kept = self._retained.kept_of_others(self._now_ns(), self._tables.used_ns)
+                expire_others(self._tables, self.namespace.digest, self._now_ns() - limits.ttl_ns, kept)
 
     def _grow(self, wanted: tuple[int, int]) -> None:
         if all(have >= want for have, want in zip(self._tables.map_bytes, wanted, strict=True)):
@@ -489,10 +515,16 @@ class LmdbStore(Closing):
         self._writer.changed()
         self._tables.put(batch)
 
+    def _put_name(self, name: StoredName) -> None:
+        if not self._limits.leave_room(len(name.tokens) + len(name.content), self._free_bytes()):
+            raise StoreFull(f"a name would leave less than {self._limits.min_free_bytes} bytes free")
+        self._retained.put_name(name)
+
     def _delete(self, keys: Sequence[bytes]) -> None:
         self._writer.changed()
         was_empty = self._tables.is_empty
         self._tables.delete(keys)
+        self._retained.forget(keys)
         if self._tables.is_empty and not was_empty:
             try:
                 fresh = emptied_tables(self._directory, self.capacity_bytes, strict=self._strict)
@@ -514,6 +546,7 @@ class LmdbStore(Closing):
             with lmdb_errors("deleting evidence"):
                 self._directory.drop_set_aside()
                 self._quarantine.clear()
+        self._retained.erase(owner)
         found = list(self._tables.scan())
         doomed = [key for key, meta in found if meta is not None and self._form.is_owners(meta, owner)]
         # and what does not say whose it is: damaged entries, and what a full disk has left of a write

@@ -167,6 +167,13 @@ class Tables:
                 total += 0 if meta is None else meta.stored_bytes
         return total
 
+    def used_ns(self, key: bytes) -> int | None:
+        """When the block of an entry key was used last; None if there is none."""
+        with lmdb_errors("reading entries"), self.entries.begin() as txn:
+            value = txn.get(key)
+        meta = None if value is None else unpack_entry(key, value)
+        return None if meta is None else meta.used_ns
+
     def pages(self, prefix: bytes = b"") -> Iterator[Entries]:
         """The entries whose keys start with `prefix`, some at a time."""
         for batch in items(self.entries, prefix):

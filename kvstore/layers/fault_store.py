@@ -1,7 +1,7 @@
 """A store that fails on command."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import TYPE_CHECKING, Final
 
@@ -25,7 +25,16 @@ from kvstore.metas import BlockMetas
 from kvstore.raw import HasRaw, RawRecords
 from kvstore.reasons import MissReason
 from kvstore.reports import NamespaceInfo
-from kvstore.steering import UNCHANGED, Changeable, Elsewhere, KnowsOthers, Unchanged
+from kvstore.steering import (
+    UNCHANGED,
+    Changeable,
+    Elsewhere,
+    KnowsOthers,
+    Retains,
+    StoredName,
+    StoredTerm,
+    Unchanged,
+)
 from kvstore.store import BlockRef, ReadOutcome, Store, StoreStats
 
 if TYPE_CHECKING:
@@ -173,6 +182,26 @@ class FaultStore(Closing):
     def _others(self) -> KnowsOthers:
         if not isinstance(self.store, KnowsOthers):
             raise Unsupported(f"{type(self.store).__name__} does not tell of other namespaces")
+        return self.store
+
+    def names(self) -> list[StoredName]:
+        return self._retaining().names()
+
+    def put_name(self, name: StoredName) -> None:
+        self._retaining().put_name(name)
+
+    def delete_name(self, key: bytes) -> None:
+        self._retaining().delete_name(key)
+
+    def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
+        self._retaining().put_terms(terms)
+
+    def terms(self, keys: Sequence[BlockKey]) -> dict[BlockKey, StoredTerm]:
+        return self._retaining().terms(keys)
+
+    def _retaining(self) -> Retains:
+        if not isinstance(self.store, Retains):
+            raise Unsupported(f"{type(self.store).__name__} does not keep names and terms")
         return self.store
 
     def change(

@@ -33,9 +33,11 @@ from tiering.moves import (
     Move,
     Promote,
     Read,
+    Retain,
     SwapIn,
     SwapOut,
     Touch,
+    Unname,
     Write,
     Written,
 )
@@ -43,6 +45,7 @@ from tiering.owners import EVERYBODYS, Ownership
 from tiering.ranks import Rank
 from tiering.residency import NO_BLOCK, State, Tier
 from tiering.swaps import Stash
+from tiering.terms import Term
 
 Content = tuple[int, ...]
 Place = tuple[Tier, int]
@@ -69,6 +72,7 @@ class Flight:
 class Record:
     meta: BlockMeta
     content: Content
+    term: Term | None = None
 
 
 @dataclass
@@ -83,6 +87,7 @@ class Request:
     chunk_blocks: int
     lease: Lease | None = None
     stash: Stash | None = None
+    ttl_s: float | None = None
     wait: Wait | None = None
     rank: Rank = Rank.NORMAL
     prompt_blocks: int = 0
@@ -121,6 +126,8 @@ class MemoryModel:
     restores_in_steps: bool = False
     """Whether what the disk holds is entered by `restore_some` only."""
     chooser: Chooser | None = None
+    names: dict[bytes, tuple[Content, float | None, float]] = field(default_factory=dict)
+    """What is on disk of named caches: their tokens, times to live, and when they were made, on the disk's clock."""
 
     def __post_init__(self) -> None:
         self.index = WatchedIndex(self.config, ROOT_KEY, self._overwrite, self.chooser)
@@ -128,6 +135,11 @@ class MemoryModel:
         """Who is told that a move is over."""
         self.used_s: defaultdict[Content, float] = defaultdict(lambda since_s=self.now_s: since_s)
         """When each block was used last, at the latest."""
+        self.terms: defaultdict[Content, Term] = defaultdict(lambda: Term(0.0, by_default=False))
+        """The longest that uses of each block, since it was entered, have asked it to live."""
+        for record in self.disk.values():
+            for end in range(self.config.block_tokens, len(record.content) + 1, self.config.block_tokens):
+                self._lives(record.content[:end], record.term or Term())
         self.keys: dict[Content, BlockKey] = {(): ROOT_KEY}
         self.memory: dict[Place, Content] = {}
         self.flights: dict[int, Flight] = {}
@@ -137,7 +149,11 @@ class MemoryModel:
         """Fingerprints of all blocks that were whole in some tier when it was last looked."""
         self.memory_of_them: object = None
         self.asked: list[Move] = []
-        if self.disk:
+        for key, (tokens, ttl_s, since_s) in self.names.items():
+            path, age_s = np.array(tokens, dtype="<i4").tobytes(), self.epoch_s + self.now_s - since_s
+            self.index.at(self.now_s)
+            self.index.retention.restore_name(key, path, ownership_of(tokens), ttl_s, age_s)
+        if self.disk or self.names:
             self.begin_restore()
             if not self.restores_in_steps:
                 self.restore()
@@ -146,7 +162,8 @@ class MemoryModel:
         """List what the disk holds."""
         self.index.begin_restore(self.now_s)
         pages = [BlockMetas.of([record.meta]) for record in self.disk.values()]
-        self.restoring = _in_small_steps(self.index.restore(arranged(pages, ROOT_KEY, self.now_ns)))
+        terms = {key: record.term for key, record in self.disk.items() if record.term is not None}
+        self.restoring = _in_small_steps(self.index.restore(arranged(pages, ROOT_KEY, self.now_ns), terms))
 
     def restore_some(self):
         """Enter a part of it. False when there is no more."""
@@ -173,6 +190,7 @@ class MemoryModel:
             request.stash, request.own_blocks = None, 0
         resumed = request.stash is not None
         self._find(request, compute_last=not resumed)
+        known = len(self.index._holdings.radix.match(request.array))
         outcome = self.index.admit(
             request.array[: request.stash.start * self.config.block_tokens] if resumed else request.array,
             request.num_blocks,
@@ -181,6 +199,7 @@ class MemoryModel:
             stash=request.stash,
             ownership=ownership_of(request.tokens),
             rank=request.rank,
+            ttl_s=request.ttl_s,
         )
         if isinstance(outcome, Wait):
             request.wait = outcome
@@ -193,7 +212,25 @@ class MemoryModel:
             "nothing is left to compute"
         )
         self.running.append(request)
+        for position in range(known, request.prompt_blocks):
+            self.terms.pop(self.prefix(request, position), None)
+        for position in range(request.prompt_blocks):
+            self._lives(self.prefix(request, position), self._term(request))
         return True
+
+    @staticmethod
+    def _term(request):
+        return Term() if request.ttl_s is None else Term(request.ttl_s, by_default=False)
+
+    def _lives(self, prefix, term):
+        mine = self.terms[prefix]
+        self.terms[prefix] = Term(max(mine.own_s, term.own_s), mine.by_default or term.by_default)
+
+    def _lives_s(self, prefix):
+        """For how long after its last use a block lives."""
+        own_s, by_default = self.terms[prefix]
+        default_s = np.inf if self.config.ttl_s is None else self.config.ttl_s
+        return max(own_s, default_s if by_default else 0.0)
 
     def _find(self, request, *, compute_last):
         """A request looks for its blocks, which is a use: what nobody has used for the TTL must not be there."""
@@ -208,9 +245,16 @@ class MemoryModel:
         }
         for position in range(len(self.index._match(tokens, compute_last=compute_last))):
             prefix = self.prefix(request, position)
-            fresh = self.config.ttl_s is None or self.now_s - self.used_s[prefix] < self.config.ttl_s
-            assert fresh or prefix in held, f"unused since {self.used_s[prefix]}, and found at {self.now_s}"
+            fresh = self.now_s - self.used_s[prefix] < self._lives_s(prefix)
+            assert fresh or prefix in held or prefix in self.held(), (
+                f"unused since {self.used_s[prefix]}, and found at {self.now_s}"
+            )
             self.used_s[prefix] = self.now_s
+
+    def held(self):
+        """The prefixes that users hold."""
+        holdings, prefixes = self.index._holdings, self._prefixes()
+        return {prefixes[block] for hold in holdings.holds for block in hold.ids.tolist()}
 
     def _use(self, request):
         """A request does something with its blocks."""
@@ -237,7 +281,8 @@ class MemoryModel:
     def _num_to_be_had(self):
         """Device slots that nobody uses, or that hold blocks which nobody uses."""
         holdings = self.index._holdings
-        idle = holdings.residency.evictable(Tier.DEVICE, np.arange(holdings.residency.capacity))
+        everything = np.arange(holdings.residency.capacity)
+        idle = holdings.residency.evictable(Tier.DEVICE, everything) & ~holdings.holds.are_held(everything)
         return holdings.slots[Tier.DEVICE].num_free + np.count_nonzero(idle)
 
     def admit(self, tokens, num_blocks=None):
@@ -301,6 +346,9 @@ class MemoryModel:
         request.tokens += tokens
         position = request.prompt_blocks
         request.prompt_blocks += 1
+        if len(self.index._holdings.radix.match(request.array)) < request.prompt_blocks:
+            self.terms.pop(self.prefix(request, position), None)
+        self._lives(self.prefix(request, position), self._term(request))
         self.compute(request, position, position + 1)
         self.publish(request, position, position + 1)
 
@@ -357,7 +405,7 @@ class MemoryModel:
             case Write():
                 self._depart(move, Tier.HOST, move.host_slots, None, [])
                 self.writer.append(move)
-            case Forget() | Touch():
+            case Forget() | Touch() | Retain() | Unname():
                 self.writer.append(move)
 
     def _depart(self, move, source, source_slots, destination, destination_slots):
@@ -442,12 +490,20 @@ class MemoryModel:
 
     def forget(self, until=None):
         """Let the writer delete and note what it was asked to, up to a write."""
-        while self.writer and (isinstance(self.writer[0], Forget | Touch) or self.writer[0] is until):
+        while self.writer and (not isinstance(self.writer[0], Write) or self.writer[0] is until):
             job = self.writer.popleft()
             if job is until:
                 return
             if isinstance(job, Touch):
                 self._touch(job)
+                continue
+            if isinstance(job, Retain):
+                for key, term in zip(job.keys, job.terms, strict=True):
+                    if key in self.disk:
+                        self.disk[key].term = term
+                continue
+            if isinstance(job, Unname):
+                self.names.pop(job.key, None)
                 continue
             for key in job.keys:
                 self.disk.pop(key, None)

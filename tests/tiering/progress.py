@@ -27,6 +27,7 @@ class Client:
     waits: Wait = Wait.FOR_ROOM
     priority: int = 0
     cache_use: CacheUse = CacheUse.READ_WRITE
+    ttl_s: float | None = None
     decoded: int = 0
     saved: Any = None
 

@@ -34,6 +34,7 @@ class Asker:
     ownership: Ownership = EVERYBODYS
     told: Told | None = None
     rank: Rank = Rank.NORMAL
+    ttl_s: float | None = None
     num_preempted: int = 0
 
     @property

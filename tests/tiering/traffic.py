@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from kvstore.errors import StoreFull
 from kvstore.reasons import MissReason
 from kvstore.reports import Decision
 from tests.tiering.judges import EAGER, HOSTILE
-from tests.tiering.memory_model import DIED, OWNERS, MemoryModel
+from tests.tiering.memory_model import DIED, OWNERS, MemoryModel, ownership_of
 from tiering.costs import Costs
 from tiering.decision import Chooser
 from tiering.index_config import IndexConfig
@@ -19,6 +20,7 @@ from tiering.policies import POLICIES
 from tiering.quotas import Quota, Quotas
 from tiering.ranks import Rank
 from tiering.residency import NO_BLOCK, Tier
+from tiering.retention import TooMuchHeld
 from tiering.slot_table import SlotState
 from tiering.transfers import NAMES
 
@@ -60,6 +62,7 @@ def some_config(choose):
         high_s=choose([4.0, 600.0]),
         min_prefix_tokens=choose([0, 0, 0, 5]),
         ttl_s=choose([None, None, 5.0, 20.0]),
+        held_share=choose([0.25, 0.5, 1.0]),
         hole_ttl_s=choose([3.0, 50.0]),
         disk_failures=choose([1, 2, 3]),
         disk_rest_s=10.0,
@@ -97,6 +100,10 @@ class Errand:
         return False
 
 
+def _begins(tokens, path):
+    return len(path) <= len(tokens) and (tokens[: len(path)] == path).all()
+
+
 class Traffic:
     """Requests that come, wait, run and go, moves that end well or badly, time, and the end of the process."""
 
@@ -107,6 +114,8 @@ class Traffic:
         self.config = some_config(choose)
         self.chooser = choose([None, None, Fickle(choose)])
         self.model = self._model({}, 0.0)
+        self.kept: list[Any] = []
+        """The prompts of what is kept."""
         self.actions = [
             *[self.arrive] * 6,
             *[self.retry] * 4,
@@ -125,6 +134,11 @@ class Traffic:
             *[self.serve] * 6,
             self.pass_time,
             *[self.sweep] * 2,
+            *[self.keep] * 2,
+            *[self.let_go] * 2,
+            *[self.name] * 2,
+            self.unname,
+            self.extend,
             self.grow_host,
             *[self.change] * 2,
             self.begin_errand,
@@ -132,7 +146,7 @@ class Traffic:
             self.end_an_era,
         ]
 
-    def _model(self, disk, now_s, *, in_steps=False):
+    def _model(self, disk, now_s, *, in_steps=False, names=None):
         sizes = [RECORD_BYTES, 4]
         self.most_host_slots = self.config.host_slots
         return MemoryModel(
@@ -142,6 +156,7 @@ class Traffic:
             now_s=now_s,
             restores_in_steps=in_steps,
             chooser=self.chooser,
+            names=names or {},
         )
 
     def act(self):
@@ -150,6 +165,7 @@ class Traffic:
         self.model.plan()
         self.model.check()
         self._check_figures()
+        self._check_held()
 
     def _check_figures(self):
         """What is in flight is counted as that, and what has ended as that, once."""
@@ -188,6 +204,7 @@ class Traffic:
             return None
         request = self.model.request(tokens, num_blocks, self.choose([1, 2, num_blocks, num_blocks]))
         request.rank = self.choose([Rank.NORMAL, Rank.NORMAL, Rank.NORMAL, *Rank])
+        request.ttl_s = self.choose([None, None, None, 3.0, 12.0])
         return request
 
     def arrive(self):
@@ -299,10 +316,99 @@ class Traffic:
         counted, there = self.model.index.stats()["tiers"]["disk"], self.model.disk.values()
         assert counted["blocks"] == len(there), f"{counted['blocks']} blocks counted, {len(there)} are there"
         assert counted["bytes"] == sum(record.meta.stored_bytes for record in there)
-        assert counted["bytes"] <= self.config.disk_bytes
+        assert counted["bytes"] <= max(self.config.disk_bytes, self.model.index.retention.held_bytes())
 
     def pass_time(self):
         self.model.now_s += self.choose([1.0, 6.0, 11.0])
+
+    # ---- what users hold
+
+    def _known_prompt(self):
+        """The tokens of a path of the index; None if it is empty."""
+        holdings = self.model.index._holdings
+        if not len(holdings.radix):
+            return None
+        ids = holdings.radix.path(self.choose(np.flatnonzero(holdings.residency.live).tolist()))
+        tokens = b"".join(holdings.radix.tokens_of(each) for each in ids.tolist())
+        return np.frombuffer(tokens, dtype="<i4")
+
+    def keep(self):
+        """Somebody has a prefix kept in a tier: all of what is said to be kept is there, or nearer to the model."""
+        tokens, index = self._known_prompt(), self.model.index
+        if tokens is None:
+            return
+        tiers = [
+            Tier.DEVICE,
+            *[Tier.HOST] * (self.config.host_slots > 0),
+            *[Tier.DISK] * (self.config.disk_bytes > 0),
+        ]
+        tier = self.choose(tiers)
+        index.at(self.model.now_s)
+        try:
+            num_tokens = index.keep(tokens, tier)
+        except TooMuchHeld:
+            return
+        if num_tokens:
+            self.kept.append((index, tokens[:num_tokens], tier))
+            self._touched(tokens[:num_tokens])
+
+    def _touched(self, tokens):
+        for end in range(self.config.block_tokens, len(tokens) + 1, self.config.block_tokens):
+            self.model.used_s[tuple(tokens[:end].tolist())] = self.model.now_s
+
+    def let_go(self):
+        """Somebody wants no more of what is kept of a prompt."""
+        if self.kept:
+            _, tokens, _ = self.choose(self.kept)
+            self.model.index.retention.release(tokens.tobytes())
+            self.kept = [each for each in self.kept if not _begins(tokens, each[1])]
+
+    def name(self):
+        """Somebody gives a prefix a name: when that is done it is on disk, and so is the name."""
+        tokens, index, model = self._known_prompt(), self.model.index, self.model
+        key, ttl_s = bytes([self.choose(range(3))]), self.choose([None, 5.0, 20.0])
+        if tokens is None or len(self.errands) == 2 or key in index.retention._names:
+            return
+
+        def steps():
+            try:
+                now = yield from index.name_cache(key, tokens, ownership_of(tokens.tolist()), ttl_s)
+            except (TooMuchHeld, StoreFull):
+                return
+            if now is not None and key in index.retention._names:
+                assert now.blocks == len(tokens) // self.config.block_tokens
+                assert not now.held or not now.lost_blocks
+                model.names[key] = (tuple(tokens.tolist()), ttl_s, model.epoch_s + model.now_s)
+
+        index.at(model.now_s)
+        self.errands.append(Errand(steps()))
+        self._touched(tokens)
+
+    def unname(self):
+        if self.model.index.retention._names:
+            key = self.choose(sorted(self.model.index.retention._names))
+            self.model.index.retention.drop(key)
+            self.model.names.pop(key, None)
+
+    def extend(self):
+        if self.model.names:
+            key, ttl_s = self.choose(sorted(self.model.names)), self.choose([None, 5.0, 20.0])
+            if key in self.model.index.retention._names:
+                self.model.index.at(self.model.now_s)
+                self.model.index.retention.extend(key, ttl_s)
+                tokens, _, _ = self.model.names[key]
+                self.model.names[key] = (tokens, ttl_s, self.model.epoch_s + self.model.now_s)
+
+    def _check_held(self):
+        """What is kept is where it was to be kept, or nearer, unless it was lost or had to give way; names are on disk."""
+        index = self.model.index
+        residency, retention = index._holdings.residency, index.retention
+        for path, holds in retention._kept.items():
+            for hold in holds:
+                if not hold.released:
+                    nearest = residency.nearest_tier(hold.ids)
+                    lost = nearest == len(Tier)
+                    assert (lost | (nearest <= hold.tier)).all(), f"{path!r} is not where it is kept"
 
     # ---- the whole cache
 
@@ -324,7 +430,10 @@ class Traffic:
         if has_disk:
             changes["disk_bytes"] = self.choose([1, 3, 8]) * RECORD_BYTES
         name = self.choose(sorted(changes))
-        self.model.index.change(**{name: changes[name]})
+        try:
+            self.model.index.change(**{name: changes[name]})
+        except ValueError:
+            assert len(self.model.index._holdings.holds), "nothing is held, and it cannot be changed"
         self.config = self.model.config = self.model.index.config
 
     def _check_sizes(self):
@@ -333,7 +442,11 @@ class Traffic:
         kept = table.count(SlotState.PRIVATE) + table.count(SlotState.IN_FLIGHT)
         assert table.num_usable <= max(self.config.host_slots, kept + 1), "slots are not retired"
         if not self.model.running:
-            assert table.count(SlotState.INDEXED) <= self.config.host_slots
+            held = self.model.index._holdings.holds.are_held(np.flatnonzero(self._in_host()))
+            assert table.count(SlotState.INDEXED) <= max(self.config.host_slots, np.count_nonzero(held))
+
+    def _in_host(self):
+        return self.model.index._holdings.residency.state[Tier.HOST] != 0
 
     def begin_errand(self):
         """Somebody removes a prefix by hand, or moves one down."""
@@ -368,8 +481,9 @@ class Traffic:
     def clear(self):
         # a write that hangs keeps the index idle, and reads its block
         used = self.model.running or self.model.flights or not self.model.index.idle
-        assert self.model.index.clear() or used, "something is left although nothing is in use"
-        assert used or self.num_blocks == 0
+        held = len(self.model.index._holdings.holds)
+        assert self.model.index.clear() or used or held, "something is left although nothing is in use"
+        assert used or held or self.num_blocks == 0
 
     def erase(self):
         """Whatever can go of an owner's goes, and nothing else does."""
@@ -395,7 +509,9 @@ class Traffic:
             self.config = dataclasses.replace(self.config, disk_bytes=self.choose([1, 3, 8]) * RECORD_BYTES)
         self.waiting.clear()
         self.errands.clear()
-        self.model = self._model(disk, self.model.now_s, in_steps=self.choose([True, False]))
+        self.kept.clear()
+        names = self.model.names if self.config.disk_bytes else {}
+        self.model = self._model(disk, self.model.now_s, in_steps=self.choose([True, False]), names=names)
         if self.model.index.restoring:
             self.errands.append(Errand(self.model.restoring))
             return
@@ -409,6 +525,7 @@ class Traffic:
         """Everything comes to its end: whoever waits is served, nothing moves any more, and nothing is held."""
         self.model.settle(self.choose)
         self._end_errands()
+        self._check_held()
         for request in [*self.model.running]:
             if self.model.grow(request, request.prompt_blocks):
                 self.model.prefill(request)
@@ -420,6 +537,11 @@ class Traffic:
         self.model.settle(self.choose)
         for request in self.waiting:
             self._serve_alone(request)
+        retention = self.model.index.retention
+        for path in list(retention._kept):
+            retention.release(path)
+        for key in list(retention._names):
+            retention.drop(key)
         self.model.now_s += 100.0
         self.model.settle(self.choose)
         self.model.check_rest()

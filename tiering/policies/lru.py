@@ -12,6 +12,8 @@ from tiering.residency import NO_BLOCK, Ids, Mask, Residency
 _PAST = 1 << 40  # stamps that are left for touches from before the first one
 
 Eligible = Callable[[Ids], Mask]
+Entries = Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]
+"""Which entries are wanted, by their stamps and their deepest blocks."""
 
 _FEW_ENTRIES = 8  # entries read one by one before a slice pays
 _SLICE_ENTRIES = 1024
@@ -146,15 +148,15 @@ class LRU:
         self,
         eligible: Eligible,
         is_eligible: "Callable[[int], bool] | None" = None,
-        owner: int | None = None,
+        wanted: Entries | None = None,
     ) -> "View":
         """A reader of the order that sees only the blocks for which `eligible(ids)` is true.
 
         `eligible` takes an intp array of ids and returns a mask of the same length; it must change nothing. `is_eligible`
-        says the same of one block, for whoever peeks at one at a time. `owner`: the number of the only owner of eligible
-        blocks, not that of everybody's; other owners' entries are passed over.
+        says the same of one block, for whoever peeks at one at a time. `wanted`: which
+        touches may have eligible blocks, by their stamps and deepest blocks; the others are passed over.
         """
-        return View(self, self._residency, eligible, is_eligible, owner)
+        return View(self, self._residency, eligible, is_eligible, wanted)
 
     def first(self, stamp: int, block: int, is_eligible: Callable[[int], bool]) -> int:
         """The first block of `upwards` that is eligible, NO_BLOCK if there is none."""
@@ -170,14 +172,13 @@ class LRU:
                 at = parent_of[at]
         return NO_BLOCK
 
-    def upwards(self, stamp: int, block: int, limit: int, owner: int | None = None) -> Iterator[Ids]:
+    def upwards(self, stamp: int, block: int, limit: int, wanted: Entries | None = None) -> Iterator[Ids]:
         """All touched blocks in eviction order from a place in the log: `block`, if it has that stamp, else the
-        deepest with this or the next later stamp. In chunks, the first of `limit` blocks, then growing.
-
-        `owner`: only of the touches whose deepest block is this owner's, as it is where any is.
+        deepest with this or the next later stamp. In chunks, the first of `limit` blocks, then growing. `wanted`: of which
+        entries only.
         """
         chunk: list[int] = []
-        for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp), owner):
+        for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp), wanted):
             at = deepest
             if entry_stamp == stamp and block != NO_BLOCK and self._residency.cells.stamp[block] == stamp:
                 at = block
@@ -190,26 +191,22 @@ class LRU:
         if chunk:
             yield np.array(chunk, dtype=np.intp)
 
-    def _entries(self, start: int, owner: int | None = None) -> Iterator[tuple[int, int]]:
-        """(stamp, deepest block) of the log's living entries from number `start`; of an owner's only if one is given."""
+    def _entries(self, start: int, wanted: Entries | None = None) -> Iterator[tuple[int, int]]:
+        """(stamp, deepest block) of the log's living entries from number `start`."""
         start = max(start, self._num_waiting)
-        stop = min(start + _FEW_ENTRIES, len(self._stamps))
-        cells = self._residency.cells
+        stop = min(start + _FEW_ENTRIES, len(self._stamps)) if wanted is None else start
+        stamp_of = self._residency.cells.stamp
         for entry in range(start, stop):
             stamp, deepest = self._stamps[entry], self._deepest[entry]
-            if (
-                deepest != NO_BLOCK
-                and cells.stamp[deepest] == stamp
-                and (owner is None or cells.owner[deepest] == owner)
-            ):
+            if deepest != NO_BLOCK and stamp_of[deepest] == stamp:
                 yield stamp, deepest
         for at in range(stop, len(self._stamps), _SLICE_ENTRIES):
             # Slices are copies: a numpy view of the arrays themselves would forbid them to grow.
             stamps = np.frombuffer(self._stamps[at : at + _SLICE_ENTRIES], dtype=np.int64)
             blocks = np.frombuffer(self._deepest[at : at + _SLICE_ENTRIES], dtype=np.int64)
             alive = self._alive(stamps, blocks)
-            if owner is not None:
-                alive &= self._residency.owner.take(blocks) == owner
+            if wanted is not None:
+                alive[alive] = wanted(stamps[alive], blocks[alive])
             yield from zip(stamps[alive].tolist(), blocks[alive].tolist(), strict=True)
 
     def _alive(self, stamps: NDArray[np.int64], deepest: NDArray[np.int64]) -> Mask:
@@ -276,6 +273,21 @@ class LRU:
             return self._times[bisect_left(self._stamps, stamp)]
         return None
 
+    def first_over_s(self, lives_s: NDArray[np.float64]) -> float:
+        """When the first block will not have been touched for as long as it lives by its term; infinity for never.
+
+        `lives_s`: by term. Of each touch the deepest block has the shortest.
+        """
+        first_s = np.inf
+        for at in range(self._num_waiting, len(self._stamps), _SLICE_ENTRIES):
+            stamps = np.frombuffer(self._stamps[at : at + _SLICE_ENTRIES], dtype=np.int64)
+            blocks = np.frombuffer(self._deepest[at : at + _SLICE_ENTRIES], dtype=np.int64)
+            times_s = np.frombuffer(self._times[at : at + _SLICE_ENTRIES], dtype=np.float64)
+            alive = self._alive(stamps, blocks)
+            ends_s = times_s[alive] + lives_s[self._residency.term[blocks[alive]]]
+            first_s = min(first_s, float(ends_s.min(initial=np.inf)))
+        return first_s
+
     def touched_s(self, ids: Ids) -> NDArray[np.float64]:
         """When each of these blocks was last touched; NaN for those that never were."""
         stamps = self._residency.stamp.take(ids)
@@ -314,9 +326,9 @@ class View:
         residency: Residency,
         eligible: Eligible,
         is_eligible: Callable[[int], bool] | None = None,
-        owner: int | None = None,
+        wanted: Entries | None = None,
     ) -> None:
-        self._lru, self._owner = lru, owner
+        self._lru, self._wanted = lru, wanted
         self._is_eligible = is_eligible
         self._residency = residency
         self._eligible = eligible
@@ -336,7 +348,7 @@ class View:
         if k == 1 and self._is_eligible is not None:
             block = self.first()
             return np.array([block] if block != NO_BLOCK else [], dtype=np.intp)
-        for ids in self._lru.upwards(self._head, self._cursor, k + 2, self._owner):
+        for ids in self._lru.upwards(self._head, self._cursor, k + 2, self._wanted):
             hits = ids[self._eligible(ids)][:missing]
             if len(hits):
                 found.append(hits)

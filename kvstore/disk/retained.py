@@ -1,0 +1,234 @@
+"""What users asked a disk store to keep: named caches, and how long blocks are to live. A small table of its own.
+
+    PATH/v1/retained/    LMDB, there once something was asked for; each commit reaches the disk before it returns
+
+    n <namespace digest> <key>     a name: version, checksum, sealed or not: owner, sizes, times, token ids, content
+    t <namespace digest> <block>   a term: version, checksum, seconds, and whether the TTL counts too
+
+It does not share a file with blocks: where those are damaged and start empty, names stay, and say what they have lost.
+"""
+
+import logging
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeVar
+
+import lmdb
+import xxhash
+
+from kvstore.block import KEY_BYTES, BlockKey, chain_key, root_key_of
+from kvstore.disk.environment import (
+    Unsound,
+    close_environment,
+    items,
+    lmdb_errors,
+    open_environment,
+)
+from kvstore.disk.form import Form
+from kvstore.disk.verification import problems_found_here
+from kvstore.errors import StoreFailed
+from kvstore.reasons import MissReason
+from kvstore.steering import StoredName, StoredTerm
+from kvstore.store import OWNER_BYTES
+
+VERSION: Final = 1
+_MAP_BYTES: Final = 4 << 30  # of addresses: the file is as large as what is in it
+_NAME, _TERM = b"n", b"t"
+_ENVELOPE: Final = struct.Struct("<IQ")
+_HEAD: Final = struct.Struct(f"<{OWNER_BYTES}sIIIQQ")
+_TERM_BODY: Final = struct.Struct("<d?")
+_DAMAGED: Final = "damaged"
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+
+class Retained:
+    """Of all namespaces in the directory. Only the writer's thread may change something; any thread may read.
+
+    All raise StoreFailed if the medium fails, and StoreFull if it has no room: then nothing has changed.
+    """
+
+    def __init__(self, root: Path, form: Form, digest: bytes) -> None:
+        """`digest`: of the store's own namespace. What is there and damaged is set aside, and said."""
+        self._path, self._form, self._digest = root / "retained", form, digest
+        self._environment: lmdb.Environment | None = None
+        self._has_terms = False
+        if self._path.exists():
+            self._environment = self._opened()
+            self._has_terms = any(True for _ in items(self._environment, _TERM))
+
+    def _opened(self) -> lmdb.Environment:
+        with lmdb_errors("looking at what is retained"):
+            if (self._path / "data.mdb").exists() and (found := problems_found_here([self._path])):
+                aside = self._path.with_name(f"{self._path.name}-{_DAMAGED}")
+                for old in aside.iterdir() if aside.exists() else ():
+                    old.unlink()
+                self._path.replace(aside)
+                facts = {"path": self._path, "error": found[0]}
+                _log.warning("%(path)s is damaged and starts empty: %(error)s", facts, extra=facts)
+        return self._sound(lambda: open_environment(self._path, _MAP_BYTES, strict=True, readahead=True))
+
+    @staticmethod
+    def _sound(job: Callable[[], T]) -> T:
+        """The blocks beside are not damaged by what is wrong here."""
+        try:
+            return job()
+        except Unsound as error:
+            raise StoreFailed(str(error)) from error
+
+    # --- names ----------------------------------------------------------------------------------------------------
+
+    def names(self) -> list[StoredName]:
+        """Those of the store's own namespace that can be read."""
+        return [name for name in self._names(self._digest) if name is not None]
+
+    def _names(self, digest: bytes) -> "Iterable[StoredName | None]":
+        prefix = _NAME + digest
+        for key, value in self._rows(prefix):
+            yield self._unpacked(key[len(prefix) :], key, value)
+
+    def put_name(self, name: StoredName) -> None:
+        """Write a name, in place of one with the same key; it has reached the disk when this returns."""
+        head = _HEAD.pack(
+            name.owner, name.first_block, name.block_bytes, len(name.tokens), name.since_ns, name.ttl_ns or 0
+        )
+        body = bytes(self._form.record(head + name.tokens + name.content, name.owner))
+        key = _NAME + self._digest + name.key
+        self._write({key: _enveloped(key, body)})
+
+    def delete_name(self, key: bytes) -> None:
+        """Forget a name, if it is there."""
+        if self._environment is not None:
+            self._write({_NAME + self._digest + key: None})
+
+    def _unpacked(self, name_key: bytes, key: bytes, value: bytes) -> StoredName | None:
+        body = _opened_envelope(key, value)
+        if body is None:
+            return None
+        told = self._form.opened(body)
+        if isinstance(told, MissReason):
+            return None
+        told = bytes(told)
+        owner, first_block, block_bytes, num_bytes, since_ns, ttl_ns = _HEAD.unpack_from(told)
+        tokens, content = told[_HEAD.size :][:num_bytes], told[_HEAD.size + num_bytes :]
+        return StoredName(
+            name_key, owner, first_block, tokens, block_bytes, since_ns, ttl_ns or None, content
+        )
+
+    def kept_of_others(self, now_ns: int, used_ns: Callable[[bytes], int | None]) -> set[bytes]:
+        """The entry keys of blocks that named caches of other namespaces hold, and whose time is not over.
+
+        `used_ns` says when a block was used last, by its entry key.
+        """
+        kept: set[bytes] = set()
+        for digest in {key[1 : 1 + KEY_BYTES] for key, _ in self._rows(_NAME)} - {self._digest}:
+            for name in self._names(digest):
+                if name is None:
+                    continue
+                chain = _entry_keys(self._form, digest, name)
+                last_ns = max(name.since_ns, (used_ns(chain[-1]) if chain else None) or 0)
+                if name.ttl_ns is None or last_ns + name.ttl_ns > now_ns:
+                    kept.update(chain)
+        return kept
+
+    def erase(self, owner: bytes) -> None:
+        """Forget what is an owner's, of all namespaces, and what nobody can read."""
+        doomed = {}
+        for key, value in self._rows(_NAME):
+            name = self._unpacked(key[1 + KEY_BYTES :], key, value)
+            if name is None or name.owner == owner:
+                doomed[key] = None
+        if doomed:
+            self._write(doomed)
+
+    # --- terms ----------------------------------------------------------------------------------------------------
+
+    def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
+        """Note how long blocks are to live after their last use."""
+        rows: dict[bytes, bytes | None] = {}
+        for block, term in terms.items():
+            key = _TERM + self._form.entry_key(block)
+            rows[key] = _enveloped(key, _TERM_BODY.pack(*term))
+        self._write(rows)
+        self._has_terms = True
+
+    def terms(self, keys: Sequence[BlockKey]) -> dict[BlockKey, StoredTerm]:
+        """Of these blocks, which are all that the namespace has, the terms of those that have one."""
+        if not self._has_terms:
+            return {}
+        prefix = _TERM + self._digest
+        rows = {key[1:]: _opened_envelope(key, value) for key, value in self._rows(prefix)}
+        found = {}
+        for key in keys:
+            body = rows.pop(self._form.entry_key(key), None)
+            if body is not None:
+                found[key] = StoredTerm(*_TERM_BODY.unpack(body))
+        return found
+
+    def forget(self, entry_keys: Sequence[bytes]) -> None:
+        """Blocks are deleted, and so are their terms."""
+        if self._has_terms and entry_keys:
+            self._write({_TERM + key: None for key in entry_keys})
+
+    # --- both -----------------------------------------------------------------------------------------------------
+
+    def _rows(self, prefix: bytes) -> Iterable[tuple[bytes, bytes]]:
+        if self._environment is not None:
+            for batch in items(self._environment, prefix):
+                yield from batch
+
+    def _write(self, rows: Mapping[bytes, bytes | None]) -> None:
+        """All of them or none."""
+
+        def write() -> None:
+            if self._environment is None:
+                self._environment = open_environment(self._path, _MAP_BYTES, strict=True, readahead=True)
+            with (
+                lmdb_errors("writing what is retained", self._path),
+                self._environment.begin(write=True) as txn,
+            ):
+                for key, value in rows.items():
+                    if value is None:
+                        txn.delete(key)
+                    else:
+                        txn.put(key, value)
+
+        self._sound(write)
+
+    def check(self) -> None:
+        """Raise AssertionError unless every row is what was written, under its own key."""
+        damaged = [key.hex() for key, value in self._rows(b"") if _opened_envelope(key, value) is None]
+        assert not damaged, f"what is retained under {damaged} is damaged"
+        for key, _ in self._rows(_TERM):
+            assert len(key) == 1 + 2 * KEY_BYTES, "a term is not a block's"
+
+    def close(self) -> None:
+        """Let go of the files. Safe to call twice."""
+        if self._environment is not None:
+            with suppress(lmdb.Error):
+                close_environment(self._environment)
+            self._environment = None
+
+
+def _entry_keys(form: Form, digest: bytes, name: StoredName) -> list[bytes]:
+    keys, key = [], root_key_of(digest)
+    for at in range(0, len(name.tokens), name.block_bytes):
+        key = chain_key(key, name.tokens[at : at + name.block_bytes])
+        keys.append(digest + form.name(key))
+    return keys
+
+
+def _enveloped(key: bytes, body: bytes) -> bytes:
+    return _ENVELOPE.pack(VERSION, xxhash.xxh3_64_intdigest(key + body)) + body
+
+
+def _opened_envelope(key: bytes, value: bytes) -> bytes | None:
+    """The body, unless it is another's, damaged, or of a version that this program does not know."""
+    if len(value) < _ENVELOPE.size:
+        return None
+    version, checksum = _ENVELOPE.unpack_from(value)
+    body = value[_ENVELOPE.size :]
+    return body if version == VERSION and checksum == xxhash.xxh3_64_intdigest(key + body) else None
