@@ -329,7 +329,7 @@ class Traffic:
         if not len(holdings.radix):
             return None
         ids = holdings.radix.path(self.choose(np.flatnonzero(holdings.residency.live).tolist()))
-        tokens = b"".join(holdings.radix.tokens_of(each) for each in ids.tolist())
+        tokens = b"".join(holdings.radix.tokens_up(each)[0] for each in ids.tolist())
         return np.frombuffer(tokens, dtype="<i4")
 
     def keep(self):
