@@ -430,6 +430,7 @@ class Engine(RetainsPrefixes):
             self._resources.close()
             if self._cache.abandon():  # else a thread that hangs in a read may still write there
                 self._tiers.slab.close()
+                self._tiers.keep_costs()
 
 
 def _print(text: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from kvstore.block import BlockLayout, Namespace
+from kvstore.cores import num_cores
 from kvstore.errors import StoreError, StoreFailed
 from kvstore.host import PIECE_BYTES, HostSlab
 from kvstore.store import Store
@@ -17,6 +18,7 @@ from tiering.cache import TieredCache
 from tiering.costs import Costs
 from tiering.decision import Chooser
 from tiering.index_config import IndexConfig
+from tiering.kept_costs import CostsFile
 from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.cuda import CudaDevice
 from tiering.transfer.device import Device
@@ -29,7 +31,7 @@ from . import lanes
 from .config import MIN_HOST_SLOTS, EngineConfig, Resources
 from .device_memory import CudaMeter, measured_pool_bytes
 from .flashinfer import FlashInfer, Load
-from .identity import identity
+from .identity import compute_fingerprint, identity
 from .kernels import choose_kernels
 from .layer_groups import LayerGroups, layer_groups
 from .model import Model, load_model
@@ -67,11 +69,20 @@ class Tiers:
     """None where SDPA computes attention."""
     flashinfer_off: str | None
     """Why that is so although FlashInfer was not ruled out."""
+    chooser: Chooser | None
+    """None unless the configuration says that loading or computing is to be chosen."""
+    costs_file: CostsFile | None
+    """Where what the chooser has learned is kept; None without a chooser or a disk."""
 
     @property
     def attention(self) -> str:
         """Who computes it."""
         return "sdpa" if self.kernels is None else "flashinfer"
+
+    def keep_costs(self) -> None:
+        """Leave what was learned to who opens the same again. To be called when nobody learns any more, and the disk answers."""
+        if self.chooser is not None and self.costs_file is not None:
+            self.costs_file.save(self.chooser.costs)
 
 
 def open_tiers(
@@ -120,6 +131,10 @@ def open_tiers(
         if store is not None:
             until_owned.callback(store.close)
             store = wrap_store(store) if wrap_store is not None else store
+        chooser, costs_file = None, None
+        if config.load == "auto":
+            costs_file = _costs_file(config, chosen, namespace, model) if store is not None else None
+            chooser = Chooser(Costs() if costs_file is None else costs_file.load())
         cache = TieredCache(
             _index_config(config, chosen, pool.num_slots, opening, layout.block_bytes, store),
             root_key=namespace.root_key,
@@ -130,7 +145,7 @@ def open_tiers(
             wake=wake,
             layer_groups=groups.parts,
             restore_s=config.restore_wait_s,
-            chooser=Chooser(Costs()) if config.load == "auto" else None,
+            chooser=chooser,
         )
         until_owned.pop_all()
     stack.callback(
@@ -149,6 +164,8 @@ def open_tiers(
         groups=groups,
         kernels=kernels,
         flashinfer_off=flashinfer_off,
+        chooser=chooser,
+        costs_file=costs_file,
     )
 
 
@@ -244,6 +261,24 @@ def _store(
     with suppress(OSError):
         _tell_of_short_space(config.disk_path, chosen.disk_min_free_bytes)
     return store, None
+
+
+def _costs_file(config: EngineConfig, chosen: Resources, namespace: Namespace, model: Model) -> CostsFile:
+    """Beside the store, of all that its times and the model's depend on."""
+    from kvstore.disk.directory import FORMAT  # as for the store itself
+
+    assert config.disk_path is not None, "there is a store"
+    facts = {
+        "namespace": namespace.digest.hex(),
+        **compute_fingerprint(model.device),
+        "cores": str(num_cores()),
+        "attention": config.attention,
+        "max_batch_tokens": str(config.max_batch_tokens),
+        "disk_compression": config.disk_compression,
+        "disk_read_threads": str(chosen.disk_read_threads),
+        "encrypted": str(config.disk_key_file is not None),
+    }
+    return CostsFile(Path(config.disk_path) / FORMAT / "costs", facts)
 
 
 def _tell_of_short_memory(host_bytes: int) -> None:

@@ -27,7 +27,10 @@ _KEPT: Final = 16
 """Observations of a size: enough to tell noise from cost, few enough to be fitted in a millisecond."""
 _HALF_LIFE: Final = 64
 """Observations after which one weighs half: a disk that has become slower is believed within as many."""
-_LEAST_WEIGHT: Final = 1 / 16
+_HALF_LIFE_S: Final = 86_400.0
+"""So long kept, they weigh half as well: the machine may be another's neighbour by now."""
+_MOST_HALF_LIVES: Final = 4
+_LEAST_WEIGHT: Final = 2.0**-_MOST_HALF_LIVES
 """... and what is all that is known of a size is not forgotten, only outvoted."""
 _DOUBT: Final = 1e-5
 """Of all terms but the plain one, so many seconds a token or a byte: a single observation is all speed, and no latency."""
@@ -102,6 +105,7 @@ class _Observed:
         self._by_size: dict[tuple[int, int], deque[_Observation]] = {}
         self.num_seen = 0
         self.num_since_fit = 0
+        self._next_number = 0
 
     def __len__(self) -> int:
         return sum(map(len, self._by_size.values()))
@@ -114,9 +118,14 @@ class _Observed:
             return
         of_size = (before.bit_length() // 2, size.bit_length() // 2)
         kept = self._by_size.setdefault(of_size, deque(maxlen=_KEPT))
-        kept.append(_Observation(self.num_seen, before, size, float(seconds)))
+        kept.append(_Observation(self._next_number, before, size, float(seconds)))
+        self._next_number += 1
         self.num_seen += 1
         self.num_since_fit += 1
+
+    def grow_older(self, by: int) -> None:
+        """As if so many more had been seen since, without any of them being known."""
+        self._next_number += by
 
     @property
     def is_due(self) -> bool:
@@ -133,16 +142,16 @@ class _Observed:
         self.num_since_fit = 0
         rows = self.in_order()
         values = np.array([(each.before, each.size, each.seconds) for each in rows], dtype=np.float64)
-        age = self.num_seen - 1 - np.array([each.number for each in rows], dtype=np.float64)
+        age = self._next_number - 1 - np.array([each.number for each in rows], dtype=np.float64)
         return values[:, 0], values[:, 1], values[:, 2], np.maximum(0.5 ** (age / _HALF_LIFE), _LEAST_WEIGHT)
 
     def check(self) -> None:
         """Raise AssertionError if observations are lost, double or in the wrong place."""
         numbers = [each.number for each in self.in_order()]
-        assert len(set(numbers)) == len(numbers) <= self.num_seen, (
-            f"{numbers} of {self.num_seen} observations"
+        assert len(set(numbers)) == len(numbers) <= self.num_seen <= self._next_number, (
+            f"{numbers} of {self.num_seen} observations, the next is number {self._next_number}"
         )
-        assert all(0 <= number < self.num_seen for number in numbers), f"{numbers}, {self.num_seen} were seen"
+        assert all(0 <= number < self._next_number for number in numbers), f"{numbers}, {self._next_number}"
         for (before, size), some in self._by_size.items():
             sizes = {(each.before.bit_length() // 2, each.size.bit_length() // 2) for each in some}
             assert sizes == {(before, size)}, f"observations of {sizes} are kept as of {(before, size)}"
@@ -193,8 +202,11 @@ class Costs:
         }
 
     @classmethod
-    def from_json(cls, kept: object) -> "Costs":
-        """What `as_json` answered. Raises ValueError, with what is wrong, for anything else."""
+    def from_json(cls, kept: object, *, age_s: float = 0.0) -> "Costs":
+        """What `as_json` answered `age_s` ago: the longer, the less it weighs beside what is seen from now on.
+
+        Raises ValueError, with what is wrong, for anything else.
+        """
         if not isinstance(kept, Mapping) or kept.get("version") != VERSION:
             version = kept.get("version") if isinstance(kept, Mapping) else None
             raise ValueError(f"costs of version {VERSION} are read, not of {version!r}")
@@ -205,6 +217,8 @@ class Costs:
         _read_rows("prefill", kept.get("prefill"), costs._prefills)
         for tier, rows in loads.items():
             _read_rows(tier, rows, costs._loads[tier])
+        for observed in (costs._prefills, *costs._loads.values()):
+            observed.grow_older(int(min(age_s / _HALF_LIFE_S, _MOST_HALF_LIVES) * _HALF_LIFE))
         return costs
 
     def stats(self) -> dict[str, Any]:

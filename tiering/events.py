@@ -19,7 +19,7 @@ class EventLog:
         read, written                                blocks, bytes (on disk), seconds
         failed                                       move (as in `Transfers`), blocks, and error or reasons
         evicted, dropped                             tier, blocks: since the core last planned
-        expired, overdue                             blocks; moves or loads: likewise
+        expired, overdue, late                       blocks; moves or loads; loads: likewise
         removed, moved_down                          blocks and in_use_blocks of a prefix, by hand
         disk_rests, disk_works                       what: "reads" or "writes"
         fresh_start                                  blocks that the disk had

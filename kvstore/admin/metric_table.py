@@ -90,8 +90,10 @@ PROMPTS = (
            "What loading and computing of these were thought to take together."),
     Metric("kvtide_load_taken_seconds_total", "counter", "seconds", "cache.load_or_compute.took_s", {},
            "What they took."),
-    Metric("kvtide_load_prediction_error_ratio", "gauge", "ratio", "cache.load_or_compute.mean_error", {},
-           "By how much of what was predicted they were off, in the mean."),
+    Metric("kvtide_load_prediction_error_ratio", "histogram", "ratio", "cache.load_or_compute.errors", {},
+           "By how much of what was predicted each of them was off, to either side."),
+    Metric("kvtide_load_came_late_total", "counter", "loads", "cache.load_or_compute.came_late", {},
+           "Loads from disk that came whole after their request had stopped waiting; what comes is kept."),
 )
 
 REQUESTS = (

@@ -8,6 +8,7 @@
     PATH/v1/quarantine/  records that failed a check
     PATH/v1/namespaces/  which models the blocks are of
     PATH/v1/baselines/   what records are encoded with
+    PATH/v1/costs/       not the store's: what loading and computing took (tiering.kept_costs)
     PATH/v1/damaged-*/   environments that failed as a whole, the last ones only
     PATH/v1/encrypted    there if the records are encrypted
     PATH/v1/keys/        the keys that they are encrypted with, themselves encrypted

@@ -368,7 +368,7 @@ def test_what_takes_longer_to_load_than_to_compute_is_computed(tiny_llama_dir, r
     """What loads take is told by hand: real ones of so small a model are as fast as computing, or nearly."""
     prompt = tokens(0, 100)
     with engine_on(tiny_llama_dir, tmp_path, load="auto") as engine:
-        costs = engine._cache._index._chooser.costs
+        costs = engine._tiers.chooser.costs
         cold = engine.generate(prompt, GREEDY)
         assert cold.decision is None
         assert engine.stats()["cache"]["load_or_compute"]["ended"] == 0

@@ -66,6 +66,11 @@ export async function enter() {
   }
 }
 
+function decided(decision, figure) {
+  const part = `${count(decision.num_blocks)} of ${count(decision.of_blocks)}`;
+  return [figure("blocks to load or use", part), figure("predicted", seconds(decision.ttft_s)), figure("took", seconds(decision.took_s))];
+}
+
 async function open(number) {
   const panel = $("#request-detail");
   try {
@@ -78,7 +83,8 @@ async function open(number) {
       h("div", { class: "figures" },
         figure("prompt tokens", count(report.prompt_tokens)), figure("cached", short(cachedOf(report))), figure("computed", short(report.prefilled_tokens)),
         figure("reply tokens", count(report.completion_tokens)), figure("queued", seconds(report.queue_s)), figure("loaded", seconds(report.load_s)),
-        figure("prefill", seconds(report.prefill_s)), figure("to first token", seconds(report.ttft_s)), figure("owner", report.private ? "tenant" : "public")),
+        figure("prefill", seconds(report.prefill_s)), figure("to first token", seconds(report.ttft_s)), figure("owner", report.private ? "tenant" : "public"),
+        ...(report.decision ? decided(report.decision, figure) : [])),
       ...(report.explanation ? explanationParts(report.explanation, "were served") : [h("p", { class: "empty" }, "Nothing is known yet of why its prompt was or was not served.")]));
     show(panel, true);
     panel.scrollIntoView({ block: "nearest" });

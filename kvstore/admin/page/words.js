@@ -25,6 +25,7 @@ const REASONS = {
   overdue: ["Too late", "The read took longer than its deadline, so that the tokens were computed."],
   tier_off: ["Tier off", "The tier had stopped working and was left alone for a while."],
   computed_sooner: ["Computed sooner", "A lower tier has it, and computing was thought to be faster than loading."],
+  late: ["Came late", "It had not come from disk when it was sooner done to compute it than to wait on; it is kept when it comes."],
   loads_off: ["Loading off", "A lower tier has it, and the configuration says to compute rather than load."],
   damaged_length: ["Damaged: length", "The record is not as long as it says. It was put aside."],
   damaged_header: ["Damaged: header", "The record's header fails its checksum. It was put aside."],
