@@ -27,13 +27,13 @@ class ByName(Everything):
 BY_NAME = f"{__name__}:ByName"
 
 
-def fingerprints(tiers, *names):
+def fingerprints(tiers, *names: int):
     holdings = tiers.index._holdings
     ids = holdings.radix.match(tiers.request(prompt(*names)).array)
     return holdings.residency.fingerprint[ids].tolist()
 
 
-def why(tiers, *names):
+def why(tiers, *names: int):
     explanation = explain(tiers.index.observe(tiers.request(prompt(*names)).array), lambda _: None)
     return [(part.tier, part.reason) for part in explanation.parts[:-1]]
 
