@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tiering.keeping import Hints
@@ -171,6 +171,13 @@ class RequestOptions:
             check_number("timeout_s", self.timeout_s, 0.0, above=True)
         if self.hints is not None and not isinstance(self.hints, CacheHints):
             raise ValueError(f"hints must be CacheHints, or None, got {self.hints!r}")
+
+    def with_breakpoints(self, points: tuple[int, ...]) -> "RequestOptions":
+        """The same with breakpoints that the prompt itself has; where the hints name some these count."""
+        hints = self.hints or CacheHints()
+        if not points or hints.breakpoints:
+            return self
+        return replace(self, hints=replace(hints, breakpoints=points))
 
 
 def check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
