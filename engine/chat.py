@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 _KINDS = "a prompt is a string, a list of token ids, or a list of chat messages"
 
-Prompt = str | Sequence[int] | NDArray[np.integer[Any]] | Sequence[Mapping[str, str]]
-"""Text, token ids, or chat messages, each {"role": ..., "content": ...}."""
+Prompt = str | Sequence[int] | NDArray[np.integer[Any]] | Sequence[Mapping[str, Any]]
+"""Text, token ids, or chat messages, each {"role": ..., "content": ...}; {"cache_control": {"type": "ephemeral"}} beside it is a
+breakpoint behind the message."""
 
 
 def split_prompts(prompt: Prompt | Sequence[Prompt]) -> tuple[list[Prompt], bool]:
@@ -59,6 +60,23 @@ def messages_of(prompt: Prompt) -> tuple[Mapping[str, str], ...] | None:
     if isinstance(prompt, Sequence) and prompt and _is_message(prompt[0]):
         return tuple(prompt)  # type: ignore[arg-type]  # encode has looked at each of them
     return None
+
+
+def breakpoints_of(prompt: Prompt, ids: NDArray[np.int32], tokenizer: Any) -> tuple[int, ...]:
+    """After how many of a chat's tokens, which are `ids`, messages end that have a `cache_control`: see CacheHints.
+
+    What a template writes otherwise when nothing follows ends a breakpoint earlier; what it refuses then is none.
+    """
+    messages = messages_of(prompt) or ()
+    points = []
+    for at, message in enumerate(messages, 1):
+        if message.get("cache_control"):
+            text = _rendered([dict(each) for each in messages[:at]], tokenizer)
+            upto = np.array(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+            length = min(len(upto), len(ids))
+            differs = np.flatnonzero(upto[:length] != ids[:length])
+            points.append(int(differs[0]) if len(differs) else length)
+    return tuple(points)
 
 
 def notes_on(prompt: Prompt, tokenizer: Any) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from tiering.residency import Tier
 
 from .accounts import Accounts
 from .caches import Caches
-from .chat import Prompt, encode, messages_of, notes_on, split_prompts
+from .chat import Prompt, breakpoints_of, encode, messages_of, notes_on, split_prompts
 from .config import EngineConfig
 from .errors import EngineClosed
 from .explainer import Explainer
@@ -264,7 +264,7 @@ class Engine(RetainsPrefixes):
             number=next(self._ids),
             prompt=tokens,
             params=params,
-            options=options,
+            options=options.with_breakpoints(breakpoints_of(prompt, tokens, model.tokenizer)),
             max_tokens=min(params.max_tokens, room),
             marks=Marks(submitted_s=time.monotonic()),
             sink=on_delta,

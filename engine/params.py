@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from tiering.keeping import Hints
@@ -195,6 +195,13 @@ class RequestOptions:
     def ttl_s(self) -> float | None:
         """`ttl` in seconds."""
         return seconds_of(self.ttl)
+
+    def with_breakpoints(self, points: tuple[int, ...]) -> "RequestOptions":
+        """The same with breakpoints that the prompt itself has; where the hints name some these count."""
+        hints = self.hints or CacheHints()
+        if not points or hints.breakpoints:
+            return self
+        return replace(self, hints=replace(hints, breakpoints=points))
 
 
 def seconds_of(ttl: str | float | None) -> float | None:

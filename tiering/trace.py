@@ -22,6 +22,8 @@ import msgspec
 import zstandard
 
 from kvstore.closing import Closing
+from tiering.keeping import Hints
+from tiering.keeping.admission import NO_HINTS
 
 FORMAT: Final = "kvtide-trace"
 VERSION: Final = 1
@@ -42,6 +44,7 @@ class TraceRequest:
     input_tokens: int
     """0 where the trace does not say."""
     output_tokens: int
+    hints: Hints = NO_HINTS
 
 
 class _Header(msgspec.Struct):
@@ -50,11 +53,12 @@ class _Header(msgspec.Struct):
     block_tokens: int
 
 
-class _Own(msgspec.Struct):
+class _Own(msgspec.Struct, omit_defaults=True):
     at_s: float
     blocks: list[int]
     input_tokens: int = 0
     output_tokens: int = 0
+    hints: Hints | None = None
 
 
 class _HashIds(msgspec.Struct):
@@ -114,12 +118,14 @@ def read_trace(path: Path) -> Iterator[TraceRequest]:
             if name == "kvtide":
                 continue
         try:
-            at_s, ids, input_tokens, output_tokens = convert(decoder.decode(line))
+            row = decoder.decode(line)
+            at_s, ids, input_tokens, output_tokens = convert(row)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise TraceError(f"{path}:{at}: {error}") from error
         first_s = at_s if first_s is None else first_s
         blocks = [numbers.setdefault(each, len(numbers)) for each in ids]
-        yield TraceRequest(at_s - first_s, blocks, input_tokens, output_tokens)
+        hints = getattr(row, "hints", None) or NO_HINTS  # none but our own has some
+        yield TraceRequest(at_s - first_s, blocks, input_tokens, output_tokens, hints)
     if first_s is None:
         raise TraceError(f"{path}: there is no request in it")
 
@@ -173,9 +179,16 @@ class TraceWriter(Closing):
         self._encoder = msgspec.json.Encoder()
         self._put(_Header(FORMAT, VERSION, block_tokens))
 
-    def write(self, at_s: float, blocks: Sequence[int], input_tokens: int, output_tokens: int) -> None:
+    def write(
+        self,
+        at_s: float,
+        blocks: Sequence[int],
+        input_tokens: int,
+        output_tokens: int,
+        hints: Hints | None = None,
+    ) -> None:
         """Add a request. `at_s`: seconds on any clock; `blocks`: an id of each whole block, below 2**63."""
-        self._put(_Own(at_s, list(blocks), input_tokens, output_tokens))
+        self._put(_Own(at_s, list(blocks), input_tokens, output_tokens, hints))
 
     def _put(self, row: msgspec.Struct) -> None:
         self._file.write(self._encoder.encode(row) + b"\n")

@@ -55,6 +55,8 @@ REASON: Labels = {"reason": tuple(reason.value for reason in MissReason)}
 DAMAGE: Labels = {"reason": tuple(reason.value for reason in MissReason if reason.damaged)}
 DECISION: Labels = {"decision": ("all", "some", "none", "uncalibrated")}
 OUTCOME: Labels = {"outcome": ("loaded", "computed")}
+VERDICT: Labels = {"tier": ("host", "disk"), "verdict": ("admit", "reject", "throttled")}
+WHY: Labels = {"tier": ("host", "disk"), "why": None, "verdict": VERDICT["verdict"]}
 CODEC: Labels = {"codec": ("raw", "planes", "baseline")}
 END: Labels = {"reason": ("stop", "length", "cancelled", "timeout", "error")}
 TRANSFER: Labels = {"transfer": ("demote", "promote", "swap_out", "swap_in", "read", "write")}
@@ -148,6 +150,12 @@ CONTENT = (
            "Copies that left the tier to make room there."),
     Metric("kvtide_dropped_blocks_total", "counter", "blocks", "cache.tiers.{tier}.dropped", TIER,
            "Blocks whose last copy was given up in the tier, with those below them."),
+    Metric("kvtide_not_admitted_blocks_total", "counter", "blocks", "cache.tiers.{tier}.not_admitted", TIER,
+           "Of these, how many were not thought worth a place in the tier below."),
+    Metric("kvtide_admission_verdicts_total", "counter", "blocks", "cache.admission.{tier}.verdicts.{verdict}", VERDICT,
+           "Blocks that might have been copied down to the tier, by what the admission said; one that others follow may go down although it is rejected."),
+    Metric("kvtide_admission_reasons_total", "counter", "blocks", "cache.admission.{tier}.reasons.{why}.{verdict}", WHY,
+           "The same by the condition that was heard."),
     Metric("kvtide_expired_blocks_total", "counter", "blocks", "cache.expired", {},
            "Blocks that were forgotten because nobody had used them for the TTL."),
     Metric("kvtide_removed_blocks_total", "counter", "blocks", "cache.removed", {},

@@ -14,6 +14,7 @@ from kvstore.metas import metas_of
 from kvstore.reasons import MissReason
 from kvstore.reports import DifferenceKind, PrefixQuery
 from tests.engine.engines import BLOCK, bytes_of, engine_on, tokens, told, until
+from tests.tiering.judges import NOT_TO_DISK, REJECTING
 from tiering.observation import Observed
 
 SHORT = SamplingParams(max_tokens=2, ignore_eos=True)
@@ -242,6 +243,27 @@ def test_evicted(tiny_llama_dir, tmp_path, tier):
         assert report.parts[0].tier == tier
         assert 0 <= report.parts[0].ago_s < 600
         assert engine.stats()["engine"]["missed_tokens"]["evicted"] == 64
+
+
+@pytest.mark.parametrize("tier", ["device", "host"])
+def test_not_admitted(tiny_llama_dir, tmp_path, tier):
+    """With an admission that lets nothing into host memory, or nothing onto the disk."""
+    disk, judge = (None, REJECTING) if tier == "device" else (tmp_path / "kv", NOT_TO_DISK)
+    sizes = {"device_bytes": bytes_of(8), "host_bytes": bytes_of(16), "host_clean_share": 1.0}
+    prompt = tokens(1, 4 * BLOCK + 5)
+    with engine_on(tiny_llama_dir, disk, admission=judge, **sizes) as engine:
+        for number in range(1, 6):
+            engine.generate(tokens(number, 4 * BLOCK + 5), SHORT)
+        report = engine.generate(prompt, SHORT).cache_report
+        assert reasons(report) == {"not_admitted": 64, "not_a_whole_block": 5}
+        assert report.parts[0].tier == tier
+        stats = engine.stats()["cache"]
+        assert stats["tiers"][tier]["not_admitted"] > 0
+        entered = "host" if tier == "device" else "disk"
+        assert stats["admission"][entered]["verdicts"]["reject"] > 0
+        engine.flush()
+        engine.demote("host")
+        assert engine.lookup(prompt)["host"] == 64, "what is asked for by hand is not asked about"
 
 
 def test_expired(tiny_llama_dir):

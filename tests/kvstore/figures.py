@@ -3,7 +3,7 @@
 from typing import Any
 
 from kvstore import MissReason
-from kvstore.admin.metric_table import DECISION, OUTCOME, TIERS, TRANSFER
+from kvstore.admin.metric_table import DECISION, OUTCOME, TIERS, TRANSFER, VERDICT
 
 
 def histogram(*counts: int, total: float = 1.5) -> dict[str, Any]:
@@ -42,7 +42,16 @@ def engine() -> dict[str, Any]:
 
 
 def cache_alone() -> dict[str, Any]:
-    slots = {"slots": 10, "free": 4, "private": 1, "indexed": 3, "in_flight": 2, "evicted": 5, "dropped": 6}
+    slots = {
+        "slots": 10,
+        "free": 4,
+        "private": 1,
+        "indexed": 3,
+        "in_flight": 2,
+        "evicted": 5,
+        "dropped": 6,
+        "not_admitted": 1,
+    }
     return {
         "tiers": {
             "device": slots,
@@ -63,6 +72,7 @@ def cache_alone() -> dict[str, Any]:
                 "written_by_read": 3.0,
                 "evicted": 0,
                 "dropped": 2,
+                "not_admitted": 1,
             },
         },
         "blocks": 12,
@@ -105,6 +115,13 @@ def cache() -> dict[str, Any]:
         "block_bytes": 12_288,
         "block_tokens": 16,
         "lookups": {"requests": 7, "blocks": 60, "hit_blocks": dict.fromkeys(TIERS, 6)},
+        "admission": {
+            tier: {
+                "verdicts": dict.fromkeys(VERDICT["verdict"] or (), 4),
+                "reasons": {"ReuseSeen": {"admit": 4}, "NeverReused": {"reject": 4}},
+            }
+            for tier in VERDICT["tier"] or ()
+        },
         "load_or_compute": {
             "decisions": dict.fromkeys(DECISION["decision"] or (), 3),
             "probes": 1,

@@ -5,6 +5,7 @@ from random import Random
 import numpy as np
 
 from tiering.keeping import Adaptive, Everything, Verdict
+from tiering.residency import Tier
 
 
 class Hostile(Everything):
@@ -37,6 +38,14 @@ class Rejecting(Everything):
         return np.full(len(departing.fingerprints), Verdict.REJECT, dtype=np.int8)
 
 
+class NotToDisk(Everything):
+    """Keeps everything off the disk."""
+
+    def admit(self, departing):
+        verdict = Verdict.REJECT if departing.tier == Tier.DISK else Verdict.ADMIT
+        return np.full(len(departing.fingerprints), verdict, dtype=np.int8)
+
+
 class Throttling(Everything):
     """Has everything wait."""
 
@@ -44,6 +53,6 @@ class Throttling(Everything):
         return np.full(len(departing.fingerprints), Verdict.THROTTLED, dtype=np.int8)
 
 
-HOSTILE, EAGER, REJECTING, THROTTLING = (
-    f"{__name__}:{judge.__name__}" for judge in (Hostile, Eager, Rejecting, Throttling)
+HOSTILE, EAGER, REJECTING, NOT_TO_DISK, THROTTLING = (
+    f"{__name__}:{judge.__name__}" for judge in (Hostile, Eager, Rejecting, NotToDisk, Throttling)
 )

@@ -5,6 +5,7 @@ import re
 import pytest
 import zstandard
 
+from tiering.keeping import Hints
 from tiering.trace import TraceError, TraceRequest, TraceWriter, read_trace
 
 MOONCAKE = """
@@ -57,6 +58,18 @@ def test_a_trace_is_read_as_it_is_used(put):
     assert [next(requests).blocks, next(requests).blocks] == [[0, 1, 2], [0, 3]]
     with pytest.raises(TraceError, match=r"a\.jsonl:4: "):
         next(requests)
+
+
+def test_our_own_rows_may_have_hints(tmp_path, put):
+    said = Hints(goes_on=False, shared_blocks=1, breakpoints=(1, 2))
+    with TraceWriter(tmp_path / "hinted.jsonl", block_tokens=16) as writer:
+        writer.write(0.0, [5, 6, 7], 48, 3, said)
+        writer.write(1.0, [5], 16, 3)
+    first, second = read_trace(tmp_path / "hinted.jsonl")
+    assert (first.hints, second.hints) == (said, Hints())
+    wrong = '{"at_s": 0, "blocks": [1], "hints": {"goes_on": true, "one_shot": true}}'
+    with pytest.raises(TraceError, match=r"a\.jsonl:2: .*goes on is no one-shot"):
+        list(read_trace(put(OWN.strip().splitlines()[0] + "\n" + wrong)))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst"])

@@ -13,6 +13,7 @@ const REASONS = {
   never_seen: ["Never seen", "No prompt that began like this has been computed here, as far as is remembered."],
   differs: ["Differs", "What is cached goes on with other tokens."],
   evicted: ["Evicted", "It was cached and had to go for want of room. More host memory or disk would have kept it."],
+  not_admitted: ["Not kept", "It was not thought worth a place in the next tier."],
   expired: ["Expired", "Nobody had used it for the TTL."],
   removed: ["Removed by hand", "Somebody had it removed."],
   reply_not_indexed: ["Reply not cached", "It was a reply, and the deterministic mode does not cache what decoding computes."],
