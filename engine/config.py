@@ -1,8 +1,9 @@
 """What a user may set for an engine: one flat configuration."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kvstore.cores import num_cores
 from kvstore.store import COMPRESSIONS, DURABILITIES, Compression, Durability
@@ -11,6 +12,7 @@ from tiering.policies import policy_named
 
 from .params import check_number, check_whole
 from .sizes import available_memory_bytes, parse_bytes
+from .tenants import checked_quotas
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
@@ -82,6 +84,12 @@ class EngineConfig:
     ttl_s: blocks that nobody has used for so many seconds are forgotten in every tier, at the start also other models'
         in disk_path; it goes on over restarts (docs/durability.md). None: they go only for want of room.
     held_share: of each tier, what named caches and `Engine.keep` may hold, so that requests find room (docs/retention.md).
+    tenant_quotas: by tenant what it may keep in each tier when there is not room for all: {"acme": {"host": "2GiB", "disk": 0.25,
+        "weight": 2}}, sizes or shares of "device", "host" and "disk"; "*" stands for every other tenant, "" for what is no
+        tenant's. What is above it goes first, whoever needs the room; what nobody needs may be used. {} (the default): the
+        least recently used goes first, whoever's (docs/quotas.md).
+    min_prefix_tokens: prompts of fewer tokens in whole blocks are not cached, and fewer tokens of one are not loaded from a
+        lower tier. 0 keeps all: even short ones are found on the device for nothing.
     layer_groups: groups of layers in which blocks come back from host memory: computing a prompt may begin when the
         first is there, where nothing else can be computed. "auto" is 1 on the CPU, where it gains nothing, up to 4 on CUDA.
     max_model_len: tokens of prompt and reply together; None is the model's own limit.
@@ -119,6 +127,8 @@ class EngineConfig:
     disk_deadline_s: float = 10.0
     ttl_s: float | None = None
     held_share: float = 0.5
+    tenant_quotas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    min_prefix_tokens: int = 0
     layer_groups: int | Literal["auto"] = "auto"
     max_model_len: int | None = None
     max_num_seqs: int = 8
@@ -149,6 +159,8 @@ class EngineConfig:
         check_number("disk_deadline_s", self.disk_deadline_s, 0.0, above=True)
         if self.ttl_s is not None:
             check_number("ttl_s", self.ttl_s, 0.0, above=True)
+        check_whole("min_prefix_tokens", self.min_prefix_tokens, 0)
+        object.__setattr__(self, "tenant_quotas", checked_quotas(self.tenant_quotas))
         for name in ("max_model_len", "num_threads"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)

@@ -224,6 +224,7 @@ class Engine(RetainsPrefixes):
         requests = [self._request(prompt, params, options, on_delta) for prompt in prompts]
         # in the order of their tokens, so that what shares a prefix comes together and finds it
         together = sorted(requests, key=lambda request: request.prompt.astype(">u4").tobytes())
+        self._steering.tenants.saw(options.tenant)
         with self._steering.intake.letting_in(requests), self._accounts.coming(requests):
             self._post(Submit(tuple(together)))
         return [Handle(request, cancel=self._cancel) for request in requests]
@@ -388,7 +389,8 @@ class Engine(RetainsPrefixes):
         gpu = None if self._gpu is None else self._gpu.read()
         tiers = self._tiers
         states = {"draining": self._steering.intake.is_shut, "failed": self._loop.failure is not None}
-        engine = {**figures["engine"], **self._accounts.figures(), **states}
+        tenants = self._steering.tenant_figures(figures["cache"]["owners"])
+        engine = {**figures["engine"], **self._accounts.figures(), **states, "tenants": tenants}
         chosen = {"attention": tiers.attention, "flashinfer_off": tiers.flashinfer_off}
         return {**figures, "engine": engine, **chosen, "disk_off": tiers.disk_off, "gpu": gpu}
 

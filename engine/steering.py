@@ -14,6 +14,7 @@ from kvstore.reports import (
     Event,
     NamespaceInfo,
     Removed,
+    TenantReport,
     TierName,
     Verified,
 )
@@ -25,6 +26,7 @@ from .config import MIN_HOST_SLOTS, EngineConfig, read_threads
 from .dtypes import dtype_name
 from .intake import Intake
 from .params import check_number
+from .tenants import Tenants, core_quotas, figures
 from .tiers import Tiers
 
 CHANGEABLE: Final = (
@@ -35,6 +37,8 @@ CHANGEABLE: Final = (
     "disk_queue_bytes",
     "disk_deadline_s",
     "ttl_s",
+    "tenant_quotas",
+    "min_prefix_tokens",
 )
 """The settings of EngineConfig that can be changed while the engine runs."""
 
@@ -48,7 +52,9 @@ class Steering:
         self._config = _as_it_is(config, tiers)
         """Replaced, never changed."""
         self._changing = threading.Lock()  # a change is checked against the settings that it changes
+        self._setting_quota = threading.Lock()  # likewise one quota against the others
         self._verifying = threading.Lock()
+        self.tenants = Tenants()
         self._stopped = threading.Event()
         self.intake = Intake()
 
@@ -116,8 +122,30 @@ class Steering:
             self._apply(wanted, changes.keys())
             self._config = wanted
         if changes:
-            self._tiers.cache.note("settings", **{name: getattr(wanted, name) for name in changes})
+            facts = {name: getattr(wanted, name) for name in changes}
+            if "tenant_quotas" in facts:  # whose they are is not for all who hear of events
+                facts["tenant_quotas"] = len(wanted.tenant_quotas)
+            self._tiers.cache.note("settings", **facts)
         return self.settings()
+
+    def set_quota(self, tenant: str, quota: Mapping[str, Any] | None) -> None:
+        """None takes it away: KeyError if there is none."""
+        with self._setting_quota:
+            quotas = dict(self._config.tenant_quotas)
+            if quota is None:
+                del quotas[tenant]
+            else:
+                quotas[tenant] = dict(quota)
+            self.change({"tenant_quotas": quotas})
+
+    def tenants_there(self) -> Sequence[TenantReport]:
+        self._check_open()
+        owners = self._tiers.cache.owners()
+        return self.tenants.reports(owners, self._config.tenant_quotas, self._tiers.layout.block_bytes)
+
+    def tenant_figures(self, owners: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+        """Of `stats()` what is there by owner, by tenant."""
+        return figures(owners, self._config.tenant_quotas, self._tiers.layout.block_bytes)
 
     def _checked(self, changes: Mapping[str, Any]) -> EngineConfig:
         """The settings with these changes. Raises ValueError for what cannot be changed, or not to that."""
@@ -193,6 +221,10 @@ class Steering:
             values["io_deadline_s"] = wanted.disk_deadline_s
         if "ttl_s" in names:
             values["ttl_s"] = wanted.ttl_s
+        if "tenant_quotas" in names:
+            values["quotas"] = core_quotas(wanted.tenant_quotas, block_bytes)
+        if "min_prefix_tokens" in names:
+            values["min_prefix_tokens"] = wanted.min_prefix_tokens
         if "disk_bytes" in names and store is not None:
             others_bytes = store.stats().other_namespaces_bytes
             values["disk_bytes"] = max(0, _limits(wanted, names)["capacity_bytes"] - others_bytes)
@@ -244,6 +276,20 @@ class Steered(Closing):
         it was at the start. Raises ValueError for what cannot be changed, or not to that; StoreError if the disk cannot.
         """
         return self._steering.change(changes)
+
+    def tenants(self) -> Sequence[TenantReport]:
+        """What each tenant has in the tiers, who has most first, and what is no tenant's. Empty as long as no tenant asked."""
+        return self._steering.tenants_there()
+
+    def set_quota(self, tenant: str, quota: Mapping[str, Any]) -> None:
+        """Set a tenant's quota while requests run: one of `EngineConfig.tenant_quotas`. It is over with the engine: what is to
+        hold for the next one as well belongs into its configuration. ValueError for what is no quota.
+        """
+        self._steering.set_quota(tenant, quota)
+
+    def delete_quota(self, tenant: str) -> None:
+        """Take a tenant's quota away: it has that of every tenant then. KeyError if it has none."""
+        self._steering.set_quota(tenant, None)
 
     def _check_open(self) -> None:
         """Raise EngineClosed if the engine is closed."""

@@ -40,6 +40,7 @@ from .pool import DevicePool
 from .pool_memory import PoolMemory
 from .salt import MARK_SHIFT, MAX_VOCABULARY
 from .sizes import available_memory_bytes, format_bytes
+from .tenants import core_quotas
 
 WrapStore = Callable[[Store], Store]
 WrapDevice = Callable[[Device], Device]
@@ -328,6 +329,8 @@ def _index_config(
         read_threads=chosen.disk_read_threads,
         ttl_s=config.ttl_s,
         held_share=config.held_share,
+        quotas=core_quotas(config.tenant_quotas, block_bytes),
+        min_prefix_tokens=config.min_prefix_tokens,
         clean_share=config.host_clean_share,
         write_budget_blocks=max(1, chosen.disk_queue_bytes // block_bytes),
         io_deadline_s=config.disk_deadline_s,

@@ -360,6 +360,27 @@ class Advice:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TenantReport:
+    """What one tenant has in the tiers.
+
+    tenant: its name; "" for what is no tenant's, None for a tenant that has asked for nothing since the start, of which only
+        `owner` is known.   owner: what the cache knows it by, in hexadecimal.
+    used_bytes: by tier; copies on their way count.   part_bytes: by tier, what it is entitled to now; None without quotas.
+    quota: as it was set, for it or for every tenant; None for none.
+    evicted_copies: copies of its blocks that left a tier to make room there.   evictions_asked: copies, of whomever, that left
+        while room was made for it.
+    """
+
+    tenant: str | None
+    owner: str
+    used_bytes: dict[TierName, int]
+    part_bytes: dict[TierName, int] | None
+    quota: dict[str, int | float] | None
+    evicted_copies: int
+    evictions_asked: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
     """What reading all records of a disk tier found: how many there are, and those that failed a check, by reason."""
 

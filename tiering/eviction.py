@@ -255,19 +255,31 @@ class Eviction(Removal):
         holdings = self._holdings
         while (over := holdings.disk_bytes + num_bytes - holdings.disk_capacity_bytes) > 0:
             num_about = 1 + over * holdings.num_disk_blocks // holdings.disk_bytes
+            holdings.shares.asks(DISK, owner, num_bytes)
             victims = holdings.disk_victims.peek(min(num_about, _DISK_BATCH))
             may_go = holdings.residency.stamp[victims] < used_before
             if holdings.shares.on:
-                owners = holdings.residency.owner[victims]
-                may_go &= owners == owner
-                may_go |= holdings.shares.gives(DISK, owner, owners)
-                may_go &= holdings.residency.stems[victims] == 0
+                may_go = self._gives_way(victims, may_go, owner)
+            holdings.shares.asked(DISK)
             victims = victims[may_go]
             before = holdings.disk_bytes
             self._give_up_on_disk(victims, over)
             if holdings.disk_bytes == before:
                 break
         return max(0, min(num_bytes, holdings.disk_capacity_bytes - holdings.disk_bytes))
+
+    def _gives_way(self, victims: Ids, are_older: Mask, owner: int) -> Mask:
+        """Which of the disk's victims may go for an owner: older ones of its own, and what others stand above it with."""
+        holdings = self._holdings
+        shares, residency = holdings.shares, holdings.residency
+        shares.asks(DISK, owner, max(0, holdings.disk_capacity_bytes - holdings.disk_bytes))
+        owners, sizes = residency.owner[victims], residency.place[DISK][victims]
+        may_go: Mask = are_older & (owners == owner)
+        for giver in set(owners.tolist()) - {owner}:
+            (mine,) = (owners == giver).nonzero()
+            may_go[mine] = np.cumsum(sizes[mine]) <= shares.surplus(DISK, giver, owner)
+        may_go &= residency.stems[victims] == 0
+        return may_go
 
     def fit_disk(self) -> None:
         """Give up the least recently used blocks that are more than the disk's capacity."""

@@ -130,8 +130,11 @@ class FairOrder:
 
     # --- which ----------------------------------------------------------------------------------------------------
 
+    def of(self, owner: int, k: int) -> Ids:
+        """Up to `k` blocks of one owner, of the lowest rank first."""
+        return self._of(owner, k) if k > 0 else np.empty(0, dtype=np.intp)
+
     def _of(self, owner: int, k: int) -> Ids:
-        """Up to `k` blocks of one owner, the lowest rank first."""
         if not self._ranks.in_use:
             return self._part(owner, None).peek(k)
         found: list[Ids] = []

@@ -88,7 +88,6 @@ class Holdings:
         plain_device: Victims = self.order.view(self._is_device_victim, self._is_one_device_victim)
         plain_host: Victims = self.order.view(self._is_host_victim)
         self.host_stored = self.order.view(self._is_host_stored)
-        self.host_dirty = self.order.view(self.is_host_dirty)
         self._first_to_go: FirstToGo | None = None
         if chooses and policy is None:
             plain_device = self._first_to_go = FirstToGo(
@@ -112,8 +111,15 @@ class Holdings:
         self.device_victims = self._fair(DEVICE, plain_device, self._is_device_victim)
         self.host_victims = self._fair(HOST, plain_host, self._is_host_victim)
         self.host_clean = self._fair(HOST, self.order.view(self._is_host_clean), self._is_host_clean)
+        self.host_dirty = self._fair(HOST, self.order.view(self.is_host_dirty), self.is_host_dirty)
         self.disk_victims = self._fair(DISK, self.order.view(self._is_disk_victim), self._is_disk_victim)
-        self._fair_orders = (self.device_victims, self.host_victims, self.host_clean, self.disk_victims)
+        self._fair_orders = (
+            self.device_victims,
+            self.host_victims,
+            self.host_clean,
+            self.host_dirty,
+            self.disk_victims,
+        )
         host_views = (self.host_clean, self.host_stored, self.host_victims, self.host_dirty)
         # Who may see blocks although nobody touched them, when copies are begun, are whole, go or are no longer read.
         self._see_begun: _Seen = {DEVICE: (self.host_clean,), HOST: (), DISK: ()}
@@ -353,11 +359,16 @@ class Holdings:
 
     def _count(self, tier: Tier, ids: Ids, sign: int) -> None:
         """Called when the state of `ids` in `tier` has become (+1) or is about to cease being (-1) PRESENT."""
+        if tier is DEVICE:
+            return
         if tier is HOST:
-            self.num_dirty_host += sign * int((self.residency.state[DISK][ids] != PRESENT).sum())
-        elif tier is DISK:
+            dirty, change = ids[self.residency.state[DISK][ids] != PRESENT], sign
+        else:
             self.num_disk_blocks += sign * len(ids)
-            self.num_dirty_host -= sign * int((self.residency.state[HOST][ids] == PRESENT).sum())
+            dirty, change = ids[self.residency.state[HOST][ids] == PRESENT], -sign
+        self.num_dirty_host += change * len(dirty)
+        if self.owners.several:
+            self.shares.change_dirty(dirty, change)
 
     def read_begins(self, tier: Tier, ids: Ids) -> None:
         """A copy out of these places is in flight: they may not be freed."""
@@ -487,6 +498,8 @@ class Holdings:
             self.num_dirty_host -= tier is HOST
         if self.owners.several:
             self.shares.change_use_of(tier, cells.owner[block], -place if tier is DISK else -1)
+            if tier is HOST:
+                self.shares.change_dirty(np.array([block], dtype=np.intp), -1)
         if self.owners.several or self.ranks.in_use:
             self._forget_whose(np.array([block], dtype=np.intp))
         self.order.removed_leaf(cells.stamp[block], parent)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiering.owners import NOBODY, Owners
-from tiering.residency import Ids, Residency, Tier
+from tiering.residency import Ids, Residency, State, Tier
 
 Amounts = NDArray[np.float64]
 """By an owner's number: places on the device and in host memory, bytes on disk."""
@@ -18,6 +18,7 @@ _COUNTS: Final = (
     "evictions_asked",
     *(f"{tier.label}{part}" for tier in Tier for part in ("", "_part")),
 )
+OTHERS: Final = "*"
 _NO_SIZES: Final = (np.empty((len(Tier), 0)), np.empty(0))
 _LEAST: Final = 1e-6  # of a place: who is entitled to nothing goes first, by weight
 
@@ -86,6 +87,7 @@ class Shares:
         self._quotas = quotas
         self._capacity, self._total = capacity, total
         self._used = np.zeros((len(Tier), 1), dtype=np.int64)  # of NOBODY it is not counted: the rest
+        self._dirty = np.zeros(1, dtype=np.int64)
         self._coming: list[Amounts | None] = [None] * len(Tier)
         self._sizes_and_weights = _NO_SIZES
         self.asker = NOBODY
@@ -118,9 +120,26 @@ class Shares:
         self._grow()
         self._used[tier, number] += amount
 
+    def change_dirty(self, ids: Ids, sign: int) -> None:
+        """These blocks of host memory have no finished copy on disk any more, or have one."""
+        self._grow()
+        self._dirty += sign * np.bincount(self._residency.owner[ids], minlength=len(self._dirty))
+
+    def too_dirty(self, clean_share: float) -> list[tuple[int, int]]:
+        """Owners with more blocks in host memory that the disk has not than such a share of their part leaves; how many more.
+
+        Who must make room by itself can then do so without losing what only host memory has.
+        """
+        _, entitled = self.standing(Tier.HOST)
+        parts = np.floor(entitled[: len(self._dirty)]).astype(np.int64)
+        clean = np.maximum(1, (clean_share * parts).astype(np.int64))
+        excess = self._dirty - np.maximum(0, parts - clean)
+        return [(number, excess.item(number)) for number in np.flatnonzero(excess[1:] > 0) + 1]
+
     def _grow(self) -> None:
         if (more := len(self._owners) - self._used.shape[1]) > 0:
             self._used = np.pad(self._used, ((0, 0), (0, more)))
+            self._dirty = np.pad(self._dirty, (0, more))
             self._suffered = np.pad(self._suffered, (0, more))
             self._caused = np.pad(self._caused, (0, more))
 
@@ -148,7 +167,8 @@ class Shares:
         """The same for blocks that are about to come to a tier."""
         if self.on:
             self._grow()
-            self._coming[tier] = np.bincount(self._residency.owner[ids], minlength=self._used.shape[1]) * 1.0
+            counts = np.bincount(self._residency.owner[ids], minlength=self._used.shape[1])
+            self._coming[tier] = counts.astype(np.float64)
 
     def asked(self, tier: Tier) -> None:
         """Nothing is looked for any more."""
@@ -184,12 +204,11 @@ class Shares:
         used, entitled = self.standing(tier)
         return bool(used[number] > entitled[number])
 
-    def gives(self, tier: Tier, taker: int, numbers: NDArray[np.int32]) -> NDArray[np.bool_]:
-        """Which of these owners stand further above their parts than `taker` with what is coming for it: they give it room."""
+    def surplus(self, tier: Tier, giver: int, taker: int) -> float:
+        """How much one owner may give another, with what is coming for that, before both stand equally high."""
         used, entitled = self.standing(tier)
-        standing = used / entitled
-        mask: NDArray[np.bool_] = standing[numbers] > standing[taker]
-        return mask
+        more = used[giver] * entitled[taker] - used[taker] * entitled[giver]
+        return max(0.0, float(more / (entitled[giver] + entitled[taker])))
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -203,7 +222,7 @@ class Shares:
     def stats(self, *, all_of_them: bool = False) -> dict[str, dict[str, Any]]:
         """By owner, in hexadecimal: what it has, is entitled to, and what left for want of room. Any thread may ask.
 
-        "" is what is nobody's. Unless all are asked for, owners without a quota of their own are together, as "others". Empty
+        "" is what is nobody's. Unless all are asked for, owners without a quota of their own are together, as OTHERS. Empty
         as long as there was no owner.
         """
         if not self._owners.several:
@@ -215,7 +234,7 @@ class Shares:
         for number in range(num_owners):
             owner = self._owners.owner(number)
             apart = all_of_them or number == NOBODY or owner in named
-            name = "others" if not apart else "" if number == NOBODY else owner.hex()
+            name = OTHERS if not apart else "" if number == NOBODY else owner.hex()
             row = found.setdefault(name, dict.fromkeys(_COUNTS, 0))
             row["evicted_copies"] += int(self._suffered[number])
             row["evictions_asked"] += int(self._caused[number])
@@ -239,6 +258,10 @@ class Shares:
             assert (found[1:] == counted[1:]).all(), (
                 f"{tier.label}: owners have {found[1:].tolist()}, counted are {counted[1:].tolist()}"
             )
+        state = residency.state
+        dirty = np.flatnonzero((state[Tier.HOST] == State.PRESENT) & (state[Tier.DISK] != State.PRESENT))
+        found = np.bincount(residency.owner[dirty], minlength=len(self._dirty))
+        assert (found[1:] == self._dirty[1:]).all(), "an owner has more or less that is dirty than is counted"
 
 
 def split(used: Amounts, entitled: Amounts, amount: int) -> NDArray[np.int64]:
@@ -272,4 +295,4 @@ def split(used: Amounts, entitled: Amounts, amount: int) -> NDArray[np.int64]:
 def _as_number(size: float | None) -> float:
     if size is None:
         return np.nan
-    return -size if isinstance(size, float) else float(size)
+    return float(size if isinstance(size, int) else -size)

@@ -91,8 +91,18 @@ class Writes:
             excess = self._holdings.num_dirty_host - self._outbox.blocks_in_flight(Write) - self._max_dirty
             # a batch at a time: writing single blocks would commit once for each
             if excess > 0:
-                ids = self._holdings.host_dirty.peek(self._allowed(max(excess, self._batch)))
-                self._write(self._eviction.admitted_to_disk(ids))
+                wanted = self._allowed(max(excess, self._batch))
+                self._write(self._eviction.admitted_to_disk(self._holdings.host_dirty.plain.peek(wanted)))
+            elif self._holdings.shares.on:
+                self._write_of_owners()
+
+    def _write_of_owners(self) -> None:
+        """Likewise for each owner's part of host memory: what others keep clean is not there for it."""
+        for owner, excess in self._holdings.shares.too_dirty(self._clean_share):
+            excess -= self._outbox.blocks_in_flight(Write)
+            if excess > 0:
+                wanted = self._allowed(max(excess, self._batch))
+                self._write(self._eviction.admitted_to_disk(self._holdings.host_dirty.of(owner, wanted)))
 
     def expire(self) -> None:
         """Wait no longer for the writes that have taken too long; what they write from stays taken until they end."""
@@ -143,14 +153,11 @@ class Writes:
     def _disk_room(self, batch: Ids) -> int:
         """The bytes that the disk has for a batch, of those that it may take at most."""
         residency = self._holdings.residency
-        shares, owner = self._holdings.shares, residency.cells.owner[batch.item(0)]
-        num_bytes = len(batch) * self._reserved_bytes
-        shares.asks(DISK, owner, num_bytes)
-        room = self._eviction.disk_room(
-            num_bytes, used_before=residency.stamp[batch].min().item(), owner=owner
+        return self._eviction.disk_room(
+            len(batch) * self._reserved_bytes,
+            used_before=residency.stamp[batch].min().item(),
+            owner=residency.cells.owner[batch.item(0)],
         )
-        shares.asked(DISK)
-        return room
 
     def _send(self, batch: Ids) -> None:
         self._holdings.read_begins(HOST, batch)

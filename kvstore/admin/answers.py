@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from aiohttp import web
-from msgspec import UNSET
+from msgspec import UNSET, to_builtins
 
 from kvstore.admin import shapes
 from kvstore.admin.endpoint import Answer, Call, Endpoint
@@ -28,12 +28,15 @@ CHANGEABLE = (
     "disk_deadline_s",
     "ttl_s",
     "host_clean_share",
+    "tenant_quotas",
+    "min_prefix_tokens",
 )
 """Settings that an engine changes while it runs."""
 
 _METHODS = tuple(name for name in vars(Subject) if not name.startswith("_"))
 
 _NO_RUN = "no cached run of blocks has this key"
+_NO_QUOTA = "this tenant has no quota of its own"
 _NO_REQUEST = "no request has this id, or it was too long ago"
 
 # --- whether it is there, and what it is ------------------------------------------------------------------------------
@@ -215,6 +218,22 @@ async def config(endpoint: Endpoint, call: Call) -> Answer:
 
 async def change(endpoint: Endpoint, call: Call) -> Answer:
     return Answer(value=_settings(await endpoint.asking.ask("change", call.body)))
+
+
+async def tenants(endpoint: Endpoint, call: Call) -> Answer:
+    return Answer(value=shapes.Tenants(tenants=tuple(await endpoint.asking.ask("tenants"))))
+
+
+async def set_quota(endpoint: Endpoint, call: Call) -> Answer:
+    tenant, quota = call.request.match_info["tenant"], to_builtins(call.body)
+    await endpoint.asking.ask("set_quota", tenant, quota)
+    return Answer(value=shapes.QuotaSet(tenant=tenant, quota=quota))
+
+
+async def delete_quota(endpoint: Endpoint, call: Call) -> Answer:
+    tenant = call.request.match_info["tenant"]
+    await endpoint.asking.ask("delete_quota", tenant, missing=_NO_QUOTA)
+    return Answer(value=shapes.QuotaSet(tenant=tenant, quota=None))
 
 
 async def events(endpoint: Endpoint, call: Call) -> web.StreamResponse:

@@ -60,6 +60,9 @@ WHY: Labels = {"tier": ("host", "disk"), "why": None, "verdict": VERDICT["verdic
 CODEC: Labels = {"codec": ("raw", "planes", "baseline")}
 END: Labels = {"reason": ("stop", "length", "cancelled", "timeout", "error")}
 TRANSFER: Labels = {"transfer": ("demote", "promote", "swap_out", "swap_in", "read", "write")}
+# tenants that have a quota of their own, at most a thousand; "" is what is no tenant's; "*" the others together
+TENANT: Labels = {"tenant": None}
+TENANT_TIER: Labels = {"tenant": None, "tier": None}
 SLOTS: Labels = {"tier": ("device", "host"), "state": ("free", "private", "indexed", "in_flight", "retired")}
 ROUTE: Labels = {"route": None, "method": None, "code": None}
 
@@ -160,6 +163,12 @@ CONTENT = (
            "Blocks that were forgotten because nobody had used them for the TTL."),
     Metric("kvtide_removed_blocks_total", "counter", "blocks", "cache.removed", {},
            "Blocks that somebody had removed."),
+    Metric("kvtide_tenant_used_bytes", "gauge", "bytes", "engine.tenants.{tenant}.used_bytes.{tier}", TENANT_TIER,
+           "What a tenant has in a tier, if it has a quota of its own; * is all others together."),
+    Metric("kvtide_tenant_evicted_copies_total", "counter", "copies", "engine.tenants.{tenant}.evicted_copies", TENANT,
+           "Copies of a tenant's blocks that left a tier to make room there."),
+    Metric("kvtide_tenant_evictions_asked_total", "counter", "copies", "engine.tenants.{tenant}.evictions_asked", TENANT,
+           "Copies of anybody's blocks that left while room was made for a tenant."),
     Metric("kvtide_departed_entries", "gauge", "entries", "cache.departed", {},
            "What is remembered of blocks that went, to say why a prompt missed."),
     Metric("kvtide_events_total", "counter", "events", "cache.events", {},

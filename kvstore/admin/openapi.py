@@ -21,6 +21,10 @@ _PATH_PARAMETERS = {
     "key": {**msgspec.json.schema(Key), "description": "The key of a run's last block, or of any in it."},
     "id": {"type": "string", "description": "As it was told when it began."},
     "name": {"type": "string", "description": "A file of the page."},
+    "tenant": {
+        "type": "string",
+        "description": "A tenant's name, percent-encoded; * for each that has no quota of its own.",
+    },
 }
 _WHY = {
     HTTPStatus.BAD_REQUEST: "The request does not fit, or the cache does not take what it holds.",

@@ -16,6 +16,7 @@ V1 = "/admin/v1"
 JSON = "application/json"
 
 GET, POST, PATCH, DELETE = HTTPMethod.GET, HTTPMethod.POST, HTTPMethod.PATCH, HTTPMethod.DELETE
+PUT = HTTPMethod.PUT
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -350,5 +351,31 @@ ROUTES = (
         gives=_ok(shapes.Settings),
         role=Role.FULL,
         body=shapes.Changes,
+    ),
+    Route(
+        method=GET,
+        path=f"{V1}/tenants",
+        answer=answers.tenants,
+        summary="What each tenant has in the tiers, and may have.",
+        gives=_ok(shapes.Tenants),
+        role=Role.FULL,
+    ),
+    Route(
+        method=PUT,
+        path=f"{V1}/tenants/{{tenant}}/quota",
+        answer=answers.set_quota,
+        summary="Set what a tenant may keep when there is not room for all.",
+        gives=_ok(shapes.QuotaSet),
+        role=Role.FULL,
+        body=shapes.TenantQuota,
+    ),
+    Route(
+        method=DELETE,
+        path=f"{V1}/tenants/{{tenant}}/quota",
+        answer=answers.delete_quota,
+        summary="Take a tenant's quota away: it has that of every tenant then.",
+        gives=_ok(shapes.QuotaSet),
+        role=Role.FULL,
+        finds=True,
     ),
 )

@@ -15,6 +15,7 @@ from kvstore.reports import (
     Part,
     PrefixOrder,
     RequestReport,
+    TenantReport,
     TierName,
 )
 
@@ -155,9 +156,24 @@ class Nothing(Sent, frozen=True, kw_only=True):
 
 
 Changes = Annotated[
-    dict[str, int | float | str | bool | None],
+    dict[str, int | float | str | bool | dict[str, Any] | None],
     Meta(min_length=1, description="Settings by name, and what they shall be."),
 ]
+
+_QuotaSize = Annotated[
+    int | float | str,
+    Meta(description='Bytes, a text such as "2GiB", or a share of the tier: a fraction up to 1.0, or "25%".'),
+]
+
+
+class TenantQuota(Sent, frozen=True, kw_only=True, omit_defaults=True):
+    """What a tenant may keep in each tier when there is not room for all; where nothing is said, a part by weight."""
+
+    device: _QuotaSize | UnsetType = UNSET
+    host: _QuotaSize | UnsetType = UNSET
+    disk: _QuotaSize | UnsetType = UNSET
+    weight: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
+
 
 # --- answers: whether it is there -----------------------------------------------------------------------------------
 
@@ -385,6 +401,19 @@ class Advices(Struct, frozen=True, kw_only=True):
     """Where prompts leave what is cached at the highest cost, the costliest first."""
 
     advice: tuple[Advice, ...]
+
+
+class Tenants(Struct, frozen=True, kw_only=True):
+    """What each tenant has, who has most first."""
+
+    tenants: tuple[TenantReport, ...]
+
+
+class QuotaSet(Struct, frozen=True, kw_only=True):
+    """The tenant's quota from now on; None where it has none of its own any more."""
+
+    tenant: str
+    quota: dict[str, int | float | str] | None
 
 
 class Gap(Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from kvstore.reports import (
     PrefixQuery,
     Removed,
     RequestReport,
+    TenantReport,
     TierName,
     Verified,
 )
@@ -103,6 +104,18 @@ class Subject(Protocol):
 
     def change(self, changes: dict[str, Any]) -> dict[str, Any]:
         """Change settings that can be changed while requests run; all of them or none. What `settings` says then."""
+        ...
+
+    def tenants(self) -> Sequence[TenantReport]:
+        """What each tenant has in the tiers, who has most first."""
+        ...
+
+    def set_quota(self, tenant: str, quota: Mapping[str, Any]) -> None:
+        """Set what a tenant may keep when there is not room for all."""
+        ...
+
+    def delete_quota(self, tenant: str) -> None:
+        """Take that away. KeyError if there is none."""
         ...
 
     def request(self, number: int, *, text: bool = False) -> RequestReport:
