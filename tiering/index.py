@@ -544,8 +544,11 @@ class Index:
         ids = self._leases.match(path, compute_last=False, disk_ready=True, use=CacheUse.READ)
         if len(ids) < num_blocks or not self._holdings.residency.present_anywhere(ids).all():
             return None
-        self.retention.name(key, ids, path.tobytes(), ownership, ttl_s)
-        if self.retention.lowest is DISK and (num_left := (yield from self._by_hand.write_down(ids))):
+        named = self.retention.name(key, ids, path.tobytes(), ownership, ttl_s)
+        num_left = (yield from self._by_hand.write_down(named.hold.ids)) if named.hold.tier is DISK else 0
+        if not self.retention.has(named):
+            return None  # erased meanwhile, or over
+        if num_left:
             self.retention.drop(key)
             raise StoreFull(
                 f"{num_left} of {num_blocks} blocks could not be written: the disk is full, fails or rests"

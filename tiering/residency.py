@@ -111,6 +111,8 @@ class Residency:
         """Make room for `capacity` blocks; more are made by doubling, which pauses for the copy."""
         if not 1 <= capacity <= _MAX_BLOCKS:
             raise ValueError(f"capacity must be between 1 and {_MAX_BLOCKS} blocks, not {capacity}")
+        self.has_terms = False
+        """Whether any block ever had another `term` than 0: else nobody writes there, and it takes no memory."""
         self._capacity = 0
         self._num_fresh = 0  # ids from here on were never given out
         self._num_free = 0  # freed ids: _free[:_num_free], a stack
@@ -167,7 +169,8 @@ class Residency:
         self.node[ids] = NO_NODE
         self.stamp[ids] = 0
         self.owner[ids] = 0
-        self.term[ids] = 0
+        if self.has_terms:
+            self.term[ids] = 0
         self.hits[ids] = 0
         self.has_key[ids] = False
         self._free[self._num_free : self._num_free + n] = ids
@@ -182,7 +185,8 @@ class Residency:
         cells.node[block] = NO_NODE
         cells.stamp[block] = 0
         cells.owner[block] = 0
-        cells.term[block] = 0
+        if self.has_terms:
+            cells.term[block] = 0
         cells.hits[block] = 0
         cells.has_key[block] = False
         self._free[self._num_free] = block

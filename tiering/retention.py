@@ -280,6 +280,10 @@ class Retention:
         named.lives_s, named.since_s = _lives_s(ttl_s), self._holdings.order.now_s
         self._due_s = min(self._due_s, named.since_s + named.lives_s)
 
+    def has(self, named: Named) -> bool:
+        """Whether it is there still, and not another of the same name."""
+        return self._names.get(named.key) is named
+
     def drop(self, key: bytes) -> None:
         """Let go of a name; its blocks stay as others do. KeyError if there is no such name."""
         self._let_go(self._names.pop(key).hold)

@@ -72,6 +72,7 @@ class Terms:
                 self._numbers[each] = len(self._terms)
                 self._terms.append(each)
             self._rows.clear()
+            self._residency.has_terms = True
             self._count()
         return self._numbers[term]
 

@@ -1,7 +1,7 @@
 """What each route answers."""
 
 import platform
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Literal
@@ -37,6 +37,7 @@ _METHODS = tuple(name for name in vars(Subject) if not name.startswith("_"))
 
 _NO_RUN = "no cached run of blocks has this key"
 _NO_QUOTA = "this tenant has no quota of its own"
+_NO_CACHE = "there is no cache of this name, or it is over"
 _NO_REQUEST = "no request has this id, or it was too long ago"
 
 # --- whether it is there, and what it is ------------------------------------------------------------------------------
@@ -174,6 +175,58 @@ def _warmed(result: Any) -> dict[str, Any]:
         "prefilled_tokens": usage.prefilled_tokens,
         "finish_reason": result.finish_reason,
     }
+
+
+async def caches(endpoint: Endpoint, call: Call) -> Answer:
+    found = await endpoint.asking.ask("caches.list", _tenant(call))
+    return Answer(value=shapes.Caches(caches=tuple(found)))
+
+
+async def cache(endpoint: Endpoint, call: Call) -> Answer:
+    name = call.request.match_info["name"]
+    return Answer(value=await endpoint.asking.ask("caches.get", name, _tenant(call), missing=_NO_CACHE))
+
+
+async def create_cache(endpoint: Endpoint, call: Call) -> Answer:
+    body: shapes.Cache = call.body
+    create = endpoint.asking.method("caches.create")
+    options = await _options(endpoint, body)
+    return _begun(
+        endpoint.jobs.start("cache", lambda: asdict(create(body.name, body.prompt, body.ttl, options)))
+    )
+
+
+async def extend_cache(endpoint: Endpoint, call: Call) -> Answer:
+    name, ttl = call.request.match_info["name"], call.body.ttl
+    return Answer(
+        value=await endpoint.asking.ask("caches.extend", name, ttl, _tenant(call), missing=_NO_CACHE)
+    )
+
+
+async def delete_cache(endpoint: Endpoint, call: Call) -> Answer:
+    await endpoint.asking.ask(
+        "caches.delete", call.request.match_info["name"], _tenant(call), missing=_NO_CACHE
+    )
+    return Answer(value=shapes.Deleted())
+
+
+async def keep(endpoint: Endpoint, call: Call) -> Answer:
+    body: shapes.Kept = call.body
+    run = endpoint.asking.method("keep")
+    options = await _options(endpoint, body)
+    return _begun(
+        endpoint.jobs.start("keep", lambda: {"tokens": run(body.prompt, body.tier, options)})
+    )
+
+
+async def release(endpoint: Endpoint, call: Call) -> Answer:
+    body: shapes.Prompt = call.body
+    options = await _options(endpoint, body)
+    return Answer(value=shapes.Released(tokens=await endpoint.asking.ask("release", body.prompt, options)))
+
+
+def _tenant(call: Call) -> str | None:
+    return None if call.params.tenant is UNSET else call.params.tenant
 
 
 async def demote(endpoint: Endpoint, call: Call) -> Answer:

@@ -26,13 +26,16 @@ class Asking:
         self._others.close()
 
     def method(self, name: str) -> Callable[..., Any]:
-        """A method of the subject. Raises Problem 501 if it has none of this name."""
-        found: Callable[..., Any] | None = getattr(self._subject, name, None)
+        """A method of the subject, or with a dot in its name of what it has. Raises Problem 501 if it has none of this name."""
+        found: Any = self._subject
+        for part in name.split("."):
+            found = getattr(found, part, None)
         if found is None:
             raise Problem(
                 HTTPStatus.NOT_IMPLEMENTED, f"this cache cannot do that: it has no {name.replace('_', ' ')}()"
             )
-        return found
+        method: Callable[..., Any] = found
+        return method
 
     async def ask(self, name: str, /, *args: Any, missing: str | None = None, **named: Any) -> Any:
         """Call a method of the subject and wait. `missing`: the sentence if nothing has the key that was given.

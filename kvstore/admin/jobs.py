@@ -35,7 +35,7 @@ class _Job:
 class Jobs:
     """The last jobs, running and ended. The event loop's thread uses it; the jobs run on threads of their own.
 
-    Several prompts may be warmed at once; of each other kind one runs at a time, since a second one would only wait.
+    Several prompts may be warmed, named or kept at once; of each other kind one runs at a time, since a second one would only wait.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,7 +51,7 @@ class Jobs:
 
     def start(self, kind: shapes.JobKind, call: Callable[[], Any]) -> shapes.Job:
         """Begin a job, whose result is what the call returns. Raises Problem 409 or 503 if it may not run now."""
-        if kind != "warm":
+        if kind not in ("warm", "cache", "keep"):
             for job in self._jobs.values():
                 if job.kind == kind and job.ended_s is None:
                     raise Problem(

@@ -9,7 +9,7 @@ import msgspec
 from kvstore.admin.guard import Role
 from kvstore.admin.problems import CONTENT_TYPE, ProblemDocument
 from kvstore.admin.routes import JSON, Gives, Route
-from kvstore.admin.shapes import PROMPT_FORMS, Gap, Key, Prompt
+from kvstore.admin.shapes import PROMPT_FORMS, Cache, Gap, Kept, Key, Prompt
 from kvstore.reports import Event
 
 _REFS = "#/components/schemas/{name}"
@@ -54,7 +54,8 @@ def document(routes: Sequence[Route], *, version: str, tokens: bool) -> dict[str
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFS)
     by_kind = dict(zip(map(repr, kinds), schemas, strict=True))
     # what text and the like exclude of each other, no annotation says
-    components["Prompt"]["oneOf"] = [{"required": [form]} for form in PROMPT_FORMS]
+    for kind in (Prompt, Cache, Kept):
+        components[kind.__name__]["oneOf"] = [{"required": [form]} for form in PROMPT_FORMS]
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:
         path = route.path.replace(":.+}", "}")

@@ -10,7 +10,7 @@ from aiohttp import web
 from kvstore.admin import answers, shapes
 from kvstore.admin.endpoint import Answer, Call, Endpoint
 from kvstore.admin.guard import Role
-from kvstore.reports import PrefixDetail, PrefixPage, Removed, RequestReport
+from kvstore.reports import NamedCache, PrefixDetail, PrefixPage, Removed, RequestReport
 
 V1 = "/admin/v1"
 JSON = "application/json"
@@ -267,6 +267,71 @@ ROUTES = (
         answer=answers.warm,
         summary="Compute a prompt and cache it.",
         gives=_JOB,
+        role=Role.FULL,
+        body=shapes.Prompt,
+    ),
+    Route(
+        method=GET,
+        path=f"{V1}/caches",
+        answer=answers.caches,
+        summary="The named caches of a tenant, or of nobody.",
+        gives=_ok(shapes.Caches),
+        params=shapes.TenantParams,
+    ),
+    Route(
+        method=POST,
+        path=f"{V1}/caches",
+        answer=answers.create_cache,
+        summary="Compute a prompt, and hold it under a name.",
+        gives=_JOB,
+        role=Role.FULL,
+        body=shapes.Cache,
+    ),
+    Route(
+        method=GET,
+        path=f"{V1}/caches/{{name}}",
+        answer=answers.cache,
+        summary="A named cache as it is now.",
+        gives=_ok(NamedCache),
+        params=shapes.TenantParams,
+        finds=True,
+    ),
+    Route(
+        method=PATCH,
+        path=f"{V1}/caches/{{name}}",
+        answer=answers.extend_cache,
+        summary="Give a named cache another time from now on.",
+        gives=_ok(NamedCache),
+        role=Role.FULL,
+        params=shapes.TenantParams,
+        body=shapes.Extension,
+        finds=True,
+    ),
+    Route(
+        method=DELETE,
+        path=f"{V1}/caches/{{name}}",
+        answer=answers.delete_cache,
+        summary="Hold a named cache no longer.",
+        gives=_ok(shapes.Deleted),
+        role=Role.FULL,
+        params=shapes.TenantParams,
+        finds=True,
+    ),
+    Route(
+        method=POST,
+        path=f"{V1}/keep",
+        answer=answers.keep,
+        summary="Keep what is cached of a prompt in a tier, until it is released.",
+        gives=_JOB,
+        role=Role.FULL,
+        body=shapes.Kept,
+    ),
+    Route(
+        method=POST,
+        path=f"{V1}/release",
+        answer=answers.release,
+        summary="Keep a prompt no longer.",
+        gives=_ok(shapes.Released),
         role=Role.FULL,
         body=shapes.Prompt,
     ),

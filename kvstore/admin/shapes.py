@@ -11,6 +11,7 @@ from kvstore.reports import (
     Decision,
     Difference,
     Explanation,
+    NamedCache,
     NamespaceInfo,
     Part,
     PrefixOrder,
@@ -30,6 +31,8 @@ Key = Annotated[
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Text = Annotated[bool, Meta(description="Whether to show text, which must be allowed.")]
+Name = Annotated[str, Meta(min_length=1, max_length=200, description="Of a named cache: printable characters.")]
+Ttl = Literal["5m", "30m", "1h"] | Annotated[float, Meta(ge=1, le=1e9)] | None
 LowerTier = Literal["host", "disk"]
 
 
@@ -42,6 +45,12 @@ class Sent(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class NoParams(Sent, frozen=True, kw_only=True):
     """None."""
+
+
+class TenantParams(Sent, frozen=True, kw_only=True):
+    """Whose."""
+
+    tenant: Annotated[str, Meta(min_length=1, description="The tenant; without it nobody's.")] | UnsetType = UNSET
 
 
 class PrefixParams(Sent, frozen=True, kw_only=True):
@@ -136,6 +145,25 @@ class Prompt(Sent, frozen=True, kw_only=True):
 
 
 PROMPT_FORMS = ("text", "messages", "token_ids")
+
+
+class Cache(Prompt, frozen=True, kw_only=True):
+    """A prompt that is to be held under a name, and for how long after its last use; without `ttl` until it is deleted."""
+
+    name: Name
+    ttl: Ttl = None
+
+
+class Extension(Sent, frozen=True, kw_only=True):
+    """For how long after its last use a cache is held from now on; null for until it is deleted."""
+
+    ttl: Ttl
+
+
+class Kept(Prompt, frozen=True, kw_only=True):
+    """A prompt, and the tier in which, or nearer to the model, what is cached of it is to stay."""
+
+    tier: TierName = "device"
 
 
 class Demote(Sent, frozen=True, kw_only=True):
@@ -357,13 +385,31 @@ class Explained(Struct, frozen=True, kw_only=True):
         )
 
 
+class Caches(Struct, frozen=True, kw_only=True):
+    """Named caches, by name."""
+
+    caches: tuple[NamedCache, ...]
+
+
+class Released(Struct, frozen=True, kw_only=True):
+    """How many tokens of the prompt were kept, and are no longer."""
+
+    tokens: int
+
+
+class Deleted(Struct, frozen=True, kw_only=True):
+    """It is held no longer; its blocks stay as others do."""
+
+    deleted: Literal[True] = True
+
+
 class Resumed(Struct, frozen=True, kw_only=True):
     """Requests are taken again."""
 
     draining: Literal[False] = False
 
 
-JobKind = Literal["warm", "demote", "flush", "drain", "verify"]
+JobKind = Literal["warm", "cache", "keep", "demote", "flush", "drain", "verify"]
 
 
 class Job(Struct, frozen=True, kw_only=True):

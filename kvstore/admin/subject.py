@@ -7,6 +7,7 @@ from kvstore.reports import (
     Advice,
     Event,
     Explanation,
+    NamedCache,
     NamespaceInfo,
     PrefixDetail,
     PrefixPage,
@@ -17,6 +18,30 @@ from kvstore.reports import (
     TierName,
     Verified,
 )
+
+
+class NamedCaches(Protocol):
+    """The named caches of a subject. KeyError for a name that nothing has."""
+
+    def list(self, tenant: str | None = None) -> Sequence[NamedCache]:
+        """A tenant's, or nobody's."""
+        ...
+
+    def get(self, name: str, tenant: str | None = None) -> NamedCache:
+        """One as it is now."""
+        ...
+
+    def create(self, name: str, prompt: Any, ttl: str | float | None = None, options: Any = None) -> NamedCache:
+        """Compute a prompt and hold it under a name."""
+        ...
+
+    def extend(self, name: str, ttl: str | float | None, tenant: str | None = None) -> NamedCache:
+        """Give one another time from now on."""
+        ...
+
+    def delete(self, name: str, tenant: str | None = None) -> None:
+        """Hold one no longer."""
+        ...
 
 
 class Subject(Protocol):
@@ -72,6 +97,19 @@ class Subject(Protocol):
 
     def warm(self, prompt: Any, options: Any = None) -> Any:
         """See Engine.warm."""
+        ...
+
+    @property
+    def caches(self) -> NamedCaches:
+        """See Engine.caches."""
+        ...
+
+    def keep(self, prompt: Any, tier: TierName = "device", options: Any = None) -> int:
+        """See Engine.keep."""
+        ...
+
+    def release(self, prompt: Any, options: Any = None) -> int:
+        """See Engine.release."""
         ...
 
     def demote(self, to: Literal["host", "disk"]) -> None:

@@ -12,6 +12,7 @@ from kvstore.reports import (
     DifferenceKind,
     Event,
     Explanation,
+    NamedCache,
     NamespaceInfo,
     Part,
     PrefixDetail,
@@ -71,6 +72,49 @@ class _Usage:
 
 
 @dataclass
+class SmallCaches:
+    """Named caches of nobody's."""
+
+    made: dict[tuple[str | None, str], NamedCache] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.create("handbook", "x" * 2 * BLOCK)
+
+    def list(self, tenant: str | None = None) -> list[NamedCache]:
+        return [cache for (whose, _), cache in self.made.items() if whose == tenant]
+
+    def get(self, name: str, tenant: str | None = None) -> NamedCache:
+        return self.made[tenant, name]
+
+    def create(self, name: str, prompt: Any, ttl: str | float | None = None, options: Any = None) -> NamedCache:
+        tenant = (options or {}).get("tenant")
+        if (tenant, name) in self.made:
+            raise ValueError(f"there is a cache {name!r} already")
+        self.made[tenant, name] = NamedCache(
+            name=name,
+            tenant=tenant,
+            tokens=len(prompt),
+            blocks=2,
+            bytes=1024,
+            created_s=1.0,
+            expires_s=None if ttl is None else 3601.0,
+            tiers={"device": 2, "host": 0, "disk": 0},
+            lost_blocks=0,
+            held=True,
+        )
+        return self.made[tenant, name]
+
+    def extend(self, name: str, ttl: str | float | None, tenant: str | None = None) -> NamedCache:
+        self.made[tenant, name] = replace(
+            self.made[tenant, name], expires_s=None if ttl is None else 1.0 + float(ttl)
+        )
+        return self.made[tenant, name]
+
+    def delete(self, name: str, tenant: str | None = None) -> None:
+        del self.made[tenant, name]
+
+
+@dataclass
 class SmallSubject:
     """Does what the Protocol says, at once, and holds what it does until `gate` is set."""
 
@@ -81,6 +125,7 @@ class SmallSubject:
         default_factory=lambda: {"host_bytes": 1024, "ttl_s": None, "disk_path": None, "block_tokens": BLOCK}
     )
     draining: bool = False
+    caches: SmallCaches = field(default_factory=SmallCaches)
     counts: dict[str, int] = field(default_factory=lambda: {"prompt_tokens": 0, "device": 0})
     asked_text: list[bool] = field(default_factory=list)
     num_stats: int = 0
@@ -157,6 +202,12 @@ class SmallSubject:
     def warm(self, prompt: Any, options: Any = None) -> SmallResult:
         self.gate.wait()
         return SmallResult(len(prompt), "no memory" if prompt == "too much" else None)
+
+    def keep(self, prompt: Any, tier: str = "device", options: Any = None) -> int:
+        return len(prompt) // BLOCK * BLOCK
+
+    def release(self, prompt: Any, options: Any = None) -> int:
+        return len(prompt) // BLOCK * BLOCK
 
     def demote(self, to: str) -> None:
         self.gate.wait()
