@@ -11,6 +11,7 @@ from tiering.outbox import Outbox
 from tiering.owners import NOBODY
 from tiering.residency import Ids, Mask, Tier
 
+_OTHERS = tuple(tuple(other for other in Tier if other is not tier) for tier in Tier)
 _EVICTED = REASONS.index(MissReason.EVICTED)
 _NOTHING = np.empty(0, dtype=np.intp)
 
@@ -80,7 +81,7 @@ class Removal:
 
     def _has_other_copy(self, tier: Tier, ids: Ids) -> Mask:
         state = self._holdings.residency.state
-        upper, lower = (other for other in Tier if other is not tier)
+        upper, lower = _OTHERS[tier]
         mask: Mask = (state[upper].take(ids) | state[lower].take(ids)) != ABSENT
         return mask
 

@@ -9,10 +9,11 @@ import pytest
 
 from benchmarks.leaf_order import TRACES, hit_rate, read
 from tests.tiering.judges import HOSTILE
+from tiering.durations import BlockTimes
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.keeping import Adaptive, Everything, Told
-from tiering.simulate import BlockTimes, Simulation, SimulationConfig
+from tiering.simulate import Simulation, SimulationConfig
 from tiering.trace import TraceRequest, read_trace
 
 

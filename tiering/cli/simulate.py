@@ -4,9 +4,13 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import product
 from math import log
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,9 +21,11 @@ from rich.table import Table
 
 from tiering.bound import chained, minimum
 from tiering.cli.environment import commit, version
+from tiering.durations import BlockTimes, CurveTimes
 from tiering.policies.policy import PolicyError
-from tiering.simulate import BlockTimes, Outcome, Simulation, SimulationConfig
-from tiering.trace import TraceRequest, read_trace
+from tiering.residency import Ids
+from tiering.simulate import Outcome, Simulation, SimulationConfig
+from tiering.trace import read_trace
 
 _BELOW: Final = ("host", "disk")
 
@@ -36,15 +42,22 @@ class Sweep:
     host_blocks: tuple[int, ...]
     disk_blocks: tuple[int, ...]
     policies: tuple[str, ...]
-    admission: str
-    times: BlockTimes
+    admissions: tuple[str, ...]
+    times: BlockTimes | CurveTimes
 
     def configs(self) -> list[SimulationConfig | int]:
         """One for each run; of MIN the size alone. Raises ValueError for what cannot be simulated."""
         sizes = list(product(self.device_blocks, self.host_blocks, self.disk_blocks))
-        return [self._config(policy, *each) for policy in self.policies for each in sizes]
+        return [
+            self._config(policy, admission, *each)
+            for policy in self.policies
+            for admission in (self.admissions[:1] if policy == MINIMUM else self.admissions)
+            for each in sizes
+        ]
 
-    def _config(self, policy: str, device: int, host: int, disk: int) -> SimulationConfig | int:
+    def _config(
+        self, policy: str, admission: str, device: int, host: int, disk: int
+    ) -> SimulationConfig | int:
         if policy == MINIMUM:
             if host or disk:
                 raise ValueError("min is a bound for one tier: give it --device-blocks alone")
@@ -54,9 +67,32 @@ class Sweep:
             host_blocks=host,
             disk_blocks=disk,
             policy=policy,
-            admission=self.admission,
+            admission=admission,
             times=self.times,
         )
+
+
+def times(
+    each_block: BlockTimes, measured: Path | None, *, block_tokens: int, token_bytes: int | None
+) -> BlockTimes | CurveTimes:
+    """What takes how long: what options say of each block, or what was measured, for blocks of so many tokens.
+
+    Raises ValueError if both are given, or the file has nothing to go by.
+    """
+    if measured is None:
+        return each_block
+    if each_block != BlockTimes():
+        raise ValueError(
+            "--measured says what computing and copies take: give it without --compute-s and the like"
+        )
+    if token_bytes is None:
+        raise ValueError(
+            "--measured needs --token-bytes, the KV of a token: `kvtide plan` tells it of a model"
+        )
+    from tiering.cli.plan_rates import measured_curves
+
+    curves = measured_curves(measured, token_bytes)
+    return CurveTimes.of(curves, block_tokens=block_tokens, block_bytes=block_tokens * token_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -92,6 +128,11 @@ class Run:
         return self.config.policy if admission == "all" else f"{self.config.policy}, {admission}"
 
     @property
+    def ttft_s(self) -> dict[str, float] | None:
+        """Mean, median and 99th percentile; None where nothing takes time."""
+        return _ttft_s([self.outcome])
+
+    @property
     def share_of_minimum(self) -> float:
         """What MIN would have found, that part of it; 1 if that is nothing."""
         return self.outcome.hit_rate / self.minimum_hit_rate if self.minimum_hit_rate else 1.0
@@ -117,8 +158,6 @@ def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Of one trace, or of several together."""
     num_blocks = sum(outcome.num_blocks for outcome in outcomes)
     hits = sum(outcome.hits for outcome in outcomes)
-    ttft_s = np.concatenate([outcome.ttft_s for outcome in outcomes])
-    p50, p99 = np.quantile(ttft_s, [0.5, 0.99]).tolist() if len(ttft_s) else (None, None)
     return {
         "hit_rate": hits / num_blocks if num_blocks else 0.0,
         "hits_by_tier": _summed([outcome.hits_by_tier for outcome in outcomes]),
@@ -126,8 +165,16 @@ def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "num_requests": sum(outcome.num_requests for outcome in outcomes),
         "num_blocks": num_blocks,
         "num_computed": sum(outcome.num_computed for outcome in outcomes),
-        "ttft_s": {"mean": ttft_s.mean().item(), "p50": p50, "p99": p99} if len(ttft_s) else None,
+        "ttft_s": _ttft_s(outcomes),
     }
+
+
+def _ttft_s(outcomes: Sequence[Outcome]) -> dict[str, float] | None:
+    ttft_s = np.concatenate([outcome.ttft_s for outcome in outcomes])
+    if not len(ttft_s):
+        return None
+    p50, p99 = np.quantile(ttft_s, [0.5, 0.99]).tolist()
+    return {"mean": ttft_s.mean().item(), "p50": p50, "p99": p99}
 
 
 def _summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
@@ -137,60 +184,90 @@ def _summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
 # --- running -----------------------------------------------------------------------------------------------------------
 
 
-def simulate(sweep: Sweep, console: Console) -> list[Run]:
-    """All runs, trace by trace. A single one reads its trace as it goes; several, and MIN, keep it in memory."""
+def simulate(
+    sweep: Sweep, console: Console, *, num_processes: int = 1, with_minimum: bool = True
+) -> list[Run]:
+    """All runs, trace by trace, so many at the same time. `with_minimum`: whether several have MIN beside them.
+
+    A single one reads its trace as it goes; several, and MIN, keep it in memory.
+    """
     configs = sweep.configs()
     keeps = len(configs) > 1 or MINIMUM in sweep.policies
-    runs = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("simulating", total=len(configs) * len(sweep.traces))
-        for trace in sweep.traces:
-            requests: Iterable[TraceRequest] = read_trace(trace)
-            best = None
-            if keeps:
-                requests = list(requests)
-                best = _Minimum(requests)
-            for config in configs:
-                progress.update(task, description=f"{trace.name}: {_configuration(config)['policy']}")
-                runs.append(_run(trace, requests, config, best))
-                progress.advance(task)
+    wanted = [(trace, config, keeps, keeps and with_minimum) for trace in sweep.traces for config in configs]
+    with ExitStack() as stack:
+        progress = stack.enter_context(
+            Progress(console=console, transient=True, disable=not console.is_terminal)
+        )
+        task = progress.add_task("simulating", total=len(wanted))
+        done: Iterable[Run]
+        if num_processes > 1 and len(wanted) > 1:
+            pool = stack.enter_context(
+                ProcessPoolExecutor(num_processes, get_context("spawn"), _search, (sys.path,))
+            )
+            done = pool.map(_run, *zip(*wanted, strict=True))
+        else:
+            done = (_run(*each) for each in wanted)
+        runs = []
+        for each in done:
+            progress.update(task, advance=1, description=f"{each.trace.name}: {each.policy}")
+            runs.append(each)
+    _kept.cache_clear()
     return runs
 
 
-class _Minimum:
-    """MIN on one trace, whose blocks are named once."""
+def _search(path: list[str]) -> None:
+    """In another process: find the same plug-ins as in this one."""
+    sys.path[:] = path
 
-    def __init__(self, requests: Sequence[TraceRequest]) -> None:
-        self._paths = chained([np.array(request.blocks, dtype="<i4") for request in requests])
-        self._num_blocks = sum(map(len, self._paths))
 
-    def outcome(self, capacity_blocks: int) -> Outcome:
+class _Kept:
+    """A trace in memory, and MIN on it, whose blocks are named once."""
+
+    def __init__(self, trace: Path) -> None:
+        self.requests = list(read_trace(trace))
+        self._paths: list[Ids] | None = None
+        self._found: dict[int, Outcome] = {}
+
+    def best(self, capacity_blocks: int) -> Outcome:
         """What one tier of that size would have found at best."""
-        hits, writes = minimum(self._paths, capacity_blocks)
-        return Outcome(
-            num_requests=len(self._paths),
-            num_blocks=self._num_blocks,
-            hits_by_tier={"device": hits},
-            writes_by_tier={"device": writes},
-            num_computed=self._num_blocks - hits,
-        )
+        if self._paths is None:
+            self._paths = chained([np.array(request.blocks, dtype="<i4") for request in self.requests])
+        if capacity_blocks not in self._found:
+            hits, writes = minimum(self._paths, capacity_blocks)
+            num_blocks = sum(map(len, self._paths))
+            self._found[capacity_blocks] = Outcome(
+                num_requests=len(self._paths),
+                num_blocks=num_blocks,
+                hits_by_tier={"device": hits},
+                writes_by_tier={"device": writes},
+                num_computed=num_blocks - hits,
+            )
+        return self._found[capacity_blocks]
 
 
-def _run(
-    trace: Path, requests: Iterable[TraceRequest], config: SimulationConfig | int, best: _Minimum | None
-) -> Run:
+_kept = lru_cache(maxsize=1)(_Kept)
+"""By its path, the trace that was used last."""
+
+
+def _run(trace: Path, config: SimulationConfig | int, keeps: bool, with_minimum: bool) -> Run:
+    """One run; of a trace that is kept in memory, or read as it goes. `with_minimum`: of one that is kept."""
+    kept = _kept(trace) if keeps else None
     start_s = time.process_time()
     if isinstance(config, int):
-        assert best is not None, "it was asked for"
-        outcome = best.outcome(config)
-        minimum_hit_rate: float | None = outcome.hit_rate
+        assert kept is not None, "MIN has to know all of it"
+        outcome = kept.best(config)
     else:
-        outcome = Simulation(config).run(requests)
-        minimum_hit_rate = None
-    cpu_s = time.process_time() - start_s
-    if minimum_hit_rate is None and best is not None and not isinstance(config, int):
-        minimum_hit_rate = best.outcome(config.capacity_blocks).hit_rate
-    return Run(trace=trace, config=config, outcome=outcome, cpu_s=cpu_s, minimum_hit_rate=minimum_hit_rate)
+        outcome = Simulation(config).run(read_trace(trace) if kept is None else kept.requests)
+    run = Run(
+        trace=trace,
+        config=config,
+        outcome=outcome,
+        cpu_s=time.process_time() - start_s,
+        minimum_hit_rate=None,
+    )
+    if kept is None or not (with_minimum or isinstance(config, int)):
+        return run
+    return replace(run, minimum_hit_rate=kept.best(run.capacity_blocks).hit_rate)
 
 
 def knee(points: Sequence[tuple[int, float]]) -> int | None:
@@ -211,7 +288,7 @@ def knee(points: Sequence[tuple[int, float]]) -> int | None:
 # --- telling -----------------------------------------------------------------------------------------------------------
 
 
-def run(sweep: Sweep, json_path: Path | None, html_path: Path | None) -> None:
+def run(sweep: Sweep, json_path: Path | None, html_path: Path | None, num_processes: int) -> None:
     """Simulate, print a table, and write the files that were asked for."""
     console = Console()
     for path in (json_path, html_path):
@@ -220,7 +297,7 @@ def run(sweep: Sweep, json_path: Path | None, html_path: Path | None) -> None:
     # a policy of one's own is where one is, most likely, which a console script does not search
     sys.path.append(str(Path.cwd()))
     try:
-        runs = simulate(sweep, Console(stderr=True))
+        runs = simulate(sweep, Console(stderr=True), num_processes=num_processes)
     except PolicyError as error:
         raise ValueError(f"{error}: run it through tiering.policies.testing.LAWS") from error
     for trace in sweep.traces:
@@ -261,13 +338,22 @@ def told(sweep: Sweep, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def curves(runs: Sequence[Run]) -> dict[str, list[tuple[int, float]]]:
+    """By policy the hit rate over the blocks of all tiers together, ascending. Of combinations of one size the best counts."""
+    found: dict[str, dict[int, float]] = {}
+    for each in runs:
+        rates = found.setdefault(each.policy, {})
+        rates[each.capacity_blocks] = max(each.outcome.hit_rate, rates.get(each.capacity_blocks, 0.0))
+    return {policy: sorted(rates.items()) for policy, rates in found.items()}
+
+
 def knees(runs: Sequence[Run]) -> list[str]:
     """A sentence for each policy whose sizes have a knee."""
     found = []
-    for policy in dict.fromkeys(each.policy for each in runs):
-        rates = {each.capacity_blocks: each.outcome.hit_rate for each in runs if each.policy == policy}
-        if (size := knee(sorted(rates.items()))) is not None:
-            found.append(f"{policy}: beyond {size:,} blocks, which find {rates[size]:.1%}, more brings less.")
+    for policy, points in curves(runs).items():
+        if (size := knee(points)) is not None:
+            rate = dict(points)[size]
+            found.append(f"{policy}: beyond {size:,} blocks, which find {rate:.1%}, more brings less.")
     return found
 
 
@@ -284,6 +370,9 @@ def _table(trace: Path, runs: Sequence[Run]) -> Table:
         table.add_column(name, justify="right")
     if best := any(each.minimum_hit_rate for each in runs):
         table.add_column("of MIN %", justify="right")
+    if takes_time := any(each.ttft_s for each in runs):
+        table.add_column("TTFT s, p50", justify="right")
+        table.add_column("p99", justify="right")
     for each in runs:
         config, outcome = _configuration(each.config), each.outcome
         counts = [
@@ -295,5 +384,11 @@ def _table(trace: Path, runs: Sequence[Run]) -> Table:
             f"{100 * outcome.hit_rate:.2f}",
             *(f"{100 * count / max(1, outcome.num_blocks):.1f}" for count in counts),
             *([f"{100 * each.share_of_minimum:.0f}"] if best else []),
+            *(_ttft_cells(each) if takes_time else []),
         )
     return table
+
+
+def _ttft_cells(run: Run) -> list[str]:
+    ttft_s = run.ttft_s
+    return ["", ""] if ttft_s is None else [f"{ttft_s[name]:.3f}" for name in ("p50", "p99")]
