@@ -225,6 +225,13 @@ async def events(endpoint: Endpoint, call: Call) -> web.StreamResponse:
     return await endpoint.listeners.serve(call.request, after)
 
 
+async def recording(endpoint: Endpoint, call: Call) -> web.StreamResponse:
+    params: shapes.RecordingParams = call.params
+    for_s = None if params.for_s is UNSET else params.for_s
+    max_bytes = None if params.max_bytes is UNSET else params.max_bytes
+    return await endpoint.recordings.serve(call.request, for_s, max_bytes)
+
+
 async def _options(endpoint: Endpoint, body: shapes.Prompt) -> Any:
     return await endpoint.asking.ask("options", body.options) if body.options else None
 

@@ -84,6 +84,15 @@ class EventParams(Sent, frozen=True, kw_only=True):
     ) = UNSET
 
 
+class RecordingParams(Sent, frozen=True, kw_only=True):
+    """When a recording ends by itself."""
+
+    for_s: Annotated[float, Meta(gt=0, le=1e6, description="After so many seconds.")] | UnsetType = UNSET
+    max_bytes: (
+        Annotated[int, Meta(ge=4096, le=2**53, description="Once it has so many bytes.")] | UnsetType
+    ) = UNSET
+
+
 class RequestParams(Sent, frozen=True, kw_only=True):
     """How many requests to list."""
 

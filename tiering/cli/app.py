@@ -168,6 +168,30 @@ def serve_model(
 
 
 @app.command()
+def record(
+    url: Annotated[str, typer.Option(help="Of a kvtide that runs, such as http://127.0.0.1:8421.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="A file that is made anew; .zst is compressed.", metavar="FILE", dir_okay=False),
+    ],
+    for_: Annotated[str, typer.Option("--for", help="90s, 10m or 1h.", metavar="TIME")] = "10m",
+    max_bytes: Annotated[
+        int | None, typer.Option(help="End once so much has been written, before compression.", min=4096)
+    ] = None,
+    token_env: Annotated[
+        str | None, typer.Option(help="The environment variable that has its token.", metavar="NAME")
+    ] = None,
+) -> None:
+    """Write down what a live kvtide is asked, as a trace for `kvtide simulate`: no tokens, no text. See docs/record.md.
+
+    Exits with 0, 1 if it was ended before its time, 2 if it cannot begin.
+    """
+    from tiering.cli.record import run, seconds
+
+    _plainly(lambda: run(url, token_env, seconds(for_), max_bytes, out))
+
+
+@app.command()
 def explain(
     earlier: Annotated[
         Path, typer.Argument(help="What was asked before: a recorded request, or several.", metavar="A.json")
