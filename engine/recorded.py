@@ -6,6 +6,7 @@ from typing import IO
 import numpy as np
 
 from kvstore.errors import StoreFailed
+from tiering.index_config import IndexConfig
 from tiering.recording import Recording, Served
 
 from .config import EngineConfig
@@ -52,6 +53,11 @@ class Recorded(Explained):
         )
         self._accounts.record(recording)
         return recording
+
+    @property
+    def core(self) -> IndexConfig:
+        """How the cache's core was told to work: what a replay of what was recorded needs (tiering.replay)."""
+        return self._cache.config
 
     def _record_as(self, config: EngineConfig) -> None:
         """Begin what the configuration asks for. Raises ValueError where that cannot be."""

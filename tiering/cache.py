@@ -147,6 +147,11 @@ class TieredCache(Closing):
         else:
             self.ask(lambda: self._index.end_restore(found))
 
+    @property
+    def config(self) -> IndexConfig:
+        """See Index.config. Any thread may ask."""
+        return self._index.config
+
     # --- what requests do -----------------------------------------------------------------------------------------
 
     def admit(

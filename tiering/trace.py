@@ -161,6 +161,14 @@ def read_trace(path: Path) -> Iterator[TraceRequest]:
         raise TraceError(f"{path}: there is no request in it")
 
 
+def whole_block_tokens(path: Path) -> int | None:
+    """Of a trace of our own, which has whole blocks only: how many tokens each has. None of another. Raises as `read_trace`."""
+    for at, line in _lines(path):
+        is_own = _format_of(path, at, line) == "kvtide"
+        return msgspec.json.decode(line, type=_Header).block_tokens if is_own else None
+    raise TraceError(f"{path}: there is no request in it")
+
+
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """The lines that are not blank, with their numbers."""
     with ExitStack() as stack:
