@@ -1,6 +1,7 @@
 """What became of requests: figures, the last of them one by one, and what their misses cost. Worked out off the loop."""
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any, Final
 from kvstore.histogram import Histogram
 from kvstore.reasons import MissReason
 from kvstore.reports import Advice, Explanation, RequestReport
+from tiering.recording import Recording, Served
 
 from .costs import Costs
 from .explainer import CacheReport
@@ -56,9 +58,10 @@ class Accounts:
     all that had ended by then, so that what a caller has seen the end of is counted. Nobody waits for it to submit.
     """
 
-    def __init__(self, note: Callable[..., object]) -> None:
-        """`note` is told of each request that ended, in plain values by name."""
-        self._note = note
+    def __init__(self, note: Callable[..., object], served: Callable[[Request], Served]) -> None:
+        """`note` is told of each request that ended, in plain values by name; `served` says what recordings have of it."""
+        self._note, self._served = note, served
+        self._recordings: tuple[Recording, ...] = ()
         self._over: queue.SimpleQueue[Request | threading.Event | None] = queue.SimpleQueue()
         """What has ended, and who waits until what is before has been taken in; None is the end."""
         self._closed = False
@@ -111,6 +114,13 @@ class Accounts:
             self._closed = True
             self._over.put(None)
         self._thread.join(_SETTLE_S)
+        for recording in self._recordings:
+            recording.close()
+
+    def record(self, recording: Recording) -> None:
+        """Tell this one too of what ends, until it is over. Closing the accounts closes it."""
+        with self._lock:
+            self._recordings = (*(each for each in self._recordings if each.ended is None), recording)
 
     def _run(self) -> None:
         while (over := self._over.get()) is not None:
@@ -122,7 +132,7 @@ class Accounts:
             except Exception:  # noqa: BLE001 - the thread's top: the next one is to be counted all the same
                 _log.exception("a request is not accounted for", extra={"request": over.number})
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Wait until what has ended by now is taken in. Not for long, and not at all where that was not enough before."""
         taken_in = threading.Event()
         with self._lock:
@@ -140,6 +150,10 @@ class Accounts:
             self._alive.pop(request.number, None)
             self._remember(_Ended(report, submitted_s, tenant, outline, cache_report, report.prompt_tokens))
             self._count(request, report, outline)
+            recordings = self._recordings
+            running = next(iter(self._alive.values()), None)  # they stand in the order of their coming
+        for recording in recordings:
+            recording.offer(self._served(request), math.inf if running is None else running.marks.submitted_s)
         self._tell(report)
         if outline is not None and outline.difference is not None and cache_report is not None:
             self._add_cost(report, cache_report)
@@ -201,7 +215,7 @@ class Accounts:
 
     def figures(self) -> dict[str, Any]:
         """For Engine.stats: `ended`, `missed_tokens`, `ttft_s`, `queue_s`, `load_s`."""
-        self._settle()
+        self.settle()
         with self._lock:
             return {
                 "ended": dict(self._replies),
@@ -213,7 +227,7 @@ class Accounts:
 
     def request(self, number: int, *, text: bool) -> RequestReport:
         """One that runs, or one of the last that ended. Raises KeyError for another."""
-        self._settle()
+        self.settle()
         with self._lock:
             alive, ended = self._alive.get(number), self._ended.get(number)
             if ended is not None:
@@ -229,7 +243,7 @@ class Accounts:
 
     def requests(self, limit: int) -> tuple[RequestReport, ...]:
         """The last ones, the latest first, without explanations."""
-        self._settle()
+        self.settle()
         with self._lock:
             alive = [self._report(request) for request in self._alive.values()]
             ended = [self._as_of_now(one) for one in reversed(self._ended.values())]
@@ -237,13 +251,13 @@ class Accounts:
 
     def advice(self, *, text: bool) -> tuple[Advice, ...]:
         """See Costs.advice."""
-        self._settle()
+        self.settle()
         with self._lock:
             return self._costs.advice(text=text)
 
     def erase(self, tenant: str) -> None:
         """Forget what prompts of a tenant's could be read from; of costs, where it is not known whose they are, all of that."""
-        self._settle()
+        self.settle()
         with self._lock:
             for ended in self._ended.values():
                 if ended.tenant == tenant:

@@ -101,6 +101,10 @@ class EngineConfig:
     load: "always" loads what a lower tier has, "never" recomputes it (to compare). "auto" loads as much of it as makes the
         first token come soonest, by what loading and computing have taken here since the start (docs/load-or-compute.md).
     num_threads: torch's threads; None leaves torch's choice.
+    record_path: a file to which everything that is served is written, as a trace without tokens or text (docs/record.md). Begun
+        anew at each start; None writes none.
+    record_bytes: when it has become so large it is renamed, in place of the one before it, and another begun: so there are two.
+    record_key_file: with the key that blocks are named by, 32 bytes or 64 hexadecimal digits; None draws one at each start.
     """
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -136,6 +140,9 @@ class EngineConfig:
     deterministic: bool = False
     load: Literal["always", "never", "auto"] = "always"
     num_threads: int | None = None
+    record_path: str | Path | None = None
+    record_bytes: int | str = "256MiB"
+    record_key_file: str | Path | None = None
 
     def __post_init__(self) -> None:
         _check_choice("device", self.device, ("auto", *DEVICES))
@@ -164,13 +171,20 @@ class EngineConfig:
         for name in ("max_model_len", "num_threads"):
             if getattr(self, name) is not None:
                 check_whole(name, getattr(self, name), 1)
-        for name in ("device_bytes", "host_bytes", "disk_bytes", "disk_min_free_bytes", "disk_queue_bytes"):
+        for name in (
+            "device_bytes",
+            "host_bytes",
+            "disk_bytes",
+            "disk_min_free_bytes",
+            "disk_queue_bytes",
+            "record_bytes",
+        ):
             self._parse_size(name, allow_auto=name in ("device_bytes", "host_bytes"))
         if self.disk_bytes_a_day is not None:
             self._parse_size("disk_bytes_a_day", allow_auto=False)
             if self.disk_bytes_a_day == 0:
                 raise ValueError("disk_bytes_a_day must be above 0; leave disk_path out to write nothing")
-        for name in ("disk_path", "disk_key_file"):
+        for name in ("disk_path", "disk_key_file", "record_path", "record_key_file"):
             if (value := getattr(self, name)) is not None:
                 if not isinstance(value, str | Path) or not str(value):
                     raise ValueError(f"{name} must be a path or None, got {value!r}")
@@ -201,6 +215,8 @@ class EngineConfig:
             raise ValueError("disk_bytes is 0 although disk_path is set; leave disk_path out instead")
         if self.disk_key_file is not None and self.disk_path is None:
             raise ValueError("disk_key_file is set although disk_path is not: there is nothing to encrypt")
+        if self.record_key_file is not None and self.record_path is None:
+            raise ValueError("record_key_file is set although record_path is not: nothing is recorded")
 
     def resolve(self, taken_bytes: int = 0) -> "Resources":
         """Decide what "auto" left open, from this machine as it is now.

@@ -33,6 +33,7 @@ from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop
 from .model import Model
 from .out_of_memory import lower, pool_setting
 from .params import RequestOptions, SamplingParams
+from .recorded import Recorded, served
 from .request import Marks, Request
 from .results import Delta, Result
 from .retained import RetainsPrefixes
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 Prompts = list[str] | list[list[int]] | list[list[dict[str, str]]]
 
 
-class Engine(RetainsPrefixes):
+class Engine(RetainsPrefixes, Recorded):
     """A model served from paged KV, whose prefixes are kept on the device, in host memory and on disk.
 
     `model` is "demo", a local Hugging Face directory, a GGUF file, a hub name, or a Model. Everything but construction
@@ -86,7 +87,7 @@ class Engine(RetainsPrefixes):
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
         with ExitStack() as stack:
-            self._accounts = Accounts(lambda **facts: self._cache.note("request", **facts))
+            self._accounts = Accounts(lambda **facts: self._cache.note("request", **facts), served)
             stack.callback(self._accounts.close)
             self._tiers = tiers = open_tiers(
                 stack,
@@ -138,6 +139,11 @@ class Engine(RetainsPrefixes):
             self._resources = stack.pop_all()
         # a thread that computes while the interpreter ends would abort the process
         atexit.register(self.close)
+        try:
+            self._record_as(config)
+        except BaseException:
+            self.close()
+            raise
         (announce or _print)(facts(tiers, config, self.stats()))
 
     def _post(self, message: Message) -> None:

@@ -154,6 +154,11 @@ class TieredCache(Closing):
         else:
             self.ask_in_steps(lambda: self._index.restore(*found))
 
+    @property
+    def config(self) -> IndexConfig:
+        """See Index.config. Any thread may ask."""
+        return self._index.config
+
     # --- what requests do -----------------------------------------------------------------------------------------
 
     def admit(

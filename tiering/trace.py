@@ -9,12 +9,14 @@ All are one JSON object a line, compressed with zstd where the name ends in .zst
     mooncake   hash_ids         hash_ids         timestamp, milliseconds Mooncake's traces, and many in their form
 
 An id stands for a block, and is the same only where all ids before it are. Times are from the first request of a trace.
+
+A trace of our own may end anywhere: what was cut off in the middle of a line, or of a compressed file, is left out.
 """
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -27,6 +29,7 @@ from tiering.keeping.admission import NO_HINTS
 
 FORMAT: Final = "kvtide-trace"
 VERSION: Final = 1
+_ENDING: Final = b'{"ended"'
 
 
 class TraceError(ValueError):
@@ -45,20 +48,44 @@ class TraceRequest:
     """0 where the trace does not say."""
     output_tokens: int
     hints: Hints = NO_HINTS
+    reply_blocks: list[int] = field(default_factory=list)
+    """Of a recorded one: the blocks that its reply completed, behind those of the prompt."""
+    found: Mapping[str, int] | None = None
+    """Of a recorded one: the blocks of the prompt that the cache had, by the nearest tier; None if it never came to that."""
+    ttft_s: float | None = None
+    """Of a recorded one: until its first token."""
 
 
-class _Header(msgspec.Struct):
+class _Header(msgspec.Struct, omit_defaults=True):
     format: str
     version: int
     block_tokens: int
+    about: dict[str, int | str] = {}
 
 
-class _Own(msgspec.Struct, omit_defaults=True):
+class Row(msgspec.Struct, omit_defaults=True):
+    """A line of our own: a request, and of a recorded one what became of it (docs/record.md)."""
+
     at_s: float
     blocks: list[int]
     input_tokens: int = 0
     output_tokens: int = 0
     hints: Hints | None = None
+    reply_blocks: list[int] = []
+    tenant: str | None = None
+    kind: str | None = None
+    found: dict[str, int] | None = None
+    ttft_s: float | None = None
+    end: str | None = None
+    dropped: int = 0
+
+
+class Ending(msgspec.Struct):
+    """The last line of a recording, if it came to its end."""
+
+    ended: str
+    requests: int
+    dropped: int
 
 
 class _HashIds(msgspec.Struct):
@@ -74,27 +101,27 @@ class _Lookup(msgspec.Struct):
     seq_len: int = 0
 
 
-Row = tuple[float, list[Any], int, int]
+_Basic = tuple[float, list[Any], int, int]
 
 
-def _own(row: _Own) -> Row:
+def _own(row: Row) -> _Basic:
     return row.at_s, row.blocks, row.input_tokens, row.output_tokens
 
 
-def _mooncake(row: _HashIds) -> Row:
+def _mooncake(row: _HashIds) -> _Basic:
     return row.timestamp / 1000, row.hash_ids, row.input_length, row.output_length
 
 
-def _bailian(row: _HashIds) -> Row:
+def _bailian(row: _HashIds) -> _Basic:
     return row.timestamp, row.hash_ids, row.input_length, row.output_length
 
 
-def _lmcache(row: _Lookup) -> Row:
+def _lmcache(row: _Lookup) -> _Basic:
     return row.timestamp, row.chunk_hashes, row.seq_len, 0
 
 
-_FORMATS: Final[dict[str, tuple[type, Callable[[Any], Row]]]] = {
-    "kvtide": (_Own, _own),
+_FORMATS: Final[dict[str, tuple[type, Callable[[Any], _Basic]]]] = {
+    "kvtide": (Row, _own),
     "lmcache": (_Lookup, _lmcache),
     "bailian": (_HashIds, _bailian),
     "mooncake": (_HashIds, _mooncake),
@@ -107,7 +134,8 @@ def read_trace(path: Path) -> Iterator[TraceRequest]:
     Raises TraceError for a line that cannot be used and for a file without a request, OSError as `open` does.
     """
     numbers: dict[Any, int] = {}
-    convert: Callable[[Any], Row] | None = None
+    name = ""
+    convert: Callable[[Any], _Basic] | None = None
     decoder: msgspec.json.Decoder[Any] | None = None
     first_s: float | None = None
     for at, line in _lines(path):
@@ -117,17 +145,33 @@ def read_trace(path: Path) -> Iterator[TraceRequest]:
             decoder = msgspec.json.Decoder(structure)
             if name == "kvtide":
                 continue
+        if name == "kvtide" and line.startswith(_ENDING):
+            continue
         try:
             row = decoder.decode(line)
             at_s, ids, input_tokens, output_tokens = convert(row)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            if name == "kvtide" and not line.endswith(b"\n"):
+                break  # cut off: who wrote it was killed
             raise TraceError(f"{path}:{at}: {error}") from error
         first_s = at_s if first_s is None else first_s
         blocks = [numbers.setdefault(each, len(numbers)) for each in ids]
         hints = getattr(row, "hints", None) or NO_HINTS  # none but our own has some
-        yield TraceRequest(at_s - first_s, blocks, input_tokens, output_tokens, hints)
+        request = TraceRequest(at_s - first_s, blocks, input_tokens, output_tokens, hints)
+        if isinstance(row, Row) and (row.found is not None or row.reply_blocks):
+            reply_blocks = [numbers.setdefault(each, len(numbers)) for each in row.reply_blocks]
+            request = replace(request, reply_blocks=reply_blocks, found=row.found, ttft_s=row.ttft_s)
+        yield request
     if first_s is None:
         raise TraceError(f"{path}: there is no request in it")
+
+
+def whole_block_tokens(path: Path) -> int | None:
+    """Of a trace of our own, which has whole blocks only: how many tokens each has. None of another. Raises as `read_trace`."""
+    for at, line in _lines(path):
+        is_own = _format_of(path, at, line) == "kvtide"
+        return msgspec.json.decode(line, type=_Header).block_tokens if is_own else None
+    raise TraceError(f"{path}: there is no request in it")
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -170,14 +214,21 @@ def _format_of(path: Path, at: int, line: bytes) -> str:
 class TraceWriter(Closing):
     """Writes a trace of our own, a line a request, compressed where the name ends in .zst. A context manager."""
 
-    def __init__(self, path: Path, block_tokens: int) -> None:
-        """Begins the file, in place of one that is there. `block_tokens`: tokens of a block."""
-        file: IO[bytes] = path.open("wb")
-        if path.suffix == ".zst":
-            file = zstandard.ZstdCompressor().stream_writer(file)  # closes what it writes to
-        self._file = file
+    def __init__(
+        self, path: Path | IO[bytes], block_tokens: int, about: Mapping[str, int | str] | None = None
+    ) -> None:
+        """Begins the file, in place of one that is there; what has no path is written to, and closed.
+
+        `block_tokens`: tokens of a block; `about`: what else is to be known of where it was recorded.
+        """
+        self._below = path.open("wb") if isinstance(path, Path) else path
+        self._file: Any = self._below
+        if isinstance(path, Path) and path.suffix == ".zst":
+            self._file = zstandard.ZstdCompressor().stream_writer(self._below)  # closes what it writes to
         self._encoder = msgspec.json.Encoder()
-        self._put(_Header(FORMAT, VERSION, block_tokens))
+        self.num_bytes = 0
+        """Written so far, before compression."""
+        self._put(_Header(FORMAT, VERSION, block_tokens, dict(about or {})))
 
     def write(
         self,
@@ -188,10 +239,20 @@ class TraceWriter(Closing):
         hints: Hints | None = None,
     ) -> None:
         """Add a request. `at_s`: seconds on any clock; `blocks`: an id of each whole block, below 2**63."""
-        self._put(_Own(at_s, list(blocks), input_tokens, output_tokens, hints))
+        self.add(Row(at_s, list(blocks), input_tokens, output_tokens, hints))
+
+    def add(self, row: Row | Ending) -> None:
+        """Add a request with what became of it, or the end."""
+        self._put(row)
+
+    def flush(self) -> None:
+        """Hand on what was written: it survives the end of this process."""
+        if self._file is not self._below:
+            self._file.flush(zstandard.FLUSH_BLOCK)
+        self._below.flush()
 
     def _put(self, row: msgspec.Struct) -> None:
-        self._file.write(self._encoder.encode(row) + b"\n")
+        self.num_bytes += self._file.write(self._encoder.encode(row) + b"\n") or 0
 
     def close(self) -> None:
         """End the file. Idempotent."""

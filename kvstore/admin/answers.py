@@ -214,9 +214,7 @@ async def keep(endpoint: Endpoint, call: Call) -> Answer:
     body: shapes.Kept = call.body
     run = endpoint.asking.method("keep")
     options = await _options(endpoint, body)
-    return _begun(
-        endpoint.jobs.start("keep", lambda: {"tokens": run(body.prompt, body.tier, options)})
-    )
+    return _begun(endpoint.jobs.start("keep", lambda: {"tokens": run(body.prompt, body.tier, options)}))
 
 
 async def release(endpoint: Endpoint, call: Call) -> Answer:
@@ -295,6 +293,13 @@ async def events(endpoint: Endpoint, call: Call) -> web.StreamResponse:
     if seen.isascii() and seen.isdecimal() and len(seen) < 18:  # what a client says that comes again
         after = int(seen)
     return await endpoint.listeners.serve(call.request, after)
+
+
+async def recording(endpoint: Endpoint, call: Call) -> web.StreamResponse:
+    params: shapes.RecordingParams = call.params
+    for_s = None if params.for_s is UNSET else params.for_s
+    max_bytes = None if params.max_bytes is UNSET else params.max_bytes
+    return await endpoint.recordings.serve(call.request, for_s, max_bytes)
 
 
 async def _options(endpoint: Endpoint, body: shapes.Prompt) -> Any:

@@ -19,6 +19,7 @@ from kvstore.admin.guard import Guard, Role
 from kvstore.admin.http_figures import HttpFigures
 from kvstore.admin.jobs import Jobs
 from kvstore.admin.listeners import Listeners
+from kvstore.admin.recordings import Recordings
 
 _METHODS = frozenset(HTTPMethod)
 
@@ -58,6 +59,7 @@ class Endpoint:
         self.figures = Figures(self.asking, clock=clock)
         self.jobs = Jobs(clock=clock)
         self.listeners = Listeners(self.asking, max_listeners=config.max_listeners)
+        self.recordings = Recordings(self.asking)
         self.assets = Assets.found()
         self.document: bytes = msgspec.json.encode({})
         """The OpenAPI document; who makes the application sets it."""
@@ -87,3 +89,4 @@ class Endpoint:
     async def end_listeners(self, _app: web.Application) -> None:
         """Before connections are waited for: listeners would never end by themselves."""
         self.listeners.close()
+        self.recordings.close()

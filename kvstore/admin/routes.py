@@ -262,6 +262,20 @@ ROUTES = (
         params=shapes.EventParams,
     ),
     Route(
+        method=GET,
+        path=f"{V1}/recording",
+        answer=answers.recording,
+        summary="What is asked from now on, as a trace without tokens or text, until the connection ends.",
+        gives={
+            200: Gives(
+                media_type="application/x-ndjson",
+                description="A JSON object a line, as `kvtide simulate` reads it: docs/record.md.",
+            )
+        },
+        role=Role.FULL,
+        params=shapes.RecordingParams,
+    ),
+    Route(
         method=POST,
         path=f"{V1}/warm",
         answer=answers.warm,

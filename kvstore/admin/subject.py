@@ -1,8 +1,9 @@
 """What the admin endpoint shows and steers, as it sees it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import IO, Any, Literal, Protocol
 
+from kvstore.closing import Closing
 from kvstore.reports import (
     Advice,
     Event,
@@ -31,7 +32,9 @@ class NamedCaches(Protocol):
         """One as it is now."""
         ...
 
-    def create(self, name: str, prompt: Any, ttl: str | float | None = None, options: Any = None) -> NamedCache:
+    def create(
+        self, name: str, prompt: Any, ttl: str | float | None = None, options: Any = None
+    ) -> NamedCache:
         """Compute a prompt and hold it under a name."""
         ...
 
@@ -166,4 +169,10 @@ class Subject(Protocol):
 
     def advice(self, *, text: bool = False) -> Sequence[Advice]:
         """Where prompts of live traffic leave what is cached at the highest cost, the costliest first."""
+        ...
+
+    def record(
+        self, target: IO[bytes], *, max_s: float | None = None, max_bytes: int | None = None
+    ) -> Closing:
+        """Write down what is asked from now on, as a trace, until that is closed, or closes the target: see Engine.record."""
         ...

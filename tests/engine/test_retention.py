@@ -70,7 +70,9 @@ def test_names_hold_over_a_restart_and_a_kill(tiny_llama_dir, tmp_path, key_file
             assert cached(engine, options=ALICE) == 4 * BLOCK
             engine.check()
     needle = b"handbook" if not encrypted else b"alice"
-    assert not encrypted or all(needle not in file.read_bytes() for file in killed.rglob("*") if file.is_file())
+    assert not encrypted or all(
+        needle not in file.read_bytes() for file in killed.rglob("*") if file.is_file()
+    )
 
 
 def test_one_tenant_does_not_see_anothers(tiny_llama_dir, tmp_path):
@@ -228,6 +230,8 @@ def test_what_is_no_ttl_is_refused(ttl):
         RequestOptions(ttl=ttl)
 
 
-@pytest.mark.parametrize(("ttl", "seconds"), [("5m", 300.0), ("30m", 1800.0), ("1h", 3600.0), (7, 7.0), (None, None)])
+@pytest.mark.parametrize(
+    ("ttl", "seconds"), [("5m", 300.0), ("30m", 1800.0), ("1h", 3600.0), (7, 7.0), (None, None)]
+)
 def test_ttls_have_names(ttl, seconds):
     assert RequestOptions(ttl=ttl).ttl_s == seconds

@@ -9,8 +9,8 @@ from tests.tiering.memory_model import MemoryModel
 from tests.tiering.small_tiers import lookup, model, prompt
 from tests.tiering.test_ttl import at, blocks, pass_time
 from tiering.moves import Retain
-from tiering.terms import Term, Terms
 from tiering.residency import Residency, Tier
+from tiering.terms import Term, Terms
 
 SHORT_S, LONG_S = 300.0, 3600.0
 

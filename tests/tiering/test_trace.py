@@ -83,6 +83,29 @@ def test_what_is_written_is_read(name, tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst"])
+def test_one_of_ours_may_be_cut_off_anywhere(name, put):
+    """Of a process that was killed: what was written whole is read."""
+    whole = put(OWN, name).read_bytes()
+    first = list(read_trace(put(OWN, name)))[:1]
+    counts = set()
+    for end in range(OWN.lstrip("\n").index("\n") + 40, len(whole)):
+        path = put("", name)
+        path.write_bytes(whole[:end])
+        try:
+            found = list(read_trace(path))
+        except TraceError as error:  # not one request was whole
+            assert "there is no request in it" in str(error)  # noqa: PT017 - of some lengths only
+            continue
+        assert found[:1] == first
+        counts.add(len(found))
+    assert name.endswith(".zst") or counts == {1, 2}
+
+
+def test_where_it_ended_is_no_request(put):
+    assert len(list(read_trace(put(OWN + '{"ended":"stopped","requests":2,"dropped":0}\n')))) == 2
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

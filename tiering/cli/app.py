@@ -168,6 +168,30 @@ def serve_model(
 
 
 @app.command()
+def record(
+    url: Annotated[str, typer.Option(help="Of a kvtide that runs, such as http://127.0.0.1:8421.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="A file that is made anew; .zst is compressed.", metavar="FILE", dir_okay=False),
+    ],
+    for_: Annotated[str, typer.Option("--for", help="90s, 10m or 1h.", metavar="TIME")] = "10m",
+    max_bytes: Annotated[
+        int | None, typer.Option(help="End once so much has been written, before compression.", min=4096)
+    ] = None,
+    token_env: Annotated[
+        str | None, typer.Option(help="The environment variable that has its token.", metavar="NAME")
+    ] = None,
+) -> None:
+    """Write down what a live kvtide is asked, as a trace for `kvtide simulate`: no tokens, no text. See docs/record.md.
+
+    Exits with 0, 1 if it was ended before its time, 2 if it cannot begin.
+    """
+    from tiering.cli.record import run, seconds
+
+    _plainly(lambda: run(url, token_env, seconds(for_), max_bytes, out))
+
+
+@app.command()
 def explain(
     earlier: Annotated[
         Path, typer.Argument(help="What was asked before: a recorded request, or several.", metavar="A.json")
@@ -400,6 +424,77 @@ def bench_disk(
         read_batch_blocks=read_batch_blocks or engine_sizes().read_batch_blocks,
         repeats=repeats,
         path=path,
+        seed=seed,
+    )
+    _plainly(lambda: run(bench, json))
+
+
+@bench_app.command("trace")
+def bench_trace(
+    traces: Annotated[
+        list[Path],
+        typer.Argument(
+            help="As for simulate; recordings too.", metavar="TRACE...", exists=True, dir_okay=False
+        ),
+    ],
+    model: Annotated[str, typer.Option(help=_MODEL)] = "demo",
+    requests: Annotated[
+        int, typer.Option(help="Of each trace, at most: families that begin alike, drawn at random.", min=1)
+    ] = 150,
+    device_blocks: Annotated[
+        int | None,
+        typer.Option(help="Default: a tenth of the distinct ones, and room for two prompts.", min=1),
+    ] = None,
+    host_blocks: Annotated[int | None, typer.Option(help="Default: a fifth; 0: none.", min=0)] = None,
+    disk_blocks: Annotated[int | None, typer.Option(help="Default: two fifths; 0: none.", min=0)] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Of a reply, whatever the trace says.", min=1)] = 8,
+    clients: Annotated[
+        int | None,
+        typer.Option(help="So many ask one request after the other, whatever times the trace says.", min=1),
+    ] = None,
+    speed: Annotated[
+        float | None, typer.Option(help="Requests come so many times as fast as the trace says.", min=1e-6)
+    ] = None,
+    load: Annotated[
+        float,
+        typer.Option(
+            help="Without the two: the part of the time for which it would compute without a cache.", min=0.01
+        ),
+    ] = 0.6,
+    max_num_seqs: Annotated[int, typer.Option(help="Requests computed together.", min=1)] = 8,
+    max_batch_tokens: Annotated[int, typer.Option(help="Tokens of one step.", min=1)] = 512,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the model; default: torch's choice.", min=1)
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of what is drawn, and of the prompts' tokens.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Where to write all figures.")] = None,
+) -> None:
+    """A trace through the real engine, and through the simulator with the same configuration: how far that errs.
+
+    Exits with 0, 1 if it errs by more than a point of a hit rate or ten percent of a TTFT. See docs/bench-trace.md.
+    """
+    from tiering.cli.bench_trace import TraceBench, run
+
+    if clients is not None and speed is not None:
+        raise typer.BadParameter(
+            "clients ask whatever times there are: it goes without --speed", param_hint="--clients"
+        )
+    bench = TraceBench(
+        traces=tuple(traces),
+        model=model,
+        requests=requests,
+        device_blocks=device_blocks,
+        host_blocks=host_blocks,
+        disk_blocks=disk_blocks,
+        max_new_tokens=max_new_tokens,
+        clients=clients,
+        speed=speed,
+        load=load,
+        max_num_seqs=max_num_seqs,
+        max_batch_tokens=max_batch_tokens,
+        threads=threads,
+        device=device,
         seed=seed,
     )
     _plainly(lambda: run(bench, json))

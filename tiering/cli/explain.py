@@ -5,7 +5,6 @@ Exit codes: 0 nothing breaks it, 1 something does, 2 the input cannot be used.
 
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from tiering.cli.explain_page import Page
-from tiering.cli.explain_url import ask
+from tiering.cli.explain_url import ask, token_from
 from tiering.cli.tokenizer import load_tokenizer
 from tiering.diagnosis.comparison import Comparison, Reuse, compare, most_alike
 from tiering.diagnosis.recorded import Recorded, read_requests
@@ -45,10 +44,7 @@ def run(
         raise ValueError(
             "with --url there is one file and no --tokenizer: what is cached there is compared with it"
         )
-    token = None
-    if token_env is not None and not (token := os.environ.get(token_env, "").strip()):
-        raise ValueError(f"--token-env: the environment variable {token_env} is not set, or empty")
-    return run_url(earlier, url, token, as_json=as_json)
+    return run_url(earlier, url, token_from(token_env), as_json=as_json)
 
 
 def run_offline(

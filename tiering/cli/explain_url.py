@@ -1,6 +1,7 @@
 """Asks the admin endpoint of a running kvtide why a prompt is not served further."""
 
 import json
+import os
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -19,23 +20,50 @@ class _NoRedirects(HTTPRedirectHandler):
         return None
 
 
-def ask(url: str, token: str | None, question: dict[str, Any]) -> dict[str, Any]:
-    """POST the question and return the explanation. Blocks; goes past proxies. Raises ValueError with a sentence."""
+def address_of(url: str, path: str) -> str:
+    """Where a kvtide that runs at `url` has this. Raises ValueError with a sentence."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{url!r} is no address of a kvtide: expected such as http://127.0.0.1:8421")
+    return url.rstrip("/") + path
+
+
+def token_from(variable: str | None) -> str | None:
+    """The token that an environment variable has. Raises ValueError where one is named and has none."""
+    token = None if variable is None else os.environ.get(variable, "").strip()
+    if token == "":
+        raise ValueError(f"--token-env: the environment variable {variable} is not set, or empty")
+    return token
+
+
+def headers_with(token: str | None) -> dict[str, str]:
+    """Those of a request. Raises ValueError for what can be no token."""
     if token is not None and not (token.isascii() and token.isprintable()):  # http.client would quote it
         raise ValueError("the token must be of printable ASCII characters, on one line")
-    headers = {"Content-Type": "application/json", "Accept": "application/json, application/problem+json"}
-    if token is not None:
-        headers["Authorization"] = f"Bearer {token}"
-    address = url.rstrip("/") + PATH
+    headers = {"Accept": "application/json, application/problem+json"}
+    return headers if token is None else {**headers, "Authorization": f"Bearer {token}"}
+
+
+def opened(request: Request, timeout_s: float) -> Any:
+    """The answer to a request, past proxies; a context manager. Raises as urllib does."""
+    return build_opener(_NoRedirects, ProxyHandler({})).open(request, timeout=timeout_s)
+
+
+def refused(address: str, error: HTTPError) -> ValueError:
+    """What to tell of an answer that is an error."""
+    return ValueError(f"{address} answers {error.code}: {_problem(error)}")
+
+
+def ask(url: str, token: str | None, question: dict[str, Any]) -> dict[str, Any]:
+    """POST the question and return the explanation. Blocks; goes past proxies. Raises ValueError with a sentence."""
+    address = address_of(url, PATH)
+    headers = {**headers_with(token), "Content-Type": "application/json"}
     request = Request(address, json.dumps(question).encode(), headers)  # noqa: S310 - the scheme is checked above
     try:
-        with build_opener(_NoRedirects, ProxyHandler({})).open(request, timeout=TIMEOUT_S) as answer:
+        with opened(request, TIMEOUT_S) as answer:
             return _explanation(answer.read(_MOST_BYTES), address)
     except HTTPError as error:
-        raise ValueError(f"{address} answers {error.code}: {_problem(error)}") from error
+        raise refused(address, error) from error
     except (URLError, HTTPException, OSError, ValueError) as error:
         if isinstance(error, _Refused):
             raise

@@ -3,7 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import IO, Any
 
 from kvstore.errors import StoreFailed
 from kvstore.reasons import MissReason
@@ -86,7 +86,9 @@ class SmallCaches:
     def get(self, name: str, tenant: str | None = None) -> NamedCache:
         return self.made[tenant, name]
 
-    def create(self, name: str, prompt: Any, ttl: str | float | None = None, options: Any = None) -> NamedCache:
+    def create(
+        self, name: str, prompt: Any, ttl: str | float | None = None, options: Any = None
+    ) -> NamedCache:
         tenant = (options or {}).get("tenant")
         if (tenant, name) in self.made:
             raise ValueError(f"there is a cache {name!r} already")
@@ -129,6 +131,7 @@ class SmallSubject:
     counts: dict[str, int] = field(default_factory=lambda: {"prompt_tokens": 0, "device": 0})
     asked_text: list[bool] = field(default_factory=list)
     num_stats: int = 0
+    recorded: "SmallRecording | None" = None
 
     def __post_init__(self) -> None:
         self.gate.set()
@@ -276,3 +279,26 @@ class SmallSubject:
                 lost_s=0.5,
             )
         ]
+
+    def record(
+        self, target: IO[bytes], *, max_s: float | None = None, max_bytes: int | None = None
+    ) -> "SmallRecording":
+        self.recorded = SmallRecording(target, max_s, max_bytes)
+        target.write(b'{"format":"kvtide-trace","version":1,"block_tokens":16}\n')
+        if self.gate.is_set():
+            target.write(b'{"ended":"seconds","requests":0,"dropped":0}\n')
+            target.close()
+        return self.recorded
+
+
+@dataclass
+class SmallRecording:
+    """Remembers what was asked for, and whether it was closed."""
+
+    target: IO[bytes]
+    max_s: float | None
+    max_bytes: int | None
+    closed: threading.Event = field(default_factory=threading.Event)
+
+    def close(self) -> None:
+        self.closed.set()

@@ -24,7 +24,7 @@ def ended(server, id_: str):
 
 def test_every_get_answers(server):
     for route in ROUTES:
-        if route.method != "GET" or route.path in ("/", "/metrics", f"{V1}/events"):
+        if route.method != "GET" or route.path in ("/", "/metrics", f"{V1}/events", f"{V1}/recording"):
             continue
         path = route.path.replace("{key}", key(1)).replace("{id}", "7").replace("{name}", "handbook")
         if "/jobs/" in path or "/page/" in path:

@@ -1,0 +1,145 @@
+"""An engine writes down what it serves: by itself, in a `with`, and for who asks its endpoint."""
+
+import json
+import threading
+
+import pytest
+from typer.testing import CliRunner
+
+from engine import RequestOptions, SamplingParams
+from kvstore.admin import AdminConfig, serve
+from tests.engine.engines import BLOCK, GREEDY, engine_on, open_engine, tokens, until
+from tiering.cli.app import app
+from tiering.cli.record import seconds
+from tiering.trace import read_trace
+
+KEY = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_llama_dir):
+    with open_engine(tiny_llama_dir) as opened:
+        yield opened
+        opened.check()
+
+
+@pytest.fixture
+def key_file(tmp_path):
+    path = tmp_path / "key"
+    path.write_text(KEY)
+    return path
+
+
+def test_what_was_recorded_is_what_happened(engine, tmp_path):
+    assert engine.clear()
+    prompt = tokens(1, 3 * BLOCK + 5)
+    with engine.record(tmp_path / "a.jsonl.zst") as recording:
+        first = engine.generate(prompt, SamplingParams(max_tokens=BLOCK + 12, ignore_eos=True))
+        longer = [*prompt, *first.token_ids, *tokens(2, 3)]
+        second = engine.generate(longer, GREEDY)
+        other = engine.generate(prompt, GREEDY, RequestOptions(tenant="bob"))
+    one, two, three = read_trace(tmp_path / "a.jsonl.zst")
+    assert (one.input_tokens, one.output_tokens) == (len(prompt), BLOCK + 12)
+    assert len(one.blocks) == 3
+    assert two.blocks[:5] == [*one.blocks, *one.reply_blocks][:5], "the reply is a part of the next prompt"
+    for row, result in ((one, first), (two, second), (three, other)):
+        assert {tier: num * BLOCK for tier, num in row.found.items()} == result.usage.cached_by_tier
+        assert row.ttft_s == pytest.approx(result.timings.ttft_s, abs=1e-5)
+    assert second.usage.cached_tokens == 5 * BLOCK
+    assert not set(three.blocks) & set(one.blocks), "a tenant's prompt is another"
+    assert recording.stats()["requests"] == 3
+
+
+def test_the_same_key_gives_the_same_ids(engine, tmp_path, key_file):
+    for name in ("a", "b"):
+        with engine.record(tmp_path / name, key_file=key_file):
+            engine.warm(tokens(3, 4 * BLOCK))
+    a, b = [[json.loads(line) for line in (tmp_path / name).read_text().splitlines()] for name in ("a", "b")]
+    assert a[1]["blocks"] == b[1]["blocks"]
+    assert a[1]["kind"] == "warm"
+    assert a[0]["about"]["device_blocks"] == engine.stats()["cache"]["tiers"]["device"]["slots"]
+
+
+def test_what_has_not_ended_when_the_engine_does_is_told_as_it_ended(tiny_llama_dir, tmp_path, key_file):
+    """The configuration asks for it: the file is whole once the engine is closed."""
+    path = tmp_path / "all.jsonl"
+    with engine_on(tiny_llama_dir, record_path=path, record_key_file=key_file) as engine:
+        handle = engine.submit(tokens(4, 40), SamplingParams(max_tokens=3000, ignore_eos=True))
+        until(lambda: engine.stats()["engine"]["generated_tokens"] > 0)
+    assert handle.result().finish_reason == "cancelled"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows[1]["end"] == "cancelled"
+    assert rows[-1] == {"ended": "stopped", "requests": 1, "dropped": 0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"record_path": "/nowhere/a.jsonl"}, "record_path /nowhere/a.jsonl: No such file"),
+        ({"record_key_file": "/nowhere"}, "record_path is not"),
+    ],
+)
+def test_a_recording_that_cannot_be_begun_is_refused(tiny_llama_dir, settings, why):
+    with pytest.raises(ValueError, match=why):
+        open_engine(tiny_llama_dir, **settings)
+
+
+def test_a_key_file_that_is_none_is_named(engine, tmp_path):
+    (tmp_path / "key").write_text("short")
+    with pytest.raises(ValueError, match="is no key file"):
+        engine.record(tmp_path / "a", key_file=tmp_path / "key")
+
+
+# --- kvtide record ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst"])
+def test_the_command_writes_what_a_live_engine_is_asked(engine, tmp_path, name):
+    out = tmp_path / name
+    found = {}
+
+    def ask_for_it(url):
+        found["result"] = CliRunner().invoke(
+            app, ["record", "--url", url, "--for", "1h", "--max-bytes", "4096", "--out", str(out)]
+        )
+
+    with serve(engine, AdminConfig(port=0)) as server:
+        command = threading.Thread(target=ask_for_it, args=(server.url,))
+        command.start()
+        until(
+            lambda: len(engine._accounts._recordings) > 0 and engine._accounts._recordings[-1].ended is None
+        )
+        while command.is_alive():
+            engine.generate(tokens(5, 60 * BLOCK), SamplingParams(max_tokens=1))
+    assert found["result"].exit_code == 0, found["result"].output
+    requests = list(read_trace(out))
+    assert f"{len(requests)} requests" in found["result"].output
+    assert len(requests[0].blocks) == 60
+
+
+def test_who_may_only_look_records_nothing(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("READER", "r" * 20)
+    with serve(engine, AdminConfig(port=0, token="f" * 20, read_token="r" * 20)) as server:
+        arguments = ["record", "--url", server.url, "--out", str(tmp_path / "a"), "--token-env", "READER"]
+        result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert "answers 403" in result.stderr
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--url", "nowhere", "--out", "x"], "is no address of a kvtide"),
+        (["--url", "http://127.0.0.1:1", "--out", "x", "--for", "soon"], "'soon' is no time"),
+        (["--url", "http://127.0.0.1:1", "--out", "x"], "refused"),
+    ],
+)
+def test_what_the_command_cannot_do_is_said(arguments, why):
+    result = CliRunner().invoke(app, ["record", *arguments])
+    assert result.exit_code == 2
+    assert why in result.stderr.lower()
+
+
+def test_times():
+    assert [seconds(text) for text in ("90", "90s", "10m", "1.5h")] == [90, 90, 600, 5400]

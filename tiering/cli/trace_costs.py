@@ -1,0 +1,122 @@
+"""What steps and moves of a real engine take, observed while it works: what a replay on the virtual clock is told."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import torch
+
+from engine.batch import Batch
+from engine.chunk import Chunk
+from engine.engine import Engine
+from engine.model import Model
+from engine.pool import DevicePool
+from tiering.fitting import fit
+from tiering.moves import Demote, Promote, Read, SwapIn, SwapOut, Write
+from tiering.replay import MoveCosts, Part, StepCosts, terms
+
+_NEXT_WITHIN_S: Final = 0.02
+"""A step that begins so soon after another was not waited for: what lies between is the loop's own work."""
+_DOUBTS: Final = np.array([1e-5, 0.0, 1e-5, 1e-5, 1e-5])
+_SIZES: Final = (8, 64)
+_TRIES: Final = 3
+_WAYS: Final[tuple[tuple[Literal["host", "disk"], str, str], ...]] = (
+    ("host", "demote", "up"),
+    ("disk", "write", "both"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward: what it computed, and when it began and ended (perf_counter)."""
+
+    parts: tuple[Part, ...]
+    began_s: float
+    ended_s: float
+
+
+class Timed(Model):
+    """A model that notes what each of its steps took; else the one that it is made of."""
+
+    def __init__(self, model: Model) -> None:
+        self.__dict__.update(vars(model))
+        self.steps: list[Step] = []
+        self._began_s, self._parts = 0.0, ()
+
+    def batch(self, chunks: Sequence[Chunk], pool: DevicePool, **settings: Any) -> Batch:
+        self._began_s = time.perf_counter()
+        self._parts = tuple(Part(chunk.start, len(chunk.tokens), chunk.decode) for chunk in chunks)
+        return super().batch(chunks, pool, **settings)
+
+    def forward(
+        self, batch: Batch, pool: DevicePool, before_layer: Callable[[int], None] = lambda _: None
+    ) -> torch.Tensor:
+        logits = super().forward(batch, pool, before_layer)
+        self.steps.append(Step(self._parts, self._began_s, time.perf_counter()))
+        return logits
+
+
+def step_costs(steps: Sequence[Step]) -> StepCosts:
+    """Fitted to these, at least one: each up to when the next begins, where that was not waited for."""
+    gaps = [after.began_s - step.ended_s for step, after in itertools.pairwise(steps)]
+    short = [gap for gap in gaps if gap < _NEXT_WITHIN_S]
+    usual = statistics.median(short) if short else 0.0
+    took = [
+        step.ended_s - step.began_s + (gap if gap < _NEXT_WITHIN_S else usual)
+        for step, gap in zip(steps, [*gaps, usual], strict=True)
+    ]
+    rows = np.stack([terms(step.parts) for step in steps])
+    step_s, token_s, pair_s, decode_s, context_s = fit(
+        rows, np.array(took), np.ones(len(steps)), _DOUBTS
+    ).tolist()
+    return StepCosts(step_s=step_s, token_s=token_s, pair_s=pair_s, decode_s=decode_s, context_s=context_s)
+
+
+def move_costs(engine: Engine, num_blocks: int, seed: int) -> dict[type, MoveCosts]:
+    """Of an engine that nobody else asks, which is empty afterwards: small prompts and large ones are moved down and back.
+
+    num_blocks: the most that a prompt may have.
+    """
+    sizes = sorted({min(size, num_blocks) for size in _SIZES})
+    random = np.random.default_rng(seed)
+    took: dict[str, dict[int, list[float]]] = {
+        name: {size: [] for size in sizes} for name in ("demote", "write", "up", "both")
+    }
+    for size in sizes * _TRIES:
+        prompt = random.integers(1, engine.model.vocab_size, size * engine.config.block_tokens).tolist()
+        engine.warm(prompt)
+        for tier, down, back in _WAYS:
+            if not _has(engine, tier):
+                continue
+            began_s = time.perf_counter()
+            engine.demote(tier)
+            took[down][size].append(time.perf_counter() - began_s)
+            took[back][size].append(engine.warm(prompt).timings.load_s)
+        engine.clear()
+    up = _line(took["up"])
+    both = _line(took["both"])
+    read = MoveCosts(
+        latency_s=max(0.0, both.latency_s - up.latency_s), block_s=max(0.0, both.block_s - up.block_s)
+    )
+    down = _line(took["demote"])
+    return {Demote: down, SwapOut: down, Promote: up, SwapIn: up, Read: read, Write: _line(took["write"])}
+
+
+def _has(engine: Engine, tier: str) -> bool:
+    return bool(engine.core.host_slots if tier == "host" else engine.core.disk_bytes)
+
+
+def _line(took: dict[int, list[float]]) -> MoveCosts:
+    """Through the medians of the smallest and the largest."""
+    known = {size: statistics.median(times) for size, times in took.items() if times}
+    if not known:
+        return MoveCosts()
+    small, large = min(known), max(known)
+    if small == large:
+        return MoveCosts(block_s=known[large] / large)
+    block_s = max(0.0, (known[large] - known[small]) / (large - small))
+    return MoveCosts(latency_s=max(0.0, known[small] - block_s * small), block_s=block_s)

@@ -1,0 +1,448 @@
+"""Requests through the core as an engine serves them, on a virtual clock: what each finds, and when its first token comes.
+
+`tiering.simulate` serves one request after the other and asks what a cache finds. Here they run together, as in an engine: they
+wait for room and for each other's blocks, prompts are computed in chunks beside replies, whole blocks of replies are cached, and
+loads end while others compute. Who gets room is decided by the engine's own `Admission` over the engine's own `Index`; of its
+scheduler this has the one rule that matters here, that each step has a token of every reply and the rest of it prompts, oldest first.
+What takes time is given: a step by what is in it, a move by its blocks.
+"""
+
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from typing import Final
+from zlib import crc32
+
+import numpy as np
+
+from kvstore.block import KEY_BYTES
+from kvstore.reports import TierName
+from kvstore.store import HIT
+from tiering.admission import Admission
+from tiering.eviction import Room
+from tiering.index import Index
+from tiering.index_config import IndexConfig
+from tiering.lease import Lease
+from tiering.leases import CacheUse, Wait
+from tiering.moves import (
+    Answer,
+    Copied,
+    Demote,
+    Forget,
+    HasRead,
+    Promote,
+    Read,
+    SwapIn,
+    SwapOut,
+    Touch,
+    Write,
+    Written,
+)
+from tiering.owners import EVERYBODYS, Ownership
+from tiering.radix import Tokens
+from tiering.swaps import Stash
+
+_REPLY_TOKEN: Final = 1 << 23
+"""From here on are the tokens of replies, which no prompt has. Below any mark (IndexConfig.mark_shift)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepCosts:
+    """Seconds of one step: for itself, for each token of prompts, for each pair of such a token and one that it sees; for each
+    reply's token, and for each token that one sees.
+    """
+
+    step_s: float
+    token_s: float
+    pair_s: float = 0.0
+    decode_s: float = 0.0
+    context_s: float = 0.0
+
+    def seconds(self, parts: Iterable["Part"]) -> float:
+        """Of a step with these parts."""
+        return float(
+            terms(parts) @ np.array([self.step_s, self.token_s, self.pair_s, self.decode_s, self.context_s])
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a step computes of one request: `num_tokens` behind `start` others."""
+
+    start: int
+    num_tokens: int
+    decode: bool
+
+
+def terms(parts: Iterable[Part]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+    """What a step is charged for, in the order of StepCosts' fields."""
+    found = np.array([1.0, 0.0, 0.0, 0.0, 0.0])
+    for part in parts:
+        if part.decode:
+            found[3:] += 1, part.start + 1
+        else:
+            found[1:3] += part.num_tokens, part.num_tokens * (part.start + part.num_tokens / 2)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MoveCosts:
+    """Seconds of one move: until it begins, and for each block."""
+
+    latency_s: float = 0.0
+    block_s: float = 0.0
+
+    def seconds(self, num_blocks: int) -> float:
+        """Of one with so many blocks."""
+        return self.latency_s + self.block_s * num_blocks
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReplayConfig:
+    """An engine, as far as it matters here: see EngineConfig for what the fields mean. Moves that are not named take no time."""
+
+    index: IndexConfig
+    max_num_seqs: int
+    max_batch_tokens: int
+    stored_bytes: int = 1
+    """Of a block on disk."""
+    steps: StepCosts
+    moves: Mapping[type, MoveCosts] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """A request: when it comes, its prompt's tokens (int32), and how many it is to reply, at least one."""
+
+    at_s: float
+    prompt: Tokens
+    max_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Seen:
+    """What became of one: blocks found by tier, and seconds from its coming to its first token."""
+
+    found: Mapping[TierName, int]
+    ttft_s: float
+
+
+class _Request:
+    """One on its way: what Admission and the scheduler keep of it."""
+
+    def __init__(self, number: int, asked: Asked, block_tokens: int) -> None:
+        self.number, self.asked, self.block_tokens = number, asked, block_tokens
+        self.prompt = asked.prompt
+        self.priority = 0
+        self.cache_use, self.ownership = CacheUse.READ_WRITE, EVERYBODYS
+        self.max_blocks = -(-(len(asked.prompt) + asked.max_tokens - 1) // block_tokens)
+        # equal prompts get equal replies, which are cached once
+        self._replied = _REPLY_TOKEN + crc32(asked.prompt.tobytes()) % _REPLY_TOKEN
+        self.num_replied = 0
+        self.lease: Lease | None = None
+        self.stash: Stash | None = None
+        self.arrival = self.overtaken = 0
+        self.waits = Wait.FOR_ROOM
+        self.gaps: list[tuple[int, int]] | None = None
+        self.num_computed = 0
+        self.came_s = asked.at_s
+        self.seen: Seen | None = None
+
+    @property
+    def known(self) -> Tokens:
+        """Prompt and reply so far."""
+        reply = np.full(self.num_replied, self._replied, dtype=np.int32)
+        return np.concatenate([self.prompt, reply]) if self.num_replied else self.prompt
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt) + self.num_replied
+
+    @property
+    def tokens(self) -> Tokens:
+        return self.known if self.stash is None else self.known[: self.stash.start * self.block_tokens]
+
+    @property
+    def compute_last(self) -> bool:
+        return not self.num_replied or self.stash is None
+
+    def num_used_blocks(self) -> int:
+        return 0  # what a preempted one had for itself is computed again
+
+    def preempted(self) -> None:
+        self.gaps = None
+
+    @property
+    def loading(self) -> bool:
+        return self.lease is not None and self.lease.num_loading > 0
+
+    def begin(self) -> None:
+        """The last load is over: find out what is left to compute."""
+        if self.gaps is None:
+            assert self.lease is not None, "only what is admitted is computed"
+            size, context = self.block_tokens, self.num_tokens
+            runs = self.lease.gaps(-(-context // size))
+            self.gaps = [(start * size, min(end * size, context)) for start, end in runs]
+            self.num_computed = context
+
+    def advance(self, part: Part) -> None:
+        """That has been computed."""
+        end = part.start + part.num_tokens
+        if part.decode:
+            self.num_computed = end
+            return
+        assert self.gaps, "it was asked for"
+        if end == self.gaps[0][1]:
+            self.gaps.pop(0)
+        else:
+            self.gaps[0] = (end, self.gaps[0][1])
+
+
+class Replay:
+    """Serves requests as an engine would. Once; `run` says what became of them."""
+
+    def __init__(self, config: ReplayConfig) -> None:
+        self._config = config
+        self._block_tokens = config.index.block_tokens
+        self._index = Index(config.index, bytes(KEY_BYTES))
+        self._places = _Places(self._index, config)
+        self._requests: Admission[_Request] = Admission(
+            self._places, max_running=config.max_num_seqs, chunk_blocks=self._blocks(config.max_batch_tokens)
+        )
+        self._ended: Callable[[float], None] = lambda _: None
+        self.num_steps = 0
+
+    def run(self, asked: Sequence[Asked], *, clients: int | None = None) -> list[Seen]:
+        """Serve these, and say of each what became of it.
+
+        clients: so many are there at a time, each asking its next when the one before has ended, whatever `at_s` says; None for
+        as they come.
+        """
+        requests = [_Request(number, each, self._block_tokens) for number, each in enumerate(asked)]
+        coming = iter(requests)
+        arrivals: list[tuple[float, int, _Request]] = []
+        if clients is None:
+            arrivals = [(request.came_s, request.number, request) for request in coming]
+            arrivals.sort()
+        else:
+
+            def ask_next(now_s: float) -> None:
+                if (request := next(coming, None)) is not None:
+                    request.came_s = now_s
+                    heappush(arrivals, (now_s, request.number, request))
+
+            self._ended = ask_next
+            for _ in range(clients):
+                ask_next(0.0)
+        self._serve(arrivals)
+        self._index.check()
+        return [request.seen for request in requests if request.seen is not None]
+
+    def _serve(self, arrivals: list[tuple[float, int, _Request]]) -> None:
+        """Turns of the loop until nobody is there."""
+        news = False
+        while arrivals or self._requests.waiting or self._requests.running:
+            now_s = self._places.now_s
+            while arrivals and arrivals[0][0] <= now_s:
+                self._requests.add(heappop(arrivals)[2])
+            if self._places.take_in() or news:
+                self._requests.stir()
+            self._requests.admit()
+            step = self._step()
+            news = any(not part.decode for _, part in step)
+            if step:
+                self.num_steps += 1
+                self._places.now_s += self._config.steps.seconds(part for _, part in step)
+                self._computed(step)
+            else:
+                self._places.sleep(arrivals[0][0] if arrivals else None)
+
+    # --- steps: as engine.scheduler fills them ------------------------------------------------------------------------
+
+    def _step(self) -> list[tuple[_Request, Part]]:
+        ready = [request for request in self._requests.running if not request.loading]
+        for request in ready:
+            request.begin()
+        num_decodes = sum(not request.gaps for request in ready)
+        left = max(self._block_tokens, self._config.max_batch_tokens - num_decodes)
+        step: list[tuple[_Request, Part]] = []
+        for request in ready:
+            if request.lease is None:
+                continue  # it has just lost its room to an older one
+            if not request.gaps:
+                part = self._decode(request)
+            else:
+                part = self._prefill(request, left) if left > 0 else None
+                left -= 0 if part is None else part.num_tokens
+            if part is not None:
+                step.append((request, part))
+        return step
+
+    def _decode(self, request: _Request) -> Part | None:
+        num_blocks = request.num_computed // self._block_tokens + 1
+        if not self._requests.grow(request, num_blocks):
+            return None
+        self._requests.look_ahead(request, num_blocks + 1)
+        return Part(request.num_computed, 1, decode=True)
+
+    def _prefill(self, request: _Request, left: int) -> Part | None:
+        assert request.gaps, "there is something to prefill"
+        start, end = request.gaps[0]
+        end = min(end, start + left)
+        if not self._requests.grow(request, self._blocks(end)):
+            assert request.lease is not None, "who grows keeps its lease"
+            end = min(end, len(request.lease.slots) * self._block_tokens)
+        return Part(start, end - start, decode=False) if end > start else None
+
+    def _computed(self, step: list[tuple[_Request, Part]]) -> None:
+        for request, part in step:
+            request.advance(part)
+            first, end = (
+                part.start // self._block_tokens,
+                (part.start + part.num_tokens) // self._block_tokens,
+            )
+            if end > first:
+                self._places.publish(request.lease, request.known[: request.num_computed], first, end)
+        for request, part in step:
+            is_last = part.start + part.num_tokens == request.num_tokens
+            if is_last and not request.gaps:
+                self._accept(request)
+
+    def _accept(self, request: _Request) -> None:
+        """Its next token is there."""
+        now_s = self._places.now_s
+        assert request.lease is not None, "it was computed"
+        if request.seen is None:
+            request.seen = Seen(found=request.lease.cached_blocks_by_tier(), ttft_s=now_s - request.came_s)
+        request.num_replied += 1
+        if request.num_replied >= request.asked.max_tokens:
+            self._requests.remove(request)
+            self._ended(now_s)
+
+    def _blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._block_tokens)
+
+
+class _Places:
+    """The index as a TieredCache shows it, with a clock that somebody sets and moves that take the time they are given."""
+
+    def __init__(self, index: Index, config: ReplayConfig) -> None:
+        self._index, self._config = index, config
+        self.now_s = 0.0
+        self._due: list[tuple[float, int, Answer]] = []
+        """A heap of answers, and when they come."""
+        # one thread copies up, one down, one writes; some read
+        self._free_s: dict[str, list[float]] = defaultdict(lambda: [0.0])
+        self._free_s["read"] = [0.0] * config.index.read_threads
+        self._keys = itertools.count(1)
+
+    # --- for Admission ------------------------------------------------------------------------------------------------
+
+    def admit(
+        self,
+        tokens: Tokens,
+        max_blocks: int,
+        *,
+        chunk_blocks: int,
+        compute_last: bool,
+        stash: Stash | None,
+        use: CacheUse,
+        ownership: Ownership,
+    ) -> Lease | Wait:
+        self._index.at(self.now_s)
+        outcome = self._index.admit(
+            tokens,
+            max_blocks,
+            chunk_blocks=chunk_blocks,
+            compute_last=compute_last,
+            stash=stash,
+            use=use,
+            ownership=ownership,
+        )
+        self._plan()
+        return outcome
+
+    def num_matching(self, tokens: Tokens, use: CacheUse) -> int:
+        self._index.at(self.now_s)
+        return self._index.num_matching(tokens, use)
+
+    def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None:
+        raise NotImplementedError("a trace has one reply to each prompt")
+
+    def make_room(self, num_blocks: int) -> None:
+        self._index.make_room(num_blocks)
+        self._plan()
+
+    def grow(self, lease: Lease, num_blocks: int) -> Room:
+        room = self._index.grow(lease, num_blocks)
+        if room is Room.SOON:
+            self._plan()
+        return room
+
+    def preempt(self, lease: Lease, num_used: int) -> Stash | None:
+        self._index.at(self.now_s)
+        stash = self._index.preempt(lease, num_used)
+        self._plan()
+        return stash
+
+    def release(self, lease: Lease) -> None:
+        self._index.at(self.now_s)
+        self._index.release(lease)
+        self._plan()
+
+    def drop(self, stash: Stash) -> None:
+        self._index.drop(stash)
+
+    def publish(self, lease: Lease | None, tokens: Tokens, start: int, end: int) -> None:
+        """See Index.publish."""
+        assert lease is not None, "what is computed has a lease"
+        self._index.at(self.now_s)
+        self._index.publish(lease, tokens, start, end)
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def take_in(self) -> bool:
+        """Take in the answers that have come, and start what follows. Whether any had."""
+        answers = []
+        while self._due and self._due[0][0] <= self.now_s:
+            answers.append(heappop(self._due)[2])
+        self._index.at(self.now_s)
+        for answer in answers:
+            self._index.answer(answer)
+        self._plan()
+        return bool(answers)
+
+    def sleep(self, until_s: float | None) -> None:
+        """Nothing can be computed: go on to the next answer, or to this time if that is sooner."""
+        times_s = [self._due[0][0]] if self._due else []
+        times_s += [] if until_s is None else [until_s]
+        if not times_s and (deadline_s := self._index.deadline_s()) is not None:
+            times_s = [deadline_s]
+        assert times_s, "somebody waits, and nothing is on its way"
+        self.now_s = max(self.now_s, min(times_s))
+
+    def _plan(self) -> None:
+        for move in self._index.plan(self.now_s):
+            answer: Answer
+            match move:
+                case Forget() | Touch():
+                    continue  # nobody waits for these
+                case Demote() | SwapOut():
+                    thread, answer = "down", Copied(move.number)
+                case Promote() | SwapIn():
+                    thread, answer = "up", Copied(move.number)
+                case Read():
+                    thread, answer = "read", HasRead(move.number, (HIT,) * len(move.ids))
+                case Write():
+                    thread, answer = "write", self._written(move)
+            costs = self._config.moves.get(type(move), MoveCosts())
+            begins_s = max(self.now_s, heappop(self._free_s[thread]))
+            ends_s = begins_s + costs.seconds(len(move.host_slots))
+            heappush(self._free_s[thread], ends_s)
+            heappush(self._due, (ends_s, move.number, answer))
+
+    def _written(self, move: Write) -> Written:
+        keys = tuple((each.id, next(self._keys).to_bytes(KEY_BYTES, "little")) for each in move.lineage)
+        return Written(move.number, (self._config.stored_bytes,) * len(move.ids), keys)
