@@ -26,9 +26,13 @@ class Kernels:
     """Compiled. They release the GIL; any thread may call them. Arrays may lie anywhere, and be read-only where nothing is written."""
 
     split: Callable[..., None]
-    """Of `_split`."""
+    """Of `split_words`."""
     join: Callable[..., None]
-    """Of `_join`."""
+    """Of `join_words`."""
+    encode: Callable[..., int]
+    """Of kvstore.loops."""
+    restore: Callable[..., bool]
+    """Of kvstore.loops."""
 
 
 class _Once:
@@ -42,9 +46,7 @@ class _Once:
         if self._kernels is None:
             with self._lock:
                 if self._kernels is None:
-                    self._kernels = Kernels(
-                        _compiled(_split, writes_words=False), _compiled(_join, writes_words=True)
-                    )
+                    self._kernels = _all()
         return self._kernels
 
 
@@ -54,18 +56,57 @@ call it before.
 """
 
 
-def _compiled(function: Callable[..., None], *, writes_words: bool) -> Callable[..., None]:
-    """Of words of 16 and of 32 bits. Looser signatures than arrays need, so that all kinds of arrays fit the same ones."""
+def _all() -> Kernels:
     from numba import types
 
-    def array(item: Any, ndim: int, *, written: bool) -> Any:
-        return types.Array(item, ndim, "C", readonly=not written, aligned=False)
+    from kvstore import loops
+
+    read, written = _array(types.uint8, written=False), _array(types.uint8, written=True)
+    encode = types.int64(
+        read,
+        types.int64,
+        _array(types.uint32, written=False),
+        _array(types.boolean, written=False),
+        written,
+        _array(types.uint32, written=True),
+        written,
+        _array(types.int64, written=True),
+    )
+
+    def restore(word: Any, low: Any) -> Any:
+        numbers = _array(word, 2, written=False), types.int64, types.int64
+        table = _array(types.uint64, written=False)
+        payload = read, types.int64, types.int64, table
+        return types.boolean(
+            *payload, written, _array(word, written=True), read, *numbers, read, low, table
+        )
+
+    low = _array(types.uint16, written=False)
+    return Kernels(
+        compiled_words(split_words, writes_words=False),
+        compiled_words(join_words, writes_words=True),
+        compiled(loops.encode, [encode]),
+        compiled(loops.restore, [restore(types.uint16, types.none), restore(types.uint32, low)]),
+    )
+
+
+def _array(item: Any, ndim: int = 1, *, written: bool) -> Any:
+    """Looser than arrays need, so that all kinds of arrays fit the same signature."""
+    from numba import types
+
+    return types.Array(item, ndim, "C", readonly=not written, aligned=False)
+
+
+def compiled_words(function: Callable[..., None], *, writes_words: bool) -> Callable[..., None]:
+    """`split_words` or `join_words`, of words of 16 and of 32 bits."""
+    from numba import types
 
     def signature(word: Any, low: Any) -> Any:
-        words, planes = array(word, 1, written=writes_words), array(types.uint8, 1, written=not writes_words)
-        return types.void(words, array(word, 2, written=False), types.int64, types.int64, planes, planes, low)
+        words, plane = _array(word, written=writes_words), _array(types.uint8, written=not writes_words)
+        numbers = _array(word, 2, written=False), types.int64, types.int64
+        return types.void(words, *numbers, plane, plane, low)
 
-    low = array(types.uint16, 1, written=not writes_words)
+    low = _array(types.uint16, written=not writes_words)
     return compiled(function, [signature(types.uint16, types.none), signature(types.uint32, low)])
 
 
@@ -109,7 +150,7 @@ def _bring_to_disk(paths: Iterable[Path]) -> None:
             os.close(file)
 
 
-def _split(
+def split_words(
     words: Any, numbers: Any, group_rows: int, first_bit: int, coded: Any, second: Any, low: Any
 ) -> None:
     """Part `words` [n] into `coded` [n], `second` [n] and, of 32 bits only, `low` [n], which is None otherwise.
@@ -141,10 +182,10 @@ def _split(
                     to_low[i] = np.uint16(left)
 
 
-def _join(
+def join_words(
     words: Any, numbers: Any, group_rows: int, first_bit: int, coded: Any, second: Any, low: Any
 ) -> None:
-    """Undo `_split`: fill `words`."""
+    """Undo `split_words`: fill `words`."""
     word = words.dtype.type
     bits = 16 if low is None else 32
     channels = numbers.shape[1]

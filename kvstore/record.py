@@ -10,10 +10,11 @@ import xxhash
 
 from kvstore.baseline import Baseline, Baselines
 from kvstore.block import KEY_BYTES, BlockLayout, Namespace
-from kvstore.codec import Codec, as_bytes, decode, encode
+from kvstore.codec import Checksums, Codec, as_bytes, decode, encode
 from kvstore.errors import CodecError, FormatError, MissingBaseline
+from kvstore.huffman import Codes
 from kvstore.reasons import MissReason
-from kvstore.store import OWNER_BYTES, BlockRef
+from kvstore.store import NO_OWNER, OWNER_BYTES, BlockRef
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
@@ -77,6 +78,7 @@ class RecordFormat:
         self.namespace = namespace
         self.layout = layout
         self.encodes = encodes
+        self._codes = Codes()
         self.baselines = Baselines(layout, learn_tokens=()) if baselines is None else baselines
 
     @property
@@ -99,7 +101,14 @@ class RecordFormat:
         memory = np.empty(self.max_record_bytes, np.uint8)
         codec, payload_bytes = Codec.RAW, raw.size
         if self.encodes:
-            codec, payload_bytes = encode(raw, self.layout.itemsize, memory, self.baselines.current)
+            codec, payload_bytes = encode(
+                raw,
+                self.layout.itemsize,
+                memory,
+                self.baselines.current,
+                self._codes,
+                learns=ref.owner == NO_OWNER,  # of what is an owner's, nothing is to be found in what is another's
+            )
         else:
             memory[memory.size - raw.size :] = raw
         whole = memory.data
@@ -138,10 +147,7 @@ class RecordFormat:
             return head
         if not self._is(head, source, ref):
             return MissReason.WRONG_IDENTITY
-        payload = source[head.header_bytes :]
-        if xxhash.xxh3_64_intdigest(payload.data) != head.payload_checksum:
-            return MissReason.DAMAGED_CHECKSUM
-        return _decoded(head, payload, out, self.baselines.known)
+        return _decoded(head, source, out, self.baselines.known)
 
     def check_out(self, refs: "Sequence[BlockRef]", out: "Sequence[Writable]") -> None:
         """Raise ValueError unless there is one buffer for each block, and each has a block's size."""
@@ -189,28 +195,26 @@ def damage_of(record: Any, entry_key: bytes, baselines: Mapping[bytes, Baseline]
         return head
     if head.namespace_digest + head.key != entry_key:
         return MissReason.WRONG_IDENTITY
-    payload = source[head.header_bytes :]
-    if xxhash.xxh3_64_intdigest(payload.data) != head.payload_checksum:
-        return MissReason.DAMAGED_CHECKSUM
-    out = bytearray(head.raw_bytes)
-    return _decoded(head, payload, out, baselines)
+    return _decoded(head, source, bytearray(head.raw_bytes), baselines)
 
 
 def _decoded(
-    head: _Head, payload: Any, out: "Writable", baselines: Mapping[bytes, Baseline]
+    head: _Head, record: Any, out: "Writable", baselines: Mapping[bytes, Baseline]
 ) -> MissReason | None:
-    """Decode a payload, whose checksum is right, into `out`; None if that is what was encoded."""
+    """Decode a record's payload into `out`; None if that is what was encoded.
+
+    The payload's checksum says whether it is what was written, the block's whether it is what was packed: it covers the codec and the
+    writer's buffer too.
+    """
+    checksums = Checksums(head.payload_checksum, head.raw_checksum)
     try:
-        decode(head.codec, payload, head.itemsize, out, baselines)
+        decode(head.codec, record[head.header_bytes :], head.itemsize, out, baselines, checksums)
     except CodecError:
         return MissReason.DAMAGED_CHECKSUM
     except MissingBaseline:
         return MissReason.MISSING_BASELINE
     except FormatError:
         return MissReason.UNKNOWN_FORMAT
-    # Once more, over what will be served: this covers the codec and the writer's buffer too.
-    if xxhash.xxh3_64_intdigest(as_bytes(out).data) != head.raw_checksum:
-        return MissReason.DAMAGED_CHECKSUM
     return None
 
 

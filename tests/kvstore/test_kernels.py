@@ -86,12 +86,12 @@ def test_what_is_compiled_is_kept_and_what_is_kept_need_not_be_sound(tmp_path, m
         split(items, np.zeros((1, 10), np.uint16), 100, 7, *planes, None)
         return np.array_equal(planes[0], (items >> 7).astype(np.uint8))
 
-    assert holds(module._compiled(module._split, writes_words=False))
+    assert holds(module.compiled_words(module.split_words, writes_words=False))
     kept = sorted(tmp_path.rglob("*.nb?"))
     assert (
         sorted(synced) == kept
     )  # a part of it, as a loss of power may leave, would be a signal when it is run
-    found = module._compiled(module._split, writes_words=False)
+    found = module.compiled_words(module.split_words, writes_words=False)
     assert found.stats.cache_hits
     assert not found.stats.cache_misses
     assert len(synced) == len(kept) == 3
@@ -99,12 +99,12 @@ def test_what_is_compiled_is_kept_and_what_is_kept_need_not_be_sound(tmp_path, m
 
     for code in tmp_path.rglob("*.nbc"):
         code.write_bytes(b"")  # as after a loss of power
-    assert holds(module._compiled(module._split, writes_words=False))
+    assert holds(module.compiled_words(module.split_words, writes_words=False))
     assert len(caplog.messages) == 1
     assert not list(tmp_path.rglob("*.nb?"))  # or every process to come met it
 
     monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    assert holds(module._compiled(module._split, writes_words=False))
+    assert holds(module.compiled_words(module.split_words, writes_words=False))
     assert "no locator available" in caplog.messages[1]
 
 

@@ -1,0 +1,267 @@
+"""The loops of one block, to be compiled: a Huffman code's, XXH3, and the way back from a payload to elements that are proven.
+
+Importing this takes numba, some tenths of a second; kvstore.kernels compiles what is here when it is first needed. What the code and
+the payload are says docs/block-format.md. No loop reads or writes outside the arrays that it is given, whatever bytes these hold.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+
+from kvstore import huffman, instructions, kernels
+from kvstore.instructions import (
+    XXH3_SECRET,
+    add_block,
+    add_stripe,
+    folded_product,
+    load4,
+    load8,
+    store8,
+)
+from kvstore.kernels import join_words
+
+_U64: Final = np.uint64
+_MASK: Final = np.uint64((1 << huffman.MOST_BITS) - 1)
+_BITS: Final = np.uint64(48)
+_SHIFT: Final = np.uint64(0x3F)
+_LOW: Final = np.uint64(0xFF)
+_PAIR: Final = np.uint64(0xFFFF)
+_CODED: Final = np.uint64(0x7FFFFFFF)
+_WHOLE: Final = np.uint64(0x38)
+_BYTE: Final = np.uint64(8)
+_COUNT: Final = np.uint64(56)
+_HEAD_BYTES: Final = huffman.HEAD_BYTES
+_EXCEPTION_BYTES: Final = huffman.EXCEPTION_BYTES
+
+_join_words: Final = njit(join_words)
+
+# XXH3: the first sums, the keys with which they are mixed after each 1,024 bytes, and those of the end.
+_SUMS: Final = np.array(
+    [
+        0xC2B2AE3D,
+        0x9E3779B185EBCA87,
+        0xC2B2AE3D27D4EB4F,
+        0x165667B19E3779F9,
+        0x85EBCA77C2B2AE63,
+        0x85EBCA77,
+        0x27D4EB2F165667C5,
+        0x9E3779B1,
+    ],
+    np.uint64,
+)
+_MIXING: Final = XXH3_SECRET[128:].view(np.uint64).copy()
+_MERGING: Final = XXH3_SECRET[11:75].copy().view(np.uint64)
+_PRIME_32: Final = np.uint64(0x9E3779B1)
+_PRIME_64: Final = np.uint64(0x9E3779B185EBCA87)
+_PRIME_END: Final = np.uint64(0x165667919E3779F9)
+
+
+@njit(nogil=True)
+def xxh3(data: Any) -> Any:
+    """XXH3-64 with seed 0 of more than 240 bytes."""
+    sums, secret = _SUMS.copy(), XXH3_SECRET
+    at, keys, begin = np.int64(sums.ctypes.data), np.int64(secret.ctypes.data), np.int64(data.ctypes.data)
+    num_blocks = (data.size - 1) // 1024
+    for block in range(num_blocks):
+        add_block(at, begin + 1024 * block, keys)
+        for lane in range(8):
+            number = sums[lane]
+            sums[lane] = ((number ^ (number >> _U64(47))) ^ _MIXING[lane]) * _PRIME_32
+    for stripe in range((data.size - 1 - 1024 * num_blocks) // 64):
+        add_stripe(at, begin + 1024 * num_blocks + 64 * stripe, keys + 8 * stripe)
+    add_stripe(at, begin + data.size - 64, keys + 121)
+    number = _U64(data.size) * _PRIME_64
+    for pair in range(0, 8, 2):
+        number += folded_product(sums[pair] ^ _MERGING[pair], sums[pair + 1] ^ _MERGING[pair + 1])
+    number = (number ^ (number >> _U64(37))) * _PRIME_END
+    return number ^ (number >> _U64(32))
+
+
+def encode(
+    coded: Any, num_items: Any, pairs: Any, absent: Any, out: Any, positions: Any, values: Any, sizes: Any
+) -> Any:
+    """Code the first bytes of `coded` into `out`, which has room for the longest codes and eight bytes; four streams, of `sizes` bytes, one behind the
+    other. `coded` goes on to a whole number of fours, with whatever it may be.
+
+    Where `absent` says that a byte has no code, its position and value are noted. Answers how many these are; -1 if they are too many.
+    """
+    begin, target = np.int64(coded.ctypes.data), np.int64(out.ctypes.data)
+    quarter, num_absent = num_items // 16 * 4, 0
+    for stream in range(4):
+        first = target
+        word, num_bits = _U64(0), _U64(0)
+        at, end = stream * quarter, (stream + 1) * quarter if stream < 3 else num_items
+        noted = -1
+        while at < end:
+            while at < end:
+                # two pairs at once: 44 bits at most, behind 7 that are left of those before
+                four = load4(begin + at)
+                left, right = _U64(pairs[four & _PAIR]), _U64(pairs[four >> _U64(16)])
+                if (left | right) >> _U64(31) and at > noted:
+                    break
+                word |= ((left & _CODED) >> _BYTE) << num_bits
+                num_bits += left & _LOW
+                word |= ((right & _CODED) >> _BYTE) << num_bits
+                num_bits += right & _LOW
+                store8(target, word)
+                target += np.int64(num_bits >> _U64(3))
+                word >>= num_bits & _WHOLE
+                num_bits &= _U64(7)
+                at += 4
+            for position in range(at, min(at + 4, end)):
+                if absent[coded[position]]:
+                    if num_absent == positions.size:
+                        return -1
+                    positions[num_absent], values[num_absent] = position, coded[position]
+                    num_absent += 1
+            noted = at
+        target += num_bits > _U64(0)
+        sizes[stream] = target - first
+    return num_absent
+
+
+@njit(nogil=True)
+def decode(payload: Any, begin: Any, end: Any, table: Any, plane: Any, num_items: Any) -> Any:
+    """Fill the first `num_items` of `plane`, which may have more, from `payload[begin:end]`. Whether that can be what was encoded."""
+    base = np.int64(payload.ctypes.data)
+    if end - begin < _HEAD_BYTES:
+        return False
+    num_absent = np.int64(load4(base + begin + 16))
+    at = begin + _HEAD_BYTES + _EXCEPTION_BYTES * num_absent
+    ends = np.empty(5, np.int64)
+    ends[0] = at
+    for stream in range(4):
+        ends[stream + 1] = ends[stream] + np.int64(load4(base + begin + 4 * stream))
+    if ends[4] != end:
+        return False
+    _decode_streams(payload, ends, table, plane, num_items)
+    positions = base + begin + _HEAD_BYTES
+    for number in range(num_absent):
+        position = np.int64(load4(positions + 4 * number))
+        if position >= num_items:
+            return False
+        plane[position] = payload[begin + _HEAD_BYTES + 4 * num_absent + number]
+    return True
+
+
+@njit(nogil=True)
+def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: Any) -> None:
+    base, begin = np.int64(payload.ctypes.data), np.int64(plane.ctypes.data)
+    quarter = num_items // 16 * 4
+    o0, o1, o2, o3 = begin, begin + quarter, begin + 2 * quarter, begin + 3 * quarter
+    p0, p1, p2, p3 = ends[0] * 8, ends[1] * 8, ends[2] * 8, ends[3] * 8
+    while True:
+        # A turn takes five looks at each stream, of 11 bits and six items at most; a look reads and writes eight bytes.
+        room = min(
+            min(begin + quarter - o0, begin + 2 * quarter - o1),
+            min(begin + 3 * quarter - o2, begin + num_items - o3),
+        )
+        left = payload.size - (max(max(p0, p1), max(p2, p3)) >> 3)
+        turns = min((room - 8) // 30, (left - 8) // 7)
+        if turns <= 0:
+            break
+        for _ in range(turns):
+            w0 = load8(base + (p0 >> 3)) >> _U64(p0 & 7)
+            w1 = load8(base + (p1 >> 3)) >> _U64(p1 & 7)
+            w2 = load8(base + (p2 >> 3)) >> _U64(p2 & 7)
+            w3 = load8(base + (p3 >> 3)) >> _U64(p3 & 7)
+            b0, b1, b2, b3 = _U64(0), _U64(0), _U64(0), _U64(0)
+            for _ in range(5):
+                e0, e1, e2, e3 = table[w0 & _MASK], table[w1 & _MASK], table[w2 & _MASK], table[w3 & _MASK]
+                store8(o0, e0)
+                store8(o1, e1)
+                store8(o2, e2)
+                store8(o3, e3)
+                o0 += np.int64(e0 >> _COUNT)
+                o1 += np.int64(e1 >> _COUNT)
+                o2 += np.int64(e2 >> _COUNT)
+                o3 += np.int64(e3 >> _COUNT)
+                e0, e1, e2, e3 = e0 >> _BITS, e1 >> _BITS, e2 >> _BITS, e3 >> _BITS
+                w0, w1, w2, w3 = w0 >> (e0 & _SHIFT), w1 >> (e1 & _SHIFT), w2 >> (e2 & _SHIFT), w3 >> (e3 & _SHIFT)
+                b0, b1, b2, b3 = b0 + e0, b1 + e1, b2 + e2, b3 + e3  # the counts are above the lowest byte
+            p0 += np.int64(b0 & _LOW)
+            p1 += np.int64(b1 & _LOW)
+            p2 += np.int64(b2 & _LOW)
+            p3 += np.int64(b3 & _LOW)
+    # the streams do not end together
+    o0, p0 = _decode_stream(payload, p0, table, o0, begin + quarter)
+    o1, p1 = _decode_stream(payload, p1, table, o1, begin + 2 * quarter)
+    o2, p2 = _decode_stream(payload, p2, table, o2, begin + 3 * quarter)
+    o3, p3 = _decode_stream(payload, p3, table, o3, begin + num_items)
+    _decode_rest(payload, p0, table, plane, o0 - begin, quarter)
+    _decode_rest(payload, p1, table, plane, o1 - begin, 2 * quarter)
+    _decode_rest(payload, p2, table, plane, o2 - begin, 3 * quarter)
+    _decode_rest(payload, p3, table, plane, o3 - begin, num_items)
+
+
+@njit(nogil=True)
+def _decode_stream(payload: Any, position: Any, table: Any, target: Any, end: Any) -> Any:
+    """One stream, to the address `end` at most. Where its bits and its items go on."""
+    base = np.int64(payload.ctypes.data)
+    while True:
+        turns = min((end - target - 8) // 30, (payload.size - (position >> 3) - 8) // 7)
+        if turns <= 0:
+            return target, position
+        for _ in range(turns):
+            word, used = load8(base + (position >> 3)) >> _U64(position & 7), _U64(0)
+            for _ in range(5):
+                entry = table[word & _MASK]
+                store8(target, entry)
+                target += np.int64(entry >> _COUNT)
+                entry >>= _BITS
+                word >>= entry & _SHIFT
+                used += entry
+            position += np.int64(used & _LOW)
+
+
+@njit(nogil=True)
+def _decode_rest(payload: Any, position: Any, table: Any, plane: Any, at: Any, end: Any) -> None:
+    """The last items of a stream, of which no more may be read or written than there is."""
+    while at < end:
+        first = position >> 3
+        word = _U64(0)
+        for number in range(min(3, payload.size - first)):
+            word |= _U64(payload[first + number]) << _U64(8 * number)
+        entry = table[(word >> _U64(position & 7)) & _MASK]
+        position += np.int64((entry >> _BITS) & _SHIFT)
+        for _ in range(min(np.int64(entry >> _COUNT), end - at)):
+            plane[at] = np.uint8(entry & _LOW)
+            entry >>= _BYTE
+            at += 1
+
+
+def restore(
+    payload: Any,
+    begin: Any,
+    end: Any,
+    table: Any,
+    plane: Any,
+    words: Any,
+    raw: Any,
+    numbers: Any,
+    group_rows: Any,
+    first_bit: Any,
+    second: Any,
+    low: Any,
+    checksums: Any,
+) -> Any:
+    """From a payload to the block's elements, `words`, whose bytes are `raw`; `second` and `low` are planes of the payload. Whether all holds.
+
+    All in one go, as each time that Python's lock is given up and taken again has threads wait for each other. `checksums` are of the
+    payload and of the block; none, if they are looked at elsewhere.
+    """
+    if checksums.size and xxh3(payload) != checksums[0]:
+        return False
+    if not decode(payload, begin, end, table, plane, words.size):
+        return False
+    _join_words(words, numbers, group_rows, first_bit, plane, second, low)
+    return checksums.size == 0 or xxh3(raw) == checksums[1]
+
+
+# numba looks at this file alone to tell whether what it has kept is of this code. The names make it look at the others too.
+_OTHERS: Final = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in (huffman, instructions, kernels)))
+for _function in (encode, restore):
+    _function.__qualname__ += "_" + _OTHERS.hexdigest()[:16]
