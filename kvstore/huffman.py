@@ -62,7 +62,11 @@ class Code:
         both = np.frombuffer(packed, np.uint8)
         lengths = np.stack([both & 15, both >> 4], axis=1).reshape(-1)
         used = lengths[lengths > 0].astype(np.int64)
-        if lengths.size != 256 or used.max(initial=0) > MOST_BITS or (1 << (MOST_BITS - used)).sum() != 1 << MOST_BITS:
+        if (
+            lengths.size != 256
+            or used.max(initial=0) > MOST_BITS
+            or (1 << (MOST_BITS - used)).sum() != 1 << MOST_BITS
+        ):
             raise CodecError("the lengths are not those of a code")
         return cls(lengths)
 
@@ -74,7 +78,9 @@ class Code:
     def num_bits(self, counts: NDArray[np.int64]) -> int:
         """That bytes which are found so often take, with what has no code."""
         absent = int(counts[self.lengths == 0].sum())
-        return int((counts * self.lengths).sum()) + absent * (8 * EXCEPTION_BYTES + int(self.lengths[self.lengths > 0].min()))
+        return int((counts * self.lengths).sum()) + absent * (
+            8 * EXCEPTION_BYTES + int(self.lengths[self.lengths > 0].min())
+        )
 
     @cached_property
     def absent(self) -> NDArray[np.bool_]:
@@ -182,7 +188,9 @@ class _Known:
         found = self._codes.get(packed)
         if found is None:
             found = Code.parse(packed)
-            if len(self._codes) >= _MOST_TABLES:  # a store has one or two; of damaged records there may be any
+            if (
+                len(self._codes) >= _MOST_TABLES
+            ):  # a store has one or two; of damaged records there may be any
                 self._codes = {}
             self._codes[packed] = found
         return found

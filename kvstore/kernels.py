@@ -77,9 +77,7 @@ def _all() -> Kernels:
         numbers = _array(word, 2, written=False), types.int64, types.int64
         table = _array(types.uint64, written=False)
         payload = read, types.int64, types.int64, table
-        return types.boolean(
-            *payload, written, _array(word, written=True), read, *numbers, read, low, table
-        )
+        return types.boolean(*payload, written, _array(word, written=True), read, *numbers, read, low, table)
 
     low = _array(types.uint16, written=False)
     return Kernels(

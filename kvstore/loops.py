@@ -180,7 +180,12 @@ def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: 
                 o2 += np.int64(e2 >> _COUNT)
                 o3 += np.int64(e3 >> _COUNT)
                 e0, e1, e2, e3 = e0 >> _BITS, e1 >> _BITS, e2 >> _BITS, e3 >> _BITS
-                w0, w1, w2, w3 = w0 >> (e0 & _SHIFT), w1 >> (e1 & _SHIFT), w2 >> (e2 & _SHIFT), w3 >> (e3 & _SHIFT)
+                w0, w1, w2, w3 = (
+                    w0 >> (e0 & _SHIFT),
+                    w1 >> (e1 & _SHIFT),
+                    w2 >> (e2 & _SHIFT),
+                    w3 >> (e3 & _SHIFT),
+                )
                 b0, b1, b2, b3 = b0 + e0, b1 + e1, b2 + e2, b3 + e3  # the counts are above the lowest byte
             p0 += np.int64(b0 & _LOW)
             p1 += np.int64(b1 & _LOW)
@@ -262,6 +267,8 @@ def restore(
 
 
 # numba looks at this file alone to tell whether what it has kept is of this code. The names make it look at the others too.
-_OTHERS: Final = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in (huffman, instructions, kernels)))
+_OTHERS: Final = hashlib.sha256(
+    b"".join(Path(str(module.__file__)).read_bytes() for module in (huffman, instructions, kernels))
+)
 for _function in (encode, restore):
     _function.__qualname__ += "_" + _OTHERS.hexdigest()[:16]

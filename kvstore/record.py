@@ -107,7 +107,8 @@ class RecordFormat:
                 memory,
                 self.baselines.current,
                 self._codes,
-                learns=ref.owner == NO_OWNER,  # of what is an owner's, nothing is to be found in what is another's
+                learns=ref.owner
+                == NO_OWNER,  # of what is an owner's, nothing is to be found in what is another's
             )
         else:
             memory[memory.size - raw.size :] = raw
