@@ -81,9 +81,7 @@ def _adding(num_stripes: int) -> Callable[..., Any]:
             for stripe in range(num_stripes):
                 numbers = loaded(data, stripe * _STRIPE_BYTES)
                 keyed = builder.xor(numbers, loaded(secret, stripe * 8))
-                product = builder.mul(
-                    builder.and_(keyed, lanes(0xFFFFFFFF)), builder.lshr(keyed, lanes(32))
-                )
+                product = builder.mul(builder.and_(keyed, lanes(0xFFFFFFFF)), builder.lshr(keyed, lanes(32)))
                 swapped = builder.shuffle_vector(numbers, numbers, _NEIGHBOURS)
                 total = builder.add(total, builder.add(product, swapped))
             builder.store(total, _at(builder, sums, _LANES), align=1)

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from kvstore import huffman, instructions, kernels
+from kvstore import huffman, instructions, planes
 from kvstore.instructions import (
     XXH3_SECRET,
     add_block,
@@ -21,7 +21,7 @@ from kvstore.instructions import (
     load8,
     store8,
 )
-from kvstore.kernels import join_words
+from kvstore.planes import join_words
 
 _U64: Final = np.uint64
 _MASK: Final = np.uint64((1 << huffman.MOST_BITS) - 1)
@@ -156,10 +156,9 @@ def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: 
     while True:
         # A turn takes five looks at each stream, of 11 bits and six items at most; a look reads and writes eight bytes.
         room = min(
-            min(begin + quarter - o0, begin + 2 * quarter - o1),
-            min(begin + 3 * quarter - o2, begin + num_items - o3),
+            begin + quarter - o0, begin + 2 * quarter - o1, begin + 3 * quarter - o2, begin + num_items - o3
         )
-        left = payload.size - (max(max(p0, p1), max(p2, p3)) >> 3)
+        left = payload.size - (max(p0, p1, p2, p3) >> 3)
         turns = min((room - 8) // 30, (left - 8) // 7)
         if turns <= 0:
             break
@@ -180,7 +179,12 @@ def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: 
                 o2 += np.int64(e2 >> _COUNT)
                 o3 += np.int64(e3 >> _COUNT)
                 e0, e1, e2, e3 = e0 >> _BITS, e1 >> _BITS, e2 >> _BITS, e3 >> _BITS
-                w0, w1, w2, w3 = w0 >> (e0 & _SHIFT), w1 >> (e1 & _SHIFT), w2 >> (e2 & _SHIFT), w3 >> (e3 & _SHIFT)
+                w0, w1, w2, w3 = (
+                    w0 >> (e0 & _SHIFT),
+                    w1 >> (e1 & _SHIFT),
+                    w2 >> (e2 & _SHIFT),
+                    w3 >> (e3 & _SHIFT),
+                )
                 b0, b1, b2, b3 = b0 + e0, b1 + e1, b2 + e2, b3 + e3  # the counts are above the lowest byte
             p0 += np.int64(b0 & _LOW)
             p1 += np.int64(b1 & _LOW)
@@ -262,6 +266,8 @@ def restore(
 
 
 # numba looks at this file alone to tell whether what it has kept is of this code. The names make it look at the others too.
-_OTHERS: Final = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in (huffman, instructions, kernels)))
+_OTHERS: Final = hashlib.sha256(
+    b"".join(Path(str(module.__file__)).read_bytes() for module in (huffman, instructions, planes))
+)
 for _function in (encode, restore):
     _function.__qualname__ += "_" + _OTHERS.hexdigest()[:16]
