@@ -172,7 +172,7 @@ def encode(
         coded = _tools.plane(num_items)
         words = raw.view(word)
         kernels().split(words, *_subtrahend(words, baseline), coded, *_planes(out[front_end:], num_items))
-        codec, *front = _front(coded, baseline, codes, learns)
+        codec, *front = _front(coded, baseline, codes, learns=learns)
         front_begin = front_end - sum(map(len, front))
         if (num_items - (front_end - front_begin)) * _LEAST_GAIN >= raw.size:
             begin = front_begin
@@ -185,7 +185,7 @@ def encode(
 
 
 def _front(
-    coded: Bytes, baseline: Baseline | None, codes: Codes | None, learns: bool
+    coded: Bytes, baseline: Baseline | None, codes: Codes | None, *, learns: bool
 ) -> tuple[Codec, *tuple[Any, ...]]:
     """What stands in place of the first bytes, in parts, by the codec that suits them."""
     digest = b"" if baseline is None else baseline.digest
@@ -228,7 +228,7 @@ def decode(
     elif codec == Codec.PLANES:
         _join(*_decompressed(source, itemsize, target), target, None)
     elif codec == Codec.BASELINE:
-        baseline = _named(source, itemsize, target, baselines)
+        baseline = _named(source[:DIGEST_BYTES].tobytes(), itemsize, target, baselines)
         _join(*_decompressed(source[DIGEST_BYTES:], itemsize, target), target, baseline)
     else:
         raise FormatError(f"unknown codec {codec}")
@@ -254,8 +254,8 @@ def _restore(
         streams_end = source.size - num_items * (itemsize - 1)
         if num_items < _LEAST_ITEMS or streams_end < _STREAMS_BEGIN:
             raise CodecError(f"{source.size} bytes cannot hold {num_items} elements of {itemsize} bytes")
-        has_baseline = source[:DIGEST_BYTES].any()
-        baseline = _named(source, itemsize, target, baselines) if has_baseline else None
+        digest = source[:DIGEST_BYTES].tobytes()
+        baseline = None if digest == _NO_DIGEST else _named(digest, itemsize, target, baselines)
         code = code_of(source[DIGEST_BYTES:_STREAMS_BEGIN].tobytes())
     except (CodecError, MissingBaseline):
         if checksums is not None:
@@ -284,9 +284,8 @@ def _num_items(itemsize: int, target: Bytes) -> int:
     return target.size // itemsize
 
 
-def _named(source: Bytes, itemsize: int, target: Bytes, baselines: Mapping[bytes, Baseline]) -> Baseline:
-    """The baseline that a payload begins with the digest of."""
-    digest = source[:DIGEST_BYTES].tobytes()
+def _named(digest: bytes, itemsize: int, target: Bytes, baselines: Mapping[bytes, Baseline]) -> Baseline:
+    """The baseline of this digest."""
     baseline = baselines.get(digest)
     if baseline is None:
         raise MissingBaseline(f"the baseline {digest.hex()} is not there")

@@ -28,8 +28,10 @@ _RARE: Final = 1 << 15
 _COUNT_EVERY: Final = 256
 """Blocks."""
 _LEAST_GAIN: Final = 0.005
-_MOST_ITEM_BITS: Final = 4
-"""Where bytes take more, a look into the table gives so few of them that zstd is as fast, and it fits its code to each block."""
+_SUITED: Final = (1.5, 4.0)
+"""Bits that a byte takes. Of fewer, zstd makes much less; of more, a look into the table gives so few bytes that zstd is as fast, and it fits
+its code to each block.
+"""
 _MOST_TABLES: Final = 64
 
 
@@ -44,10 +46,12 @@ class Code:
     def of(cls, counts: NDArray[np.int64]) -> "Code":
         """The best one for bytes that are found so often, [256]: by package-merge (Larmore and Hirschberg, 1990)."""
         kept = np.where(counts * _RARE >= counts.sum(), counts, 0)
-        if np.count_nonzero(kept) < 2:  # a code of one byte would take no bits
+        while np.count_nonzero(kept) < 2:  # a code of one byte would take no bits
             kept[np.flatnonzero(kept == 0)[0]] = 1
         lengths = np.zeros(256, np.uint8)
-        single = sorted((int(kept[byte]), (int(byte),)) for byte in np.flatnonzero(kept))
+        single: list[tuple[int, tuple[int, ...]]] = sorted(
+            (int(kept[byte]), (int(byte),)) for byte in np.flatnonzero(kept)
+        )
         merged = single
         for _ in range(MOST_BITS - 1):
             pairs = zip(merged[::2], merged[1::2], strict=False)
@@ -85,7 +89,8 @@ class Code:
     @cached_property
     def absent(self) -> NDArray[np.bool_]:
         """[256], of bytes without a code."""
-        return self.lengths == 0
+        found: NDArray[np.bool_] = self.lengths == 0
+        return found
 
     @cached_property
     def pairs(self) -> NDArray[np.uint32]:
@@ -98,8 +103,7 @@ class Code:
         bits = np.where(self.absent, bits[shortest], bits)
         both = bits[None, :] | bits[:, None] << lengths[None, :]
         flags = (self.absent[None, :] | self.absent[:, None]).astype(np.uint32) << 31
-        found: NDArray[np.uint32] = flags | both << 8 | (lengths[None, :] + lengths[:, None])
-        return found.reshape(-1)
+        return (flags | both << 8 | (lengths[None, :] + lengths[:, None])).astype(np.uint32).reshape(-1)
 
     @cached_property
     def table(self) -> NDArray[np.uint64]:
@@ -170,7 +174,7 @@ class Codes:
         with self._lock:
             found = self._in_use.setdefault(baseline, _InUse(None))
             found.num_blocks = 0
-            if num_bits > coded.size * _MOST_ITEM_BITS:
+            if not _SUITED[0] <= num_bits / coded.size <= _SUITED[1]:
                 found.code = None
             elif found.code is None or num_bits < found.code.num_bits(counts) * (1 - _LEAST_GAIN):
                 found.code = code  # else the same, of which readers have the table

@@ -1,10 +1,10 @@
-"""The loops over a block's elements, compiled: the bits of elements into planes, and planes into elements.
+"""The loops over a block's elements, compiled: kvstore.planes and kvstore.loops.
 
 numba compiles them for this processor, with signatures that are given here, so that no argument has another version made while
 somebody waits. What it has compiled it keeps beside this file, or where that cannot be written in the user's cache directory
 (NUMBA_CACHE_DIR names another), for later processes; what turns out to be damaged is deleted; where nothing can be kept each
 process compiles for itself.
-See docs/adr/0012. What the planes are says kvstore.codec.
+See docs/adr/0012.
 """
 
 import logging
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
-import numpy as np
+from kvstore.planes import join_words, split_words
 
 _log = logging.getLogger(__name__)
 
@@ -26,9 +26,9 @@ class Kernels:
     """Compiled. They release the GIL; any thread may call them. Arrays may lie anywhere, and be read-only where nothing is written."""
 
     split: Callable[..., None]
-    """Of `split_words`."""
+    """Of kvstore.planes."""
     join: Callable[..., None]
-    """Of `join_words`."""
+    """Of kvstore.planes."""
     encode: Callable[..., int]
     """Of kvstore.loops."""
     restore: Callable[..., bool]
@@ -108,7 +108,7 @@ def compiled_words(function: Callable[..., None], *, writes_words: bool) -> Call
     return compiled(function, [signature(types.uint16, types.none), signature(types.uint32, low)])
 
 
-def compiled(function: Callable[..., None], signatures: Sequence[Any], **options: Any) -> Callable[..., None]:
+def compiled(function: Callable[..., Any], signatures: Sequence[Any], **options: Any) -> Callable[..., Any]:
     """A function compiled for these signatures, without the GIL, and kept for later processes where that can be."""
     from numba import njit
 
@@ -117,7 +117,7 @@ def compiled(function: Callable[..., None], signatures: Sequence[Any], **options
         made = njit(signatures, cache=True, **options)(function)
         if made.stats.cache_misses:
             _bring_to_disk(_files(made))
-        return cast("Callable[..., None]", made)
+        return cast("Callable[..., Any]", made)
     except Exception as error:  # noqa: BLE001 - what is kept may be damaged in any way; compiling anew tells what else is wrong
         with suppress(OSError, RuntimeError):  # nothing can be kept, or deleted
             for damaged in _files(njit(cache=True)(function)):
@@ -128,7 +128,7 @@ def compiled(function: Callable[..., None], signatures: Sequence[Any], **options
             facts,
             extra=facts,
         )
-        return cast("Callable[..., None]", njit(signatures, **options)(function))
+        return cast("Callable[..., Any]", njit(signatures, **options)(function))
 
 
 def _files(made: Any) -> list[Path]:
@@ -146,67 +146,3 @@ def _bring_to_disk(paths: Iterable[Path]) -> None:
             os.fsync(file)
         finally:
             os.close(file)
-
-
-def split_words(
-    words: Any, numbers: Any, group_rows: int, first_bit: int, coded: Any, second: Any, low: Any
-) -> None:
-    """Part `words` [n] into `coded` [n], `second` [n] and, of 32 bits only, `low` [n], which is None otherwise.
-
-    Rows have as many elements as `numbers` [groups, channels] has channels, the last one maybe fewer; a group has `group_rows` rows.
-    """
-    word = words.dtype.type
-    bits = 16 if low is None else 32
-    channels = numbers.shape[1]
-    for row in range((words.size + channels - 1) // channels):
-        begin = row * channels
-        end = min(begin + channels, words.size)
-        number, of_row = numbers[row // group_rows], words[begin:end]
-        to_coded, to_second = coded[begin:end], second[begin:end]
-        to_low = None if low is None else low[begin:end]
-        if first_bit == bits - 8:
-            for i in range(end - begin):
-                left = word(of_row[i] - number[i])
-                to_coded[i] = np.uint8(left >> (bits - 8))
-                to_second[i] = np.uint8(left >> (bits - 16))
-                if to_low is not None:
-                    to_low[i] = np.uint16(left)
-        else:
-            for i in range(end - begin):
-                left = word(of_row[i] - number[i])
-                to_coded[i] = np.uint8(left >> (bits - 9))
-                to_second[i] = np.uint8((left >> (bits - 16)) & 0x7F | (left >> (bits - 8)) & 0x80)
-                if to_low is not None:
-                    to_low[i] = np.uint16(left)
-
-
-def join_words(
-    words: Any, numbers: Any, group_rows: int, first_bit: int, coded: Any, second: Any, low: Any
-) -> None:
-    """Undo `split_words`: fill `words`."""
-    word = words.dtype.type
-    bits = 16 if low is None else 32
-    channels = numbers.shape[1]
-    for row in range((words.size + channels - 1) // channels):
-        begin = row * channels
-        end = min(begin + channels, words.size)
-        number, of_row = numbers[row // group_rows], words[begin:end]
-        from_coded, from_second = coded[begin:end], second[begin:end]
-        from_low = None if low is None else low[begin:end]
-        if first_bit == bits - 8:
-            for i in range(end - begin):
-                left = word(word(from_coded[i]) << (bits - 8) | word(from_second[i]) << (bits - 16))
-                if from_low is not None:
-                    left |= word(from_low[i])
-                of_row[i] = word(left + number[i])
-        else:
-            for i in range(end - begin):
-                upper = word(from_second[i])
-                left = word(
-                    word(from_coded[i]) << (bits - 9)
-                    | (upper & 0x7F) << (bits - 16)
-                    | (upper & 0x80) << (bits - 8)
-                )
-                if from_low is not None:
-                    left |= word(from_low[i])
-                of_row[i] = word(left + number[i])

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from kvstore import huffman, instructions, kernels
+from kvstore import huffman, instructions, planes
 from kvstore.instructions import (
     XXH3_SECRET,
     add_block,
@@ -21,7 +21,7 @@ from kvstore.instructions import (
     load8,
     store8,
 )
-from kvstore.kernels import join_words
+from kvstore.planes import join_words
 
 _U64: Final = np.uint64
 _MASK: Final = np.uint64((1 << huffman.MOST_BITS) - 1)
@@ -156,10 +156,9 @@ def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: 
     while True:
         # A turn takes five looks at each stream, of 11 bits and six items at most; a look reads and writes eight bytes.
         room = min(
-            min(begin + quarter - o0, begin + 2 * quarter - o1),
-            min(begin + 3 * quarter - o2, begin + num_items - o3),
+            begin + quarter - o0, begin + 2 * quarter - o1, begin + 3 * quarter - o2, begin + num_items - o3
         )
-        left = payload.size - (max(max(p0, p1), max(p2, p3)) >> 3)
+        left = payload.size - (max(p0, p1, p2, p3) >> 3)
         turns = min((room - 8) // 30, (left - 8) // 7)
         if turns <= 0:
             break
@@ -268,7 +267,7 @@ def restore(
 
 # numba looks at this file alone to tell whether what it has kept is of this code. The names make it look at the others too.
 _OTHERS: Final = hashlib.sha256(
-    b"".join(Path(str(module.__file__)).read_bytes() for module in (huffman, instructions, kernels))
+    b"".join(Path(str(module.__file__)).read_bytes() for module in (huffman, instructions, planes))
 )
 for _function in (encode, restore):
     _function.__qualname__ += "_" + _OTHERS.hexdigest()[:16]

@@ -2,8 +2,7 @@
 
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import xxhash
@@ -29,8 +28,7 @@ _CHECKSUM: Final = struct.Struct("<Q")
 _CODEC_AT: Final = struct.calcsize("<8sH")
 
 
-@dataclass(frozen=True, slots=True)
-class _Head:
+class _Head(NamedTuple):
     """The fixed part of a header, in the order of `_HEAD` from the version on."""
 
     version: int
@@ -142,7 +140,7 @@ class RecordFormat:
         the reason to treat the record as damaged, and `out` is undefined. Never raises for what a record
         holds.
         """
-        source = as_bytes(record)
+        source = memoryview(record).cast("B")
         head = _verified_head(source)
         if isinstance(head, MissReason):
             return head
@@ -159,7 +157,7 @@ class RecordFormat:
             if size != self.layout.block_bytes:
                 raise ValueError(f"a buffer of {size} bytes where a block has {self.layout.block_bytes}")
 
-    def _is(self, head: _Head, source: Any, ref: BlockRef) -> bool:
+    def _is(self, head: _Head, source: memoryview, ref: BlockRef) -> bool:
         tokens = source[_HEAD.size : _HEAD.size + head.token_id_bytes].tobytes()
         return (
             head.namespace_digest == self.namespace.digest
@@ -190,7 +188,7 @@ def damage_of(record: Any, entry_key: bytes, baselines: Mapping[bytes, Baseline]
     itself and with the baselines that are known; None if nothing is wrong. For tools, which know no layout:
     `unpack` compares more.
     """
-    source = as_bytes(record)
+    source = memoryview(record).cast("B")
     head = _verified_head(source)
     if isinstance(head, MissReason):
         return head
@@ -200,7 +198,7 @@ def damage_of(record: Any, entry_key: bytes, baselines: Mapping[bytes, Baseline]
 
 
 def _decoded(
-    head: _Head, record: Any, out: "Writable", baselines: Mapping[bytes, Baseline]
+    head: _Head, record: memoryview, out: "Writable", baselines: Mapping[bytes, Baseline]
 ) -> MissReason | None:
     """Decode a record's payload into `out`; None if that is what was encoded.
 
@@ -219,21 +217,21 @@ def _decoded(
     return None
 
 
-def _verified_head(source: Any) -> _Head | MissReason:
+def _verified_head(source: memoryview) -> _Head | MissReason:
     """The header, if its length, magic, version and checksum are right."""
-    if source.size < header_bytes(0):
+    if len(source) < header_bytes(0):
         return MissReason.DAMAGED_LENGTH
     magic, *fields = _HEAD.unpack_from(source)
     if magic != MAGIC:
         return MissReason.DAMAGED_HEADER
-    head = _Head(*fields)
+    head = _Head._make(fields)
     if head.version != VERSION:
         return MissReason.UNKNOWN_FORMAT
     covered = _HEAD.size + head.token_id_bytes
-    if source.size < head.header_bytes:
+    if len(source) < head.header_bytes:
         return MissReason.DAMAGED_LENGTH
     if xxhash.xxh3_64_intdigest(source[:covered]) != _CHECKSUM.unpack_from(source, covered)[0]:
         return MissReason.DAMAGED_HEADER
-    if source.size != head.header_bytes + head.payload_bytes:
+    if len(source) != head.header_bytes + head.payload_bytes:
         return MissReason.DAMAGED_LENGTH
     return head

@@ -57,7 +57,7 @@ DECISION: Labels = {"decision": ("all", "some", "none", "uncalibrated")}
 OUTCOME: Labels = {"outcome": ("loaded", "computed")}
 VERDICT: Labels = {"tier": ("host", "disk"), "verdict": ("admit", "reject", "throttled")}
 WHY: Labels = {"tier": ("host", "disk"), "why": None, "verdict": VERDICT["verdict"]}
-CODEC: Labels = {"codec": ("raw", "planes", "baseline")}
+CODEC: Labels = {"codec": ("raw", "planes", "baseline", "huffman")}
 END: Labels = {"reason": ("stop", "length", "cancelled", "timeout", "error")}
 TRANSFER: Labels = {"transfer": ("demote", "promote", "swap_out", "swap_in", "read", "write")}
 # tenants that have a quota of their own, at most a thousand; "" is what is no tenant's; "*" the others together

@@ -17,10 +17,9 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import lmdb
 import numpy as np
@@ -60,8 +59,7 @@ _LEAF, _BIG = 0x02, 0x01
 _PAGE_HEADER_BYTES: Final = 16
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
+class _Place(NamedTuple):
     """Where a value lies."""
 
     position: int
@@ -89,6 +87,12 @@ class PayloadFile:
         self._buffers = threading.local()
         self._at_once = threading.BoundedSemaphore(num_cores())
         """More threads than cores that look at values would take the GIL from each other several times in each."""
+        self._alone = threading.BoundedSemaphore(1)
+        """To look at small values, which is nearly all done with the GIL: two threads would take it from each other at each, and from those
+        that wait for the blocks.
+        """
+        self._are_small = False
+        """Whether values that were looked at last share their pages with others."""
         self._readers = ReadAhead("kvstore-read", _READERS)
 
     def examined(
@@ -105,17 +109,18 @@ class PayloadFile:
         found: list[MissReason | None] = [MissReason.ABSENT] * len(keys)
         absent = []
         cursor = txn.cursor()
-        with self._turn():
+        with self._turn(self._alone if self._are_small else self._at_once):
             for position, key in enumerate(keys):
                 if cursor.set_key(key):
                     place = self._place(cursor, position)
+                    self._are_small = place is None
                     if place is None or not pages_absent(place.address, place.num_bytes):
                         found[position] = examine(position, cursor.value())
                     else:
                         absent.append(place)
         with closing(self._read(absent)) as runs:
             for run in runs:
-                with self._turn():
+                with self._turn(self._at_once):
                     for place, data in run:
                         reason = examine(place.position, data)
                         if reason is not None and reason.damaged:
@@ -129,21 +134,21 @@ class PayloadFile:
         os.close(self._file)
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, places: threading.BoundedSemaphore) -> Iterator[None]:
         """To look at values."""
-        has_place = self._at_once.acquire(timeout=_MOST_WAIT_S)
+        has_place = places.acquire(timeout=_MOST_WAIT_S)
         try:
             yield
         finally:
             if has_place:
-                self._at_once.release()
+                places.release()
 
     def _place(self, cursor: "lmdb.Cursor[memoryview]", position: int) -> _Place | None:
         """Where the value lies that the cursor is at, found without touching it; None if it has no pages for itself."""
         if self._understood is False:
             return None
         key = cursor.key()
-        at = np.frombuffer(key, np.uint8).ctypes.data
+        at = np.frombuffer(key, np.uint8).__array_interface__["data"][0]  # faster than what `ctypes` says
         page_at = at - at % self._page_bytes
         page, _, kind = _PAGE.unpack(ctypes.string_at(page_at, _PAGE.size))
         low, high, flags, key_bytes = _NODE.unpack(ctypes.string_at(at - _NODE.size, _NODE.size))

@@ -102,7 +102,7 @@ def test_a_block_that_changed_while_it_was_written_is_found_out(monkeypatch):
     """The writer broke its promise: the record must not be served, though the payload is sound."""
     block = BLOCK.copy()
 
-    def overwritten(raw, itemsize, out, baseline):
+    def overwritten(raw, itemsize, out, baseline, codes, *, learns):
         block[5] ^= 1
         out[-block.size :] = block
         return 0, block.size
