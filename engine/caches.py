@@ -129,7 +129,9 @@ class Caches:
             now = self._retaining.name(np.frombuffer(entry.stored.tokens, dtype="<i4"), entry.stored)
             if now is not None:
                 return now
-        raise RuntimeError("the prompt's blocks leave before they can be held: the tiers are too small, or too busy")
+        raise RuntimeError(
+            "the prompt's blocks leave before they can be held: the tiers are too small, or too busy"
+        )
 
     def get(self, name: str, tenant: str | None = None) -> NamedCache:
         """A cache as it is now. KeyError if the tenant has none of that name, or it is over."""
@@ -228,7 +230,9 @@ class Caches:
         self._check_open()
         tokens = self._encode(prompt)
         tokens = tokens[: len(tokens) // self._block_tokens * self._block_tokens]
-        return self._retaining.release(Salt(options or RequestOptions(), len(tokens), self._block_tokens)(tokens))
+        return self._retaining.release(
+            Salt(options or RequestOptions(), len(tokens), self._block_tokens)(tokens)
+        )
 
 
 def _entry(stored: StoredName) -> _Entry:

@@ -19,8 +19,8 @@ from kvstore.errors import StoreFailed
 from tiering.residency import Tier
 
 from .accounts import Accounts
-from .chat import Prompt, encode, messages_of, notes_on, split_prompts
 from .caches import Caches
+from .chat import Prompt, encode, messages_of, notes_on, split_prompts
 from .config import EngineConfig
 from .errors import EngineClosed
 from .explainer import Explainer

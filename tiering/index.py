@@ -146,9 +146,7 @@ class Index:
         self._most_host_slots = config.host_slots
         self._num_settings_changed = 0
         self._swaps = Swaps(self._holdings, self._eviction, self._outbox)
-        self._expiry = Expiry(
-            self._holdings, self._eviction, Terms(self._holdings.residency, config.ttl_s)
-        )
+        self._expiry = Expiry(self._holdings, self._eviction, Terms(self._holdings.residency, config.ttl_s))
         self.retention = Retention(
             self._holdings,
             self._holes,

@@ -144,7 +144,9 @@ class Leases:
             return Wait.FOR_ROOM
         observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
         shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
-        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, observed, term)
+        lease = self._grant(
+            tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, observed, term
+        )
         if stash is not None:
             self._swaps.swap_in(stash, lease)
         return lease

@@ -422,4 +422,9 @@ _COLUMNS: dict[str, type] = {
     "told": np.int64,
     "_free": np.int32,
 }
-_TIER_COLUMNS: dict[str, type] = {"state": np.uint8, "place": np.int32, "readers": np.int16, "held": np.uint16}
+_TIER_COLUMNS: dict[str, type] = {
+    "state": np.uint8,
+    "place": np.int32,
+    "readers": np.int16,
+    "held": np.uint16,
+}

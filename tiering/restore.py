@@ -51,7 +51,9 @@ class Restore:
     def begin(self, now_s: float) -> None:
         """A store is being listed. The index is empty."""
         held = np.count_nonzero(self._holdings.residency.held.any(axis=0))
-        assert len(self._holdings.radix) == held, "only an empty index can be restored, save for what is held in it"
+        assert len(self._holdings.radix) == held, (
+            "only an empty index can be restored, save for what is held in it"
+        )
         self._holdings.order.leave_past()
         self._begun_s, self.under_way = now_s, True
 

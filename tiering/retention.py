@@ -125,13 +125,19 @@ class Retention:
 
         To be called before they are touched.
         """
-        terms, cells, before_s = self._expiry.terms, self._holdings.residency.cells, self._expiry.terms.shortest_s
+        terms, cells, before_s = (
+            self._expiry.terms,
+            self._holdings.residency.cells,
+            self._expiry.terms.shortest_s,
+        )
         for block, term in zip(ids.tolist(), told, strict=True):
             number = terms.number_of(term or _NO_TERM)
             is_new = not cells.stamp[block] and not cells.term[block]
             cells.term[block] = number if is_new else terms.merged(cells.term[block], number)
             above = cells.parent[block]
-            while above != NO_BLOCK and (longer := terms.merged(cells.term[above], number)) != cells.term[above]:
+            while (
+                above != NO_BLOCK and (longer := terms.merged(cells.term[above], number)) != cells.term[above]
+            ):
                 cells.term[above] = longer
                 above = cells.parent[above]
         self._look_at_shortest(before_s)
@@ -361,7 +367,9 @@ class Retention:
     def check(self) -> None:
         """Raise AssertionError unless each hold has somebody who can let go of it, and names hold what they say."""
         kept = [hold for holds in self._kept.values() for hold in holds]
-        mine = [hold for hold in [*kept, *(named.hold for named in self._names.values())] if not hold.released]
+        mine = [
+            hold for hold in [*kept, *(named.hold for named in self._names.values())] if not hold.released
+        ]
         assert len(mine) == len(self._holdings.holds), "a hold is nobody's"
         for named in self._names.values():
             if not named.hold.released:

@@ -211,9 +211,7 @@ async def keep(endpoint: Endpoint, call: Call) -> Answer:
     body: shapes.Kept = call.body
     run = endpoint.asking.method("keep")
     options = await _options(endpoint, body)
-    return _begun(
-        endpoint.jobs.start("keep", lambda: {"tokens": run(body.prompt, body.tier, options)})
-    )
+    return _begun(endpoint.jobs.start("keep", lambda: {"tokens": run(body.prompt, body.tier, options)}))
 
 
 async def release(endpoint: Endpoint, call: Call) -> Answer:

@@ -29,7 +29,9 @@ Key = Annotated[
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Text = Annotated[bool, Meta(description="Whether to show text, which must be allowed.")]
-Name = Annotated[str, Meta(min_length=1, max_length=200, description="Of a named cache: printable characters.")]
+Name = Annotated[
+    str, Meta(min_length=1, max_length=200, description="Of a named cache: printable characters.")
+]
 Ttl = Literal["5m", "30m", "1h"] | Annotated[float, Meta(ge=1, le=1e9)] | None
 LowerTier = Literal["host", "disk"]
 
@@ -48,7 +50,9 @@ class NoParams(Sent, frozen=True, kw_only=True):
 class TenantParams(Sent, frozen=True, kw_only=True):
     """Whose."""
 
-    tenant: Annotated[str, Meta(min_length=1, description="The tenant; without it nobody's.")] | UnsetType = UNSET
+    tenant: Annotated[str, Meta(min_length=1, description="The tenant; without it nobody's.")] | UnsetType = (
+        UNSET
+    )
 
 
 class PrefixParams(Sent, frozen=True, kw_only=True):

@@ -30,7 +30,9 @@ class NamedCaches(Protocol):
         """One as it is now."""
         ...
 
-    def create(self, name: str, prompt: Any, ttl: str | float | None = None, options: Any = None) -> NamedCache:
+    def create(
+        self, name: str, prompt: Any, ttl: str | float | None = None, options: Any = None
+    ) -> NamedCache:
         """Compute a prompt and hold it under a name."""
         ...
 

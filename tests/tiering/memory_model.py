@@ -215,7 +215,7 @@ class MemoryModel:
         return True
 
     @staticmethod
-    def _term(request):
+    def _term(request) -> Term:
         return Term() if request.ttl_s is None else Term(request.ttl_s, by_default=False)
 
     def _lives(self, prefix, term):
@@ -242,7 +242,9 @@ class MemoryModel:
         for position in range(len(self.index._match(tokens, compute_last=compute_last))):
             prefix = self.prefix(request, position)
             fresh = self.now_s - self.used_s[prefix] < self._lives_s(prefix)
-            assert fresh or prefix in held or prefix in self.held(), f"unused since {self.used_s[prefix]}, and found at {self.now_s}"
+            assert fresh or prefix in held or prefix in self.held(), (
+                f"unused since {self.used_s[prefix]}, and found at {self.now_s}"
+            )
             self.used_s[prefix] = self.now_s
 
     def held(self):

@@ -9,13 +9,13 @@ from tests.tiering.memory_model import MemoryModel
 from tests.tiering.small_tiers import lookup, model, prompt
 from tests.tiering.test_ttl import at, blocks, pass_time
 from tiering.moves import Retain
-from tiering.terms import Term, Terms
 from tiering.residency import Residency, Tier
+from tiering.terms import Term, Terms
 
 SHORT_S, LONG_S = 300.0, 3600.0
 
 
-def run(tiers, ttl_s, *names):
+def run(tiers, ttl_s, *names: int):
     request = tiers.request(prompt(*names))
     request.ttl_s = ttl_s
     assert tiers.try_to_admit(request)

@@ -318,7 +318,11 @@ class Traffic:
         tokens, index = self._known_prompt(), self.model.index
         if tokens is None:
             return
-        tiers = [Tier.DEVICE, *[Tier.HOST] * (self.config.host_slots > 0), *[Tier.DISK] * (self.config.disk_bytes > 0)]
+        tiers = [
+            Tier.DEVICE,
+            *[Tier.HOST] * (self.config.host_slots > 0),
+            *[Tier.DISK] * (self.config.disk_bytes > 0),
+        ]
         tier = self.choose(tiers)
         index.at(self.model.now_s)
         try:

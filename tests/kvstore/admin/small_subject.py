@@ -86,7 +86,9 @@ class SmallCaches:
     def get(self, name: str, tenant: str | None = None) -> NamedCache:
         return self.made[tenant, name]
 
-    def create(self, name: str, prompt: Any, ttl: str | float | None = None, options: Any = None) -> NamedCache:
+    def create(
+        self, name: str, prompt: Any, ttl: str | float | None = None, options: Any = None
+    ) -> NamedCache:
         tenant = (options or {}).get("tenant")
         if (tenant, name) in self.made:
             raise ValueError(f"there is a cache {name!r} already")
