@@ -133,6 +133,16 @@ class AsyncEngine:
         """See Engine.demote_prefix."""
         return await asyncio.to_thread(self.engine.demote_prefix, key, to)
 
+    async def keep(
+        self, prompt: Prompt, tier: TierName = "device", options: RequestOptions | None = None
+    ) -> int:
+        """See Engine.keep."""
+        return await asyncio.to_thread(self.engine.keep, prompt, tier, options)
+
+    async def release(self, prompt: Prompt, options: RequestOptions | None = None) -> int:
+        """See Engine.release."""
+        return await asyncio.to_thread(self.engine.release, prompt, options)
+
     async def remove_prefix(self, key: str) -> Removed:
         """See Engine.remove_prefix."""
         return await asyncio.to_thread(self.engine.remove_prefix, key)

@@ -20,6 +20,9 @@ class EventLog:
         failed                                       move (as in `Transfers`), blocks, and error or reasons
         evicted, dropped                             tier, blocks: since the core last planned
         expired, overdue, late                       blocks; moves or loads; loads: likewise
+        names_expired                                names that were over
+        kept, released                               blocks (and tier) of a prefix that a user has kept
+        gave_way                                     holds and their blocks, let go so that a request could run
         removed, moved_down                          blocks and in_use_blocks of a prefix, by hand
         disk_rests, disk_works                       what: "reads" or "writes"
         fresh_start                                  blocks that the disk had

@@ -10,6 +10,8 @@
     PATH/v1/baselines/   what records are encoded with
     PATH/v1/costs/       not the store's: what loading and computing took (tiering.kept_costs)
     PATH/v1/damaged-*/   environments that failed as a whole, the last ones only
+    PATH/v1/retained/    LMDB: what users asked to keep, once they have
+    PATH/v1/retained-damaged/  the same as it was when it could not be read
     PATH/v1/encrypted    there if the records are encrypted
     PATH/v1/keys/        the keys that they are encrypted with, themselves encrypted
 

@@ -102,9 +102,10 @@ def test_a_name_is_made_once_and_says_what_it_wants(tiny_llama_dir, tmp_path):
             engine.caches.create("b", PROMPT[:3])
         with pytest.raises(ValueError, match="printable"):
             engine.caches.create("", PROMPT)
+        for seed in range(2, 5):
+            engine.caches.create(f"more {seed}", tokens(seed, 4 * BLOCK))
         with pytest.raises(ValueError, match="held_share"):
-            for seed in range(2, 12):
-                engine.caches.create(f"more {seed}", tokens(seed, 4 * BLOCK))
+            engine.caches.create("too much", tokens(5, 4 * BLOCK))
         before = engine.caches.get("a").expires_s
         after = engine.caches.extend("a", "5m").expires_s
         assert before - 3600 == pytest.approx(after - 300, abs=60)
@@ -211,8 +212,8 @@ def test_a_request_that_could_not_run_otherwise_ends_a_hold(tiny_llama_dir):
     with engine:
         engine.warm(PROMPT)
         assert engine.keep(PROMPT) == 4 * BLOCK
+        engine.warm(OTHER)
         with pytest.raises(ValueError, match="blocks would be held in the device tier, and 4 may be"):
-            engine.warm(OTHER)
             engine.keep(OTHER)
         long = tokens(7, 7 * BLOCK)
         assert len(engine.generate(long, GREEDY).token_ids) == GREEDY.max_tokens

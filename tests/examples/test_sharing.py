@@ -53,6 +53,14 @@ def test_the_tree_is_drawn_from_live_data(capsys):
     ]
 
 
+def test_a_named_cache_is_there_after_a_restart(capsys):
+    made, found, cached = lines_of(capsys, "named_cache")
+    assert re.match(r"handbook: \d+ tokens in \d+ blocks are on disk", made)
+    assert re.match(r"after a restart: handbook, \d+ blocks on disk, 0 lost", found)
+    num_cached, num_tokens = map(int, re.findall(r"\d+", cached))
+    assert num_cached > 0.9 * num_tokens
+
+
 def test_why_it_missed_says_so(capsys):
     found, *told = lines_of(capsys, "why_it_missed")
     assert re.match(r"16 of \d+ tokens were cached", found)

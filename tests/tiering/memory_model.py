@@ -219,7 +219,7 @@ class MemoryModel:
         return True
 
     @staticmethod
-    def _term(request):
+    def _term(request) -> Term:
         return Term() if request.ttl_s is None else Term(request.ttl_s, by_default=False)
 
     def _lives(self, prefix, term):

@@ -15,7 +15,7 @@ from tiering.terms import Term, Terms
 SHORT_S, LONG_S = 300.0, 3600.0
 
 
-def run(tiers, ttl_s, *names):
+def run(tiers, ttl_s, *names: int):
     request = tiers.request(prompt(*names))
     request.ttl_s = ttl_s
     assert tiers.try_to_admit(request)

@@ -1,0 +1,153 @@
+"""What a disk store keeps because users asked: whole or not at all, under its own key, and through what happens to blocks."""
+
+import shutil
+
+import lmdb
+import pytest
+
+from kvstore.block import BlockLayout, Namespace, chain_key
+from kvstore.disk import LmdbStore
+from kvstore.errors import StoreFull
+from kvstore.steering import Retains, StoredName, StoredTerm
+from kvstore.store import NO_OWNER, BlockRef
+
+LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=64, block_tokens=16, dtype="float16")
+OURS, THEIRS = (Namespace.of({"model": model}) for model in ("ours", "theirs"))
+TOKENS = bytes(range(64)) + bytes(range(64, 128))
+BLOCK = LAYOUT.token_id_bytes
+ALICE = b"a" * 16
+MASTER = b"m" * 32
+
+
+def open_store(path, namespace=OURS, **settings):
+    limits = {"capacity_bytes": 1 << 20, "min_free_bytes": 0, "compression": "off"}
+    return LmdbStore(path, namespace=namespace, layout=LAYOUT, **{**limits, **settings})
+
+
+def a_name(number=1, **changed):
+    name = StoredName(
+        key=bytes([number]) * 32,
+        owner=NO_OWNER,
+        first_block=0,
+        tokens=TOKENS,
+        block_bytes=BLOCK,
+        since_ns=1,
+        ttl_ns=None,
+        content=b'{"name": "handbook"}',
+    )
+    return name._replace(**changed)
+
+
+def refs(namespace=OURS, tokens=TOKENS):
+    found, parent = [], namespace.root_key
+    for at in range(0, len(tokens), BLOCK):
+        block = tokens[at : at + BLOCK]
+        found.append(BlockRef(chain_key(parent, block), parent, block))
+        parent = found[-1].key
+    return found
+
+
+def put(store, blocks):
+    store.put_many(blocks, [bytes(LAYOUT.block_bytes)] * len(blocks))
+
+
+@pytest.mark.parametrize("master_key", [None, MASTER], ids=["plain", "encrypted"])
+def test_names_and_terms_are_there_again(tmp_path, master_key):
+    blocks, disk, killed = refs(), tmp_path / "disk", tmp_path / "killed"
+    with open_store(disk, master_key=master_key) as store:
+        assert isinstance(store, Retains)
+        put(store, blocks)
+        store.put_name(a_name(1))
+        store.put_name(a_name(2, owner=ALICE, ttl_ns=5))
+        store.put_name(a_name(1, since_ns=7))
+        store.put_terms({blocks[0].key: StoredTerm(300.0, by_default=True)})
+        store.check()
+        shutil.copytree(disk, killed)
+    for path in (disk, killed):
+        with open_store(path, master_key=master_key) as store:
+            assert sorted(store.names()) == [a_name(1, since_ns=7), a_name(2, owner=ALICE, ttl_ns=5)]
+            assert store.terms([ref.key for ref in blocks]) == {blocks[0].key: (300.0, True)}
+            store.erase(ALICE)
+            store.delete_name(bytes([9]) * 32)
+            assert store.names() == [a_name(1, since_ns=7)]
+            store.delete_many([blocks[0].key])
+            assert store.terms([ref.key for ref in blocks]) == {}
+            store.check()
+
+
+def test_an_encrypted_name_tells_nothing(tmp_path):
+    with open_store(tmp_path, master_key=MASTER) as store:
+        store.put_name(a_name(content=b"a secret name"))
+    files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
+    assert not any(b"a secret name" in data or TOKENS in data for data in files)
+
+
+def test_a_directory_without_names_has_no_table(tmp_path):
+    with open_store(tmp_path) as store:
+        put(store, refs())
+        store.delete_name(bytes(32))
+        assert store.names() == []
+        assert store.terms([ref.key for ref in refs()]) == {}
+    assert not (tmp_path / "v1" / "retained").exists()
+
+
+def test_a_damaged_row_is_none(tmp_path):
+    with open_store(tmp_path) as store:
+        store.put_name(a_name(1))
+        store.put_name(a_name(2))
+    with lmdb.open(str(tmp_path / "v1" / "retained")) as environment, environment.begin(write=True) as txn:
+        key, value = next(iter(txn.cursor()))
+        txn.put(key, value[:-1] + bytes([value[-1] ^ 1]))
+    with open_store(tmp_path) as store:
+        assert store.names() == [a_name(2)]
+        with pytest.raises(AssertionError, match="damaged"):
+            store.check()
+
+
+def test_a_table_that_is_garbage_is_set_aside_and_blocks_stay(tmp_path, caplog):
+    with open_store(tmp_path) as store:
+        put(store, refs())
+        store.put_name(a_name())
+    data = tmp_path / "v1" / "retained" / "data.mdb"
+    data.write_bytes(b"garbage!" * (data.stat().st_size // 8))
+    with open_store(tmp_path) as store:
+        assert store.names() == []
+        assert store.stats().blocks == 2
+        store.put_name(a_name(2))
+        assert store.names() == [a_name(2)]
+    assert "is damaged and starts empty" in caplog.text
+    assert (tmp_path / "v1" / "retained-damaged").exists()
+
+
+def test_names_outlive_blocks_that_start_empty(tmp_path):
+    with open_store(tmp_path) as store:
+        put(store, refs())
+        store.put_name(a_name())
+    shutil.rmtree(tmp_path / "v1" / "payload")
+    with open_store(tmp_path) as store:
+        assert store.names() == [a_name()]
+
+
+def test_a_full_disk_takes_no_name_and_changes_none(tmp_path):
+    free = [1 << 30]
+    with open_store(tmp_path, free_bytes=lambda: free[0], min_free_bytes=1 << 20) as store:
+        store.put_name(a_name(since_ns=1))
+        free[0] = 1 << 20
+        with pytest.raises(StoreFull):
+            store.put_name(a_name(since_ns=2))
+        store.delete_name(bytes(32))
+        assert store.names() == [a_name(since_ns=1)]
+
+
+@pytest.mark.parametrize(("ttl_ns", "is_kept"), [(None, True), (2_000, True), (100, False)])
+def test_what_another_model_has_named_is_not_trimmed_while_its_time_is_not_over(tmp_path, ttl_ns, is_kept):
+    """Half of the capacity is the most that others may have: here both of their blocks are too much."""
+    now_ns = [1_000]
+    with open_store(tmp_path, THEIRS, now_ns=lambda: now_ns[0]) as store:
+        put(store, refs(THEIRS))
+        store.put_name(a_name(since_ns=1_000, ttl_ns=ttl_ns))
+        taken = store.stats().stored_bytes
+    now_ns[0] = 2_000
+    with open_store(tmp_path, capacity_bytes=taken, now_ns=lambda: now_ns[0], ttl_s=1e-9) as store:
+        assert store.stats().other_namespaces_bytes == (taken if is_kept else 0)
+        assert store.names() == []
