@@ -44,6 +44,7 @@ from tiering.moves import (
 )
 from tiering.observation import Observed
 from tiering.owners import EVERYBODYS, Ownership
+from tiering.quotas import Quotas
 from tiering.radix import Tokens
 from tiering.ranks import Rank
 from tiering.residency import Tier
@@ -477,6 +478,8 @@ class TieredCache(Closing):
         clean_share: float | None = None,
         write_budget_blocks: int | None = None,
         io_deadline_s: float | None = None,
+        min_prefix_tokens: int | None = None,
+        quotas: Quotas | Unchanged | None = UNCHANGED,
     ) -> None:
         """Change fields of the IndexConfig, all of them or none; of those that are left out nothing changes.
 
@@ -490,10 +493,11 @@ class TieredCache(Closing):
             "clean_share": clean_share,
             "write_budget_blocks": write_budget_blocks,
             "io_deadline_s": io_deadline_s,
+            "min_prefix_tokens": min_prefix_tokens,
         }
         given: dict[str, Any] = {name: value for name, value in changes.items() if value is not None}
-        if ttl_s is not UNCHANGED:
-            given["ttl_s"] = ttl_s
+        nullable: dict[str, Any] = {"ttl_s": ttl_s, "quotas": quotas}
+        given |= {name: value for name, value in nullable.items() if value is not UNCHANGED}
         self._answer_to(at_once(lambda: self._index.change(**given)))
 
     def refuse(self, error: str) -> None:

@@ -201,7 +201,7 @@ class Eviction(Removal):
         """
         table, victims = self._holdings.slots[HOST], self._holdings.host_victims
         wanted = num_slots if enough is None else min(num_slots, enough)
-        if self._holdings.shares.on:  # before anybody gives who has no more than its part
+        if self._holdings.shares.shared(HOST):  # before anybody gives who has no more than its part
             self._leave_clean(self._holdings.host_clean.peek_over(num_slots - table.num_free))
             self.give_up(HOST, victims.peek_over(wanted - table.num_free))
         self._leave_clean(self._holdings.host_clean.peek(num_slots - table.num_free))

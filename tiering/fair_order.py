@@ -48,8 +48,8 @@ class FairOrder:
         return self._peek(k, only_over=False)
 
     def peek_over(self, k: int) -> Ids:
-        """Likewise, but of no owner more than it has above its part; nothing without quotas."""
-        return self._peek(k, only_over=True) if self._shares.on else np.empty(0, dtype=np.intp)
+        """Likewise, but of no owner more than it has above its part; nothing of who has the tier alone."""
+        return self._peek(k, only_over=True)
 
     def first(self) -> int:
         """The only block of `peek(1)`, NO_BLOCK if there is none."""
@@ -78,13 +78,13 @@ class FairOrder:
     def _peek(self, k: int, *, only_over: bool) -> Ids:
         if k < 1:
             return np.empty(0, dtype=np.intp)
-        if not self._shares.on:
+        if not self._shares.shared(self._tier):
+            if only_over:
+                return np.empty(0, dtype=np.intp)
             if not self._ranks.in_use or isinstance(self.plain, TierOrder):
                 return self.plain.peek(k)
             return self._with_others([self._of(_ALL, k)], k)
         used, entitled = self._shares.standing(self._tier)
-        if np.count_nonzero(used) < 2 and not self._ranks.in_use and not only_over:
-            return self.plain.peek(k)
         size = self._block_size()
         used, entitled = used / size, entitled / size
         if only_over:

@@ -130,6 +130,8 @@ class Shares:
 
         Who must make room by itself can then do so without losing what only host memory has.
         """
+        if not self.shared(Tier.HOST):
+            return []
         _, entitled = self.standing(Tier.HOST)
         parts = np.floor(entitled[: len(self._dirty)]).astype(np.int64)
         clean = np.maximum(1, (clean_share * parts).astype(np.int64))
@@ -150,6 +152,14 @@ class Shares:
         used[: len(counted)] = counted
         used[NOBODY] = max(0.0, self._total(tier) - used[1:].sum())
         return used
+
+    def shared(self, tier: Tier) -> bool:
+        """Whether there are quotas, and more than one has something in the tier."""
+        if not self.on:
+            return False
+        used = self._used[tier]
+        num_owners = np.count_nonzero(used)
+        return num_owners > 1 or (num_owners == 1 and self._total(tier) > used.sum())
 
     # --- who is to give -------------------------------------------------------------------------------------------
 
@@ -200,7 +210,9 @@ class Shares:
         return sizes[:, :num_owners], weights[:num_owners]
 
     def is_over(self, tier: Tier, number: int) -> bool:
-        """Whether an owner has more than it is entitled to, what is coming for it included."""
+        """Whether an owner has more than it is entitled to, what is coming for it included, beside others."""
+        if not self.shared(tier):
+            return False
         used, entitled = self.standing(tier)
         return bool(used[number] > entitled[number])
 

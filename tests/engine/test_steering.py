@@ -302,6 +302,8 @@ def test_what_is_changed_is_what_is_so(tiny_llama_dir, reference, tmp_path):
         "disk_queue_bytes": bytes_of(10),
         "disk_deadline_s": 3.0,
         "ttl_s": 3600.0,
+        "tenant_quotas": {"acme": {"host": 1 << 20, "weight": 2.0}},
+        "min_prefix_tokens": 32,
     }
     assert set(changes) == set(CHANGEABLE)
     prompt = tokens(0, 300)

@@ -1,0 +1,228 @@
+"""`make bench-quotas`: what one tenant's flood does to another's hits, with quotas and without, in the engine's own core.
+
+One tenant asks what a real trace under benchmarks/traces holds. Another sends prompts that nobody asks for twice between its
+requests, several for each. On a virtual clock, as `kvtide simulate`: the first one's hit rate alone in half of each tier, which
+is its fair part, and beside the flood in the whole of them. And what quotas cost: the same trace without a flood, of one tenant,
+with quotas and without, in turns.
+"""
+
+import argparse
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks import command
+from benchmarks.leaf_order import TRACES
+from kvstore.store import OWNER_BYTES
+from tiering.cli.environment import environment
+from tiering.cli.markdown import table
+from tiering.index_config import IndexConfig
+from tiering.lease import Lease
+from tiering.owners import Ownership
+from tiering.quotas import Quotas
+from tiering.simulate import Simulation, SimulationConfig
+from tiering.trace import TraceRequest, read_trace
+
+_STEADY, _FLOODING = (Ownership(bytes([number]) * OWNER_BYTES) for number in (1, 2))
+_FIRST_FLOOD_BLOCK: Final = 1 << 30  # above all ids of the trace
+_Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes(SimulationConfig):
+    """Tiers that tenants share."""
+
+    quotas: Quotas | None = None
+
+    @property
+    def index(self) -> IndexConfig:
+        """See SimulationConfig."""
+        return replace(SimulationConfig.index.__get__(self), quotas=self.quotas)
+
+
+class Shared(Simulation):
+    """Requests of tenants."""
+
+    def __init__(self, config: Sizes) -> None:
+        super().__init__(config)
+        self._tenant = _STEADY
+        self.asked: Counter[bytes] = Counter()
+        self.found: Counter[bytes] = Counter()
+        """Blocks, by tenant."""
+
+    def of(self, tenant: Ownership, requests: Iterator[TraceRequest]) -> Iterator[TraceRequest]:
+        """These requests, each of which is the tenant's when it is served."""
+        for request in requests:
+            self._tenant = tenant
+            self.asked[tenant.owner] += len(request.blocks)
+            yield request
+
+    def _admit(self, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Lease:
+        while True:
+            outcome = self._index.admit(
+                tokens, len(tokens), chunk_blocks=len(tokens), compute_last=False, ownership=self._tenant
+            )
+            self._start_moves()
+            if isinstance(outcome, Lease):
+                self.found[self._tenant.owner] += outcome.num_cached_blocks
+                return outcome
+            self._wait()
+
+    def rate(self, tenant: Ownership) -> float:
+        """The part of a tenant's blocks that was found."""
+        return self.found[tenant.owner] / max(1, self.asked[tenant.owner])
+
+
+def flood(number: int, num: int, blocks: int, at_s: float) -> Iterator[TraceRequest]:
+    """So many prompts that come once."""
+    for at in range(number * num, (number + 1) * num):
+        first = _FIRST_FLOOD_BLOCK + at * blocks
+        yield TraceRequest(at_s, list(range(first, first + blocks)), blocks, 0)
+
+
+def sizes_of(arguments: argparse.Namespace, quotas: Quotas | None, part: float = 1.0) -> Sizes:
+    """The tiers, or a part of each."""
+    device, host, disk = (int(blocks * part) for blocks in arguments.blocks)
+    return Sizes(device_blocks=device, host_blocks=host, disk_blocks=disk, quotas=quotas)
+
+
+def serve(simulation: Shared, requests: list[TraceRequest], num_flood: int, blocks: int) -> None:
+    """The trace, with so many prompts of the flood before each of its requests."""
+
+    def together() -> Iterator[TraceRequest]:
+        for number, request in enumerate(requests):
+            yield from simulation.of(_FLOODING, flood(number, num_flood, blocks, request.at_s))
+            yield from simulation.of(_STEADY, iter([request]))
+
+    simulation.run(together())
+    simulation.check()
+
+
+def rates(requests: list[TraceRequest], arguments: argparse.Namespace) -> list[_Row]:
+    """A row for each flood."""
+    alone = Shared(sizes_of(arguments, None, 0.5))
+    serve(alone, requests, 0, 0)
+    rows = []
+    for num_flood in arguments.flood:
+        row: _Row = {"flood": num_flood, "alone": alone.rate(_STEADY)}
+        for name, quotas in (("without", None), ("with", Quotas())):
+            shared = Shared(sizes_of(arguments, quotas))
+            serve(shared, requests, num_flood, arguments.flood_blocks)
+            row[name] = shared.rate(_STEADY)
+        rows.append({name: round(value, 4) for name, value in row.items()})
+        print(*rows[-1].values(), file=sys.stderr, flush=True)
+    return rows
+
+
+def cost(requests: list[TraceRequest], arguments: argparse.Namespace) -> _Row:
+    """Processor time of one tenant's trace, with quotas by without; medians of rounds in which both run in turns."""
+    took_s: dict[str, list[float]] = {"without": [], "with": []}
+    found: dict[str, int] = {}
+    for _ in range(arguments.repeats + 1):
+        for name, quotas in (("without", None), ("with", Quotas())):
+            simulation = Shared(sizes_of(arguments, quotas))
+            start_s = time.process_time()
+            simulation.run(simulation.of(_STEADY, iter(requests)))
+            took_s[name].append(time.process_time() - start_s)
+            found[name] = simulation.found[_STEADY.owner]
+    ratios = [b / a for a, b in zip(took_s["without"][1:], took_s["with"][1:], strict=True)]
+    return {
+        "ratio": round(float(np.median(ratios)), 3),
+        "lowest": round(min(ratios), 3),
+        "highest": round(max(ratios), 3),
+        "differing_hits": abs(found["with"] - found["without"]),
+    }
+
+
+def gates(rows: list[_Row], one: _Row) -> list[_Row]:
+    """What must hold."""
+    worst = max(rows, key=lambda row: row["alone"] - row["with"])
+    largest = max(rows, key=lambda row: row["flood"])
+    found = [
+        ("points lost beside the flood, with quotas", 100 * (worst["alone"] - worst["with"]), 3.0, "points"),
+        ("hit rate without quotas, by that alone", largest["without"] / largest["alone"], 0.5, "x"),
+        ("one tenant: hits that differ", one["differing_hits"], 0, "blocks"),
+        ("one tenant: processor time with quotas, by that without", one["ratio"], 1.1, "x"),
+    ]
+    return [
+        {
+            "name": name,
+            "value": round(value, 3),
+            "bound": bound,
+            "unit": unit,
+            "holds": bool(value <= bound),
+        }
+        for name, value, bound, unit in found
+    ]
+
+
+def measure(arguments: argparse.Namespace) -> _Row:
+    requests = list(islice(read_trace(arguments.trace), arguments.requests))
+    rows, one = rates(requests, arguments), cost(requests, arguments)
+    return {
+        "command": "make bench-quotas",
+        "environment": environment(),
+        "configuration": {
+            "trace": arguments.trace.name,
+            "requests": len(requests),
+            "blocks": arguments.blocks,
+            "flood": arguments.flood,
+            "flood_blocks": arguments.flood_blocks,
+            "seed": "none: nothing is drawn",
+            "warm_up": "rates: none, the cold start counts; times: one round",
+            "repeats": arguments.repeats,
+        },
+        "rows": rows,
+        "one_tenant": one,
+        "gates": gates(rows, one),
+    }
+
+
+def report(figures: _Row) -> str:
+    """For people."""
+    machine, given = figures["environment"], figures["configuration"]
+    device, host, disk = given["blocks"]
+    return "\n\n".join(
+        [
+            "# One tenant's flood beside another's traffic",
+            (
+                f"`{figures['command']}`, commit {machine['commit']}, {machine['cpu']}, {machine['cores']} cores. "
+                f"{given['requests']} requests of {given['trace']}, and before each so many prompts of {given['flood_blocks']} blocks "
+                f"that come once, of another tenant; device {device:,}, host memory {host:,}, disk {disk:,} blocks. Hit rates of the "
+                "trace's tenant: alone in half of each tier, and beside the flood in the whole of them."
+            ),
+            table(figures["rows"], list(figures["rows"][0])),
+            "One tenant alone: processor time with quotas by that without.",
+            table([figures["one_tenant"]], list(figures["one_tenant"])),
+            table(figures["gates"], ["name", "value", "bound", "unit", "holds"]),
+        ]
+    )
+
+
+def main() -> int:
+    parser = command.parser(__doc__)
+    parser.add_argument("--trace", type=Path, default=TRACES / "mooncake_conversation_h1.jsonl.zst")
+    parser.add_argument("--requests", type=int, default=1000, help="of the trace")
+    parser.add_argument(
+        "--blocks", type=int, nargs=3, default=[1000, 2000, 4000], help="of device, host memory and disk"
+    )
+    parser.add_argument(
+        "--flood", type=int, nargs="+", default=[2, 8], help="prompts before each request of the trace"
+    )
+    parser.add_argument("--flood-blocks", type=int, default=32, help="of each of them")
+    parser.add_argument("--repeats", type=int, default=5, help="of measuring what quotas cost")
+    arguments = parser.parse_args()
+    figures = measure(arguments)
+    command.publish(arguments.json, figures, report(figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
