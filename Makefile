@@ -42,6 +42,8 @@ RESTART_ARGS ?=
 KEEPING_ARGS ?=
 SIMULATE_ARGS ?=
 DISK_ARGS ?=
+TRACE_ARGS ?= $(addprefix benchmarks/traces/,mooncake_conversation_h1.jsonl.zst mooncake_synthetic.jsonl.zst)
+RECORD_ARGS ?=
 LOAD_OR_COMPUTE_ARGS ?=
 LOAD_OR_COMPUTE_ENGINE_ARGS ?=
 SOAK_REQUESTS ?= 20000
@@ -55,7 +57,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: setup demo test browser check mutate faults faults-peers index-peers ttft-peers crash bench bench-admin bench-codec \
 	bench-disk bench-index bench-keeping bench-load-or-compute bench-load-or-compute-engine bench-overheads bench-restart \
-	bench-simulate churn figures soak format sizes gpu-check gpu-rehearsal clean help
+	bench-record bench-simulate bench-trace churn figures soak format sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -180,6 +182,12 @@ figures: setup ## README.md's tables, charts and numbers anew, from benchmarks/r
 
 bench-disk: setup ## KV from disk and to it, cold and warm, beside the disk itself (minutes); DISK_ARGS="--path DIR --json FILE"
 	@$(BIN)/kvtide bench disk $(DISK_ARGS)
+
+bench-trace: setup ## traces through the real engine and through the simulator: how far that errs (3 minutes); TRACE_ARGS="TRACE... --json FILE"
+	@$(BIN)/kvtide bench trace $(TRACE_ARGS)
+
+bench-record: setup ## what recording costs the engine that is recorded (a minute); RECORD_ARGS="--json FILE"
+	@$(BIN)/python -m benchmarks.record $(RECORD_ARGS)
 
 sizes: ## the longest functions, classes and files: what to look at twice
 	@$(PYTHON) tools/sizes.py

@@ -32,9 +32,7 @@ from tiering.moves import (
     Demote,
     Forget,
     HasRead,
-    Promote,
     Read,
-    SwapIn,
     SwapOut,
     Touch,
     Write,
@@ -43,6 +41,7 @@ from tiering.moves import (
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
 from tiering.swaps import Stash
+from tiering.transfers import Transfer
 
 _REPLY_TOKEN: Final = 1 << 23
 """From here on are the tokens of replies, which no prompt has. Below any mark (IndexConfig.mark_shift)."""
@@ -425,23 +424,25 @@ class _Places:
 
     def _plan(self) -> None:
         for move in self._index.plan(self.now_s):
-            answer: Answer
-            match move:
-                case Forget() | Touch():
-                    continue  # nobody waits for these
-                case Demote() | SwapOut():
-                    thread, answer = "down", Copied(move.number)
-                case Promote() | SwapIn():
-                    thread, answer = "up", Copied(move.number)
-                case Read():
-                    thread, answer = "read", HasRead(move.number, (HIT,) * len(move.ids))
-                case Write():
-                    thread, answer = "write", self._written(move)
-            costs = self._config.moves.get(type(move), MoveCosts())
-            begins_s = max(self.now_s, heappop(self._free_s[thread]))
-            ends_s = begins_s + costs.seconds(len(move.host_slots))
-            heappush(self._free_s[thread], ends_s)
-            heappush(self._due, (ends_s, move.number, answer))
+            if not isinstance(move, Forget | Touch):  # nobody waits for these
+                self._start(move)
+
+    def _start(self, move: Transfer) -> None:
+        answer: Answer
+        match move:
+            case Read():
+                thread, answer = "read", HasRead(move.number, (HIT,) * len(move.ids))
+            case Write():
+                thread, answer = "write", self._written(move)
+            case Demote() | SwapOut():
+                thread, answer = "down", Copied(move.number)
+            case _:
+                thread, answer = "up", Copied(move.number)
+        costs = self._config.moves.get(type(move), MoveCosts())
+        begins_s = max(self.now_s, heappop(self._free_s[thread]))
+        ends_s = begins_s + costs.seconds(len(move.host_slots))
+        heappush(self._free_s[thread], ends_s)
+        heappush(self._due, (ends_s, move.number, answer))
 
     def _written(self, move: Write) -> Written:
         keys = tuple((each.id, next(self._keys).to_bytes(KEY_BYTES, "little")) for each in move.lineage)

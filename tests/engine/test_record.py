@@ -50,6 +50,27 @@ def test_what_was_recorded_is_what_happened(engine, tmp_path):
     assert recording.stats()["requests"] == 3
 
 
+def test_a_simulation_is_held_against_what_happened(engine, tmp_path):
+    assert engine.clear()
+    with engine.record(tmp_path / "a.jsonl"):
+        for _ in range(3):
+            engine.generate(tokens(6, 8 * BLOCK + 1), GREEDY)
+    arguments = [
+        "simulate",
+        str(tmp_path / "a.jsonl"),
+        "--device-blocks",
+        "100",
+        "--json",
+        str(tmp_path / "f"),
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "recorded: the engine found 66.67% (device 66.7%); simulated are +0.00 points." in result.output
+    recorded = json.loads((tmp_path / "f").read_text())["recorded"]["a.jsonl"]
+    assert recorded["hits_by_tier"] == {"device": 16, "host": 0, "disk": 0}
+    assert recorded["ttft_s"]["mean"] > 0
+
+
 def test_the_same_key_gives_the_same_ids(engine, tmp_path, key_file):
     for name in ("a", "b"):
         with engine.record(tmp_path / name, key_file=key_file):

@@ -439,14 +439,17 @@ def bench_trace(
     ],
     model: Annotated[str, typer.Option(help=_MODEL)] = "demo",
     requests: Annotated[
-        int, typer.Option(help="Of each trace, at most: families that begin alike, drawn at random.", min=1)
+        int, typer.Option(help="Of each trace, at most: groups that begin alike, drawn at random.", min=1)
     ] = 150,
     device_blocks: Annotated[
         int | None,
-        typer.Option(help="Default: a tenth of the distinct ones, and room for two prompts.", min=1),
+        typer.Option(
+            help="Default: a twentieth of the distinct ones, and what the longest prompt needs.", min=1
+        ),
     ] = None,
-    host_blocks: Annotated[int | None, typer.Option(help="Default: a fifth; 0: none.", min=0)] = None,
-    disk_blocks: Annotated[int | None, typer.Option(help="Default: two fifths; 0: none.", min=0)] = None,
+    host_blocks: Annotated[int | None, typer.Option(help="Default: a tenth of them; 0: none.", min=0)] = None,
+    disk_blocks: Annotated[int | None, typer.Option(help="Default: a fifth of them; 0: none.", min=0)] = None,
+    max_prompt_tokens: Annotated[int, typer.Option(help="Longer prompts are cut off.", min=1)] = 2048,
     max_new_tokens: Annotated[int, typer.Option(help="Of a reply, whatever the trace says.", min=1)] = 8,
     clients: Annotated[
         int | None,
@@ -487,6 +490,7 @@ def bench_trace(
         device_blocks=device_blocks,
         host_blocks=host_blocks,
         disk_blocks=disk_blocks,
+        max_prompt_tokens=max_prompt_tokens,
         max_new_tokens=max_new_tokens,
         clients=clients,
         speed=speed,

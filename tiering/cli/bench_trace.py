@@ -6,6 +6,7 @@ long each waits, it has to find out by itself.
 """
 
 import dataclasses
+import statistics
 import tempfile
 import threading
 import time
@@ -22,17 +23,17 @@ from engine.engine import Engine
 from engine.handle import Handle
 from tiering.cli.environment import environment
 from tiering.cli.host_memory import wait_for_host_memory
-from tiering.cli.markdown import table, write
+from tiering.cli.markdown import gate, table, write
 from tiering.cli.prompts import load
-from tiering.cli.trace_costs import Timed, move_costs, step_costs
+from tiering.cli.trace_costs import Step, Timed, move_costs, step_costs
 from tiering.cli.trace_prompts import Prompts, Tokens
-from tiering.replay import Asked, Replay, ReplayConfig, Seen, StepCosts
+from tiering.replay import Asked, Replay, ReplayConfig, Seen
 
 _BLOCK_TOKENS: Final = 16
 _TIERS: Final = ("device", "host", "disk")
 _HIT_POINTS, _TTFT_PERCENT = 1.0, 10.0
 """What the simulator may err by."""
-_LEAST_DEVICE: Final = 2
+_LEAST_DEVICE: Final = 1.25
 """Times the longest prompt, with its reply, that the device holds where nothing is said."""
 
 
@@ -46,6 +47,7 @@ class TraceBench:
     device_blocks: int | None
     host_blocks: int | None
     disk_blocks: int | None
+    max_prompt_tokens: int
     max_new_tokens: int
     clients: int | None
     speed: float | None
@@ -155,7 +157,7 @@ def _part(bench: TraceBench, trace: Path, model: Timed) -> _Part:
     new_tokens = [min(max(1, each.output_tokens), bench.max_new_tokens) for each in prompts.requests]
     first_s = prompts.requests[0].at_s
     return _Part(
-        prompts=prompts.made(model.max_len - bench.max_new_tokens),
+        prompts=prompts.made(min(bench.max_prompt_tokens, model.max_len - bench.max_new_tokens)),
         new_tokens=new_tokens,
         at_s=[max(0.0, each.at_s - first_s) for each in prompts.requests],
         num_distinct=prompts.num_distinct,
@@ -163,12 +165,12 @@ def _part(bench: TraceBench, trace: Path, model: Timed) -> _Part:
 
 
 def _engine_config(bench: TraceBench, part: _Part, model: Timed, disk: str) -> EngineConfig:
-    """Tiers that hold a part of what comes: what is not said is a tenth of the distinct blocks, a fifth, and two fifths."""
+    """Tiers that hold a part of what comes: what is not said is a twentieth of the distinct blocks, a tenth, and a fifth."""
     block_bytes = model.layout("bfloat16", _BLOCK_TOKENS).block_bytes
-    least = _LEAST_DEVICE * part.most_blocks + bench.max_num_seqs
-    device = bench.device_blocks or max(least, part.num_distinct // 10)
-    host = max(8, part.num_distinct // 5) if bench.host_blocks is None else bench.host_blocks
-    on_disk = 2 * part.num_distinct // 5 if bench.disk_blocks is None else bench.disk_blocks
+    least = int(_LEAST_DEVICE * part.most_blocks) + bench.max_num_seqs
+    device = bench.device_blocks or max(least, part.num_distinct // 20)
+    host = max(8, part.num_distinct // 10) if bench.host_blocks is None else bench.host_blocks
+    on_disk = part.num_distinct // 5 if bench.disk_blocks is None else bench.disk_blocks
     if device < part.most_blocks:
         raise ValueError(f"the longest prompt and its reply need {part.most_blocks} blocks, not {device}")
     return EngineConfig(
@@ -197,15 +199,16 @@ def _times(bench: TraceBench, part: _Part, model: Timed) -> list[float]:
         return [0.0] * len(part.at_s)
     if bench.speed is not None:
         return [at_s / bench.speed for at_s in part.at_s]
-    costs = step_costs(model.steps)
+    work_s = sum(map(len, part.prompts)) * _token_s(model.steps)
     span_s = max(part.at_s[-1], 1e-3)
-    return [at_s * _work_s(part, costs) / bench.load / span_s for at_s in part.at_s]
+    return [at_s * work_s / bench.load / span_s for at_s in part.at_s]
 
 
-def _work_s(part: _Part, costs: StepCosts) -> float:
-    tokens = sum(map(len, part.prompts))
-    pairs = sum(len(prompt) ** 2 / 2 for prompt in part.prompts)
-    return costs.step_s * sum(part.new_tokens) + costs.token_s * tokens + costs.pair_s * pairs
+def _token_s(steps: Sequence[Step]) -> float:
+    """What a prompt's token takes in the largest of these steps."""
+    sizes = [sum(part.num_tokens for part in step.parts) for step in steps]
+    pairs = zip(steps, sizes, strict=True)
+    return statistics.median((s.ended_s - s.began_s) / size for s, size in pairs if size == max(sizes))
 
 
 def _served(engine: Engine, part: _Part, clients: int | None) -> list[Result]:
@@ -280,28 +283,23 @@ def _compared(happened: Sequence[Seen], seen: Sequence[Seen], num_blocks: int) -
     }
 
 
-def _gates(name: str, compared: dict[str, Any]) -> list[dict[str, Any]]:
-    gates = [
-        _gate(f"{name}: hit rate, {tier}", 100 * abs(simulated - engine), _HIT_POINTS, "points")
+def _gates(name: str, compared: dict[str, Any]) -> list[dict[str, object]]:
+    points = {
+        f"hit rate, {tier}": 100 * abs(simulated - engine)
         for tier, (engine, simulated) in compared["hit_rate"].items()
-    ]
-    return gates + [
-        _gate(f"{name}: TTFT, {which}", 100 * abs(simulated / engine - 1), _TTFT_PERCENT, "%")
-        for which, (engine, simulated) in compared["ttft_s"].items()
-    ]
-
-
-def _gate(name: str, value: float, bound: float, unit: str) -> dict[str, Any]:
-    return {
-        "name": f"error of {name}",
-        "value": round(value, 2),
-        "bound": bound,
-        "unit": unit,
-        "holds": value < bound,
     }
+    percent = {
+        f"TTFT, {which}": 100 * abs(simulated / engine - 1)
+        for which, (engine, simulated) in compared["ttft_s"].items()
+    }
+    return [
+        gate(f"error of {name}: {what}", round(value, 2), bound, unit, at_most=True)
+        for errors, bound, unit in ((points, _HIT_POINTS, "points"), (percent, _TTFT_PERCENT, "%"))
+        for what, value in errors.items()
+    ]
 
 
-def _page(runs: Sequence[dict[str, Any]], gates: Sequence[dict[str, Any]]) -> str:
+def _page(runs: Sequence[dict[str, Any]], gates: Sequence[dict[str, object]]) -> str:
     rows = []
     for each in runs:
         name = each["trace"].partition(".")[0]

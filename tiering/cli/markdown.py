@@ -12,6 +12,12 @@ def table(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def gate(name: str, value: float, bound: float, unit: str, *, at_most: bool) -> dict[str, object]:
+    """A figure that must be at most, or at least, a bound, and whether it is."""
+    holds = value <= bound if at_most else value >= bound
+    return {"name": name, "value": value, "bound": bound, "unit": unit, "holds": holds}
+
+
 def write(path: Path | None, figures: object, page: str) -> None:
     """Put the figures there as JSON, and the page for people beside it, as .md. Nothing where no path was given."""
     if path is not None:

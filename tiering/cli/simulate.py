@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from tiering.bound import chained, minimum
+from tiering.cli.as_recorded import as_recorded
 from tiering.cli.environment import commit, version
 from tiering.durations import BlockTimes, CurveTimes
 from tiering.policies.policy import PolicyError
@@ -303,6 +304,9 @@ def run(sweep: Sweep, json_path: Path | None, html_path: Path | None, num_proces
         console.print(table(trace, [each for each in runs if each.trace == trace]))
         for line in knees([each for each in runs if each.trace == trace]):
             console.print(line)
+        if (recorded := as_recorded(trace)) is not None:
+            of_it = [each.outcome.hit_rate for each in runs if each.trace == trace]
+            console.print(recorded.told(of_it[0] if len(of_it) == 1 else None))
     if json_path is not None:
         json_path.write_text(json.dumps(told(sweep, runs), indent=1) + "\n", "utf-8")
         console.print(f"figures written to {json_path}")
@@ -332,6 +336,7 @@ def told(sweep: Sweep, runs: Sequence[Run]) -> dict[str, Any]:
     return {
         **(top if single else {}),
         "runs": [each.figures() for each in runs],
+        "recorded": {t.name: found.figures() for t in sweep.traces if (found := as_recorded(t)) is not None},
         "kvtide": version("kvtide"),
         "commit": commit(),
     }

@@ -1,0 +1,141 @@
+"""`kvtide bench trace`: what the engine finds of a trace the replay finds, and what is said of it."""
+
+import json
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tiering.cli.app import app
+from tiering.cli.trace_costs import Step, step_costs
+from tiering.cli.trace_prompts import Prompts
+from tiering.replay import Part, StepCosts, terms
+from tiering.trace import TraceWriter
+
+SCALE = 512
+
+
+def mooncake(path, chains, every_ms=40):
+    """Requests whose last block is half full."""
+    rows = [
+        {
+            "timestamp": number * every_ms,
+            "input_length": SCALE * len(chain) - SCALE // 2 + number % 7,
+            "output_length": 3 + number % 3,
+            "hash_ids": chain,
+        }
+        for number, chain in enumerate(chains)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def chains(num: int) -> list[list[int]]:
+    """Three conversations that take turns and grow; all of them begin alike."""
+    return [[0, *(100 * (n % 3) + part for part in range(1, 4 + n // 3))] for n in range(num)]
+
+
+def prompts(path, **changed) -> Prompts:
+    return Prompts(path, **{"limit": 100, "block_tokens": 16, "vocabulary": 500, "seed": 0, **changed})
+
+
+# --- prompts ----------------------------------------------------------------------------------------------------------
+
+
+def test_prompts_begin_alike_where_ids_do(tmp_path):
+    path = mooncake(tmp_path / "a.jsonl", [[1, 2, 3], [1, 2, 4], [5, 2, 3]])
+    one, two, three = prompts(path).made(1000)
+    assert len(one) == 2 * 16 + 8
+    assert (one[:32] == two[:32]).all()
+    assert (one[32:] != two[32:]).any()
+    assert (one[:16] != three[:16]).any()
+    again = prompts(path).made(20)
+    assert all((long[:20] == short).all() for long, short in zip((one, two, three), again, strict=True))
+    assert (prompts(path, seed=1).made(1000)[0] != one).any()
+
+
+def test_of_a_recording_whole_blocks_stay_whole(tmp_path):
+    with TraceWriter(tmp_path / "a.jsonl", block_tokens=32) as writer:
+        writer.write(0.0, [1, 2], 70, 3)
+        writer.write(1.0, [1, 2], 64, 3)
+        writer.write(2.0, [], 20, 3)
+    assert [len(prompt) for prompt in prompts(tmp_path / "a.jsonl").made(1000)] == [35, 32, 10]
+
+
+def test_groups_stay_together(tmp_path):
+    """Of forty conversations with ten requests each some, whole and in order, though all begin alike."""
+    rows = [[0, 1 + n % 40, 1000 + n] for n in range(400)]
+    part = prompts(mooncake(tmp_path / "a.jsonl", rows), limit=95)
+    assert len(part.requests) == 90
+    counts: dict[int, int] = {}
+    for request in part.requests:
+        counts[request.blocks[1]] = counts.get(request.blocks[1], 0) + 1
+    assert set(counts.values()) == {10}
+    assert [each.at_s for each in part.requests] == sorted(each.at_s for each in part.requests)
+
+
+def test_a_part_without_blocks_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"timestamp": 1, "hash_ids": []}\n')
+    with pytest.raises(ValueError, match="has no blocks in it"):
+        prompts(path)
+
+
+# --- costs ------------------------------------------------------------------------------------------------------------
+
+
+def test_costs_are_found_again():
+    costs = StepCosts(step_s=0.01, token_s=1e-3, pair_s=1e-7, decode_s=2e-3, context_s=1e-6)
+    random = np.random.default_rng(0)
+    steps, now_s = [], 0.0
+    for number in range(200):
+        parts = [Part(int(random.integers(0, 4000)), 1, decode=True) for _ in range(number % 4)]
+        if number % 3 or not parts:
+            parts.append(Part(int(random.integers(0, 3000)), int(random.integers(1, 500)), decode=False))
+        took_s = costs.seconds(parts)
+        steps.append(Step(tuple(parts), now_s, now_s + took_s - 0.001))  # a part of it lies between two steps
+        now_s += took_s + (1.0 if number % 10 == 0 else 0.0)
+    found = step_costs(steps)
+    for step in steps:
+        assert found.seconds(step.parts) == pytest.approx(costs.seconds(step.parts), rel=0.02)
+    assert terms(steps[0].parts)[0] == 1
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", [["--clients", "1"], ["--speed", "2"]], ids=["one client", "as they come"])
+def test_the_replay_finds_what_the_engine_found(tmp_path, how):
+    """Request by request and tier by tier, with a device that holds less than comes; times are not looked at here."""
+    path = mooncake(tmp_path / "a.jsonl", chains(24))
+    arguments = ["bench", "trace", str(path), "--model", "random-tiny", "--threads", "1", *how]
+    sizes = ["--device-blocks", "24", "--host-blocks", "16", "--disk-blocks", "60", "--max-num-seqs", "2"]
+    result = CliRunner().invoke(app, [*arguments, *sizes, "--json", str(tmp_path / "found.json")])
+    assert result.exit_code in (0, 1), result.output
+    figures = json.loads((tmp_path / "found.json").read_text())
+    [run] = figures["runs"]
+    assert run["requests"] == 24
+    assert sum(sum(each["found"].values()) for each in run["engine"]) > 60
+    if "--clients" in how:
+        assert run["requests_with_the_same_hits"] >= 20  # all, unless this machine is held up
+    rates = run["hit_rate"]
+    assert abs(rates["all"][0] - rates["all"][1]) < 0.05
+    gates = {gate["name"]: gate["holds"] for gate in figures["gates"]}
+    assert len(gates) == 7
+    assert result.exit_code == (0 if all(gates.values()) else 1)
+    assert (tmp_path / "found.md").read_text().startswith("# The simulator beside the engine")
+    assert "| a | hit rate, device |" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--clients", "2", "--speed", "3"], "goes without --speed"),
+        (["--device-blocks", "2"], "the longest prompt and its reply need 4 blocks, not 2"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, arguments, why):
+    path = mooncake(tmp_path / "a.jsonl", chains(3))
+    result = CliRunner().invoke(app, ["bench", "trace", str(path), "--model", "random-tiny", *arguments])
+    assert result.exit_code == 2
+    assert why in " ".join(result.stderr.replace("│", " ").split())

@@ -1,0 +1,98 @@
+"""The replay beside what is known: when steps end, who waits for whom, and what an engine that serves the same finds."""
+
+import numpy as np
+import pytest
+
+from tiering.index_config import IndexConfig
+from tiering.moves import Demote, Promote
+from tiering.replay import Asked, MoveCosts, Part, Replay, ReplayConfig, StepCosts, terms
+
+BLOCK = 4
+STEPS = StepCosts(step_s=1.0, token_s=0.1, decode_s=0.5)
+
+
+def config(device=100, host=0, disk=0, **settings) -> ReplayConfig:
+    index = IndexConfig(
+        block_tokens=BLOCK,
+        device_slots=device,
+        host_slots=host,
+        disk_bytes=disk,
+        record_bytes=1,
+        clean_share=0.5,
+    )
+    return ReplayConfig(
+        **{"index": index, "max_num_seqs": 4, "max_batch_tokens": 20, "steps": STEPS, **settings}
+    )
+
+
+def asked(at_s: float, tokens, new: int = 1) -> Asked:
+    return Asked(at_s=at_s, prompt=np.array(tokens, dtype=np.int32), max_tokens=new)
+
+
+def test_what_a_step_is_charged_for():
+    parts = [Part(10, 4, decode=False), Part(7, 1, decode=True)]
+    assert terms(parts).tolist() == [1, 4, 4 * 12, 1, 8]
+    assert (
+        StepCosts(step_s=1, token_s=2, pair_s=3, decode_s=4, context_s=5).seconds(parts)
+        == 1 + 8 + 144 + 4 + 40
+    )
+
+
+def test_a_prompt_is_computed_in_chunks_and_others_wait_for_their_end():
+    """40 tokens are two steps of 20; who comes during the first is begun with the third."""
+    first, second = Replay(config()).run([asked(0, range(40)), asked(0.5, range(100, 110))])
+    assert first.ttft_s == pytest.approx(6.0)
+    assert second.ttft_s == pytest.approx(6.0 - 0.5 + 2.0)
+
+
+def test_replies_go_on_beside_prompts():
+    """The reply's token and the prompt share a step, and each of its further tokens is a step."""
+    replay = Replay(config())
+    first, second = replay.run([asked(0, range(10), 4), asked(0.1, range(100, 110), 1)])
+    assert first.ttft_s == pytest.approx(2.0)
+    assert second.ttft_s == pytest.approx(2.0 - 0.1 + 2.5)
+    assert replay.num_steps == 4
+
+
+def test_who_shares_a_prefix_that_is_being_computed_waits_for_it():
+    prompt = list(range(12))
+    seen = Replay(config()).run([asked(0, [*prompt, 50, 51]), asked(0, [*prompt, 60, 61])])
+    assert [each.found["device"] for each in seen] == [0, 3]
+    assert seen[1].ttft_s == pytest.approx(2.4 + 1.2)
+
+
+def test_whole_blocks_of_replies_are_cached_and_no_prompt_has_them():
+    replay = Replay(config())
+    replay.run([asked(0, range(8), 9)])
+    assert replay._index.stats()["blocks"] == 4
+    assert (
+        Replay(config()).run([asked(0, range(8), 9), asked(50, [*range(8), *range(9)])])[1].found["device"]
+        == 2
+    )
+
+
+def test_what_was_pushed_down_comes_back_in_the_time_that_it_takes():
+    """A device of 8 blocks: the second prompt pushes the first one down, and the third has it back."""
+    moves = {Promote: MoveCosts(latency_s=3.0, block_s=0.5), Demote: MoveCosts(block_s=0.25)}
+    one, other = list(range(24)), list(range(100, 124))
+    seen = Replay(config(device=8, host=20, moves=moves)).run(
+        [asked(0, one), asked(100, other), asked(200, one)]
+    )
+    found = seen[2].found
+    assert found["host"] > 0
+    num_found = found["device"] + found["host"]
+    computed = -(-(24 - 4 * num_found) // 20) + 0.1 * (24 - 4 * num_found)
+    assert seen[2].ttft_s >= 3.0 + 0.5 * found["host"] + computed - 1e-9
+    assert seen[2].ttft_s <= 3.0 + 0.5 * found["host"] + computed + 0.25 * 8 + 1e-9
+
+
+def test_clients_ask_one_after_the_other():
+    seen = Replay(config()).run([asked(0, range(i, i + 10)) for i in range(0, 60, 20)], clients=1)
+    assert [each.ttft_s for each in seen] == pytest.approx([2.0, 2.0, 2.0])
+
+
+def test_the_same_requests_have_the_same_end():
+    random = np.random.default_rng(0)
+    asking = [asked(i * 0.7, random.integers(0, 3, 30).tolist() + [i] * 5, 5) for i in range(60)]
+    shape = {"device": 20, "host": 20, "disk": 30}
+    assert Replay(config(**shape)).run(asking) == Replay(config(**shape)).run(asking)
