@@ -24,6 +24,7 @@ from tiering.policies.policy import Policy
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, State, Tier
 from tiering.slot_table import SlotState, SlotTable
+from tiering.terms import Terms
 from tiering.tier_order import ROOT, TierOrder, Victims
 
 _Seen = dict[Tier, tuple[Victims, ...]]
@@ -60,6 +61,7 @@ class Holdings:
         self.order = LRU(self.residency)
         self.owners = Owners()
         self.holds = Holds(self.residency)
+        self.terms = Terms(self.residency)
         # by tier; an enum takes long to be hashed, as a key of a dict
         self.slots = (SlotTable(device_slots), SlotTable(host_slots - later_host_slots))
         self.host_target = host_slots

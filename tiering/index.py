@@ -61,7 +61,7 @@ from tiering.restore import Restore
 from tiering.retention import NameNow, Retention
 from tiering.sizes import Sizes
 from tiering.swaps import Stash, Swaps
-from tiering.terms import Term, Terms
+from tiering.terms import Term
 from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
 from tiering.walk import Nodes, walk
@@ -146,7 +146,7 @@ class Index:
         self._most_host_slots = config.host_slots
         self._num_settings_changed = 0
         self._swaps = Swaps(self._holdings, self._eviction, self._outbox)
-        self._expiry = Expiry(self._holdings, self._eviction, Terms(self._holdings.residency, config.ttl_s))
+        self._expiry = Expiry(self._holdings, self._eviction, config.ttl_s)
         self.retention = Retention(
             self._holdings,
             self._holes,
