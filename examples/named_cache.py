@@ -4,7 +4,9 @@ import tempfile
 
 from engine import Engine, EngineConfig, SamplingParams
 
-DOCUMENT = "Article {}. The keeper of the light writes down each ship that passes, and the hour, and the weather. "
+DOCUMENT = (
+    "Article {}. The keeper of the light writes down each ship that passes, and the hour, and the weather. "
+)
 HANDBOOK = "".join(DOCUMENT.format(number) for number in range(1, 13))
 
 
@@ -20,7 +22,9 @@ def main() -> None:
             print(f"{made.name}: {made.tokens} tokens in {made.blocks} blocks are on disk, and stay")
         with open_engine(path) as engine:
             [found] = engine.caches.list()
-            print(f"after a restart: {found.name}, {found.tiers['disk']} blocks on disk, {found.lost_blocks} lost")
+            print(
+                f"after a restart: {found.name}, {found.tiers['disk']} blocks on disk, {found.lost_blocks} lost"
+            )
             result = engine.generate(HANDBOOK + "What is written down?", SamplingParams(max_tokens=8))
             print(f"{result.usage.cached_tokens} of {result.usage.prompt_tokens} tokens were cached")
             engine.caches.delete("handbook")

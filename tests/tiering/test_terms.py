@@ -161,7 +161,7 @@ def test_listings_say_how_long_runs_will_be_kept():
     run(tiers, SHORT_S, 1, 2)
     run(tiers, None, 1, 3)
     at(tiers, 100.0)
-    assert tiers.index.keep(np.array(prompt(1, 3)[:-1], dtype="<i4"), Tier.DEVICE) == 4
+    assert tiers.index.keep.prefix(np.array(prompt(1, 3)[:-1], dtype="<i4"), Tier.DEVICE) == 4
     runs = Listing(
         lambda: _ended(tiers.index.walk()),
         bytes(32),
