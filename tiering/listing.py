@@ -225,7 +225,8 @@ class Listing:
         """How long a run will be kept, all of it, if nobody uses it; None for as long as there is room."""
         if runs.kept.item(run) or (runs.by_default.item(run) and ttl_s is None):
             return None
-        lives_s = max(runs.own_s.item(run), ttl_s or 0.0 if runs.by_default.item(run) else 0.0)
+        default_s = ttl_s if ttl_s is not None and runs.by_default.item(run) else 0.0
+        lives_s: float = max(runs.own_s.item(run), default_s)
         return max(0.0, lives_s - (ago_s or 0.0))
 
     def _row(
