@@ -241,7 +241,7 @@ def _entry(stored: StoredName) -> _Entry:
     return _Entry(stored, told["name"], told["tenant"], told["created_ns"] / 1e9, num_tokens)
 
 
-def _key(name: str, tenant: str | None) -> bytes:
+def _key(name: object, tenant: str | None) -> bytes:
     """What the store knows a tenant's name by. Raises ValueError for what is no name."""
     if not (isinstance(name, str) and name and name.isprintable() and len(name) <= _MOST_NAME):
         raise ValueError(f"a name must be 1 to {_MOST_NAME} printable characters, got {name!r}")
@@ -251,10 +251,10 @@ def _key(name: str, tenant: str | None) -> bytes:
 
 
 def _tier(tier: str) -> Tier:
-    tiers = {each.label: each for each in Tier}
+    tiers: dict[str, Tier] = {each.label: each for each in Tier}
     if tier not in tiers:
         raise ValueError(f"tier must be one of {', '.join(tiers)}, got {tier!r}")
-    return tiers[tier]  # type: ignore[index]  # it is there
+    return tiers[tier]
 
 
 def _ttl_ns(ttl_s: float | None) -> int | None:

@@ -205,7 +205,8 @@ class PrefixRun:
     start_token, end_token: its place in the prompts that hold it.
     blocks: how many.   blocks_by_tier: how many of them each tier holds whole; exactly "device", "host" and "disk".
     hits: how often requests found its first block, since the start.   last_used_ago_s: None if never since then.
-    ttl_s: how long it will be kept if nobody uses it; None without a TTL.
+    ttl_s: how long it will be kept if nobody uses it; None for as long as there is room.   held: whether a user has its first
+        block kept, by `keep` or a named cache.
     leases: requests that hold its first block.   private: whether it is a tenant's.
     children: runs that follow it directly.   blocks_below: blocks of all runs that follow it, at any depth.
     text: the beginning of its text, where that was asked for and may be shown; else None.
@@ -225,6 +226,7 @@ class PrefixRun:
     children: int
     blocks_below: int
     text: str | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

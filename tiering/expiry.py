@@ -9,7 +9,6 @@ from kvstore.reasons import MissReason
 from tiering.eviction import Eviction
 from tiering.holdings import Holdings
 from tiering.residency import NO_BLOCK, Ids, Mask
-from tiering.terms import Terms
 
 _CHUNK_BLOCKS = 512
 """Looked at in one plan: two milliseconds, so that no step waits long for it."""
@@ -29,8 +28,10 @@ class Expiry:
     leaves for a later round.
     """
 
-    def __init__(self, holdings: Holdings, eviction: Eviction, terms: Terms) -> None:
-        self._holdings, self._eviction, self.terms = holdings, eviction, terms
+    def __init__(self, holdings: Holdings, eviction: Eviction, ttl_s: float | None) -> None:
+        """`ttl_s`: of what no request has given a time; None for never."""
+        self._holdings, self._eviction, self.terms = holdings, eviction, holdings.terms
+        self.terms.change(ttl_s)
         self._now_s = -math.inf
         self._until = np.zeros(1, dtype=np.int64)  # by term, the last stamp that is over
         self._last = 0  # of them the latest

@@ -28,6 +28,7 @@ from tiering.ranks import Rank, Ranks
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, State, Tier
 from tiering.slot_table import SlotState, SlotTable
 from tiering.stems import Stems
+from tiering.terms import Terms
 from tiering.tier_order import ROOT, TierOrder, Victims
 
 _Seen = dict[Tier, tuple[Victims, ...]]
@@ -73,6 +74,7 @@ class Holdings:
         self.ranks = Ranks(self.residency, self.order, high_s)
         self._stems = Stems(self.residency, self.radix)
         self.holds = Holds(self.residency)
+        self.terms = Terms(self.residency)
         # by tier; an enum takes long to be hashed, as a key of a dict
         self.slots = (SlotTable(device_slots), SlotTable(host_slots - later_host_slots))
         self.host_target = host_slots

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from kvstore.block import BlockKey
-from kvstore.errors import StoreFull
 from kvstore.reasons import MissReason
 from kvstore.reports import Removed
 from kvstore.store import ReadOutcome
@@ -33,8 +32,9 @@ from tiering.found import Found
 from tiering.holdings import DISK, HOST, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.index_config import LIVE, IndexConfig, uses_told_within_s
+from tiering.keep import Keep
 from tiering.keeping import Told, admission_named
-from tiering.lease import Lease
+from tiering.lease import NOT_CACHED, Lease
 from tiering.leases import CacheUse, Leases, Wait
 from tiering.loads import Loads
 from tiering.lookups import Lookups
@@ -61,10 +61,10 @@ from tiering.ranks import Rank
 from tiering.residency import Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import Restore
-from tiering.retention import NameNow, Retention
+from tiering.retention import Retention
 from tiering.sizes import Sizes
 from tiering.swaps import Stash, Swaps
-from tiering.terms import Term, Terms
+from tiering.terms import Term
 from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
 from tiering.walk import Nodes, walk
@@ -161,7 +161,7 @@ class Index:
         self._most_host_slots = config.host_slots
         self._num_settings_changed = 0
         self._swaps = Swaps(self._holdings, self._eviction, self._outbox)
-        self._expiry = Expiry(self._holdings, self._eviction, Terms(self._holdings.residency, config.ttl_s))
+        self._expiry = Expiry(self._holdings, self._eviction, config.ttl_s)
         self.retention = Retention(
             self._holdings,
             self._holes,
@@ -197,6 +197,8 @@ class Index:
             min_prefix_tokens=config.min_prefix_tokens,
         )
         self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)
+        self.keep = Keep(self._holdings, self._leases, self.retention, self._by_hand)
+        """What users ask to have held."""
         self._lookups = Lookups()
         self._choosing: Choosing | None = None
         if chooser is not None:
@@ -514,46 +516,6 @@ class Index:
         if not (self.config.disk_bytes if to is DISK else self.config.host_slots):
             raise RuntimeError(f"there is no {to.label} tier to move blocks down to")
         return self._by_hand.demote(path, start, to)
-
-    def keep(self, tokens: Tokens, tier: Tier) -> int:
-        """Hold what a prompt finds in this tier, or nearer to the model, until `release_kept`. How many of its tokens.
-
-        ValueError if there is no such tier; TooMuchHeld if that is too much.
-        """
-        self._check_tier(tier)
-        ids = self._leases.match(tokens, compute_last=False, disk_ready=True, use=CacheUse.READ)
-        ids = ids[: int(np.argmax(np.append(self._holdings.residency.nearest_tier(ids), len(Tier)) > tier))]
-        num_tokens = len(ids) * self.config.block_tokens
-        self.retention.keep(ids, tokens[:num_tokens].tobytes(), tier)
-        return num_tokens
-
-    def _check_tier(self, tier: Tier) -> None:
-        if not (1, self.config.host_slots, self.config.disk_bytes)[tier]:
-            raise ValueError(f"there is no {tier.label} tier")
-
-    def name_cache(
-        self, key: bytes, tokens: Tokens, ownership: Ownership, ttl_s: float | None
-    ) -> Steps[NameNow | None]:
-        """An errand: hold a prompt's whole blocks under a name, and write them down. None if they are not all there.
-
-        Raises KeyError if the name is taken, TooMuchHeld if that is too much, and StoreFull if the disk does not take them:
-        then nothing is held.
-        """
-        num_blocks = len(tokens) // self.config.block_tokens
-        path = tokens[: num_blocks * self.config.block_tokens]
-        ids = self._leases.match(path, compute_last=False, disk_ready=True, use=CacheUse.READ)
-        if len(ids) < num_blocks or not self._holdings.residency.present_anywhere(ids).all():
-            return None
-        named = self.retention.name(key, ids, path.tobytes(), ownership, ttl_s)
-        num_left = (yield from self._by_hand.write_down(named.hold.ids)) if named.hold.tier is DISK else 0
-        if not self.retention.has(named):
-            return None  # erased meanwhile, or over
-        if num_left:
-            self.retention.drop(key)
-            raise StoreFull(
-                f"{num_left} of {num_blocks} blocks could not be written: the disk is full, fails or rests"
-            )
-        return self.retention.look(key)
 
     @property
     def num_changes(self) -> int:

@@ -220,6 +220,15 @@ class Listing:
                 found.append(run)
         return np.array(found, dtype=ordered.dtype)
 
+    @staticmethod
+    def _left_s(runs: Runs, run: int, ttl_s: float | None, ago_s: float | None) -> float | None:
+        """How long a run will be kept, all of it, if nobody uses it; None for as long as there is room."""
+        if runs.kept.item(run) or (runs.by_default.item(run) and ttl_s is None):
+            return None
+        default_s = ttl_s if ttl_s is not None and runs.by_default.item(run) else 0.0
+        lives_s: float = max(runs.own_s.item(run), default_s)
+        return max(0.0, lives_s - (ago_s or 0.0))
+
     def _row(
         self, runs: Runs, run: int, now_s: float, ttl_s: float | None, describe: Describe | None
     ) -> PrefixRun:
@@ -235,7 +244,8 @@ class Listing:
             blocks_by_tier=dict(zip(_TIERS, runs.held[:, run].tolist(), strict=True)),
             hits=runs.hits.item(run),
             last_used_ago_s=ago_s,
-            ttl_s=None if ttl_s is None else max(0.0, ttl_s - (ago_s or 0.0)),
+            ttl_s=self._left_s(runs, run, ttl_s, ago_s),
+            held=runs.kept.item(run),
             leases=runs.leases.item(run),
             private=runs.private.item(run),
             children=runs.children.item(run),

@@ -84,8 +84,8 @@ class Retaining:
         return Cached(sum(found.values()), below)
 
     def keep(self, tokens: Tokens, tier: Tier) -> int:
-        """See Index.keep."""
-        return self._now(lambda: self._index.keep(tokens, tier))
+        """See Keep.prefix."""
+        return self._now(lambda: self._index.keep.prefix(tokens, tier))
 
     def release(self, tokens: Tokens) -> int:
         """Let go of what `keep` holds of this prompt. How many tokens it were."""
@@ -97,13 +97,13 @@ class Retaining:
     def name(self, tokens: Tokens, name: StoredName) -> NameNow | None:
         """Hold a prompt's whole blocks under a name: they and it are on disk when this returns, where there is a disk.
 
-        None if they are not all cached. Raises as Index.name_cache does, and StoreError if the name cannot be written: then
+        None if they are not all cached. Raises as Keep.name does, and StoreError if the name cannot be written: then
         nothing is held.
         """
 
         def begin() -> Steps[NameNow | None]:
             self._index.at(self._clock())
-            return self._index.name_cache(name.key, tokens, _ownership(name), _ttl_s(name))
+            return self._index.keep.name(name.key, tokens, _ownership(name), _ttl_s(name))
 
         now = self._answer_to(begin)
         if now is not None:

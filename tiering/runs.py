@@ -28,7 +28,7 @@ class Runs:
     """All runs, by number: nodes that follow each other without a branch are one. Never changed, once it is made.
 
     `starts`, `ends`: token positions; `blocks`, `held` (a row a tier), `below`: counts of blocks; `hits`, `leases`,
-    `touched_s`: of the first block; `private`: of the last; `children`, `parents`: runs, NO_RUN for none.
+    `touched_s`, `kept`: of the first block; `private`, `own_s`, `by_default`: of the last; `children`, `parents`: runs, NO_RUN for none.
     """
 
     def __init__(self, parts: list[Nodes], block_tokens: int) -> None:
@@ -73,6 +73,8 @@ class Runs:
         self.below, self.children = below[self._tail], num_children[1:][self._tail]
         self.hits, self.leases = seen.hits[heads], seen.leases[heads]
         self.touched_s, self.private = seen.touched_s[heads], seen.private[self._tail]
+        self.own_s, self.by_default = seen.own_s[self._tail], seen.by_default[self._tail]
+        self.kept = seen.kept[heads]
         self._levels_of_runs = levels
 
     def __len__(self) -> int:
@@ -218,6 +220,9 @@ class _Columns:
         self.leases = np.concatenate([part.leases for part in parts])[rows]
         self.private = np.concatenate([part.private for part in parts])[rows]
         self.touched_s = np.concatenate([part.touched_s for part in parts])[rows]
+        self.own_s = np.concatenate([part.own_s for part in parts])[rows]
+        self.by_default = np.concatenate([part.by_default for part in parts])[rows]
+        self.kept = np.concatenate([part.kept for part in parts])[rows]
 
 
 def _places(numbers: Numbers, ups: Numbers) -> Numbers:
@@ -239,5 +244,8 @@ _NONE = Nodes(
     leases=np.empty(0, np.int32),
     private=np.empty(0, np.bool_),
     touched_s=np.empty(0, np.float64),
+    own_s=np.empty(0, np.float64),
+    by_default=np.empty(0, np.bool_),
+    kept=np.empty(0, np.bool_),
     gone=[],
 )

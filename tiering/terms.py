@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tiering.residency import Ids, Residency
+from tiering.residency import Ids, Mask, Residency
 
 Stamps = NDArray[np.int64]
 
@@ -32,18 +32,17 @@ class Terms:
     first block, so what comes before a block never has a shorter term than it, whatever the TTL is.
     """
 
-    def __init__(self, residency: Residency, ttl_s: float | None) -> None:
-        """`ttl_s`: the index's own; None for never."""
+    def __init__(self, residency: Residency) -> None:
+        """There is no TTL of the index's own."""
         self._residency = residency
         self._terms = [Term()]
         self._numbers = {Term(): EVERYBODYS_TERM}
         self._rows: dict[int, NDArray[np.uint16]] = {}
         """For each number, what becomes of the others where both use a block."""
-        self.default_s = math.inf
-        self.change(ttl_s)
+        self.change(None)
 
     def change(self, ttl_s: float | None) -> None:
-        """Another TTL of the index's own."""
+        """Another TTL of the index's own; None for never."""
         self.default_s = math.inf if ttl_s is None else ttl_s
         self._count()
 
@@ -75,6 +74,14 @@ class Terms:
             self._residency.has_terms = True
             self._count()
         return self._numbers[term]
+
+    def own_s(self, ids: Ids) -> NDArray[np.float64]:
+        """The longest time that any request has asked for, of blocks; 0 where none has."""
+        return np.array([term.own_s for term in self._terms])[self._residency.term[ids]]
+
+    def by_default(self, ids: Ids) -> Mask:
+        """Of which blocks the index's TTL counts."""
+        return np.array([term.by_default for term in self._terms])[self._residency.term[ids]]
 
     def terms_of(self, ids: Ids) -> list[Term]:
         """Those of blocks."""

@@ -21,7 +21,8 @@ class Nodes:
     """Some nodes of the index as they were at one moment. Nobody changes it, any thread may read it.
 
     An entry for each node, in `held` one a tier and node. Hits, leases and `touched_s`, on the cache's clock and NaN for
-    never, are those of the first block; `private` is that of the last. `gone` are numbers that name no node.
+    never, are those of the first block, and so is `kept`, whether a user holds it; `private` is that of the last, and so are
+    `own_s` and `by_default`, what its term says. `gone` are numbers that name no node.
     """
 
     numbers: NDArray[np.int64]
@@ -34,6 +35,9 @@ class Nodes:
     leases: NDArray[np.int32]
     private: NDArray[np.bool_]
     touched_s: NDArray[np.float64]
+    own_s: NDArray[np.float64]
+    by_default: NDArray[np.bool_]
+    kept: NDArray[np.bool_]
     gone: list[int]
 
 
@@ -88,5 +92,8 @@ def _look(holdings: Holdings, numbers: Sequence[int]) -> Nodes:
         leases=residency.leases[first],
         private=residency.owner[last] != NOBODY,
         touched_s=holdings.order.touched_s(first),
+        own_s=holdings.terms.own_s(last),
+        by_default=holdings.terms.by_default(last),
+        kept=holdings.holds.are_held(first),
         gone=sorted({*numbers}.difference(found.numbers)) if len(found.numbers) < len(numbers) else [],
     )

@@ -136,7 +136,7 @@ class Retained:
 
     def erase(self, owner: bytes) -> None:
         """Forget what is an owner's, of all namespaces, and what nobody can read."""
-        doomed = {}
+        doomed: dict[bytes, None] = {}
         for key, value in self._rows(_NAME):
             name = self._unpacked(key[1 + KEY_BYTES :], key, value)
             if name is None or name.owner == owner:

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
+from kvstore.reports import PrefixQuery
 from tests.tiering.memory_model import MemoryModel
 from tests.tiering.small_tiers import lookup, model, prompt
 from tests.tiering.test_ttl import at, blocks, pass_time
+from tiering.listing import Listing
 from tiering.moves import Retain
 from tiering.residency import Residency, Tier
 from tiering.terms import Term, Terms
@@ -134,7 +136,7 @@ def test_a_round_looks_at_no_more_than_it_must():
 
 
 def test_times_beyond_number_count_as_the_next_power_of_two():
-    terms = Terms(Residency(4), None)
+    terms = Terms(Residency(4))
     numbers = {terms.number(float(seconds)) for seconds in range(1000, 4000)}
     assert len(terms) <= 2 * 200 + 2 * 40 + 1
     assert terms.lives_s[terms.number(3999.5)] == 4096.0
@@ -143,7 +145,8 @@ def test_times_beyond_number_count_as_the_next_power_of_two():
 
 
 def test_two_terms_together_live_as_long_as_both():
-    terms = Terms(Residency(4), 100.0)
+    terms = Terms(Residency(4))
+    terms.change(100.0)
     both = terms.merged(terms.number(SHORT_S), terms.number(None))
     assert terms.lives_s[both] == SHORT_S
     terms.change(1000.0)
@@ -151,3 +154,29 @@ def test_two_terms_together_live_as_long_as_both():
     terms.change(None)
     assert terms.lives_s[both] == math.inf
     assert np.isfinite(terms.lives_s[terms.number(SHORT_S)])
+
+
+def test_listings_say_how_long_runs_will_be_kept():
+    tiers = model(16, 4, 8, ttl_s=1000.0)
+    run(tiers, SHORT_S, 1, 2)
+    run(tiers, None, 1, 3)
+    at(tiers, 100.0)
+    assert tiers.index.keep.prefix(np.array(prompt(1, 3)[:-1], dtype="<i4"), Tier.DEVICE) == 4
+    runs = Listing(
+        lambda: _ended(tiers.index.walk()),
+        bytes(32),
+        2,
+        clock=lambda: 100.0,
+        ttl_s=lambda: 1000.0,
+        wait=lambda coming: coming.result(1.0),
+    )
+    rows = {(row.start_token, row.held): row.ttl_s for row in runs.page(PrefixQuery(flat=True)).rows}
+    assert rows == {(0, True): None, (2, True): None, (2, False): SHORT_S - 100.0}
+
+
+def _ended(steps):
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value

@@ -345,7 +345,7 @@ class Traffic:
         tier = self.choose(tiers)
         index.at(self.model.now_s)
         try:
-            num_tokens = index.keep(tokens, tier)
+            num_tokens = index.keep.prefix(tokens, tier)
         except TooMuchHeld:
             return
         if num_tokens:
@@ -372,7 +372,7 @@ class Traffic:
 
         def steps():
             try:
-                now = yield from index.name_cache(key, tokens, ownership_of(tokens.tolist()), ttl_s)
+                now = yield from index.keep.name(key, tokens, ownership_of(tokens.tolist()), ttl_s)
             except (TooMuchHeld, StoreFull):
                 return
             if now is not None and key in index.retention._names:

@@ -107,9 +107,7 @@ class SmallCaches:
         return self.made[tenant, name]
 
     def extend(self, name: str, ttl: str | float | None, tenant: str | None = None) -> NamedCache:
-        self.made[tenant, name] = replace(
-            self.made[tenant, name], expires_s=None if ttl is None else 1.0 + float(ttl)
-        )
+        self.made[tenant, name] = replace(self.made[tenant, name], expires_s=None if ttl is None else 301.0)
         return self.made[tenant, name]
 
     def delete(self, name: str, tenant: str | None = None) -> None:
