@@ -58,17 +58,17 @@ class Eviction(Removal):
     def _free_device(self, short: int, num_slots: int, owner: bytes) -> bool:
         """Have so many leave the device, for an owner that is going to have `num_slots` more; False, and no change, if they cannot."""
         shares = self._holdings.shares
-        if shares.on:
+        if fair := shares.on:
             shares.asks(DEVICE, self._holdings.owners.number(owner), num_slots)
-        try:
-            if short == 1 and self._evict_leaf():
-                return True
+        done = short == 1 and self._evict_leaf()
+        if not done:
             victims = self._holdings.device_victims.peek(short)
-            if len(victims) == short:
+            done = len(victims) == short
+            if done:
                 self.evict_device(victims)
-            return len(victims) == short
-        finally:
+        if fair:
             shares.asked(DEVICE)
+        return done
 
     def _is_device_moving(self) -> bool:
         """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""

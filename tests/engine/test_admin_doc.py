@@ -112,6 +112,7 @@ def test_every_route_has_an_example():
     scripts = "\n".join(script for script, _ in EXAMPLES)
     asked = {re.sub(r"[?\"].*", "", path) for path in re.findall(r'\$KVTIDE_URL(\S*?)"', scripts)}
     asked |= {path.replace("$KEY", "{key}").replace("requests/1", "requests/{id}") for path in asked}
+    asked |= {path.replace("tenants/acme", "tenants/{tenant}") for path in asked}
     asked |= {"/admin/v1/jobs/{id}"} if "$JOB" in scripts else set()
     page = {"/", "/page/{name:.+}"}  # for browsers
     assert {route.path for route in ROUTES} - page <= asked
