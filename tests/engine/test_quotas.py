@@ -125,9 +125,9 @@ def _over_http(engine, url):
     assert mine["quota"] == {"host": 1 << 20, "device": 0.5}
     assert ask("PUT", "tenants/acme/quota", {"tape": 1})[0] == 400
     assert ask("PUT", "tenants/acme/quota", {"host": 2.0})[0] == 400
-    assert ask("PATCH", "config", {"tenant_quotas": {"*": {"weight": 2}}})[0] == 200
-    assert engine.settings()["tenant_quotas"] == {"*": {"weight": 2.0}}
+    assert ask("PUT", "tenants/*/quota", {"weight": 2})[0] == 200
+    assert engine.settings()["tenant_quotas"]["*"] == {"weight": 2.0}
     assert ask("DELETE", "tenants/acme/quota")[0] == 404
     assert ask("DELETE", "tenants/*/quota") == (200, {"tenant": "*", "quota": None})
     page = urllib.request.urlopen(f"{url}/metrics").read().decode()  # noqa: S310 - our own address
-    assert 'kvtide_tenant_used_bytes{tenant="*",tier="device"}' in page
+    assert 'kvtide_tenant_used_bytes{tenant="a/b",tier="device"}' in page

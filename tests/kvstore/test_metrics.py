@@ -16,7 +16,19 @@ from kvstore.admin.metrics import CONTENT_TYPE, exposition
 from tests.kvstore import figures
 
 BY_NAME = {metric.name: metric for metric in METRICS}
-LABELS = {"tier", "reason", "transfer", "state", "route", "method", "code", "codec", "decision", "outcome"}
+LABELS = {
+    "tier",
+    "reason",
+    "transfer",
+    "state",
+    "route",
+    "method",
+    "code",
+    "codec",
+    "decision",
+    "outcome",
+    "tenant",
+}
 UNITS = {
     "bytes": "_bytes",
     "seconds": "_seconds",
@@ -184,7 +196,7 @@ def test_without_reasons_and_transfers_the_rest_is_there():
         "kvtide_departed_entries",
         "kvtide_events_total",
     }
-    prefixes = ("kvtide_transfer_", "kvtide_gpu_", "kvtide_http_", "kvtide_load_")
+    prefixes = ("kvtide_transfer_", "kvtide_gpu_", "kvtide_http_", "kvtide_load_", "kvtide_tenant_")
     absent |= {name for name in BY_NAME if name.startswith(prefixes)}
     assert found == set(BY_NAME) - absent
 

@@ -113,9 +113,7 @@ async function apply() {
 
 function build(config) {
   settings = config.settings;
-  // what is made of parts is shown, and changed by who writes JSON
-  const isWhole = (value) => value === null || typeof value !== "object";
-  const changeable = config.changeable.filter((name) => name in settings && isWhole(settings[name]));
+  const changeable = config.changeable.filter((name) => name in settings);
   $("#settings-form").replaceChildren(
     ...changeable.map((name) => row(name, settings[name])),
     h("div", { class: "buttons" }, h("button", { type: "submit", class: "primary", id: "settings-apply", disabled: true }, "Apply"),

@@ -29,7 +29,12 @@ def every_route():
     """Method, path and a body that fits, of each route, and the role that it needs."""
     for route in ROUTES:
         if route.path != f"{V1}/events":
-            path = route.path.replace("{key}", key(1)).replace("{id}", "7").replace("{name:.+}", "x.js")
+            path = (
+                route.path.replace("{key}", key(1))
+                .replace("{id}", "7")
+                .replace("{tenant}", "acme")
+                .replace("{name:.+}", "x.js")
+            )
             body = None if route.body is None else BODIES.get(path.rpartition("/")[2], {})
             yield route.method, path, body, route.role
 
