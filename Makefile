@@ -40,6 +40,7 @@ CODEC_ARGS ?=
 OVERHEADS_ARGS ?=
 RESTART_ARGS ?=
 KEEPING_ARGS ?=
+QUOTAS_ARGS ?=
 SIMULATE_ARGS ?=
 DISK_ARGS ?=
 TRACE_ARGS ?= $(addprefix benchmarks/traces/,mooncake_conversation_h1.jsonl.zst mooncake_synthetic.jsonl.zst)
@@ -58,6 +59,8 @@ export OMP_WAIT_POLICY := PASSIVE
 .PHONY: setup demo test browser check mutate faults faults-peers index-peers ttft-peers crash bench bench-admin bench-codec \
 	bench-disk bench-index bench-keeping bench-load-or-compute bench-load-or-compute-engine bench-overheads bench-restart \
 	bench-record bench-simulate bench-trace churn figures soak format sizes gpu-check gpu-rehearsal clean help
+	bench-disk bench-index bench-keeping bench-load-or-compute bench-load-or-compute-engine bench-overheads bench-quotas bench-restart \
+	bench-simulate churn figures soak format sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -143,6 +146,9 @@ bench-index: setup ## what the prefix index costs: matches, insertions, eviction
 
 bench-keeping: setup ## what the default admission gains over LRU on real traces, with hints and without (two minutes)
 	@$(BIN)/python -m benchmarks.keeping $(KEEPING_ARGS)
+
+bench-quotas: setup ## what one tenant's flood does to another's hits, with quotas and without (two minutes; QUOTAS_ARGS="--json FILE")
+	@$(BIN)/python -m benchmarks.quotas $(QUOTAS_ARGS)
 
 bench-codec: setup ## how much smaller KV becomes without loss, and how fast (two minutes)
 	@OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.codec $(CODEC_ARGS)

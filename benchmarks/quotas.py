@@ -209,7 +209,7 @@ def report(figures: _Row) -> str:
 def main() -> int:
     parser = command.parser(__doc__)
     parser.add_argument("--trace", type=Path, default=TRACES / "mooncake_conversation_h1.jsonl.zst")
-    parser.add_argument("--requests", type=int, default=1000, help="of the trace")
+    parser.add_argument("--requests", type=int, default=600, help="of the trace")
     parser.add_argument(
         "--blocks", type=int, nargs=3, default=[1000, 2000, 4000], help="of device, host memory and disk"
     )
@@ -217,7 +217,7 @@ def main() -> int:
         "--flood", type=int, nargs="+", default=[2, 8], help="prompts before each request of the trace"
     )
     parser.add_argument("--flood-blocks", type=int, default=32, help="of each of them")
-    parser.add_argument("--repeats", type=int, default=5, help="of measuring what quotas cost")
+    parser.add_argument("--repeats", type=int, default=3, help="of measuring what quotas cost")
     arguments = parser.parse_args()
     figures = measure(arguments)
     command.publish(arguments.json, figures, report(figures))

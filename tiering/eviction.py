@@ -61,19 +61,19 @@ class Eviction(Removal):
     def _free_device(self, short: int, num_slots: int, owner: bytes) -> bool:
         """Have so many leave the device, for an owner that is going to have `num_slots` more; False if they cannot."""
         shares = self._holdings.shares
-        if shares.on:
+        if fair := shares.on:
             shares.asks(DEVICE, self._holdings.owners.number(owner), num_slots)
-        try:
-            if short == 1 and self._evict_leaf():
-                return True
+        done = short == 1 and self._evict_leaf()
+        if not done:
             victims = self._holdings.device_victims.peek(short)
-            if len(victims) < short:
-                return False
-            self.evict_device(victims)
-            # what is held may have found no place below
-            return self._holdings.slots[DEVICE].num_free + self.num_leaving >= num_slots
-        finally:
+            done = len(victims) == short
+            if done:
+                self.evict_device(victims)
+                # what is held may have found no place below
+                done = self._holdings.slots[DEVICE].num_free + self.num_leaving >= num_slots
+        if fair:
             shares.asked(DEVICE)
+        return done
 
     def _is_device_moving(self) -> bool:
         """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""

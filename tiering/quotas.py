@@ -136,7 +136,7 @@ class Shares:
         parts = np.floor(entitled[: len(self._dirty)]).astype(np.int64)
         clean = np.maximum(1, (clean_share * parts).astype(np.int64))
         excess = self._dirty - np.maximum(0, parts - clean)
-        return [(number, excess.item(number)) for number in np.flatnonzero(excess[1:] > 0) + 1]
+        return [(number, excess.item(number)) for number in (np.flatnonzero(excess[1:] > 0) + 1).tolist()]
 
     def _grow(self) -> None:
         if (more := len(self._owners) - self._used.shape[1]) > 0:
@@ -158,8 +158,8 @@ class Shares:
         if not self.on:
             return False
         used = self._used[tier]
-        num_owners = np.count_nonzero(used)
-        return num_owners > 1 or (num_owners == 1 and self._total(tier) > used.sum())
+        num_owners = int(np.count_nonzero(used))
+        return num_owners > 1 or (num_owners == 1 and self._total(tier) > int(used.sum()))
 
     # --- who is to give -------------------------------------------------------------------------------------------
 
@@ -194,8 +194,10 @@ class Shares:
         fixed = np.where(sizes[tier] < 0, -sizes[tier] * capacity, sizes[tier])
         is_fixed = ~np.isnan(fixed)
         rest = max(0.0, capacity - fixed[is_fixed & there].sum())
-        sharing = weights[~is_fixed & there].sum()
-        part = np.where(is_fixed, fixed, rest * weights / max(sharing, _LEAST))
+        sharing = weights[~is_fixed & there].sum() + np.where(
+            there, 0.0, weights
+        )  # who has nothing yet would share too
+        part = np.where(is_fixed, fixed, rest * weights / np.maximum(sharing, _LEAST))
         return used, np.maximum(part, _LEAST * weights)
 
     def _read_quotas(self, num_owners: int) -> tuple[Amounts, Amounts]:

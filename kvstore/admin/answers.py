@@ -28,7 +28,6 @@ CHANGEABLE = (
     "disk_deadline_s",
     "ttl_s",
     "host_clean_share",
-    "tenant_quotas",
     "min_prefix_tokens",
 )
 """Settings that an engine changes while it runs."""

@@ -197,7 +197,7 @@ class Nothing(Sent, frozen=True, kw_only=True):
 
 
 Changes = Annotated[
-    dict[str, int | float | str | bool | dict[str, Any] | None],
+    dict[str, int | float | str | bool | None],
     Meta(min_length=1, description="Settings by name, and what they shall be."),
 ]
 

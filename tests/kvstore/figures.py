@@ -36,6 +36,13 @@ def engine() -> dict[str, Any]:
         "ttft_s": {"none": histogram(0, 1, 2), "disk": histogram(0, 0, 0, 3, total=9.0)},
         "queue_s": histogram(5),
         "load_s": histogram(1, 1, 1, 1),
+        "tenants": {
+            "acme": {
+                "used_bytes": {"device": 10, "host": 20, "disk": 30},
+                "evicted_copies": 4,
+                "evictions_asked": 5,
+            }
+        },
         "draining": False,
         "failed": False,
     }

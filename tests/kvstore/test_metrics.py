@@ -29,6 +29,7 @@ LABELS = {
     "outcome",
     "verdict",
     "why",
+    "tenant",
 }
 UNITS = {
     "bytes": "_bytes",
@@ -197,7 +198,14 @@ def test_without_reasons_and_transfers_the_rest_is_there():
         "kvtide_departed_entries",
         "kvtide_events_total",
     }
-    prefixes = ("kvtide_transfer_", "kvtide_gpu_", "kvtide_http_", "kvtide_load_", "kvtide_admission_")
+    prefixes = (
+        "kvtide_transfer_",
+        "kvtide_gpu_",
+        "kvtide_http_",
+        "kvtide_load_",
+        "kvtide_admission_",
+        "kvtide_tenant_",
+    )
     absent |= {name for name in BY_NAME if name.startswith(prefixes)}
     assert found == set(BY_NAME) - absent
 

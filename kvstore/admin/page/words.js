@@ -14,11 +14,13 @@ const REASONS = {
   differs: ["Differs", "What is cached goes on with other tokens."],
   evicted: ["Evicted", "It was cached and had to go for want of room. More host memory or disk would have kept it."],
   not_admitted: ["Not kept", "It was not thought worth a place in the next tier."],
+  over_quota: ["Over its quota", "It had to go for want of room, as its tenant had more than its part."],
   expired: ["Expired", "Nobody had used it for the TTL."],
   removed: ["Removed by hand", "Somebody had it removed."],
   reply_not_indexed: ["Reply not cached", "It was a reply, and the deterministic mode does not cache what decoding computes."],
   not_restored: ["Not listed yet", "After the start the cache was still finding out what the disk holds: this may be among it."],
   not_a_whole_block: ["End of the prompt", "Only whole blocks are cached, and a prompt's last token is always computed."],
+  too_short: ["Too short", "The prompt, or what a lower tier has of it, is shorter than what is worth keeping or loading."],
   other_identity: ["Other identity", "Another tenant, salt or model has it, and it is not shared."],
   cache_off: ["Cache not used", "The request asked not to use the cache."],
   read_failed: ["Read failed", "The disk answered a whole batch of reads with an error."],
@@ -67,6 +69,7 @@ export const SETTING_TEXT = {
   disk_queue_bytes: "Blocks that may wait to be written at the same time.",
   disk_deadline_s: "A read that takes longer is not waited for: the tokens are computed.",
   ttl_s: "What nobody has used for so many seconds is forgotten. Empty: never.",
+  min_prefix_tokens: "Shorter prompts are not cached, and less is not loaded from a lower tier.",
   host_clean_share: "Share of host slots that are kept free or have a copy on disk.",
 };
 

@@ -21,6 +21,8 @@ from kvstore.reports import (
     PrefixRun,
     Removed,
     RequestReport,
+    TenantReport,
+    TierName,
     Verified,
 )
 
@@ -124,6 +126,7 @@ class SmallSubject:
     changed: dict[str, Any] = field(
         default_factory=lambda: {"host_bytes": 1024, "ttl_s": None, "disk_path": None, "block_tokens": BLOCK}
     )
+    quotas: dict[str, dict[str, Any]] = field(default_factory=dict)
     draining: bool = False
     caches: SmallCaches = field(default_factory=SmallCaches)
     counts: dict[str, int] = field(default_factory=lambda: {"prompt_tokens": 0, "device": 0})
@@ -243,6 +246,27 @@ class SmallSubject:
                 )
         self.changed |= changes
         return self.settings()
+
+    def tenants(self) -> list[TenantReport]:
+        nothing: dict[TierName, int] = {"device": 0, "host": 0, "disk": 0}
+        return [
+            TenantReport(
+                tenant=name,
+                owner=name.encode().hex(),
+                used_bytes=nothing,
+                part_bytes=None,
+                quota=quota,
+                evicted_copies=0,
+                evictions_asked=0,
+            )
+            for name, quota in self.quotas.items()
+        ]
+
+    def set_quota(self, tenant: str, quota: dict[str, Any]) -> None:
+        self.quotas[tenant] = quota
+
+    def delete_quota(self, tenant: str) -> None:
+        del self.quotas[tenant]
 
     def request(self, number: int, *, text: bool = False) -> RequestReport:
         if number != 7:

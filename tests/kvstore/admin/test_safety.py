@@ -33,6 +33,7 @@ def every_route():
                 route.path.replace("{key}", key(1))
                 .replace("{id}", "7")
                 .replace("{name}", "handbook")
+                .replace("{tenant}", "acme")
                 .replace("{name:.+}", "x.js")
             )
             body = None if route.body is None else BODIES.get(path.rpartition("/")[2], {})
