@@ -72,7 +72,9 @@ def breakpoints_of(prompt: Prompt, ids: NDArray[np.int32], tokenizer: Any) -> tu
     for at, message in enumerate(messages, 1):
         if message.get("cache_control"):
             text = _rendered([dict(each) for each in messages[:at]], tokenizer)
-            upto = np.array(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64)
+            upto = np.array(
+                tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], dtype=np.int64
+            )
             length = min(len(upto), len(ids))
             differs = np.flatnonzero(upto[:length] != ids[:length])
             points.append(int(differs[0]) if len(differs) else length)
