@@ -58,9 +58,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: setup demo test browser check mutate faults faults-peers index-peers ttft-peers crash bench bench-admin bench-codec \
 	bench-disk bench-index bench-keeping bench-load-or-compute bench-load-or-compute-engine bench-overheads bench-restart \
-	bench-record bench-simulate bench-trace churn figures soak format sizes gpu-check gpu-rehearsal clean help
-	bench-disk bench-index bench-keeping bench-load-or-compute bench-load-or-compute-engine bench-overheads bench-quotas bench-restart \
-	bench-simulate churn figures soak format sizes gpu-check gpu-rehearsal clean help
+	bench-quotas bench-record bench-simulate bench-trace churn figures soak format sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tiering.keeping import Admission, Departing, Ended, Hints, Told, Verdict
+from tiering.keeping import Admission, Ended, Hints, Told
 from tiering.keeping.admission import NO_HINTS, Fingerprints
 from tiering.trace import read_trace
 
@@ -127,72 +127,40 @@ class LeafOrder:
                 assert places[0] >= places[1], "a parent goes before its child"
 
 
-def ended(request: Request, hints: Hints = NO_HINTS) -> Ended:
+def ended(request: Request, hints: Hints = NO_HINTS, salt: int = 0) -> Ended:
     """What an admission is told of it."""
     return Ended(
-        fingerprints=fingerprints(request.path), told=Told(output_tokens=request.output_tokens, hints=hints)
+        fingerprints=fingerprints(request.path, salt),
+        told=Told(output_tokens=request.output_tokens, hints=hints),
     )
 
 
-def fingerprints(blocks: Sequence[int]) -> Fingerprints:
-    """Numbers that stand for these blocks: none is 0."""
-    return np.array(blocks, dtype=np.uint64) + np.uint64(1)
+def fingerprints(blocks: Sequence[int], salt: int = 0) -> Fingerprints:
+    """Numbers that stand for these blocks, as good as drawn by chance; others for each `salt`.
+
+    The end of splitmix64 (Steele, Lea, Flood 2014).
+    """
+    mixed = np.array(blocks, dtype=np.uint64) + np.uint64((salt << 32) + 1)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ mixed >> np.uint64(shift)) * np.uint64(factor)
+    return mixed ^ mixed >> np.uint64(31)
 
 
 def hit_rate(
-    trace: Trace, capacity_blocks: int, admission: Admission, hints: Sequence[Hints] | None = None
+    trace: Trace,
+    capacity_blocks: int,
+    admission: Admission,
+    hints: Sequence[Hints] | None = None,
+    *,
+    salt: int = 0,
 ) -> float:
-    """Hits of all blocks asked for, the cold start included."""
+    """Hits of all blocks asked for, the cold start included. `salt`: see fingerprints."""
     order = LeafOrder(trace.parent, capacity_blocks)
     num_hits = num_blocks = 0
     for number, request in enumerate(trace.requests):
         hits = order.hits(request.path)
         num_hits += hits
         num_blocks += len(request.path)
-        num_used = admission.ended(ended(request, NO_HINTS if hints is None else hints[number]))
+        num_used = admission.ended(ended(request, NO_HINTS if hints is None else hints[number], salt))
         order.enter(request.path, hits, num_used)
     return num_hits / num_blocks
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class TwoTiers:
-    """Shares of all blocks asked for."""
-
-    hits: float
-    upper_hits: float
-    written: float
-    """Copied to the lower tier."""
-
-
-def two_tiers(trace: Trace, upper_blocks: int, lower_blocks: int, admission: Admission) -> TwoTiers:
-    """A tier, and one below it that takes what leaves the first and is admitted, and gives up its least recently used.
-
-    What is found below comes up and stays below, so that it need not be written again.
-    """
-    upper = LeafOrder(trace.parent, upper_blocks)
-    lower: dict[int, None] = {}  # the least recently used first
-    num_hits = num_upper = num_written = num_blocks = 0
-    for request in trace.requests:
-        path, hits = request.path, upper.hits(request.path)
-        found = next((at for at in range(hits, len(path)) if path[at] not in lower), len(path))
-        num_blocks, num_upper, num_hits = num_blocks + len(path), num_upper + hits, num_hits + found
-        for block in reversed(path[:found]):
-            if block in lower:
-                lower[block] = lower.pop(block)
-        gone = upper.enter(path, hits, admission.ended(ended(request)))
-        leaving = [block for block in gone if block not in lower]
-        verdicts = admission.admit(
-            Departing(
-                tier=1,
-                fingerprints=fingerprints(leaving),
-                free_blocks=lower_blocks - len(lower),
-            )
-        )
-        for at in np.flatnonzero(verdicts == Verdict.ADMIT).tolist():
-            lower[leaving[at]] = None
-            num_written += 1
-        while len(lower) > lower_blocks:
-            del lower[next(iter(lower))]
-    return TwoTiers(
-        hits=num_hits / num_blocks, upper_hits=num_upper / num_blocks, written=num_written / num_blocks
-    )

@@ -109,10 +109,10 @@ class Entry:
             self._again_s = now_s + _AGAIN_S
 
     def _num_free(self, tier: Tier) -> int:
-        if tier is HOST:
-            return self._holdings.slots[HOST].num_free
+        """Places in a tier and those below it."""
         left = self._holdings.disk_capacity_bytes - self._holdings.disk_bytes
-        return max(0, left // self._record_bytes)
+        on_disk = max(0, left // self._record_bytes)
+        return on_disk if tier is DISK else on_disk + self._holdings.slots[HOST].num_free
 
     def write(self, num_bytes: int) -> None:
         """So many bytes are being written to the disk; fewer than 0 if they take less than was thought."""

@@ -5,6 +5,7 @@ from random import Random
 import numpy as np
 
 from tiering.keeping import Adaptive, Everything, Verdict
+from tiering.keeping.adaptive import Tuning
 from tiering.residency import Tier
 
 
@@ -25,10 +26,8 @@ class Hostile(Everything):
 class Eager(Adaptive):
     """Chooses after each request, of however little it knows."""
 
-    def ended(self, request):
-        num_used = super().ended(request)
-        self._choose()
-        return num_used
+    def __init__(self, capacity_blocks) -> None:
+        super().__init__(capacity_blocks, tuning=Tuning(ended_per_choice=1, gain=0.0))
 
 
 class Rejecting(Everything):

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,21 +13,31 @@ from tiering.keeping.conditions import Condition, Question, default_conditions
 from tiering.keeping.ghosts import Ghosts, Seen
 from tiering.keeping.lifetimes import Curves, Floats, Lifetimes
 
-_GHOSTS_PER_BLOCK = 16  # a choice is worth most where blocks live several times as long as in the plain order
 _MIN_GHOSTS, _MAX_GHOSTS = 1 << 14, 1 << 20  # at most 24 MB
 _SAMPLE = 1 << 15  # ghosts looked at for a choice, which takes about a millisecond
-_ENDED_PER_CHOICE = 128
-_DOUBT_BLOCKS = 200.0
 _NOBODY = "nothing against it"
-_GAIN = 0.02  # more hits, by the curves, or the plain order stays
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tuning:
+    """What was chosen by trial. None of it matters much: docs/keeping.md says how much."""
+
+    ghosts_per_block: int = 16
+    """Remembered for each block of the tiers: a choice is worth most where blocks live several times as long as in the plain order."""
+    ended_per_choice: int = 128
+    """Requests from one choice to the next."""
+    doubt_blocks: float = 200.0
+    """A class of so many blocks is believed half as much as what is known of all."""
+    gain: float = 0.02
+    """The share of hits that a choice must promise to add, or the plain order stays."""
 
 
 class Adaptive(Admission):
     """Learns how long blocks of each class wait for their next use, and chooses the classes that fill each tier best.
 
-    Time is counted in block accesses, so nothing depends on a clock or on how fast requests come. Each tier is planned for
-    as one of the size of it and all above, as what is below a tier is what has left it. With room for all that comes
-    again, or before anything is known, all is kept.
+    Time is counted in block accesses, so nothing depends on a clock or on how fast requests come. The first tier's order is
+    planned for its own size; what may go down for that of all tiers together, as what leaves one may go on to the next.
+    With room for all that comes again, or before anything is known, all is kept.
     """
 
     def __init__(
@@ -34,17 +45,19 @@ class Adaptive(Admission):
         capacity_blocks: Sequence[int],
         *,
         conditions: Sequence[Condition] | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         """`conditions`: what is asked before a block may go down, in this order; the first that has a verdict is heard."""
         self.resize(capacity_blocks)
+        self._tuning = tuning or Tuning()
         self._conditions = default_conditions() if conditions is None else conditions
         self._heard: Counter[tuple[int, str, int]] = Counter()
         """Blocks by the tier that they would enter, who had the verdict, and which."""
-        wanted = _GHOSTS_PER_BLOCK * self._capacities[-1]
+        wanted = self._tuning.ghosts_per_block * self._capacities[-1]
         self._ghosts = Ghosts(1 << (min(max(wanted, _MIN_GHOSTS), _MAX_GHOSTS) - 1).bit_length())
         # what was seen fades as fast as blocks are forgotten
         half_life = float(len(self._ghosts))
-        self._lifetimes = Lifetimes(families(), doubt=_DOUBT_BLOCKS, half_life=half_life)
+        self._lifetimes = Lifetimes(families(), doubt=self._tuning.doubt_blocks, half_life=half_life)
         self._curves: Curves | None = None
         self._chosen: list[Floats | None] = [None] * len(self._capacities)
         self._owed = np.zeros(len(families()))
@@ -66,7 +79,7 @@ class Adaptive(Admission):
         self._now += num_blocks
         shared, tail, body = self._learn(request)
         self._num_ended += 1
-        if self._num_ended % _ENDED_PER_CHOICE == 0:
+        if self._num_ended % self._tuning.ended_per_choice == 0:
             self._choose()
         return self._num_kept(num_blocks, shared, tail, body)
 
@@ -111,7 +124,8 @@ class Adaptive(Admission):
         kinds, last, weight = self._ghosts.sample(_SAMPLE)
         self._curves = self._lifetimes.curves(kinds, last, weight)
         self._chosen = [
-            chosen(self._curves, capacity, until=self._now, gain=_GAIN) for capacity in self._capacities
+            chosen(self._curves, capacity, until=self._now, gain=self._tuning.gain)
+            for capacity in self._capacities
         ]
 
     # --- those below ----------------------------------------------------------------------------------------------
@@ -125,9 +139,10 @@ class Adaptive(Admission):
             ages=self._now - seen.last,
             curves=self._curves,
             now=self._now,
-            shares=self._chosen[departing.tier],
-            capacity_blocks=self._capacities[departing.tier] - self._capacities[departing.tier - 1],
-            life_blocks=self._capacities[departing.tier],
+            # what enters a tier may go on to those below: it is judged by what all of them have room for
+            shares=self._chosen[-1],
+            capacity_blocks=self._capacities[-1] - self._capacities[departing.tier - 1],
+            life_blocks=self._capacities[-1],
         )
         verdicts = np.zeros(len(fingerprints), dtype=np.int8)
         for condition in self._conditions:

@@ -80,7 +80,7 @@ class Departing:
     """The tier that they would enter: 1 is the one below the first."""
     fingerprints: Fingerprints
     free_blocks: int = 0
-    """Places in that tier that nobody has."""
+    """Places that nobody has, in that tier and those below it: what enters it may go on to them."""
     now_s: float = 0.0
     """On any clock that does not go backwards."""
 

@@ -25,11 +25,11 @@ class Question:
     now: int
     """Block accesses so far."""
     shares: Floats | None
-    """What was chosen for the tier; None: there is room for all, or nothing is known."""
+    """What was chosen for all tiers together; None: there is room for all, or nothing is known."""
     capacity_blocks: int
-    """Of the tier alone."""
+    """Of the tier that they would enter, and those below."""
     life_blocks: int
-    """Of the tier and all above: for so many block accesses at least a block is there that goes down."""
+    """Of all tiers: for so many block accesses at least a block is there that goes down."""
 
 
 class Condition(Protocol):
