@@ -34,7 +34,7 @@ from tiering.holes import Holes
 from tiering.index_config import LIVE, IndexConfig, uses_told_within_s
 from tiering.keep import Keep
 from tiering.keeping import Told, admission_named
-from tiering.lease import NOT_CACHED, Lease
+from tiering.lease import Lease
 from tiering.leases import CacheUse, Leases, Wait
 from tiering.loads import Loads
 from tiering.lookups import Lookups

@@ -1,6 +1,5 @@
 """`kvtide simulate`: what caches of given sizes would have found of a trace, by the engine's own core."""
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,11 @@ from tiering.bound import chained, minimum
 from tiering.cli.as_recorded import as_recorded
 from tiering.cli.environment import commit, version
 from tiering.durations import BlockTimes, CurveTimes
+<<<<<<< HEAD
 from tiering.policies.policy import PolicyError
+=======
+from tiering.policies import policy_named
+>>>>>>> simulator
 from tiering.residency import Ids
 from tiering.simulate import Outcome, Simulation, SimulationConfig
 from tiering.trace import read_trace
@@ -286,6 +289,7 @@ def knee(points: Sequence[tuple[int, float]]) -> int | None:
 # --- telling -----------------------------------------------------------------------------------------------------------
 
 
+<<<<<<< HEAD
 def run(sweep: Sweep, json_path: Path | None, html_path: Path | None, num_processes: int) -> None:
     """Simulate, print a table, and write the files that were asked for."""
     from tiering.cli.simulate_table import table
@@ -329,6 +333,8 @@ def _check_writable(path: Path) -> None:
         raise ValueError(f"cannot write {path}: {error.strerror}") from error
 
 
+=======
+>>>>>>> simulator
 def told(sweep: Sweep, runs: Sequence[Run]) -> dict[str, Any]:
     """The JSON: every run, and of a single configuration its figures, over all traces, on top."""
     single = len(sweep.configs()) == 1
