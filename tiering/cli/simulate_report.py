@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tiering.cli.as_recorded import as_recorded
 from tiering.cli.simulate import Sweep, knees, simulate, told
 from tiering.cli.simulate_page import page
 from tiering.cli.simulate_table import table
@@ -28,6 +29,9 @@ def run(sweep: Sweep, json_path: Path | None, html_path: Path | None, num_proces
         console.print(table(trace, [each for each in runs if each.trace == trace]))
         for line in knees([each for each in runs if each.trace == trace]):
             console.print(line)
+        if (recorded := as_recorded(trace)) is not None:
+            of_it = [each.outcome.hit_rate for each in runs if each.trace == trace]
+            console.print(recorded.told(of_it[0] if len(of_it) == 1 else None))
     if json_path is not None:
         json_path.write_text(json.dumps(told(sweep, runs), indent=1) + "\n", "utf-8")
         console.print(f"figures written to {json_path}")
