@@ -50,8 +50,7 @@ class Tree:
         for tier in tiers:
             if tier is Tier.DISK:
                 sizes = np.full(len(ids), RECORD_BYTES, dtype=np.int64)
-                for block in ids.tolist():
-                    self.residency.set_key(block, BlockKey(block.to_bytes(32, "little")))
+                self.residency.set_keys(ids, np.pad(ids[:, None].view(np.uint8), [(0, 0), (0, 24)]))
                 self.holdings.expect(tier, ids, sizes)
                 self.holdings.arrived(tier, ids, sizes)
             else:

@@ -364,7 +364,9 @@ class Holdings:
         `ids` in any order. Answers the holes: blocks that are nowhere but still have children or a lease.
         """
         cells, holes = self.residency.cells, []
-        ids = ids[self.residency.state[DEVICE].take(ids) == ABSENT]  # few or none, when a request ends
+        ids = ids[self.residency.state[DEVICE].take(ids) == ABSENT]
+        if not len(ids):  # as mostly when a request ends
+            return []
         for block in ids[~self.residency.resident_anywhere(ids)].tolist():
             while block >= 0 and cells.live[block] and self.is_nowhere(block):
                 if cells.num_children[block] or cells.leases[block]:
@@ -410,10 +412,11 @@ class Holdings:
     def in_use(self, ids: Ids) -> Mask:
         """Which of the blocks a request holds, or have a copy in flight."""
         residency = self.residency
-        mask: Mask = residency.leases[ids] != 0
-        for tier in Tier:
-            mask |= residency.state[tier][ids] == WRITING
-            mask |= residency.readers[tier][ids] != 0
+        ties = residency.leases[ids]
+        for state, readers in zip(residency.state, residency.readers, strict=True):
+            ties |= readers[ids]
+            ties |= state[ids] & WRITING
+        mask: Mask = ties != 0
         return mask
 
     # --- figures --------------------------------------------------------------------------------------------------

@@ -216,6 +216,8 @@ class Leases:
             return b""
         own = tokens[num_matched * block_tokens : num_blocks * block_tokens]
         known = self._holdings.radix.match_below(last, own)
+        if not len(known):
+            return own.tobytes()
         self._expiry.forget_path(known)
         known = known[residency.live[known]]
         others = np.flatnonzero((residency.state[DEVICE][known] != ABSENT) | residency.computing[known])

@@ -278,6 +278,8 @@ class Loads:
 
     def cancel(self, lease: Lease) -> None:
         """The request ends: what is not being copied to the device already will not be."""
+        if not lease.num_loading:
+            return
         self._loads = [load for load in self._loads if load.lease is not lease]
         lease.num_loading = 0
         state = self._holdings.residency.state

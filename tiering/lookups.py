@@ -19,8 +19,10 @@ class Lookups:
         """A request that asked for so many whole blocks was admitted; `found_in`: the tier of each that it found."""
         self._requests += 1
         self._blocks += num_blocks
-        for tier in range(len(Tier)):
-            self._hits[tier] += int(np.count_nonzero(found_in == tier))
+        if len(found_in):
+            counts: list[int] = np.bincount(found_in, minlength=len(Tier)).tolist()
+            for tier, num in enumerate(counts[: len(Tier)]):
+                self._hits[tier] += num
 
     def stats(self) -> dict[str, Any]:
         """Requests, blocks, and blocks that were found by the tier that was nearest."""

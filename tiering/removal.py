@@ -10,6 +10,7 @@ from tiering.moves import Forget
 from tiering.outbox import Outbox
 from tiering.residency import Ids, Mask, Tier
 
+_OTHERS = tuple(tuple(other for other in Tier if other is not tier) for tier in Tier)
 _EVICTED = REASONS.index(MissReason.EVICTED)
 
 
@@ -70,7 +71,7 @@ class Removal:
 
     def _has_other_copy(self, tier: Tier, ids: Ids) -> Mask:
         state = self._holdings.residency.state
-        upper, lower = (other for other in Tier if other is not tier)
+        upper, lower = _OTHERS[tier]
         mask: Mask = (state[upper].take(ids) | state[lower].take(ids)) != ABSENT
         return mask
 

@@ -200,6 +200,8 @@ class Simulation:
     # --- moves ----------------------------------------------------------------------------------------------------
 
     def _start_moves(self) -> None:
+        if not self._config.host_blocks:
+            return  # there is nowhere to move anything to
         for move in self._index.plan(self._now_s):
             if not isinstance(move, Forget | Touch):  # nobody waits for these
                 self._start(move)

@@ -118,9 +118,10 @@ class SlotTable:
         self._num_stacked -= used
         self._num_fresh += n - used
         slots[:used] = self._free[self._num_stacked : self._num_stacked + used][::-1]
-        slots[used:] = np.arange(fresh, self._num_fresh)
-        self._states[slots] = state
-        self._move(n, SlotState.FREE, state)
+        if n > used:
+            slots[used:] = np.arange(fresh, self._num_fresh)
+        self._states[slots] = new = int(state)
+        self._move(n, _FREE, new)
         return slots
 
     def turn(self, slots: Slots, from_state: SlotState, to_state: SlotState) -> None:
@@ -148,15 +149,16 @@ class SlotTable:
         self._counts[_FREE] += 1
 
     def _change(self, slots: Slots, from_state: SlotState, to_state: SlotState) -> None:
+        old, new = int(from_state), int(to_state)  # numpy takes 2 us longer to compare with an IntEnum
         found = self._states[slots]
-        right = found == int(from_state)  # numpy takes 2 us longer to compare with an IntEnum
+        right = found == old
         assert np.count_nonzero(right) == len(slots), (
             f"slots {slots.tolist()} must be {from_state.name}, found {found.tolist()}"
         )
         # a duplicate would be counted, and freed, twice
         assert self._are_distinct(slots), f"a slot is named twice in {slots.tolist()}"
-        self._states[slots] = int(to_state)
-        self._move(len(slots), from_state, to_state)
+        self._states[slots] = new
+        self._move(len(slots), old, new)
 
     def _are_distinct(self, slots: Slots) -> bool:
         """Whether none of these slots of one state is named twice. They have that state afterwards if not, or else any."""
@@ -176,7 +178,7 @@ class SlotTable:
                 return False
         return True
 
-    def _move(self, n: int, from_state: SlotState, to_state: SlotState) -> None:
+    def _move(self, n: int, from_state: int, to_state: int) -> None:
         self._counts[from_state] -= n
         self._counts[to_state] += n
 

@@ -138,12 +138,16 @@ class Writes:
         residency, parent_of = self._holdings.residency, self._holdings.residency.cells.parent
         known: dict[int, BlockKey] = {NO_BLOCK: self._root_key}
         lineage: dict[int, Ancestor] = {}
-        for block in ids.tolist():
+        blocks = ids.tolist()
+        wanted = set(blocks)
+        for block in blocks:
             climb: list[int] = []
             at = block
             while at not in lineage:
                 climb.append(at)
                 at = parent_of[at]
+                if at in wanted:  # its tokens are at hand, on the way that leads up from here
+                    continue
                 if at not in known and (key := residency.key_of(at)) is not None:
                     known[at] = key
                 if at in known:

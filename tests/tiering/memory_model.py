@@ -520,7 +520,7 @@ class MemoryModel:
         radix, residency = self.index._holdings.radix, self.index._holdings.residency
         prefixes = {NO_BLOCK: ()}
         for block in radix.subtree(NO_BLOCK).tolist():  # parents first
-            tokens = np.frombuffer(radix.tokens_of(block), dtype="<i4")
+            tokens = np.frombuffer(radix.tokens_up(block)[0], dtype="<i4")
             prefixes[block] = (*prefixes[residency.parent.item(block)], *tokens.tolist())
         del prefixes[NO_BLOCK]
         return prefixes

@@ -175,7 +175,9 @@ class Machine(RuleBasedStateMachine):
         self.residency.check()
         assert len(self.index) == len(self.residency) == len(self.oracle)
         for path, block in self.oracle.items():
-            assert self.index.tokens_of(block) == tokens_of(path[-1]).tobytes()
+            assert self.index.tokens_up(block, len(path)) == [
+                tokens_of(each).tobytes() for each in reversed(path)
+            ]
             assert self.index.path(block).tolist() == self.expected(path)
             assert self.residency.parent[block] == self.oracle.get(path[:-1], NO_BLOCK)
 

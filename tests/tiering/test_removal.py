@@ -95,7 +95,7 @@ def state_of(index):
     holdings, residency = index._holdings, index._holdings.residency
     blocks = {}
     for block in np.flatnonzero(residency.live).tolist():
-        path = b"".join(map(holdings.radix.tokens_of, holdings.radix.path(block).tolist()))
+        path = b"".join(holdings.radix.tokens_up(block, len(holdings.radix.path(block)))[::-1])
         columns = (residency.stamp, residency.leases, residency.computing, residency.has_key)
         blocks[path] = [*residency.state[:, block].tolist(), *(column.item(block) for column in columns)]
     eviction = index._eviction

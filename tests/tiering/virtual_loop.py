@@ -266,7 +266,7 @@ class VirtualLoop:
         live = np.flatnonzero(index._holdings.residency.live).tolist()
         if live:
             ids = index._holdings.radix.path(self.choose(live))
-            path = b"".join(map(index._holdings.radix.tokens_of, ids.tolist()))
+            path = b"".join(index._holdings.radix.tokens_up(ids.item(-1), len(ids))[::-1])
             start, config = self.choose(range(len(ids))), index.config
             tiers = [*[Tier.HOST] * (config.host_slots > 0), *[Tier.DISK] * (config.disk_bytes > 0)]
             to = self.choose([None, *tiers])

@@ -321,7 +321,7 @@ def simulate(
         str | None,
         typer.Option(
             help="What is kept longer: all, by its last use alone, or adaptive, by what is likely to be used again. "
-            "Default: adaptive with lru on the device alone, else all."
+            "Several, comma-separated, are swept. Default: adaptive with lru on the device alone, else all."
         ),
     ] = None,
     compute_s: Annotated[float, typer.Option(help="Seconds that computing a block takes.", min=0)] = 0.0,
@@ -333,6 +333,7 @@ def simulate(
     write_s: Annotated[float, typer.Option(help="Seconds that a write to disk takes, a block.", min=0)] = 0.0,
     json: Annotated[Path | None, typer.Option(help="Where to write all figures.")] = None,
     html: Annotated[Path | None, typer.Option(help="Where to write a page with the curves.")] = None,
+    processes: Annotated[int, typer.Option(help="Runs of a sweep at the same time.", min=1)] = 1,
 ) -> None:
     """Say what a cache of given sizes would have found of a trace, by the engine's own core. See docs/simulate.md."""
     from tiering.cli.simulate import Sweep, run
@@ -346,7 +347,7 @@ def simulate(
                 host_blocks=_sizes(host_blocks, "--host-blocks"),
                 disk_blocks=_sizes(disk_blocks, "--disk-blocks"),
                 policies=tuple(name.strip() for name in policy.split(",")),
-                admission=admission,
+                admissions=() if admission is None else tuple(name.strip() for name in admission.split(",")),
                 times=BlockTimes(
                     compute_s=compute_s,
                     demote_s=demote_s,
@@ -357,6 +358,7 @@ def simulate(
             ),
             json,
             html,
+            processes,
         )
     )
 

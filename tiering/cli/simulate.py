@@ -4,9 +4,13 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from itertools import product
 from math import log
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +23,9 @@ from tiering.bound import chained, minimum
 from tiering.cli.environment import commit, version
 from tiering.policies import policy_named
 from tiering.policies.policy import PolicyError
+from tiering.residency import Ids
 from tiering.simulate import BlockTimes, Outcome, Simulation, SimulationConfig
-from tiering.trace import TraceRequest, read_trace
+from tiering.trace import read_trace
 
 _BELOW: Final = ("host", "disk")
 
@@ -37,21 +42,27 @@ class Sweep:
     host_blocks: tuple[int, ...]
     disk_blocks: tuple[int, ...]
     policies: tuple[str, ...]
-    admission: str | None
-    """None: adaptive where the device is the only tier and its order lru, which is what it is made for; else all."""
+    admissions: tuple[str, ...]
+    """Empty: adaptive where the device is the only tier and its order lru, which is what it is made for; else all."""
     times: BlockTimes
 
     def configs(self) -> list[SimulationConfig | int]:
         """One for each run; of MIN the size alone. Raises ValueError for what cannot be simulated."""
         sizes = list(product(self.device_blocks, self.host_blocks, self.disk_blocks))
-        return [self._config(policy, *each) for policy in self.policies for each in sizes]
+        return [
+            self._config(policy, admission, *each)
+            for policy in self.policies
+            for admission in ((None,) if policy == MINIMUM else self.admissions or (None,))
+            for each in sizes
+        ]
 
-    def _config(self, policy: str, device: int, host: int, disk: int) -> SimulationConfig | int:
+    def _config(
+        self, policy: str, admission: str | None, device: int, host: int, disk: int
+    ) -> SimulationConfig | int:
         if policy == MINIMUM:
             if host or disk:
                 raise ValueError("min is a bound for one tier: give it --device-blocks alone")
             return device
-        admission = self.admission
         if admission is None:
             admission = "all" if host or policy_named(policy) is not None else "adaptive"
         return SimulationConfig(
@@ -142,60 +153,90 @@ def _summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
 # --- running -----------------------------------------------------------------------------------------------------------
 
 
-def simulate(sweep: Sweep, console: Console) -> list[Run]:
-    """All runs, trace by trace. A single one reads its trace as it goes; several, and MIN, keep it in memory."""
+def simulate(
+    sweep: Sweep, console: Console, *, num_processes: int = 1, with_minimum: bool = True
+) -> list[Run]:
+    """All runs, trace by trace, so many at the same time. `with_minimum`: whether several have MIN beside them.
+
+    A single one reads its trace as it goes; several, and MIN, keep it in memory.
+    """
     configs = sweep.configs()
     keeps = len(configs) > 1 or MINIMUM in sweep.policies
-    runs = []
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("simulating", total=len(configs) * len(sweep.traces))
-        for trace in sweep.traces:
-            requests: Iterable[TraceRequest] = read_trace(trace)
-            best = None
-            if keeps:
-                requests = list(requests)
-                best = _Minimum(requests)
-            for config in configs:
-                progress.update(task, description=f"{trace.name}: {_configuration(config)['policy']}")
-                runs.append(_run(trace, requests, config, best))
-                progress.advance(task)
+    wanted = [(trace, config, keeps, keeps and with_minimum) for trace in sweep.traces for config in configs]
+    with ExitStack() as stack:
+        progress = stack.enter_context(
+            Progress(console=console, transient=True, disable=not console.is_terminal)
+        )
+        task = progress.add_task("simulating", total=len(wanted))
+        done: Iterable[Run]
+        if num_processes > 1 and len(wanted) > 1:
+            pool = stack.enter_context(
+                ProcessPoolExecutor(num_processes, get_context("spawn"), _search, (sys.path,))
+            )
+            done = pool.map(_run, *zip(*wanted, strict=True))
+        else:
+            done = (_run(*each) for each in wanted)
+        runs = []
+        for each in done:
+            progress.update(task, advance=1, description=f"{each.trace.name}: {each.policy}")
+            runs.append(each)
+    _kept.cache_clear()
     return runs
 
 
-class _Minimum:
-    """MIN on one trace, whose blocks are named once."""
+def _search(path: list[str]) -> None:
+    """In another process: find the same plug-ins as in this one."""
+    sys.path[:] = path
 
-    def __init__(self, requests: Sequence[TraceRequest]) -> None:
-        self._paths = chained([np.array(request.blocks, dtype="<i4") for request in requests])
-        self._num_blocks = sum(map(len, self._paths))
 
-    def outcome(self, capacity_blocks: int) -> Outcome:
+class _Kept:
+    """A trace in memory, and MIN on it, whose blocks are named once."""
+
+    def __init__(self, trace: Path) -> None:
+        self.requests = list(read_trace(trace))
+        self._paths: list[Ids] | None = None
+        self._found: dict[int, Outcome] = {}
+
+    def best(self, capacity_blocks: int) -> Outcome:
         """What one tier of that size would have found at best."""
-        hits, writes = minimum(self._paths, capacity_blocks)
-        return Outcome(
-            num_requests=len(self._paths),
-            num_blocks=self._num_blocks,
-            hits_by_tier={"device": hits},
-            writes_by_tier={"device": writes},
-            num_computed=self._num_blocks - hits,
-        )
+        if self._paths is None:
+            self._paths = chained([np.array(request.blocks, dtype="<i4") for request in self.requests])
+        if capacity_blocks not in self._found:
+            hits, writes = minimum(self._paths, capacity_blocks)
+            num_blocks = sum(map(len, self._paths))
+            self._found[capacity_blocks] = Outcome(
+                num_requests=len(self._paths),
+                num_blocks=num_blocks,
+                hits_by_tier={"device": hits},
+                writes_by_tier={"device": writes},
+                num_computed=num_blocks - hits,
+            )
+        return self._found[capacity_blocks]
 
 
-def _run(
-    trace: Path, requests: Iterable[TraceRequest], config: SimulationConfig | int, best: _Minimum | None
-) -> Run:
+_kept = lru_cache(maxsize=1)(_Kept)
+"""By its path, the trace that was used last."""
+
+
+def _run(trace: Path, config: SimulationConfig | int, keeps: bool, with_minimum: bool) -> Run:
+    """One run; of a trace that is kept in memory, or read as it goes. `with_minimum`: of one that is kept."""
+    kept = _kept(trace) if keeps else None
     start_s = time.process_time()
     if isinstance(config, int):
-        assert best is not None, "it was asked for"
-        outcome = best.outcome(config)
-        minimum_hit_rate: float | None = outcome.hit_rate
+        assert kept is not None, "MIN has to know all of it"
+        outcome = kept.best(config)
     else:
-        outcome = Simulation(config).run(requests)
-        minimum_hit_rate = None
-    cpu_s = time.process_time() - start_s
-    if minimum_hit_rate is None and best is not None and not isinstance(config, int):
-        minimum_hit_rate = best.outcome(config.capacity_blocks).hit_rate
-    return Run(trace=trace, config=config, outcome=outcome, cpu_s=cpu_s, minimum_hit_rate=minimum_hit_rate)
+        outcome = Simulation(config).run(read_trace(trace) if kept is None else kept.requests)
+    run = Run(
+        trace=trace,
+        config=config,
+        outcome=outcome,
+        cpu_s=time.process_time() - start_s,
+        minimum_hit_rate=None,
+    )
+    if kept is None or not (with_minimum or isinstance(config, int)):
+        return run
+    return replace(run, minimum_hit_rate=kept.best(run.capacity_blocks).hit_rate)
 
 
 def knee(points: Sequence[tuple[int, float]]) -> int | None:
@@ -216,7 +257,7 @@ def knee(points: Sequence[tuple[int, float]]) -> int | None:
 # --- telling -----------------------------------------------------------------------------------------------------------
 
 
-def run(sweep: Sweep, json_path: Path | None, html_path: Path | None) -> None:
+def run(sweep: Sweep, json_path: Path | None, html_path: Path | None, num_processes: int) -> None:
     """Simulate, print a table, and write the files that were asked for."""
     console = Console()
     for path in (json_path, html_path):
@@ -225,7 +266,7 @@ def run(sweep: Sweep, json_path: Path | None, html_path: Path | None) -> None:
     # a policy of one's own is where one is, most likely, which a console script does not search
     sys.path.append(str(Path.cwd()))
     try:
-        runs = simulate(sweep, Console(stderr=True))
+        runs = simulate(sweep, Console(stderr=True), num_processes=num_processes)
     except PolicyError as error:
         raise ValueError(f"{error}: run it through tiering.policies.testing.LAWS") from error
     for trace in sweep.traces:
