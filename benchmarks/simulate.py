@@ -17,7 +17,7 @@ from benchmarks import command
 from tiering.cli.environment import environment
 from tiering.cli.markdown import table
 from tiering.cli.simulate import Run, Sweep, simulate
-from tiering.simulate import BlockTimes
+from tiering.durations import BlockTimes
 
 TRACES: Final = Path(__file__).parent / "traces"
 CONVERSATION, SYNTHETIC, AGENTS, CODING = (

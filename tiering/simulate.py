@@ -10,11 +10,13 @@ import numpy as np
 
 from kvstore.block import KEY_BYTES
 from kvstore.store import HIT
+from tiering.costs import LOADED_FROM
+from tiering.durations import BlockTimes, CurveTimes
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.keeping import ADMISSIONS, Ended
 from tiering.lease import Lease
-from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote, Read, Touch, Write, Written
+from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Promote, Read, Touch, Write, Written
 from tiering.policies import policy_named
 from tiering.policies.policy import PolicyError
 from tiering.residency import Tier
@@ -23,21 +25,13 @@ from tiering.trace import TraceRequest
 _NO_DEADLINE_S: Final = 1e12
 """What is given a time takes it: nothing here hangs."""
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BlockTimes:
-    """Seconds that one block takes, by what is done to it. Nothing, unless it is given."""
-
-    compute_s: float = 0.0
-    demote_s: float = 0.0
-    promote_s: float = 0.0
-    read_s: float = 0.0
-    write_s: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name in ("compute_s", "demote_s", "promote_s", "read_s", "write_s"):
-            if not 0 <= getattr(self, name) < np.inf:
-                raise ValueError(f"{name} must be a time of at least 0, not {getattr(self, name)}")
+_TO: Final[dict[type, Tier]] = {
+    Demote: Tier.HOST,
+    Read: Tier.HOST,
+    Promote: Tier.DEVICE,
+    Write: Tier.DISK,
+}
+"""Where moves make their copies."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +45,7 @@ class SimulationConfig:
     """A name of tiering.policies, or package.module:Class."""
     admission: str = "all"
     """A name of tiering.keeping.ADMISSIONS. It says which blocks go first from the device; all may enter host memory and disk."""
-    times: BlockTimes = field(default_factory=BlockTimes)
+    times: BlockTimes | CurveTimes = field(default_factory=BlockTimes)
 
     def __post_init__(self) -> None:
         if self.device_blocks < 1:
@@ -66,6 +60,10 @@ class SimulationConfig:
             raise ValueError(
                 f"{self.admission} decides within the order lru: with {self.policy} the admission is all"
             )
+
+        if isinstance(self.times, CurveTimes):
+            sizes = (self.host_blocks, self.disk_blocks)
+            self.times.check_tiers([tier for tier, size in zip(LOADED_FROM, sizes, strict=True) if size])
 
     @property
     def capacity_blocks(self) -> int:
@@ -171,7 +169,7 @@ class Simulation:
         while lease.num_loading:
             self._wait()
         for start, end in lease.gaps(len(tokens)):
-            self._until(self._now_s + (end - start) * self._times.compute_s)
+            self._until(self._now_s + self._times.compute(start, end - start))
             self._index.publish(lease, tokens, start, end)
             self._num_computed += end - start
             self._writes[Tier.DEVICE] += end - start
@@ -204,27 +202,28 @@ class Simulation:
             return  # there is nowhere to move anything to
         for move in self._index.plan(self._now_s):
             if not isinstance(move, Forget | Touch):  # nobody waits for these
+                assert isinstance(move, Demote | Promote | Read | Write), (
+                    f"requests that run one at a time need no {type(move).__name__}"
+                )
                 self._start(move)
 
-    def _start(self, move: Move) -> None:
-        answer: Answer
-        match move:
-            case Demote():
-                tier, each_s, answer = Tier.HOST, self._times.demote_s, Copied(move.number)
-            case Promote():
-                tier, each_s, answer = Tier.DEVICE, self._times.promote_s, Copied(move.number)
-            case Read():
-                tier, each_s = Tier.HOST, self._times.read_s
-                answer = HasRead(move.number, (HIT,) * len(move.ids))
-            case Write():
-                tier, each_s, answer = Tier.DISK, self._times.write_s, self._written(move)
-            case _:
-                raise AssertionError(f"requests that run one at a time need no {type(move).__name__}")
-        num_blocks = len(move.ids)
-        self._writes[tier] += num_blocks
-        end_s = max(self._now_s, self._free_s[type(move)]) + num_blocks * each_s
-        self._free_s[type(move)] = end_s
+    def _start(self, move: Demote | Promote | Read | Write) -> None:
+        kind, num_blocks, answer = type(move), len(move.ids), self._answer(move)
+        self._writes[_TO[kind]] += num_blocks
+        free_s = self._free_s[kind]
+        took_s = self._times.move(kind, num_blocks, is_first=free_s <= self._now_s)
+        self._free_s[kind] = end_s = max(self._now_s, free_s) + took_s
         heappush(self._due, (end_s, move.number, answer))
+
+    def _answer(self, move: Demote | Promote | Read | Write) -> Answer:
+        """That it went well."""
+        match move:
+            case Demote() | Promote():
+                return Copied(move.number)
+            case Read():
+                return HasRead(move.number, (HIT,) * len(move.ids))
+            case Write():
+                return self._written(move)
 
     def _written(self, move: Write) -> Written:
         """It has succeeded, with keys that no other block has: nothing is found by them here."""

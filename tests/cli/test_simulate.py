@@ -173,7 +173,10 @@ def test_the_knee_is_where_the_curve_is_farthest_above_its_chord():
 
 def test_a_chart_is_whole_and_its_labels_do_not_cover_each_other():
     drawn = ET.fromstring(
-        chart({"lru": [(1, 0.1), (9, 0.5)], "arc": [(1, 0.2), (9, 0.5)], "min": [(1, 0.3), (9, 0.51)]})
+        chart(
+            {"lru": [(1, 0.1), (9, 0.5)], "arc": [(1, 0.2), (9, 0.5)], "min": [(1, 0.3), (9, 0.51)]},
+            {"lru": 9},
+        )
     )
     heights = [
         float(text.get("y"))

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks.leaf_order import TRACES, hit_rate, read
+from tiering.durations import BlockTimes
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.keeping import ADMISSIONS, Adaptive, Everything
-from tiering.simulate import BlockTimes, Simulation, SimulationConfig
+from tiering.simulate import Simulation, SimulationConfig
 from tiering.trace import TraceRequest, read_trace
 
 

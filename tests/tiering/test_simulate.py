@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tiering.simulate import BlockTimes, Outcome, Simulation, SimulationConfig
+from tiering.durations import BlockTimes
+from tiering.simulate import Outcome, Simulation, SimulationConfig
 from tiering.trace import TraceRequest, read_trace
 
 TRACES = Path(__file__).resolve().parents[2] / "benchmarks" / "traces"

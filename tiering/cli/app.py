@@ -331,36 +331,41 @@ def simulate(
     promote_s: Annotated[float, typer.Option(help="Seconds that a copy back takes, a block.", min=0)] = 0.0,
     read_s: Annotated[float, typer.Option(help="Seconds that a read from disk takes, a block.", min=0)] = 0.0,
     write_s: Annotated[float, typer.Option(help="Seconds that a write to disk takes, a block.", min=0)] = 0.0,
+    measured: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of these: what `kvtide bench ttft --json` or an engine has kept of computing and loading, for blocks of "
+            "--block-tokens and --token-bytes."
+        ),
+    ] = None,
+    block_tokens: Annotated[int, typer.Option(help="Tokens of a block, for --measured.", min=1)] = 512,
+    token_bytes: Annotated[
+        int | None, typer.Option(help="Bytes of KV of a token, for --measured: as `kvtide plan` says.", min=1)
+    ] = None,
     json: Annotated[Path | None, typer.Option(help="Where to write all figures.")] = None,
     html: Annotated[Path | None, typer.Option(help="Where to write a page with the curves.")] = None,
     processes: Annotated[int, typer.Option(help="Runs of a sweep at the same time.", min=1)] = 1,
 ) -> None:
     """Say what a cache of given sizes would have found of a trace, by the engine's own core. See docs/simulate.md."""
-    from tiering.cli.simulate import Sweep, run
-    from tiering.simulate import BlockTimes
+    from tiering.cli.simulate import Sweep, run, times
+    from tiering.durations import BlockTimes
 
-    _plainly(
-        lambda: run(
-            Sweep(
-                traces=tuple(traces),
-                device_blocks=_sizes(device_blocks, "--device-blocks"),
-                host_blocks=_sizes(host_blocks, "--host-blocks"),
-                disk_blocks=_sizes(disk_blocks, "--disk-blocks"),
-                policies=tuple(name.strip() for name in policy.split(",")),
-                admissions=() if admission is None else tuple(name.strip() for name in admission.split(",")),
-                times=BlockTimes(
-                    compute_s=compute_s,
-                    demote_s=demote_s,
-                    promote_s=promote_s,
-                    read_s=read_s,
-                    write_s=write_s,
-                ),
-            ),
-            json,
-            html,
-            processes,
+    def start() -> None:
+        each_block = BlockTimes(
+            compute_s=compute_s, demote_s=demote_s, promote_s=promote_s, read_s=read_s, write_s=write_s
         )
-    )
+        sweep = Sweep(
+            traces=tuple(traces),
+            device_blocks=_sizes(device_blocks, "--device-blocks"),
+            host_blocks=_sizes(host_blocks, "--host-blocks"),
+            disk_blocks=_sizes(disk_blocks, "--disk-blocks"),
+            policies=_names(policy),
+            admissions=() if admission is None else _names(admission),
+            times=times(each_block, measured, block_tokens=block_tokens, token_bytes=token_bytes),
+        )
+        run(sweep, json, html, processes)
+
+    _plainly(start)
 
 
 @bench_app.command("disk")
@@ -412,6 +417,10 @@ def _sizes(text: str, option: str) -> tuple[int, ...]:
     if not all(part.isdigit() for part in parts):
         raise typer.BadParameter(f"{text!r} is not a list of numbers", param_hint=option)
     return tuple(int(part) for part in parts)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
 
 
 def _percents(text: str) -> tuple[int, ...]:

@@ -40,7 +40,7 @@ def rates(
 
     `prefill`: tokens a second of a short prompt; `loads`: KV bytes a second, as "3GB". Raises ValueError for what cannot be meant.
     """
-    known = Curves(prefill=None, loads={}) if measured is None else _measured(measured, token_bytes)
+    known = Curves(prefill=None, loads={}) if measured is None else measured_curves(measured, token_bytes)
     curve, source = _prefill(kv, prefill, known, measured)
     sources, curves = {"prefill": source}, dict(known.loads)
     for tier in LOADED_FROM:
@@ -86,8 +86,8 @@ def _bytes_s(tier: TierName, given: str) -> int:
     return found
 
 
-def _measured(file: Path, token_bytes: int) -> Curves:
-    """The curves of what `kvtide bench ttft --json` has written, or of costs as `Costs.as_json` answers."""
+def measured_curves(file: Path, token_bytes: int) -> Curves:
+    """`--measured`: the curves of what `kvtide bench ttft --json` has written, or of costs as `Costs.as_json` answers."""
     found = parsed(file, f"--measured {file}")
     if isinstance(found, dict) and "prefill" in found:
         return Costs.from_json(found).curves

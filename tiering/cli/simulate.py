@@ -21,10 +21,11 @@ from rich.table import Table
 
 from tiering.bound import chained, minimum
 from tiering.cli.environment import commit, version
+from tiering.durations import BlockTimes, CurveTimes
 from tiering.policies import policy_named
 from tiering.policies.policy import PolicyError
 from tiering.residency import Ids
-from tiering.simulate import BlockTimes, Outcome, Simulation, SimulationConfig
+from tiering.simulate import Outcome, Simulation, SimulationConfig
 from tiering.trace import read_trace
 
 _BELOW: Final = ("host", "disk")
@@ -44,7 +45,7 @@ class Sweep:
     policies: tuple[str, ...]
     admissions: tuple[str, ...]
     """Empty: adaptive where the device is the only tier and its order lru, which is what it is made for; else all."""
-    times: BlockTimes
+    times: BlockTimes | CurveTimes
 
     def configs(self) -> list[SimulationConfig | int]:
         """One for each run; of MIN the size alone. Raises ValueError for what cannot be simulated."""
@@ -73,6 +74,29 @@ class Sweep:
             admission=admission,
             times=self.times,
         )
+
+
+def times(
+    each_block: BlockTimes, measured: Path | None, *, block_tokens: int, token_bytes: int | None
+) -> BlockTimes | CurveTimes:
+    """What takes how long: what options say of each block, or what was measured, for blocks of so many tokens.
+
+    Raises ValueError if both are given, or the file has nothing to go by.
+    """
+    if measured is None:
+        return each_block
+    if each_block != BlockTimes():
+        raise ValueError(
+            "--measured says what computing and copies take: give it without --compute-s and the like"
+        )
+    if token_bytes is None:
+        raise ValueError(
+            "--measured needs --token-bytes, the KV of a token: `kvtide plan` tells it of a model"
+        )
+    from tiering.cli.plan_rates import measured_curves
+
+    curves = measured_curves(measured, token_bytes)
+    return CurveTimes.of(curves, block_tokens=block_tokens, block_bytes=block_tokens * token_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,6 +132,11 @@ class Run:
         return self.config.policy if admission == "all" else f"{self.config.policy}, {admission}"
 
     @property
+    def ttft_s(self) -> dict[str, float] | None:
+        """Mean, median and 99th percentile; None where nothing takes time."""
+        return _ttft_s([self.outcome])
+
+    @property
     def share_of_minimum(self) -> float:
         """What MIN would have found, that part of it; 1 if that is nothing."""
         return self.outcome.hit_rate / self.minimum_hit_rate if self.minimum_hit_rate else 1.0
@@ -133,8 +162,6 @@ def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Of one trace, or of several together."""
     num_blocks = sum(outcome.num_blocks for outcome in outcomes)
     hits = sum(outcome.hits for outcome in outcomes)
-    ttft_s = np.concatenate([outcome.ttft_s for outcome in outcomes])
-    p50, p99 = np.quantile(ttft_s, [0.5, 0.99]).tolist() if len(ttft_s) else (None, None)
     return {
         "hit_rate": hits / num_blocks if num_blocks else 0.0,
         "hits_by_tier": _summed([outcome.hits_by_tier for outcome in outcomes]),
@@ -142,8 +169,16 @@ def _figures(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         "num_requests": sum(outcome.num_requests for outcome in outcomes),
         "num_blocks": num_blocks,
         "num_computed": sum(outcome.num_computed for outcome in outcomes),
-        "ttft_s": {"mean": ttft_s.mean().item(), "p50": p50, "p99": p99} if len(ttft_s) else None,
+        "ttft_s": _ttft_s(outcomes),
     }
+
+
+def _ttft_s(outcomes: Sequence[Outcome]) -> dict[str, float] | None:
+    ttft_s = np.concatenate([outcome.ttft_s for outcome in outcomes])
+    if not len(ttft_s):
+        return None
+    p50, p99 = np.quantile(ttft_s, [0.5, 0.99]).tolist()
+    return {"mean": ttft_s.mean().item(), "p50": p50, "p99": p99}
 
 
 def _summed(counts: Sequence[dict[str, int]]) -> dict[str, int]:
@@ -307,13 +342,22 @@ def told(sweep: Sweep, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
+def curves(runs: Sequence[Run]) -> dict[str, list[tuple[int, float]]]:
+    """By policy the hit rate over the blocks of all tiers together, ascending. Of combinations of one size the best counts."""
+    found: dict[str, dict[int, float]] = {}
+    for each in runs:
+        rates = found.setdefault(each.policy, {})
+        rates[each.capacity_blocks] = max(each.outcome.hit_rate, rates.get(each.capacity_blocks, 0.0))
+    return {policy: sorted(rates.items()) for policy, rates in found.items()}
+
+
 def knees(runs: Sequence[Run]) -> list[str]:
     """A sentence for each policy whose sizes have a knee."""
     found = []
-    for policy in dict.fromkeys(each.policy for each in runs):
-        rates = {each.capacity_blocks: each.outcome.hit_rate for each in runs if each.policy == policy}
-        if (size := knee(sorted(rates.items()))) is not None:
-            found.append(f"{policy}: beyond {size:,} blocks, which find {rates[size]:.1%}, more brings less.")
+    for policy, points in curves(runs).items():
+        if (size := knee(points)) is not None:
+            rate = dict(points)[size]
+            found.append(f"{policy}: beyond {size:,} blocks, which find {rate:.1%}, more brings less.")
     return found
 
 
@@ -330,6 +374,9 @@ def _table(trace: Path, runs: Sequence[Run]) -> Table:
         table.add_column(name, justify="right")
     if best := any(each.minimum_hit_rate for each in runs):
         table.add_column("of MIN %", justify="right")
+    if takes_time := any(each.ttft_s for each in runs):
+        table.add_column("TTFT s, p50", justify="right")
+        table.add_column("p99", justify="right")
     for each in runs:
         config, outcome = _configuration(each.config), each.outcome
         counts = [
@@ -341,5 +388,11 @@ def _table(trace: Path, runs: Sequence[Run]) -> Table:
             f"{100 * outcome.hit_rate:.2f}",
             *(f"{100 * count / max(1, outcome.num_blocks):.1f}" for count in counts),
             *([f"{100 * each.share_of_minimum:.0f}"] if best else []),
+            *(_ttft_cells(each) if takes_time else []),
         )
     return table
+
+
+def _ttft_cells(run: Run) -> list[str]:
+    ttft_s = run.ttft_s
+    return ["", ""] if ttft_s is None else [f"{ttft_s[name]:.3f}" for name in ("p50", "p99")]

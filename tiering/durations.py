@@ -1,0 +1,94 @@
+"""What takes how long on the virtual clock of a simulation: so much a block, or as curves say that were measured."""
+
+from dataclasses import dataclass, fields
+from typing import Final, Self
+
+import numpy as np
+
+from kvstore.reports import TierName
+from tiering.costs import Curves, LoadCurve, PrefillCurve
+from tiering.moves import Demote, Promote, Read, Write
+
+_BEHIND: Final[dict[type, tuple[TierName, TierName | None]]] = {
+    Promote: ("host", None),
+    Demote: ("host", None),
+    Read: ("disk", "host"),
+    Write: ("disk", "host"),
+}
+"""Whose curve tells of a move, and whose of what is beside it: from disk a block comes by way of host memory."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockTimes:
+    """Seconds that one block takes, by what is done to it. Nothing, unless it is given."""
+
+    compute_s: float = 0.0
+    demote_s: float = 0.0
+    promote_s: float = 0.0
+    read_s: float = 0.0
+    write_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            if not 0 <= getattr(self, each.name) < np.inf:
+                raise ValueError(f"{each.name} must be a time of at least 0, not {getattr(self, each.name)}")
+
+    def compute(self, start: int, num_blocks: int) -> float:  # noqa: ARG002 - what is before them makes no difference here
+        """Seconds to compute so many blocks behind `start` others."""
+        return num_blocks * self.compute_s
+
+    def move(self, kind: type, num_blocks: int, *, is_first: bool) -> float:  # noqa: ARG002 - nothing has a latency here
+        """Seconds of a move, `is_first` if it does not follow another of its kind at once."""
+        each_s = {
+            Demote: self.demote_s,
+            Promote: self.promote_s,
+            Read: self.read_s,
+            Write: self.write_s,
+        }
+        return num_blocks * each_s[kind]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CurveTimes:
+    """Seconds by curves: of computing, and of loading from each tier. What is copied down takes what loading it would."""
+
+    curves: Curves
+    """In blocks, where curves have tokens and bytes: see `of`."""
+
+    @classmethod
+    def of(cls, curves: Curves, *, block_tokens: int, block_bytes: int) -> Self:
+        """For blocks of so many tokens and bytes of KV. ValueError without a curve of computing, or of less than a token."""
+        if min(block_tokens, block_bytes) < 1:
+            raise ValueError(f"a block has at least a token and a byte, not {block_tokens}, {block_bytes}")
+        if (known := curves.prefill) is None:
+            raise ValueError("nothing was measured of computing")
+        prefill = PrefillCurve(
+            call_s=known.call_s, token_s=known.token_s * block_tokens, pair_s=known.pair_s * block_tokens**2
+        )
+        loads = {
+            tier: LoadCurve(latency_s=curve.latency_s, byte_s=curve.byte_s * block_bytes)
+            for tier, curve in curves.loads.items()
+        }
+        return cls(curves=Curves(prefill=prefill, loads=loads))
+
+    def check_tiers(self, tiers: list[TierName]) -> None:
+        """Raise ValueError unless there is a curve for loading from each of these tiers."""
+        if missing := [tier for tier in tiers if tier not in self.curves.loads]:
+            raise ValueError(f"nothing was measured of loading from {' and '.join(missing)}")
+
+    def compute(self, start: int, num_blocks: int) -> float:
+        """See BlockTimes."""
+        assert self.curves.prefill is not None, "`of` asks for it"
+        return self.curves.prefill.seconds(start, num_blocks)
+
+    def move(self, kind: type, num_blocks: int, *, is_first: bool) -> float:
+        """See BlockTimes. A latency is paid once for moves that follow each other."""
+        whole, part = _BEHIND[kind]
+        seconds = self._load(whole, num_blocks, is_first=is_first)
+        return (
+            seconds if part is None else max(0.0, seconds - self._load(part, num_blocks, is_first=is_first))
+        )
+
+    def _load(self, tier: TierName, num_blocks: int, *, is_first: bool) -> float:
+        curve = self.curves.loads[tier]
+        return curve.seconds(num_blocks) - (0.0 if is_first else curve.latency_s)
