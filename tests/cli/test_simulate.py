@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from tiering.cli.app import app
 from tiering.cli.simulate import knee
 from tiering.cli.simulate_page import chart
+from tiering.costs import Costs
 
 LINES = [
     f'{{"timestamp": {at * 1000}, "hash_ids": [{", ".join(map(str, ids))}]}}'
@@ -87,6 +88,8 @@ def test_times_are_reported(simulate):
         (["--device-blocks", "1", "--policy", "best"], "there is no policy 'best'"),
         (["--device-blocks", "1", "--host-blocks", "1", "--policy", "min"], "a bound for one tier"),
         (["--device-blocks", "1", "--admission", "some"], "admission is one of"),
+        (["--device-blocks", "1", "--measured", "a.jsonl"], "--measured needs --token-bytes"),
+        (["--device-blocks", "1", "--measured", "a.jsonl", "--read-s", "1"], "give it without --compute-s"),
     ],
 )
 def test_what_cannot_be_simulated_is_one_sentence(options, why, tmp_path):
@@ -155,6 +158,37 @@ def test_the_default_is_adaptive_where_it_can_be_and_says_so(simulate):
     _, figures, page = simulate(["--device-blocks", "4", "--admission", "all"])
     assert figures["configuration"]["admission"] == "all"
     assert "adaptive" not in page
+
+
+def test_admissions_are_swept_and_runs_side_by_side_say_the_same(simulate):
+    options = ["--device-blocks", "2,4", "--policy", "lru,min", "--admission", "all,adaptive"]
+    runs = [simulate([*options, "--processes", number])[1]["runs"] for number in ("1", "2")]
+    for each in (*runs[0], *runs[1]):
+        each.pop("cpu_s")
+    assert runs[0] == runs[1]
+    told = [(run["configuration"]["policy"], run["configuration"].get("admission")) for run in runs[0]]
+    assert told[::2] == [("lru", "all"), ("lru", "adaptive"), ("min", None)]
+
+
+def test_the_page_shows_where_blocks_were_found(simulate):
+    _, _, page = simulate(["--device-blocks", "4", "--host-blocks", "8"])
+    assert page.count("<rect") == 2 + 3, "device and host, and three colours are named"
+    assert "host: 35.7%" in page
+    assert "TTFT" not in page
+
+
+def test_times_as_they_were_measured(simulate, tmp_path):
+    costs = Costs()
+    for tokens in (16, 160, 1600):
+        costs.prefilled(0, tokens, tokens * 0.25)
+        costs.loaded("host", tokens * 10, tokens * 0.01)
+    file = tmp_path / "costs.json"
+    file.write_text(json.dumps(costs.as_json()), "utf-8")
+    options = ["--device-blocks", "4", "--host-blocks", "8", "--measured", str(file), "--token-bytes", "10"]
+    table, figures, page = simulate([*options, "--block-tokens", "16"])
+    assert figures["ttft_s"]["p50"] > 8.0, "two blocks of 16 tokens, 0.25 s each, at least"
+    assert "TTFT" in table
+    assert "TTFT" in page
 
 
 def test_a_wrong_line_is_named(tmp_path):

@@ -3,11 +3,14 @@
 import itertools
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.simulate import AGENTS, KNOWN
 from tiering.durations import BlockTimes
+from tiering.index import Index
 from tiering.simulate import Outcome, Simulation, SimulationConfig
 from tiering.trace import TraceRequest, read_trace
 
@@ -78,6 +81,26 @@ def test_each_tier_below_adds_hits_and_fewer_blocks_are_written_than_computed(po
     assert found[0].hits < found[1].hits < found[2].hits
     assert all(found[2].hits_by_tier.values())
     assert 0 < found[2].writes_by_tier["disk"] < found[2].num_computed
+
+
+def test_what_is_not_explained_is_found_all_the_same():
+    """The simulator's index notes nothing for explanations, which an engine's does."""
+    head = list(itertools.islice(read_trace(AGENTS), 300))
+    config = SimulationConfig(device_blocks=60, host_blocks=60, disk_blocks=400)
+    found = []
+    for explains in (False, True):
+        simulation = Simulation(config)
+        simulation._index = Index(replace(config.index, explains=explains), bytes(32))
+        found.append(simulation.run(head))
+    assert found[0] == found[1]
+    assert all(found[0].hits_by_tier.values())
+
+
+@pytest.mark.parametrize("policy", ["lru", "fifo", "s3fifo", "arc"])
+def test_an_order_finds_what_another_simulator_says(policy):
+    """On a whole trace; `make bench-simulate` does all of them, at all sizes."""
+    outcome = Simulation(SimulationConfig(device_blocks=1000, policy=policy)).run(read_trace(AGENTS))
+    assert outcome.hit_rate == pytest.approx(KNOWN[AGENTS][policy][0], abs=0.001)
 
 
 # ---- time ------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from tiering.bound import chained, minimum
 from tiering.cli.environment import commit, version
@@ -27,8 +26,6 @@ from tiering.policies.policy import PolicyError
 from tiering.residency import Ids
 from tiering.simulate import Outcome, Simulation, SimulationConfig
 from tiering.trace import read_trace
-
-_BELOW: Final = ("host", "disk")
 
 MINIMUM: Final = "min"
 """In the place of a policy: the optimum, of one tier."""
@@ -294,6 +291,8 @@ def knee(points: Sequence[tuple[int, float]]) -> int | None:
 
 def run(sweep: Sweep, json_path: Path | None, html_path: Path | None, num_processes: int) -> None:
     """Simulate, print a table, and write the files that were asked for."""
+    from tiering.cli.simulate_table import table
+
     console = Console()
     for path in (json_path, html_path):
         if path is not None:
@@ -305,7 +304,7 @@ def run(sweep: Sweep, json_path: Path | None, html_path: Path | None, num_proces
     except PolicyError as error:
         raise ValueError(f"{error}: run it through tiering.policies.testing.LAWS") from error
     for trace in sweep.traces:
-        console.print(_table(trace, [each for each in runs if each.trace == trace]))
+        console.print(table(trace, [each for each in runs if each.trace == trace]))
         for line in knees([each for each in runs if each.trace == trace]):
             console.print(line)
     if json_path is not None:
@@ -359,40 +358,3 @@ def knees(runs: Sequence[Run]) -> list[str]:
             rate = dict(points)[size]
             found.append(f"{policy}: beyond {size:,} blocks, which find {rate:.1%}, more brings less.")
     return found
-
-
-def _table(trace: Path, runs: Sequence[Run]) -> Table:
-    first = runs[0].outcome
-    title = f"{trace.name}: {first.num_requests:,} requests, {first.num_blocks:,} blocks"
-    table = Table(title=title, title_justify="left", caption="%: of all blocks", caption_justify="left")
-    below = [tier for tier in _BELOW if any(_configuration(each.config)[f"{tier}_blocks"] for each in runs)]
-    table.add_column("device", justify="right")
-    for name in below:
-        table.add_column(name, justify="right")
-    table.add_column("policy")
-    for name in ("hits %", *(f"{tier} hits %" for tier in below), *(f"{tier} writes %" for tier in below)):
-        table.add_column(name, justify="right")
-    if best := any(each.minimum_hit_rate for each in runs):
-        table.add_column("of MIN %", justify="right")
-    if takes_time := any(each.ttft_s for each in runs):
-        table.add_column("TTFT s, p50", justify="right")
-        table.add_column("p99", justify="right")
-    for each in runs:
-        config, outcome = _configuration(each.config), each.outcome
-        counts = [
-            counts.get(tier, 0) for counts in (outcome.hits_by_tier, outcome.writes_by_tier) for tier in below
-        ]
-        table.add_row(
-            *(f"{config[f'{tier}_blocks']:,}" for tier in ("device", *below)),
-            each.policy,
-            f"{100 * outcome.hit_rate:.2f}",
-            *(f"{100 * count / max(1, outcome.num_blocks):.1f}" for count in counts),
-            *([f"{100 * each.share_of_minimum:.0f}"] if best else []),
-            *(_ttft_cells(each) if takes_time else []),
-        )
-    return table
-
-
-def _ttft_cells(run: Run) -> list[str]:
-    ttft_s = run.ttft_s
-    return ["", ""] if ttft_s is None else [f"{ttft_s[name]:.3f}" for name in ("p50", "p99")]

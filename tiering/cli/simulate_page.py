@@ -6,12 +6,15 @@ from math import log
 from typing import Final
 
 from tiering.cli.simulate import MINIMUM, Run, curves, knee, knees
+from tiering.cli.simulate_table import ttft_cells
 
 _WIDTH: Final = 720
 _HEIGHT: Final = 320
 _LEFT: Final = 48
 _RIGHT: Final = 150
 _TOP: Final = 16
+_LABEL: Final = 44.0
+"""How far apart the sizes stand that are written below the curves, at least."""
 _BOTTOM: Final = 40
 
 _STYLE: Final = """\
@@ -88,8 +91,12 @@ def chart(lines: dict[str, Points], marked: dict[str, int | None]) -> str:
         parts.append(
             f'<text class="faint" x="{_LEFT - 6}" y="{y + 4}" text-anchor="end">{most * part / 4:.0%}</text>'
         )
+    labelled = -_LABEL
     for size in sizes:
         x, _ = at(size, 0)
+        if x - labelled < _LABEL:
+            continue
+        labelled = x
         parts.append(
             f'<text class="faint" x="{x}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{size:,}</text>'
         )
@@ -157,18 +164,9 @@ def _in_words(lines: dict[str, Points]) -> str:
 
 
 def _table(runs: Sequence[Run]) -> str:
-    heads = (
-        "device",
-        "host",
-        "disk",
-        "policy",
-        "hits %",
-        "by tier %",
-        "written %",
-        "of MIN %",
-        "TTFT s, p50",
-        "p99",
-    )
+    takes_time = any(each.ttft_s is not None for each in runs)
+    heads = ["device", "host", "disk", "policy", "hits %", "by tier %", "written %", "of MIN %"]
+    heads += ["TTFT s, p50", "p99"] if takes_time else []
     rows = ["<tr>" + "".join(f"<th>{head}</th>" for head in heads) + "</tr>"]
     for each in runs:
         outcome = each.outcome
@@ -180,11 +178,7 @@ def _table(runs: Sequence[Run]) -> str:
             " + ".join(f"{share * hits:.1f}" for hits in outcome.hits_by_tier.values()),
             ", ".join(f"{tier} {share * count:.1f}" for tier, count in outcome.writes_by_tier.items()),
             "" if each.minimum_hit_rate is None else f"{100 * each.share_of_minimum:.0f}",
-            *(
-                ("", "")
-                if (ttft_s := each.ttft_s) is None
-                else (f"{ttft_s[name]:.3f}" for name in ("p50", "p99"))
-            ),
+            *(ttft_cells(each) if takes_time else ()),
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     return "<table>" + "\n".join(rows) + "</table>"
