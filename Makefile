@@ -154,7 +154,7 @@ bench-load-or-compute-engine: setup ## the same in a real engine, on the disk an
 bench-overheads: setup ## what the engine's loop, a promotion, idling and imports cost beside the model (two minutes)
 	@$(BIN)/python -m benchmarks.overheads $(OVERHEADS_ARGS)
 
-bench-simulate: setup ## the simulator on four real traces: figures that are known, three tiers beside one, its speed (two minutes)
+bench-simulate: setup ## the simulator on four real traces: figures that are known, three tiers beside one, its speed (five minutes)
 	@$(BIN)/python -m benchmarks.simulate $(SIMULATE_ARGS)
 
 churn: setup ## how large the files become when a disk store is filled twenty times over (minutes)
