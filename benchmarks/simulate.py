@@ -25,14 +25,14 @@ CONVERSATION, SYNTHETIC, AGENTS, CODING = (
     for name in ("mooncake_conversation_h1", "mooncake_synthetic", "lmcache_agents_blk64", "weka_mixA_blk512")
 )
 
-SIZES: Final = {
+SIZES: Final[dict[Path, tuple[int, ...]]] = {
     CONVERSATION: (1000, 3000, 10000, 30000, 50000),
     SYNTHETIC: (1000, 3000, 10000, 30000),
     AGENTS: (1000, 3000, 5000),
     CODING: (1000, 3000, 10000, 30000, 50000),
 }
 
-KNOWN: Final = {
+KNOWN: Final[dict[Path, dict[str, tuple[float, ...]]]] = {
     CONVERSATION: {
         "lru": (0.0432, 0.0641, 0.2062, 0.3133, 0.3364),
         "fifo": (0.0432, 0.0640, 0.2059, 0.3132, 0.3364),
@@ -65,7 +65,9 @@ KNOWN: Final = {
 """Hit rates by trace, order and blocks as another simulator computes them, in ten-thousandths: what becomes of LRU and MIN at 5,000
 blocks of the conversation is in ONE_MORE."""
 
-ONE_MORE: Final = {CONVERSATION: {"lru": {5000: 0.1114}, "min": {5000: 0.3257}}}
+ONE_MORE: Final[dict[Path, dict[str, dict[int, float]]]] = {
+    CONVERSATION: {"lru": {5000: 0.1114}, "min": {5000: 0.3257}}
+}
 
 _TIERS: Final = (3000, 10000, 30000)
 _NO_TIMES: Final = BlockTimes()
