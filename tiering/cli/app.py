@@ -347,7 +347,8 @@ def simulate(
     processes: Annotated[int, typer.Option(help="Runs of a sweep at the same time.", min=1)] = 1,
 ) -> None:
     """Say what a cache of given sizes would have found of a trace, by the engine's own core. See docs/simulate.md."""
-    from tiering.cli.simulate import Sweep, run, times
+    from tiering.cli.simulate import Sweep, times
+    from tiering.cli.simulate_report import run
     from tiering.durations import BlockTimes
 
     def start() -> None:

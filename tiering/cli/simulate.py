@@ -1,6 +1,5 @@
 """`kvtide simulate`: what caches of given sizes would have found of a trace, by the engine's own core."""
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -22,7 +21,6 @@ from tiering.bound import chained, minimum
 from tiering.cli.environment import commit, version
 from tiering.durations import BlockTimes, CurveTimes
 from tiering.policies import policy_named
-from tiering.policies.policy import PolicyError
 from tiering.residency import Ids
 from tiering.simulate import Outcome, Simulation, SimulationConfig
 from tiering.trace import read_trace
@@ -287,46 +285,6 @@ def knee(points: Sequence[tuple[int, float]]) -> int | None:
 
 
 # --- telling -----------------------------------------------------------------------------------------------------------
-
-
-def run(sweep: Sweep, json_path: Path | None, html_path: Path | None, num_processes: int) -> None:
-    """Simulate, print a table, and write the files that were asked for."""
-    from tiering.cli.simulate_table import table
-
-    console = Console()
-    for path in (json_path, html_path):
-        if path is not None:
-            _check_writable(path)
-    # a policy of one's own is where one is, most likely, which a console script does not search
-    sys.path.append(str(Path.cwd()))
-    try:
-        runs = simulate(sweep, Console(stderr=True), num_processes=num_processes)
-    except PolicyError as error:
-        raise ValueError(f"{error}: run it through tiering.policies.testing.LAWS") from error
-    for trace in sweep.traces:
-        console.print(table(trace, [each for each in runs if each.trace == trace]))
-        for line in knees([each for each in runs if each.trace == trace]):
-            console.print(line)
-    if json_path is not None:
-        json_path.write_text(json.dumps(told(sweep, runs), indent=1) + "\n", "utf-8")
-        console.print(f"figures written to {json_path}")
-    if html_path is not None:
-        from tiering.cli.simulate_page import page
-
-        html_path.write_text(page(runs), "utf-8")
-        console.print(f"page written to {html_path}")
-
-
-def _check_writable(path: Path) -> None:
-    """Raise ValueError if a file cannot be written there: better before a long sweep than after it."""
-    was_there = path.exists()
-    try:
-        with path.open("ab"):
-            pass
-        if not was_there:
-            path.unlink()
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror}") from error
 
 
 def told(sweep: Sweep, runs: Sequence[Run]) -> dict[str, Any]:
