@@ -17,7 +17,7 @@ from engine.model import Model
 from engine.pool import DevicePool
 from tiering.fitting import fit
 from tiering.moves import Demote, Promote, Read, SwapIn, SwapOut, Write
-from tiering.replay import MoveCosts, Part, StepCosts, terms
+from tiering.step_costs import MoveCosts, Part, StepCosts, terms
 
 _NEXT_WITHIN_S: Final = 0.02
 """A step that begins so soon after another was not waited for: what lies between is the loop's own work."""
