@@ -180,6 +180,18 @@ class Recording(Closing):
             "ended": self.ended,
         }
 
+    def check(self) -> None:
+        """Raise AssertionError if what waits is more than may, or is not what was counted."""
+        with self._changed:
+            num_tokens = sum(len(served.tokens) for served in self._waiting)
+            assert num_tokens == self._waiting_tokens, (
+                f"{num_tokens} tokens wait, {self._waiting_tokens} are counted"
+            )
+            assert len(self._waiting) <= _MOST_WAITING, f"{len(self._waiting)} requests wait"
+            assert 0 <= self._num_told_dropped <= self.num_dropped, (
+                f"{self._num_told_dropped} of {self.num_dropped} dropped were told of"
+            )
+
     # --- the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -196,6 +208,7 @@ class Recording(Closing):
         with self._changed:
             self.ended = reason
             self._waiting.clear()
+            self._waiting_tokens = 0
         with contextlib.suppress(OSError):  # which writing has told of, or the next reader will see
             self._writer.close()
 

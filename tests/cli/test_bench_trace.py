@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from tiering.cli.app import app
 from tiering.cli.trace_costs import Step, step_costs
 from tiering.cli.trace_prompts import Prompts
-from tiering.replay import Part, StepCosts, terms
+from tiering.step_costs import Part, StepCosts, terms
 from tiering.trace import TraceWriter
 
 SCALE = 512

@@ -71,6 +71,7 @@ def test_what_ended_is_read_in_the_order_of_arrival(tmp_path, name):
     assert (second.found, second.ttft_s) == ({"device": 1, "host": 0, "disk": 0}, 0.5)
     assert third.reply_blocks == [2]
     assert recording.stats()["ended"] == "stopped"
+    recording.check()
 
 
 def test_nothing_of_a_prompt_or_a_tenant_is_in_the_file(tmp_path):
@@ -109,6 +110,7 @@ def test_what_comes_too_fast_is_dropped_and_counted(tmp_path, monkeypatch):
     assert writing.wait(10)
     for _ in range(5):
         recording.offer(served(range(4)))
+        recording.check()
     go_on.set()
     recording.close()
     rows = [json.loads(line) for line in slow.kept.splitlines()]
@@ -160,6 +162,7 @@ def test_what_cannot_be_written_ends_the_recording_and_nothing_else(caplog):
         assert recording.wait(10)
         recording.offer(served(range(4)))
     assert recording.stats()["ended"] == "failed"
+    recording.check()
     assert "No space left on device" in caplog.text
 
 

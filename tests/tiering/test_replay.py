@@ -5,7 +5,8 @@ import pytest
 
 from tiering.index_config import IndexConfig
 from tiering.moves import Demote, Promote
-from tiering.replay import Asked, MoveCosts, Part, Replay, ReplayConfig, StepCosts, terms
+from tiering.replay import Asked, Replay, ReplayConfig
+from tiering.step_costs import MoveCosts, Part, StepCosts, terms
 
 BLOCK = 4
 STEPS = StepCosts(step_s=1.0, token_s=0.1, decode_s=0.5)

@@ -262,7 +262,7 @@ def _blocks(result: Result) -> dict[Any, int]:
 
 def _compared(happened: Sequence[Seen], seen: Sequence[Seen], num_blocks: int) -> dict[str, Any]:
     hit_rate = {
-        tier: [sum(each.found.get(tier, 0) for each in some) / num_blocks for some in (happened, seen)]  # type: ignore[call-overload]  # its keys are tiers
+        tier: [sum(each.found.get(tier, 0) for each in some) / num_blocks for some in (happened, seen)]
         for tier in _TIERS
     }
     hit_rate["all"] = [sum(rates[at] for rates in hit_rate.values()) for at in (0, 1)]

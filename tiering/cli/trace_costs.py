@@ -17,7 +17,7 @@ from engine.model import Model
 from engine.pool import DevicePool
 from tiering.fitting import fit
 from tiering.moves import Demote, Promote, Read, SwapIn, SwapOut, Write
-from tiering.replay import MoveCosts, Part, StepCosts, terms
+from tiering.step_costs import MoveCosts, Part, StepCosts, terms
 
 _NEXT_WITHIN_S: Final = 0.02
 """A step that begins so soon after another was not waited for: what lies between is the loop's own work."""
@@ -45,7 +45,8 @@ class Timed(Model):
     def __init__(self, model: Model) -> None:
         self.__dict__.update(vars(model))
         self.steps: list[Step] = []
-        self._began_s, self._parts = 0.0, ()
+        self._began_s = 0.0
+        self._parts: tuple[Part, ...] = ()
 
     def batch(self, chunks: Sequence[Chunk], pool: DevicePool, **settings: Any) -> Batch:
         self._began_s = time.perf_counter()
@@ -102,8 +103,8 @@ def move_costs(engine: Engine, num_blocks: int, seed: int) -> dict[type, MoveCos
     read = MoveCosts(
         latency_s=max(0.0, both.latency_s - up.latency_s), block_s=max(0.0, both.block_s - up.block_s)
     )
-    down = _line(took["demote"])
-    return {Demote: down, SwapOut: down, Promote: up, SwapIn: up, Read: read, Write: _line(took["write"])}
+    demote = _line(took["demote"])
+    return {Demote: demote, SwapOut: demote, Promote: up, SwapIn: up, Read: read, Write: _line(took["write"])}
 
 
 def _has(engine: Engine, tier: str) -> bool:
