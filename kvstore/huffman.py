@@ -6,9 +6,10 @@ again only now and then; a record says its own all the same. See docs/block-form
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ its code to each block.
 _MOST_TABLES: Final = 64
 
 
-@dataclass(frozen=True, slots=False)
+@dataclass(frozen=True, eq=False)
 class Code:
     """One code."""
 
@@ -200,4 +201,4 @@ class _Known:
         return found
 
 
-code_of: Final[Any] = _Known().code
+code_of: Final[Callable[[bytes], Code]] = _Known().code

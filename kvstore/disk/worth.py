@@ -3,8 +3,8 @@
 import os
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kvstore.baseline import Baselines
 from kvstore.block import KEY_BYTES, BlockLayout, Namespace
 from kvstore.disk.payload_file import READ_BYTES, huge_pages
+from kvstore.disk.read_ahead import ReadAhead
 from kvstore.record import RecordFormat
 from kvstore.store import BlockRef
 
@@ -105,13 +106,23 @@ def _disk_rate(data: Path, read_threads: int) -> float | None:
         if size < LEAST_FILE_BYTES:
             return None
         begin = time.monotonic()
-        with ThreadPoolExecutor(read_threads) as threads:
-            offsets = iter(range(0, size - READ_BYTES + 1, READ_BYTES))
-            jobs = [
-                threads.submit(_read_until, file, offsets, begin + _MOST_PROBE_S) for _ in range(read_threads)
-            ]
-            num_bytes = sum(job.result() for job in jobs)
-        return num_bytes / max(time.monotonic() - begin, 1e-9) if num_bytes else None
+        offsets = iter(range(0, size - READ_BYTES + 1, READ_BYTES))
+        num_bytes = [0] * read_threads
+
+        def read(thread: int) -> None:
+            num_bytes[thread] = _read_until(file, offsets, begin + _MOST_PROBE_S)
+
+        readers = ReadAhead("kvtide-probe", read_threads)
+        try:
+            reads = [readers.put(partial(read, thread)) for thread in range(read_threads)]
+            for thread, one in enumerate(reads):
+                if one.cancelled():  # there is no thread for it
+                    read(thread)
+                else:
+                    one.result()
+        finally:
+            readers.close()
+        return sum(num_bytes) / max(time.monotonic() - begin, 1e-9) if any(num_bytes) else None
     except OSError:  # a file system that takes the flag and then reads otherwise
         return None
     finally:

@@ -260,6 +260,15 @@ def test_a_record_that_is_damaged_anywhere_is_found_out():
     assert damage_of(record, form.namespace.digest + REF.key, {}) is None
 
 
+def test_a_tenants_own_blocks_make_no_code():
+    """What it says of them would be in the records of others; one that others' blocks have made is for all."""
+    form, block = RecordFormat(Namespace.of({}), LAYOUT), kv(LAYOUT.block_bytes // 2)
+    own = BlockRef(REF.key, REF.parent_key, REF.tokens, b"o" * 16)
+    assert codec_of(form.pack(own, block, 0)) is Codec.PLANES
+    assert codec_of(form.pack(REF, block, 0)) is Codec.HUFFMAN
+    assert codec_of(form.pack(own, block, 0)) is Codec.HUFFMAN
+
+
 def test_wrong_checksums_are_found_though_all_decodes():
     data = kv(5000)
     payload, out = payload_of(data, Codes()), np.empty(data.nbytes, np.uint8)

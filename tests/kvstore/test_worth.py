@@ -43,10 +43,10 @@ def test_what_was_not_worth_it_never_is_on_a_faster_disk_and_always_on_a_slower_
 @pytest.mark.parametrize(
     ("compression", "rates", "codecs"),
     [
-        ("auto", None, {"planes"}),
-        ("auto", SLOW, {"planes"}),
+        ("auto", None, {"huffman"}),
+        ("auto", SLOW, {"huffman"}),
         ("auto", replace(SLOW, disk=9e9), {"raw"}),
-        ("on", replace(SLOW, disk=9e9), {"planes"}),
+        ("on", replace(SLOW, disk=9e9), {"huffman"}),
         ("off", SLOW, {"raw"}),
     ],
 )
@@ -68,13 +68,13 @@ def test_it_is_found_out_once_when_there_is_enough_to_measure(open_lmdb):
         store._writer.run(store._sync_in_background)
         store._writer.run(lambda: None)
     after = fill(store, 2, seed=1)
-    assert store.stats().written == {"planes": 3, "raw": 2}
+    assert store.stats().written == {"huffman": 3, "raw": 2}
     assert_holds(store, *before)
     assert_holds(store, *after)
 
 
 def test_threads_count_as_far_as_there_are_cores(open_lmdb, tmp_path, monkeypatch):
-    for read_threads, num_cores, codec in ((1, 4, "raw"), (4, 4, "planes"), (4, 1, "raw")):
+    for read_threads, num_cores, codec in ((1, 4, "raw"), (4, 4, "huffman"), (4, 1, "raw")):
         monkeypatch.setattr(os, "sched_getaffinity", lambda _, n=num_cores: set(range(n)))
         path = tmp_path / f"{read_threads}-{num_cores}"
         store = open_lmdb(
