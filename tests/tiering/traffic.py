@@ -375,6 +375,7 @@ class Traffic:
                 now = yield from index.keep.name(key, tokens, ownership_of(tokens.tolist()), ttl_s)
             except (TooMuchHeld, StoreFull):
                 return
+            self._touched(tokens)  # what it was given to in the end
             if now is not None and key in index.retention._names:
                 assert now.blocks == len(tokens) // self.config.block_tokens
                 assert not now.held or not now.lost_blocks
