@@ -43,6 +43,9 @@ UNIT: Final = VECTORS * (WIDTH or 1)
 REGISTER_BYTES: Final = 4 * (WIDTH or 1)
 ROW_BYTES: Final = UNIT * 4
 
+FETCH_BYTES: Final = ROW_BYTES // 8
+"""What a product brings near of what is read later, for each of its steps: as much as it reads, by 64 rows."""
+
 
 class _BFloat(ir.Type):
     """LLVM's bfloat, which llvmlite does not know."""
@@ -110,6 +113,14 @@ def _llvm(builder: Any, name: str, *values: Any) -> Any:
     """A call of an intrinsic of LLVM's that gives floats."""
     kind = ir.FunctionType(_FLOATS, [value.type for value in values])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
+
+
+def _bring(builder: Any, address: Any) -> None:
+    """Have what is at an address brought near."""
+    kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
+    read, near, data = (ir.Constant(_I32, number) for number in (0, 2, 1))
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [builder.inttoptr(address, _I8.as_pointer()), read, near, data])
 
 
 def _fma(builder: Any, left: Any, right: Any, addend: Any) -> Any:
@@ -202,21 +213,36 @@ def _exponential() -> list[float]:
     return [1.0, *np.polynomial.polynomial.polyfit(x, np.expm1(x * np.log(2)) / x, 5)]
 
 
+def _exp2(builder: Any, exponents: Any) -> Any:
+    normal = builder.fcmp_ordered(">", exponents, _floats(-126.0))
+    exponent = builder.select(normal, exponents, _floats(-126.0))
+    whole = _llvm(builder, f"llvm.rint.v{WIDTH}f32", exponent)
+    rest_of = builder.fsub(exponent, whole)
+    *others, found = map(_floats, _exponential())
+    for coefficient in reversed(others):
+        found = _fma(builder, found, rest_of, coefficient)
+    shift = builder.shl(builder.fptosi(whole, _INTS), _ints(23))
+    found = builder.bitcast(builder.add(builder.bitcast(found, _INTS), shift), _FLOATS)
+    return builder.select(normal, found, _floats(0.0))
+
+
 @intrinsic
 def exp2(_context: Any, _exponents: Any) -> Any:
     """2**x of numbers of at most 0: exactly 1 of 0, and 0 of what is less than -126, -inf too."""
+    return _VECTOR(_VECTOR), lambda _c, builder, _s, given: _exp2(builder, given[0])
+
+
+@intrinsic
+def silu(_context: Any, _numbers: Any) -> Any:
+    """Each number times its logistic function."""
 
     def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
-        normal = builder.fcmp_ordered(">", given[0], _floats(-126.0))
-        exponent = builder.select(normal, given[0], _floats(-126.0))
-        whole = _llvm(builder, f"llvm.rint.v{WIDTH}f32", exponent)
-        rest = builder.fsub(exponent, whole)
-        *others, found = map(_floats, _exponential())
-        for coefficient in reversed(others):
-            found = _fma(builder, found, rest, coefficient)
-        shift = builder.shl(builder.fptosi(whole, _INTS), _ints(23))
-        found = builder.bitcast(builder.add(builder.bitcast(found, _INTS), shift), _FLOATS)
-        return builder.select(normal, found, _floats(0.0))
+        x, one = given[0], _floats(1.0)
+        negative = builder.fcmp_ordered("<", x, _floats(0.0))
+        less = builder.fmul(x, builder.select(negative, _floats(np.log2(np.e)), _floats(-np.log2(np.e))))
+        power = _exp2(builder, less)
+        share = builder.fdiv(builder.select(negative, power, one), builder.fadd(power, one))
+        return builder.fmul(x, share)
 
     return _VECTOR(_VECTOR), emit
 
@@ -242,11 +268,7 @@ def prefetch(_context: Any, _address: Any) -> Any:
     """Have what is at an address brought near, as it will be read."""
 
     def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
-        read, near, data = (ir.Constant(_I32, number) for number in (0, 2, 1))
-        place = builder.inttoptr(given[0], _I8.as_pointer())
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [place, read, near, data])
+        _bring(builder, given[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), emit
@@ -263,12 +285,69 @@ def next_number(_context: Any, _address: Any) -> Any:
     return types.int64(types.int64), emit
 
 
-def _product(*, pairs: bool, adds: bool) -> Any:
-    """ROWS rows of a matrix product, of UNIT lanes: sums[i] = sum over k of left[i, k] * right[k].
+@intrinsic
+def count(_context: Any, _address: Any) -> Any:
+    """Add one to the number at an address, once all that was written before can be seen. Gives what it was."""
+
+    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
+        counter = builder.inttoptr(given[0], _I64.as_pointer())
+        return builder.atomic_rmw("add", counter, ir.Constant(_I64, 1), "acq_rel")
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def seen(_context: Any, _address: Any) -> Any:
+    """The number at an address, with all that was written before it was."""
+
+    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
+        return builder.load_atomic(builder.inttoptr(given[0], _I64.as_pointer()), "acquire", 8)
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def ticks(_context: Any) -> Any:
+    """The processor's clock."""
+
+    def emit(_c: Any, builder: Any, _s: Any, _given: Any) -> Any:
+        kind = ir.FunctionType(_I64, [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.readcyclecounter"), [])
+
+    return types.int64(), emit
+
+
+@intrinsic
+def rest(_context: Any) -> Any:
+    """Let a loop that waits take less of the core."""
+
+    def emit(context: Any, builder: Any, _s: Any, _given: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@intrinsic
+def give_way(_context: Any) -> Any:
+    """Let another thread have the core, if one waits for it."""
+
+    def emit(context: Any, builder: Any, _s: Any, _given: Any) -> Any:
+        kind = ir.FunctionType(_I32, [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+def _product(*, pairs: bool, adds: bool = False, fetches: bool = False, num_rows: int = ROWS) -> Any:
+    """Rows of a matrix product, of UNIT lanes: sums[i] = sum over k of left[i, k] * right[k], from k = 0 on, one after the other.
 
     left: numbers, or pairs of bfloat16, at left + i * left_row + k * left_step; each counts in all lanes.   right: lanes side by
     side, ROW_BYTES bytes from one k to the next.   sums: the same from one i to the next.   adds: what the sums were, times `factors`
-    of each lane, is added.
+    of each lane, is added.   fetches: `factors` is where something lies that is read later, of which FETCH_BYTES are brought near
+    for each k.
     """
 
     def load_left(builder: Any, address: Any) -> Any:
@@ -289,7 +368,7 @@ def _product(*, pairs: bool, adds: bool) -> Any:
             return builder.add(base, builder.mul(step, ir.Constant(_I64, number)))
 
         row, register = ir.Constant(_I64, ROW_BYTES), ir.Constant(_I64, REGISTER_BYTES)
-        places = [[at(at(sums, row, i), register, j) for j in range(VECTORS)] for i in range(ROWS)]
+        places = [[at(at(sums, row, i), register, j) for j in range(VECTORS)] for i in range(num_rows)]
         begin = [[_floats(0.0) for _ in of_row] for of_row in places]
         if adds:
             by_lane = [_fetch(builder, at(factors, register, j)) for j in range(VECTORS)]
@@ -304,20 +383,23 @@ def _product(*, pairs: bool, adds: bool) -> Any:
         of_step = builder.add(right, builder.mul(step, row))
         lanes = [_fetch(builder, at(of_step, register, j)) for j in range(VECTORS)]
         column = builder.add(left, builder.mul(step, left_step))
-        numbers = [load_left(builder, at(column, left_row, i)) for i in range(ROWS)]
+        if fetches:
+            _bring(builder, at(factors, step, FETCH_BYTES))
+        numbers = [load_left(builder, at(column, left_row, i)) for i in range(num_rows)]
         then = [
-            [multiply(builder, numbers[i], lanes[j], now[i][j]) for j in range(VECTORS)] for i in range(ROWS)
+            [multiply(builder, numbers[i], lanes[j], now[i][j]) for j in range(VECTORS)]
+            for i in range(num_rows)
         ]
         next_step = builder.add(step, ir.Constant(_I64, 1))
         for phi, first, following in (
             (step, ir.Constant(_I64, 0), next_step),
-            *((now[i][j], begin[i][j], then[i][j]) for i in range(ROWS) for j in range(VECTORS)),
+            *((now[i][j], begin[i][j], then[i][j]) for i in range(num_rows) for j in range(VECTORS)),
         ):
             phi.add_incoming(first, before)
             phi.add_incoming(following, loop)
         builder.cbranch(builder.icmp_signed("<", next_step, num_steps), loop, after)
         builder.position_at_end(after)
-        for i in range(ROWS):
+        for i in range(num_rows):
             for j in range(VECTORS):
                 _put(builder, places[i][j], then[i][j])
         return context.get_dummy_value()
@@ -338,10 +420,27 @@ def _product(*, pairs: bool, adds: bool) -> Any:
     return product
 
 
-dot: Final = _product(pairs=False, adds=False)
+dot: Final = _product(pairs=False)
 dot_add: Final = _product(pairs=False, adds=True)
-dot_pairs: Final = _product(pairs=True, adds=False)
+dot_fetch: Final = _product(pairs=False, fetches=True)
+dot_one: Final = _product(pairs=False, num_rows=1)
+dot_pairs: Final = _product(pairs=True)
 dot_pairs_add: Final = _product(pairs=True, adds=True)
+dot_pairs_fetch: Final = _product(pairs=True, fetches=True)
+dot_pairs_one: Final = _product(pairs=True, num_rows=1)
+
+
+@intrinsic
+def load_any(_context: Any, array: Any, _address: Any) -> Any:
+    """The numbers at an address in an array, of float32 or of bfloat16 as words."""
+
+    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
+        if array.dtype != types.uint16:
+            return _fetch(builder, given[1])
+        wide = builder.zext(_fetch(builder, given[1], _HALVES), _INTS)
+        return builder.bitcast(builder.shl(wide, _ints(16)), _FLOATS)
+
+    return _VECTOR(array, types.int64), emit
 
 
 @intrinsic

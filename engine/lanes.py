@@ -64,7 +64,7 @@ def has_lanes(device: torch.device, stored: torch.dtype, computed: torch.dtype, 
         return False
     if computed not in (torch.float32, torch.bfloat16) or (computed == torch.bfloat16 and stored != computed):
         return False
-    width, has_pairs = _registers()
+    width, has_pairs = registers()
     if computed == torch.bfloat16:
         return has_pairs and head_dim % (2 * width) == 0
     return width > 0 and head_dim % width == 0
@@ -72,11 +72,11 @@ def has_lanes(device: torch.device, stored: torch.dtype, computed: torch.dtype, 
 
 def version(device: torch.device) -> str:
     """Says which bits attention has on a device, as far as that is this module's: of the kernel, and of which calls are its own."""
-    return "none" if device.type != "cpu" else "{}.{}.{}".format(_VERSION, *map(int, _registers()))
+    return "none" if device.type != "cpu" else "{}.{}.{}".format(_VERSION, *map(int, registers()))
 
 
 @cache
-def _registers() -> tuple[int, bool]:
+def registers() -> tuple[int, bool]:
     """Of this processor, as the kernel says. Imported when it is first asked for: numba takes half a second."""
     from .lane_vectors import HAS_PAIRS, WIDTH
 
@@ -105,7 +105,7 @@ class LaneCall:
 
         query = query[0, :, self.rows]
         num_heads, num_rows, head_dim = query.shape
-        queries, blocks = _words(query), _words(layer)
+        queries, blocks = words(query), words(layer)
         out = torch.empty(num_rows, num_heads, head_dim, dtype=torch.float32)
         self.team.run(
             attending(queries.dtype, blocks.dtype),
@@ -130,9 +130,9 @@ class LaneCall:
         return max(1, min(MOST_UNITS, units // (3 * torch.get_num_threads())))
 
 
-def _words(tensor: torch.Tensor) -> NDArray[Any]:
+def words(tensor: torch.Tensor) -> NDArray[Any]:
     """A view for numpy, which has no bfloat16: unsigned words instead."""
     if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(np.uint16)
+        return tensor.view(torch.uint16).numpy()
     found: NDArray[Any] = tensor.numpy()
     return found

@@ -4,6 +4,8 @@ from typing import Any
 
 import torch
 
+from .layers import PackedLayer, Scratch, packs
+
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -40,11 +42,21 @@ def pack_products(hf: Any) -> None:
     """
     if not _has_packed(torch.device(hf.device), hf.dtype):
         return
+    pack_layers(hf)
     head = hf.get_output_embeddings()
     for module in list(hf.modules()):
         for name, child in list(module.named_children()):
             if type(child) is torch.nn.Linear and child is not head:
                 setattr(module, name, PackedLinear(child))
+
+
+def pack_layers(hf: Any) -> None:
+    """Replace the decoder layers that are computed by a kernel of our own."""
+    scratch = Scratch()
+    for module in list(hf.modules()):
+        for name, child in list(module.named_children()):
+            if packs(child, hf.config):
+                setattr(module, name, PackedLayer(child, scratch))
 
 
 def _has_packed(device: torch.device, dtype: torch.dtype) -> bool:
