@@ -5,10 +5,8 @@ all of the stage before are done: any number of threads can compute together, an
 added by one thread, in an order that follows from the layer's sizes alone: a row's bits do not depend on what is computed beside it.
 """
 
-import hashlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -17,19 +15,14 @@ from numba.np.numpy_support import from_dtype
 
 from kvstore.kernels import compiled
 
-from . import lane_vectors
+from .lane_products import FETCH_BYTES, SOURCES, dot_fetch, dot_one, dot_pairs_fetch, dot_pairs_one
 from .lane_vectors import (
-    FETCH_BYTES,
     REGISTER_BYTES,
     ROW_BYTES,
     ROWS,
     UNIT,
     WIDTH,
     count,
-    dot_fetch,
-    dot_one,
-    dot_pairs_fetch,
-    dot_pairs_one,
     everywhere,
     give_way,
     is_bfloat16,
@@ -50,11 +43,8 @@ GROUP: Final = 64
 FEW: Final = 16
 """Rows of which a task normalises, or turns, the numbers."""
 
-STAGES: Final = 4
-"""Most stages of a function."""
-
-PROGRESS: Final = 1 + 2 * STAGES
-"""Numbers of what threads know of each other: the next task; how many are done of each stage; when each of them was done."""
+PROGRESS: Final = 5
+"""Numbers of what threads know of each other: the next task, and how many are done of each stage."""
 
 _TRIES: Final = 64
 """How often a thread looks before it offers its core to others."""
@@ -75,10 +65,9 @@ def _wait(progress: Any, stage: int, num_tasks: int) -> None:
 
 
 @njit(**_COMPILED)
-def _done(progress: Any, stage: int, num_tasks: int) -> None:
-    """A task is. The last one of its stage says when."""
-    if count(progress.ctypes.data + 8 * (1 + stage)) + 1 == num_tasks:
-        progress[1 + STAGES + stage] = ticks()
+def _done(progress: Any, stage: int) -> None:
+    """One more task of a stage is."""
+    count(progress.ctypes.data + 8 * (1 + stage))
 
 
 @njit(**_COMPILED)
@@ -127,15 +116,15 @@ def _normalise(rows: Any, weights: Any, epsilon: float, begin: int, out: Any, su
 
 
 @njit(**_COMPILED)
-def _multiply(left: Any, row: int, many: bool, panel: int, num_steps: int, ahead: int, sums: Any) -> None:
-    """ROWS rows of `left`, or one, by a panel of weights. ahead: weights that will be read next."""
+def _multiply(left: Any, row: int, num_rows: int, panel: int, num_steps: int, ahead: int, sums: Any) -> None:
+    """So many rows of `left`, ROWS or one, by a panel of weights. ahead: weights that will be read next."""
     at = left.ctypes.data + row * left.strides[0]
     if is_bfloat16(left):
-        if many:
+        if num_rows == ROWS:
             dot_pairs_fetch(at, left.strides[0], 4, panel, sums.ctypes.data, ahead, num_steps)
         else:
             dot_pairs_one(at, 0, 4, panel, sums.ctypes.data, 0, num_steps)
-    elif many:
+    elif num_rows == ROWS:
         dot_fetch(at, left.strides[0], 4, panel, sums.ctypes.data, ahead, num_steps)
     else:
         dot_one(at, 0, 4, panel, sums.ctypes.data, 0, num_steps)
@@ -156,9 +145,9 @@ def _product(
     first, end = number * UNIT, min(number * UNIT + UNIT, out.shape[1])
     row, last = group * GROUP, min(group * GROUP + GROUP, left.shape[0])
     while row < last:
-        many = last - row >= ROWS
-        _multiply(left, row, many, panel, weights.shape[1], ahead, sums)
-        for i in range(ROWS if many else 1):
+        num_rows = ROWS if last - row >= ROWS else 1
+        _multiply(left, row, num_rows, panel, weights.shape[1], ahead, sums)
+        for i in range(num_rows):
             to, found = out[row + i], sums[i]
             if bias.size:
                 for at in range(end - first):
@@ -170,7 +159,7 @@ def _product(
             else:
                 for at in range(end - first):
                     _put(to, first + at, found[at])
-        row += ROWS if many else 1
+        row += num_rows
         ahead += weights.shape[1] * FETCH_BYTES
 
 
@@ -186,10 +175,10 @@ def _gated(left: Any, weights: Any, bias: Any, task: int, num_threads: int, out:
     first, end = number * UNIT, min(number * UNIT + UNIT, out.shape[1])
     row, last = group * GROUP, min(group * GROUP + GROUP, left.shape[0])
     while row < last:
-        many = last - row >= ROWS
-        _multiply(left, row, many, gate, weights.shape[1], ahead, sums)
-        _multiply(left, row, many, gate + step, weights.shape[1], ahead + step, sums[ROWS:])
-        for i in range(ROWS if many else 1):
+        num_rows = ROWS if last - row >= ROWS else 1
+        _multiply(left, row, num_rows, gate, weights.shape[1], ahead, sums)
+        _multiply(left, row, num_rows, gate + step, weights.shape[1], ahead + step, sums[ROWS:])
+        for i in range(num_rows):
             to, gates, ups = out[row + i], sums[i], sums[ROWS + i]
             if bias.size:
                 for at in range(end - first):
@@ -200,7 +189,7 @@ def _gated(left: Any, weights: Any, bias: Any, task: int, num_threads: int, out:
                 store(gates.ctypes.data + at, madd(silu(load(gates.ctypes.data + at)), up, zero))
             for at in range(end - first):
                 _put(to, first + at, gates[at])
-        row += ROWS if many else 1
+        row += num_rows
         ahead += weights.shape[1] * FETCH_BYTES
 
 
@@ -219,7 +208,16 @@ def _turn(numbers: Any, by: Any, weights: Any, cos: Any, sin: Any, out: Any) -> 
 
 @njit(**_COMPILED)
 def _turn_rows(
-    begin: int, qkv: Any, of_query: Any, of_key: Any, epsilon: float, cos: Any, sin: Any, query: Any, kv: Any, sums: Any
+    begin: int,
+    qkv: Any,
+    of_query: Any,
+    of_key: Any,
+    epsilon: float,
+    cos: Any,
+    sin: Any,
+    query: Any,
+    kv: Any,
+    sums: Any,
 ) -> None:
     """Queries and keys of FEW rows from `begin` on, turned, and their values, to where they belong."""
     num_heads, dim = query.shape[1], query.shape[2]
@@ -271,16 +269,16 @@ def _before(
         task = next_number(progress.ctypes.data)
         if task < few:
             _normalise(x, norm, epsilon, task * FEW, normal, sums)
-            _done(progress, 0, few)
+            _done(progress, 0)
         elif task < few + products:
             _wait(progress, 0, few)
             _product(normal, weights, bias, task - few, num_threads, none, qkv, sums)
-            _done(progress, 1, products)
+            _done(progress, 1)
         elif task < 2 * few + products:
             _wait(progress, 1, products)
             begin = (task - few - products) * FEW
             _turn_rows(begin, qkv, of_query, of_key, epsilon, cos, sin, query, kv, sums)
-            _done(progress, 2, few)
+            _done(progress, 2)
         else:
             return
 
@@ -316,20 +314,20 @@ def _after(
         task = next_number(progress.ctypes.data)
         if task < hidden:
             _product(attended, to_hidden, of_hidden, task, num_threads, x, between, sums)
-            _done(progress, 0, hidden)
+            _done(progress, 0)
         elif task < hidden + few:
             _wait(progress, 0, hidden)
             _normalise(between, norm, epsilon, (task - hidden) * FEW, normal, sums)
-            _done(progress, 1, few)
+            _done(progress, 1)
         elif task < hidden + few + wide:
             _wait(progress, 1, few)
             _gated(normal, to_gates, of_gates, task - hidden - few, num_threads, gates, sums)
-            _done(progress, 2, wide)
+            _done(progress, 2)
         elif task < 2 * hidden + few + wide:
             _wait(progress, 2, wide)
             task -= hidden + few + wide
             _product(gates, to_down, of_down, task, num_threads, between, out, sums)
-            _done(progress, 3, hidden)
+            _done(progress, 3)
         else:
             return
 
@@ -339,7 +337,7 @@ def _array(item: Any, ndim: int) -> Any:
 
 
 @cache
-def before(dtype: Any) -> Callable[..., None]:
+def preceding(dtype: Any) -> Callable[..., None]:
     """`_before`, compiled for arrays of this dtype."""
     words = from_dtype(dtype)
     one, two, three, four = (_array(words, ndim) for ndim in (1, 2, 3, 4))
@@ -349,17 +347,49 @@ def before(dtype: Any) -> Callable[..., None]:
 
 
 @cache
-def after(dtype: Any) -> Callable[..., None]:
+def following(dtype: Any) -> Callable[..., None]:
     """`_after`, compiled for arrays of this dtype."""
     words = from_dtype(dtype)
     one, two, three = (_array(words, ndim) for ndim in (1, 2, 3))
     floats, integer = _array(types.float32, 1), types.int64
     weighed = (three, floats)
-    given = (two, two, *weighed, one, types.float64, *weighed, *weighed, _array(types.float32, 2), two, two, two)
+    given = (
+        two,
+        two,
+        *weighed,
+        one,
+        types.float64,
+        *weighed,
+        *weighed,
+        _array(types.float32, 2),
+        two,
+        two,
+        two,
+    )
     return compiled(_after, [types.void(*given, _array(integer, 1), integer)], **_COMPILED)
 
 
-# numba looks at this file alone to tell whether what it has kept is of this code. The name makes it look at the other one too.
-_VECTORS = hashlib.sha256(Path(lane_vectors.__file__).read_bytes()).hexdigest()[:16]
-_before.__qualname__ += "_" + _VECTORS
-_after.__qualname__ += "_" + _VECTORS
+@cache
+def watching() -> Callable[[int, int, int], bool]:
+    """`_watch`, compiled."""
+    return compiled(_watch, [types.boolean(types.int64, types.int64, types.int64)], **_COMPILED)
+
+
+def _watch(address: int, number: int, most_ticks: int) -> bool:
+    """Whether the int64 at an address is another one than that, or becomes another one before so many ticks of the clock are over."""
+    begun, tries = ticks(), 0
+    while seen(address) == number:
+        tries += 1
+        if tries % _TRIES:
+            rest()
+        elif ticks() - begun > most_ticks:
+            return False
+        else:
+            give_way()
+    return True
+
+
+# so that numba looks at those files too
+_before.__qualname__ += "_" + SOURCES
+_after.__qualname__ += "_" + SOURCES
+_watch.__qualname__ += "_" + SOURCES

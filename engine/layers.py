@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from .attention import PagedKV, paged_attention
 from .lanes import registers, words
 
-_KINDS: Final = frozenset({"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"})
+_KINDS: Final = frozenset(
+    {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
+)
 """Whose arithmetic is the kernel's: two norms, two sums, turned queries and keys, a feed-forward with a gate."""
 
 
@@ -58,7 +60,9 @@ class Panels:
         self.bias: NDArray[Any] = np.empty(0, np.float32)
         if self._with_bias:
             columns = [
-                torch.zeros(len(layer.weight), 1) if layer.bias is None else layer.bias.detach().float()[:, None]
+                torch.zeros(len(layer.weight), 1)
+                if layer.bias is None
+                else layer.bias.detach().float()[:, None]
                 for layer in layers.values()
             ]
             self.bias = _packed(columns, in_turn=in_turn).flatten().numpy()
@@ -66,7 +70,9 @@ class Panels:
     def state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The layers' weights and biases by their names, as they were."""
         rows = self._rows(self._panels)
-        bias = self._rows(torch.from_numpy(self.bias)[:, None].view(-1, 1, _unit())) if self._with_bias else rows
+        bias = (
+            self._rows(torch.from_numpy(self.bias)[:, None].view(-1, 1, _unit())) if self._with_bias else rows
+        )
         for (name, shape), weight, of_it in zip(self._shapes.items(), rows, bias, strict=True):
             yield f"{name}.weight", weight[: shape[0]]
             if name in self._with_bias:
@@ -79,9 +85,11 @@ class Panels:
         rows = panels.permute(0, 2, 1, 3).flatten(2)  # [panels, UNIT, in_features]
         if self._in_turn:
             return [rows[i :: len(self._shapes)].flatten(0, 1) for i in range(len(self._shapes))]
-        return list(rows.flatten(0, 1)[: sum(shape[0] for shape in self._shapes.values())].split(
-            [shape[0] for shape in self._shapes.values()]
-        ))
+        return list(
+            rows.flatten(0, 1)[: sum(shape[0] for shape in self._shapes.values())].split(
+                [shape[0] for shape in self._shapes.values()]
+            )
+        )
 
 
 def _unit() -> int:
@@ -110,7 +118,11 @@ class PackedLayer(torch.nn.Module):
     def __init__(self, layer: Any, scratch: Scratch) -> None:
         super().__init__()
         attention, feed_forward = layer.self_attn, layer.mlp
-        self.layer_idx, self._head_dim, self._scaling = attention.layer_idx, attention.head_dim, attention.scaling
+        self.layer_idx, self._head_dim, self._scaling = (
+            attention.layer_idx,
+            attention.head_dim,
+            attention.scaling,
+        )
         self._window = getattr(attention, "sliding_window", None)
         if type(layer).__name__.startswith("Mistral"):
             self._window = attention.config.sliding_window
@@ -123,9 +135,7 @@ class PackedLayer(torch.nn.Module):
         self._heads = attention.q_proj.out_features // self._head_dim
         self._kv_heads = attention.k_proj.out_features // self._head_dim
         self._norms = {
-            name: module.weight.detach()
-            for name, module in layer.named_modules()
-            if name.endswith("norm")
+            name: module.weight.detach() for name, module in layer.named_modules() if name.endswith("norm")
         }
         self._epsilon = layer.input_layernorm.variance_epsilon
         none = layer.input_layernorm.weight.detach()[:0]
@@ -150,7 +160,7 @@ class PackedLayer(torch.nn.Module):
         assert paged is not None, "paged attention needs the batch: call the model through Model.forward"
         assert position_embeddings is not None, "a layer of this kind turns its queries and keys"
         x = hidden_states[0]
-        query, kv = self._before(x, position_embeddings, paged)
+        query, kv = self.before(x, position_embeddings, paged)
         query, key, value = (rows.transpose(0, 1)[None] for rows in (query, *kv))
         attended, _ = paged_attention(
             self,
@@ -163,13 +173,13 @@ class PackedLayer(torch.nn.Module):
             paged=paged,
             **passed,
         )
-        return self._after(x, attended.reshape(len(x), -1), paged)[None]
+        return self.after(x, attended.reshape(len(x), -1), paged)[None]
 
-    def _before(
+    def before(
         self, x: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], paged: PagedKV
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries, [rows, heads, dim], and keys and values, [2, rows, kv_heads, dim]."""
-        from .layer_kernel import PROGRESS, before
+        from .layer_kernel import PROGRESS, preceding
 
         rows, take = len(x), self._scratch.take
         query = take("query", rows, self._heads, self._head_dim, dtype=x.dtype)
@@ -177,7 +187,7 @@ class PackedLayer(torch.nn.Module):
         num_columns = (self._heads + 2 * self._kv_heads) * self._head_dim
         numbers = words(x)
         paged.pool.team.run(
-            before(numbers.dtype),
+            preceding(numbers.dtype),
             numbers,
             self._first_norm,
             self._qkv.panels,
@@ -195,14 +205,14 @@ class PackedLayer(torch.nn.Module):
         )
         return query, kv
 
-    def _after(self, x: torch.Tensor, attended: torch.Tensor, paged: PagedKV) -> torch.Tensor:
+    def after(self, x: torch.Tensor, attended: torch.Tensor, paged: PagedKV) -> torch.Tensor:
         """What goes to the next layer, [rows, hidden]."""
-        from .layer_kernel import PROGRESS, after
+        from .layer_kernel import PROGRESS, following
 
         take, out = self._scratch.take, torch.empty_like(x)
         numbers = words(x)
         paged.pool.team.run(
-            after(numbers.dtype),
+            following(numbers.dtype),
             numbers,
             words(attended),
             self._to_hidden.panels,
