@@ -358,6 +358,18 @@ def give_way(_context: Any) -> Any:
 
 
 @intrinsic
+def sleep(_context: Any, _microseconds: Any) -> Any:
+    """At least so long."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        kind = ir.FunctionType(I32, [I32])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "usleep"), given)
+        return context.get_dummy_value()
+
+    return types.void(types.uint32), emit
+
+
+@intrinsic
 def is_bfloat16(_context: Any, array: Any) -> Any:
     """Whether an array's words are bfloat16, for which numpy has no type: known when this is compiled."""
     found = array.dtype == types.uint16

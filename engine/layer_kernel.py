@@ -33,6 +33,7 @@ from .lane_vectors import (
     rest,
     seen,
     silu,
+    sleep,
     store,
     ticks,
 )
@@ -49,6 +50,11 @@ PROGRESS: Final = 5
 _TRIES: Final = 64
 """How often a thread looks before it offers its core to others."""
 
+_MOST_TRIES: Final = 100 * _TRIES
+"""How often it looks before it sleeps a little: whoever it waits for has no core."""
+
+_NAP_US: Final = 50
+
 _COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
 
 
@@ -60,8 +66,10 @@ def _wait(progress: Any, stage: int, num_tasks: int) -> None:
         tries += 1
         if tries % _TRIES:
             rest()
-        else:
+        elif tries < _MOST_TRIES:
             give_way()
+        else:
+            sleep(np.uint32(_NAP_US))
 
 
 @njit(**_COMPILED)
@@ -370,7 +378,7 @@ def following(dtype: Any) -> Callable[..., None]:
 
 
 @cache
-def watching() -> Callable[[int, int, int], bool]:
+def watching() -> Callable[..., bool]:
     """`_watch`, compiled."""
     return compiled(_watch, [types.boolean(types.int64, types.int64, types.int64)], **_COMPILED)
 

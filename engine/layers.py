@@ -50,7 +50,7 @@ class Panels:
     the first layer, one of the second, and so on.
     """
 
-    def __init__(self, layers: dict[str, torch.nn.Linear], *, in_turn: bool = False) -> None:
+    def __init__(self, layers: dict[str, Any], *, in_turn: bool = False) -> None:
         self._shapes = {name: layer.weight.shape for name, layer in layers.items()}
         self._with_bias = [name for name, layer in layers.items() if layer.bias is not None]
         self._in_turn = in_turn
@@ -105,7 +105,7 @@ def _packed(weights: list[torch.Tensor], *, in_turn: bool) -> torch.Tensor:
     rows = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % unit))
     panels = rows.view(-1, unit, rows.shape[1])
     if rows.dtype == torch.bfloat16:
-        return panels.unflatten(2, (-1, 2)).transpose(1, 2).contiguous()
+        panels = panels.view(len(panels), unit, -1, 2)
     return panels.transpose(1, 2).contiguous()
 
 

@@ -1,5 +1,6 @@
 """The threads that compute on the CPU with the one that calls."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -13,6 +14,8 @@ from kvstore.closing import Closing
 _STAY_TICKS: Final = 800_000
 """Of the processor's clock, that a thread stays awake for more work: some tenths of a millisecond. Between two calls of a layer less
 goes by; to wake a thread would take half as long as what it then does."""
+
+_NAP_S: Final = 5e-5
 
 
 class Team(Closing):
@@ -85,7 +88,7 @@ class _Seat:
         """Until it is done."""
         given = int(self._counts[0])
         while not self._watch(self._counts[1:].ctypes.data, given - 1, _STAY_TICKS):
-            pass
+            time.sleep(_NAP_S)  # it has no core, or much to do
 
     def tell(self) -> None:
         """Raise what the work has raised."""

@@ -69,7 +69,7 @@ def _compiled(function: Callable[..., None], *, writes_words: bool) -> Callable[
     return compiled(function, [signature(types.uint16, types.none), signature(types.uint32, low)])
 
 
-def compiled(function: Callable[..., None], signatures: Sequence[Any], **options: Any) -> Callable[..., None]:
+def compiled(function: Callable[..., Any], signatures: Sequence[Any], **options: Any) -> Callable[..., Any]:
     """A function compiled for these signatures, without the GIL, and kept for later processes where that can be."""
     from numba import njit
 
@@ -78,7 +78,7 @@ def compiled(function: Callable[..., None], signatures: Sequence[Any], **options
         made = njit(signatures, cache=True, **options)(function)
         if made.stats.cache_misses:
             _bring_to_disk(_files(made))
-        return cast("Callable[..., None]", made)
+        return cast("Callable[..., Any]", made)
     except Exception as error:  # noqa: BLE001 - what is kept may be damaged in any way; compiling anew tells what else is wrong
         with suppress(OSError, RuntimeError):  # nothing can be kept, or deleted
             for damaged in _files(njit(cache=True)(function)):
@@ -89,7 +89,7 @@ def compiled(function: Callable[..., None], signatures: Sequence[Any], **options
             facts,
             extra=facts,
         )
-        return cast("Callable[..., None]", njit(signatures, **options)(function))
+        return cast("Callable[..., Any]", njit(signatures, **options)(function))
 
 
 def _files(made: Any) -> list[Path]:

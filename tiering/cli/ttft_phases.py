@@ -78,8 +78,8 @@ class Clocks:
             for module in model.hf.modules():
                 if isinstance(module, PackedLayer):
                     self._hook(stack, module, "attention")
-                    for part in ("before", "after"):
-                        stack.enter_context(self._part(module, part))
+                    for name in ("before", "after"):
+                        stack.enter_context(self._part(module, name))
                 if type(module).__name__.endswith("Attention"):
                     self._hook(stack, module, "attention")
                     for part in _products(module):
