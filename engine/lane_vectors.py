@@ -346,18 +346,6 @@ def rest(_context: Any) -> Any:
 
 
 @intrinsic
-def give_way(_context: Any) -> Any:
-    """Let another thread have the core, if one waits for it."""
-
-    def emit(context: Any, builder: Any, _s: Any, _given: Any) -> Any:
-        kind = ir.FunctionType(I32, [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "sched_yield"), [])
-        return context.get_dummy_value()
-
-    return types.void(), emit
-
-
-@intrinsic
 def sleep(_context: Any, _microseconds: Any) -> Any:
     """At least so long."""
 

@@ -24,7 +24,6 @@ from .lane_vectors import (
     WIDTH,
     count,
     everywhere,
-    give_way,
     is_bfloat16,
     load,
     load_any,
@@ -48,10 +47,10 @@ PROGRESS: Final = 5
 """Numbers of what threads know of each other: the next task, and how many are done of each stage."""
 
 _TRIES: Final = 64
-"""How often a thread looks before it offers its core to others."""
+"""How often a thread looks at a number before it looks at the clock."""
 
-_MOST_TRIES: Final = 100 * _TRIES
-"""How often it looks before it sleeps a little: whoever it waits for has no core."""
+_MOST_TRIES: Final = 4096
+"""How often it looks before it sleeps a little: whoever it waits for has no core. To offer it its own by `sched_yield` would cost a turn."""
 
 _NAP_US: Final = 50
 
@@ -64,10 +63,8 @@ def _wait(progress: Any, stage: int, num_tasks: int) -> None:
     tries = 0
     while seen(progress.ctypes.data + 8 * (1 + stage)) < num_tasks:
         tries += 1
-        if tries % _TRIES:
+        if tries < _MOST_TRIES:
             rest()
-        elif tries < _MOST_TRIES:
-            give_way()
         else:
             sleep(np.uint32(_NAP_US))
 
@@ -388,12 +385,9 @@ def _watch(address: int, number: int, most_ticks: int) -> bool:
     begun, tries = ticks(), 0
     while seen(address) == number:
         tries += 1
-        if tries % _TRIES:
-            rest()
-        elif ticks() - begun > most_ticks:
+        rest()
+        if tries % _TRIES == 0 and ticks() - begun > most_ticks:
             return False
-        else:
-            give_way()
     return True
 
 
