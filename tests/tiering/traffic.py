@@ -371,11 +371,11 @@ class Traffic:
             return
 
         def steps():
+            self._touched(tokens)  # with the errand's first step, which may be made later
             try:
                 now = yield from index.keep.name(key, tokens, ownership_of(tokens.tolist()), ttl_s)
             except (TooMuchHeld, StoreFull):
                 return
-            self._touched(tokens)  # what it was given to in the end
             if now is not None and key in index.retention._names:
                 assert now.blocks == len(tokens) // self.config.block_tokens
                 assert not now.held or not now.lost_blocks
@@ -383,7 +383,6 @@ class Traffic:
 
         index.at(model.now_s)
         self.errands.append(Errand(steps()))
-        self._touched(tokens)
 
     def unname(self):
         if self.model.index.retention._names:
