@@ -15,10 +15,13 @@ from tiering.index_config import IndexConfig
 from tiering.keeping import ADMISSIONS, Ended
 from tiering.lease import Lease
 from tiering.moves import Answer, Copied, Demote, Forget, HasRead, Move, Promote, Read, Touch, Write, Written
+from tiering.pace import Pace, Paced
 from tiering.policies import policy_named
 from tiering.policies.policy import PolicyError
 from tiering.residency import Tier
 from tiering.trace import TraceRequest
+
+LOADS: Final = ("always", "never", "auto")
 
 _NO_DEADLINE_S: Final = 1e12
 """What is given a time takes it: nothing here hangs."""
@@ -52,8 +55,14 @@ class SimulationConfig:
     admission: str = "all"
     """A name of tiering.keeping.ADMISSIONS. It says which blocks go first from the device; all may enter host memory and disk."""
     times: BlockTimes = field(default_factory=BlockTimes)
+    load: str = "always"
+    """As an engine's: "always", "never", or "auto", which needs a pace to choose by."""
+    pace: Pace | None = None
+    """What computing and loading take, in place of the times for these."""
 
     def __post_init__(self) -> None:
+        if self.load not in LOADS or (self.load == "auto" and self.pace is None):
+            raise ValueError(f"load is one of {', '.join(LOADS)}, auto with a pace, not {self.load!r}")
         if self.device_blocks < 1:
             raise ValueError(f"the device must hold at least one block, not {self.device_blocks}")
         if min(self.host_blocks, self.disk_blocks) < 0:
@@ -82,6 +91,7 @@ class SimulationConfig:
             disk_bytes=self.disk_blocks,
             record_bytes=1,
             policy=self.policy,
+            loads=self.load != "never",
             chooses=self.admission != "all",
             io_deadline_s=_NO_DEADLINE_S,
         )
@@ -123,8 +133,10 @@ class Simulation:
 
     def __init__(self, config: SimulationConfig) -> None:
         self._config, self._times = config, config.times
-        self._takes_time = config.times != BlockTimes()
-        self._index = Index(config.index, bytes(KEY_BYTES))
+        self._takes_time = config.times != BlockTimes() or config.pace is not None
+        chooser = Paced(config.pace) if config.load == "auto" and config.pace is not None else None
+        self._index = Index(config.index, bytes(KEY_BYTES), block_bytes=1, chooser=chooser)
+        self._has_deadlines = chooser is not None
         sizes = (config.device_blocks, config.host_blocks, config.disk_blocks)
         self._admission = None if config.admission == "all" else ADMISSIONS[config.admission](sizes)
         self._now_s = 0.0
@@ -170,7 +182,7 @@ class Simulation:
         while lease.num_loading:
             self._wait()
         for start, end in lease.gaps(len(tokens)):
-            self._until(self._now_s + (end - start) * self._times.compute_s)
+            self._until(self._now_s + self._compute_s(start, end))
             self._index.publish(lease, tokens, start, end)
             self._num_computed += end - start
             self._writes[Tier.DEVICE] += end - start
@@ -178,6 +190,11 @@ class Simulation:
             self._ttft_s.append(self._now_s - request.at_s)
         self._index.release(lease, self._num_used(request))
         self._start_moves()
+
+    def _compute_s(self, start: int, end: int) -> float:
+        if self._config.pace is not None:
+            return self._config.pace.compute_s(start, end - start)
+        return (end - start) * self._times.compute_s
 
     def _num_used(self, request: TraceRequest) -> int | None:
         """How many of its blocks the admission takes for used, which learns from it; None where all are."""
@@ -217,7 +234,11 @@ class Simulation:
                 raise AssertionError(f"requests that run one at a time need no {type(move).__name__}")
         num_blocks = len(move.ids)
         self._writes[tier] += num_blocks
-        end_s = max(self._now_s, self._free_s[type(move)]) + num_blocks * each_s
+        free_s, takes_s, pace = self._free_s[type(move)], num_blocks * each_s, self._config.pace
+        if pace is not None and isinstance(move, Read | Promote):
+            seconds = pace.read_s if isinstance(move, Read) else pace.promote_s
+            takes_s = seconds(num_blocks, follows=free_s > self._now_s)
+        end_s = max(self._now_s, free_s) + takes_s
         self._free_s[type(move)] = end_s
         heappush(self._due, (end_s, move.number, answer))
 
@@ -244,7 +265,10 @@ class Simulation:
         if not self._due and policy_named(self._config.policy) is not None:
             raise PolicyError(f"the policy {self._config.policy} says that no block may go, and some may")
         assert self._due, "a request waits, and nothing is on its way"
-        self._now_s = max(self._now_s, self._due[0][0])
+        next_s = self._due[0][0]
+        if self._has_deadlines and (deadline_s := self._index.deadline_s()) is not None:
+            next_s = min(next_s, deadline_s)
+        self._now_s = max(self._now_s, next_s)
         self._index.at(self._now_s)
         while self._due and self._due[0][0] <= self._now_s:
             self._index.answer(heappop(self._due)[2])

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 from tiering.cli.app import app
 from tiering.cli.simulate import knee
 from tiering.cli.simulate_page import chart
+from tiering.costs import Costs
+from tiering.kept_costs import BYTES_FACT, CostsFile
 
 LINES = [
     f'{{"timestamp": {at * 1000}, "hash_ids": [{", ".join(map(str, ids))}]}}'
@@ -47,6 +49,8 @@ def test_a_single_configuration_has_its_figures_on_top(simulate):
         "policy": "lru",
         "admission": "all",
         "times": dict.fromkeys(("compute_s", "demote_s", "promote_s", "read_s", "write_s"), 0.0),
+        "load": "always",
+        "pace": None,
     }
     assert "35.71" in table
     assert "35.71" in page
@@ -182,3 +186,48 @@ def test_a_chart_is_whole_and_its_labels_do_not_cover_each_other():
     ]
     assert len(heights) == 3
     assert all(after - before >= 14 for before, after in pairwise(sorted(heights)))
+
+
+# ---- load or compute
+
+
+def test_what_an_engine_has_learned_decides_what_is_loaded(simulate, tmp_path):
+    """Of a disk that is slower than computing nothing is loaded, of a fast one all; loading nothing finds the same as choosing that."""
+
+    def run(load, byte_s):
+        costs = Costs()
+        for size in (1 << 20, 1 << 22, 1 << 24):
+            costs.prefilled(0, size >> 10, size * 1e-6)
+            costs.loaded("disk", size, size * byte_s)
+            costs.loaded("host", size, size * byte_s)
+        file = CostsFile(tmp_path / "costs", {BYTES_FACT: "1000"})
+        file.save(costs)
+        sizes = ["--device-blocks", "4", "--host-blocks", "2", "--disk-blocks", "20"]
+        options = [*sizes, "--load", load, "--curves", str(file.path), "--block-tokens", "16"]
+        return simulate(options)
+
+    table, slow, _ = run("auto", 1e-3)
+    assert "p99" in table
+    assert slow["hits_by_tier"]["host"] == slow["hits_by_tier"]["disk"] == 0
+    assert slow["ttft_s"] == run("never", 1e-3)[1]["ttft_s"]
+    assert slow["ttft_s"]["mean"] < run("always", 1e-3)[1]["ttft_s"]["mean"]
+    _, fast, _ = run("auto", 1e-9)
+    assert sum(fast["hits_by_tier"].values()) > sum(slow["hits_by_tier"].values())
+    assert fast["ttft_s"] == run("always", 1e-9)[1]["ttft_s"]
+    assert fast["configuration"]["pace"]["curves"]["prefill"]["token_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--load", "perhaps"], "load is one of always, never, auto"),
+        (["--curves", "assumed", "--read-s", "1"], "--read-s and curves say the same"),
+        (["--curves", "nowhere.json"], "cannot read --curves nowhere.json"),
+    ],
+)
+def test_what_cannot_be_meant_of_loading_is_refused(tmp_path, options, words):
+    trace = tmp_path / "t.jsonl"
+    trace.write_text(LINES[0], "utf-8")
+    done = CliRunner().invoke(app, ["simulate", str(trace), "--device-blocks", "4", *options])
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.split())

@@ -331,16 +331,32 @@ def simulate(
     promote_s: Annotated[float, typer.Option(help="Seconds that a copy back takes, a block.", min=0)] = 0.0,
     read_s: Annotated[float, typer.Option(help="Seconds that a read from disk takes, a block.", min=0)] = 0.0,
     write_s: Annotated[float, typer.Option(help="Seconds that a write to disk takes, a block.", min=0)] = 0.0,
+    load: Annotated[
+        str, typer.Option(help="What lower tiers have: always loaded, never, or auto: as curves say.")
+    ] = "always",
+    curves: Annotated[
+        str | None,
+        typer.Option(
+            help='What computing and loading take: a file that an engine keeps in disk_path/v1/costs, or "assumed".',
+            metavar="FILE",
+        ),
+    ] = None,
+    block_tokens: Annotated[int, typer.Option(help="Tokens of a block, for curves.", min=1)] = 512,
     json: Annotated[Path | None, typer.Option(help="Where to write all figures.")] = None,
     html: Annotated[Path | None, typer.Option(help="Where to write a page with the curves.")] = None,
 ) -> None:
     """Say what a cache of given sizes would have found of a trace, by the engine's own core. See docs/simulate.md."""
     from tiering.cli.simulate import Sweep, run
+    from tiering.cli.simulate_pace import pace_of
     from tiering.simulate import BlockTimes
 
     _plainly(
         lambda: run(
             Sweep(
+                load=load,
+                pace=pace_of(
+                    curves, load, block_tokens, {"compute": compute_s, "promote": promote_s, "read": read_s}
+                ),
                 traces=tuple(traces),
                 device_blocks=_sizes(device_blocks, "--device-blocks"),
                 host_blocks=_sizes(host_blocks, "--host-blocks"),

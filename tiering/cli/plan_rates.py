@@ -10,6 +10,7 @@ from kvstore.reports import TierName
 from tiering.cli.parsing import parsed
 from tiering.cli.plan_kv import KvCost
 from tiering.costs import LOADED_FROM, Costs, Curves, LoadCurve, PrefillCurve
+from tiering.kept_costs import read_costs
 
 ASSUMED_OPERATIONS_S: Final = 300e12
 """Of a device for one model: about what is left of the 990e12 that an H100 has in 16 bits. Nothing here has measured it."""
@@ -87,10 +88,10 @@ def _bytes_s(tier: TierName, given: str) -> int:
 
 
 def _measured(file: Path, token_bytes: int) -> Curves:
-    """The curves of what `kvtide bench ttft --json` has written, or of costs as `Costs.as_json` answers."""
+    """The curves of what `kvtide bench ttft --json` has written, or of costs as an engine keeps them or `Costs.as_json` answers."""
     found = parsed(file, f"--measured {file}")
-    if isinstance(found, dict) and "prefill" in found:
-        return Costs.from_json(found).curves
+    if isinstance(found, dict) and ("prefill" in found or "costs" in found):
+        return read_costs(found)[0].curves
     try:
         costs = _of_bench(found, token_bytes)
     except (KeyError, TypeError, AttributeError, IndexError) as error:

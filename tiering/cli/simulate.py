@@ -17,6 +17,7 @@ from rich.table import Table
 
 from tiering.bound import chained, minimum
 from tiering.cli.environment import commit, version
+from tiering.pace import Pace
 from tiering.policies import policy_named
 from tiering.policies.policy import PolicyError
 from tiering.simulate import BlockTimes, Outcome, Simulation, SimulationConfig
@@ -40,6 +41,8 @@ class Sweep:
     admission: str | None
     """None: adaptive where the device is the only tier and its order lru, which is what it is made for; else all."""
     times: BlockTimes
+    load: str = "always"
+    pace: Pace | None = None
 
     def configs(self) -> list[SimulationConfig | int]:
         """One for each run; of MIN the size alone. Raises ValueError for what cannot be simulated."""
@@ -61,6 +64,8 @@ class Sweep:
             policy=policy,
             admission=admission,
             times=self.times,
+            load=self.load,
+            pace=self.pace,
         )
 
 
@@ -276,6 +281,13 @@ def knees(runs: Sequence[Run]) -> list[str]:
     return found
 
 
+def _ttft(outcome: Outcome) -> list[str]:
+    """Mean and 99th percentile."""
+    if not outcome.ttft_s:
+        return ["", ""]
+    return [f"{np.mean(outcome.ttft_s):.3g}", f"{np.quantile(outcome.ttft_s, 0.99):.3g}"]
+
+
 def _table(trace: Path, runs: Sequence[Run]) -> Table:
     first = runs[0].outcome
     title = f"{trace.name}: {first.num_requests:,} requests, {first.num_blocks:,} blocks"
@@ -287,6 +299,9 @@ def _table(trace: Path, runs: Sequence[Run]) -> Table:
     table.add_column("policy")
     for name in ("hits %", *(f"{tier} hits %" for tier in below), *(f"{tier} writes %" for tier in below)):
         table.add_column(name, justify="right")
+    if timed := any(each.outcome.ttft_s for each in runs):
+        table.add_column("TTFT s", justify="right")
+        table.add_column("p99", justify="right")
     if best := any(each.minimum_hit_rate for each in runs):
         table.add_column("of MIN %", justify="right")
     for each in runs:
@@ -299,6 +314,7 @@ def _table(trace: Path, runs: Sequence[Run]) -> Table:
             each.policy,
             f"{100 * outcome.hit_rate:.2f}",
             *(f"{100 * count / max(1, outcome.num_blocks):.1f}" for count in counts),
+            *(_ttft(outcome) if timed else []),
             *([f"{100 * each.share_of_minimum:.0f}"] if best else []),
         )
     return table
