@@ -234,11 +234,11 @@ def report(figures: dict[str, Any]) -> str:
 def main() -> int:
     parser = command.parser(__doc__)
     parser.add_argument("--model", default="demo")
-    parser.add_argument("--prefixes", default="64,512", help="tokens, comma-separated")
-    parser.add_argument("--half", type=int, default=512, help="tokens, half of which are in host memory")
+    parser.add_argument("--prefixes", default="64,384", help="tokens, comma-separated")
+    parser.add_argument("--half", type=int, default=384, help="tokens, half of which are in host memory")
     parser.add_argument("--suffix", type=int, default=64, help="tokens")
     parser.add_argument(
-        "--delays", default="0,1.6", help="seconds that each read takes longer, comma-separated"
+        "--delays", default="0,1.2", help="seconds that each read takes longer, comma-separated"
     )
     parser.add_argument("--warm-up", type=int, default=1, help="rounds")
     parser.add_argument("--repeats", type=int, default=5, help="rounds")

@@ -84,7 +84,8 @@ class EngineConfig:
     deterministic: the same logits, bit for bit, whether a prefix was cached or not and whatever else runs;
         decoding is slower.
     load: "always" loads what a lower tier has, "never" recomputes it (to compare). "auto" loads as much of it as makes the
-        first token come soonest, by what loading and computing have taken here since the start (docs/load-or-compute.md).
+        first token come soonest, by what loading and computing have taken here, and computes what has not come from disk in time; it
+        knows what it has learned after a restart (docs/load-or-compute.md).
     num_threads: torch's threads; None leaves torch's choice.
     """
 

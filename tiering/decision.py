@@ -26,8 +26,8 @@ _LEAST_LOADS: Final = 8
 """Of a tier, before it is left alone: the first few may all have been small, or cold, and what is not loaded teaches nothing."""
 _PATIENCE: Final = 2.0
 """What is loaded is waited for as long as computing it takes, but at least so many times as long as loading it should take ..."""
-_LEAST_DEADLINE_S: Final = 0.01
-"""... and as this: an engine looks at the clock between two steps."""
+_LEAST_DEADLINE_S: Final = 0.05
+"""... and as this: an engine looks at the clock between two steps, and on a busy machine a thread waits for the processor so long."""
 _ERRORS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Bounds of the histogram of errors, as parts of what was predicted."""
 
