@@ -8,10 +8,8 @@ compiled.
 The softmax is the online one of FlashAttention (Dao et al., 2022).
 """
 
-import hashlib
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +18,7 @@ from numba.np.numpy_support import from_dtype
 
 from kvstore.kernels import compiled
 
-from . import lane_vectors
+from .lane_products import SOURCES, dot, dot_add, dot_pairs, dot_pairs_add
 from .lane_vectors import (
     REGISTER_BYTES,
     ROW_BYTES,
@@ -28,16 +26,12 @@ from .lane_vectors import (
     UNIT,
     WIDTH,
     add,
-    dot,
-    dot_add,
-    dot_pairs,
-    dot_pairs_add,
     everywhere,
     exp2,
     is_bfloat16,
     larger,
     load,
-    load_bfloat16,
+    load_any,
     load_pairs,
     madd,
     next_number,
@@ -46,10 +40,7 @@ from .lane_vectors import (
     seen_of,
     store,
 )
-
-CHUNK: Final = 128
-"""Tokens of which the scores are computed together, and one maximum is taken. They begin at multiples of it, so that a lane's bits
-do not depend on where a call begins."""
+from .lanes import CHUNK
 
 MAXIMUM, TOTAL, FACTOR, FIRST, LAST = range(5)
 """What is known of each lane of a unit: its largest score so far, the sum of its weights, what its sums are next to be multiplied
@@ -79,11 +70,25 @@ def _places(layer: Any, slots: Any, known: Any, head: int, token: int, zeros: An
 
 
 @njit(**_COMPILED)
+def _fetch(
+    layer: Any, slots: Any, known: Any, heads: Any, begin: int, part: int, num_parts: int, zeros: Any
+) -> None:
+    """Bring one part of so many of what CHUNK tokens from `begin` on have near, as it will be read next."""
+    num_bytes = (heads[1] - heads[0]) * layer.strides[3]
+    for token in range(begin + part * CHUNK // num_parts, begin + (part + 1) * CHUNK // num_parts):
+        if token < known[1]:
+            key, value = _places(layer, slots, known, heads[0], token, zeros)
+            for at in range(0, num_bytes, _LINE_BYTES):
+                prefetch(key + at)
+                prefetch(value + at)
+
+
+@njit(**_COMPILED)
 def _read(
     layer: Any,
     slots: Any,
     known: Any,
-    head: int,
+    heads: Any,
     begin: int,
     num_tokens: int,
     zeros: Any,
@@ -91,41 +96,31 @@ def _read(
     values: Any,
     pairs: bool,
 ) -> None:
-    """A head's keys and values of tokens from `begin` on, as float32, or of an even number of tokens as pairs of bfloat16: of two
+    """These heads' keys and values of tokens from `begin` on, as float32, or of an even number of tokens as pairs of bfloat16: of two
     numbers of a key, which is how it lies in the pool, and of the same number of two tokens' values.
 
-    known: the first and the end of the tokens whose blocks `slots` has; the others are 0.
+    known: the first and the end of the tokens whose blocks `slots` has; the others are 0.   heads: the first and the end of
+    these.   keys, values: [heads, CHUNK, dim].
     """
-    dim, size = layer.shape[4], layer.itemsize
-    for token in range(
-        begin + num_tokens, begin + num_tokens + CHUNK
-    ):  # what is read next, while these are computed with
-        key, value = _places(layer, slots, known, head, token, zeros)
-        for at in range(0, dim * size, _LINE_BYTES):
-            prefetch(key + at)
-            prefetch(value + at)
-    to_key, to_value = keys.ctypes.data, values.ctypes.data
-    if pairs:
-        for token in range(begin, begin + num_tokens, 2):
-            key, value = _places(layer, slots, known, head, token, zeros)
-            next_key, next_value = _places(layer, slots, known, head, token + 1, zeros)
-            for at in range(0, dim * 2, REGISTER_BYTES):
-                store(to_key + at, load(key + at))
-                store(to_key + dim * 2 + at, load(next_key + at))
-            for number in range(0, dim, WIDTH):
-                store(to_value + number * 4, load_pairs(value + number * 2, next_value + number * 2))
-            to_key, to_value = to_key + dim * 4, to_value + dim * 4
-        return
-    for token in range(begin, begin + num_tokens):
-        key, value = _places(layer, slots, known, head, token, zeros)
-        for number in range(0, dim, WIDTH):
-            if is_bfloat16(layer):
-                store(to_key + number * 4, load_bfloat16(key + number * size))
-                store(to_value + number * 4, load_bfloat16(value + number * size))
+    dim, size, step = layer.shape[4], layer.itemsize, layer.strides[3]
+    for token in range(begin, begin + num_tokens, 2 if pairs else 1):
+        key, value = _places(layer, slots, known, heads[0], token, zeros)
+        next_key, next_value = _places(layer, slots, known, heads[0], token + 1, zeros) if pairs else (0, 0)
+        place = (token - begin) * (dim * 2 if pairs else dim * 4)
+        for head in range(heads[1] - heads[0]):
+            to_key, to_value = keys[head].ctypes.data + place, values[head].ctypes.data + place
+            if pairs:
+                for at in range(0, dim * 2, REGISTER_BYTES):
+                    store(to_key + at, load(key + at))
+                    store(to_key + dim * 2 + at, load(next_key + at))
+                for number in range(0, dim, WIDTH):
+                    store(to_value + number * 4, load_pairs(value + number * 2, next_value + number * 2))
             else:
-                store(to_key + number * 4, load(key + number * size))
-                store(to_value + number * 4, load(value + number * size))
-        to_key, to_value = to_key + dim * 4, to_value + dim * 4
+                for number in range(0, dim, WIDTH):
+                    store(to_key + number * 4, load_any(layer, key + number * size))
+                    store(to_value + number * 4, load_any(layer, value + number * size))
+            key, value = key + step, value + step
+            next_key, next_value = next_key + step, next_value + step
 
 
 @njit(**_COMPILED)
@@ -190,9 +185,13 @@ def _weigh(scores: int, num_tokens: int, state: int, scale: float, pairs: bool) 
 
 
 @njit(**_COMPILED)
-def _score(keys: int, lanes: int, scores: int, num_tokens: int, dim: int, pairs: bool) -> None:
-    """Products of all keys with all lanes' queries."""
+def _score(
+    keys: int, lanes: int, scores: int, num_tokens: int, dim: int, pairs: bool, coming: Any, part: int
+) -> None:
+    """Products of all keys with all lanes' queries. Meanwhile what is read next comes near: `coming`, from part number `part` on."""
+    layer, slots, known, heads, begin, num_parts, zeros = coming
     for token in range(0, num_tokens, ROWS):
+        _fetch(layer, slots, known, heads, begin, part + token // ROWS, num_parts, zeros)
         if pairs:
             dot_pairs(keys + token * dim * 2, dim * 2, 4, lanes, scores + token * ROW_BYTES, 0, dim // 2)
         else:
@@ -224,11 +223,14 @@ def _step(
     num_tokens: int,
     scale: float,
     pairs: bool,
+    coming: Any,
+    unit: int,
 ) -> None:
-    """A unit's sums with the values of a chunk of tokens, from number `token` on."""
+    """A unit's sums with the values of a chunk of tokens, from number `token` on. coming: of `_score`, of all units."""
     dim = keys.shape[1]
     at_scores, at_state = scores.ctypes.data, state.ctypes.data
-    _score(keys.ctypes.data, lanes.ctypes.data, at_scores, num_tokens, dim, pairs)
+    part = unit * (CHUNK // ROWS)
+    _score(keys.ctypes.data, lanes.ctypes.data, at_scores, num_tokens, dim, pairs, coming, part)
     last, window_begin = state[LAST, 0], state[FIRST, UNIT - 1]
     for column in range(0, ROW_BYTES, REGISTER_BYTES):
         if token + num_tokens - 1 > last or token < window_begin:
@@ -261,6 +263,7 @@ def attending(query: Any, layer: Any) -> Callable[..., None]:
         types.int64,
         types.float64,
         types.int64,
+        types.int64,
         floats,
         numbers,
     )
@@ -275,6 +278,7 @@ def _attend(
     start: int,
     window: int,
     scale: float,
+    together: int,
     wide: int,
     out: Any,
     queue: Any,
@@ -284,50 +288,61 @@ def _attend(
     query: [heads, rows, dim] of float32, or of bfloat16 as uint16 words.   layer: [slots, 2, block_tokens, kv_heads, dim] of
     float32, or of such words, as it must be where the query is.   slots: int64, of the blocks of the tokens from known[0] to
     known[1]; all that a row sees is there.   start: the first row's position.   window: tokens that a row sees, itself among
-    them.   scale: of the scores, times log2(e).   wide: how many units a thread takes at a time, for which it reads the blocks
-    once.   out: float32 [rows, heads, dim].   queue: int64 [1], 0 before the first call.
+    them.   scale: of the scores, times log2(e).   together: of how many KV heads a thread takes lanes at a time, and wide: how
+    many units of each; for them it reads the blocks once.   out: float32 [rows, heads, dim].   queue: int64 [1], 0 before the first call.
     """
     pairs = is_bfloat16(query)
     num_heads, num_rows, dim = query.shape
     kv_heads = layer.shape[3]
     group = num_heads // kv_heads
-    lanes, sums = np.empty((wide, dim, UNIT), np.float32), np.empty((wide, dim, UNIT), np.float32)
-    keys, values = np.empty((CHUNK, dim), np.float32), np.empty((CHUNK, dim), np.float32)
-    state, scores = np.empty((wide, 5, UNIT), np.float32), np.empty((CHUNK, UNIT), np.float32)
-    zeros = np.zeros(dim, np.float32)
-    num_takes = -(-num_rows * group // (wide * UNIT))
+    lanes = np.empty((together, wide, dim, UNIT), np.float32)
+    sums, state = np.empty_like(lanes), np.empty((together, wide, 5, UNIT), np.float32)
+    keys = np.empty((together, CHUNK, dim), np.float32)
+    values, scores = np.empty_like(keys), np.empty((CHUNK, UNIT), np.float32)
+    zeros = np.zeros(kv_heads * dim, np.float32)
+    num_takes, runs = -(-num_rows * group // (wide * UNIT)), -(-kv_heads // together)
     while True:
         take = next_number(queue.ctypes.data)
-        if take >= num_takes * kv_heads:
+        if take >= num_takes * runs:
             return
         # the last rows first: they see most, and the threads are to end together
-        head, lane = take % kv_heads, (num_takes - 1 - take // kv_heads) * wide * UNIT
+        run, lane = take % runs, (num_takes - 1 - take // runs) * wide * UNIT
+        heads = (run * together, min(run * together + together, kv_heads))
         num_units = min(wide, -(-(num_rows * group - lane) // UNIT))
-        for unit in range(num_units):
-            _begin(query, group, head, lane + unit * UNIT, start, window, lanes[unit], state[unit])
+        all_units = (heads[1] - heads[0]) * num_units
+        for one in range(all_units):
+            head, unit = divmod(one, num_units)
+            at = lane + unit * UNIT
+            _begin(query, group, heads[0] + head, at, start, window, lanes[head, unit], state[head, unit])
         sums[:] = 0
-        earliest, latest = state[0, LAST, 0], state[num_units - 1, LAST, UNIT - 1]
+        earliest, latest = state[0, 0, LAST, 0], state[0, num_units - 1, LAST, UNIT - 1]
         for token in range(
             max(known[0], int(earliest) - window + 1) // CHUNK * CHUNK, int(latest) + 1, CHUNK
         ):
             num_tokens = min(CHUNK, (int(latest) - token) // ROWS * ROWS + ROWS)
-            _read(layer, slots, known, head, token, num_tokens, zeros, keys, values, pairs)
-            for unit in range(num_units):
+            _read(layer, slots, known, heads, token, num_tokens, zeros, keys, values, pairs)
+            coming = (layer, slots, known, heads, token + CHUNK, all_units * (CHUNK // ROWS), zeros)
+            for one in range(all_units):
+                head, unit = divmod(one, num_units)
                 _step(
-                    keys,
-                    values,
+                    keys[head],
+                    values[head],
                     scores,
-                    lanes[unit],
-                    sums[unit],
-                    state[unit],
+                    lanes[head, unit],
+                    sums[head, unit],
+                    state[head, unit],
                     token,
                     num_tokens,
                     scale,
                     pairs,
+                    coming,
+                    one,
                 )
-        for unit in range(num_units):
-            _finish(out, group, head, lane + unit * UNIT, sums[unit], state[unit])
+        for one in range(all_units):
+            head, unit = divmod(one, num_units)
+            at = lane + unit * UNIT
+            _finish(out, group, heads[0] + head, at, sums[head, unit], state[head, unit])
 
 
-# numba looks at this file alone to tell whether what it has kept is of this code. The name makes it look at the other one too.
-_attend.__qualname__ += "_" + hashlib.sha256(Path(lane_vectors.__file__).read_bytes()).hexdigest()[:16]
+# so that numba looks at those files too
+_attend.__qualname__ += "_" + SOURCES

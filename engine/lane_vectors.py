@@ -59,9 +59,9 @@ class _BFloat(ir.Type):
         return hash("bfloat")
 
 
-_F32, _I8, _I16, _I32, _I64 = ir.FloatType(), *map(ir.IntType, (8, 16, 32, 64))
-_FLOATS, _HALVES, _INTS = (ir.VectorType(one, WIDTH or 1) for one in (_F32, _I16, _I32))
-_PAIRS = ir.VectorType(_BFloat(), 2 * (WIDTH or 1))
+F32, _I8, _I16, I32, I64 = ir.FloatType(), *map(ir.IntType, (8, 16, 32, 64))
+FLOATS, _HALVES, _INTS = (ir.VectorType(one, WIDTH or 1) for one in (F32, _I16, I32))
+PAIRS = ir.VectorType(_BFloat(), 2 * (WIDTH or 1))
 
 
 class _Vector(types.Type):
@@ -74,63 +74,77 @@ class _Vector(types.Type):
 @register_model(_Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager: Any, numba_type: Any) -> None:
-        super().__init__(manager, numba_type, _FLOATS)
+        super().__init__(manager, numba_type, FLOATS)
 
 
 _VECTOR: Final = _Vector()
 
 
-def _splat(builder: Any, scalar: Any) -> Any:
+def splat(builder: Any, scalar: Any) -> Any:
+    """A number in every lane."""
     kind = ir.VectorType(scalar.type, WIDTH)
     nothing = ir.Constant(kind, ir.Undefined)
-    first = builder.insert_element(nothing, scalar, ir.Constant(_I32, 0))
+    first = builder.insert_element(nothing, scalar, ir.Constant(I32, 0))
     return builder.shuffle_vector(first, nothing, ir.Constant(_INTS, [0] * WIDTH))
 
 
-def _floats(number: float) -> Any:
-    return ir.Constant(_FLOATS, [number] * WIDTH)
+def floats(number: float) -> Any:
+    """That number in every lane, as is known when it is compiled."""
+    return ir.Constant(FLOATS, [number] * WIDTH)
 
 
 def _ints(number: int) -> Any:
     return ir.Constant(_INTS, [number] * WIDTH)
 
 
-def _fetch(builder: Any, address: Any, kind: Any = _FLOATS) -> Any:
+def fetch(builder: Any, address: Any, kind: Any = FLOATS) -> Any:
     """What is at an address, which need not be aligned."""
     found = builder.load(builder.inttoptr(address, kind.as_pointer()))
     found.align = 2
     return found
 
 
-def _put(builder: Any, address: Any, value: Any) -> None:
+def put(builder: Any, address: Any, value: Any) -> None:
+    """A value to an address, which need not be aligned."""
     builder.store(value, builder.inttoptr(address, value.type.as_pointer())).align = 4
 
 
-def _llvm(builder: Any, name: str, *values: Any) -> Any:
+def call(builder: Any, name: str, *values: Any) -> Any:
     """A call of an intrinsic of LLVM's that gives floats."""
-    kind = ir.FunctionType(_FLOATS, [value.type for value in values])
+    kind = ir.FunctionType(FLOATS, [value.type for value in values])
     return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), values)
 
 
-def _fma(builder: Any, left: Any, right: Any, addend: Any) -> Any:
-    return _llvm(builder, f"llvm.fma.v{WIDTH}f32", left, right, addend)
+def bring(builder: Any, address: Any) -> None:
+    """Have what is at an address brought near."""
+    kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), I32, I32, I32])
+    read, near, data = (ir.Constant(I32, number) for number in (0, 2, 1))
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [builder.inttoptr(address, _I8.as_pointer()), read, near, data])
+
+
+def fma(builder: Any, left: Any, right: Any, addend: Any) -> Any:
+    """Left * right + addend, rounded once."""
+    return call(builder, f"llvm.fma.v{WIDTH}f32", left, right, addend)
 
 
 @intrinsic
 def load(_context: Any, _address: Any) -> Any:
     """The float32 numbers at an address."""
-    return _VECTOR(types.int64), lambda _c, builder, _s, given: _fetch(builder, given[0])
+    return _VECTOR(types.int64), lambda _c, builder, _s, given: fetch(builder, given[0])
 
 
 @intrinsic
-def load_bfloat16(_context: Any, _address: Any) -> Any:
-    """The bfloat16 numbers at an address."""
+def load_any(_context: Any, array: Any, _address: Any) -> Any:
+    """The numbers at an address in an array, of float32 or of bfloat16 as words."""
 
     def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
-        wide = builder.zext(_fetch(builder, given[0], _HALVES), _INTS)
-        return builder.bitcast(builder.shl(wide, _ints(16)), _FLOATS)
+        if array.dtype != types.uint16:
+            return fetch(builder, given[1])
+        wide = builder.zext(fetch(builder, given[1], _HALVES), _INTS)
+        return builder.bitcast(builder.shl(wide, _ints(16)), FLOATS)
 
-    return _VECTOR(types.int64), emit
+    return _VECTOR(array, types.int64), emit
 
 
 @intrinsic
@@ -138,8 +152,8 @@ def load_pairs(_context: Any, _first: Any, _second: Any) -> Any:
     """Pairs of a bfloat16 from here and one from there."""
 
     def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
-        first, second = (builder.zext(_fetch(builder, one, _HALVES), _INTS) for one in given)
-        return builder.bitcast(builder.or_(first, builder.shl(second, _ints(16))), _FLOATS)
+        first, second = (builder.zext(fetch(builder, one, _HALVES), _INTS) for one in given)
+        return builder.bitcast(builder.or_(first, builder.shl(second, _ints(16))), FLOATS)
 
     return _VECTOR(types.int64, types.int64), emit
 
@@ -149,7 +163,7 @@ def store(_context: Any, _address: Any, _vector: Any) -> Any:
     """Put numbers at an address."""
 
     def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
-        _put(builder, *given)
+        put(builder, *given)
         return context.get_dummy_value()
 
     return types.void(types.int64, _VECTOR), emit
@@ -158,13 +172,13 @@ def store(_context: Any, _address: Any, _vector: Any) -> Any:
 @intrinsic
 def everywhere(_context: Any, _number: Any) -> Any:
     """A number in every lane."""
-    return _VECTOR(types.float32), lambda _c, builder, _s, given: _splat(builder, given[0])
+    return _VECTOR(types.float32), lambda _c, builder, _s, given: splat(builder, given[0])
 
 
 @intrinsic
 def madd(_context: Any, _left: Any, _right: Any, _addend: Any) -> Any:
     """Left * right + addend, rounded once."""
-    return _VECTOR(_VECTOR, _VECTOR, _VECTOR), lambda _c, builder, _s, given: _fma(builder, *given)
+    return _VECTOR(_VECTOR, _VECTOR, _VECTOR), lambda _c, builder, _s, given: fma(builder, *given)
 
 
 @intrinsic
@@ -189,9 +203,9 @@ def seen_of(_context: Any, _scores: Any, _token: Any, _first: Any, _last: Any) -
 
     def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
         scores, token, first, last = given
-        token = _splat(builder, builder.sitofp(token, _F32))
+        token = splat(builder, builder.sitofp(token, F32))
         seen = builder.and_(builder.fcmp_ordered(">=", token, first), builder.fcmp_ordered("<=", token, last))
-        return builder.select(seen, scores, _floats(float("-inf")))
+        return builder.select(seen, scores, floats(float("-inf")))
 
     return _VECTOR(_VECTOR, types.int64, _VECTOR, _VECTOR), emit
 
@@ -202,21 +216,40 @@ def _exponential() -> list[float]:
     return [1.0, *np.polynomial.polynomial.polyfit(x, np.expm1(x * np.log(2)) / x, 5)]
 
 
+def _exp2(builder: Any, exponents: Any) -> Any:
+    normal = builder.fcmp_ordered(">", exponents, floats(-126.0))
+    exponent = builder.select(normal, exponents, floats(-126.0))
+    whole = call(builder, f"llvm.rint.v{WIDTH}f32", exponent)
+    rest_of = builder.fsub(exponent, whole)
+    *others, found = map(floats, _exponential())
+    for coefficient in reversed(others):
+        found = fma(builder, found, rest_of, coefficient)
+    if WIDTH == 16:
+        everywhere_, rounding = ir.Constant(_I16, -1), ir.Constant(I32, 4)
+        whole = builder.select(normal, whole, floats(-1000.0))
+        return call(builder, "llvm.x86.avx512.mask.scalef.ps.512", found, whole, found, everywhere_, rounding)
+    shift = builder.shl(builder.fptosi(whole, _INTS), _ints(23))
+    found = builder.bitcast(builder.add(builder.bitcast(found, _INTS), shift), FLOATS)
+    return builder.select(normal, found, floats(0.0))
+
+
 @intrinsic
 def exp2(_context: Any, _exponents: Any) -> Any:
     """2**x of numbers of at most 0: exactly 1 of 0, and 0 of what is less than -126, -inf too."""
+    return _VECTOR(_VECTOR), lambda _c, builder, _s, given: _exp2(builder, given[0])
+
+
+@intrinsic
+def silu(_context: Any, _numbers: Any) -> Any:
+    """Each number times its logistic function."""
 
     def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
-        normal = builder.fcmp_ordered(">", given[0], _floats(-126.0))
-        exponent = builder.select(normal, given[0], _floats(-126.0))
-        whole = _llvm(builder, f"llvm.rint.v{WIDTH}f32", exponent)
-        rest = builder.fsub(exponent, whole)
-        *others, found = map(_floats, _exponential())
-        for coefficient in reversed(others):
-            found = _fma(builder, found, rest, coefficient)
-        shift = builder.shl(builder.fptosi(whole, _INTS), _ints(23))
-        found = builder.bitcast(builder.add(builder.bitcast(found, _INTS), shift), _FLOATS)
-        return builder.select(normal, found, _floats(0.0))
+        x, one = given[0], floats(1.0)
+        negative = builder.fcmp_ordered("<", x, floats(0.0))
+        less = builder.fmul(x, builder.select(negative, floats(np.log2(np.e)), floats(-np.log2(np.e))))
+        power = _exp2(builder, less)
+        share = builder.fdiv(builder.select(negative, power, one), builder.fadd(power, one))
+        return builder.fmul(x, share)
 
     return _VECTOR(_VECTOR), emit
 
@@ -226,13 +259,22 @@ def paired(_context: Any, _first: Any, _second: Any) -> Any:
     """Both as bfloat16, rounded to the nearest, side by side in each lane."""
 
     def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
+        if HAS_PAIRS:
+            kind = ir.FunctionType(PAIRS, [FLOATS, FLOATS])
+            name = "llvm.x86.avx512bf16.cvtne2ps2bf16.512"
+            both = builder.call(cgutils.get_or_insert_function(builder.module, kind, name), given[::-1])
+            words = builder.bitcast(both, ir.VectorType(_I16, 2 * WIDTH))
+            order = [at for lane in range(WIDTH) for at in (lane, WIDTH + lane)]
+            mixed = builder.shuffle_vector(words, words, ir.Constant(ir.VectorType(I32, 2 * WIDTH), order))
+            return builder.bitcast(mixed, FLOATS)
+
         def rounded(vector: Any) -> Any:
             bits = builder.bitcast(vector, _INTS)
             odd = builder.and_(builder.lshr(bits, _ints(16)), _ints(1))
             return builder.add(bits, builder.add(odd, _ints(0x7FFF)))
 
         first = builder.lshr(rounded(given[0]), _ints(16))
-        return builder.bitcast(builder.or_(first, builder.and_(rounded(given[1]), _ints(-1 << 16))), _FLOATS)
+        return builder.bitcast(builder.or_(first, builder.and_(rounded(given[1]), _ints(-1 << 16))), FLOATS)
 
     return _VECTOR(_VECTOR, _VECTOR), emit
 
@@ -242,11 +284,7 @@ def prefetch(_context: Any, _address: Any) -> Any:
     """Have what is at an address brought near, as it will be read."""
 
     def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [_I8.as_pointer(), _I32, _I32, _I32])
-        read, near, data = (ir.Constant(_I32, number) for number in (0, 2, 1))
-        place = builder.inttoptr(given[0], _I8.as_pointer())
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [place, read, near, data])
+        bring(builder, given[0])
         return context.get_dummy_value()
 
     return types.void(types.int64), emit
@@ -257,91 +295,66 @@ def next_number(_context: Any, _address: Any) -> Any:
     """The number at an address, that is one more for whoever comes next."""
 
     def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
-        counter = builder.inttoptr(given[0], _I64.as_pointer())
-        return builder.atomic_rmw("add", counter, ir.Constant(_I64, 1), "monotonic")
+        counter = builder.inttoptr(given[0], I64.as_pointer())
+        return builder.atomic_rmw("add", counter, ir.Constant(I64, 1), "monotonic")
 
     return types.int64(types.int64), emit
 
 
-def _product(*, pairs: bool, adds: bool) -> Any:
-    """ROWS rows of a matrix product, of UNIT lanes: sums[i] = sum over k of left[i, k] * right[k].
+@intrinsic
+def count(_context: Any, _address: Any) -> Any:
+    """Add one to the number at an address, once all that was written before can be seen. Gives what it was."""
 
-    left: numbers, or pairs of bfloat16, at left + i * left_row + k * left_step; each counts in all lanes.   right: lanes side by
-    side, ROW_BYTES bytes from one k to the next.   sums: the same from one i to the next.   adds: what the sums were, times `factors`
-    of each lane, is added.
-    """
+    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
+        counter = builder.inttoptr(given[0], I64.as_pointer())
+        return builder.atomic_rmw("add", counter, ir.Constant(I64, 1), "acq_rel")
 
-    def load_left(builder: Any, address: Any) -> Any:
-        return _splat(builder, _fetch(builder, address, _I32 if pairs else _F32))
+    return types.int64(types.int64), emit
 
-    def multiply(builder: Any, left: Any, right: Any, addend: Any) -> Any:
-        if not pairs:
-            return _fma(builder, left, right, addend)
-        if not HAS_PAIRS:  # it is compiled all the same, and never reached
-            return addend
-        operands = (builder.bitcast(one, _PAIRS) for one in (left, right))
-        return _llvm(builder, "llvm.x86.avx512bf16.dpbf16ps.512", addend, *operands)
 
-    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
-        left, left_row, left_step, right, sums, factors, num_steps = given
+@intrinsic
+def seen(_context: Any, _address: Any) -> Any:
+    """The number at an address, with all that was written before it was."""
 
-        def at(base: Any, step: Any, number: int) -> Any:
-            return builder.add(base, builder.mul(step, ir.Constant(_I64, number)))
+    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
+        return builder.load_atomic(builder.inttoptr(given[0], I64.as_pointer()), "acquire", 8)
 
-        row, register = ir.Constant(_I64, ROW_BYTES), ir.Constant(_I64, REGISTER_BYTES)
-        places = [[at(at(sums, row, i), register, j) for j in range(VECTORS)] for i in range(ROWS)]
-        begin = [[_floats(0.0) for _ in of_row] for of_row in places]
-        if adds:
-            by_lane = [_fetch(builder, at(factors, register, j)) for j in range(VECTORS)]
-            begin = [
-                [builder.fmul(_fetch(builder, one), by) for one, by in zip(of_row, by_lane, strict=True)]
-                for of_row in places
-            ]
-        before, loop, after = builder.block, *map(builder.append_basic_block, ("step", "done"))
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        step, now = builder.phi(_I64), [[builder.phi(_FLOATS) for _ in of_row] for of_row in places]
-        of_step = builder.add(right, builder.mul(step, row))
-        lanes = [_fetch(builder, at(of_step, register, j)) for j in range(VECTORS)]
-        column = builder.add(left, builder.mul(step, left_step))
-        numbers = [load_left(builder, at(column, left_row, i)) for i in range(ROWS)]
-        then = [
-            [multiply(builder, numbers[i], lanes[j], now[i][j]) for j in range(VECTORS)] for i in range(ROWS)
-        ]
-        next_step = builder.add(step, ir.Constant(_I64, 1))
-        for phi, first, following in (
-            (step, ir.Constant(_I64, 0), next_step),
-            *((now[i][j], begin[i][j], then[i][j]) for i in range(ROWS) for j in range(VECTORS)),
-        ):
-            phi.add_incoming(first, before)
-            phi.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", next_step, num_steps), loop, after)
-        builder.position_at_end(after)
-        for i in range(ROWS):
-            for j in range(VECTORS):
-                _put(builder, places[i][j], then[i][j])
+    return types.int64(types.int64), emit
+
+
+@intrinsic
+def ticks(_context: Any) -> Any:
+    """The processor's clock."""
+
+    def emit(_c: Any, builder: Any, _s: Any, _given: Any) -> Any:
+        kind = ir.FunctionType(I64, [])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.readcyclecounter"), [])
+
+    return types.int64(), emit
+
+
+@intrinsic
+def rest(_context: Any) -> Any:
+    """Let a loop that waits take less of the core."""
+
+    def emit(context: Any, builder: Any, _s: Any, _given: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
         return context.get_dummy_value()
 
-    @intrinsic
-    def product(
-        _context: Any,
-        _left: Any,
-        _left_row: Any,
-        _left_step: Any,
-        _right: Any,
-        _sums: Any,
-        _factors: Any,
-        _num_steps: Any,
-    ) -> Any:
-        return types.void(*[types.int64] * 7), emit
-
-    return product
+    return types.void(), emit
 
 
-dot: Final = _product(pairs=False, adds=False)
-dot_add: Final = _product(pairs=False, adds=True)
-dot_pairs: Final = _product(pairs=True, adds=False)
-dot_pairs_add: Final = _product(pairs=True, adds=True)
+@intrinsic
+def sleep(_context: Any, _microseconds: Any) -> Any:
+    """At least so long."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        kind = ir.FunctionType(I32, [I32])
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, "usleep"), given)
+        return context.get_dummy_value()
+
+    return types.void(types.uint32), emit
 
 
 @intrinsic

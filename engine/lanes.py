@@ -1,61 +1,27 @@
 """Attention of prompt rows on the CPU where engine/lane_kernel.py has it: straight from the pool's blocks, without a mask."""
 
 import math
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kvstore.closing import Closing
+from .team import Team
 
-_VERSION = 1
+_VERSION = 2
 """Of the order in which the kernel adds up, on which the last bits of its results depend."""
 
-MOST_UNITS = 4
-"""Most units of lanes for which a thread reads the blocks once. More would not stay in a core's cache."""
+CHUNK: Final = 128
+"""Tokens of which the scores are computed together, and one maximum is taken. They begin at multiples of it, so that a lane's bits
+do not depend on where a call begins."""
+
+CACHE_BYTES: Final = 512 << 10
+"""What a thread keeps at hand: half of it keys and values, half of it queries and sums. In a core's second cache."""
 
 _ALL_TOKENS = 1 << 40
-
-
-class Team(Closing):
-    """The threads that compute with the one that calls, as many in all as torch has. For one caller at a time."""
-
-    def __init__(self) -> None:
-        self._others: ThreadPoolExecutor | None = None
-        self._num_threads = 1
-
-    def run(self, work: Callable[..., None], *given: Any) -> None:
-        """Have every thread do `work(*given)`, which must release the GIL to be of use; until all have.
-
-        It must be all done where fewer do it: where no thread may be begun, and when the interpreter ends.
-        """
-        self._meet(torch.get_num_threads())
-        helping: list[Future[None]] = []
-        if self._others is not None:
-            with suppress(RuntimeError):
-                helping += (self._others.submit(work, *given) for _ in range(self._num_threads - 1))
-        work(*given)
-        for one in helping:
-            one.result()
-
-    def close(self) -> None:
-        """End the threads. The next run would begin others."""
-        if self._others is not None:
-            self._others.shutdown()
-        self._others, self._num_threads = None, 1
-
-    def _meet(self, num_threads: int) -> None:
-        if num_threads != self._num_threads:
-            self.close()
-            self._num_threads = num_threads
-            if num_threads > 1:
-                self._others = ThreadPoolExecutor(num_threads - 1, thread_name_prefix="kvtide-lanes")
 
 
 def has_lanes(device: torch.device, stored: torch.dtype, computed: torch.dtype, head_dim: int) -> bool:
@@ -64,7 +30,7 @@ def has_lanes(device: torch.device, stored: torch.dtype, computed: torch.dtype, 
         return False
     if computed not in (torch.float32, torch.bfloat16) or (computed == torch.bfloat16 and stored != computed):
         return False
-    width, has_pairs = _registers()
+    width, has_pairs = registers()
     if computed == torch.bfloat16:
         return has_pairs and head_dim % (2 * width) == 0
     return width > 0 and head_dim % width == 0
@@ -75,16 +41,16 @@ def prepare(device: torch.device, stored: torch.dtype, computed: torch.dtype, he
     if has_lanes(device, stored, computed, head_dim):
         from .lane_kernel import attending
 
-        attending(_words(torch.empty(0, dtype=computed)).dtype, _words(torch.empty(0, dtype=stored)).dtype)
+        attending(words(torch.empty(0, dtype=computed)).dtype, words(torch.empty(0, dtype=stored)).dtype)
 
 
 def version(device: torch.device) -> str:
     """Says which bits attention has on a device, as far as that is this module's: of the kernel, and of which calls are its own."""
-    return "none" if device.type != "cpu" else "{}.{}.{}".format(_VERSION, *map(int, _registers()))
+    return "none" if device.type != "cpu" else "{}.{}.{}".format(_VERSION, *map(int, registers()))
 
 
 @cache
-def _registers() -> tuple[int, bool]:
+def registers() -> tuple[int, bool]:
     """Of this processor, as the kernel says. Imported when it is first asked for: numba takes half a second."""
     from .lane_vectors import HAS_PAIRS, WIDTH
 
@@ -113,7 +79,7 @@ class LaneCall:
 
         query = query[0, :, self.rows]
         num_heads, num_rows, head_dim = query.shape
-        queries, blocks = _words(query), _words(layer)
+        queries, blocks = words(query), words(layer)
         out = torch.empty(num_rows, num_heads, head_dim, dtype=torch.float32)
         self.team.run(
             attending(queries.dtype, blocks.dtype),
@@ -124,23 +90,38 @@ class LaneCall:
             self.start,
             _ALL_TOKENS if self.window is None else self.window,
             (head_dim**-0.5 if scaling is None else scaling) * math.log2(math.e),
-            self._wide(num_rows * num_heads, layer.shape[3]),
+            *shares(num_rows * num_heads // layer.shape[3], layer.shape[3], head_dim),
             out.numpy(),
             np.zeros(1, np.int64),
         )
         return out.to(query.dtype)[None]
 
-    def _wide(self, num_lanes: int, kv_heads: int) -> int:
-        """Units to be taken at a time: few enough that no thread is left over, or waits long for the last."""
-        from .lane_vectors import UNIT
 
-        units = -(-num_lanes // kv_heads // UNIT) * kv_heads
-        return max(1, min(MOST_UNITS, units // (3 * torch.get_num_threads())))
+def shares(num_lanes: int, kv_heads: int, head_dim: int) -> tuple[int, int]:
+    """Of how many KV heads, and how many units of lanes of each, a thread takes at a time, where each head has so many lanes.
+
+    As many as stay in a core's cache, which is how often the blocks are read; but no thread is to be left over.
+    """
+    from .lane_vectors import UNIT
+
+    units, threads = -(-num_lanes // UNIT), torch.get_num_threads()
+    head_bytes, unit_bytes = 2 * 4 * CHUNK * head_dim, 2 * 4 * UNIT * head_dim
+    most = max(1, min(kv_heads, CACHE_BYTES // 2 // head_bytes))
+    for together in range(most, 0, -1):
+        wide = max(
+            1,
+            min(
+                CACHE_BYTES // 2 // unit_bytes // together, units * -(-kv_heads // together) // threads, units
+            ),
+        )
+        if -(-units // wide) * -(-kv_heads // together) >= threads:
+            return together, wide
+    return 1, 1
 
 
-def _words(tensor: torch.Tensor) -> NDArray[Any]:
+def words(tensor: torch.Tensor) -> NDArray[Any]:
     """A view for numpy, which has no bfloat16: unsigned words instead."""
     if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().view(np.uint16)
+        return tensor.view(torch.uint16).numpy()
     found: NDArray[Any] = tensor.numpy()
     return found

@@ -1,11 +1,14 @@
 """Weights of the layers' matrix products, in the order in which the CPU's kernels read them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
+
+from .layers import PackedLayer, Scratch, packs
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -38,33 +41,38 @@ class PackedLinear(torch.nn.Linear):
 
 @contextmanager
 def packing(hf: Any) -> Iterator[None]:
-    """Pack the linear layers of a transformers model on the CPU, beside what is done within, which must not compute with it.
+    """Pack the layers of a transformers model on the CPU, beside what is done within, which must not compute with it.
 
-    The last product is left out, which has few rows and may share its weight, and so is what is packed already. Does nothing where
-    this processor or dtype has no such products. Threads of its own do it: half of the time goes into new memory, and the GIL
+    Decoder layers whole where engine/layers.py computes them, elsewhere their linear layers; not the last product, which has few
+    rows and may share its weight, nor what is packed already. Does nothing where this processor or dtype has no such products. Threads of its own do it: half of the time goes into new memory, and the GIL
     is free for nearly all of it.
     """
-    places = list(_places(hf)) if _has_packed(torch.device(hf.device), hf.dtype) else []
+    if not _has_packed(torch.device(hf.device), hf.dtype):
+        yield
+        return
     with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="kvtide-packing") as threads:
-        packed = [threads.submit(_pack, module, name) for module, name in places]
+        packed = [threads.submit(_pack, *place) for place in list(_places(hf))]
         yield
         for one in packed:
             one.result()
 
 
-def _pack(module: torch.nn.Module, name: str) -> None:
+def _pack(module: torch.nn.Module, name: str, kind: Callable[[Any], torch.nn.Module]) -> None:
     """In its place at once, so that no more than some weights are in memory twice."""
-    linear = getattr(module, name)
-    setattr(module, name, PackedLinear(linear))
+    setattr(module, name, kind(getattr(module, name)))
 
 
-def _places(hf: Any) -> Iterator[tuple[torch.nn.Module, str]]:
-    """Of each linear layer, what it is part of and its name there."""
-    head = hf.get_output_embeddings()
+def _places(hf: Any) -> Iterator[tuple[torch.nn.Module, str, Callable[[Any], torch.nn.Module]]]:
+    """Of each layer that is packed, what it is part of, its name there, and what takes its place."""
+    head, scratch = hf.get_output_embeddings(), Scratch()
+    inside: set[torch.nn.Module] = set()
     for module in hf.modules():
         for name, child in module.named_children():
-            if type(child) is torch.nn.Linear and child is not head:
-                yield module, name
+            if packs(child, hf.config):
+                inside |= set(child.modules())
+                yield module, name, partial(PackedLayer, scratch=scratch)
+            elif type(child) is torch.nn.Linear and child is not head and module not in inside:
+                yield module, name, PackedLinear
 
 
 def _has_packed(device: torch.device, dtype: torch.dtype) -> bool:

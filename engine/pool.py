@@ -11,7 +11,7 @@ from kvstore.pages import Pages
 
 from .dtypes import torch_dtype
 from .gather import Gather
-from .lanes import Team
+from .team import Team
 
 
 class DevicePool(Closing):

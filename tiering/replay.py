@@ -24,6 +24,7 @@ from tiering.admission import Admission
 from tiering.eviction import Room
 from tiering.index import Index
 from tiering.index_config import IndexConfig
+from tiering.keeping import Told
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
 from tiering.moves import (
@@ -33,13 +34,16 @@ from tiering.moves import (
     Forget,
     HasRead,
     Read,
+    Retain,
     SwapOut,
     Touch,
+    Unname,
     Write,
     Written,
 )
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
+from tiering.ranks import Rank
 from tiering.step_costs import MoveCosts, Part, StepCosts
 from tiering.swaps import Stash
 from tiering.transfers import Transfer
@@ -86,6 +90,7 @@ class _Request:
         self.prompt = asked.prompt
         self.priority = 0
         self.cache_use, self.ownership = CacheUse.READ_WRITE, EVERYBODYS
+        self.rank, self.ttl_s = Rank.NORMAL, None
         self.max_blocks = -(-(len(asked.prompt) + asked.max_tokens - 1) // block_tokens)
         # equal prompts get equal replies, which are cached once
         self._replied = _REPLY_TOKEN + crc32(asked.prompt.tobytes()) % _REPLY_TOKEN
@@ -116,6 +121,11 @@ class _Request:
     @property
     def compute_last(self) -> bool:
         return not self.num_replied or self.stash is None
+
+    @property
+    def told(self) -> Told:
+        """What an engine tells of a request that has ended."""
+        return Told(output_tokens=self.num_replied)
 
     def num_used_blocks(self) -> int:
         return 0  # what a preempted one had for itself is computed again
@@ -299,6 +309,8 @@ class _Places:
         stash: Stash | None,
         use: CacheUse,
         ownership: Ownership,
+        rank: Rank,
+        ttl_s: float | None,
     ) -> Lease | Wait:
         self._index.at(self.now_s)
         outcome = self._index.admit(
@@ -309,6 +321,8 @@ class _Places:
             stash=stash,
             use=use,
             ownership=ownership,
+            rank=rank,
+            ttl_s=ttl_s,
         )
         self._plan()
         return outcome
@@ -336,9 +350,9 @@ class _Places:
         self._plan()
         return stash
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: Lease, told: Told | None) -> None:
         self._index.at(self.now_s)
-        self._index.release(lease)
+        self._index.release(lease, told)
         self._plan()
 
     def drop(self, stash: Stash) -> None:
@@ -374,7 +388,7 @@ class _Places:
 
     def _plan(self) -> None:
         for move in self._index.plan(self.now_s):
-            if not isinstance(move, Forget | Touch):  # nobody waits for these
+            if not isinstance(move, Forget | Touch | Retain | Unname):  # nobody waits for these
                 self._start(move)
 
     def _start(self, move: Transfer) -> None:

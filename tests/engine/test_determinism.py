@@ -25,7 +25,7 @@ def kv_dtype(request) -> str:
 def attention(request, monkeypatch) -> None:
     """As on this processor, and as where the kernel has no registers: both are served."""
     if request.param == "SDPA":
-        monkeypatch.setattr("engine.lanes._registers", lambda: (0, False))
+        monkeypatch.setattr("engine.lanes.registers", lambda: (0, False))
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_who_attends_counts_in_deterministic_mode_only(folder, monkeypatch):
     """Settings of numba's may take the CPU's own kernel away, and another one computes other last bits."""
     model, deterministic = load_model(folder), EngineConfig(deterministic=True)
     plain, exact = name_of(model), name_of(model, config=deterministic)
-    monkeypatch.setattr("engine.lanes._registers", lambda: (0, False))
+    monkeypatch.setattr("engine.lanes.registers", lambda: (0, False))
     assert name_of(model, config=deterministic) != exact
     assert name_of(model) == plain
 

@@ -10,10 +10,11 @@ from engine.attention import attend
 from engine.batch import build_batch
 from engine.chunk import Chunk
 from engine.lane_vectors import _features
-from engine.lanes import LaneCall, Team, has_lanes
+from engine.lanes import LaneCall, has_lanes
 from engine.packed import PackedLinear, packing
 from engine.pool import DevicePool
 from kvstore.block import BlockLayout
+from tests.engine.families import CASES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 CPU = torch.device("cpu")
@@ -97,9 +98,9 @@ def test_a_row_has_the_same_bits_wherever_it_is_computed(dtype, window, monkeypa
     alone = computed(pool, query, 0, 400, window)
     threads = torch.get_num_threads()
     try:
-        for num_threads, most in ((1, 1), (3, 4)):
+        for num_threads, most in ((1, 1), (3, 4 << 20)):
             torch.set_num_threads(num_threads)
-            monkeypatch.setattr(lanes, "MOST_UNITS", most)
+            monkeypatch.setattr(lanes, "CACHE_BYTES", most)
             for start, end in ((0, 1), (3, 131), (255, 257), (384, 400), (131, 399)):
                 assert torch.equal(computed(pool, query, start, end, window), alone[start:end])
     finally:
@@ -144,31 +145,6 @@ def test_no_call_has_another_version_compiled():
     assert len(attending(np.dtype(np.float32), np.dtype(np.float32)).signatures) == 1
 
 
-def test_a_team_does_the_work_when_no_thread_may_be_begun(monkeypatch):
-    """As when the interpreter ends, while a thread of the user's still waits for a reply."""
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        with Team() as team:
-            monkeypatch.setattr("concurrent.futures.thread._shutdown", True)
-            done: list[int] = []
-            team.run(done.append, 1)
-            assert done == [1]
-    finally:
-        torch.set_num_threads(threads)
-
-
-def test_a_team_waits_for_all_and_says_what_failed():
-    with Team() as team:
-        done: list[int] = []
-        team.run(done.append, 1)
-        assert len(done) == torch.get_num_threads()
-        with pytest.raises(ZeroDivisionError):
-            team.run(lambda: 1 // 0)
-        team.run(done.append, 1)
-        assert len(done) == 2 * torch.get_num_threads()
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_packed_weights_are_the_same_weights(dtype):
     """Products to rounding, whose bits depend on no other row; the state as it was; and packed once."""
@@ -183,10 +159,11 @@ def test_packed_weights_are_the_same_weights(dtype):
         assert torch.equal(packed.state_dict()[name], tensor)
 
 
-def test_all_layers_are_packed_save_the_last_product(tiny_llama_dir):
-    from engine.model import load_model
+def test_layers_of_other_families_have_their_products_packed():
+    """All save the last one."""
+    from engine.model import random_model
 
-    hf = load_model(tiny_llama_dir).hf
+    hf = random_model(CASES["olmo2"].config()).hf
     before = hf.state_dict()
     for _ in range(2):
         with packing(hf):

@@ -377,6 +377,7 @@ class Traffic:
             return
 
         def steps():
+            self._touched(tokens)  # with the errand's first step, which may be made later
             try:
                 now = yield from index.keep.name(key, tokens, ownership_of(tokens.tolist()), ttl_s)
             except (TooMuchHeld, StoreFull):
@@ -388,7 +389,6 @@ class Traffic:
 
         index.at(model.now_s)
         self.errands.append(Errand(steps()))
-        self._touched(tokens)
 
     def unname(self):
         if self.model.index.retention._names:

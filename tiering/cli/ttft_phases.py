@@ -12,6 +12,7 @@ from engine import Result
 from engine.batch import Batch
 from engine.engine import Engine
 from engine.gather import Gather
+from engine.layers import PackedLayer
 from engine.model import Model
 
 PHASES: Final = {
@@ -20,7 +21,7 @@ PHASES: Final = {
     "laying out the batch": "rows, slots, attention calls and their masks",
     "gathering": "reading the prefix's blocks out of the pool, in the dtype of the computing",
     "attention": "rotary embedding, writing the new blocks, scores, softmax, values",
-    "matrix products": "of the layers: projections and feed-forward",
+    "matrix products": "of the layers: projections and feed-forward; with all else that is in a layer, where our kernel computes it",
     "logits": "the last matrix product, of one row",
     "rest of the forward": "embedding, norms, activations, Python between them",
     "rest of the engine": "ordering against copies, publishing, sampling, the answer",
@@ -75,6 +76,10 @@ class Clocks:
             self._hook(stack, model.hf, "forward")
             self._hook(stack, head, "logits")
             for module in model.hf.modules():
+                if isinstance(module, PackedLayer):
+                    self._hook(stack, module, "attention")
+                    for name in ("before", "after"):
+                        stack.enter_context(self._part(module, name))
                 if type(module).__name__.endswith("Attention"):
                     self._hook(stack, module, "attention")
                     for part in _products(module):
@@ -96,6 +101,25 @@ class Clocks:
 
         stack.callback(module.register_forward_pre_hook(before).remove)
         stack.callback(module.register_forward_hook(after).remove)
+
+    @contextmanager
+    def _part(self, layer: PackedLayer, name: str) -> Iterator[None]:
+        """Of a layer, products that no module of their own computes."""
+        compute = getattr(layer, name)
+
+        def clocked(*given: Any) -> Any:
+            begun_s = time.perf_counter()
+            found = compute(*given)
+            took_s = time.perf_counter() - begun_s
+            self._sums["inner"] += took_s
+            self._sums["products"] += took_s
+            return found
+
+        setattr(layer, name, clocked)
+        try:
+            yield
+        finally:
+            delattr(layer, name)  # the class's own shows again
 
     @contextmanager
     def _batches(self, model: Model) -> Iterator[None]:

@@ -1,0 +1,130 @@
+"""Matrix products for code that numba compiles, of which the sums stay in registers: written in LLVM's own instructions.
+
+What is here is called from compiled functions alone. Addresses are int64, and need not be aligned.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Final
+
+from llvmlite import ir
+from numba import types
+
+from . import lane_vectors
+from .lane_vectors import (
+    F32,
+    FLOATS,
+    HAS_PAIRS,
+    I32,
+    I64,
+    PAIRS,
+    REGISTER_BYTES,
+    ROW_BYTES,
+    ROWS,
+    VECTORS,
+    bring,
+    call,
+    fetch,
+    floats,
+    fma,
+    intrinsic,
+    put,
+    splat,
+)
+
+SOURCES: Final = hashlib.sha256(
+    b"".join(Path(name).read_bytes() for name in (lane_vectors.__file__, __file__))
+).hexdigest()[:16]
+"""What compiled code is made of besides what numba looks at to tell whether what it has kept is of that: the file of the function."""
+
+FETCH_BYTES: Final = ROW_BYTES // 8
+"""What a product brings near of what is read later, for each of its steps: as much as it reads, by 64 rows."""
+
+
+def _product(*, pairs: bool, adds: bool = False, fetches: bool = False, num_rows: int = ROWS) -> Any:
+    """Rows of a matrix product, of UNIT lanes: sums[i] = sum over k of left[i, k] * right[k], from k = 0 on, one after the other.
+
+    left: numbers, or pairs of bfloat16, at left + i * left_row + k * left_step; each counts in all lanes.   right: lanes side by
+    side, ROW_BYTES bytes from one k to the next.   sums: the same from one i to the next.   adds: what the sums were, times `factors`
+    of each lane, is added.   fetches: `factors` is where something lies that is read later, of which FETCH_BYTES are brought near
+    for each k.
+    """
+
+    def load_left(builder: Any, address: Any) -> Any:
+        return splat(builder, fetch(builder, address, I32 if pairs else F32))
+
+    def multiply(builder: Any, left: Any, right: Any, addend: Any) -> Any:
+        if not pairs:
+            return fma(builder, left, right, addend)
+        if not HAS_PAIRS:  # it is compiled all the same, and never reached
+            return addend
+        operands = (builder.bitcast(one, PAIRS) for one in (left, right))
+        return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", addend, *operands)
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        left, left_row, left_step, right, sums, factors, num_steps = given
+
+        def at(base: Any, step: Any, number: int) -> Any:
+            return builder.add(base, builder.mul(step, ir.Constant(I64, number)))
+
+        row, register = ir.Constant(I64, ROW_BYTES), ir.Constant(I64, REGISTER_BYTES)
+        places = [[at(at(sums, row, i), register, j) for j in range(VECTORS)] for i in range(num_rows)]
+        begin = [[floats(0.0) for _ in of_row] for of_row in places]
+        if adds:
+            by_lane = [fetch(builder, at(factors, register, j)) for j in range(VECTORS)]
+            begin = [
+                [builder.fmul(fetch(builder, one), by) for one, by in zip(of_row, by_lane, strict=True)]
+                for of_row in places
+            ]
+        before, loop, after = builder.block, *map(builder.append_basic_block, ("step", "done"))
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        step, now = builder.phi(I64), [[builder.phi(FLOATS) for _ in of_row] for of_row in places]
+        of_step = builder.add(right, builder.mul(step, row))
+        lanes = [fetch(builder, at(of_step, register, j)) for j in range(VECTORS)]
+        column = builder.add(left, builder.mul(step, left_step))
+        if fetches:
+            bring(builder, at(factors, step, FETCH_BYTES))
+        numbers = [load_left(builder, at(column, left_row, i)) for i in range(num_rows)]
+        then = [
+            [multiply(builder, numbers[i], lanes[j], now[i][j]) for j in range(VECTORS)]
+            for i in range(num_rows)
+        ]
+        next_step = builder.add(step, ir.Constant(I64, 1))
+        for phi, first, following in (
+            (step, ir.Constant(I64, 0), next_step),
+            *((now[i][j], begin[i][j], then[i][j]) for i in range(num_rows) for j in range(VECTORS)),
+        ):
+            phi.add_incoming(first, before)
+            phi.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", next_step, num_steps), loop, after)
+        builder.position_at_end(after)
+        for i in range(num_rows):
+            for j in range(VECTORS):
+                put(builder, places[i][j], then[i][j])
+        return context.get_dummy_value()
+
+    @intrinsic
+    def product(
+        _context: Any,
+        _left: Any,
+        _left_row: Any,
+        _left_step: Any,
+        _right: Any,
+        _sums: Any,
+        _factors: Any,
+        _num_steps: Any,
+    ) -> Any:
+        return types.void(*[types.int64] * 7), emit
+
+    return product
+
+
+dot: Final = _product(pairs=False)
+dot_add: Final = _product(pairs=False, adds=True)
+dot_fetch: Final = _product(pairs=False, fetches=True)
+dot_one: Final = _product(pairs=False, num_rows=1)
+dot_pairs: Final = _product(pairs=True)
+dot_pairs_add: Final = _product(pairs=True, adds=True)
+dot_pairs_fetch: Final = _product(pairs=True, fetches=True)
+dot_pairs_one: Final = _product(pairs=True, num_rows=1)

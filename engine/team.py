@@ -1,0 +1,114 @@
+"""The threads that compute on the CPU with the one that calls."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from kvstore.closing import Closing
+
+_STAY_TICKS: Final = 800_000
+"""Of the processor's clock, that a thread stays awake for more work: some tenths of a millisecond. Between two calls of a layer less
+goes by; to wake a thread would take half as long as what it then does."""
+
+_NAP_S: Final = 5e-5
+
+
+class Team(Closing):
+    """As many threads in all as torch has. For one caller at a time."""
+
+    def __init__(self) -> None:
+        self._others: ThreadPoolExecutor | None = None
+        self._seats: list[_Seat] = []
+
+    def run(self, work: Callable[..., None], *given: Any) -> None:
+        """Have every thread do `work(*given)`, which must release the GIL to be of use; until all have.
+
+        It must be all done where fewer do it: where no thread may be begun, and when the interpreter ends.
+        """
+        self._meet(torch.get_num_threads() - 1)
+        for seat in self._seats:
+            seat.give(work, given)
+        try:
+            work(*given)
+        finally:
+            for seat in self._seats:
+                seat.wait()
+        for seat in self._seats:
+            seat.tell()
+
+    def close(self) -> None:
+        """End the threads. The next run would begin others."""
+        if self._others is not None:
+            self._others.shutdown()
+        self._others, self._seats = None, []
+
+    def _meet(self, num_others: int) -> None:
+        if num_others != len(self._seats):
+            self.close()
+            if num_others:
+                self._others = ThreadPoolExecutor(num_others, thread_name_prefix="kvtide-team")
+                self._seats = [_Seat(self._others) for _ in range(num_others)]
+
+
+class _Seat:
+    """One of the other threads: it stays for a while after its work, and only where it has gone another one is begun.
+
+    _counts: int64, of the work that was given and of the work that is done; at most one more.   _is_taken: whether a thread stays,
+    which it says under the lock, as what is given then will be done.
+    """
+
+    def __init__(self, threads: ThreadPoolExecutor) -> None:
+        from .layer_kernel import watching
+
+        self._threads, self._watch = threads, watching()
+        self._counts = np.zeros(2, np.int64)
+        self._lock, self._is_taken = Lock(), False
+        self._work: tuple[Callable[..., None], tuple[Any, ...]] | None = None
+        self._error: BaseException | None = None
+
+    def give(self, work: Callable[..., None], given: tuple[Any, ...]) -> None:
+        """Work for the thread, which may have begun before this returns."""
+        self._work = work, given
+        with self._lock:
+            self._counts[0] += 1
+            begins, self._is_taken = not self._is_taken, True
+        if begins:
+            try:
+                self._threads.submit(self._stay)
+            except RuntimeError:  # no thread may be begun any more
+                self._work, self._is_taken = None, False
+                self._counts[1] += 1
+
+    def wait(self) -> None:
+        """Until it is done."""
+        given = int(self._counts[0])
+        while not self._watch(self._counts[1:].ctypes.data, given - 1, _STAY_TICKS):
+            time.sleep(_NAP_S)  # it has no core, or much to do
+
+    def tell(self) -> None:
+        """Raise what the work has raised."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _stay(self) -> None:
+        while True:
+            assert self._work is not None, "nothing was given"
+            work, given = self._work
+            try:
+                work(*given)
+            except BaseException as error:  # noqa: BLE001 - it is the caller's to raise
+                self._error = error
+            self._work = work = given = None  # type: ignore[assignment]  # whoever waits may free it
+            done = int(self._counts[1]) + 1
+            self._counts[1] = done
+            self._watch(self._counts.ctypes.data, done, _STAY_TICKS)
+            with self._lock:
+                if self._counts[0] == done:
+                    self._is_taken = False
+                    return

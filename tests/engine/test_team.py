@@ -1,0 +1,55 @@
+"""The threads that compute together."""
+
+import threading
+
+import pytest
+import torch
+
+from engine.lanes import registers
+from engine.team import Team
+
+pytestmark = pytest.mark.skipif(registers()[0] == 0, reason="this processor has no kernel to compute with")
+
+
+@pytest.mark.usefixtures("threads")
+def test_each_thread_does_the_work_each_time():
+    """Whether it stayed since the last time or has gone."""
+    with Team() as team:
+        for _ in range(50):
+            done: list[int] = []
+            team.run(done.append, 1)
+            assert len(done) == torch.get_num_threads()
+        team.close()
+        team.run(done.append, 1)
+        assert len(done) == 2 * torch.get_num_threads()
+
+
+@pytest.mark.usefixtures("threads")
+def test_what_failed_is_raised_once_all_are_done():
+    with Team() as team:
+        for raises_here in (True, False):
+            caller, done = threading.current_thread(), []
+
+            def work(*, raises_here: bool = raises_here, caller: threading.Thread = caller) -> None:
+                done.append(1)  # noqa: B023 - the list of this turn, as it runs in it
+                if (threading.current_thread() is caller) == raises_here:
+                    raise ZeroDivisionError
+
+            if raises_here or torch.get_num_threads() > 1:
+                with pytest.raises(ZeroDivisionError):
+                    team.run(work)
+                assert len(done) == torch.get_num_threads()
+        done = []
+        team.run(done.append, 1)
+        assert len(done) == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_the_work_is_done_when_no_thread_may_be_begun(threads, monkeypatch):
+    """As when the interpreter ends, while a thread of the user's still waits for a reply."""
+    with Team() as team:
+        monkeypatch.setattr("concurrent.futures.thread._shutdown", True)
+        for _ in range(threads):
+            done: list[int] = []
+            team.run(done.append, 1)
+            assert done == [1]
