@@ -530,7 +530,8 @@ class LmdbStore(Closing):
         self._writer.changed()
         was_empty = self._tables.is_empty
         self._tables.delete(keys)
-        self._retained.forget(keys)
+        with suppress(StoreError):  # the blocks are gone; the next opening forgets their terms
+            self._retained.forget(keys)
         if self._tables.is_empty and not was_empty:
             try:
                 fresh = emptied_tables(self._directory, self.capacity_bytes, strict=self._strict)

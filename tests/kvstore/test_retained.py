@@ -226,6 +226,25 @@ def test_terms_go_with_blocks_that_another_model_deletes(tmp_path):
         assert store.terms([block.key]) == {}
 
 
+def test_where_terms_cannot_be_deleted_blocks_are_and_the_next_opening_sees_to_the_terms(
+    tmp_path, monkeypatch
+):
+    def fail(*_: object) -> None:
+        raise StoreFull("not a byte is left")
+
+    [block, other] = refs()
+    with open_store(tmp_path) as store:
+        put(store, [block, other])
+        store.put_terms({ref.key: StoredTerm(300.0, by_default=True) for ref in (block, other)})
+        with monkeypatch.context() as full:
+            full.setattr(store._retained, "_write", fail)
+            store.delete_many([block.key])
+        assert store.stats().blocks == 1
+    with open_store(tmp_path) as store:
+        put(store, [block])
+        assert list(store.terms([block.key, other.key])) == [other.key]
+
+
 def test_tools_know_of_names(tmp_path):
     def done(*_: object) -> None:
         pass
