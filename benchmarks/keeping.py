@@ -203,7 +203,9 @@ def gates(rows: list[_Row], hint_rows: list[_Row]) -> list[_Row]:
     return [
         _at_least("conversation, 1,000 blocks, over LRU", by_size[1000]["ratio"], 1.25, "x"),
         _at_least("conversation, 3,000 blocks, over LRU", by_size[3000]["ratio"], 1.7, "x"),
-        _at_least(f"worst of all: {worst['trace']}, {worst['blocks']:,} blocks", worst["points"], -0.5, "points"),
+        _at_least(
+            f"worst of all: {worst['trace']}, {worst['blocks']:,} blocks", worst["points"], -0.5, "points"
+        ),
         _at_least("conversation, 5,000 blocks, with hints", with_hints["median"], 0.18, "hit rate"),
     ]
 
