@@ -53,3 +53,36 @@ def test_the_work_is_done_when_no_thread_may_be_begun(threads, monkeypatch):
             done: list[int] = []
             team.run(done.append, 1)
             assert done == [1]
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_the_work_is_done_while_there_are_too_many_threads(threads, monkeypatch):
+    """By the caller alone, each time once; and by all when there is room again."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Team() as team:
+        with monkeypatch.context() as full:
+            full.setattr(threading.Thread, "start", refuse)
+            for _ in range(3):
+                done: list[int] = []
+                team.run(done.append, 1)
+                assert done == [1]
+        for _ in range(3):
+            done = []
+            team.run(done.append, 1)
+            assert len(done) == threads
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_what_several_raise_is_raised_once(threads):
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with Team() as team:
+        with pytest.raises(ZeroDivisionError):
+            team.run(fail)
+        done: list[int] = []
+        team.run(done.append, 1)
+        assert len(done) == threads
