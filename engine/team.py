@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from kvstore.closing import Closing
+from kvstore.cores import num_cores
 
 _STAY_TICKS: Final = 800_000
 """Of the processor's clock, that a thread stays awake for more work: some tenths of a millisecond. Between two calls of a layer less
@@ -19,9 +20,11 @@ _NAP_S: Final = 5e-5
 
 
 class Team(Closing):
-    """As many threads in all as torch has. For one caller at a time."""
+    """As many threads in all as torch has, but no more than there are cores: they wait for each other awake. For one caller at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        """`most`: threads in all; None is the cores that this process may use."""
+        self._most = num_cores() if most is None else most
         self._others: ThreadPoolExecutor | None = None
         self._seats: list[_Seat] = []
 
@@ -30,7 +33,7 @@ class Team(Closing):
 
         It must be all done where fewer do it: where no thread may be begun, and when the interpreter ends.
         """
-        self._meet(torch.get_num_threads() - 1)
+        self._meet(min(torch.get_num_threads(), self._most) - 1)
         for seat in self._seats:
             seat.give(work, given)
         try:
