@@ -118,9 +118,12 @@ class Accounts:
             recording.close()
 
     def record(self, recording: Recording) -> None:
-        """Tell this one too of what ends, until it is over. Closing the accounts closes it."""
+        """Tell this one too of what ends, until it is over. Closing the accounts closes it, at once if they are closed."""
         with self._lock:
-            self._recordings = (*(each for each in self._recordings if each.ended is None), recording)
+            if not self._closed:
+                self._recordings = (*(each for each in self._recordings if each.ended is None), recording)
+                return
+        recording.close()
 
     def _run(self) -> None:
         while (over := self._over.get()) is not None:

@@ -3,27 +3,61 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import Any, Literal, Self
+from pathlib import Path
+from typing import IO, Any, Literal, Self
 
 from kvstore.reports import (
     Advice,
     Event,
     Explanation,
+    NamedCache,
     NamespaceInfo,
     PrefixDetail,
     PrefixPage,
     PrefixQuery,
     Removed,
     RequestReport,
+    TenantReport,
     TierName,
     Verified,
 )
+from tiering.recording import Recording
 
+from .caches import Caches
 from .chat import Prompt, split_prompts
 from .engine import Engine
 from .handle import Handle
 from .params import RequestOptions, SamplingParams
 from .results import Delta, Result
+
+
+class AsyncCaches:
+    """The named caches of an engine; see Caches for what each call does, takes and raises."""
+
+    def __init__(self, caches: Caches) -> None:
+        self._caches = caches
+
+    async def create(
+        self, name: str, prompt: Any, ttl: str | float | None = None, options: RequestOptions | None = None
+    ) -> NamedCache:
+        """See Caches.create. Who is cancelled meanwhile does not keep it from being made."""
+        return await asyncio.to_thread(self._caches.create, name, prompt, ttl, options)
+
+    async def get(self, name: str, tenant: str | None = None) -> NamedCache:
+        """See Caches.get."""
+        return await asyncio.to_thread(self._caches.get, name, tenant)
+
+    async def list(self, tenant: str | None = None) -> tuple[NamedCache, ...]:
+        """See Caches.list."""
+        return await asyncio.to_thread(self._caches.list, tenant)
+
+    async def extend(self, name: str, ttl: str | float | None, tenant: str | None = None) -> NamedCache:
+        """See Caches.extend."""
+        return await asyncio.to_thread(self._caches.extend, name, ttl, tenant)
+
+    async def delete(self, name: str, tenant: str | None = None) -> None:
+        """See Caches.delete."""
+        await asyncio.to_thread(self._caches.delete, name, tenant)
 
 
 class AsyncEngine:
@@ -35,6 +69,7 @@ class AsyncEngine:
     def __init__(self, engine: Engine) -> None:
         """Takes `engine` over: closing this closes it."""
         self.engine = engine
+        self.caches = AsyncCaches(engine.caches)
 
     async def generate(
         self,
@@ -142,6 +177,31 @@ class AsyncEngine:
     async def release(self, prompt: Prompt, options: RequestOptions | None = None) -> int:
         """See Engine.release."""
         return await asyncio.to_thread(self.engine.release, prompt, options)
+
+    async def tenants(self) -> Sequence[TenantReport]:
+        """See Engine.tenants."""
+        return await asyncio.to_thread(self.engine.tenants)
+
+    async def set_quota(self, tenant: str, quota: Mapping[str, Any]) -> None:
+        """See Engine.set_quota."""
+        await asyncio.to_thread(self.engine.set_quota, tenant, quota)
+
+    async def delete_quota(self, tenant: str) -> None:
+        """See Engine.delete_quota."""
+        await asyncio.to_thread(self.engine.delete_quota, tenant)
+
+    @contextlib.asynccontextmanager
+    async def record(self, target: str | Path | IO[bytes], **settings: Any) -> AsyncIterator[Recording]:
+        """See Engine.record, whose settings it takes."""
+        recording = await asyncio.to_thread(self.engine.record, target, **settings)
+        try:
+            yield recording
+        finally:
+            await asyncio.to_thread(recording.close)
+
+    async def stats(self) -> dict[str, Any]:
+        """See Engine.stats."""
+        return await asyncio.to_thread(self.engine.stats)
 
     async def remove_prefix(self, key: str) -> Removed:
         """See Engine.remove_prefix."""

@@ -222,7 +222,7 @@ class Caches:
         salted = Salt(options, len(tokens), self._block_tokens)(tokens)
         num_tokens = self._retaining.num_cached(salted, wanted)
         if num_tokens.below:  # what lies below comes up as for a request
-            self._warm(tokens[: num_tokens.cached].tolist(), options)
+            self._warm(tokens[: num_tokens.cached].tolist(), replace(options, cache="readwrite"))
         return self._retaining.keep(salted, wanted)
 
     def release(self, prompt: Any, options: RequestOptions | None) -> int:

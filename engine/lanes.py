@@ -36,8 +36,10 @@ def prepare(device: torch.device, stored: torch.dtype, computed: torch.dtype, he
     """Compile the kernel, or load what was compiled, where it will be called: half a second, or some."""
     if has_lanes(device, stored, computed, head_dim):
         from .lane_kernel import attending
+        from .layer_kernel import watching
 
         attending(words(torch.empty(0, dtype=computed)).dtype, words(torch.empty(0, dtype=stored)).dtype)
+        watching()  # of the team that calls it
 
 
 def version(device: torch.device) -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .activation import AlignedActivation
 from .attention import PagedKV, paged_attention
 from .lanes import registers, words
 
@@ -17,29 +18,52 @@ _KINDS: Final = frozenset(
 
 
 def packs(layer: torch.nn.Module, config: Any) -> bool:
-    """Whether a module is a layer that `PackedLayer` can take the place of, on this processor."""
+    """Whether a module is a layer that `PackedLayer` can take the place of, on this processor.
+
+    Not one whose parts were wrapped, replaced or hooked: what they do then the kernel does not know.
+    """
     width, has_pairs = registers()
-    if type(layer).__name__ not in _KINDS or config.hidden_act not in ("silu", "swish"):
+    if (
+        type(layer).__name__ not in _KINDS
+        or config.hidden_act not in ("silu", "swish")
+        or not _is_plain(layer)
+    ):
         return False
-    dtype = next(layer.parameters()).dtype
+    weights = list(layer.parameters())
+    dtype = weights[0].dtype
+    if any(weight.dtype != dtype or not weight.is_contiguous() for weight in weights):
+        return False
     if dtype != torch.bfloat16:
         return dtype == torch.float32 and width > 0
-    return has_pairs and all(weight.shape[1] % 2 == 0 for weight in layer.parameters() if weight.dim() == 2)
+    return has_pairs and all(weight.shape[1] % 2 == 0 for weight in weights if weight.dim() == 2)
 
 
-class Scratch:
-    """Memory that the layers of a model use one after the other, and keep."""
+def prepare(dtype: torch.dtype) -> None:
+    """Compile the kernel for it, or load what was compiled, so that no request waits for that."""
+    from .layer_kernel import following, preceding, watching
 
-    def __init__(self) -> None:
-        self._kept: dict[str, torch.Tensor] = {}
+    numbers = words(torch.empty(0, dtype=dtype)).dtype
+    preceding(numbers), following(numbers), watching()
 
-    def take(self, name: str, *shape: int, dtype: torch.dtype) -> torch.Tensor:
-        """Of this shape, with whatever is there; the same memory for the same name."""
-        num_elements = int(np.prod(shape))
-        found = self._kept.get(name)
-        if found is None or found.numel() < num_elements or found.dtype != dtype:
-            found = self._kept[name] = torch.empty(num_elements, dtype=dtype)
-        return found[:num_elements].view(shape)
+
+def _is_plain(layer: torch.nn.Module) -> bool:
+    """Whether a layer and its parts are of transformers' own classes, of torch's linear layer and of AlignedActivation, without hooks."""
+    *package, _ = type(layer).__module__.split(".")
+    inside = [
+        module for module in layer.modules() if type(module) not in (torch.nn.Linear, AlignedActivation)
+    ]
+    epsilons = {module.variance_epsilon for module in inside if hasattr(module, "variance_epsilon")}
+    return (
+        package[:2] == ["transformers", "models"]
+        and all(type(module).__module__ == type(layer).__module__ for module in inside)
+        and len(epsilons) == 1
+        and not any(map(is_hooked, layer.modules()))
+    )
+
+
+def is_hooked(module: torch.nn.Module) -> bool:
+    """Whether more is done when it is called than its class says."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))  # noqa: SLF001 - torch has no public name for them
 
 
 class Panels:
@@ -99,14 +123,36 @@ def _unit() -> int:
 
 
 def _packed(weights: list[torch.Tensor], *, in_turn: bool) -> torch.Tensor:
-    if in_turn:
-        return torch.stack([_packed([weight], in_turn=False) for weight in weights], dim=1).flatten(0, 1)
-    rows, unit = torch.cat(weights), _unit()
-    rows = torch.nn.functional.pad(rows, (0, 0, 0, -len(rows) % unit))
-    panels = rows.view(-1, unit, rows.shape[1])
-    if rows.dtype == torch.bfloat16:
-        panels = panels.view(len(panels), unit, -1, 2)
-    return panels.transpose(1, 2).contiguous()
+    """Panels of these rows: each number, or pair of bfloat16, is copied once."""
+    of_pairs, unit = weights[0].dtype == torch.bfloat16, _unit()
+    if of_pairs:
+        weights = [weight.contiguous().view(torch.int32) for weight in weights]
+    stacks = [[weight] for weight in weights] if in_turn else [weights]
+    num_panels = [-(-sum(map(len, stack)) // unit) for stack in stacks]
+    panels = weights[0].new_empty(sum(num_panels), weights[0].shape[1], unit)
+    for i, stack in enumerate(stacks):
+        _fill(panels[i :: len(stacks)], stack)
+    return panels.view(torch.bfloat16).unflatten(2, (unit, 2)) if of_pairs else panels
+
+
+def _fill(panels: torch.Tensor, weights: list[torch.Tensor]) -> None:
+    """Rows one below the other into panels [panels, in_features, UNIT], 0 where there are no more."""
+    unit = panels.shape[2]
+    at = 0
+    for weight in weights:
+        head = min(-at % unit, len(weight))  # what the panel that was begun has room for
+        whole = (len(weight) - head) // unit
+        if head:
+            panels[at // unit, :, at % unit : at % unit + head] = weight[:head].T
+        begun = (at + head) // unit
+        inner = weight[head : head + whole * unit].view(whole, unit, panels.shape[1])
+        panels[begun : begun + whole].copy_(inner.transpose(1, 2))
+        tail = weight[head + whole * unit :]
+        if len(tail):
+            panels[begun + whole, :, : len(tail)] = tail.T
+        at += len(weight)
+    if at % unit:
+        panels[-1, :, at % unit :] = 0
 
 
 class PackedLayer(torch.nn.Module):
@@ -115,7 +161,7 @@ class PackedLayer(torch.nn.Module):
     Rows have the same bits in any number of rows, computed by any number of threads.
     """
 
-    def __init__(self, layer: Any, scratch: Scratch) -> None:
+    def __init__(self, layer: Any) -> None:
         super().__init__()
         attention, feed_forward = layer.self_attn, layer.mlp
         self.layer_idx, self._head_dim, self._scaling = (
@@ -145,7 +191,6 @@ class PackedLayer(torch.nn.Module):
         self._first_norm, self._second_norm = (
             words(self._norms[name]) for name in ("input_layernorm", "post_attention_layernorm")
         )
-        self._scratch = scratch
         self.train(layer.training)
 
     def forward(
@@ -181,7 +226,14 @@ class PackedLayer(torch.nn.Module):
         """Queries, [rows, heads, dim], and keys and values, [2, rows, kv_heads, dim]."""
         from .layer_kernel import PROGRESS, preceding
 
-        rows, take = len(x), self._scratch.take
+        rows, take = len(x), paged.pool.workspace.take
+        for one in turns:
+            if (
+                one.shape != (1, rows, self._head_dim) or one.dtype != x.dtype
+            ):  # the kernel would read what is not there
+                raise ValueError(
+                    f"heads of {self._head_dim} numbers cannot be turned by {one.dtype} {list(one.shape)}"
+                )
         query = take("query", rows, self._heads, self._head_dim, dtype=x.dtype)
         kv = take("kv", 2, rows, self._kv_heads, self._head_dim, dtype=x.dtype)
         num_columns = (self._heads + 2 * self._kv_heads) * self._head_dim
@@ -209,7 +261,7 @@ class PackedLayer(torch.nn.Module):
         """What goes to the next layer, [rows, hidden]."""
         from .layer_kernel import PROGRESS, following
 
-        take, out = self._scratch.take, torch.empty_like(x)
+        take, out = paged.pool.workspace.take, torch.empty_like(x)
         numbers = words(x)
         paged.pool.team.run(
             following(numbers.dtype),

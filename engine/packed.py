@@ -3,12 +3,11 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 
-from .layers import PackedLayer, Scratch, packs
+from .layers import PackedLayer, is_hooked, packs, prepare
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -44,14 +43,18 @@ def packing(hf: Any) -> Iterator[None]:
     """Pack the layers of a transformers model on the CPU, beside what is done within, which must not compute with it.
 
     Decoder layers whole where engine/layers.py computes them, elsewhere their linear layers; not the last product, which has few
-    rows and may share its weight, nor what is packed already. Does nothing where this processor or dtype has no such products. Threads of its own do it: half of the time goes into new memory, and the GIL
-    is free for nearly all of it.
+    rows and may share its weight, nor what is packed already, or hooked. Does nothing where this processor or dtype has no such
+    products. Threads of its own do it: half of the time goes into new memory, and the GIL is free for nearly all of it. Meanwhile
+    the layers' kernel is loaded.
     """
     if not _has_packed(torch.device(hf.device), hf.dtype):
         yield
         return
     with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="kvtide-packing") as threads:
-        packed = [threads.submit(_pack, *place) for place in list(_places(hf))]
+        places = list(_places(hf))
+        packed = [threads.submit(_pack, *place) for place in places]
+        if any(kind is PackedLayer for *_, kind in places):
+            prepare(hf.dtype)
         yield
         for one in packed:
             one.result()
@@ -64,14 +67,16 @@ def _pack(module: torch.nn.Module, name: str, kind: Callable[[Any], torch.nn.Mod
 
 def _places(hf: Any) -> Iterator[tuple[torch.nn.Module, str, Callable[[Any], torch.nn.Module]]]:
     """Of each layer that is packed, what it is part of, its name there, and what takes its place."""
-    head, scratch = hf.get_output_embeddings(), Scratch()
+    head = hf.get_output_embeddings()
     inside: set[torch.nn.Module] = set()
     for module in hf.modules():
         for name, child in module.named_children():
             if packs(child, hf.config):
                 inside |= set(child.modules())
-                yield module, name, partial(PackedLayer, scratch=scratch)
-            elif type(child) is torch.nn.Linear and child is not head and module not in inside:
+                yield module, name, PackedLayer
+            elif type(child) is torch.nn.Linear and not (
+                child is head or module in inside or is_hooked(child)
+            ):
                 yield module, name, PackedLinear
 
 

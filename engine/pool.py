@@ -12,6 +12,7 @@ from kvstore.pages import Pages
 from .dtypes import torch_dtype
 from .gather import Gather
 from .team import Team
+from .workspace import Workspace
 
 
 class DevicePool(Closing):
@@ -55,7 +56,9 @@ class DevicePool(Closing):
         self.gather = Gather(self.device)
         """How the thread that computes reads blocks."""
         self.team = Team()
-        """The threads that compute attention with it, on the CPU."""
+        """The threads that compute with it, on the CPU."""
+        self.workspace = Workspace()
+        """And where these keep what is on its way. Not the model's: two engines may compute with one model."""
         flat = self._blocks.view(num_slots + 1, -1).view(torch.uint8)
         # numpy on the CPU: its copies release the GIL and need no torch on the copying side.
         self._bytes: Any = flat.numpy() if self.device.type == "cpu" else flat
@@ -117,3 +120,4 @@ class DevicePool(Closing):
         self._blocks = torch.empty(0)
         self.gather.close()
         self.team.close()
+        self.workspace.clear()

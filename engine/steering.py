@@ -51,8 +51,8 @@ class Steering:
         self._tiers, self._check_open = tiers, check_open
         self._config = _as_it_is(config, tiers)
         """Replaced, never changed."""
-        self._changing = threading.Lock()  # a change is checked against the settings that it changes
-        self._setting_quota = threading.Lock()  # likewise one quota against the others
+        # a change is checked against the settings that it changes, and one quota joins the others
+        self._changing = threading.RLock()
         self._verifying = threading.Lock()
         self.tenants = Tenants()
         self._stopped = threading.Event()
@@ -130,7 +130,7 @@ class Steering:
 
     def set_quota(self, tenant: str, quota: Mapping[str, Any] | None) -> None:
         """None takes it away: KeyError if there is none."""
-        with self._setting_quota:
+        with self._changing:
             quotas = dict(self._config.tenant_quotas)
             if quota is None:
                 del quotas[tenant]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from kvstore.closing import Closing
+from kvstore.cores import num_cores
 
 _STAY_TICKS: Final = 800_000
 """Of the processor's clock, that a thread stays awake for more work: some tenths of a millisecond. Between two calls of a layer less
@@ -19,9 +20,11 @@ _NAP_S: Final = 5e-5
 
 
 class Team(Closing):
-    """As many threads in all as torch has. For one caller at a time."""
+    """As many threads in all as torch has, but no more than there are cores: they wait for each other awake. For one caller at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int | None = None) -> None:
+        """`most`: threads in all; None is the cores that this process may use."""
+        self._most = num_cores() if most is None else most
         self._others: ThreadPoolExecutor | None = None
         self._seats: list[_Seat] = []
 
@@ -30,7 +33,7 @@ class Team(Closing):
 
         It must be all done where fewer do it: where no thread may be begun, and when the interpreter ends.
         """
-        self._meet(torch.get_num_threads() - 1)
+        self._meet(min(torch.get_num_threads(), self._most) - 1)
         for seat in self._seats:
             seat.give(work, given)
         try:
@@ -38,13 +41,15 @@ class Team(Closing):
         finally:
             for seat in self._seats:
                 seat.wait()
+        if any(seat.is_refused for seat in self._seats):
+            self.close()
         for seat in self._seats:
             seat.tell()
 
     def close(self) -> None:
         """End the threads. The next run would begin others."""
         if self._others is not None:
-            self._others.shutdown()
+            self._others.shutdown(cancel_futures=True)  # what is left there was refused, and done by others
         self._others, self._seats = None, []
 
     def _meet(self, num_others: int) -> None:
@@ -59,7 +64,7 @@ class _Seat:
     """One of the other threads: it stays for a while after its work, and only where it has gone another one is begun.
 
     _counts: int64, of the work that was given and of the work that is done; at most one more.   _is_taken: whether a thread stays,
-    which it says under the lock, as what is given then will be done.
+    which it says under the lock, as what is given then will be done.   is_refused: no thread could be begun.
     """
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
@@ -70,25 +75,27 @@ class _Seat:
         self._lock, self._is_taken = Lock(), False
         self._work: tuple[Callable[..., None], tuple[Any, ...]] | None = None
         self._error: BaseException | None = None
+        self.is_refused = False
 
     def give(self, work: Callable[..., None], given: tuple[Any, ...]) -> None:
         """Work for the thread, which may have begun before this returns."""
-        self._work = work, given
+        self._work, self._error = (work, given), None
         with self._lock:
             self._counts[0] += 1
             begins, self._is_taken = not self._is_taken, True
         if begins:
             try:
                 self._threads.submit(self._stay)
-            except RuntimeError:  # no thread may be begun any more
-                self._work, self._is_taken = None, False
+            except RuntimeError:  # no thread may be begun any more, or there are too many
+                self._work, self._is_taken, self.is_refused = None, False, True
                 self._counts[1] += 1
 
     def wait(self) -> None:
         """Until it is done."""
-        given = int(self._counts[0])
-        while not self._watch(self._counts[1:].ctypes.data, given - 1, _STAY_TICKS):
-            time.sleep(_NAP_S)  # it has no core, or much to do
+        given, ticks = int(self._counts[0]), _STAY_TICKS
+        while not self._watch(self._counts[1:].ctypes.data, given - 1, ticks):
+            time.sleep(_NAP_S)  # it has no core, or much to do: this one is not kept from it any longer
+            ticks = 0
 
     def tell(self) -> None:
         """Raise what the work has raised."""

@@ -2,8 +2,10 @@
 
     PATH/v1/retained/    LMDB, there once something was asked for; each commit reaches the disk before it returns
 
-    n <namespace digest> <key>     a name: version, checksum, sealed or not: this key, owner, sizes, times, token ids, content
+    n <namespace digest> <key>     a name: version, checksum, sealed or not: digest, key, owner, sizes, times, token ids, content
     t <namespace digest> <block>   a term: version, checksum, seconds, and whether the TTL counts too
+
+In the table keys are what the form of the directory calls them: of what is encrypted nobody can tell by trying which names there are.
 
 It does not share a file with blocks: where those are damaged and start empty, names stay, and say what they have lost.
 """
@@ -40,7 +42,7 @@ _MAP_BYTES: Final = 4 << 30  # of addresses: the file is as large as what is in 
 _KEYS_PER_COMMIT: Final = 4096
 _NAME, _TERM = b"n", b"t"
 _ENVELOPE: Final = struct.Struct("<IQ")
-_HEAD: Final = struct.Struct(f"<{OWNER_BYTES}sIIIQQ")
+_HEAD: Final = struct.Struct(f"<{KEY_BYTES}s{KEY_BYTES}s{OWNER_BYTES}sIIIQQ")
 _TERM_BODY: Final = struct.Struct("<d?")
 
 _log = logging.getLogger(__name__)
@@ -100,17 +102,23 @@ class Retained:
     def put_name(self, name: StoredName) -> None:
         """Write a name, in place of one with the same key; it has reached the disk when this returns."""
         head = _HEAD.pack(
-            name.owner, name.first_block, name.block_bytes, len(name.tokens), name.since_ns, name.ttl_ns or 0
+            self._digest,
+            name.key,
+            name.owner,
+            name.first_block,
+            name.block_bytes,
+            len(name.tokens),
+            name.since_ns,
+            name.ttl_ns or 0,
         )
-        key = _NAME + self._digest + name.key
-        # with its key: what is sealed as one name must not be opened as another
-        body = bytes(self._form.record(key + head + name.tokens + name.content, name.owner))
+        key = _NAME + self._form.entry_key(name.key)
+        body = bytes(self._form.record(head + name.tokens + name.content, name.owner))
         self._write({key: _enveloped(key, body)})
 
     def delete_name(self, key: bytes) -> None:
         """Forget a name, if it is there."""
         if self._environment is not None:
-            self._write({_NAME + self._digest + key: None})
+            self._write({_NAME + self._form.entry_key(key): None})
 
     def _unpacked(self, key: bytes, value: bytes) -> StoredName | MissReason:
         body = _opened_envelope(key, value)
@@ -120,21 +128,15 @@ class Retained:
         if isinstance(rests, MissReason):
             return rests
         told = bytes(rests)
-        if not told.startswith(key) or len(told) < len(key) + _HEAD.size:
+        if len(told) < _HEAD.size:
+            return MissReason.DAMAGED_LENGTH
+        digest, own, owner, first_block, block_bytes, num_bytes, since_ns, ttl_ns = _HEAD.unpack_from(told)
+        if key != _NAME + digest + self._form.name(
+            own
+        ):  # what is sealed as one name is not opened as another
             return MissReason.WRONG_IDENTITY
-        owner, first_block, block_bytes, num_bytes, since_ns, ttl_ns = _HEAD.unpack_from(told, len(key))
-        rest = told[len(key) + _HEAD.size :]
-        name_key = key[len(_NAME) + KEY_BYTES :]
-        return StoredName(
-            name_key,
-            owner,
-            first_block,
-            rest[:num_bytes],
-            block_bytes,
-            since_ns,
-            ttl_ns or None,
-            rest[num_bytes:],
-        )
+        tokens, content = told[_HEAD.size :][:num_bytes], told[_HEAD.size + num_bytes :]
+        return StoredName(own, owner, first_block, tokens, block_bytes, since_ns, ttl_ns or None, content)
 
     def kept_of_others(self, now_ns: int, used_ns: Callable[[bytes], int | None]) -> set[bytes]:
         """The entry keys of blocks that named caches of other namespaces hold, and whose time is not over.

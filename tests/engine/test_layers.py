@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from engine import lanes
 from engine.chunk import Chunk
+from engine.lane_kernel import attending
 from engine.lanes import registers
+from engine.layer_kernel import following, preceding, watching
 from engine.layers import PackedLayer, packs
 from engine.model import Model, random_model
 from engine.packed import packing
@@ -107,3 +110,94 @@ def test_what_it_does_not_compute():
         assert not any(packs(layer, hf.config) for layer in hf.modules())
     half = random_model(CASES["llama"].config()).hf.half()
     assert not packs(half.model.layers[0], half.config)
+
+
+class Wrapped(torch.nn.Linear):
+    """As an adapter would be."""
+
+
+def wrapped(layer: torch.nn.Module) -> None:
+    layer.self_attn.q_proj.__class__ = Wrapped
+
+
+def hooked(layer: torch.nn.Module) -> None:
+    layer.mlp.register_forward_hook(lambda *_: None)
+
+
+def with_another_forward(layer: torch.nn.Module) -> None:
+    layer.mlp.forward = layer.mlp.forward
+
+
+def of_two_dtypes(layer: torch.nn.Module) -> None:
+    layer.input_layernorm.to(torch.float64)
+
+
+def with_another_norm(layer: torch.nn.Module) -> None:
+    layer.post_attention_layernorm.variance_epsilon *= 2
+
+
+def another_of_that_name(layer: torch.nn.Module) -> None:
+    layer.__class__ = type("LlamaDecoderLayer", (type(layer),), {})
+
+
+@pytest.mark.parametrize(
+    "change", [wrapped, hooked, with_another_forward, of_two_dtypes, with_another_norm, another_of_that_name]
+)
+def test_a_layer_that_was_changed_stays(change):
+    """What was done to it would not be done; the other layers are packed all the same."""
+    hf = random_model(KINDS["llama"]).hf
+    change(hf.model.layers[1])
+    with packing(hf):
+        pass
+    assert [type(layer) is PackedLayer for layer in hf.model.layers] == [True, False, True]
+
+
+def test_a_hooked_product_stays():
+    hf = random_model(CASES["olmo2"].config()).hf
+    hf.model.layers[1].mlp.up_proj.register_forward_hook(lambda *_: None)
+    with packing(hf):
+        pass
+    assert type(hf.model.layers[1].mlp.up_proj) is torch.nn.Linear
+
+
+def test_turns_of_another_width_are_refused():
+    """Of them the kernel would read more than there is."""
+    model = random_model(KINDS["llama"])
+    with packing(model.hf):
+        pass
+    turn = model.hf.model.rotary_emb.forward
+    model.hf.model.rotary_emb.forward = lambda *given, **named: tuple(
+        one[..., :8] for one in turn(*given, **named)
+    )
+    with pytest.raises(ValueError, match="heads of 16 numbers"):
+        hidden_of(model, (0, 20))
+
+
+def test_two_engines_may_compute_with_one_model():
+    """What is on its way lies in each one's pool."""
+    model = random_model(KINDS["llama"])
+    with packing(model.hf):
+        pass
+    layout = model.layout("float32", 16)
+    chunk = Chunk(tokens=TOKENS[:60], start=0, slots=np.arange(20), wants_logits=True)
+    with DevicePool(layout, 20) as pool, DevicePool(layout, 20) as other:
+        for one in (pool, other):
+            model.forward(model.batch([chunk], one), one)
+        names = ("query", "kv", "normal", "sums", "gates")
+        of_pool, of_other = (
+            {each.workspace.take(name, 1, dtype=torch.float32).data_ptr() for name in names}
+            for each in (pool, other)
+        )
+        assert not of_pool & of_other
+
+
+def test_nothing_is_compiled_once_it_is_packed(monkeypatch):
+    """Not even by the first request."""
+    for cached in (preceding, following, watching, attending):
+        cached.cache_clear()
+    model = random_model(KINDS["llama that attends by the kernel"])
+    with packing(model.hf):
+        lanes.prepare(torch.device("cpu"), torch.float32, torch.float32, 32)
+    for module in ("layer_kernel", "lane_kernel"):
+        monkeypatch.setattr(f"engine.{module}.compiled", None)
+    assert torch.isfinite(hidden_of(model, (0, 30))).all()

@@ -11,6 +11,7 @@ from kvstore.admin import AdminConfig, serve
 from tests.engine.engines import BLOCK, GREEDY, engine_on, open_engine, tokens, until
 from tiering.cli.app import app
 from tiering.cli.record import seconds
+from tiering.recording import Recording
 from tiering.trace import read_trace
 
 KEY = "ab" * 32
@@ -91,6 +92,15 @@ def test_what_has_not_ended_when_the_engine_does_is_told_as_it_ended(tiny_llama_
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert rows[1]["end"] == "cancelled"
     assert rows[-1] == {"ended": "stopped", "requests": 1, "dropped": 0}
+
+
+def test_who_records_while_the_engine_closes_has_a_recording_that_is_over(tiny_llama_dir, tmp_path):
+    """Nobody else would end it."""
+    engine = open_engine(tiny_llama_dir)
+    engine.close()
+    recording = Recording(tmp_path / "a.jsonl", block_tokens=BLOCK)
+    engine._accounts.record(recording)
+    assert recording.stats()["ended"] == "stopped"
 
 
 @pytest.mark.parametrize(

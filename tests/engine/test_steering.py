@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from engine import AsyncEngine, EngineClosed, EngineConfig, SamplingParams
+from engine import AsyncEngine, Engine, EngineClosed, EngineConfig, RequestOptions, SamplingParams
+from engine.aio import AsyncCaches
+from engine.caches import Caches
 from engine.steering import CHANGEABLE
 from examples.sqlite_store import SqliteStore
 from kvstore import MissReason, StoreClosed, StoreFailed, Unsupported
@@ -463,8 +465,33 @@ def test_the_same_calls_for_asyncio(tiny_llama_dir, tmp_path):
             [report] = await engine.requests()
             assert (await engine.request(report.number)).explanation is not None
             assert await engine.advice() == ()
+            await engine.set_quota("acme", {"host": 0.25})
+            assert [tenant.tenant for tenant in await engine.tenants()] == ["acme"]
+            await engine.delete_quota("acme")
+            async with engine.record(tmp_path / "trace.jsonl", key_file=None) as recording:
+                made = await engine.caches.create("handbook", tokens(0, 100), ttl="5m")
+                assert await engine.keep(tokens(0, 100), options=RequestOptions(cache="off")) == 96
+                assert await engine.release(tokens(0, 100)) == 96
+            assert recording.stats()["requests"] == 1
+            await engine.caches.extend("handbook", None)
+            assert [(one.tokens, one.expires_s) for one in await engine.caches.list()] == [(96, None)]
+            assert (await engine.caches.get("handbook")).created_s == made.created_s
+            await engine.caches.delete("handbook")
+            assert (await engine.stats())["cache"]["retention"]["names"] == 0
 
     asyncio.run(calls())
+
+
+def test_asyncio_lacks_nothing():
+    """Save what tests and endpoints ask for, and what awaiting makes up for."""
+    names = {name for name in dir(Engine) if not name.startswith("_")}
+    lacks = {"check", "core", "options", "submit", "submit_all", "tell_of_change"}
+    assert names - set(dir(AsyncEngine)) == lacks
+    assert {name for name in dir(Caches) if not name.startswith("_")} - set(dir(AsyncCaches)) == {
+        "erase",
+        "keep",
+        "release",
+    }
 
 
 def test_the_names_are_those_of_the_configuration():

@@ -81,7 +81,7 @@ def test_an_encrypted_name_tells_nothing(tmp_path):
     with open_store(tmp_path, master_key=MASTER) as store:
         store.put_name(a_name(content=b"a secret name"))
     files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
-    assert not any(b"a secret name" in data or TOKENS in data for data in files)
+    assert not any(secret in data for data in files for secret in (b"a secret name", TOKENS, a_name().key))
 
 
 def test_a_directory_without_names_has_no_table(tmp_path):
@@ -168,7 +168,7 @@ def test_a_name_moved_to_another_key_is_none(tmp_path):
         [(first, _), (_, second)] = list(txn.cursor())
         txn.put(first, _enveloped(first, second[_ENVELOPE.size :]))
     with open_store(tmp_path, master_key=MASTER) as store:
-        assert store.names() == [a_name(2, owner=ALICE)]
+        assert len(store.names()) == 1
 
 
 def test_erasing_keeps_names_of_another_whose_key_cannot_be_read_now(tmp_path):
