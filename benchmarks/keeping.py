@@ -242,7 +242,7 @@ def _tier_gates(name: str, rows: list[_Row]) -> Iterator[_Row]:
 
 
 def _points(one: _Row, other: _Row, what: str) -> float:
-    return round(100 * (one["hits"] - other[what]), 2)
+    return round(100 * float(one["hits"] - other[what]), 2)
 
 
 def _at_least(name: str, value: float, bound: float, unit: str) -> _Row:

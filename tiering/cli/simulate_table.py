@@ -20,12 +20,12 @@ def table(trace: Path, runs: Sequence[Run]) -> Table:
     caption = "%: of all blocks" + (f"; tiers: {tiers}" if below else "")
     rows = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     rows.add_column("blocks", justify="right")
-    rows.add_column("policy", min_width=len("adaptive"))
+    rows.add_column("policy", no_wrap=True)
     best, takes_time = (
         any(each.minimum_hit_rate for each in runs),
         any(each.ttft_s is not None for each in runs),
     )
-    heads = ["hits %", *(["by tier %", "written below %"] if below else []), *(["of MIN %"] if best else [])]
+    heads = ["hits %", *(["by tier %", "copied below %"] if below else []), *(["of MIN %"] if best else [])]
     for name in (*heads, *(["TTFT s, p50", "p99"] if takes_time else [])):
         rows.add_column(name, justify="right")
     for each in runs:
@@ -53,4 +53,8 @@ def _shares(counts: Mapping[str, int], run: Run, tiers: Sequence[str]) -> str:
 def ttft_cells(run: Run) -> list[str]:
     """Median and 99th percentile, in seconds."""
     ttft_s = run.ttft_s
-    return ["", ""] if ttft_s is None else [f"{ttft_s[name]:.3f}" for name in ("p50", "p99")]
+    return ["", ""] if ttft_s is None else [_seconds(ttft_s[name]) for name in ("p50", "p99")]
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3f}" if value < 100 else f"{value:,.0f}"
