@@ -22,7 +22,7 @@ from benchmarks import command
 from benchmarks.leaf_order import TRACES
 from kvstore.store import OWNER_BYTES
 from tiering.cli.environment import environment
-from tiering.cli.markdown import table
+from tiering.cli.markdown import gate, table
 from tiering.index_config import IndexConfig
 from tiering.lease import Lease
 from tiering.owners import Ownership
@@ -152,14 +152,7 @@ def gates(rows: list[_Row], one: _Row) -> list[_Row]:
         ("one tenant: processor time with quotas, by that without", one["ratio"], 1.1, "x"),
     ]
     return [
-        {
-            "name": name,
-            "value": round(value, 3),
-            "bound": bound,
-            "unit": unit,
-            "holds": bool(value <= bound),
-        }
-        for name, value, bound, unit in found
+        gate(name, round(float(value), 3), bound, unit, at_most=True) for name, value, bound, unit in found
     ]
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from benchmarks import command
 from tiering.cli.environment import environment
-from tiering.cli.markdown import table
+from tiering.cli.markdown import gate, table
 from tiering.cli.simulate import Run, Sweep, simulate
 from tiering.durations import BlockTimes
 
@@ -90,11 +90,6 @@ def _runs(sweep: Sweep, num_processes: int) -> list[Run]:
     return simulate(sweep, Console(stderr=True), num_processes=num_processes, with_minimum=False)
 
 
-def _gate(name: str, value: float, bound: float, unit: str, *, at_most: bool) -> dict[str, Any]:
-    holds = value <= bound if at_most else value >= bound
-    return {"name": name, "value": value, "bound": bound, "unit": unit, "holds": holds}
-
-
 def known(runs: list[dict[str, Any]], num_processes: int) -> list[dict[str, Any]]:
     """The runs of one tier, added to `runs`; a gate for each trace and order: the largest error."""
     gates = []
@@ -105,7 +100,7 @@ def known(runs: list[dict[str, Any]], num_processes: int) -> list[dict[str, Any]
             runs.extend(each.figures() for each in found)
             errors = [abs(each.outcome.hit_rate - rates[each.capacity_blocks]) for each in found]
             name = f"{_name(trace)}, {policy}, {len(found)} sizes: largest error of the hit rate"
-            gates.append(_gate(name, round(max(errors), 5), 0.001, "", at_most=True))
+            gates.append(gate(name, round(max(errors), 5), 0.001, "", at_most=True))
     return gates
 
 
@@ -118,10 +113,10 @@ def three_tiers(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         runs.extend(each.figures() for each in (one, three))
         points = round(100 * (three.outcome.hit_rate - one.outcome.hit_rate), 3)
         gates.append(
-            _gate(f"{_name(trace)}: three tiers less one of 43k", points, -1.0, "points", at_most=False)
+            gate(f"{_name(trace)}: three tiers less one of 43k", points, -1.0, "points", at_most=False)
         )
         written, computed = three.outcome.writes_by_tier["disk"], three.outcome.num_computed
-        gates.append(_gate(f"{_name(trace)}: written to disk", written, computed - 1, "blocks", at_most=True))
+        gates.append(gate(f"{_name(trace)}: written to disk", written, computed - 1, "blocks", at_most=True))
     return gates
 
 
@@ -135,7 +130,7 @@ def speed() -> list[dict[str, Any]]:
         ):
             found = [_runs(sweep, 1)[0] for _ in range(1 if trace is CODING else _SPEED_RUNS)]
             rate = round(median(each.outcome.num_blocks / each.cpu_s for each in found))
-            gates.append(_gate(f"{_name(trace)}, {what}: speed", rate, 200_000, "blocks/s", at_most=False))
+            gates.append(gate(f"{_name(trace)}, {what}: speed", rate, 200_000, "blocks/s", at_most=False))
     return gates
 
 
@@ -161,7 +156,7 @@ def main() -> int:
         f"{table(gates, ('name', 'value', 'bound', 'unit', 'holds'))}"
     )
     command.publish(arguments.json, figures, page)
-    return 0 if all(gate["holds"] for gate in gates) else 1
+    return 0 if all(each["holds"] for each in gates) else 1
 
 
 if __name__ == "__main__":

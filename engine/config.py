@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from kvstore.cores import num_cores
 from kvstore.store import COMPRESSIONS, DURABILITIES, Compression, Durability
+from tiering.decision import LOADS
 from tiering.keeping import admission_named
 from tiering.policies import policy_named
 
@@ -16,7 +17,6 @@ from .tenants import checked_quotas
 
 DTYPES = ("float32", "bfloat16", "float16")
 DEVICES = ("cpu", "cuda")
-LOADS = ("always", "never", "auto")
 ATTENTIONS = ("auto", "sdpa", "flashinfer")
 
 TILE_TOKENS = 128
@@ -99,7 +99,8 @@ class EngineConfig:
     deterministic: the same logits, bit for bit, whether a prefix was cached or not and whatever else runs;
         decoding is slower.
     load: "always" loads what a lower tier has, "never" recomputes it (to compare). "auto" loads as much of it as makes the
-        first token come soonest, by what loading and computing have taken here since the start (docs/load-or-compute.md).
+        first token come soonest, by what loading and computing have taken here, and computes what has not come from disk in time; it
+        knows what it has learned after a restart (docs/load-or-compute.md).
     num_threads: torch's threads; None leaves torch's choice.
     record_path: a file to which everything that is served is written, as a trace without tokens or text (docs/record.md). Begun
         anew at each start; None writes none.

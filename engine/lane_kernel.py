@@ -40,7 +40,10 @@ from .lane_vectors import (
     seen_of,
     store,
 )
-from .lanes import CHUNK
+
+CHUNK: Final = 128
+"""Tokens of which the scores are computed together, and one maximum is taken. They begin at multiples of it, so that a lane's bits
+do not depend on where a call begins."""
 
 MAXIMUM, TOTAL, FACTOR, FIRST, LAST = range(5)
 """What is known of each lane of a unit: its largest score so far, the sum of its weights, what its sums are next to be multiplied

@@ -14,10 +14,6 @@ from .team import Team
 _VERSION = 2
 """Of the order in which the kernel adds up, on which the last bits of its results depend."""
 
-CHUNK: Final = 128
-"""Tokens of which the scores are computed together, and one maximum is taken. They begin at multiples of it, so that a lane's bits
-do not depend on where a call begins."""
-
 CACHE_BYTES: Final = 512 << 10
 """What a thread keeps at hand: half of it keys and values, half of it queries and sums. In a core's second cache."""
 
@@ -104,6 +100,7 @@ def shares(num_lanes: int, kv_heads: int, head_dim: int) -> tuple[int, int]:
 
     As many as stay in a core's cache, which is how often the blocks are read; but no thread is to be left over.
     """
+    from .lane_kernel import CHUNK
     from .lane_vectors import UNIT
 
     units, threads = -(-num_lanes // UNIT), torch.get_num_threads()

@@ -18,7 +18,7 @@ from tiering.cache import TieredCache
 from tiering.costs import Costs
 from tiering.decision import Chooser
 from tiering.index_config import IndexConfig
-from tiering.kept_costs import CostsFile
+from tiering.kept_costs import BYTES_FACT, CostsFile
 from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.cuda import CudaDevice
 from tiering.transfer.device import Device
@@ -134,7 +134,11 @@ def open_tiers(
             store = wrap_store(store) if wrap_store is not None else store
         chooser, costs_file = None, None
         if config.load == "auto":
-            costs_file = _costs_file(config, chosen, namespace, model) if store is not None else None
+            costs_file = (
+                _costs_file(config, chosen, namespace, model, layout.block_bytes)
+                if store is not None
+                else None
+            )
             chooser = Chooser(Costs() if costs_file is None else costs_file.load())
         cache = TieredCache(
             _index_config(config, chosen, pool.num_slots, opening, layout.block_bytes, store),
@@ -264,13 +268,16 @@ def _store(
     return store, None
 
 
-def _costs_file(config: EngineConfig, chosen: Resources, namespace: Namespace, model: Model) -> CostsFile:
+def _costs_file(
+    config: EngineConfig, chosen: Resources, namespace: Namespace, model: Model, block_bytes: int
+) -> CostsFile:
     """Beside the store, of all that its times and the model's depend on."""
     from kvstore.disk.directory import FORMAT  # as for the store itself
 
     assert config.disk_path is not None, "there is a store"
     facts = {
         "namespace": namespace.digest.hex(),
+        BYTES_FACT: str(block_bytes // config.block_tokens),
         **compute_fingerprint(model.device),
         "cores": str(num_cores()),
         "attention": config.attention,

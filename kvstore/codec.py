@@ -127,9 +127,10 @@ class _Tools(threading.local):
         return head, positions[:number].view(np.uint8), values[:number], self._streams[:num_bytes]
 
     def plane(self, num_bytes: int) -> Bytes:
-        """An array, undefined in content and overwritten by the next call. Behind it there are three bytes more."""
+        """An array, undefined in content and overwritten by the next call. Behind it there are three zeros."""
         if num_bytes + 3 > self._plane.size:
             self._plane = np.empty(num_bytes + 3, dtype=np.uint8)
+        self._plane[num_bytes : num_bytes + 3] = 0  # they are coded too: nothing of another's block may be
         return self._plane[:num_bytes]
 
 

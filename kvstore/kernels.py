@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
 
+from kvstore.errors import StoreFailed
 from kvstore.planes import join_words, split_words
 
 _log = logging.getLogger(__name__)
@@ -52,12 +53,15 @@ class _Once:
 
 kernels: Final = _Once().get
 """The first call compiles them, or loads them: seconds, or half of one (docs/adr/0012). Who must not wait then has another thread
-call it before.
+call it before. Raises StoreFailed where numba is told not to compile.
 """
 
 
 def _all() -> Kernels:
-    from numba import types
+    from numba import config, types
+
+    if config.DISABLE_JIT:  # type: ignore[attr-defined]
+        raise StoreFailed("NUMBA_DISABLE_JIT is set: no block can be encoded or decoded; unset it")
 
     from kvstore import loops
 

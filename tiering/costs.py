@@ -105,6 +105,8 @@ class _Observed:
         self._by_size: dict[tuple[int, int], deque[_Observation]] = {}
         self.num_seen = 0
         self.num_since_fit = 0
+        self.largest = 0
+        """Of all sizes that were seen."""
         self._next_number = 0
 
     def __len__(self) -> int:
@@ -117,9 +119,12 @@ class _Observed:
         if size <= 0 or not 0 < seconds < math.inf:
             return
         of_size = (before.bit_length() // 2, size.bit_length() // 2)
+        if of_size not in self._by_size:  # worth as much as many of those that are known
+            self.num_since_fit += len(self)
         kept = self._by_size.setdefault(of_size, deque(maxlen=_KEPT))
         kept.append(_Observation(self._next_number, before, size, float(seconds)))
         self._next_number += 1
+        self.largest = max(self.largest, size)
         self.num_seen += 1
         self.num_since_fit += 1
 
@@ -176,6 +181,10 @@ class Costs:
     def num_loads(self, tier: TierName) -> int:
         """Loads of this tier that were observed, those that were kept included."""
         return self._loads[tier].num_seen
+
+    def largest_load(self, tier: TierName) -> int:
+        """Bytes of the largest of these."""
+        return self._loads[tier].largest
 
     @property
     def curves(self) -> Curves:

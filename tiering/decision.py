@@ -18,16 +18,21 @@ from kvstore.histogram import Histogram
 from kvstore.reports import Decision, TierName
 from tiering.costs import LOADED_FROM, Costs, Curves, PrefillCurve
 
+LOADS: Final = ("always", "never", "auto")
+"""What may be asked for: all of a match, nothing of what is not on the device, or as much as is best."""
+
 _PROBE_EVERY: Final = 64
 """Decisions that leave a tier alone before one uses it all the same: else a tier that was slow once would never be seen again ..."""
 _PROBE_WITHIN: Final = 2.0
 """... if that is thought to take at most so many times as long: a sixty-fourth of the requests for at most double the time."""
 _LEAST_LOADS: Final = 8
 """Of a tier, before it is left alone: the first few may all have been small, or cold, and what is not loaded teaches nothing."""
+_MOST_TIMES_LARGER: Final = 4
+"""... than any load of it that was seen: what is larger is loaded once, or the time to the first byte would be taken for slowness."""
 _PATIENCE: Final = 2.0
 """What is loaded is waited for as long as computing it takes, but at least so many times as long as loading it should take ..."""
-_LEAST_DEADLINE_S: Final = 0.01
-"""... and as this: an engine looks at the clock between two steps."""
+_LEAST_DEADLINE_S: Final = 0.05
+"""... and as this: an engine looks at the clock between two steps, and on a busy machine a thread waits for the processor so long."""
 _ERRORS: Final = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Bounds of the histogram of errors, as parts of what was predicted."""
 
@@ -198,11 +203,16 @@ class Chooser:
     def choose(self, match: Match) -> Decision:
         """What to do with this match. Counts for nothing until it is `taken`."""
         curves = self.costs.curves
-        believed = [tier for tier in LOADED_FROM if self.costs.num_loads(tier) >= _LEAST_LOADS]
-        decision = choose(match, curves, believed=believed)
+        decision = choose(match, curves, believed=[tier for tier in LOADED_FROM if self._knows(tier, match)])
         if decision.ttft_s is None or curves.prefill is None:
             return decision
         return self._probing(match, Predicted(match, curves.prefill, curves), decision)
+
+    def _knows(self, tier: TierName, match: Match) -> bool:
+        """Whether enough loads of this tier were seen to leave it alone, with as much as this."""
+        num_bytes = match.block_bytes * sum(num_blocks for each, num_blocks in match.runs if each == tier)
+        seen = self.costs.num_loads(tier) >= _LEAST_LOADS
+        return seen and num_bytes <= _MOST_TIMES_LARGER * self.costs.largest_load(tier)
 
     def _probing(self, match: Match, predicted: Predicted, decision: Decision) -> Decision:
         """The decision, or, of a tier that it leaves alone as all did lately, one that uses it."""

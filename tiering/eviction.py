@@ -69,11 +69,28 @@ class Eviction(Removal):
             done = len(victims) == short
             if done:
                 self.evict_device(victims)
-                # what is held may have found no place below
-                done = self._holdings.slots[DEVICE].num_free + self.num_leaving >= num_slots
+                done = not self._holdings.holds or self._free_device_beside_held(num_slots)
         if fair:
             shares.asked(DEVICE)
         return done
+
+    def _free_device_beside_held(self, num_slots: int) -> bool:
+        """What is held may have found no place below, and stays: others go in its place. False if there are too few."""
+        holdings, table = self._holdings, self._holdings.slots[DEVICE]
+        short = num_slots - table.num_free - self.num_leaving
+        if short <= 0:
+            return True
+        num_looked_at = 0
+        while True:
+            num_looked_at = 4 * num_looked_at + 2 * short
+            victims = holdings.device_victims.peek(num_looked_at)
+            others = victims[~holdings.would_be_missed(victims)]
+            if len(others) >= short or len(victims) < num_looked_at:
+                break
+        if len(others) < short:
+            return False
+        self.evict_device(others[:short])
+        return table.num_free + self.num_leaving >= num_slots
 
     def _is_device_moving(self) -> bool:
         """Whether a copy is in flight to or from a block on the device that no request holds: it may go afterwards."""
@@ -151,7 +168,7 @@ class Eviction(Removal):
         num_kept = min(len(slots), len(victims))
         going, staying = victims[: len(victims) - num_kept], victims[len(victims) - num_kept :]
         if self._holdings.holds:
-            going = going[self._holdings.may_leave(DEVICE, going)]
+            going = going[~self._holdings.would_be_missed(going)]
         self.give_up(DEVICE, going)
         staying = staying[
             self._holdings.residency.present(DEVICE, staying)

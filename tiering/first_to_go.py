@@ -95,7 +95,8 @@ class FirstToGo:
         self._view.check()
         stamps = [run.stamp for run in self._runs]
         assert stamps == sorted(set(stamps)), "who ended first does not go first"
-        parent = self._residency.parent
+        parent, stamp = self._residency.parent, self._residency.stamp
         for run in self._runs:
-            left = self._left(run)
+            # some of them may be in lower tiers already while what follows those is being copied there
+            left = run.ids[stamp[run.ids] == run.stamp]
             assert np.array_equal(parent[left[:-1]], left[1:]), "what goes first is no end of a path"

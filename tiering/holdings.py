@@ -113,7 +113,7 @@ class Holdings:
         self.device_victims = self._fair(DEVICE, plain_device, self._is_device_victim)
         self.host_victims = self._fair(HOST, plain_host, self._is_host_victim)
         self.host_clean = self._fair(HOST, self.order.view(self._is_host_clean), self._is_host_clean)
-        self.host_dirty = self._fair(HOST, self.order.view(self.is_host_dirty), self.is_host_dirty)
+        self.host_dirty = self._fair(HOST, self.order.view(self._is_to_be_written), self._is_to_be_written)
         self.disk_victims = self._fair(DISK, self.order.view(self._is_disk_victim), self._is_disk_victim)
         self._fair_orders = (
             self.device_victims,
@@ -271,6 +271,11 @@ class Holdings:
         mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK][ids] == ABSENT)
         return mask
 
+    def _is_to_be_written(self, ids: Ids) -> Mask:
+        """Of those, what may leave host memory for it: what is held there takes its place whether the disk has it or not."""
+        mask = self.is_host_dirty(ids)
+        return mask & ~self.holds.are_held_in(HOST, ids) if self.holds else mask
+
     def _is_disk_victim(self, ids: Ids) -> Mask:
         on_device = self.residency.state[DEVICE][ids] == PRESENT
         mask: Mask = self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
@@ -285,8 +290,16 @@ class Holdings:
             mask &= ~self.holds.are_held_in(HOST, ids) | (self.residency.state[HOST][ids] == PRESENT)
         return mask
 
+    def would_be_missed(self, ids: Ids) -> Mask:
+        """Which blocks somebody holds who would miss their device copies: there, or none is where it would have to be."""
+        holds = self.holds
+        mask = holds.are_held(ids) & ~self.residency.present(HOST, ids)
+        mask &= ~self.residency.present(DISK, ids) | holds.are_held_in(HOST, ids)
+        return mask | holds.are_held_in(DEVICE, ids)
+
     def hold(self, path: Ids, tier: Tier) -> Hold:
         """Keep a path from the root in a tier at least; that is a use of it."""
+        self.ranks.used(path, Rank.NORMAL)  # or what was high would be so again, and what leads to it not
         self.order.touch(path)
         return self.holds.hold(path, tier)
 
@@ -434,6 +447,11 @@ class Holdings:
         self.residency.lease(path[num_leased:])
         self.ranks.used(path, rank)
         self.order.touch(path)
+
+    def recalled(self, ids: Ids, uses: NDArray[np.int64]) -> None:
+        """Blocks were used before a restart, and by nobody since: see `LRU.recalled`."""
+        self.order.recalled(ids, uses)
+        self._show(self._fair_orders, self.ranks.recalled(ids))
 
     def release(self, path: Ids, rank: Rank = Rank.NORMAL) -> None:
         """Undo `lease`. The end of a use is a use."""

@@ -453,6 +453,7 @@ class Index:
         if not self.restoring:  # or what is there already would be written again
             self._writes.plan(disk_ready=can_write)
         self._sizes.plan(writing=self._outbox.blocks_in_flight(Write) > 0)
+        self._loads.give_way()
         self._uses.plan(self._now_s, disk_ready=can_write and not self.restoring)
         self._note_what_happened(can_read=can_read, can_write=can_write)
         return self._outbox.take()

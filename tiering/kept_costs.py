@@ -21,6 +21,8 @@ from tiering.costs import Costs
 VERSION: Final = 1
 MAX_BYTES: Final = 1 << 20
 """Of a file: one of many sizes has a tenth of it."""
+BYTES_FACT: Final = "token_bytes"
+"""A fact that a reader may want: of KV."""
 _MOST_FILES: Final = 16
 """Of other facts than these, such as settings that were tried once, the last ones are left."""
 
@@ -95,8 +97,14 @@ class CostsFile:
                 path.unlink()
 
 
-def read_costs(found: object) -> Costs:
-    """Costs of what a file like these holds, whatever its facts are, or of `Costs.as_json` itself. Raises ValueError for anything else."""
-    if isinstance(found, Mapping) and "costs" in found:
-        found = found["costs"]
-    return Costs.from_json(found)
+def read_costs(found: object) -> tuple[Costs, int | None]:
+    """Costs of what a file like these holds, whatever its facts are, or of `Costs.as_json` itself; and bytes of KV a token, if it says.
+
+    Raises ValueError for anything else.
+    """
+    if not isinstance(found, Mapping) or "costs" not in found:
+        return Costs.from_json(found), None
+    facts = found.get("facts")
+    told = facts.get(BYTES_FACT) if isinstance(facts, Mapping) else None
+    token_bytes = int(told) if isinstance(told, str) and told.isdecimal() else 0
+    return Costs.from_json(found["costs"]), token_bytes or None

@@ -166,6 +166,15 @@ class Loads:
             self.num_given_up += len(self._loads)
             self.give_up(MissReason.OVERDUE)
 
+    def give_way(self) -> None:
+        """What is held has left no place to read into, and nothing moves that might free one: requests compute what is not read.
+
+        To be called when all has been asked for that can be.
+        """
+        if self._loads and self._holdings.holds and not (self._outbox.is_moving or self._outbox.hangs):
+            self.num_given_up += len(self._loads)
+            self.give_up(MissReason.OVERDUE)
+
     def expire(self) -> None:
         """Give up the reads that have taken too long; what they read into stays taken until they are over after all.
 

@@ -57,6 +57,18 @@ class Ranks:
         is_new = self._residency.stamp.take(path) == 0
         self._residency.rank[path] = np.where(is_new, rank, np.maximum(ranks, rank))
 
+    def recalled(self, ids: Ids) -> Ids:
+        """Blocks were used before a restart, and are normal: so is what leads to them, at least. Answers what was low."""
+        raised: list[int] = []
+        if self.in_use:
+            rank, parent = self._residency.rank, self._residency.parent
+            for above in parent[ids].tolist():
+                while above != NO_BLOCK and rank.item(above) < Rank.NORMAL:
+                    rank[above] = Rank.NORMAL
+                    raised.append(above)
+                    above = parent.item(above)
+        return np.array(raised, dtype=np.intp)
+
     def of(self, ids: Ids) -> NDArray[np.int8]:
         """The rank of each block now."""
         ranks = self._residency.rank.take(ids)

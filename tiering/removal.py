@@ -61,9 +61,14 @@ class Removal:
                 self._give_up_last(tier, block)
 
     def give_up_leaf(self, tier: Tier, block: int) -> bool:
-        """The same for one block, in a tenth of the time, if it is a leaf that only this tier has; else False, and no change."""
+        """The same for one block, in a tenth of the time, if it is a leaf that only this tier has and nobody holds.
+
+        Else False, and no change.
+        """
         residency = self._holdings.residency
-        if not residency.is_only_in(tier, block):
+        if not residency.is_only_in(tier, block) or (
+            self._holdings.holds and self._holdings.holds.is_held(block)
+        ):
             return False
         if self._holdings.shares.on:
             self._note_evicted(tier, np.array([block], dtype=np.intp))

@@ -220,10 +220,10 @@ class _Entering:
         residency.set_keys(ids, found.keys[numbers])
         untouched = residency.stamp[ids] == 0
         holdings.have_owners(ids[untouched], self._owner_numbers(found.owners[numbers[untouched]]))
-        if self._terms:
+        if self._terms or holdings.terms.are_used:
             told = map(self._terms.get, block_keys(np.ascontiguousarray(found.keys[numbers])))
             self._retention.recall(ids, list(told))
-        holdings.order.recalled(ids[untouched], uses[untouched])
+        holdings.recalled(ids[untouched], uses[untouched])
         sizes = found.stored_bytes[numbers]
         holdings.expect(DISK, ids, sizes)
         holdings.arrived(DISK, ids, sizes)

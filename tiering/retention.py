@@ -225,6 +225,7 @@ class Retention:
         for hold in broken:
             self._let_go(hold)
         if broken:
+            self._look_when_due()
             self.num_broken += len(broken)
             blocks = sum(len(hold.ids) for hold in broken)
             self._events.append("gave_way", holds=len(broken), blocks=blocks)
@@ -237,10 +238,8 @@ class Retention:
 
     def _is_stuck(self, hold: Hold) -> bool:
         """Whether it keeps something on the device, where it is held, or that is not where it would have to be."""
-        residency, holds = self._holdings.residency, self._holdings.holds
-        on_device, in_host, on_disk = (residency.present(tier, hold.ids) for tier in Tier)
-        safe = in_host | (on_disk & ~holds.are_held_in(HOST, hold.ids))
-        return bool((on_device & (holds.are_held_in(DEVICE, hold.ids) | ~safe)).any())
+        on_device = self._holdings.residency.present(DEVICE, hold.ids)
+        return bool((on_device & self._holdings.would_be_missed(hold.ids)).any())
 
     # --- names ----------------------------------------------------------------------------------------------------
 
@@ -313,7 +312,7 @@ class Retention:
         if named.lives_s == math.inf or named.hold.released:
             return named.since_s + named.lives_s
         used_s = self._holdings.order.touched_s(named.hold.ids[-1:]).item()
-        return max(named.since_s, 0.0 if math.isnan(used_s) else used_s) + named.lives_s
+        return (named.since_s if math.isnan(used_s) else max(named.since_s, used_s)) + named.lives_s
 
     def plan(self, *, restoring: bool) -> None:
         """Let go of names that are over. While the store is being listed it is not known when what is there was used."""
@@ -328,6 +327,10 @@ class Retention:
         if over:
             self.num_expired += len(over)
             self._events.append("names_expired", names=len(over))
+        self._look_when_due()
+
+    def _look_when_due(self) -> None:
+        """Names are over at other times than before: uses of blocks that are held no more do not count."""
         self._due_s = min(map(self._over_s, self._names.values()), default=math.inf)
 
     def deadline_s(self) -> float | None:
@@ -343,6 +346,7 @@ class Retention:
         for hold in self._holdings.holds:
             if number is not None and (residency.owner[hold.ids] == number).any():
                 self._let_go(hold)
+        self._look_when_due()
 
     # --- figures --------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,8 @@ import numpy as np
 from kvstore.block import KEY_BYTES
 from kvstore.store import HIT
 from tiering.costs import LOADED_FROM
-from tiering.durations import BlockTimes, CurveTimes
+from tiering.decision import LOADS
+from tiering.durations import BlockTimes, CurveTimes, Knowing
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.keeping import Told, admission_named
@@ -46,8 +47,14 @@ class SimulationConfig:
     admission: str = "adaptive"
     """A name of tiering.keeping, or package.module:Class."""
     times: BlockTimes | CurveTimes = field(default_factory=BlockTimes)
+    load: str = "always"
+    """As an engine's: "always", "never", or "auto", which chooses by curves."""
 
     def __post_init__(self) -> None:
+        if self.load not in LOADS:
+            raise ValueError(f"load is one of {', '.join(LOADS)}, not {self.load!r}")
+        if self.load == "auto" and not isinstance(self.times, CurveTimes):
+            raise ValueError("load is auto, which chooses by curves, and there are none")
         if self.device_blocks < 1:
             raise ValueError(f"the device must hold at least one block, not {self.device_blocks}")
         if min(self.host_blocks, self.disk_blocks) < 0:
@@ -78,6 +85,7 @@ class SimulationConfig:
             policy=self.policy,
             explains=False,
             admission=self.admission,
+            loads=self.load != "never",
             io_deadline_s=_NO_DEADLINE_S,
         )
 
@@ -119,7 +127,11 @@ class Simulation:
     def __init__(self, config: SimulationConfig) -> None:
         self._config, self._times = config, config.times
         self._takes_time = config.times != BlockTimes()
-        self._index = Index(config.index, bytes(KEY_BYTES), seed=0)  # the same each time
+        self._chooses = config.load == "auto"
+        chooser = Knowing(config.times) if isinstance(config.times, CurveTimes) and self._chooses else None
+        self._index = Index(
+            config.index, bytes(KEY_BYTES), block_bytes=1, chooser=chooser, seed=0
+        )  # the same each time
         self._now_s = 0.0
         self._due: list[tuple[float, int, Answer]] = []
         """A heap of answers, and when they are given."""
@@ -233,7 +245,10 @@ class Simulation:
         if not self._due and policy_named(self._config.policy) is not None:
             raise PolicyError(f"the policy {self._config.policy} says that no block may go, and some may")
         assert self._due, "a request waits, and nothing is on its way"
-        self._now_s = max(self._now_s, self._due[0][0])
+        next_s = self._due[0][0]
+        if self._chooses and (deadline_s := self._index.deadline_s()) is not None:
+            next_s = min(next_s, deadline_s)
+        self._now_s = max(self._now_s, next_s)
         self._index.at(self._now_s)
         while self._due and self._due[0][0] <= self._now_s:
             self._index.answer(heappop(self._due)[2])

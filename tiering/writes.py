@@ -126,8 +126,9 @@ class Writes:
         num_asked = 0
         if self._holdings.disk_is_over:
             return 0  # what is too much there goes first, a part in each plan
+        parted = self._holdings.shares.on or bool(self._holdings.holds)
         for batch in self._batches(ids):
-            if self._holdings.shares.on:  # what gave room may have taken what follows it along
+            if parted:  # what gave room may have taken what follows it along
                 batch = batch[self._holdings.is_host_dirty(batch)]
                 if not len(batch):
                     continue
@@ -136,26 +137,30 @@ class Writes:
             if len(batch):
                 self._send(batch)
                 num_asked += len(batch)
-            elif not self._holdings.shares.on:
+            elif not parted:
                 break
         return num_asked
 
     def _batches(self, ids: Ids) -> Iterator[Ids]:
-        """Parts of these; where owners have quotas, each of one owner's."""
-        owners = self._holdings.residency.owner[ids]
-        groups = (
-            [ids[owners == number] for number in np.unique(owners)] if self._holdings.shares.on else [ids]
-        )
+        """Parts of these, those that are held on disk first; where owners have quotas, each of one owner's."""
+        groups = [ids]
+        if self._holdings.holds:
+            held = self._holdings.holds.are_held_in(DISK, ids)
+            groups = [ids[held], ids[~held]]
+        if self._holdings.shares.on:
+            owner = self._holdings.residency.owner
+            groups = [group[owner[group] == number] for group in groups for number in np.unique(owner[group])]
         for group in groups:
             for start in range(0, len(group), self._batch):
                 yield group[start : start + self._batch]
 
     def _disk_room(self, batch: Ids) -> int:
-        """The bytes that the disk has for a batch, of those that it may take at most."""
-        residency = self._holdings.residency
+        """The bytes that the disk has for a batch, of those that it may take at most. What is held there is worth more than all else."""
+        residency, holds = self._holdings.residency, self._holdings.holds
+        held = bool(holds) and holds.are_held_in(DISK, batch[:1]).item()
         return self._eviction.disk_room(
             len(batch) * self._reserved_bytes,
-            used_before=residency.stamp[batch].min().item(),
+            used_before=self._holdings.order.now + 1 if held else residency.stamp[batch].min().item(),
             owner=residency.cells.owner[batch.item(0)],
         )
 

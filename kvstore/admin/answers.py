@@ -182,7 +182,7 @@ async def caches(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def cache(endpoint: Endpoint, call: Call) -> Answer:
-    name = call.request.match_info["name"]
+    name = call.request.match_info["cache"]
     return Answer(value=await endpoint.asking.ask("caches.get", name, _tenant(call), missing=_NO_CACHE))
 
 
@@ -196,7 +196,7 @@ async def create_cache(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def extend_cache(endpoint: Endpoint, call: Call) -> Answer:
-    name, ttl = call.request.match_info["name"], call.body.ttl
+    name, ttl = call.request.match_info["cache"], call.body.ttl
     return Answer(
         value=await endpoint.asking.ask("caches.extend", name, ttl, _tenant(call), missing=_NO_CACHE)
     )
@@ -204,7 +204,7 @@ async def extend_cache(endpoint: Endpoint, call: Call) -> Answer:
 
 async def delete_cache(endpoint: Endpoint, call: Call) -> Answer:
     await endpoint.asking.ask(
-        "caches.delete", call.request.match_info["name"], _tenant(call), missing=_NO_CACHE
+        "caches.delete", call.request.match_info["cache"], _tenant(call), missing=_NO_CACHE
     )
     return Answer(value=shapes.Deleted())
 

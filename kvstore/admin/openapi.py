@@ -9,7 +9,7 @@ import msgspec
 from kvstore.admin.guard import Role
 from kvstore.admin.problems import CONTENT_TYPE, ProblemDocument
 from kvstore.admin.routes import JSON, Gives, Route
-from kvstore.admin.shapes import PROMPT_FORMS, Cache, Gap, Kept, Key, Prompt
+from kvstore.admin.shapes import PROMPT_FORMS, Cache, Gap, Kept, Key, Name, Prompt
 from kvstore.reports import Event
 
 _REFS = "#/components/schemas/{name}"
@@ -21,6 +21,7 @@ _PATH_PARAMETERS = {
     "key": {**msgspec.json.schema(Key), "description": "The key of a run's last block, or of any in it."},
     "id": {"type": "string", "description": "As it was told when it began."},
     "name": {"type": "string", "description": "A file of the page."},
+    "cache": {**msgspec.json.schema(Name), "description": "A named cache's name, percent-encoded."},
     "tenant": {
         "type": "string",
         "description": "A tenant's name, percent-encoded; * for each that has no quota of its own.",

@@ -303,7 +303,7 @@ ROUTES = (
     ),
     Route(
         method=GET,
-        path=f"{V1}/caches/{{name}}",
+        path=f"{V1}/caches/{{cache}}",
         answer=answers.cache,
         summary="A named cache as it is now.",
         gives=_ok(NamedCache),
@@ -312,7 +312,7 @@ ROUTES = (
     ),
     Route(
         method=PATCH,
-        path=f"{V1}/caches/{{name}}",
+        path=f"{V1}/caches/{{cache}}",
         answer=answers.extend_cache,
         summary="Give a named cache another time from now on.",
         gives=_ok(NamedCache),
@@ -323,7 +323,7 @@ ROUTES = (
     ),
     Route(
         method=DELETE,
-        path=f"{V1}/caches/{{name}}",
+        path=f"{V1}/caches/{{cache}}",
         answer=answers.delete_cache,
         summary="Hold a named cache no longer.",
         gives=_ok(shapes.Deleted),

@@ -11,7 +11,6 @@
     PATH/v1/costs/       not the store's: what loading and computing took (tiering.kept_costs)
     PATH/v1/damaged-*/   environments that failed as a whole, the last ones only
     PATH/v1/retained/    LMDB: what users asked to keep, once they have
-    PATH/v1/retained-damaged/  the same as it was when it could not be read
     PATH/v1/encrypted    there if the records are encrypted
     PATH/v1/keys/        the keys that they are encrypted with, themselves encrypted
 
@@ -30,7 +29,8 @@ from pathlib import Path
 from kvstore.disk.file_system import NETWORK, file_system
 from kvstore.errors import StoreFailed, StoreLocked
 
-_ASIDE = "damaged-"
+ASIDE = "damaged-"
+"""How the names of what was set aside begin."""
 _ANY_FORMAT = re.compile(r"v\d+")
 FORMAT = "v1"
 """A program that lays out the directory differently uses another name, and leaves this one alone."""
@@ -84,6 +84,11 @@ class Directory:
     def environments(self) -> tuple[Path, Path]:
         """The directories of LMDB's: that of the records, and that of their entries."""
         return self.payload, self.meta
+
+    @property
+    def retained(self) -> Path:
+        """LMDB's directory of what users asked to keep, there once they have."""
+        return self.root / "retained"
 
     @property
     def quarantine(self) -> Path:
@@ -145,7 +150,7 @@ class Directory:
         """
         self.mark_unclean()
         self.drop_set_aside()
-        aside = self.root / f"{_ASIDE}{now_ns:020d}"
+        aside = self.root / f"{ASIDE}{now_ns:020d}"
         aside.mkdir(mode=0o700)
         for environment in self.environments:
             if environment.exists():
@@ -161,7 +166,7 @@ class Directory:
 
     def set_aside_paths(self) -> list[Path]:
         """Where what was set aside lies, oldest first."""
-        return sorted(self.root.glob(f"{_ASIDE}*"))
+        return sorted(self.root.glob(f"{ASIDE}*"))
 
     def discard(self) -> None:
         """Delete both environments. They may be open still, and go on as they are; their space is free once they close."""
@@ -178,8 +183,8 @@ class Directory:
         ]
 
     def file_bytes(self) -> int:
-        """What both environments take of the disk."""
-        return sum(map(tree_bytes, self.environments))
+        """What LMDB's files take of the disk."""
+        return sum(map(tree_bytes, (*self.environments, self.retained)))
 
     def free_bytes(self) -> int:
         """What the file system would still give to this user."""

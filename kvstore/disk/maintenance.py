@@ -22,6 +22,7 @@ from kvstore.disk.envelope import damage_at_rest
 from kvstore.disk.environment import keys, lmdb_errors, unpaired
 from kvstore.disk.namespaces import FactFiles
 from kvstore.disk.quarantine import Quarantine
+from kvstore.disk.retained import counted
 from kvstore.disk.tables import Tables
 from kvstore.disk.verification import problems
 from kvstore.errors import FormatError
@@ -46,6 +47,8 @@ class Contents:
     encrypted: bool
     namespaces: dict[str, dict[str, Any]]
     """By namespace digest, hexadecimal: `blocks`, `stored_bytes`, and `facts`, which are None where they are not known."""
+    names: int
+    """Named caches, of all namespaces."""
     file_bytes: int
     quarantined: list[dict[str, Any]]
     set_aside: list[str]
@@ -67,12 +70,14 @@ class Verdict:
     """Baselines that are damaged: the next opening deletes them, and records that name them are misses."""
     unread_baselines: int = 0
     """Baselines that could not be read. If there are any, records that name an unknown one do not count as damaged."""
+    retained: int = 0
+    """Rows of what users asked to keep that are damaged, or of a version that is not known: they are not heard."""
     unpaired: int = 0
     """Records without an entry and entries without a record; the next opening deletes them."""
 
     @property
     def sound(self) -> bool:
-        return not (self.trees or self.damaged or self.baselines or self.unread_baselines)
+        return not (self.trees or self.damaged or self.baselines or self.unread_baselines or self.retained)
 
 
 def inspect(path: Path) -> Contents:
@@ -84,7 +89,9 @@ def inspect(path: Path) -> Contents:
                 digest.hex(): {**asdict(used), "facts": facts.facts(digest)}
                 for digest, used in tables.counted()[0].items()
             }
+        num_names, _ = counted(directory.retained)
         return Contents(
+            names=num_names,
             clean=directory.clean,
             encrypted=directory.encrypted_mark.exists(),
             namespaces=namespaces,
@@ -108,7 +115,7 @@ def inspect(path: Path) -> Contents:
 def verify(path: Path, progress: Progress) -> Verdict:
     """Check the trees, then every record by all checksums it has. Changes nothing."""
     with _held(path) as directory:
-        trees = problems(directory.environments)
+        trees = problems(_environments(directory))
         if trees:
             return Verdict(trees=trees)
         with _tables(directory) as tables, lmdb_errors("reading records"):
@@ -131,12 +138,13 @@ def verify(path: Path, progress: Progress) -> Verdict:
             damaged=dict(damaged),
             baselines=damaged_baselines,
             unread_baselines=unread_baselines,
+            retained=counted(directory.retained)[1],
             unpaired=num_unpaired,
         )
 
 
 def compact(path: Path, progress: Progress) -> tuple[int, int]:
-    """Write both environments anew without their free pages. Answers the bytes of the files before and after.
+    """Write all environments anew without their free pages. Answers the bytes of the files before and after.
 
     Each is copied beside the old one, synced, and renamed over it: a crash leaves one or the other. Raises
     StoreFull if the copy has no room.
@@ -144,11 +152,11 @@ def compact(path: Path, progress: Progress) -> tuple[int, int]:
     with _held(path) as directory:
         _check_trees(directory)
         before = directory.file_bytes()
-        for done, environment in enumerate(directory.environments):
-            progress(done, 2)
-            if (environment / "data.mdb").exists():
-                _compact(environment)
-        progress(2, 2)
+        there = [each for each in _environments(directory) if (each / "data.mdb").exists()]
+        for done, environment in enumerate(there):
+            progress(done, len(there))
+            _compact(environment)
+        progress(len(there), len(there))
         return before, directory.file_bytes()
 
 
@@ -166,6 +174,7 @@ def clear(path: Path, *, old: bool) -> int:
                 directory.keys,
                 directory.namespaces,
                 directory.baselines,
+                directory.retained,
             ]
         freed = sum(tree_bytes(each) for each in doomed)
         for each in doomed:
@@ -190,6 +199,10 @@ def _held(path: Path) -> Iterator[Directory]:
         directory.close()
 
 
+def _environments(directory: Directory) -> tuple[Path, ...]:
+    return *directory.environments, directory.retained
+
+
 @contextmanager
 def _tables(directory: Directory) -> Iterator[Tables]:
     _check_trees(directory)
@@ -208,7 +221,7 @@ def _damage(
 
 def _check_trees(directory: Directory) -> None:
     """Raise Damaged if the trees are not sound."""
-    found = problems(directory.environments)
+    found = problems(_environments(directory))
     if found:
         raise Damaged(f"{directory.root} is damaged: {found[0]} ({len(found)} in all)")
 

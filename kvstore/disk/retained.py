@@ -2,23 +2,27 @@
 
     PATH/v1/retained/    LMDB, there once something was asked for; each commit reaches the disk before it returns
 
-    n <namespace digest> <key>     a name: version, checksum, sealed or not: owner, sizes, times, token ids, content
+    n <namespace digest> <key>     a name: version, checksum, sealed or not: digest, key, owner, sizes, times, token ids, content
     t <namespace digest> <block>   a term: version, checksum, seconds, and whether the TTL counts too
+
+In the table keys are what the form of the directory calls them: of what is encrypted nobody can tell by trying which names there are.
 
 It does not share a file with blocks: where those are damaged and start empty, names stay, and say what they have lost.
 """
 
 import logging
+import shutil
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import lmdb
 import xxhash
 
 from kvstore.block import KEY_BYTES, BlockKey, chain_key, root_key_of
+from kvstore.disk.directory import ASIDE, Directory, sync_path
 from kvstore.disk.environment import (
     Unsound,
     close_environment,
@@ -35,13 +39,12 @@ from kvstore.store import OWNER_BYTES
 
 VERSION: Final = 1
 _MAP_BYTES: Final = 4 << 30  # of addresses: the file is as large as what is in it
+_KEYS_PER_COMMIT: Final = 4096
 _NAME, _TERM = b"n", b"t"
 _ENVELOPE: Final = struct.Struct("<IQ")
-_HEAD: Final = struct.Struct(f"<{OWNER_BYTES}sIIIQQ")
+_HEAD: Final = struct.Struct(f"<{KEY_BYTES}s{KEY_BYTES}s{OWNER_BYTES}sIIIQQ")
 _TERM_BODY: Final = struct.Struct("<d?")
-_DAMAGED: Final = "damaged"
 
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -51,72 +54,89 @@ class Retained:
     All raise StoreFailed if the medium fails, and StoreFull if it has no room: then nothing has changed.
     """
 
-    def __init__(self, root: Path, form: Form, digest: bytes) -> None:
+    def __init__(self, directory: Directory, form: Form, digest: bytes) -> None:
         """`digest`: of the store's own namespace. What is there and damaged is set aside, and said."""
-        self._path, self._form, self._digest = root / "retained", form, digest
+        self._path, self._form, self._digest = directory.retained, form, digest
         self._environment: lmdb.Environment | None = None
         self._has_terms = False
         if self._path.exists():
             self._environment = self._opened()
-            self._has_terms = any(True for _ in items(self._environment, _TERM))
+            self._has_terms = any(True for _ in self._rows(_TERM))
 
     def _opened(self) -> lmdb.Environment:
-        with lmdb_errors("looking at what is retained"):
-            if (self._path / "data.mdb").exists() and (found := problems_found_here([self._path])):
-                aside = self._path.with_name(f"{self._path.name}-{_DAMAGED}")
-                for old in aside.iterdir() if aside.exists() else ():
-                    old.unlink()
+        if (self._path / "data.mdb").exists() and (found := problems_found_here([self._path])):
+            with lmdb_errors("setting aside what is retained"):
+                aside = self._path.with_name(f"{ASIDE}{self._path.name}")
+                if aside.exists():
+                    shutil.rmtree(aside)
                 self._path.replace(aside)
-                facts = {"path": self._path, "error": found[0]}
-                _log.warning("%(path)s is damaged and starts empty: %(error)s", facts, extra=facts)
-        return self._sound(lambda: open_environment(self._path, _MAP_BYTES, strict=True, readahead=True))
+            facts = {"path": self._path, "error": found[0]}
+            _log.warning("%(path)s is damaged and starts empty: %(error)s", facts, extra=facts)
+        return self._connected()
 
-    @staticmethod
-    def _sound(job: Callable[[], T]) -> T:
-        """The blocks beside are not damaged by what is wrong here."""
+    def _connected(self) -> lmdb.Environment:
+        with _sound():
+            environment = open_environment(self._path, _MAP_BYTES, strict=True, readahead=True)
         try:
-            return job()
-        except Unsound as error:
-            raise StoreFailed(str(error)) from error
+            with lmdb_errors(f"syncing {self._path}"):
+                # LMDB brings to the disk what is in the file, not that there is one
+                sync_path(self._path)
+                sync_path(self._path.parent)
+        except BaseException:
+            close_environment(environment)
+            raise
+        return environment
 
     # --- names ----------------------------------------------------------------------------------------------------
 
     def names(self) -> list[StoredName]:
         """Those of the store's own namespace that can be read."""
-        return [name for name in self._names(self._digest) if name is not None]
+        return list(self._names(self._digest))
 
-    def _names(self, digest: bytes) -> "Iterable[StoredName | None]":
-        prefix = _NAME + digest
-        for key, value in self._rows(prefix):
-            yield self._unpacked(key[len(prefix) :], key, value)
+    def _names(self, digest: bytes) -> Iterable[StoredName]:
+        for key, value in self._rows(_NAME + digest):
+            name = self._unpacked(key, value)
+            if not isinstance(name, MissReason):
+                yield name
 
     def put_name(self, name: StoredName) -> None:
         """Write a name, in place of one with the same key; it has reached the disk when this returns."""
         head = _HEAD.pack(
-            name.owner, name.first_block, name.block_bytes, len(name.tokens), name.since_ns, name.ttl_ns or 0
+            self._digest,
+            name.key,
+            name.owner,
+            name.first_block,
+            name.block_bytes,
+            len(name.tokens),
+            name.since_ns,
+            name.ttl_ns or 0,
         )
+        key = _NAME + self._form.entry_key(name.key)
         body = bytes(self._form.record(head + name.tokens + name.content, name.owner))
-        key = _NAME + self._digest + name.key
         self._write({key: _enveloped(key, body)})
 
     def delete_name(self, key: bytes) -> None:
         """Forget a name, if it is there."""
         if self._environment is not None:
-            self._write({_NAME + self._digest + key: None})
+            self._write({_NAME + self._form.entry_key(key): None})
 
-    def _unpacked(self, name_key: bytes, key: bytes, value: bytes) -> StoredName | None:
+    def _unpacked(self, key: bytes, value: bytes) -> StoredName | MissReason:
         body = _opened_envelope(key, value)
         if body is None:
-            return None
-        told = self._form.opened(body)
-        if isinstance(told, MissReason):
-            return None
-        told = bytes(told)
-        owner, first_block, block_bytes, num_bytes, since_ns, ttl_ns = _HEAD.unpack_from(told)
+            return MissReason.DAMAGED_CHECKSUM
+        rests = self._form.opened(body)
+        if isinstance(rests, MissReason):
+            return rests
+        told = bytes(rests)
+        if len(told) < _HEAD.size:
+            return MissReason.DAMAGED_LENGTH
+        digest, own, owner, first_block, block_bytes, num_bytes, since_ns, ttl_ns = _HEAD.unpack_from(told)
+        if key != _NAME + digest + self._form.name(
+            own
+        ):  # what is sealed as one name is not opened as another
+            return MissReason.WRONG_IDENTITY
         tokens, content = told[_HEAD.size :][:num_bytes], told[_HEAD.size + num_bytes :]
-        return StoredName(
-            name_key, owner, first_block, tokens, block_bytes, since_ns, ttl_ns or None, content
-        )
+        return StoredName(own, owner, first_block, tokens, block_bytes, since_ns, ttl_ns or None, content)
 
     def kept_of_others(self, now_ns: int, used_ns: Callable[[bytes], int | None]) -> set[bytes]:
         """The entry keys of blocks that named caches of other namespaces hold, and whose time is not over.
@@ -126,8 +146,6 @@ class Retained:
         kept: set[bytes] = set()
         for digest in {key[1 : 1 + KEY_BYTES] for key, _ in self._rows(_NAME)} - {self._digest}:
             for name in self._names(digest):
-                if name is None:
-                    continue
                 chain = _entry_keys(self._form, digest, name)
                 last_ns = max(name.since_ns, (used_ns(chain[-1]) if chain else None) or 0)
                 if name.ttl_ns is None or last_ns + name.ttl_ns > now_ns:
@@ -138,8 +156,12 @@ class Retained:
         """Forget what is an owner's, of all namespaces, and what nobody can read."""
         doomed: dict[bytes, None] = {}
         for key, value in self._rows(_NAME):
-            name = self._unpacked(key[1 + KEY_BYTES :], key, value)
-            if name is None or name.owner == owner:
+            name = self._unpacked(key, value)
+            if (
+                name is MissReason.READ_FAILED
+            ):  # of another: this owner's key is destroyed, and not unreadable
+                continue
+            if isinstance(name, MissReason) or name.owner == owner:
                 doomed[key] = None
         if doomed:
             self._write(doomed)
@@ -173,30 +195,36 @@ class Retained:
         if self._has_terms and entry_keys:
             self._write({_TERM + key: None for key in entry_keys})
 
+    def sweep(self, absent: Callable[[Collection[bytes]], Collection[bytes]]) -> None:
+        """Forget the terms of blocks that are gone, of all namespaces: a crash may have left some, and who deletes another
+        namespace's blocks does not look here. `absent`: which of these entry keys there are not.
+        """
+        keys = [key[len(_TERM) :] for key, _ in self._rows(_TERM)] if self._has_terms else []
+        for begin in range(0, len(keys), _KEYS_PER_COMMIT):
+            self.forget(list(absent(keys[begin : begin + _KEYS_PER_COMMIT])))
+
     # --- both -----------------------------------------------------------------------------------------------------
 
-    def _rows(self, prefix: bytes) -> Iterable[tuple[bytes, bytes]]:
+    def _rows(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         if self._environment is not None:
-            for batch in items(self._environment, prefix):
-                yield from batch
+            with _sound():
+                for batch in items(self._environment, prefix):
+                    yield from batch
 
     def _write(self, rows: Mapping[bytes, bytes | None]) -> None:
         """All of them or none."""
-
-        def write() -> None:
-            if self._environment is None:
-                self._environment = open_environment(self._path, _MAP_BYTES, strict=True, readahead=True)
-            with (
-                lmdb_errors("writing what is retained", self._path),
-                self._environment.begin(write=True) as txn,
-            ):
-                for key, value in rows.items():
-                    if value is None:
-                        txn.delete(key)
-                    else:
-                        txn.put(key, value)
-
-        self._sound(write)
+        if self._environment is None:
+            self._environment = self._connected()
+        with (
+            _sound(),
+            lmdb_errors("writing what is retained", self._path),
+            self._environment.begin(write=True) as txn,
+        ):
+            for key, value in rows.items():
+                if value is None:
+                    txn.delete(key)
+                else:
+                    txn.put(key, value)
 
     def check(self) -> None:
         """Raise AssertionError unless every row is what was written, under its own key."""
@@ -211,6 +239,30 @@ class Retained:
             with suppress(lmdb.Error):
                 close_environment(self._environment)
             self._environment = None
+
+
+@contextmanager
+def _sound() -> Iterator[None]:
+    """The blocks beside are not damaged by what is wrong here."""
+    try:
+        yield
+    except Unsound as error:
+        raise StoreFailed(str(error)) from error
+
+
+def counted(path: Path) -> tuple[int, int]:
+    """How many names there are in a table, of all namespaces, and how many of its rows are damaged. Nobody may have it open, and
+    it must be sound.
+    """
+    if not path.exists():
+        return 0, 0
+    environment = open_environment(path, _MAP_BYTES, strict=True, readahead=True)
+    try:
+        rows = [row for batch in items(environment) for row in batch]
+    finally:
+        close_environment(environment)
+    num_damaged = sum(_opened_envelope(key, value) is None for key, value in rows)
+    return sum(key.startswith(_NAME) for key, _ in rows), num_damaged
 
 
 def _entry_keys(form: Form, digest: bytes, name: StoredName) -> list[bytes]:

@@ -174,7 +174,7 @@ class LmdbStore(Closing):
                 read_threads=read_threads,
             )
             self._free_bytes = free_bytes or self._directory.free_bytes
-            self._retained = Retained(self._directory.root, self._form, namespace.digest)
+            self._retained = Retained(self._directory, self._form, namespace.digest)
             resources.callback(self._retained.close)
             self._writer = Writer(self._sync_in_background, sync_interval_s)
             resources.callback(self._writer.close)
@@ -446,6 +446,7 @@ class LmdbStore(Closing):
         self._recovery = Recovery(self._lender, self._fresh_tables, self._writer, self._directory.root)
         with suppress(StoreError):  # the next opening finds what cannot be deleted now
             self._recovery.guarded(self._delete_lost)
+        self._writer.post(self._sweep_terms)  # nobody waits for it
         self._encoding.load()
         if self._format.encodes:
             self._writer.post(kernels)  # a first read or write may have to wait for it, opening does not
@@ -515,8 +516,13 @@ class LmdbStore(Closing):
         self._writer.changed()
         self._tables.put(batch)
 
+    def _sweep_terms(self) -> None:
+        self._retained.sweep(lambda keys: self._tables.absent(keys))  # noqa: PLW0108 - the tables of then
+
     def _put_name(self, name: StoredName) -> None:
-        if not self._limits.leave_room(len(name.tokens) + len(name.content), self._free_bytes()):
+        with lmdb_errors("asking for free space"):
+            free = self._free_bytes()
+        if not self._limits.leave_room(len(name.tokens) + len(name.content), free):
             raise StoreFull(f"a name would leave less than {self._limits.min_free_bytes} bytes free")
         self._retained.put_name(name)
 

@@ -174,6 +174,11 @@ class Tables:
         meta = None if value is None else unpack_entry(key, value)
         return None if meta is None else meta.used_ns
 
+    def absent(self, keys: Iterable[bytes]) -> list[bytes]:
+        """Of these entry keys, those that have no entry."""
+        with lmdb_errors("reading entries"), self.entries.begin() as txn:
+            return [key for key in keys if txn.get(key) is None]
+
     def pages(self, prefix: bytes = b"") -> Iterator[Entries]:
         """The entries whose keys start with `prefix`, some at a time."""
         for batch in items(self.entries, prefix):

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from kvstore import MissReason
+
 
 @pytest.fixture(scope="module")
 def call(chromium, generated):
@@ -97,3 +99,8 @@ def test_points_are_merged_by_the_tokens_that_were_asked_for(call):
         [20, 0.0, 0.0, 0.0, 100],
     ]
     assert call("chart", "merged", points, 2) == [[10, 0.5, 0, 0, 100], [20, 0, pytest.approx(0.15), 0, 400]]
+
+
+def test_every_reason_has_a_name_and_a_sentence(call):
+    """Also those that the last version did not know: the name of one is no sentence."""
+    assert [reason for reason in MissReason if not call("words", "reasonText", reason)] == []

@@ -3,6 +3,7 @@
 import json
 import sys
 from itertools import pairwise
+from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -12,7 +13,9 @@ from tiering.cli.app import app
 from tiering.cli.simulate import knee
 from tiering.cli.simulate_page import chart
 from tiering.costs import Costs
+from tiering.kept_costs import BYTES_FACT, CostsFile
 
+TTFT = Path(__file__).parents[2] / "benchmarks" / "results" / "ttft_zen4-2core_2026-11-29.json"
 LINES = [
     f'{{"timestamp": {at * 1000}, "hash_ids": [{", ".join(map(str, ids))}]}}'
     for at, ids in enumerate([(1, 2, 3), (4, 5, 6), (7, 8), (1, 2, 3), (4, 5, 9)])
@@ -48,6 +51,7 @@ def test_a_single_configuration_has_its_figures_on_top(simulate):
         "policy": "lru",
         "admission": "adaptive",
         "times": dict.fromkeys(("compute_s", "demote_s", "promote_s", "read_s", "write_s"), 0.0),
+        "load": "always",
     }
     assert "35.71" in table
     assert "35.71" in page
@@ -88,8 +92,6 @@ def test_times_are_reported(simulate):
         (["--device-blocks", "1", "--policy", "best"], "there is no policy 'best'"),
         (["--device-blocks", "1", "--host-blocks", "1", "--policy", "min"], "a bound for one tier"),
         (["--device-blocks", "1", "--admission", "some"], "there is no admission 'some'"),
-        (["--device-blocks", "1", "--measured", "a.jsonl"], "--measured needs --token-bytes"),
-        (["--device-blocks", "1", "--measured", "a.jsonl", "--read-s", "1"], "give it without --compute-s"),
     ],
 )
 def test_what_cannot_be_simulated_is_one_sentence(options, why, tmp_path):
@@ -177,6 +179,15 @@ def test_the_page_shows_where_blocks_were_found(simulate):
     assert "TTFT" not in page
 
 
+def test_what_was_measured_in_tokens_needs_no_bytes(simulate):
+    """As `kvtide bench ttft --json` writes it."""
+    sizes = ["--device-blocks", "4", "--host-blocks", "4", "--disk-blocks", "20"]
+    options = [*sizes, "--curves", str(TTFT), "--block-tokens", "16"]
+    found = [simulate([*options, *more])[1]["ttft_s"] for more in ([], ["--token-bytes", "23040"])]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+    assert found[0]["p50"] > 0.0
+
+
 def test_times_as_they_were_measured(simulate, tmp_path):
     costs = Costs()
     for tokens in (16, 160, 1600):
@@ -184,11 +195,15 @@ def test_times_as_they_were_measured(simulate, tmp_path):
         costs.loaded("host", tokens * 10, tokens * 0.01)
     file = tmp_path / "costs.json"
     file.write_text(json.dumps(costs.as_json()), "utf-8")
-    options = ["--device-blocks", "4", "--host-blocks", "8", "--measured", str(file), "--token-bytes", "10"]
+    options = ["--device-blocks", "4", "--host-blocks", "8", "--curves", str(file), "--token-bytes", "10"]
     table, figures, page = simulate([*options, "--block-tokens", "16"])
     assert figures["ttft_s"]["p50"] > 8.0, "two blocks of 16 tokens, 0.25 s each, at least"
     assert "TTFT" in table
     assert "TTFT" in page
+    done = CliRunner().invoke(app, ["simulate", str(file), "--device-blocks", "4", "--curves", str(file)])
+    assert "does not say how many a token has: give --token-bytes" in " ".join(
+        done.output.replace("│", " ").split()
+    )
 
 
 def test_a_wrong_line_is_named(tmp_path):
@@ -219,3 +234,49 @@ def test_a_chart_is_whole_and_its_labels_do_not_cover_each_other():
     ]
     assert len(heights) == 3
     assert all(after - before >= 14 for before, after in pairwise(sorted(heights)))
+
+
+# ---- load or compute
+
+
+def test_what_an_engine_has_learned_decides_what_is_loaded(simulate, tmp_path):
+    """Of a disk that is slower than computing nothing is loaded, of a fast one all; loading nothing finds the same as choosing that."""
+
+    def run(load, byte_s):
+        costs = Costs()
+        for size in (1 << 20, 1 << 22, 1 << 24):
+            costs.prefilled(0, size >> 10, size * 1e-6)
+            costs.loaded("disk", size, size * byte_s)
+            costs.loaded("host", size, size * byte_s)
+        file = CostsFile(tmp_path / "costs", {BYTES_FACT: "1000"})
+        file.save(costs)
+        sizes = ["--device-blocks", "4", "--host-blocks", "8", "--disk-blocks", "20", "--admission", "all"]
+        options = [*sizes, "--load", load, "--curves", str(file.path), "--block-tokens", "16"]
+        return simulate(options)
+
+    table, slow, _ = run("auto", 1e-5)
+    assert "p99" in table
+    assert slow["hits_by_tier"]["host"] == slow["hits_by_tier"]["disk"] == 0
+    assert slow["ttft_s"] == run("never", 1e-5)[1]["ttft_s"]
+    assert slow["ttft_s"]["mean"] < run("always", 1e-5)[1]["ttft_s"]["mean"]
+    _, fast, _ = run("auto", 1e-9)
+    assert sum(fast["hits_by_tier"].values()) > sum(slow["hits_by_tier"].values())
+    assert fast["ttft_s"] == run("always", 1e-9)[1]["ttft_s"]
+    assert fast["configuration"]["times"]["curves"]["prefill"]["token_s"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--load", "perhaps"], "load is one of always, never, auto"),
+        (["--curves", "assumed", "--read-s", "1"], "without --compute-s and the like"),
+        (["--load", "auto", "--write-s", "1"], "without --compute-s and the like"),
+        (["--curves", "nowhere.json"], "cannot read --curves nowhere.json"),
+    ],
+)
+def test_what_cannot_be_meant_of_loading_is_refused(tmp_path, options, words):
+    trace = tmp_path / "t.jsonl"
+    trace.write_text(LINES[0], "utf-8")
+    done = CliRunner().invoke(app, ["simulate", str(trace), "--device-blocks", "4", *options])
+    assert done.exit_code == 2
+    assert words in " ".join(done.output.split())

@@ -112,7 +112,7 @@ def test_every_route_has_an_example():
     scripts = "\n".join(script for script, _ in EXAMPLES)
     asked = {re.sub(r"[?\"].*", "", path) for path in re.findall(r'\$KVTIDE_URL(\S*?)"', scripts)}
     asked |= {
-        path.replace("$KEY", "{key}").replace("requests/1", "requests/{id}").replace("/captain", "/{name}")
+        path.replace("$KEY", "{key}").replace("requests/1", "requests/{id}").replace("/captain", "/{cache}")
         for path in asked
     }
     asked |= {path.replace("tenants/acme", "tenants/{tenant}") for path in asked}

@@ -85,6 +85,12 @@ def cache_alone() -> dict[str, Any]:
         "blocks": 12,
         "leases": 2,
         "expired": 4,
+        "retention": {
+            "names": 2,
+            "held_blocks": dict.fromkeys(TIERS, 5),
+            "expired_names": 1,
+            "gave_way": 1,
+        },
         "failed_loads": {"overdue": 2},
         "preempted": {"requests": 1, "swapped_out_blocks": 3, "swapped_in_blocks": 2},
         "failed_deletes": 0,
@@ -101,7 +107,7 @@ def store() -> dict[str, Any]:
         "other_namespaces_bytes": 100_000,
         "damaged": {MissReason.DAMAGED_CHECKSUM: 2},
         "fresh_starts": 0,
-        "written": {"planes": 3, "baseline": 40},
+        "written": {"planes": 3, "baseline": 10, "huffman": 30},
         "encodes": True,
     }
 

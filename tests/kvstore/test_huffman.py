@@ -204,6 +204,20 @@ def test_the_format(itemsize, num_items):
     assert out.tobytes() == data.tobytes()
 
 
+def test_nothing_of_another_block_is_in_a_blocks_bytes():
+    """The loop codes four bytes at once: those behind the last one are no block's."""
+    small = bfloat16(np.random.default_rng(2).normal(size=4097).astype(np.float32))
+    payloads = []
+    for others in (1.0, 1e30):
+        large = bfloat16(np.full(4104, others, np.float32))
+        encode(large, 2, np.empty(large.nbytes, np.uint8))
+        out = np.empty(small.nbytes, np.uint8)
+        codec, num_bytes = encode(small, 2, out, None, Codes(), learns=True)
+        assert codec == Codec.HUFFMAN
+        payloads.append(out[out.size - num_bytes :].tobytes())
+    assert payloads[0] == payloads[1]
+
+
 def test_the_same_bytes_are_written_as_ever():
     """A payload that some version wrote, by its digest: later ones must read it, so none may lay it out otherwise."""
     words = (np.arange(5000) * 7919 % 251 // 2).astype(np.uint16) | (

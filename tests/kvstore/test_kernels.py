@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numba.core import caching, config
 
+from kvstore import codec
 from kvstore import kernels as module
 from kvstore.disk import store as disk_store
+from kvstore.errors import StoreFailed
 from kvstore.kernels import kernels
 from kvstore.testing import assert_holds, fill
 
@@ -129,3 +131,15 @@ def test_a_store_that_encodes_nothing_compiles_nothing(open_lmdb, monkeypatch, c
     store = open_lmdb(compression=compression)
     store._writer.run(lambda: None)
     assert bool(asked) is compiles
+
+
+def test_where_numba_may_not_compile_it_is_said_and_what_is_not_encoded_is_there(open_lmdb, monkeypatch):
+    """Python's own loops would take a thousand times as long."""
+    monkeypatch.setattr(config, "DISABLE_JIT", 1)
+    monkeypatch.setattr(codec, "kernels", module._Once().get)
+    store = open_lmdb(compression="on")
+    with pytest.raises(StoreFailed, match="NUMBA_DISABLE_JIT"):
+        fill(store, 2)
+    store.close()
+    store = open_lmdb(compression="off")
+    assert_holds(store, *fill(store, 2))

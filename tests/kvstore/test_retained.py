@@ -6,8 +6,10 @@ import lmdb
 import pytest
 
 from kvstore.block import BlockLayout, Namespace, chain_key
-from kvstore.disk import LmdbStore
-from kvstore.errors import StoreFull
+from kvstore.disk import LmdbStore, maintenance, retained
+from kvstore.disk.environment import Unsound
+from kvstore.disk.retained import _ENVELOPE, _enveloped
+from kvstore.errors import StoreFailed, StoreFull
 from kvstore.steering import Retains, StoredName, StoredTerm
 from kvstore.store import NO_OWNER, BlockRef
 
@@ -79,7 +81,7 @@ def test_an_encrypted_name_tells_nothing(tmp_path):
     with open_store(tmp_path, master_key=MASTER) as store:
         store.put_name(a_name(content=b"a secret name"))
     files = [file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()]
-    assert not any(b"a secret name" in data or TOKENS in data for data in files)
+    assert not any(secret in data for data in files for secret in (b"a secret name", TOKENS, a_name().key))
 
 
 def test_a_directory_without_names_has_no_table(tmp_path):
@@ -116,7 +118,11 @@ def test_a_table_that_is_garbage_is_set_aside_and_blocks_stay(tmp_path, caplog):
         store.put_name(a_name(2))
         assert store.names() == [a_name(2)]
     assert "is damaged and starts empty" in caplog.text
-    assert (tmp_path / "v1" / "retained-damaged").exists()
+    aside = tmp_path / "v1" / "damaged-retained"
+    assert aside.exists()
+    with open_store(tmp_path) as store:
+        store.erase(ALICE)
+    assert not aside.exists(), "what is in it does not say whose it is"
 
 
 def test_names_outlive_blocks_that_start_empty(tmp_path):
@@ -151,3 +157,96 @@ def test_what_another_model_has_named_is_not_trimmed_while_its_time_is_not_over(
     with open_store(tmp_path, capacity_bytes=taken, now_ns=lambda: now_ns[0], ttl_s=1e-9) as store:
         assert store.stats().other_namespaces_bytes == (taken if is_kept else 0)
         assert store.names() == []
+
+
+def test_a_name_moved_to_another_key_is_none(tmp_path):
+    """Who can write to the disk has no key, but can compute what stands before a row."""
+    with open_store(tmp_path, master_key=MASTER) as store:
+        store.put_name(a_name(1))
+        store.put_name(a_name(2, owner=ALICE))
+    with lmdb.open(str(tmp_path / "v1" / "retained")) as environment, environment.begin(write=True) as txn:
+        [(first, _), (_, second)] = list(txn.cursor())
+        txn.put(first, _enveloped(first, second[_ENVELOPE.size :]))
+    with open_store(tmp_path, master_key=MASTER) as store:
+        assert len(store.names()) == 1
+
+
+def test_erasing_keeps_names_of_another_whose_key_cannot_be_read_now(tmp_path):
+    keys = tmp_path / "v1" / "keys"
+    with open_store(tmp_path, master_key=MASTER) as store:
+        store.put_name(a_name(1, owner=b"b" * 16))
+        [key] = keys.iterdir()
+        store.put_name(a_name(2, owner=ALICE))
+    content = key.read_bytes()
+    key.unlink()
+    key.mkdir()
+    with open_store(tmp_path, master_key=MASTER) as store:
+        store.erase(ALICE)
+    key.rmdir()
+    key.write_bytes(content)
+    with open_store(tmp_path, master_key=MASTER) as store:
+        assert store.names() == [a_name(1, owner=b"b" * 16)]
+
+
+def test_a_table_that_fails_takes_no_blocks_with_it(tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise Unsound("the tree is torn")
+
+    with open_store(tmp_path) as store:
+        put(store, refs())
+        store.put_name(a_name())
+        with monkeypatch.context() as failing:
+            failing.setattr(retained, "items", fail)
+            for ask in (store.names, lambda: store.erase(ALICE)):
+                with pytest.raises(StoreFailed, match="the tree is torn"):
+                    ask()
+        assert store.stats().blocks == 2
+        assert store.names() == [a_name()]
+        store.check()
+
+
+def test_a_new_table_is_in_its_directory_before_a_name_is_said_to_be_kept(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(retained, "sync_path", lambda path: synced.append((path.name, any(path.iterdir()))))
+    with open_store(tmp_path) as store:
+        assert synced == []
+        store.put_name(a_name())
+        assert synced == [("retained", True), ("v1", True)]
+
+
+def test_terms_go_with_blocks_that_another_model_deletes(tmp_path):
+    [block, _] = refs(THEIRS)
+    with open_store(tmp_path, THEIRS, now_ns=lambda: 1) as store:
+        put(store, [block])
+        store.put_terms({block.key: StoredTerm(300.0, by_default=True)})
+    with open_store(tmp_path, now_ns=lambda: 10**12, ttl_s=1) as store:
+        assert store.opening.expired_blocks == 1
+    with open_store(tmp_path, THEIRS) as store:
+        put(store, [block])
+        assert store.terms([block.key]) == {}
+
+
+def test_tools_know_of_names(tmp_path):
+    def done(*_: object) -> None:
+        pass
+
+    with open_store(tmp_path) as store:
+        for number in range(1, 200):
+            store.put_name(a_name(number))
+        for number in range(2, 200):
+            store.delete_name(a_name(number).key)
+    table = tmp_path / "v1" / "retained"
+    before, after = maintenance.compact(tmp_path, done)
+    assert after < before
+    assert maintenance.inspect(tmp_path).names == 1
+    assert maintenance.verify(tmp_path, done).sound
+    with lmdb.open(str(table)) as environment, environment.begin(write=True) as txn:
+        [(key, value)] = list(txn.cursor())
+        txn.put(key, value[:-1])
+    assert maintenance.verify(tmp_path, done).retained == 1
+    assert not maintenance.verify(tmp_path, done).sound
+    data = table / "data.mdb"
+    data.write_bytes(b"garbage!" * (data.stat().st_size // 8))
+    assert maintenance.verify(tmp_path, done).trees
+    maintenance.clear(tmp_path, old=False)
+    assert not table.exists()

@@ -132,9 +132,26 @@ def test_a_tier_is_left_alone_only_when_some_loads_of_it_were_seen():
     for _ in range(_LEAST_LOADS):
         decision = taken(chooser, a_match(("disk", 99)))
         assert decision.num_blocks == 99
-        costs.loaded("disk", 16 << 10, 100.0)
+        costs.loaded("disk", 99 * (16 << 10), 100.0)
     assert decision.ttft_s > decision.never_s, "what is known is told all the same"
     assert taken(chooser, a_match(("disk", 99))).num_blocks == 0
+
+
+def test_much_more_than_was_ever_loaded_is_tried_once():
+    """A disk of which only small loads were seen may be slow to begin, and fast."""
+    costs, late = Costs(), LoadCurve(latency_s=1.0, byte_s=1e-9)
+    costs.prefilled(0, 1600, 1.6)
+    for _ in range(3 * _LEAST_LOADS):
+        costs.loaded("disk", 16 << 10, late.seconds(16 << 10))
+    chooser, match = Chooser(costs), a_match(("disk", 99))
+    decision = taken(chooser, match)
+    assert (decision.num_blocks, decision.load_s > 90) == (99, True), (
+        "it would be thought to take a second a block"
+    )
+    assert taken(chooser, a_match(("disk", 2))).num_blocks == 0
+    costs.loaded("disk", 99 * (16 << 10), late.seconds(99 * (16 << 10)))
+    assert chooser.choose(match).load_s == pytest.approx(1.0, rel=0.3)
+    assert taken(chooser, match).num_blocks == 99, "and now for being faster"
 
 
 def test_what_is_loaded_is_waited_for_as_long_as_computing_takes_or_twice_as_long_as_it_should_take():
@@ -171,7 +188,7 @@ def test_a_tier_that_was_slow_is_tried_again_if_that_does_not_cost_too_much():
     costs = Costs()
     costs.prefilled(0, 1600, 1.6)
     for _ in range(_LEAST_LOADS):
-        costs.loaded("disk", 16 << 10, SLOW.seconds(16 << 10))
+        costs.loaded("disk", 99 * (16 << 10), SLOW.seconds(99 * (16 << 10)))
     chooser = Chooser(costs, probe_every=8)
     decisions = [taken(chooser, a_match(("disk", 99))) for _ in range(24)]
     chooser.check()
@@ -183,7 +200,7 @@ def test_a_tier_that_was_slow_is_tried_again_if_that_does_not_cost_too_much():
     assert stats["probes"] == 3
     assert stats["blocks"] == {"loaded": 3 * 99, "computed": 21 * 99}
     for _ in range(3 * _LEAST_LOADS):
-        costs.loaded("disk", 16 << 10, 100.0)
+        costs.loaded("disk", 99 * (16 << 10), 100.0)
     slower = Chooser(costs, probe_every=2)
     assert not any(taken(slower, a_match(("disk", 99))).probes for _ in range(9)), "for that it is too slow"
 

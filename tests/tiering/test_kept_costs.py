@@ -6,9 +6,9 @@ import os
 import pytest
 
 from tiering.costs import Costs
-from tiering.kept_costs import _MOST_FILES, CostsFile, read_costs
+from tiering.kept_costs import _MOST_FILES, BYTES_FACT, CostsFile, read_costs
 
-FACTS = {"model": "a", "threads": "2"}
+FACTS = {"model": "a", "threads": "2", BYTES_FACT: "4"}
 DAY_S = 86_400.0
 
 
@@ -34,8 +34,10 @@ def test_what_was_kept_is_found_by_the_same_facts(tmp_path, caplog):
     assert not caplog.records, "that there is nothing is no news"
     kept = CostsFile(tmp_path / "costs", FACTS).path
     assert kept.stat().st_mode & 0o77 == 0
-    assert read_costs(json.loads(kept.read_text())).as_json() == costs.as_json()
-    assert read_costs(costs.as_json()).as_json() == costs.as_json()
+    again, token_bytes = read_costs(json.loads(kept.read_text()))
+    assert (again.as_json(), token_bytes) == (costs.as_json(), 4)
+    again, token_bytes = read_costs(costs.as_json())
+    assert (again.as_json(), token_bytes) == (costs.as_json(), None)
 
 
 def _changed(**changes):

@@ -111,8 +111,8 @@ class Traffic:
         self.choose = choose
         self.waiting: list[Any] = []
         self.errands: list[Errand] = []
-        self.config = some_config(choose)
-        self.chooser = choose([None, None, Fickle(choose)])
+        self.config = self.some_config()
+        self.chooser = self.some_chooser()
         self.model = self._model({}, 0.0)
         self.kept: list[Any] = []
         """The prompts of what is kept."""
@@ -145,6 +145,12 @@ class Traffic:
             *[self.go_on_with_errands] * 4,
             self.end_an_era,
         ]
+
+    def some_config(self):
+        return some_config(self.choose)
+
+    def some_chooser(self):
+        return self.choose([None, None, Fickle(self.choose)])
 
     def _model(self, disk, now_s, *, in_steps=False, names=None):
         sizes = [RECORD_BYTES, 4]

@@ -86,7 +86,10 @@ def plan(
         str | None, typer.Option(help="KV a second from disk to the device: 3GB.", metavar="SIZE")
     ] = None,
     measured: Annotated[
-        Path | None, typer.Option(help="What `kvtide bench ttft --json` has written, with this model.")
+        Path | None,
+        typer.Option(
+            help="What `kvtide bench ttft --json` has written with this model, or an engine keeps in disk_path/v1/costs."
+        ),
     ] = None,
     disk_ratio: Annotated[float | None, typer.Option(help="How much smaller records are than KV.")] = None,
     disk_path: Annotated[str, typer.Option(help="Of the recommended configuration.")] = "/var/cache/kvtide",
@@ -355,16 +358,27 @@ def simulate(
     promote_s: Annotated[float, typer.Option(help="Seconds that a copy back takes, a block.", min=0)] = 0.0,
     read_s: Annotated[float, typer.Option(help="Seconds that a read from disk takes, a block.", min=0)] = 0.0,
     write_s: Annotated[float, typer.Option(help="Seconds that a write to disk takes, a block.", min=0)] = 0.0,
-    measured: Annotated[
-        Path | None,
+    load: Annotated[
+        str,
         typer.Option(
-            help="Instead of these: what `kvtide bench ttft --json` or an engine has kept of computing and loading, for blocks of "
-            "--block-tokens and --token-bytes."
+            help="What lower tiers have: always loaded, never, or auto, as much as is soonest by curves."
+        ),
+    ] = "always",
+    curves: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of seconds a block: what `kvtide bench ttft --json` has written or an engine keeps in disk_path/v1/costs "
+            'of computing and loading, or "assumed".',
+            metavar="FILE",
         ),
     ] = None,
-    block_tokens: Annotated[int, typer.Option(help="Tokens of a block, for --measured.", min=1)] = 512,
+    block_tokens: Annotated[int, typer.Option(help="Tokens of a block, for curves.", min=1)] = 512,
     token_bytes: Annotated[
-        int | None, typer.Option(help="Bytes of KV of a token, for --measured: as `kvtide plan` says.", min=1)
+        int | None,
+        typer.Option(
+            help="Bytes of KV of a token, for curves, where their file does not say: as `kvtide plan` tells.",
+            min=1,
+        ),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Where to write all figures.")] = None,
     html: Annotated[Path | None, typer.Option(help="Where to write a page with the curves.")] = None,
@@ -386,7 +400,8 @@ def simulate(
             disk_blocks=_sizes(disk_blocks, "--disk-blocks"),
             policies=_names(policy),
             admissions=_names(admission),
-            times=times(each_block, measured, block_tokens=block_tokens, token_bytes=token_bytes),
+            times=times(each_block, curves, load, block_tokens=block_tokens, token_bytes=token_bytes),
+            load=load,
         )
         run(sweep, json, html, processes)
 

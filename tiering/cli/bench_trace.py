@@ -308,7 +308,7 @@ def _page(runs: Sequence[dict[str, Any]], gates: Sequence[dict[str, object]]) ->
         for which, (engine, simulated) in each["ttft_s"].items():
             rows.append(_row(name, f"TTFT, {which}", f"{1e3 * engine:,.0f} ms", f"{1e3 * simulated:,.0f} ms"))
     return (
-        "# The simulator beside the engine\n\n`make bench-trace`\n\n"
+        "# The simulator beside the engine\n\n`kvtide bench trace`\n\n"
         f"{table(rows, ('trace', 'figure', 'engine', 'simulated'))}\n\n"
         f"{table(gates, ('name', 'value', 'bound', 'unit', 'holds'))}"
     )

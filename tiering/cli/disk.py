@@ -35,6 +35,8 @@ def inspect(path: Where, json: AsJson = False) -> None:
     for digest, used in found.namespaces.items():
         print(f"  model {digest[:12]}: {used['blocks']} blocks, {_size(used['stored_bytes'])}")
         print(f"    {_told(used['facts'])}")
+    if found.names:
+        print(f"  named caches: {found.names}")
     for one in found.quarantined:
         print(f"  quarantine: {one['reason']}, {_size(one['bytes'])}, {one['path']}")
     for other in (*found.set_aside, *found.other_formats):
@@ -59,6 +61,8 @@ def verify(path: Where, json: AsJson = False) -> None:
             print(f"baselines: {verdict.baselines} damaged")
         if verdict.unread_baselines:
             print(f"baselines: {verdict.unread_baselines} cannot be read")
+        if verdict.retained:
+            print(f"retained: {verdict.retained} damaged or unknown")
         print(
             f"{verdict.records} records, {verdict.unpaired} left over; {'sound' if verdict.sound else 'NOT SOUND'}"
         )

@@ -3,21 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from engine.sizes import parse_bytes
 from kvstore.reports import TierName
-from tiering.cli.parsing import parsed
+from tiering.cli.curves_file import read_curves
 from tiering.cli.plan_kv import KvCost
-from tiering.costs import LOADED_FROM, Costs, Curves, LoadCurve, PrefillCurve
+from tiering.costs import LOADED_FROM, Curves, LoadCurve, PrefillCurve
 
 ASSUMED_OPERATIONS_S: Final = 300e12
 """Of a device for one model: about what is left of the 990e12 that an H100 has in 16 bits. Nothing here has measured it."""
 ASSUMED_LOADS_BYTES_S: Final[Mapping[TierName, float]] = {"host": 20e9, "disk": 3e9}
 """KV: over PCIe 4.0 x16, and from one NVMe drive on PCIe 4.0 with a few cores that decode. Likewise."""
-
-_DISK_ROWS: Final = ("disk_dropped", "disk")
-"""Of `kvtide bench ttft`: with the page cache dropped is more honest, where it was measured."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,7 +37,11 @@ def rates(
 
     `prefill`: tokens a second of a short prompt; `loads`: KV bytes a second, as "3GB". Raises ValueError for what cannot be meant.
     """
-    known = Curves(prefill=None, loads={}) if measured is None else measured_curves(measured, token_bytes)
+    known = (
+        Curves(prefill=None, loads={})
+        if measured is None
+        else read_curves(measured, f"--measured {measured}", token_bytes)[0]
+    )
     curve, source = _prefill(kv, prefill, known, measured)
     sources, curves = {"prefill": source}, dict(known.loads)
     for tier in LOADED_FROM:
@@ -84,35 +85,3 @@ def _bytes_s(tier: TierName, given: str) -> int:
     if not (found := parse_bytes(int(text) if text.isdigit() else text, f"--{tier}-load")):
         raise ValueError(f"--{tier}-load must be bytes of KV a second, above 0, such as 3GB, got {given!r}")
     return found
-
-
-def measured_curves(file: Path, token_bytes: int) -> Curves:
-    """`--measured`: the curves of what `kvtide bench ttft --json` has written, or of costs as `Costs.as_json` answers."""
-    found = parsed(file, f"--measured {file}")
-    if isinstance(found, dict) and "prefill" in found:
-        return Costs.from_json(found).curves
-    try:
-        costs = _of_bench(found, token_bytes)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(
-            f"--measured {file} is neither what `kvtide bench ttft --json` writes nor costs of kvtide"
-        ) from error
-    return costs.curves
-
-
-def _of_bench(found: Any, token_bytes: int) -> Costs:
-    """Of a benchmark with this model: its rows name no bytes."""
-    costs, suffix = Costs(), found["config"]["suffix_tokens"]
-    rows = {row["tier"] for row in found["rows"]}
-    disk = next((name for name in _DISK_ROWS if name in rows), None)
-    for row in found["rows"]:
-        prefix, took = row["prefix_tokens"], row["timings_s"]
-        if row["tier"] == "cold":
-            costs.prefilled(0, prefix + suffix, took["prefill_s"])
-        elif row["tier"] == "device":
-            costs.prefilled(prefix, suffix, took["prefill_s"])
-        elif row["tier"] == "host":
-            costs.loaded("host", prefix * token_bytes, took["load_s"])
-        elif row["tier"] == disk:
-            costs.loaded("disk", prefix * token_bytes, took["load_s"])
-    return costs

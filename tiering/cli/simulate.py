@@ -19,8 +19,9 @@ from rich.progress import Progress
 
 from tiering.bound import chained, minimum
 from tiering.cli.as_recorded import as_recorded
+from tiering.cli.curves_file import read_curves
 from tiering.cli.environment import commit, version
-from tiering.durations import BlockTimes, CurveTimes
+from tiering.durations import ASSUMED, ASSUMED_TOKEN_BYTES, BlockTimes, CurveTimes
 from tiering.residency import Ids
 from tiering.simulate import Outcome, Simulation, SimulationConfig
 from tiering.trace import read_trace
@@ -40,6 +41,7 @@ class Sweep:
     policies: tuple[str, ...]
     admissions: tuple[str, ...]
     times: BlockTimes | CurveTimes
+    load: str = "always"
 
     def configs(self) -> list[SimulationConfig | int]:
         """One for each run; of MIN the size alone. Raises ValueError for what cannot be simulated."""
@@ -65,30 +67,29 @@ class Sweep:
             policy=policy,
             admission=admission,
             times=self.times,
+            load=self.load,
         )
 
 
 def times(
-    each_block: BlockTimes, measured: Path | None, *, block_tokens: int, token_bytes: int | None
+    each_block: BlockTimes, curves: str | None, load: str, *, block_tokens: int, token_bytes: int | None
 ) -> BlockTimes | CurveTimes:
-    """What takes how long: what options say of each block, or what was measured, for blocks of so many tokens.
+    """What takes how long: what options say of each block, or curves, for blocks of so many tokens.
 
-    Raises ValueError if both are given, or the file has nothing to go by.
+    `curves`: a file, or "assumed", as `load` "auto" takes them if nothing is said. Raises ValueError if both are given, or the file
+    has nothing to go by.
     """
-    if measured is None:
+    if curves is None and load != "auto":
         return each_block
     if each_block != BlockTimes():
         raise ValueError(
-            "--measured says what computing and copies take: give it without --compute-s and the like"
+            "curves say what computing and copies take: give --curves, or --load auto, without --compute-s and the like"
         )
-    if token_bytes is None:
-        raise ValueError(
-            "--measured needs --token-bytes, the KV of a token: `kvtide plan` tells it of a model"
-        )
-    from tiering.cli.plan_rates import measured_curves
-
-    curves = measured_curves(measured, token_bytes)
-    return CurveTimes.of(curves, block_tokens=block_tokens, block_bytes=block_tokens * token_bytes)
+    if curves is None or curves == "assumed":
+        known, token_bytes = ASSUMED, token_bytes or ASSUMED_TOKEN_BYTES
+    else:
+        known, token_bytes = read_curves(Path(curves), f"--curves {curves}", token_bytes)
+    return CurveTimes.of(known, block_tokens=block_tokens, token_bytes=token_bytes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

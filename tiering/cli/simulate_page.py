@@ -25,6 +25,7 @@ _STYLE: Final = """\
 body { background: var(--page); color: var(--text); margin: 2rem auto; max-width: 60rem; padding: 0 1rem;
   font: 15px/1.5 -apple-system, "Segoe UI", "Noto Sans", Helvetica, Arial, sans-serif }
 table { border-collapse: collapse } th, td { padding: .2rem .7rem; text-align: right; border-bottom: 1px solid var(--line) }
+td { white-space: nowrap } .wide { overflow-x: auto }
 svg text { fill: var(--text); font-size: 12px } svg .faint { fill: var(--faint) } .grid { stroke: var(--line) }
 svg { max-width: 100%; height: auto }"""
 
@@ -181,4 +182,4 @@ def _table(runs: Sequence[Run]) -> str:
             *(ttft_cells(each) if takes_time else ()),
         )
         rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    return "<table>" + "\n".join(rows) + "</table>"
+    return '<div class="wide"><table>' + "\n".join(rows) + "</table></div>"

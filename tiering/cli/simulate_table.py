@@ -20,7 +20,7 @@ def table(trace: Path, runs: Sequence[Run]) -> Table:
     caption = "%: of all blocks" + (f"; tiers: {tiers}" if below else "")
     rows = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     rows.add_column("blocks", justify="right")
-    rows.add_column("policy")
+    rows.add_column("policy", min_width=len("adaptive"))
     best, takes_time = (
         any(each.minimum_hit_rate for each in runs),
         any(each.ttft_s is not None for each in runs),

@@ -26,6 +26,7 @@ const REASONS = {
   read_failed: ["Read failed", "The disk answered a whole batch of reads with an error."],
   copy_failed: ["Copy failed", "The copy from host memory to the device failed."],
   overdue: ["Too late", "The read took longer than its deadline, so that the tokens were computed."],
+  behind_a_loss: ["Behind a loss", "A block before it was lost, and what follows that cannot be used until it is computed again."],
   tier_off: ["Tier off", "The tier had stopped working and was left alone for a while."],
   computed_sooner: ["Computed sooner", "A lower tier has it, and computing was thought to be faster than loading."],
   late: ["Came late", "It had not come from disk when it was sooner done to compute it than to wait on; it is kept when it comes."],

@@ -27,7 +27,7 @@ def test_every_get_answers(server):
         if route.method != "GET" or route.path in ("/", "/metrics", f"{V1}/events", f"{V1}/recording"):
             continue
         path = route.path.replace("{key}", key(1)).replace("{id}", "7")
-        path = path.replace("{name}", "handbook").replace("{tenant}", "acme")
+        path = path.replace("{cache}", "handbook").replace("{tenant}", "acme")
         if "/jobs/" in path or "/page/" in path:
             continue
         reply = ask(server.url, path)
@@ -36,6 +36,18 @@ def test_every_get_answers(server):
         head = ask(server.url, path, "HEAD")
         assert (head.status, head.body) == (200, b""), path
         assert head.headers["content-length"] != "0"
+
+
+def test_names_are_whatever_they_are(server, subject):
+    """Percent-encoded in a path, a name may have what separates paths and parts of it."""
+    job = ask(server.url, f"{V1}/caches", "POST", {"name": "a/b ?c", "text": "x", "tenant": "d/e"})
+    assert ended(server, job.json["id"])["state"] == "done"
+    path = f"{V1}/caches/a%2Fb%20%3Fc?tenant=d%2Fe"
+    assert ask(server.url, path).json["name"] == "a/b ?c"
+    assert ask(server.url, path, "DELETE").status == 200
+    assert ask(server.url, path).status == 404
+    assert ask(server.url, f"{V1}/tenants/d%2Fe/quota", "PUT", {"weight": 2}).json["tenant"] == "d/e"
+    assert list(subject.quotas) == ["d/e"]
 
 
 def test_probes(server, subject):
