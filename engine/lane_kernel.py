@@ -348,4 +348,4 @@ def _attend(
 
 
 # so that numba looks at those files too
-_attend.__qualname__ += f"_{SOURCES}_{CHUNK}"
+_attend.__qualname__ += "_" + SOURCES
