@@ -34,16 +34,17 @@ class Team(Closing):
         It must be all done where fewer do it: where no thread may be begun, and when the interpreter ends.
         """
         self._meet(min(torch.get_num_threads(), self._most) - 1)
-        for seat in self._seats:
+        seats = self._seats
+        for seat in seats:
             seat.give(work, given)
         try:
             work(*given)
         finally:
-            for seat in self._seats:
+            for seat in seats:
                 seat.wait()
-        if any(seat.is_refused for seat in self._seats):
+        if any(seat.is_refused for seat in seats):
             self.close()
-        for seat in self._seats:
+        for seat in seats:
             seat.tell()
 
     def close(self) -> None:
