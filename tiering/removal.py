@@ -96,7 +96,13 @@ class Removal:
         if not len(ids):
             return _NOTHING
         others = self._has_other_copy(tier, ids)
-        self.leave(tier, ids[others])
+        elsewhere = ids[others]
+        # who computes a block may end before it is there: then this was the last copy
+        upper, lower = _OTHERS[tier]
+        residency = self._holdings.residency
+        whole = residency.present(upper, elsewhere) | residency.present(lower, elsewhere)
+        self.gone(elsewhere[~whole], MissReason.NOT_ADMITTED)
+        self.leave(tier, elsewhere)
         going = self._free_to_go(ids[~others])
         self._drop_leaves(tier, going, MissReason.NOT_ADMITTED)
         self.not_admitted[tier] += len(going)
