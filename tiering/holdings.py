@@ -229,7 +229,7 @@ class Holdings:
         cells = self.residency.cells
         if cells.state[0][block] != PRESENT or cells.leases[block] or cells.readers[0][block]:
             return False
-        return not self.holds or self.may_leave_device(np.array([block], dtype=np.intp)).item()
+        return not self.holds.are_any or self.may_leave_device(np.array([block], dtype=np.intp)).item()
 
     def may_leave_device(self, ids: Ids) -> Mask:
         """Of blocks that nobody uses, those that are not held there, nor have nowhere else to be held."""
@@ -518,11 +518,12 @@ class Holdings:
         else:
             self.slots[tier].free_one(place, _INDEXED)
             self.num_dirty_host -= tier is HOST
-        if self.owners.several:
+        several = self.owners.several
+        if several:
             self.shares.change_use_of(tier, cells.owner[block], -place if tier is DISK else -1)
             if tier is HOST:
                 self.shares.change_dirty(np.array([block], dtype=np.intp), -1)
-        if self.owners.several or self.ranks.in_use:
+        if several or self.ranks.in_use:
             self._forget_whose(np.array([block], dtype=np.intp))
         self.order.removed_leaf(cells.stamp[block], parent)
         self.radix.remove_leaf(block, parent)

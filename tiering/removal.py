@@ -8,7 +8,6 @@ from tiering.holdings import ABSENT, DEVICE, DISK, PRESENT, Holdings
 from tiering.holes import Holes
 from tiering.moves import Forget
 from tiering.outbox import Outbox
-from tiering.owners import NOBODY
 from tiering.residency import Ids, Mask, Tier
 
 _OTHERS = tuple(tuple(other for other in Tier if other is not tier) for tier in Tier)
@@ -65,21 +64,20 @@ class Removal:
 
         Else False, and no change.
         """
-        residency = self._holdings.residency
+        holdings, residency = self._holdings, self._holdings.residency
         if not residency.is_only_in(tier, block) or (
-            self._holdings.holds and self._holdings.holds.is_held(block)
+            (holds := holdings.holds).are_any and holds.is_held(block)
         ):
             return False
-        if self._holdings.shares.on:
-            self._note_evicted(tier, np.array([block], dtype=np.intp))
+        if holdings.owners.several:
+            one = np.array([block], dtype=np.intp)
+            self._note_evicted(tier, one)
+            holdings.shares.evicted(one)
         else:
-            fingerprint = residency.cells.fingerprint[block]
-            self.departed.note_one(fingerprint, tier, _EVICTED, self._holdings.order.now_s)
+            self.departed.note_one(residency.cells.fingerprint[block], tier, _EVICTED, holdings.order.now_s)
         if tier is DISK:
             self.forget(np.array([block], dtype=np.intp))
-        if self._holdings.owners.several:
-            self._holdings.shares.evicted(np.array([block], dtype=np.intp))
-        self._holdings.drop_leaf(tier, block)
+        holdings.drop_leaf(tier, block)
         self.evicted[tier] += 1
         self.dropped[tier] += 1
         return True
@@ -98,7 +96,13 @@ class Removal:
         if not len(ids):
             return _NOTHING
         others = self._has_other_copy(tier, ids)
-        self.leave(tier, ids[others])
+        elsewhere = ids[others]
+        # who computes a block may end before it is there: then this was the last copy
+        upper, lower = _OTHERS[tier]
+        residency = self._holdings.residency
+        whole = residency.present(upper, elsewhere) | residency.present(lower, elsewhere)
+        self.gone(elsewhere[~whole], MissReason.NOT_ADMITTED)
+        self.leave(tier, elsewhere)
         going = self._free_to_go(ids[~others])
         self._drop_leaves(tier, going, MissReason.NOT_ADMITTED)
         self.not_admitted[tier] += len(going)
@@ -196,15 +200,17 @@ class Removal:
 
     def _note_evicted(self, tier: Tier, ids: Ids, why: MissReason = MissReason.EVICTED) -> None:
         """Blocks are about to go that only this tier has, to make room in it, or for another reason."""
-        holdings = self._holdings
-        fingerprints = holdings.residency.fingerprint[ids]
-        numbers = holdings.residency.owner[ids]
-        for number in np.unique(numbers).tolist() if holdings.shares.on else [NOBODY]:
-            mine = fingerprints if not holdings.shares.on else fingerprints[numbers == number]
-            over = why is MissReason.EVICTED and holdings.shares.on and holdings.shares.is_over(tier, number)
+        residency, shares, now_s = self._holdings.residency, self._holdings.shares, self._holdings.order.now_s
+        if not shares.on or why is not MissReason.EVICTED:
+            self.departed.note(residency.fingerprint[ids], int(tier), why, now_s)
+            return
+        numbers = residency.owner[ids]
+        for number in np.unique(numbers).tolist():
+            over = shares.is_over(tier, number)
             reason = MissReason.OVER_QUOTA if over else why
-            own = number == holdings.shares.asker
-            self.departed.note(mine, int(tier), reason, holdings.order.now_s, by_others=over and not own)
+            by_others = over and number != shares.asker
+            mine = residency.fingerprint[ids[numbers == number]]
+            self.departed.note(mine, int(tier), reason, now_s, by_others=by_others)
 
     def lost(self, ids: Ids, reason: MissReason) -> None:
         """The disk turned out not to have these blocks: remember it of those that are whole nowhere else."""
