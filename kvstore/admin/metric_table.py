@@ -231,6 +231,8 @@ DISK = (
            "Records that could not be deleted; they take space until the next start."),
     Metric("kvtide_failed_touches_total", "counter", "blocks", "cache.failed_touches", {},
            "Blocks of which the disk could not be told the last use."),
+    Metric("kvtide_failed_terms_total", "counter", "writes", "cache.failed_terms", {},
+           "Times that the disk could not be told how long blocks live, or that a named cache is over."),
     Metric("kvtide_store_blocks", "gauge", "blocks", "cache.store.blocks", {},
            "Records of this namespace."),
     Metric("kvtide_store_stored_bytes", "gauge", "bytes", "cache.store.stored_bytes", {},

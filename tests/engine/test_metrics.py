@@ -16,6 +16,11 @@ NO_METRICS = {
     "cache.tiers.device.slots": "the sum over the states",
     "cache.tiers.host.slots": "the sum over the states",
     "cache.tiers.disk.written_by_read": "a query divides better, over the time that is asked about",
+    "cache.retention.holds": "what they hold is kvtide_held_blocks",
+    "cache.retention.most_held.device": "a share of the tier, which is a setting",
+    "cache.retention.most_held.host": "the same",
+    "cache.retention.most_held.disk_bytes": "the same",
+    "cache.retention.terms": "times to live that are told apart",
     "attention": "a label of kvtide_engine_info",
     "flashinfer_off": "a sentence",
 }

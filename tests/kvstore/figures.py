@@ -95,6 +95,7 @@ def cache_alone() -> dict[str, Any]:
         "preempted": {"requests": 1, "swapped_out_blocks": 3, "swapped_in_blocks": 2},
         "failed_deletes": 0,
         "failed_touches": 1,
+        "failed_terms": 1,
     }
 
 

@@ -91,7 +91,7 @@ TestLate.settings = settings(stateful_step_count=30, max_examples=8)
 def test_long_histories_in_which_much_is_late():
     """Of several seeds: else it would hold of nothing."""
     seen: Counter[str] = Counter()
-    for seed in range(3):
+    for seed in range(8):
         traffic = LateTraffic(random.Random(seed).choice)
         for _ in range(150):
             traffic.act()

@@ -69,7 +69,7 @@ def test_our_own_rows_may_have_hints(tmp_path, put):
     assert (first.hints, second.hints) == (said, Hints())
     wrong = '{"at_s": 0, "blocks": [1], "hints": {"goes_on": true, "one_shot": true}}'
     with pytest.raises(TraceError, match=r"a\.jsonl:2: .*goes on is no one-shot"):
-        list(read_trace(put(OWN.strip().splitlines()[0] + "\n" + wrong)))
+        list(read_trace(put(OWN.strip().splitlines()[0] + "\n" + wrong + "\n")))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.zst"])

@@ -32,7 +32,7 @@ def every_route():
             path = (
                 route.path.replace("{key}", key(1))
                 .replace("{id}", "7")
-                .replace("{name}", "handbook")
+                .replace("{cache}", "handbook")
                 .replace("{tenant}", "acme")
                 .replace("{name:.+}", "x.js")
             )
