@@ -1,11 +1,12 @@
 """What users ask an engine to keep: terms of requests, named caches and kept prefixes; over restarts, and when things fail."""
 
 import shutil
+from contextlib import suppress
 
 import pytest
 
 from engine import RequestOptions
-from kvstore.errors import StoreFull
+from kvstore.errors import StoreFailed, StoreFull
 from tests.engine.engines import BLOCK, GREEDY, bytes_of, engine_on, open_engine, tokens
 
 PROMPT, OTHER = tokens(0, 4 * BLOCK + 1), tokens(1, 4 * BLOCK + 1)
@@ -24,7 +25,8 @@ def crowd(engine, num=15):
     """Other prompts, as many as push everything out that may go."""
     for seed in range(100, 100 + num):
         engine.generate(tokens(seed, 4 * BLOCK + 1), GREEDY)
-    engine.flush()
+    with suppress(StoreFailed):  # the disk is full by then: there may be no place for a block that is older than all there
+        engine.flush()
 
 
 def cached(engine, prompt=PROMPT, options=None):
