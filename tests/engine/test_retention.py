@@ -25,7 +25,7 @@ def crowd(engine, num=15):
     """Other prompts, as many as push everything out that may go."""
     for seed in range(100, 100 + num):
         engine.generate(tokens(seed, 4 * BLOCK + 1), GREEDY)
-    with suppress(StoreFailed):  # the disk is full by then: there may be no place for a block that is older than all there
+    with suppress(StoreFailed):  # of a full disk: what is older than all there finds no place
         engine.flush()
 
 
