@@ -31,7 +31,7 @@ from kvstore.record import RecordFormat
 from kvstore.store import BlockRef
 from tiering.cli.environment import environment
 from tiering.cli.kv_blocks import kv_blocks
-from tiering.cli.markdown import table
+from tiering.cli.markdown import gate, table
 
 Blocks: TypeAlias = NDArray[np.uint8]
 """[blocks, bytes of a block]."""
@@ -294,10 +294,7 @@ def gates(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         ("unpack bfloat16, checks included", of["bfloat16", "record"]["decode_gb_s"], 1.2, "GB/s a core"),
         ("pack bfloat16, checks included", of["bfloat16", "record"]["encode_gb_s"], 0.75, "GB/s a core"),
     ]
-    return [
-        {"name": name, "value": value, "bound": bound, "unit": unit, "holds": value >= bound}
-        for name, value, bound, unit in wanted
-    ]
+    return [gate(*each, at_most=False) for each in wanted]
 
 
 def measure(num_tokens: int, repeats: int, seed: int) -> dict[str, Any]:

@@ -293,23 +293,21 @@ def prefetch(_context: Any, _address: Any) -> Any:
 @intrinsic
 def next_number(_context: Any, _address: Any) -> Any:
     """The number at an address, that is one more for whoever comes next."""
-
-    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
-        counter = builder.inttoptr(given[0], I64.as_pointer())
-        return builder.atomic_rmw("add", counter, ir.Constant(I64, 1), "monotonic")
-
-    return types.int64(types.int64), emit
+    return types.int64(types.int64), _adding_one("monotonic")
 
 
 @intrinsic
 def count(_context: Any, _address: Any) -> Any:
     """Add one to the number at an address, once all that was written before can be seen. Gives what it was."""
+    return types.int64(types.int64), _adding_one("acq_rel")
 
+
+def _adding_one(ordering: str) -> Any:
     def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
         counter = builder.inttoptr(given[0], I64.as_pointer())
-        return builder.atomic_rmw("add", counter, ir.Constant(I64, 1), "acq_rel")
+        return builder.atomic_rmw("add", counter, ir.Constant(I64, 1), ordering)
 
-    return types.int64(types.int64), emit
+    return emit
 
 
 @intrinsic

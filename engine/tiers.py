@@ -112,9 +112,8 @@ def open_tiers(
     device_slots, host_slots = _slots(chosen, layout)
     pool = stack.enter_context(memory.pool(layout, device_slots))
     with memory_for(f"a pool of {device_slots} blocks", lower(config, pool_setting(config, chosen.device))):
-        with (
-            model.packing()
-        ):  # it takes as long as loading what was compiled, and needs the GIL as little as that needs memory
+        # packing takes as long as loading what was compiled, and needs the GIL as little as that needs memory
+        with model.packing():
             lanes.prepare(pool.device, pool.dtype, model.dtype, layout.head_dim)
         kernels, flashinfer_off = choose_kernels(model, pool, config, load_flashinfer)
         if kernels is not None:

@@ -162,17 +162,15 @@ class Eviction(Removal):
         victims = victims[self._holdings.residency.state[DEVICE][victims] == PRESENT]
         if self._holdings.holds:
             held = self._holdings.holds.are_held(victims)
-            victims = np.concatenate(
-                [victims[~held], victims[held]]
-            )  # nothing that is not held leads to what is
+            # nothing that is not held leads to what is
+            victims = np.concatenate([victims[~held], victims[held]])
         num_kept = min(len(slots), len(victims))
         going, staying = victims[: len(victims) - num_kept], victims[len(victims) - num_kept :]
         if self._holdings.holds:
             going = going[~self._holdings.would_be_missed(going)]
         self.give_up(DEVICE, going)
-        staying = staying[
-            self._holdings.residency.present(DEVICE, staying)
-        ]  # beyond a hole it may have been below one of those
+        # beyond a hole it may have been below one of those
+        staying = staying[self._holdings.residency.present(DEVICE, staying)]
         self._return_host(slots[len(staying) :])
         self.demote(staying, slots[: len(staying)], then_free=True)
 

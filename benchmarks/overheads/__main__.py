@@ -13,15 +13,18 @@ known. Exit status 1 if a gate does not hold.
 
 import argparse
 import sys
+from functools import partial
 from typing import Any
 
 from benchmarks import command
 from benchmarks.overheads import at_rest, decode, promotions
 from engine.model import load_model
 from tiering.cli.environment import environment
-from tiering.cli.markdown import table
+from tiering.cli.markdown import gate, table
 
 _PROMOTED_FROM = ("host", "disk that answers at once", "disk")
+
+_at_most = partial(gate, at_most=True)
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -68,10 +71,10 @@ def gates(
 ) -> list[dict[str, Any]]:
     [help_s] = [row["cpu_s"] for row in imports if row["what"] == "kvtide --help"]
     return [
-        *(gate for row in steps if row["with_model"] for gate in _of_step(row)),
-        *(gate for row in promoted for gate in _of_promotion(row)),
+        *(each for row in steps if row["with_model"] for each in _of_step(row)),
+        *(each for row in promoted for each in _of_promotion(row)),
         *(
-            _gate(
+            _at_most(
                 f"idle engine, {'with' if row['endpoint'] else 'without'} its endpoint",
                 row["cpu_ms_a_second"],
                 0.1,
@@ -79,7 +82,7 @@ def gates(
             )
             for row in idle
         ),
-        _gate("kvtide --help", help_s, 0.3, "s of processor time"),
+        _at_most("kvtide --help", help_s, 0.3, "s of processor time"),
     ]
 
 
@@ -87,11 +90,13 @@ def _of_step(row: dict[str, Any]) -> list[dict[str, Any]]:
     """Drawing from the probabilities of a vocabulary is computing that the request asks for; taking the largest is not."""
     draws = row["case"] == "sampled"
     found = [
-        _gate(f"loop's share of a step, {row['case']}", row["share"], None if draws else 0.05, "of the step")
+        _at_most(
+            f"loop's share of a step, {row['case']}", row["share"], None if draws else 0.05, "of the step"
+        )
     ]
     if draws:
         name = f"loop's share of a step but for choosing tokens, {row['case']}"
-        found.append(_gate(name, row["share_but_for_choosing"], 0.05, "of the step"))
+        found.append(_at_most(name, row["share_but_for_choosing"], 0.05, "of the step"))
     return found
 
 
@@ -99,18 +104,13 @@ def _of_promotion(row: dict[str, Any]) -> list[dict[str, Any]]:
     """With the store there are checksums, trees and decoding as well, which are not Python: no bound."""
     name = f"promotion of {row['blocks']} blocks from {row['from']}"
     if row["from"] != "disk":
-        return [_gate(name, row["us_a_block"], 20.0, "us a block")]
+        return [_at_most(name, row["us_a_block"], 20.0, "us a block")]
     return [
-        _gate(f"{name}, without the store", row["us_a_block"], 20.0, "us a block"),
-        _gate(
+        _at_most(f"{name}, without the store", row["us_a_block"], 20.0, "us a block"),
+        _at_most(
             f"{name}, with the store, blocks of 1 kB", row["us_a_block_with_the_store"], None, "us a block"
         ),
     ]
-
-
-def _gate(name: str, value: float, bound: float | None, unit: str) -> dict[str, Any]:
-    holds = None if bound is None else value <= bound
-    return {"name": name, "value": value, "bound": bound, "unit": unit, "holds": holds}
 
 
 def report(figures: dict[str, Any]) -> str:
@@ -172,7 +172,7 @@ def main() -> int:
     arguments = parser.parse_args()
     figures = measure(arguments)
     command.publish(arguments.json, figures, report(figures))
-    return int(any(gate["holds"] is False for gate in figures["gates"]))
+    return int(any(each["holds"] is False for each in figures["gates"]))
 
 
 if __name__ == "__main__":

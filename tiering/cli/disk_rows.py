@@ -8,7 +8,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from tiering.cli.markdown import table
+from tiering.cli.markdown import gate, table
 
 RAW_REQUEST_MIB: Final = (1, 4)
 
@@ -56,17 +56,12 @@ def gates(rows: Sequence[dict[str, Any]], cores: int) -> list[dict[str, Any]]:
     a_core = min(row["gb_per_cpu_s"] for row in warm)
     demotion = _only(rows, "demotion", "written", 1)["gb_per_cpu_s"]
     return [
-        _gate("cold, by the best raw read", cold / raw, 1.25, "x"),
-        _gate("warm, a core", a_core, 1.1, "GB/s"),
-        _gate("warm, all cores by one thread", growth, 1 + 0.5 * (threads - 1), "x"),
-        _gate("demotion, a core", demotion, 0.7, "GB/s"),
-        _gate("cold, by the best raw read into ordinary pages", cold / ordinary, None, "x"),
+        gate("cold, by the best raw read", cold / raw, 1.25, "x", at_most=False),
+        gate("warm, a core", a_core, 1.1, "GB/s", at_most=False),
+        gate("warm, all cores by one thread", growth, 1 + 0.5 * (threads - 1), "x", at_most=False),
+        gate("demotion, a core", demotion, 0.7, "GB/s", at_most=False),
+        gate("cold, by the best raw read into ordinary pages", cold / ordinary, None, "x", at_most=False),
     ]
-
-
-def _gate(name: str, value: float, bound: float | None, unit: str) -> dict[str, Any]:
-    holds = None if bound is None else value >= bound
-    return {"name": name, "value": value, "bound": bound, "unit": unit, "holds": holds}
 
 
 def _best(rows: Sequence[dict[str, Any]], what: str, state: str) -> float:
@@ -96,16 +91,16 @@ def show(measured: dict[str, Any]) -> None:
             f"{1 - min(absent):.1%}" if absent else "",
         )
     Console().print(shown)
-    for gate in measured["gates"]:
-        held = {True: "holds", False: "does not hold", None: "no bound"}[gate["holds"]]
-        bound = "" if gate["bound"] is None else f" (at least {gate['bound']:g})"
-        Console().print(f"{gate['name']}: {gate['value']:.2f} {gate['unit']}{bound}: {held}")
+    for each in measured["gates"]:
+        held = {True: "holds", False: "does not hold", None: "no bound"}[each["holds"]]
+        bound = "" if each["bound"] is None else f" (at least {each['bound']:g})"
+        Console().print(f"{each['name']}: {each['value']:.2f} {each['unit']}{bound}: {held}")
 
 
 def page(measured: dict[str, Any]) -> str:
     """The same in Markdown."""
     config, machine, kv = measured["config"], measured["environment"], measured["kv"]
-    gates = [{**gate, "value": f"{gate['value']:.2f}"} for gate in measured["gates"]]
+    gates = [{**each, "value": f"{each['value']:.2f}"} for each in measured["gates"]]
     rows = [
         {
             **{name: row[name] for name in ("what", "state", "threads")},

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def table(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
@@ -12,9 +13,9 @@ def table(rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def gate(name: str, value: float, bound: float, unit: str, *, at_most: bool) -> dict[str, object]:
-    """A figure that must be at most, or at least, a bound, and whether it is."""
-    holds = value <= bound if at_most else value >= bound
+def gate(name: str, value: float, bound: float | None, unit: str, *, at_most: bool) -> dict[str, Any]:
+    """A figure that must be at most, or at least, a bound, and whether it is; None of a figure that has no bound."""
+    holds = None if bound is None else value <= bound if at_most else value >= bound
     return {"name": name, "value": value, "bound": bound, "unit": unit, "holds": holds}
 
 
