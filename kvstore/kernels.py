@@ -113,10 +113,10 @@ def compiled_words(function: Callable[..., None], *, writes_words: bool) -> Call
 
 
 def compiled(function: Callable[..., Any], signatures: Sequence[Any], **options: Any) -> Callable[..., Any]:
-    """A function compiled for these signatures, without the GIL, and kept for later processes where that can be."""
+    """A function compiled for these signatures, without the GIL unless `nogil` says else, and kept for later processes where that can be."""
     from numba import njit
 
-    options["nogil"] = True
+    options.setdefault("nogil", True)
     try:
         made = njit(signatures, cache=True, **options)(function)
         if made.stats.cache_misses:

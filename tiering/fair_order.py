@@ -6,7 +6,7 @@ from typing import Final
 import numpy as np
 
 from tiering.owners import NOBODY
-from tiering.policies.lru import LRU, Eligible, View
+from tiering.policies.lru import LRU, View, Which
 from tiering.quotas import Shares, split
 from tiering.ranks import Rank, Ranks
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, Tier
@@ -34,7 +34,7 @@ class FairOrder:
         shares: Shares,
         ranks: Ranks,
         plain: Victims,
-        eligible: Eligible,
+        eligible: Which,
         block_size: Callable[[], float] = lambda: 1.0,
     ) -> None:
         """`plain`: the order of all blocks, with the same `eligible`: see `LRU.view`. `block_size`: of a mean block, as `shares` counts."""

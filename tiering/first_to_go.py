@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tiering.policies.lru import Eligible, View
+from tiering.policies.lru import View, Which
 from tiering.residency import Ids, Residency, State, Tier
 
 _ABSENT = State.ABSENT
@@ -34,7 +34,7 @@ class FirstToGo:
         tier: Tier,
         residency: Residency,
         view: View,
-        eligible: Eligible,
+        eligible: Which,
     ) -> None:
         """`view`: of all of the tier's blocks, with the same `eligible`: see `LRU.view`."""
         self._tier, self._residency, self._view, self._eligible = tier, residency, view, eligible

@@ -15,17 +15,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.eligible import Eligible
 from tiering.fair_order import FairOrder
 from tiering.fingerprints import fingerprints
 from tiering.first_to_go import FirstToGo
 from tiering.holds import Hold, Holds
 from tiering.owners import NOBODY, Owners, Ownership
-from tiering.policies.lru import LRU, Eligible
+from tiering.policies.lru import LRU
 from tiering.policies.policy import Policy
 from tiering.quotas import Quotas, Shares
 from tiering.radix import RadixIndex
 from tiering.ranks import Rank, Ranks
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, State, Tier
+from tiering.rules import DEVICE_VICTIM, DISK_VICTIM, HOST_CLEAN, HOST_DIRTY, HOST_STORED, HOST_VICTIM
 from tiering.slot_table import SlotState, SlotTable
 from tiering.stems import Stems
 from tiering.terms import Terms
@@ -87,34 +89,25 @@ class Holdings:
         """Blocks in host memory that have no finished copy on disk."""
         self.tier_orders: tuple[TierOrder | None, ...] = (None, None, None)
         """The order of a plug-in, where there is one, by tier. The disk has none: what survives a restart is the last use."""
-        plain_device: Victims = self.order.view(self._is_device_victim, self._is_one_device_victim)
-        plain_host: Victims = self.order.view(self._is_host_victim)
-        self.host_stored = self.order.view(self._is_host_stored)
+        device_victim, host_victim = self._eligible(DEVICE_VICTIM), self._eligible(HOST_VICTIM)
+        plain_device: Victims = self.order.view(device_victim)
+        plain_host: Victims = self.order.view(host_victim)
+        self.host_stored = self.order.view(self._eligible(HOST_STORED))
         self._first_to_go: FirstToGo | None = None
         if chooses and policy is None:
-            plain_device = self._first_to_go = FirstToGo(
-                DEVICE,
-                self.residency,
-                self.order.view(self._is_device_victim, self._is_one_device_victim),
-                self._is_device_victim,
-            )
+            view = self.order.view(device_victim)
+            plain_device = self._first_to_go = FirstToGo(DEVICE, self.residency, view, device_victim)
         if policy is not None:
             plain_device = device = TierOrder(
-                DEVICE,
-                self.residency,
-                policy(device_slots),
-                self._is_device_victim,
-                self._is_one_device_victim,
+                DEVICE, self.residency, policy(device_slots), device_victim, device_victim.of
             )
-            plain_host = host = TierOrder(
-                HOST, self.residency, policy(max(1, host_slots)), self._is_host_victim
-            )
+            plain_host = host = TierOrder(HOST, self.residency, policy(max(1, host_slots)), host_victim)
             self.tier_orders = (device, host, None)
-        self.device_victims = self._fair(DEVICE, plain_device, self._is_device_victim)
-        self.host_victims = self._fair(HOST, plain_host, self._is_host_victim)
-        self.host_clean = self._fair(HOST, self.order.view(self._is_host_clean), self._is_host_clean)
-        self.host_dirty = self._fair(HOST, self.order.view(self._is_to_be_written), self._is_to_be_written)
-        self.disk_victims = self._fair(DISK, self.order.view(self._is_disk_victim), self._is_disk_victim)
+        self.device_victims = self._fair(DEVICE, plain_device, device_victim)
+        self.host_victims = self._fair(HOST, plain_host, host_victim)
+        self.host_clean = self._fair_view(HOST, self._eligible(HOST_CLEAN))
+        self.host_dirty = self._fair_view(HOST, self._eligible(HOST_DIRTY))
+        self.disk_victims = self._fair_view(DISK, self._eligible(DISK_VICTIM))
         self._fair_orders = (
             self.device_victims,
             self.host_victims,
@@ -141,6 +134,12 @@ class Holdings:
             DISK: (self.disk_victims,),
         }
         self._views = (self.device_victims, *host_views, self.disk_victims)
+
+    def _eligible(self, rule: int) -> Eligible:
+        return Eligible(rule, self.residency, self.slots[HOST])
+
+    def _fair_view(self, tier: Tier, eligible: Eligible) -> FairOrder:
+        return self._fair(tier, self.order.view(eligible), eligible)
 
     def _fair(self, tier: Tier, plain: Victims, eligible: Eligible) -> FairOrder:
         size = self._mean_record if tier is DISK else lambda: 1.0
@@ -216,71 +215,11 @@ class Holdings:
 
     # --- who may go -----------------------------------------------------------------------------------------------
 
-    def _idle(self, tier: Tier, ids: Ids) -> Mask:
-        """Present, and no copy out of it in flight."""
-        mask: Mask = (self.residency.state[tier][ids] == PRESENT) & (self.residency.readers[tier][ids] == 0)
-        return mask
-
-    def _is_device_victim(self, ids: Ids) -> Mask:
-        mask = self.residency.evictable(DEVICE, ids)
-        return mask & self.may_leave_device(ids) if self.holds else mask
-
-    def _is_one_device_victim(self, block: int) -> bool:
-        cells = self.residency.cells
-        if cells.state[0][block] != PRESENT or cells.leases[block] or cells.readers[0][block]:
-            return False
-        return not self.holds.are_any or self.may_leave_device(np.array([block], dtype=np.intp)).item()
-
-    def may_leave_device(self, ids: Ids) -> Mask:
-        """Of blocks that nobody uses, those that are not held there, nor have nowhere else to be held."""
-        mask = ~self.holds.are_held_in(DEVICE, ids)
-        if not self.slots[HOST].num_usable:
-            mask &= ~self.holds.are_held(ids)
-        return mask
-
-    def _is_host_clean(self, ids: Ids) -> Mask:
-        """A host copy that may go because the block is elsewhere.
-
-        That includes blocks which a request is computing although the host has them, as it does below a hole: were
-        their copies to stay, they might hold the very slots that the request needs for its loads.
-        """
-        mask: Mask = self._idle(HOST, ids) & self._elsewhere(ids)
-        return mask & ~self.holds.are_held_in(HOST, ids) if self.holds else mask
-
-    def _is_host_stored(self, ids: Ids) -> Mask:
-        """A host copy that may go because the disk has the block."""
-        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK][ids] == PRESENT)
-        return mask & ~self.holds.are_held_in(HOST, ids) if self.holds else mask
-
-    def _is_host_victim(self, ids: Ids) -> Mask:
-        """A host copy that is the block's last."""
-        mask: Mask = self._idle(HOST, ids) & ~self._elsewhere(ids)
-        return mask & ~self.holds.are_held(ids) if self.holds else mask
-
-    def _elsewhere(self, ids: Ids) -> Mask:
-        """Whether a block is, or is about to be, elsewhere than in host memory.
-
-        What is leased is, save while it is being admitted.
-        """
-        on_device = (self.residency.state[DEVICE][ids] != ABSENT) | self.residency.computing[ids]
-        mask: Mask = on_device | (self.residency.state[DISK][ids] == PRESENT)
-        return mask
-
     def is_host_dirty(self, ids: Ids) -> Mask:
         """A host copy of a block that the disk has not, and is not getting."""
-        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK][ids] == ABSENT)
-        return mask
-
-    def _is_to_be_written(self, ids: Ids) -> Mask:
-        """Of those, what may leave host memory for it: what is held there takes its place whether the disk has it or not."""
-        mask = self.is_host_dirty(ids)
-        return mask & ~self.holds.are_held_in(HOST, ids) if self.holds else mask
-
-    def _is_disk_victim(self, ids: Ids) -> Mask:
-        on_device = self.residency.state[DEVICE][ids] == PRESENT
-        mask: Mask = self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
-        if self.holds:
-            mask &= ~self.holds.are_held_in(DISK, ids) & (on_device | ~self.holds.are_held(ids))
+        state = self.residency.state
+        mask: Mask = (state[HOST][ids] == PRESENT) & (state[DISK][ids] == ABSENT)
+        mask &= self.residency.readers[HOST][ids] == 0
         return mask
 
     def may_leave(self, tier: Tier, ids: Ids) -> Mask:
