@@ -20,6 +20,7 @@ from tiering.fair_order import FairOrder
 from tiering.fingerprints import fingerprints
 from tiering.first_to_go import FirstToGo
 from tiering.holds import Hold, Holds
+from tiering.kernels import kernels
 from tiering.owners import NOBODY, Owners, Ownership
 from tiering.policies.lru import LRU
 from tiering.policies.policy import Policy
@@ -66,6 +67,7 @@ class Holdings:
         `chooses`: whether blocks may be told to go first from the device, which a policy knows nothing of. `quotas`: see Shares;
         `high_s`: see Ranks; `seed`: see RadixIndex.
         """
+        self._kernels = kernels()
         self.residency = Residency(device_slots + host_slots)
         self.radix = RadixIndex(block_tokens, self.residency, seed=seed)
         self.order = LRU(self.residency)
@@ -431,10 +433,7 @@ class Holdings:
         `ids` in any order. Answers the holes: blocks that are nowhere but still have children or a lease.
         """
         cells, holes = self.residency.cells, []
-        ids = ids[self.residency.state[DEVICE].take(ids) == ABSENT]
-        if not len(ids):  # as mostly when a request ends
-            return []
-        for block in ids[~self.residency.resident_anywhere(ids)].tolist():
+        for block in self._nowhere(ids).tolist():
             while block >= 0 and cells.live[block] and self.is_nowhere(block):
                 if cells.num_children[block] or cells.leases[block] or self.holds.is_held(block):
                     holes.append(block)
@@ -473,10 +472,13 @@ class Holdings:
         """`remove` these, and parents of theirs that are left as holes with nothing below."""
         above = self.residency.parent[ids].astype(np.intp)
         self.remove(ids)
-        above = above[above != NO_BLOCK]
-        above = above[self.residency.live[above]]
-        if len(above):
-            self.prune(above)
+        self.prune(above)
+
+    def _nowhere(self, ids: Ids) -> Ids:
+        """Those of these blocks, or of NO_BLOCK, that are in the index and in no tier."""
+        found: Ids = np.empty(len(ids), dtype=np.intp)
+        num = self._kernels.find_nowhere(self.residency.live, self.residency.state, ids, found)
+        return found[:num]
 
     def remove(self, ids: Ids) -> None:
         """Take blocks out of the index that are nowhere and unleased, children before parents; none may stay below one."""

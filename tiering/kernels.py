@@ -22,6 +22,22 @@ class Kernels:
     place_of: Callable[..., int]
     touch: Callable[..., None]
     forget: Callable[..., None]
+    change_slots: Callable[..., bool]
+    take_slots: Callable[..., None]
+    free_slots: Callable[..., bool]
+    add: Callable[..., bool]
+    change_state: Callable[..., bool]
+    place_copies: Callable[..., bool]
+    drop_copies: Callable[..., bool]
+    add_readers: Callable[..., bool]
+    enter: Callable[..., None]
+    free_blocks: Callable[..., bool]
+    chain: Callable[..., None]
+    sort_by_copies: Callable[..., tuple[int, int]]
+    sort_by_ties: Callable[..., int]
+    find_nowhere: Callable[..., int]
+    num_usable: Callable[..., int]
+    is_pending: Callable[..., bool]
 
 
 class _Once:
@@ -54,16 +70,25 @@ def _all() -> Kernels:
     def array(item: Any, ndim: int = 1) -> Any:
         return types.Array(item, ndim, "C")
 
+    def given(item: Any) -> Any:
+        """What is only read may be a part of an array, or back to front."""
+        return types.Array(item, 1, "A", readonly=True)
+
     integer, flag, nothing = types.int64, types.boolean, types.void
     longs, ints, flags = array(types.int64), array(types.int32), array(types.boolean)
-    # what is only read may be a part of an array, or back to front
-    found, ids = array(types.intp), types.Array(types.intp, 1, "A", readonly=True)
+    found, ids, slots = array(types.intp), given(types.intp), (given(types.intp), given(types.int32))
     state, readers, held = array(types.uint8, 2), array(types.int16, 2), array(types.uint16, 2)
     rule, columns = (integer, flag), (state, readers, ints, flags, held)
-    log = (longs, longs, integer)
+    bytes_ = array(types.uint8)
+    pair = types.Tuple((types.int64, types.int64))  # type: ignore[no-untyped-call]
+    log, blank = (longs, longs, integer), (ints, ints, longs, ints, ints)
 
     def kernel(function: Callable[..., Any], result: Any, *arguments: Any) -> Callable[..., Any]:
-        return compiled(getattr(function, "py_func", function), [result(*arguments)], nogil=False)
+        """One version, or one for each type of the last argument."""
+        *others, last = arguments
+        lasts = last if isinstance(last, tuple) else (last,)
+        signatures = [result(*others, each) for each in lasts]
+        return compiled(getattr(function, "py_func", function), signatures, nogil=False)
 
     return Kernels(
         is_eligible=kernel(loops.is_eligible, flag, *rule, integer, *columns),
@@ -73,4 +98,24 @@ def _all() -> Kernels:
         place_of=kernel(loops.place_of, integer, *log[::2], integer),
         touch=kernel(loops.touch, nothing, longs, ids, integer),
         forget=kernel(loops.forget, nothing, *log, ints, longs, ids),
+        change_slots=kernel(loops.change_slots, flag, bytes_, integer, integer, slots),
+        take_slots=kernel(loops.take_slots, nothing, bytes_, ints, integer, integer, integer, found),
+        free_slots=kernel(loops.free_slots, flag, bytes_, ints, integer, integer, slots),
+        add=kernel(loops.add, flag, ints, integer, ids),
+        change_state=kernel(loops.change_state, flag, bytes_, integer, integer, ids),
+        place_copies=kernel(loops.place_copies, flag, bytes_, ints, integer, ids, ids),
+        drop_copies=kernel(loops.drop_copies, flag, bytes_, array(types.int16), ids),
+        add_readers=kernel(loops.add_readers, flag, array(types.int16), bytes_, integer, ids),
+        enter=kernel(loops.enter, nothing, flags, ints, ints, ids),
+        free_blocks=kernel(
+            loops.free_blocks, flag, flags, ints, ints, state, readers, *blank, flags, ints, integer, ids
+        ),
+        chain=kernel(loops.chain, nothing, ints, ints, integer, ids),
+        sort_by_copies=kernel(loops.sort_by_copies, pair, state, integer, ids, found, found),
+        sort_by_ties=kernel(
+            loops.sort_by_ties, integer, ints, state, readers, held, ints, ints, ids, found, found
+        ),
+        find_nowhere=kernel(loops.find_nowhere, integer, flags, state, ids, found),
+        num_usable=kernel(loops.num_usable, integer, state, flags, integer, ids),
+        is_pending=kernel(loops.is_pending, flag, state, flags, ids),
     )

@@ -7,8 +7,9 @@ import numpy as np
 
 from tiering.eviction import Eviction, Room
 from tiering.expiry import Expiry
-from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
+from tiering.holdings import ABSENT, DEVICE, HOST, PRESENT, WRITING, Holdings
 from tiering.holes import Holes
+from tiering.kernels import kernels
 from tiering.lease import Lease
 from tiering.loads import Loads
 from tiering.observation import Observed
@@ -16,7 +17,7 @@ from tiering.observer import Observer
 from tiering.owners import Ownership
 from tiering.radix import Tokens
 from tiering.ranks import Rank
-from tiering.residency import NO_BLOCK, Ids
+from tiering.residency import NO_BLOCK, Ids, Mask
 from tiering.retention import Retention
 from tiering.slot_table import SlotState
 from tiering.swaps import Stash, StashState, Swaps
@@ -60,6 +61,7 @@ class Leases:
     ) -> None:
         """`host_loads`: whether blocks below the device are used. `min_prefix_tokens`: see IndexConfig."""
         self.min_prefix_tokens = min_prefix_tokens
+        self._kernels = kernels()
         self._observer = observer
         self._holdings, self._holes, self._eviction = holdings, holes, eviction
         self._loads, self._swaps, self._expiry = loads, swaps, expiry
@@ -82,8 +84,7 @@ class Leases:
         if len(matched) * self._holdings.radix.block_tokens >= self.min_prefix_tokens:
             return matched
         residency = self._holdings.residency
-        at_hand = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
-        return matched if np.count_nonzero(at_hand) == len(matched) else matched[: at_hand.argmin()]
+        return matched[: self._kernels.num_usable(residency.state, residency.computing, 0, matched)]
 
     def is_too_short(self, tokens: Tokens) -> bool:
         """Whether a prompt is shorter than is worth keeping."""
@@ -96,17 +97,15 @@ class Leases:
         usable_blocks = self.num_usable(tokens, compute_last=compute_last)
         matched = self._holdings.radix.match(tokens[: usable_blocks * self._holdings.radix.block_tokens])
         residency = self._holdings.residency
-        there = residency.state[DEVICE].take(matched) != ABSENT
-        if np.count_nonzero(there) < len(matched):
-            there |= residency.computing.take(matched)
-            if self._host_loads:
-                below = residency.state[HOST].take(matched) != ABSENT
-                if disk_ready:
-                    below |= residency.state[DISK].take(matched) == PRESENT
-                there |= below & ~self._loads.is_overdue(matched)
+        below = self._host_loads + (self._host_loads and disk_ready)
+        num = self._kernels.num_usable(residency.state, residency.computing, below, matched)
+        matched = matched if num == len(matched) else matched[:num]
+        if self._loads.are_any_overdue:  # and what is not on the device either way
+            at_hand = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
+            matched = _until(matched, ~at_hand & self._loads.is_overdue(matched))
         if self._expiry.is_any_over:
-            there &= ~self._expiry.is_over(matched)
-        return matched if np.count_nonzero(there) == len(matched) else matched[: there.argmin()]
+            matched = _until(matched, self._expiry.is_over(matched))
+        return matched
 
     def num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
         """Whole blocks of a prompt that may match."""
@@ -125,12 +124,7 @@ class Leases:
     def is_pending(self, matched: Ids) -> bool:
         """Whether a block is being computed or loaded for another request."""
         residency = self._holdings.residency
-        device = residency.state[DEVICE].take(matched)
-        if np.count_nonzero(device == PRESENT) == len(matched):
-            return False
-        on_its_way = (device == WRITING) | residency.computing.take(matched)
-        on_its_way |= (device == ABSENT) & (residency.state[HOST].take(matched) == WRITING)
-        return bool(np.count_nonzero(on_its_way))
+        return self._kernels.is_pending(residency.state, residency.computing, matched)
 
     # --- admission ------------------------------------------------------------------------------------------------
 
@@ -415,3 +409,8 @@ class Leases:
         states = table.states(np.arange(table.num_slots))
         found = np.flatnonzero(states == SlotState.PRIVATE).tolist()
         assert owned == found, f"private device slots are {found}, requests and their swaps own {owned}"
+
+
+def _until(path: Ids, barred: Mask) -> Ids:
+    """A path up to the first block that is barred."""
+    return path[: barred.argmax()] if np.count_nonzero(barred) else path

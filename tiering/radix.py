@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tiering.descent import Descent, Spans
 from tiering.fingerprints import add_fingerprints, fingerprints
 from tiering.following import Following
+from tiering.kernels import kernels
 from tiering.node import ID_BYTES, Node, NodeLists, ids_of, untrack
 from tiering.onwards import onwards
 from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
@@ -62,6 +63,7 @@ class RadixIndex:
                 f"block_tokens and max_node_blocks must be at least 1, not {block_tokens}, {max_node_blocks}"
             )
         self._residency = residency
+        self._chain = kernels().chain
         self.seed = secrets.randbits(64) if seed is None else seed
         """What the fingerprints of first blocks follow."""
         self._block_tokens = block_tokens
@@ -299,12 +301,11 @@ class RadixIndex:
         residency = self._residency
         num_blocks = len(edge) // self._block_bytes
         ids = residency.allocate(num_blocks)
-        residency.parent[ids[0]] = node.last
-        residency.parent[ids[1:]] = ids[:-1]
-        if node.last != NO_BLOCK:
-            residency.cells.num_children[node.last] += 1
-        residency.num_children[ids[:-1]] = 1
-        before = self.seed if node.last == NO_BLOCK else residency.cells.fingerprint[node.last]
+        last = node.last
+        self._chain(residency.parent, residency.num_children, last, ids)
+        if last != NO_BLOCK:
+            residency.cells.num_children[last] += 1
+        before = self.seed if last == NO_BLOCK else residency.cells.fingerprint[last]
         residency.fingerprint[ids] = fingerprints(edge, self._block_bytes, before)
         self._num_blocks += num_blocks
         packed = ids.astype(np.int32).tobytes()
