@@ -29,13 +29,4 @@ class Eligible:
 
     def arguments(self) -> tuple[Any, ...]:
         """What the loops are given that ask it: the rule, and columns as they are now."""
-        residency = self._residency
-        return (
-            self._rule,
-            self._host_slots.num_usable > 0,
-            residency.state,
-            residency.readers,
-            residency.leases,
-            residency.computing,
-            residency.held,
-        )
+        return self._rule, self._host_slots.num_usable > 0, *self._residency.ties

@@ -34,7 +34,8 @@ from tiering.stems import Stems
 from tiering.terms import Terms
 from tiering.tier_order import ROOT, TierOrder, Victims
 
-_Seen = dict[Tier, tuple[Victims, ...]]
+_Seen = tuple[tuple[Victims, ...], ...]
+"""By tier: an enum takes long to be hashed, as a key of a dict."""
 
 ABSENT, WRITING, PRESENT = map(int, State)  # numpy compares with an int in a fifth of the time
 _INDEXED = SlotState.INDEXED  # members of an enum take longer to look up
@@ -117,25 +118,21 @@ class Holdings:
             self.host_dirty,
             self.disk_victims,
         )
-        host_views = (self.host_clean, self.host_stored, self.host_victims, self.host_dirty)
-        # Who may see blocks although nobody touched them, when copies are begun, are whole, go or are no longer read.
-        self._see_begun: _Seen = {DEVICE: (self.host_clean,), HOST: (), DISK: ()}
-        self._see_whole: _Seen = {
-            DEVICE: (self.device_victims, self.disk_victims),
-            HOST: host_views,
-            DISK: (self.host_clean, self.host_stored, self.disk_victims),
-        }
-        self._see_gone: _Seen = {
-            DEVICE: (self.host_victims,),
-            HOST: (),
-            DISK: (self.host_victims, self.host_dirty),
-        }
-        self._see_unread: _Seen = {
-            DEVICE: (self.device_victims,),
-            HOST: host_views,
-            DISK: (self.disk_victims,),
-        }
-        self._views = (self.device_victims, *host_views, self.disk_victims)
+        # Who may see blocks although nobody touched them, when copies are begun, are whole, go or are no longer read. A tier that
+        # is absent now never comes, and nobody looks for its blocks.
+        has_disk = disk_bytes > 0
+        clean, victims = (self.host_clean,) * (host_slots > 0), (self.host_victims,) * (host_slots > 0)
+        host_views = (*clean, *victims, *(self.host_stored, self.host_dirty) * has_disk)
+        device_views, disk_views = (self.device_victims,), (self.disk_victims,) * has_disk
+        self._see_begun: _Seen = (clean, (), ())
+        self._see_whole: _Seen = (
+            (*device_views, *disk_views),
+            host_views,
+            (*clean, *(self.host_stored,) * has_disk, *disk_views),
+        )
+        self._see_gone: _Seen = (victims, (), (*victims, *(self.host_dirty,) * has_disk))
+        self._see_unread: _Seen = (device_views, host_views, disk_views)
+        self._views = (*device_views, *host_views, *disk_views)
 
     def _eligible(self, rule: int) -> Eligible:
         return Eligible(rule, self.residency, self.slots[HOST])
@@ -292,17 +289,15 @@ class Holdings:
 
     def failed(self, tier: Tier, ids: Ids) -> None:
         """The copies will not come; their places are free again."""
-        assert (self.residency.state[tier][ids] == WRITING).all(), f"nothing was on its way to {tier.label}"
-        self._vacate(tier, ids, SlotState.IN_FLIGHT)
+        self._vacate(tier, ids, WRITING, SlotState.IN_FLIGHT)
 
     def left(self, tier: Tier, ids: Ids) -> None:
         """Give up copies that nobody reads; their places are free again."""
-        assert (self.residency.state[tier][ids] == PRESENT).all(), f"{tier.label} does not hold this"
         self._count(tier, ids, -1)
-        self._vacate(tier, ids, SlotState.INDEXED)
+        self._vacate(tier, ids, PRESENT, SlotState.INDEXED)
 
-    def _vacate(self, tier: Tier, ids: Ids, slot_state: SlotState) -> None:
-        self.residency.drop(tier, ids)
+    def _vacate(self, tier: Tier, ids: Ids, state: int, slot_state: SlotState) -> None:
+        self.residency.drop(tier, ids, state)
         if self.owners.several:
             self.shares.change_use(tier, ids, -self.residency.place[DISK][ids] if tier is DISK else -1)
         if (order := self.tier_orders[tier]) is not None:
@@ -346,9 +341,10 @@ class Holdings:
     def found(self, path: Ids, tiers: NDArray[np.int8]) -> None:
         """A request has found these blocks, each in this tier."""
         self.residency.found(path)
-        for tier, order in zip(Tier, self.tier_orders, strict=True):
-            if order is not None:
-                order.used(path[tiers == tier])
+        if self.tier_orders[DEVICE] is not None:
+            for tier, order in zip(Tier, self.tier_orders, strict=True):
+                if order is not None:
+                    order.used(path[tiers == tier])
 
     def comes(self, matched: Ids, absent: Ids, own: NDArray[np.int32]) -> None:
         """Places on the device are about to be asked for: for those of a path at positions `absent`, and what follows it.
@@ -416,7 +412,7 @@ class Holdings:
     def will_compute(self, ids: Ids) -> None:
         """A request is going to fill these blocks on the device, whether they have a place there already or not."""
         self.residency.computing[ids] = True
-        self._show((self.host_clean,), ids)
+        self._show(self._see_begun[DEVICE], ids)
 
     def wont_compute(self, ids: Ids) -> None:
         """It has done so, or will not."""

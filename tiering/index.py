@@ -190,10 +190,10 @@ class Index:
                 self._expiry,
                 self._restore,
                 host_loads=config.loads,
-                explains=config.explains,
                 mark_shift=config.mark_shift,
             ),
             host_loads=config.loads,
+            explains=config.explains,
             min_prefix_tokens=config.min_prefix_tokens,
         )
         self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)

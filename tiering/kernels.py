@@ -104,7 +104,7 @@ def _all() -> Kernels:
         add=kernel(loops.add, flag, ints, integer, ids),
         change_state=kernel(loops.change_state, flag, bytes_, integer, integer, ids),
         place_copies=kernel(loops.place_copies, flag, bytes_, ints, integer, ids, ids),
-        drop_copies=kernel(loops.drop_copies, flag, bytes_, array(types.int16), ids),
+        drop_copies=kernel(loops.drop_copies, flag, bytes_, array(types.int16), integer, ids),
         add_readers=kernel(loops.add_readers, flag, array(types.int16), bytes_, integer, ids),
         enter=kernel(loops.enter, nothing, flags, ints, ints, ids),
         free_blocks=kernel(

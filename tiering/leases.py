@@ -22,6 +22,8 @@ from tiering.retention import Retention
 from tiering.slot_table import SlotState
 from tiering.swaps import Stash, StashState, Swaps
 
+_PRIVATE, _IN_FLIGHT = SlotState.PRIVATE, SlotState.IN_FLIGHT  # members of an enum take longer to look up
+
 
 class Wait(Enum):
     """Why a request is not admitted yet. It holds nothing, and is matched again when it is tried again."""
@@ -57,16 +59,17 @@ class Leases:
         observer: Observer,
         *,
         host_loads: bool,
+        explains: bool,
         min_prefix_tokens: int,
     ) -> None:
-        """`host_loads`: whether blocks below the device are used. `min_prefix_tokens`: see IndexConfig."""
+        """`host_loads`: whether blocks below the device are used. `explains`, `min_prefix_tokens`: see IndexConfig."""
         self.min_prefix_tokens = min_prefix_tokens
         self._kernels = kernels()
         self._observer = observer
         self._holdings, self._holes, self._eviction = holdings, holes, eviction
         self._loads, self._swaps, self._expiry = loads, swaps, expiry
         self._retention = retention
-        self._host_loads = host_loads
+        self._host_loads, self._explains = host_loads, explains
         self._leases: list[Lease] = []
         self.num_preempted = 0
 
@@ -151,7 +154,7 @@ class Leases:
         block_tokens = self._holdings.radix.block_tokens
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched, rank)
-        absent = np.flatnonzero(self._holdings.residency.state[DEVICE].take(matched) != PRESENT)
+        (absent,) = (self._holdings.residency.state[DEVICE].take(matched) != PRESENT).nonzero()
         whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
         self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
         num_missing = num_blocks - len(matched) + len(absent)
@@ -161,7 +164,9 @@ class Leases:
         if room is not Room.NOW:
             self._holdings.release(matched, rank)
             return Wait.FOR_ROOM
-        observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
+        observed = None
+        if self._explains:
+            observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
         shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
         lease = self._grant(
             tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, rank, observed, term
@@ -196,12 +201,12 @@ class Leases:
         max_blocks: int,
         ownership: Ownership,
         rank: Rank,
-        observed: Observed,
+        observed: Observed | None,
         term: int,
     ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
         holdings, num_matched = self._holdings, len(matched)
-        found_in = observed.tiers.astype(np.int8)
+        found_in = (self._observer.tiers(matched) if observed is None else observed.tiers).astype(np.int8)
         holdings.found(matched, found_in)
         loading = holdings.slots[DEVICE].take(len(absent), SlotState.IN_FLIGHT)
         private = holdings.slots[DEVICE].take(num_blocks - num_matched, SlotState.PRIVATE)
@@ -215,53 +220,46 @@ class Leases:
         self._retention.used(path, term)
         lease.observed = observed
         lease.ready[:num_matched] = True
-        lease.ready[absent] = False
         holdings.lease_further(path, num_matched, rank)
         self._leases.append(lease)
         if len(path) > num_matched:
-            mine = np.arange(num_matched, len(path))
-            lease.filling[mine] = True
-            holdings.will_compute(path[mine])
-            self._fill(lease, mine[mine < num_blocks])
+            lease.filling[num_matched : len(path)] = True
+            holdings.will_compute(path[num_matched:])
+            self._fill(lease, slice(num_matched, num_blocks))
         if len(absent):
+            lease.ready[absent] = False
             self._loads.start(lease, absent, tokens)
         return lease
 
     def _path(self, tokens: Tokens, matched: Ids) -> Ids:
-        """Enter what follows the match into the index, as far as it is this request's to compute; the path down to there."""
-        last = matched.item(-1) if len(matched) else NO_BLOCK
-        own = self._own_part(tokens, last, len(matched))
-        return np.concatenate([matched, self._holdings.radix.extend(last, own)]) if own else matched
+        """Enter what follows the match into the index, as far as it is this request's to compute; the path down to there.
 
-    def _own_part(self, tokens: Tokens, last: int, num_matched: int) -> bytes:
-        """What follows the match, which ends with `last`, of a prompt's whole blocks, up to the first that is another's.
-
-        That one is on the device, or another request brings it there, but it cannot be waited for: the last block of
-        a prompt, or one below a hole. A lease on it would keep two slots for one block.
+        It ends in front of the first block that is another's: that one is on the device, or another request brings it there, but
+        it cannot be waited for: the last block of a prompt, or one below a hole. A lease on it would keep two slots for one block.
         """
-        residency = self._holdings.residency
-        block_tokens = self._holdings.radix.block_tokens
+        radix, residency = self._holdings.radix, self._holdings.residency
+        num_matched, block_tokens = len(matched), radix.block_tokens
         num_blocks = len(tokens) // block_tokens
         if num_blocks == num_matched:
-            return b""
+            return matched
+        last = matched.item(-1) if num_matched else NO_BLOCK
         own = tokens[num_matched * block_tokens : num_blocks * block_tokens]
-        known = self._holdings.radix.match_below(last, own)
+        known = radix.match_below(last, own)
         if not len(known):
-            return own.tobytes()
+            return np.concatenate([matched, radix.append(last, own.tobytes())])
         self._expiry.forget_path(known)
         known = known[residency.live[known]]
         others = np.flatnonzero((residency.state[DEVICE][known] != ABSENT) | residency.computing[known])
         if len(others):
             own = own[: others.item(0) * block_tokens]
-        return own.tobytes()
+        return np.concatenate([matched, radix.extend(last, own.tobytes())])
 
-    def _fill(self, lease: Lease, positions: Ids) -> None:
+    def _fill(self, lease: Lease, positions: Ids | slice) -> None:
         """The places of blocks that this request computes for all are known: private slots become theirs."""
-        if not len(positions):
-            return
-        slots = lease.slots[positions]
-        self._holdings.slots[DEVICE].turn(slots, SlotState.PRIVATE, SlotState.IN_FLIGHT)
-        self._holdings.expect(DEVICE, lease.ids[positions], slots)
+        ids = lease.ids[positions]
+        slots = lease.slots[positions][: len(ids)]
+        self._holdings.slots[DEVICE].turn(slots, _PRIVATE, _IN_FLIGHT)
+        self._holdings.expect(DEVICE, ids, slots)
 
     def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None:
         """See Index.fork."""
@@ -303,10 +301,10 @@ class Leases:
         """See Index.publish."""
         lease.ready[start:end] = True
         indexed = slice(start, min(end, len(lease.ids)))
-        filled = start + np.flatnonzero(lease.filling[indexed])
-        lease.filling[filled] = False
-        self._holdings.wont_compute(lease.ids[filled])
-        self._holdings.arrived(DEVICE, lease.ids[filled])
+        filled = lease.ids[indexed][lease.filling[indexed]]
+        lease.filling[indexed] = False
+        self._holdings.wont_compute(filled)
+        self._holdings.arrived(DEVICE, filled)
         lease.indexable = tokens[:0] if self.is_too_short(tokens) else tokens
         self._extend(lease)
 
@@ -371,7 +369,7 @@ class Leases:
         private = lease.slots[len(lease.ids) :]
         private = private[~np.isin(private, copied)] if len(copied) else private
         self._loads.cancel(lease)
-        unfilled = lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])]
+        unfilled = lease.ids[lease.filling[: len(lease.ids)]]
         if len(unfilled):
             self._holdings.wont_compute(unfilled)
             self._holdings.failed(

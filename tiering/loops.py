@@ -261,10 +261,10 @@ def place_copies(states: Any, place: Any, new: int, ids: Any, places: Any) -> An
     return True
 
 
-def drop_copies(states: Any, readers: Any, ids: Any) -> Any:
-    """Copies that there are, in whatever state, are given up; False, and no change, if one is not there or is being read."""
+def drop_copies(states: Any, readers: Any, old: int, ids: Any) -> Any:
+    """Copies that are all in one state are given up; False, and no change, if one is not or is being read."""
     for at in range(len(ids)):
-        if states[ids[at]] == _ABSENT or readers[ids[at]] != 0:
+        if states[ids[at]] != old or readers[ids[at]] != 0:
             return False
     for at in range(len(ids)):
         states[ids[at]] = _ABSENT

@@ -210,6 +210,13 @@ class RadixIndex:
         node, end = self._locate(parent)
         return self._add(node, end, edge)
 
+    def append(self, parent: int, edge: bytes) -> Ids:
+        """`extend` where the caller knows that nothing which begins with the first block of `edge` follows `parent`."""
+        node, end = self._locate(parent)
+        if end < node.num_blocks:
+            node = self._split(node, end)
+        return ids_of([self._append(node, edge)])
+
     def remove(self, ids: Ids) -> None:
         """Take blocks out of the index and free their ids.
 

@@ -61,7 +61,7 @@ class Removal:
         """Of the blocks that a tier has whole, those that another has or expects, and the others."""
         elsewhere, last = np.empty((2, len(ids)), dtype=np.intp)
         state = self._holdings.residency.state
-        num_elsewhere, num_last = self._kernels.sort_by_copies(state, tier, ids, elsewhere, last)
+        num_elsewhere, num_last = self._kernels.sort_by_copies(state, int(tier), ids, elsewhere, last)
         return elsewhere[:num_elsewhere], last[:num_last]
 
     def _by_ties(self, ids: Ids) -> tuple[Ids, Ids]:

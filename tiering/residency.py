@@ -107,6 +107,8 @@ class Residency:
     told: NDArray[np.int64]
     _free: NDArray[np.int32]
     cells: Cells
+    ties: tuple[NDArray[Any], ...]
+    """What says who uses a block: the columns state, readers, leases, computing and held."""
 
     def __init__(self, capacity: int = 1024) -> None:
         """Make room for `capacity` blocks; more are made by doubling, which pauses for the copy."""
@@ -233,6 +235,7 @@ class Residency:
             column(name, (tiers, capacity), dtype)
         column("key", (capacity, KEY_BYTES), np.uint8)
         self._capacity = capacity
+        self.ties = self.state, self.readers, self.leases, self.computing, self.held
         self.cells = Cells.of(self)
 
     # ---- copies of a block in the tiers
@@ -253,10 +256,10 @@ class Residency:
         were_begun = self._kernels.change_state(self.state[tier], _WRITING, _PRESENT, ids)
         assert were_begun, "only a copy that was begun can be finished"
 
-    def drop(self, tier: int, ids: Ids) -> None:
-        """WRITING or PRESENT -> ABSENT; nobody may be reading. The caller frees the place."""
-        could_go = self._kernels.drop_copies(self.state[tier], self.readers[tier], ids)
-        assert could_go, "only a copy that exists can be dropped, and none with readers"
+    def drop(self, tier: int, ids: Ids, state: int = _PRESENT) -> None:
+        """PRESENT, or else WRITING -> ABSENT; nobody may be reading. The caller frees the place."""
+        could_go = self._kernels.drop_copies(self.state[tier], self.readers[tier], state, ids)
+        assert could_go, f"only a copy in state {state} can be dropped, and none with readers"
 
     def add_readers(self, tier: int, ids: Ids) -> None:
         """One more copy reads these PRESENT blocks of the tier."""

@@ -104,8 +104,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(data=st.data(), tier=TIERS)
     def drop(self, data, tier):
-        chosen = self.draw(data, lambda record: record.state[tier] and not record.readers[tier])
-        self.residency.drop(tier, chosen)
+        state = data.draw(st.sampled_from([State.WRITING, State.PRESENT]))
+        chosen = self.draw(data, lambda record: record.state[tier] == state and not record.readers[tier])
+        self.residency.drop(tier, chosen, int(state))
         for block in chosen.tolist():
             self.oracle[block].state[tier] = State.ABSENT
 

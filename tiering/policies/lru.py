@@ -339,6 +339,8 @@ class View:
 
     def rewind(self, ids: Ids) -> None:
         """These blocks were not eligible and may be so now although nobody touched them: look at those that are again."""
+        if not self._head:
+            return
         stamp = self._residency.stamp
         # only if they are to be seen, or each round would look again, in vain, at all that follows
         if isinstance(self._eligible, Eligible):
