@@ -369,7 +369,7 @@ class TieredCache(Closing):
             case Read():
                 self._calls.read(move)
             case Write():
-                self._calls.write(move)
+                self._calls.write(move, self._index.lineage(move))
             case Forget():
                 self._calls.forget(move)
             case Retain() | Unname():

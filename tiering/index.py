@@ -43,6 +43,7 @@ from tiering.moves import (
     Copied,
     Demote,
     HasRead,
+    Lineage,
     Move,
     Promote,
     Read,
@@ -421,6 +422,10 @@ class Index:
             if answer.error is not None:
                 return HasRead(answer.number, (ReadOutcome(MissReason.ABSENT),) * num_blocks)
         return answer
+
+    def lineage(self, move: Write) -> Lineage:
+        """What it takes to compute the keys for a write that is not over."""
+        return self._writes.lineage(move.unkeyed)
 
     def arriving(self, number: int) -> None:
         """The first layers of what a Promote or SwapIn brings are there; its answer is still to come."""

@@ -36,6 +36,7 @@ class Kernels:
     sort_by_copies: Callable[..., tuple[int, int]]
     sort_by_ties: Callable[..., int]
     find_nowhere: Callable[..., int]
+    find_unkeyed: Callable[..., int]
     num_usable: Callable[..., int]
     is_pending: Callable[..., bool]
 
@@ -116,6 +117,7 @@ def _all() -> Kernels:
             loops.sort_by_ties, integer, ints, state, readers, held, ints, ints, ids, found, found
         ),
         find_nowhere=kernel(loops.find_nowhere, integer, flags, state, ids, found),
+        find_unkeyed=kernel(loops.find_unkeyed, integer, ints, flags, ids, found),
         num_usable=kernel(loops.num_usable, integer, state, flags, integer, ids),
         is_pending=kernel(loops.is_pending, flag, state, flags, ids),
     )

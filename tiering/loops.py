@@ -410,6 +410,33 @@ def find_nowhere(live: Any, state: Any, ids: Any, found: Any) -> Any:
     return num
 
 
+# --- what is written: see tiering.writes --------------------------------------------------------------------------------
+
+
+def find_unkeyed(parent: Any, has_key: Any, ids: Any, found: Any) -> Any:
+    """The blocks without a key among these and all above them, each once, parents first. How many; -1 if `found` is too small.
+
+    Who was found is marked meanwhile as though it had a key.
+    """
+    num = 0
+    for at in range(len(ids)):
+        first, block = num, ids[at]
+        while block != _NO_BLOCK and not has_key[block] and num < len(found):
+            has_key[block] = True
+            found[num] = block
+            num += 1
+            block = parent[block]
+        if block != _NO_BLOCK and not has_key[block]:
+            for before in range(num):
+                has_key[found[before]] = False
+            return -1
+        for step in range((num - first) // 2):
+            found[first + step], found[num - 1 - step] = found[num - 1 - step], found[first + step]
+    for before in range(num):
+        has_key[found[before]] = False
+    return num
+
+
 # --- what a request finds: see tiering.leases ---------------------------------------------------------------------------
 
 

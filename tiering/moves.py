@@ -42,6 +42,10 @@ class Ancestor(NamedTuple):
     owner: bytes
 
 
+Lineage: TypeAlias = tuple[tuple[Ancestor, ...], dict[int, BlockKey]]
+"""Blocks whose keys must be computed, parents first; and the keys that the chain starts from, by block id (-1: the root)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     """Compute the keys of blocks and write them from host slots to disk."""
@@ -49,10 +53,11 @@ class Write:
     number: int
     ids: Ids
     host_slots: Ids
-    lineage: tuple[Ancestor, ...]
-    """The blocks and what stands between them and known keys; a parent that is here comes before its children."""
-    known_keys: dict[int, BlockKey]
-    """Keys that the chain starts from, by block id (-1: the root)."""
+    unkeyed: Ids
+    """The blocks, and those between them and known keys, whose keys must be computed; a parent that is here comes before its children.
+
+    `Index.lineage` has what it takes to compute them.
+    """
 
 
 @dataclass(frozen=True, slots=True)

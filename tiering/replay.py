@@ -409,5 +409,5 @@ class _Places:
         heappush(self._due, (ends_s, move.number, answer))
 
     def _written(self, move: Write) -> Written:
-        keys = tuple((each.id, next(self._keys).to_bytes(KEY_BYTES, "little")) for each in move.lineage)
+        keys = tuple((each, next(self._keys).to_bytes(KEY_BYTES, "little")) for each in move.unkeyed.tolist())
         return Written(move.number, (self._config.stored_bytes,) * len(move.ids), keys)

@@ -14,7 +14,7 @@ from kvstore.steering import Retains, StoredTerm
 from kvstore.store import BlockRef, Store
 from tiering.found import Found, arranged
 from tiering.io_threads import Jobs
-from tiering.moves import Forget, HasRead, Read, Retain, Touch, Unname, Write, Written
+from tiering.moves import Forget, HasRead, Lineage, Read, Retain, Touch, Unname, Write, Written
 from tiering.residency import block_keys
 from tiering.terms import Term
 
@@ -61,9 +61,9 @@ class StoreCalls:
         """Read into host slots; answered with a HasRead."""
         self._readers.put(lambda: self._report(self._read(move)))
 
-    def write(self, move: Write) -> None:
-        """Compute the keys that are missing, and write; answered with a Written."""
-        self._writer.put(lambda: self._report(self._write(move)))
+    def write(self, move: Write, lineage: Lineage) -> None:
+        """Compute the keys that are missing, and write; answered with a Written. `lineage`: see Index.lineage."""
+        self._writer.put(lambda: self._report(self._write(move, lineage)))
 
     def forget(self, move: Forget) -> None:
         """Delete records."""
@@ -112,14 +112,14 @@ class StoreCalls:
         except Exception as error:  # noqa: BLE001 - the thread's top: whatever it is, the requests compute instead
             return HasRead(move.number, error=error)
 
-    def _write(self, move: Write) -> Written:
+    def _write(self, move: Write, lineage: Lineage) -> Written:
         computed: tuple[tuple[int, BlockKey], ...] = ()
         try:
-            keys = dict(move.known_keys)
-            for block in move.lineage:
+            ancestors, keys = lineage
+            for block in ancestors:
                 keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
-            computed = tuple((block.id, keys[block.id]) for block in move.lineage)
-            by_id = {block.id: block for block in move.lineage}
+            computed = tuple((block.id, keys[block.id]) for block in ancestors)
+            by_id = {block.id: block for block in ancestors}
             blocks = [by_id[block] for block in move.ids.tolist()]
             refs = [
                 BlockRef(keys[block.id], keys[block.parent_id], block.tokens, block.owner) for block in blocks

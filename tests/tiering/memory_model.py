@@ -464,13 +464,13 @@ class MemoryModel:
 
     def _written(self, flight, error):
         move = flight.move
-        keys = dict(move.known_keys)
-        for block in move.lineage:
+        ancestors, keys = self.index.lineage(move)
+        for block in ancestors:
             keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
-        computed = tuple((block.id, keys[block.id]) for block in move.lineage)
+        computed = tuple((block.id, keys[block.id]) for block in ancestors)
         if error is not None:
             return Written(move.number, keys=computed, error=error)
-        lineage = {block.id: block for block in move.lineage}
+        lineage = {block.id: block for block in ancestors}
         sizes = []
         for block, content in zip(move.ids.tolist(), flight.sources.values(), strict=True):
             parent, tokens = keys[lineage[block].parent_id], lineage[block].tokens
