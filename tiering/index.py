@@ -353,7 +353,7 @@ class Index:
         the device, until it is found again. None: it learns nothing, and all blocks were used now.
         """
         self._leases.release(lease)
-        if told is not None:
+        if told is not None and self._entry.learns:
             self._entry.ended(lease.ids, lease.num_cached_blocks, told)
 
     # --- the driver -----------------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ class Kernels:
     sort_by_ties: Callable[..., int]
     find_nowhere: Callable[..., int]
     find_unkeyed: Callable[..., int]
+    nearest_tiers: Callable[..., None]
     num_usable: Callable[..., int]
     is_pending: Callable[..., bool]
 
@@ -118,6 +119,7 @@ def _all() -> Kernels:
         ),
         find_nowhere=kernel(loops.find_nowhere, integer, flags, state, ids, found),
         find_unkeyed=kernel(loops.find_unkeyed, integer, ints, flags, ids, found),
+        nearest_tiers=kernel(loops.nearest_tiers, nothing, state, ids, found),
         num_usable=kernel(loops.num_usable, integer, state, flags, integer, ids),
         is_pending=kernel(loops.is_pending, flag, state, flags, ids),
     )

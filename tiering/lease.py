@@ -50,8 +50,9 @@ class Lease:
         self.ids = ids
         self.slots = slots
         self.ownership, self.rank, self.term = ownership, rank, term
-        self.found_in = np.full(max_blocks, NOT_CACHED, dtype=np.int8)
+        self.found_in: NDArray[np.int8] = np.empty(max_blocks, dtype=np.int8)
         self.found_in[: len(found_in)] = found_in
+        self.found_in[len(found_in) :] = NOT_CACHED
         self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
         self.filling: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
         self.num_loading = 0
@@ -106,7 +107,9 @@ class Lease:
 
         To be asked when `num_loading` is 0 or `is_arriving`: any other block that is on its way counts as missing.
         """
-        there = self.ready[:num_blocks] | self.arriving[:num_blocks]
+        there = self.ready[:num_blocks]
+        if self.num_loading:
+            there = there | self.arriving[:num_blocks]
         (missing,) = (~there).nonzero()
         if not len(missing):
             return []

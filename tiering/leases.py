@@ -65,6 +65,7 @@ class Leases:
         """`host_loads`: whether blocks below the device are used. `explains`, `min_prefix_tokens`: see IndexConfig."""
         self.min_prefix_tokens = min_prefix_tokens
         self._kernels = kernels()
+        self._block_tokens = holdings.radix.block_tokens
         self._observer = observer
         self._holdings, self._holes, self._eviction = holdings, holes, eviction
         self._loads, self._swaps, self._expiry = loads, swaps, expiry
@@ -84,21 +85,21 @@ class Leases:
         What is shorter than is worth loading is used as far as the device has it, or will have it for others.
         """
         matched = self._match(tokens, compute_last=compute_last, disk_ready=disk_ready, use=use)
-        if len(matched) * self._holdings.radix.block_tokens >= self.min_prefix_tokens:
+        if len(matched) * self._block_tokens >= self.min_prefix_tokens:
             return matched
         residency = self._holdings.residency
         return matched[: self._kernels.num_usable(residency.state, residency.computing, 0, matched)]
 
     def is_too_short(self, tokens: Tokens) -> bool:
         """Whether a prompt is shorter than is worth keeping."""
-        block_tokens = self._holdings.radix.block_tokens
+        block_tokens = self._block_tokens
         return len(tokens) // block_tokens * block_tokens < self.min_prefix_tokens
 
     def _match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
         if use is CacheUse.OFF:
             return np.empty(0, dtype=np.intp)
         usable_blocks = self.num_usable(tokens, compute_last=compute_last)
-        matched = self._holdings.radix.match(tokens[: usable_blocks * self._holdings.radix.block_tokens])
+        matched = self._holdings.radix.match(tokens[: usable_blocks * self._block_tokens])
         residency = self._holdings.residency
         below = self._host_loads + (self._host_loads and disk_ready)
         num = self._kernels.num_usable(residency.state, residency.computing, below, matched)
@@ -113,12 +114,12 @@ class Leases:
     def num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
         """Whole blocks of a prompt that may match."""
         usable_tokens = max(0, len(tokens) - 1) if compute_last else len(tokens)
-        return usable_tokens // self._holdings.radix.block_tokens
+        return usable_tokens // self._block_tokens
 
     def observe(self, tokens: Tokens, matched: Ids, *, compute_last: bool, use: CacheUse) -> Observed:
         """What there is of a prompt that `match` has answered this for."""
         usable_blocks = self.num_usable(tokens, compute_last=compute_last)
-        too_short = len(matched) * self._holdings.radix.block_tokens < self.min_prefix_tokens and len(
+        too_short = len(matched) * self._block_tokens < self.min_prefix_tokens and len(
             self._match(tokens, compute_last=compute_last, disk_ready=True, use=use)
         ) > len(matched)
         off = use is CacheUse.OFF
@@ -151,7 +152,7 @@ class Leases:
         if stash is not None and stash.state is StashState.MOVING:
             return Wait.FOR_ROOM
         num_blocks = min(max_blocks, self._num_to_begin(tokens, len(matched), chunk_blocks, stash))
-        block_tokens = self._holdings.radix.block_tokens
+        block_tokens = self._block_tokens
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched, rank)
         (absent,) = (self._holdings.residency.state[DEVICE].take(matched) != PRESENT).nonzero()
@@ -167,7 +168,7 @@ class Leases:
         observed = None
         if self._explains:
             observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
-        shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
+        shared = len(matched) * self._block_tokens if use is not CacheUse.READ_WRITE else None
         lease = self._grant(
             tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, rank, observed, term
         )
@@ -188,7 +189,7 @@ class Leases:
 
     def _num_to_begin(self, tokens: Tokens, num_matched: int, chunk_blocks: int, stash: Stash | None) -> int:
         """Blocks of the prefix, of what is computed first or comes back, and one to decode into."""
-        prompt_blocks = -(-len(tokens) // self._holdings.radix.block_tokens)
+        prompt_blocks = -(-len(tokens) // self._block_tokens)
         first = min(num_matched + chunk_blocks, prompt_blocks)
         return max(first, 0 if stash is None else stash.start + len(stash)) + 1
 
@@ -208,11 +209,12 @@ class Leases:
         holdings, num_matched = self._holdings, len(matched)
         found_in = (self._observer.tiers(matched) if observed is None else observed.tiers).astype(np.int8)
         holdings.found(matched, found_in)
-        loading = holdings.slots[DEVICE].take(len(absent), SlotState.IN_FLIGHT)
-        private = holdings.slots[DEVICE].take(num_blocks - num_matched, SlotState.PRIVATE)
-        assert loading is not None and private is not None, "room was made for both"
         if len(absent):
+            loading = holdings.slots[DEVICE].take(len(absent), _IN_FLIGHT)
+            assert loading is not None, "room was made for all"
             holdings.expect(DEVICE, matched[absent], loading)
+        private = holdings.slots[DEVICE].take(num_blocks - num_matched, _PRIVATE)
+        assert private is not None, "room was made for all"
         slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
         path = self._path(tokens, matched)
         holdings.belongs(path, 0, ownership)
@@ -238,7 +240,7 @@ class Leases:
         it cannot be waited for: the last block of a prompt, or one below a hole. A lease on it would keep two slots for one block.
         """
         radix, residency = self._holdings.radix, self._holdings.residency
-        num_matched, block_tokens = len(matched), radix.block_tokens
+        num_matched, block_tokens = len(matched), self._block_tokens
         num_blocks = len(tokens) // block_tokens
         if num_blocks == num_matched:
             return matched
@@ -310,7 +312,7 @@ class Leases:
 
     def _extend(self, lease: Lease) -> None:
         """Index the computed blocks behind the path, up to one that another request is filling."""
-        num_blocks = len(lease.indexable) // self._holdings.radix.block_tokens
+        num_blocks = len(lease.indexable) // self._block_tokens
         while len(lease.ids) < num_blocks and lease.ready.item(len(lease.ids)):
             if not self._extend_by_one(lease, lease.indexable):
                 break
@@ -318,7 +320,7 @@ class Leases:
     def _extend_by_one(self, lease: Lease, tokens: Tokens) -> bool:
         """Index the computed block behind the path, or use the one that is there. False if another is filling it."""
         residency, table = self._holdings.residency, self._holdings.slots[DEVICE]
-        position, block_tokens = len(lease.ids), self._holdings.radix.block_tokens
+        position, block_tokens = len(lease.ids), self._block_tokens
         above = lease.ids.item(-1) if position else NO_BLOCK
         own = tokens[position * block_tokens : (position + 1) * block_tokens]
         block = self._holdings.radix.extend(above, np.ascontiguousarray(own, dtype="<i4").tobytes())

@@ -7,6 +7,7 @@ are whatever their owners have checked: no loop looks whether they are within bo
 
 from typing import Any, Final
 
+import numpy as np
 from numba import njit
 
 from tiering.rules import (
@@ -414,11 +415,15 @@ def find_nowhere(live: Any, state: Any, ids: Any, found: Any) -> Any:
 
 
 def find_unkeyed(parent: Any, has_key: Any, ids: Any, found: Any) -> Any:
-    """The blocks without a key among these and all above them, each once, parents first. How many; -1 if `found` is too small.
+    """These blocks, and all above them that have no key, each once, parents first. How many; -1 if `found` is too small.
 
-    Who was found is marked meanwhile as though it had a key.
+    Who was found is marked meanwhile as though it had a key, and who is still to be found as though it had none.
     """
-    num = 0
+    had = np.empty(len(ids), np.bool_)
+    for at in range(len(ids)):
+        had[at] = has_key[ids[at]]
+        has_key[ids[at]] = False
+    num, fits = 0, True
     for at in range(len(ids)):
         first, block = num, ids[at]
         while block != _NO_BLOCK and not has_key[block] and num < len(found):
@@ -427,14 +432,15 @@ def find_unkeyed(parent: Any, has_key: Any, ids: Any, found: Any) -> Any:
             num += 1
             block = parent[block]
         if block != _NO_BLOCK and not has_key[block]:
-            for before in range(num):
-                has_key[found[before]] = False
-            return -1
+            fits = False
+            break
         for step in range((num - first) // 2):
             found[first + step], found[num - 1 - step] = found[num - 1 - step], found[first + step]
     for before in range(num):
         has_key[found[before]] = False
-    return num
+    for at in range(len(ids)):
+        has_key[ids[at]] = had[at]
+    return num if fits else -1
 
 
 # --- what a request finds: see tiering.leases ---------------------------------------------------------------------------
@@ -451,6 +457,15 @@ def num_usable(state: Any, computing: Any, below: int, path: Any) -> Any:
         if not (in_host or on_disk):
             return at
     return len(path)
+
+
+def nearest_tiers(state: Any, ids: Any, tiers: Any) -> None:
+    """Of each block the first tier that has it whole, or the number of tiers."""
+    for at in range(len(ids)):
+        tier = 0
+        while tier < len(state) and state[tier, ids[at]] != _PRESENT:
+            tier += 1
+        tiers[at] = tier
 
 
 def is_pending(state: Any, computing: Any, path: Any) -> Any:

@@ -117,10 +117,19 @@ class RadixIndex:
 
     def match_below(self, block: int, tokens: Tokens) -> Ids:
         """`match` for tokens that follow `block`, NO_BLOCK for the start: takes the same time at any depth."""
-        data = tokens[: self._whole_blocks(tokens) * self._block_tokens].tobytes()
+        num_blocks = self._whole_blocks(tokens)
+        node, end = self._locate(block)
+        if not num_blocks or not self._goes_on(node, end, tokens[: self._block_tokens].tobytes()):
+            return np.empty(0, dtype=np.intp)
         parts: list[bytes] = []
-        self._follow(*self._locate(block), data, parts)
+        self._follow(node, end, tokens[: num_blocks * self._block_tokens].tobytes(), parts)
         return ids_of(parts)
+
+    def _goes_on(self, node: Node, end: int, first_block: bytes) -> bool:
+        """Whether this block follows the first `end` blocks of a node."""
+        if end < node.num_blocks:
+            return node.edge.startswith(first_block, end * self._block_bytes)
+        return node.child(first_block) is not None
 
     def tokens_up(self, block: int, num_blocks: int = 1) -> list[bytes]:
         """The tokens of a block, of its parent and so on, of so many on the way up: block_tokens little-endian int32 each."""
@@ -215,7 +224,7 @@ class RadixIndex:
         node, end = self._locate(parent)
         if end < node.num_blocks:
             node = self._split(node, end)
-        return ids_of([self._append(node, edge)])
+        return self._append(node, edge)
 
     def remove(self, ids: Ids) -> None:
         """Take blocks out of the index and free their ids.
@@ -300,10 +309,10 @@ class RadixIndex:
         if at < len(data):
             if end < node.num_blocks:
                 node = self._split(node, end)
-            parts.append(self._append(node, data[at:]))
+            parts.append(self._append(node, data[at:]).astype(np.int32).tobytes())
         return ids_of(parts)
 
-    def _append(self, node: Node, edge: bytes) -> bytes:
+    def _append(self, node: Node, edge: bytes) -> Ids:
         """Allocate the blocks of `edge`, which differ from all children of `node`, below it."""
         residency = self._residency
         num_blocks = len(edge) // self._block_bytes
@@ -330,7 +339,7 @@ class RadixIndex:
             node = self._new_node(node, piece, packed[start * ID_BYTES : stop * ID_BYTES])
             residency.node[ids[start:stop]] = node.number
             start = stop
-        return packed
+        return ids
 
     def _new_node(self, up: Node, edge: bytes, ids: bytes) -> Node:
         """A node in the place below `up` that its first block names."""

@@ -49,9 +49,12 @@ class Removal:
         if not len(ids) or (len(ids) == 1 and self.give_up_leaf(tier, ids.item())):
             return
         elsewhere, last = self._by_copies(tier, ids)
-        if tier is DISK:
-            self.forget(elsewhere)
-        self.leave(tier, elsewhere)
+        if len(elsewhere):
+            if tier is DISK:
+                self.forget(elsewhere)
+            self.leave(tier, elsewhere)
+            if not len(last):
+                return
         going, staying = self._by_ties(last)
         self._drop_leaves(tier, going)
         for block in staying.tolist():

@@ -312,12 +312,8 @@ class Residency:
 
     def nearest_tier(self, ids: Ids) -> NDArray[np.intp]:
         """The nearest tier that holds each block whole, `len(Tier)` where none does."""
-        on_device = self.present(Tier.DEVICE, ids)
-        if np.count_nonzero(on_device) == len(ids):  # as of most paths that are found
-            return np.zeros(len(ids), dtype=np.intp)
-        nearest = np.full(len(ids), len(Tier), dtype=np.intp)
-        for tier in reversed(range(len(Tier))):
-            np.copyto(nearest, tier, where=self.present(tier, ids))
+        nearest: NDArray[np.intp] = np.empty(len(ids), dtype=np.intp)
+        self._kernels.nearest_tiers(self.state, ids, nearest)
         return nearest
 
     def _read_anywhere(self, ids: Ids) -> Mask:

@@ -174,7 +174,7 @@ class Writes:
         self._outbox.send(Write(self._outbox.next_number(), batch, slots, self._unkeyed(batch)))
 
     def _unkeyed(self, ids: Ids) -> Ids:
-        """Blocks whose keys it takes to write `ids`, and are not known: each after its parent, if that is one of them."""
+        """The blocks, and all above them whose keys are not known: each after its parent, if that is one of them."""
         residency = self._holdings.residency
         room = 4 * len(ids)
         while True:
@@ -197,7 +197,7 @@ class Writes:
             if end == len(blocks) or parent_of[blocks[end]] != block:  # the last of a run
                 lineage += self._ancestors(blocks[start:end])
                 start = end
-        for above in {each.parent_id for each in lineage}.difference(blocks):
+        for above in {each.parent_id for each in lineage}.difference(blocks, known):
             if (key := residency.key_of(above)) is not None:
                 known[above] = key
         return tuple(lineage), known

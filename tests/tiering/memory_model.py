@@ -282,7 +282,9 @@ class MemoryModel:
         """Device slots that nobody uses, or that hold blocks which nobody uses."""
         holdings = self.index._holdings
         everything = np.arange(holdings.residency.capacity)
-        idle = holdings.residency.evictable(Tier.DEVICE, everything) & ~holdings.holds.are_held(everything)
+        residency = holdings.residency
+        idle = residency.present(Tier.DEVICE, everything) & (residency.leases == 0)
+        idle &= (residency.readers[Tier.DEVICE] == 0) & ~holdings.holds.are_held(everything)
         return holdings.slots[Tier.DEVICE].num_free + np.count_nonzero(idle)
 
     def admit(self, tokens, num_blocks=None):
