@@ -42,8 +42,10 @@ _NOW, _SOON = Room.NOW, Room.SOON  # members of an enum take longer to look up
 class Eviction(Removal):
     """Frees places in each tier, all or nothing where the caller needs all. Never waits: answers what is free now."""
 
-    def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox, entry: Entry) -> None:
-        super().__init__(holdings, holes, outbox)
+    def __init__(
+        self, holdings: Holdings, holes: Holes, outbox: Outbox, entry: Entry, *, remembers: bool
+    ) -> None:
+        super().__init__(holdings, holes, outbox, remembers=remembers)
         self._entry = entry
         self.num_leaving = 0
         """Device slots that will be free when the copies out of them have ended."""

@@ -340,6 +340,8 @@ class Holdings:
 
     def found(self, path: Ids, tiers: NDArray[np.int8]) -> None:
         """A request has found these blocks, each in this tier."""
+        if not len(path):
+            return
         self.residency.found(path)
         if self.tier_orders[DEVICE] is not None:
             for tier, order in zip(Tier, self.tier_orders, strict=True):
@@ -373,6 +375,8 @@ class Holdings:
 
     def lease(self, path: Ids, rank: Rank = Rank.NORMAL) -> None:
         """Protect a path from the root, and count it as used now, by a request of this rank."""
+        if not len(path):
+            return
         self.residency.lease(path)
         self.ranks.used(path, rank)
         self.order.touch(path)

@@ -135,7 +135,9 @@ class Index:
         )
         self._outbox = Outbox()
         self._holes = Holes(self._holdings, config.hole_ttl_s)
-        self._eviction = Eviction(self._holdings, self._holes, self._outbox, self._entry)
+        self._eviction = Eviction(
+            self._holdings, self._holes, self._outbox, self._entry, remembers=config.explains
+        )
         self._loads = Loads(
             self._holdings,
             self._eviction,

@@ -22,6 +22,7 @@ class Kernels:
     place_of: Callable[..., int]
     touch: Callable[..., None]
     forget: Callable[..., None]
+    node_runs: Callable[..., int]
     change_slots: Callable[..., bool]
     take_slots: Callable[..., None]
     free_slots: Callable[..., bool]
@@ -39,7 +40,7 @@ class Kernels:
     find_unkeyed: Callable[..., int]
     nearest_tiers: Callable[..., None]
     num_usable: Callable[..., int]
-    is_pending: Callable[..., bool]
+    num_absent: Callable[..., int]
 
 
 class _Once:
@@ -100,6 +101,7 @@ def _all() -> Kernels:
         place_of=kernel(loops.place_of, integer, *log[::2], integer),
         touch=kernel(loops.touch, nothing, longs, ids, integer),
         forget=kernel(loops.forget, nothing, *log, ints, longs, ids),
+        node_runs=kernel(loops.node_runs, integer, ints, ids, found),
         change_slots=kernel(loops.change_slots, flag, bytes_, integer, integer, slots),
         take_slots=kernel(loops.take_slots, nothing, bytes_, ints, integer, integer, integer, found),
         free_slots=kernel(loops.free_slots, flag, bytes_, ints, integer, integer, slots),
@@ -121,5 +123,5 @@ def _all() -> Kernels:
         find_unkeyed=kernel(loops.find_unkeyed, integer, ints, flags, ids, found),
         nearest_tiers=kernel(loops.nearest_tiers, nothing, state, ids, found),
         num_usable=kernel(loops.num_usable, integer, state, flags, integer, ids),
-        is_pending=kernel(loops.is_pending, flag, state, flags, ids),
+        num_absent=kernel(loops.num_absent, integer, state, flags, ids),
     )

@@ -13,6 +13,7 @@ from tiering.residency import Ids, Tier
 from tiering.terms import EVERYBODYS_TERM
 
 NOT_CACHED = -1
+_NO_TOKENS: Tokens = np.empty(0, dtype=np.int32)
 
 
 class Lease:
@@ -67,7 +68,7 @@ class Lease:
         """What was seen of the prompt when the lease was granted; None for a fork, and once it was taken."""
         self.decision: Decision | None = None
         """How much of the match was to be loaded; None where there was nothing to choose, or nobody who does."""
-        self.indexable: Tokens = ids[:0].astype(np.int32)
+        self.indexable: Tokens = _NO_TOKENS
         """Tokens from the first on whose blocks may be indexed, once they are computed; given with the last of them."""
         self.released = False
 

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from enum import Enum, auto
+from typing import Final
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from tiering.retention import Retention
 from tiering.slot_table import SlotState
 from tiering.swaps import Stash, StashState, Swaps
 
+_NOTHING: Final[Ids] = np.empty(0, dtype=np.intp)
 _PRIVATE, _IN_FLIGHT = SlotState.PRIVATE, SlotState.IN_FLIGHT  # members of an enum take longer to look up
 
 
@@ -127,8 +129,12 @@ class Leases:
 
     def is_pending(self, matched: Ids) -> bool:
         """Whether a block is being computed or loaded for another request."""
+        return self._num_absent(matched) < 0
+
+    def _num_absent(self, matched: Ids) -> int:
+        """How many blocks the device does not have; -1 if one is being computed or loaded for another request."""
         residency = self._holdings.residency
-        return self._kernels.is_pending(residency.state, residency.computing, matched)
+        return self._kernels.num_absent(residency.state, residency.computing, matched)
 
     # --- admission ------------------------------------------------------------------------------------------------
 
@@ -147,7 +153,8 @@ class Leases:
         term: int,
     ) -> Lease | Wait:
         """See Index.admit."""
-        if self.is_pending(matched):
+        num_absent = self._num_absent(matched)
+        if num_absent < 0:
             return Wait.FOR_BLOCKS
         if stash is not None and stash.state is StashState.MOVING:
             return Wait.FOR_ROOM
@@ -155,7 +162,9 @@ class Leases:
         block_tokens = self._block_tokens
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched, rank)
-        (absent,) = (self._holdings.residency.state[DEVICE].take(matched) != PRESENT).nonzero()
+        absent = _NOTHING
+        if num_absent:
+            (absent,) = (self._holdings.residency.state[DEVICE].take(matched) != PRESENT).nonzero()
         whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
         self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
         num_missing = num_blocks - len(matched) + len(absent)
@@ -215,7 +224,9 @@ class Leases:
             holdings.expect(DEVICE, matched[absent], loading)
         private = holdings.slots[DEVICE].take(num_blocks - num_matched, _PRIVATE)
         assert private is not None, "room was made for all"
-        slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
+        slots = private
+        if num_matched:
+            slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
         path = self._path(tokens, matched)
         holdings.belongs(path, 0, ownership)
         lease = Lease(path, slots, found_in, max_blocks, ownership, rank, term)
@@ -248,7 +259,8 @@ class Leases:
         own = tokens[num_matched * block_tokens : num_blocks * block_tokens]
         known = radix.match_below(last, own)
         if not len(known):
-            return np.concatenate([matched, radix.append(last, own.tobytes())])
+            new = radix.append(last, own.tobytes())
+            return np.concatenate([matched, new]) if num_matched else new
         self._expiry.forget_path(known)
         known = known[residency.live[known]]
         others = np.flatnonzero((residency.state[DEVICE][known] != ABSENT) | residency.computing[known])
@@ -377,7 +389,8 @@ class Leases:
             self._holdings.failed(
                 DEVICE, unfilled[self._holdings.residency.state[DEVICE][unfilled] == WRITING]
             )
-        self._holdings.slots[DEVICE].free(private, SlotState.PRIVATE)
+        if len(private):
+            self._holdings.slots[DEVICE].free(private, _PRIVATE)
         self._holdings.release(lease.ids, lease.rank)
         self._holes.prune(lease.ids[::-1])
 

@@ -181,6 +181,16 @@ def touch(stamp: Any, path: Any, now: int) -> None:
         stamp[path[at]] = now
 
 
+def node_runs(node: Any, ids: Any, ends: Any) -> Any:
+    """Where each run of blocks of one node ends. How many runs there are."""
+    num = 0
+    for at in range(len(ids)):
+        if at + 1 == len(ids) or node[ids[at + 1]] != node[ids[at]]:
+            ends[num] = at + 1
+            num += 1
+    return num
+
+
 def forget(stamps: Any, deepest: Any, num_entries: int, parent: Any, stamp: Any, ids: Any) -> None:
     """Blocks leave, each without children at its turn: what is above one is the deepest of its stamp, or the entry dies."""
     for at in range(len(ids)):
@@ -468,13 +478,15 @@ def nearest_tiers(state: Any, ids: Any, tiers: Any) -> None:
         tiers[at] = tier
 
 
-def is_pending(state: Any, computing: Any, path: Any) -> Any:
-    """Whether a block of a path is being computed, or loaded, for another request."""
+def num_absent(state: Any, computing: Any, path: Any) -> Any:
+    """How many blocks of a path the device does not have; -1 if one is being computed, or loaded, for another request."""
+    num = 0
     for at in range(len(path)):
         block = path[at]
         on_device = state[_DEVICE, block]
-        if on_device == _WRITING or (on_device != _PRESENT and computing[block]):
-            return True
-        if on_device == _ABSENT and state[_HOST, block] == _WRITING:
-            return True
-    return False
+        if on_device == _PRESENT:
+            continue
+        num += 1
+        if on_device == _WRITING or computing[block] or state[_HOST, block] == _WRITING:
+            return -1
+    return num

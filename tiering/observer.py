@@ -21,6 +21,9 @@ _ONWARDS_BY_ASKED: Final = 2
 long as somebody may want the explanation."""
 
 
+_NO_TIERS: Final[NDArray[np.intp]] = np.empty(0, dtype=np.intp)
+
+
 class Observer:
     """Looks at what is there of a prompt. One thread calls it; changes nothing."""
 
@@ -82,6 +85,8 @@ class Observer:
 
     def tiers(self, matched: Ids) -> NDArray[np.intp]:
         """The nearest tier that has each of these blocks whole, `len(Tier)` for one on its way to the device."""
+        if not len(matched):
+            return _NO_TIERS
         residency = self._holdings.residency
         tiers = residency.nearest_tier(matched)
         if np.count_nonzero(tiers):  # what the device has whole is on its way to nowhere

@@ -63,7 +63,7 @@ class RadixIndex:
                 f"block_tokens and max_node_blocks must be at least 1, not {block_tokens}, {max_node_blocks}"
             )
         self._residency = residency
-        self._chain = kernels().chain
+        self._chain, self._node_runs = kernels().chain, kernels().node_runs
         self.seed = secrets.randbits(64) if seed is None else seed
         """What the fingerprints of first blocks follow."""
         self._block_tokens = block_tokens
@@ -236,17 +236,14 @@ class RadixIndex:
         if len(ids) == 1:
             self.remove_leaf(ids.item(), residency.cells.parent[ids.item()])
             return
-        numbers = residency.node[ids].tolist()
+        cells, stop, start = residency.cells, len(ids), 0
         packed = ids[::-1].astype(np.int32).tobytes()  # back to front, as the nodes hold them
-        stop = len(numbers)
-        start = 0
-        while start < stop:
-            number = numbers[start]
-            end = start + 1
-            while end < stop and numbers[end] == number:
-                end += 1
+        ends: Ids = np.empty(stop, dtype=np.intp)
+        num_runs = self._node_runs(residency.node, ids, ends)
+        for end in ends[:num_runs].tolist():
             tail = packed[(stop - end) * ID_BYTES : (stop - start) * ID_BYTES]
-            self._trim(number, tail, residency.cells.parent[ids.item(end - 1)])
+            last = ids.item(end - 1)
+            self._trim(cells.node[last], tail, cells.parent[last])
             start = end
         residency.num_children[ids] = 0  # within a run each had the next one, which went before it
         residency.free(ids)

@@ -19,10 +19,11 @@ _NOTHING = np.empty(0, dtype=np.intp)
 class Removal:
     """Gives up copies. A block's last one goes only together with all that follows it, in every tier."""
 
-    def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox) -> None:
+    def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox, *, remembers: bool) -> None:
+        """`remembers`: whether anybody may ask what became of blocks that went."""
         self._holdings, self._holes = holdings, holes
         self._outbox = outbox
-        self._kernels = kernels()
+        self._kernels, self._remembers = kernels(), remembers
         self.departed = Departed()
         """What was given up for good."""
         self.evicted = [0] * len(Tier)
@@ -62,7 +63,7 @@ class Removal:
 
     def _by_copies(self, tier: Tier, ids: Ids) -> tuple[Ids, Ids]:
         """Of the blocks that a tier has whole, those that another has or expects, and the others."""
-        elsewhere, last = np.empty((2, len(ids)), dtype=np.intp)
+        elsewhere, last = np.empty(len(ids), dtype=np.intp), np.empty(len(ids), dtype=np.intp)
         state = self._holdings.residency.state
         num_elsewhere, num_last = self._kernels.sort_by_copies(state, int(tier), ids, elsewhere, last)
         return elsewhere[:num_elsewhere], last[:num_last]
@@ -70,7 +71,7 @@ class Removal:
     def _by_ties(self, ids: Ids) -> tuple[Ids, Ids]:
         """Of blocks, children before parents, those not in use that nothing follows but what goes before them; and the others."""
         residency = self._holdings.residency
-        going, staying = np.empty((2, len(ids)), dtype=np.intp)
+        going, staying = np.empty(len(ids), dtype=np.intp), np.empty(len(ids), dtype=np.intp)
         num_going = self._kernels.sort_by_ties(
             residency.leases,
             residency.state,
@@ -191,6 +192,8 @@ class Removal:
 
     def gone(self, ids: Ids, reason: MissReason) -> None:
         """These blocks are about to lose their last copies: remember that, and where these were."""
+        if not self._remembers:
+            return
         residency = self._holdings.residency
         tiers = residency.nearest_tier(ids)
         there = tiers < len(Tier)  # of a hole it is known already why it is one
@@ -200,6 +203,8 @@ class Removal:
 
     def _note_evicted(self, tier: Tier, ids: Ids, why: MissReason = MissReason.EVICTED) -> None:
         """Blocks are about to go that only this tier has, to make room in it, or for another reason."""
+        if not self._remembers:
+            return
         residency, shares, now_s = self._holdings.residency, self._holdings.shares, self._holdings.order.now_s
         if not shares.on or why is not MissReason.EVICTED:
             self.departed.note(residency.fingerprint[ids], int(tier), why, now_s)
