@@ -96,7 +96,7 @@ def _all() -> Kernels:
     return Kernels(
         is_eligible=kernel(loops.is_eligible, flag, *rule, integer, *columns),
         are_eligible=kernel(loops.are_eligible, nothing, *rule, *columns, ids, flags),
-        walk=kernel(loops.walk, integer, *log, longs, ints, longs, *rule, *columns, found),
+        walk=kernel(loops.walk, integer, *log, integer, longs, ints, longs, *rule, *columns, found),
         first_behind=kernel(loops.first_behind, integer, integer, longs, *rule, *columns, ids),
         place_of=kernel(loops.place_of, integer, *log[::2], integer),
         touch=kernel(loops.touch, nothing, longs, ids, integer),

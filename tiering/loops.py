@@ -110,6 +110,7 @@ def walk(
     stamps: Any,
     deepest: Any,
     num_entries: int,
+    head: int,
     place: Any,
     parent: Any,
     stamp: Any,
@@ -124,10 +125,14 @@ def walk(
 ) -> Any:
     """The next blocks in eviction order that meet a rule, as many as `found` has room for. How many there were.
 
-    `place`: number of the entry with which to begin, and the block in it if that is not NO_BLOCK and has its stamp; afterwards where
-    to go on.
+    `place`: number of the entry with which to begin, or a later one: the first with the stamp `head`; and the block in it if that
+    is not NO_BLOCK and has this stamp. Afterwards where to go on, without a `head`, which is 0 then.
     """
     num, entry, block = 0, place[0], place[1]
+    if head:
+        entry = max(entry, _place(stamps, num_entries, head))
+        if block != _NO_BLOCK and stamp[block] != head:
+            block = _NO_BLOCK
     while entry < num_entries and num < len(found):
         this = stamps[entry]
         if block == _NO_BLOCK or stamp[block] != this:

@@ -53,6 +53,13 @@ class LRU:
         self._now = 0
         self.now_s = 0.0
         """The time that touches have: whoever knows the time sets it."""
+        place = np.zeros(2, dtype=np.int64)
+        self._place: tuple[memoryview[Any], NDArray[np.int64]] = (
+            place.data,
+            place,
+        )  # where the walk under way is
+        one: Ids = np.zeros(1, dtype=np.intp)
+        self._one: tuple[memoryview[Any], Ids] = one.data, one
         self._num_waiting = 0  # entries of touches whose blocks are not known yet: the first ones
         self._num_open = 0  # and those of which more may come: one more than wait, once one was told of
         none = np.empty(0, dtype=np.int64)
@@ -157,55 +164,62 @@ class LRU:
     def find(self, stamp: int, block: int, k: int, eligible: Eligible) -> Ids:
         """The first `k` blocks of `upwards` that meet a rule."""
         found: Ids = np.empty(k, dtype=np.intp)
-        num = self._walk(
-            self._stamps, self._deepest, self._num, self._at(stamp, block), eligible.arguments(), found
-        )
+        at, _ = self._place
+        at[0], at[1] = self._num_waiting, block
+        num = self._walk(self._stamps, self._deepest, self._num, stamp, eligible.arguments(), found)
         return found if num == k else found[:num]
+
+    def find_one(self, stamp: int, block: int, eligible: Eligible) -> int:
+        """The only block of `find(1)`, NO_BLOCK if there is none: in less time than it takes to make an array."""
+        at, _ = self._place
+        at[0], at[1] = self._num_waiting, block
+        found, one = self._one
+        num = self._walk(self._stamps, self._deepest, self._num, stamp, eligible.arguments(), one)
+        return found[0] if num else NO_BLOCK
 
     def upwards(self, stamp: int, block: int, limit: int, wanted: Entries | None = None) -> Iterator[Ids]:
         """All touched blocks in eviction order from a place in the log: `block`, if it has that stamp, else the
         deepest with this or the next later stamp. In chunks, the first of `limit` blocks, then growing. `wanted`: of which
         entries only. What is touched meanwhile may be seen or not.
         """
-        place = self._at(stamp, block)
-        for stamps, deepest in self._parts(place, wanted):
+        start, rule = self._num_waiting, self._every_block.arguments()
+        if wanted is not None:
+            start = max(start, self._kernels.place_of(self._stamps, self._num, stamp))
+        at, _ = self._place
+        entry = 0 if wanted is not None else start
+        for stamps, deepest in self._parts(start, wanted):
             num = len(stamps)
-            while place[0] < num:
+            while entry < num:
                 found: Ids = np.empty(limit, dtype=np.intp)
-                if num_found := self._walk(stamps, deepest, num, place, self._every_block.arguments(), found):
+                at[0], at[1] = entry, block
+                num_found = self._walk(stamps, deepest, num, stamp, rule, found)
+                entry, block, stamp = at[0], at[1], 0  # others walk before this goes on
+                if num_found:
                     yield found[:num_found]
                     limit = min(4 * limit, max(limit, _MAX_CHUNK))
-            place[0], place[1] = 0, NO_BLOCK
-
-    def _at(self, stamp: int, block: int) -> NDArray[np.int64]:
-        """A place for `walk`."""
-        entry = self._kernels.place_of(self._stamps, self._num, stamp)
-        if block != NO_BLOCK and self._residency.cells.stamp[block] != stamp:
-            block = NO_BLOCK
-        return np.array((max(entry, self._num_waiting), block), dtype=np.int64)
+            entry, block = 0, NO_BLOCK
 
     def _walk(
         self,
         stamps: NDArray[np.int64],
         deepest: NDArray[np.int64],
         num: int,
-        place: NDArray[np.int64],
+        head: int,
         rule: tuple[Any, ...],
         found: Ids,
     ) -> int:
         residency = self._residency
         return self._kernels.walk(
-            stamps, deepest, num, place, residency.parent, residency.stamp, *rule, found
+            stamps, deepest, num, head, self._place[1], residency.parent, residency.stamp, *rule, found
         )
 
     def _parts(
-        self, place: NDArray[np.int64], wanted: Entries | None
+        self, start: int, wanted: Entries | None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """The log's entries, all at once; or those that are wanted from a place on, some at a time."""
         if wanted is None:
             yield self._stamps[: self._num], self._deepest[: self._num]
             return
-        start, place[0] = place.item(0), 0
         for at in range(start, self._num, _SLICE_ENTRIES):
             entries = slice(at, min(at + _SLICE_ENTRIES, self._num))
             stamps, deepest = self._stamps[entries], self._deepest[entries]
@@ -334,6 +348,10 @@ class View:
 
     def first(self) -> int:
         """The only block of `peek(1)`, NO_BLOCK if there is none."""
+        if isinstance(self._eligible, Eligible):
+            self._cursor = self._lru.find_one(self._head, self._cursor, self._eligible)
+            self._head = self._residency.cells.stamp[self._cursor] if self._cursor >= 0 else self._lru.now + 1
+            return self._cursor
         found = self.peek(1)
         return found.item() if len(found) else NO_BLOCK
 
