@@ -68,7 +68,7 @@ def _all() -> Kernels:
     if config.DISABLE_JIT:  # type: ignore[attr-defined]
         raise RuntimeError("NUMBA_DISABLE_JIT is set: there can be no index; unset it")
 
-    from tiering import loops
+    from tiering.loops import blocks, order
 
     def array(item: Any, ndim: int = 1) -> Any:
         return types.Array(item, ndim, "C")
@@ -81,7 +81,7 @@ def _all() -> Kernels:
     longs, ints, flags = array(types.int64), array(types.int32), array(types.boolean)
     found, ids, slots = array(types.intp), given(types.intp), (given(types.intp), given(types.int32))
     state, readers, held = array(types.uint8, 2), array(types.int16, 2), array(types.uint16, 2)
-    rule, columns = (integer, flag), (state, readers, ints, flags, held)
+    rule, ties = (integer, flag), (state, readers, ints, flags, held)
     bytes_ = array(types.uint8)
     pair = types.Tuple((types.int64, types.int64))  # type: ignore[no-untyped-call]
     log, blank = (longs, longs, integer), (ints, ints, longs, ints, ints)
@@ -94,34 +94,34 @@ def _all() -> Kernels:
         return compiled(getattr(function, "py_func", function), signatures, nogil=False)
 
     return Kernels(
-        is_eligible=kernel(loops.is_eligible, flag, *rule, integer, *columns),
-        are_eligible=kernel(loops.are_eligible, nothing, *rule, *columns, ids, flags),
-        walk=kernel(loops.walk, integer, *log, integer, longs, ints, longs, *rule, *columns, found),
-        first_behind=kernel(loops.first_behind, integer, integer, longs, *rule, *columns, ids),
-        place_of=kernel(loops.place_of, integer, *log[::2], integer),
-        touch=kernel(loops.touch, nothing, longs, ids, integer),
-        forget=kernel(loops.forget, nothing, *log, ints, longs, ids),
-        node_runs=kernel(loops.node_runs, integer, ints, ids, found),
-        change_slots=kernel(loops.change_slots, flag, bytes_, integer, integer, slots),
-        take_slots=kernel(loops.take_slots, nothing, bytes_, ints, integer, integer, integer, found),
-        free_slots=kernel(loops.free_slots, flag, bytes_, ints, integer, integer, slots),
-        add=kernel(loops.add, flag, ints, integer, ids),
-        change_state=kernel(loops.change_state, flag, bytes_, integer, integer, ids),
-        place_copies=kernel(loops.place_copies, flag, bytes_, ints, integer, ids, ids),
-        drop_copies=kernel(loops.drop_copies, flag, bytes_, array(types.int16), integer, ids),
-        add_readers=kernel(loops.add_readers, flag, array(types.int16), bytes_, integer, ids),
-        enter=kernel(loops.enter, nothing, flags, ints, ints, ids),
+        is_eligible=kernel(order.is_eligible, flag, *rule, integer, *ties),
+        are_eligible=kernel(order.are_eligible, nothing, *rule, *ties, ids, flags),
+        walk=kernel(order.walk, integer, *log, integer, longs, ints, longs, *rule, *ties, found),
+        first_behind=kernel(order.first_behind, integer, integer, longs, *rule, *ties, ids),
+        place_of=kernel(order.place_of, integer, *log[::2], integer),
+        touch=kernel(order.touch, nothing, longs, ids, integer),
+        forget=kernel(order.forget, nothing, *log, ints, longs, ids),
+        node_runs=kernel(blocks.node_runs, integer, ints, ids, found),
+        change_slots=kernel(blocks.change_slots, flag, bytes_, integer, integer, slots),
+        take_slots=kernel(blocks.take_slots, nothing, bytes_, ints, integer, integer, integer, found),
+        free_slots=kernel(blocks.free_slots, flag, bytes_, ints, integer, integer, slots),
+        add=kernel(blocks.add, flag, ints, integer, ids),
+        change_state=kernel(blocks.change_state, flag, bytes_, integer, integer, ids),
+        place_copies=kernel(blocks.place_copies, flag, bytes_, ints, integer, ids, ids),
+        drop_copies=kernel(blocks.drop_copies, flag, bytes_, array(types.int16), integer, ids),
+        add_readers=kernel(blocks.add_readers, flag, array(types.int16), bytes_, integer, ids),
+        enter=kernel(blocks.enter, nothing, flags, ints, ints, ids),
         free_blocks=kernel(
-            loops.free_blocks, flag, flags, ints, ints, state, readers, *blank, flags, ints, integer, ids
+            blocks.free_blocks, flag, flags, ints, ints, state, readers, *blank, flags, ints, integer, ids
         ),
-        chain=kernel(loops.chain, nothing, ints, ints, integer, ids),
-        sort_by_copies=kernel(loops.sort_by_copies, pair, state, integer, ids, found, found),
+        chain=kernel(blocks.chain, nothing, ints, ints, integer, ids),
+        sort_by_copies=kernel(blocks.sort_by_copies, pair, state, integer, ids, found, found),
         sort_by_ties=kernel(
-            loops.sort_by_ties, integer, ints, state, readers, held, ints, ints, ids, found, found
+            blocks.sort_by_ties, integer, ints, state, readers, held, ints, ints, ids, found, found
         ),
-        find_nowhere=kernel(loops.find_nowhere, integer, flags, state, ids, found),
-        find_unkeyed=kernel(loops.find_unkeyed, integer, ints, flags, ids, found),
-        nearest_tiers=kernel(loops.nearest_tiers, nothing, state, ids, found),
-        num_usable=kernel(loops.num_usable, integer, state, flags, integer, ids),
-        num_absent=kernel(loops.num_absent, integer, state, flags, ids),
+        find_nowhere=kernel(blocks.find_nowhere, integer, flags, state, ids, found),
+        find_unkeyed=kernel(blocks.find_unkeyed, integer, ints, flags, ids, found),
+        nearest_tiers=kernel(blocks.nearest_tiers, nothing, state, ids, found),
+        num_usable=kernel(blocks.num_usable, integer, state, flags, integer, ids),
+        num_absent=kernel(blocks.num_absent, integer, state, flags, ids),
     )
