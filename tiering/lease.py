@@ -108,9 +108,7 @@ class Lease:
 
         To be asked when `num_loading` is 0 or `is_arriving`: any other block that is on its way counts as missing.
         """
-        there = self.ready[:num_blocks]
-        if self.num_loading:
-            there = there | self.arriving[:num_blocks]
+        there = self.ready[:num_blocks] | self.arriving[:num_blocks]
         (missing,) = (~there).nonzero()
         if not len(missing):
             return []
