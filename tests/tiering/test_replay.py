@@ -12,11 +12,12 @@ BLOCK = 4
 STEPS = StepCosts(step_s=1.0, token_s=0.1, decode_s=0.5)
 
 
-def config(device=100, host=0, disk=0, **settings) -> ReplayConfig:
+def config(device=100, host=0, disk=0, later=0, **settings) -> ReplayConfig:
     index = IndexConfig(
         block_tokens=BLOCK,
         device_slots=device,
         host_slots=host,
+        later_host_slots=later,
         disk_bytes=disk,
         record_bytes=1,
         clean_share=0.5,
@@ -97,3 +98,21 @@ def test_the_same_requests_have_the_same_end():
     asking = [asked(i * 0.7, random.integers(0, 3, 30).tolist() + [i] * 5, 5) for i in range(60)]
     shape = {"device": 20, "host": 20, "disk": 30}
     assert Replay(config(**shape)).run(asking) == Replay(config(**shape)).run(asking)
+
+
+def test_host_memory_that_an_engine_makes_ready_later_is_there():
+    random = np.random.default_rng(1)
+    asking = [asked(i * 3.0, random.integers(0, 2, 24).tolist() + [i] * 5, 5) for i in range(60)]
+    shape = {"device": 12, "host": 30, "disk": 30}
+    later = Replay(config(**shape, later=26))
+    assert later.run(asking) == Replay(config(**shape)).run(asking)
+    assert later._index.stats()["tiers"]["host"]["slots"] == 30
+
+
+def test_who_is_preempted_has_back_what_it_computed_for_itself():
+    """Two replies outgrow a device of 8 blocks: the younger one's go to host memory, and come back in place of being computed."""
+    replay = Replay(config(device=8, host=20, max_num_seqs=2))
+    replay.run([asked(0, range(6), 18), asked(0, range(50, 53), 18)])
+    preempted = replay._index.stats()["preempted"]
+    assert preempted["requests"] >= 1
+    assert preempted["swapped_in_blocks"] == preempted["swapped_out_blocks"] >= 1
