@@ -66,6 +66,8 @@ class ReplayConfig:
     block_bytes: int = 1
     """Of a block in memory: what a chooser reckons with."""
     steps: StepCosts
+    noise: Sequence[float] = (1.0,)
+    """What steps took, by what they cost: one of these is drawn for each step."""
     moves: Mapping[type, MoveCosts] = field(default_factory=dict)
 
 
@@ -188,17 +190,18 @@ class _Request:
 class Replay:
     """Serves requests as an engine would. Once; `run` says what became of them."""
 
-    def __init__(self, config: ReplayConfig, chooser: Chooser | None = None) -> None:
-        """`chooser`: as an engine's with load="auto": it is asked, and told what things took here."""
+    def __init__(self, config: ReplayConfig, chooser: Chooser | None = None, *, seed: int = 0) -> None:
+        """`chooser`: as an engine's with load="auto": it is asked, and told what things took here. `seed`: of all that is chance."""
         self._config = config
+        self._random = np.random.default_rng(seed)
         self._block_tokens = config.index.block_tokens
-        # all host memory is ready, and nothing is left to chance
+        # all host memory is ready: nobody makes it so here
         self._index = Index(
             replace(config.index, later_host_slots=0),
             bytes(KEY_BYTES),
             block_bytes=config.block_bytes,
             chooser=chooser,
-            seed=0,
+            seed=seed,
         )
         self._places = _Places(self._index, config)
         self._requests: Admission[_Request] = Admission(
@@ -248,7 +251,8 @@ class Replay:
             news = any(not part.decode for _, part in step)
             if step:
                 self.num_steps += 1
-                self._places.now_s += self._config.steps.seconds(part for _, part in step)
+                took_s = self._config.steps.seconds(part for _, part in step)
+                self._places.now_s += took_s * float(self._random.choice(self._config.noise))
                 self._computed(step)
             else:
                 self._places.sleep(arrivals[0][0] if arrivals else None)

@@ -61,8 +61,8 @@ class Timed(Model):
         return logits
 
 
-def step_costs(steps: Sequence[Step]) -> StepCosts:
-    """Fitted to these, at least one: each up to when the next begins, where that was not waited for."""
+def step_costs(steps: Sequence[Step]) -> tuple[StepCosts, tuple[float, ...]]:
+    """Fitted to these, at least one: each up to when the next begins, where that was not waited for. And what each took, by that."""
     gaps = [after.began_s - step.ended_s for step, after in itertools.pairwise(steps)]
     short = [gap for gap in gaps if gap < _NEXT_WITHIN_S]
     usual = statistics.median(short) if short else 0.0
@@ -74,7 +74,10 @@ def step_costs(steps: Sequence[Step]) -> StepCosts:
     step_s, token_s, pair_s, decode_s, context_s = fit(
         rows, np.array(took), np.ones(len(steps)), _DOUBTS
     ).tolist()
-    return StepCosts(step_s=step_s, token_s=token_s, pair_s=pair_s, decode_s=decode_s, context_s=context_s)
+    costs = StepCosts(step_s=step_s, token_s=token_s, pair_s=pair_s, decode_s=decode_s, context_s=context_s)
+    return costs, tuple(
+        seconds / costs.seconds(step.parts) for step, seconds in zip(steps, took, strict=True)
+    )
 
 
 def move_costs(engine: Engine, num_blocks: int, seed: int) -> dict[type, MoveCosts]:
