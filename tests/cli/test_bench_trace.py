@@ -7,8 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tiering.cli.app import app
+from tiering.cli.trace_compared import compared, gates
 from tiering.cli.trace_costs import Step, step_costs
 from tiering.cli.trace_prompts import Prompts
+from tiering.replay import Seen
 from tiering.step_costs import Part, StepCosts, terms
 from tiering.trace import TraceWriter
 
@@ -100,6 +102,28 @@ def test_costs_are_found_again():
     for step in steps:
         assert found.seconds(step.parts) == pytest.approx(costs.seconds(step.parts), rel=0.02)
     assert terms(steps[0].parts)[0] == 1
+
+
+# --- what is said -----------------------------------------------------------------------------------------------------
+
+
+def test_means_are_compared_and_beside_them_stands_how_far_runs_are_apart():
+    def run(found: list[tuple[int, int, float]]):
+        return [Seen(found={"device": device, "host": host}, ttft_s=ttft_s) for device, host, ttft_s in found]
+
+    engine = [run([(6, 0, 1.0), (0, 10, 3.0)]), run([(4, 0, 1.0), (0, 10, 4.0)])]
+    simulated = [run([(5, 0, 1.5), (0, 8, 3.0)])]
+    told = compared(engine, simulated, 100)
+    assert told["hit_rate"]["device"] == pytest.approx([0.05, 0.05])
+    assert told["hit_rate"]["host"] == pytest.approx([0.10, 0.08])
+    assert told["hit_rate"]["all"] == pytest.approx([0.15, 0.13])
+    assert told["ttft_s"]["mean"] == pytest.approx([2.25, 2.25])
+    assert told["apart"]["hit_rate"]["device"] == pytest.approx([0.02, 0.0])
+    rows = {row["name"]: (row["value"], row["holds"]) for row in gates("a", told)}
+    assert rows["error of a: hit rate, host"] == (2.0, False)
+    assert rows["error of a: TTFT, mean"] == (0.0, True)
+    assert rows["engine against itself, a: hit rate, device"] == (2.0, None)
+    assert rows["engine against itself, a: TTFT, mean"] == (22.22, None)
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
