@@ -47,7 +47,7 @@ from tiering.moves import (
 from tiering.owners import EVERYBODYS
 from tiering.radix import Tokens
 from tiering.ranks import Rank
-from tiering.step_costs import MoveCosts, Part, StepCosts
+from tiering.step_costs import MoveCosts, Part, Scatter, StepCosts
 from tiering.swaps import Stash
 
 _REPLY_TOKEN: Final = 1 << 23
@@ -66,8 +66,8 @@ class ReplayConfig:
     block_bytes: int = 1
     """Of a block in memory: what a chooser reckons with."""
     steps: StepCosts
-    noise: Sequence[float] = (1.0,)
-    """What steps took, by what they cost: one of these is drawn for each step."""
+    scatter: Scatter | None = None
+    """How far steps are from what they cost; None: each takes just that."""
     moves: Mapping[type, MoveCosts] = field(default_factory=dict)
 
 
@@ -251,11 +251,15 @@ class Replay:
             news = any(not part.decode for _, part in step)
             if step:
                 self.num_steps += 1
-                took_s = self._config.steps.seconds(part for _, part in step)
-                self._places.now_s += took_s * float(self._random.choice(self._config.noise))
+                self._places.now_s += self._took_s(step)
                 self._computed(step)
             else:
                 self._places.sleep(arrivals[0][0] if arrivals else None)
+
+    def _took_s(self, step: list[tuple[_Request, Part]]) -> float:
+        expected_s = self._config.steps.seconds(part for _, part in step)
+        scatter = self._config.scatter
+        return expected_s if scatter is None else scatter.drawn(expected_s, self._random)
 
     # --- steps: as engine.scheduler fills them ------------------------------------------------------------------------
 

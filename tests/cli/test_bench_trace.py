@@ -97,8 +97,8 @@ def test_costs_are_found_again():
         took_s = costs.seconds(parts)
         steps.append(Step(tuple(parts), now_s, now_s + took_s - 0.001))  # a part of it lies between two steps
         now_s += took_s + (1.0 if number % 10 == 0 else 0.0)
-    found, noise = step_costs(steps)
-    assert np.allclose(noise, 1.0, atol=0.02)
+    found, scatter = step_costs(steps)
+    assert np.allclose(scatter.parts, 1.0, atol=0.02)
     for step in steps:
         assert found.seconds(step.parts) == pytest.approx(costs.seconds(step.parts), rel=0.02)
     assert terms(steps[0].parts)[0] == 1

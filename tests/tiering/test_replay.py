@@ -9,7 +9,7 @@ from tiering.index_config import IndexConfig
 from tiering.keeping import Hints, Told
 from tiering.moves import Demote, Promote
 from tiering.replay import Asked, Replay, ReplayConfig
-from tiering.step_costs import MoveCosts, Part, StepCosts, terms
+from tiering.step_costs import MoveCosts, Part, Scatter, StepCosts, terms
 
 BLOCK = 4
 STEPS = StepCosts(step_s=1.0, token_s=0.1, decode_s=0.5)
@@ -137,11 +137,19 @@ def test_a_chooser_is_asked_and_learns_from_the_virtual_clock():
 
 def test_steps_scatter_as_they_are_told_to_and_by_the_seed():
     asking = [asked(0, range(400))]
-    [plain], [twice] = Replay(config()).run(asking), Replay(config(noise=(2.0,))).run(asking)
+    [plain], [twice] = Replay(config()).run(asking), Replay(config(scatter=Scatter([1.0], [2.0]))).run(asking)
     assert twice.ttft_s == pytest.approx(2 * plain.ttft_s)
-    scattered = config(noise=(0.5, 1.0, 1.5))
+    scattered = config(scatter=Scatter([1.0, 1.0, 1.0], [0.5, 1.0, 1.5]))
     times = [Replay(scattered, seed=seed).run(asking)[0].ttft_s for seed in (0, 0, 1)]
     assert times[0] == times[1] != times[2]
+
+
+def test_large_steps_scatter_as_large_ones_did():
+    random = np.random.default_rng(0)
+    scatter = Scatter([10.0] * 40 + [1.0] * 40, [20.0] * 40 + [0.5] * 40)
+    for expected_s, took_s in ((0.5, 0.25), (1.0, 0.5), (11.0, 22.0)):
+        drawn = [scatter.drawn(expected_s, random) for _ in range(20)]
+        assert drawn == pytest.approx([took_s] * 20)
 
 
 def test_the_admission_is_told_the_hints(monkeypatch):

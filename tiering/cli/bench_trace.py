@@ -31,6 +31,7 @@ from tiering.cli.trace_costs import Step, Timed, move_costs, step_costs
 from tiering.cli.trace_prompts import Prompts, Tokens
 from tiering.costs import Costs
 from tiering.decision import Chooser
+from tiering.index_config import IndexConfig
 from tiering.keeping import Hints
 from tiering.replay import Asked, Replay, ReplayConfig, Seen
 
@@ -98,31 +99,23 @@ def run(bench: TraceBench, json_path: Path | None) -> int:
 def _of_one(bench: TraceBench, trace: Path, model: Timed, console: Console) -> dict[str, Any]:
     part = _part(bench, trace, model)
     console.print(f"{trace.name}: what moves take", style="dim")
-    with _engine(bench, part, model) as engine:
+    with _engine(dataclasses.replace(bench, engine_load="always"), part, model) as engine:
         moves = move_costs(engine, engine.core.device_slots // 2, bench.seed)
-        core, block_bytes = engine.core, engine.layout.block_bytes
     part = dataclasses.replace(part, at_s=_times(bench, part, model))
     model.steps.clear()
-    told = f"{trace.name}: {len(part.prompts)} requests, over {part.at_s[-1]:.0f} s"
-    happened, stats = [], {}
-    for number in range(bench.repeats):
-        console.print(f"{told}, {number + 1} of {bench.repeats}", style="dim")
-        # a new one: an admission has learned nothing yet, as in the simulation
-        with _engine(bench, part, model) as engine:
-            happened.append([_seen(result) for result in _served(engine, part, bench.clients)])
-            stats = engine.stats()["cache"]
-    console.print(f"{trace.name}: the same, simulated", style="dim")
-    costs, noise = step_costs(model.steps)
+    happened, stats, core = _happened(bench, trace.name, part, model, console)
+    costs, scatter = step_costs(model.steps)
     replay = ReplayConfig(
         index=core,
         max_num_seqs=bench.max_num_seqs,
         max_batch_tokens=bench.max_batch_tokens,
         stored_bytes=_stored_bytes(stats),
-        block_bytes=block_bytes,
+        block_bytes=stats["block_bytes"],
         steps=costs,
-        noise=noise,
+        scatter=scatter,
         moves=moves,
     )
+    console.print(f"{trace.name}: the same, simulated", style="dim")
     replays = [Replay(replay, _chooser(bench), seed=seed) for seed in range(_SIMULATIONS)]
     seen = [each.run(_asked(part), clients=bench.clients) for each in replays]
     num_blocks = sum(len(prompt) // _BLOCK_TOKENS for prompt in part.prompts)
@@ -145,13 +138,28 @@ def _of_one(bench: TraceBench, trace: Path, model: Timed, console: Console) -> d
         },
         "costs": {
             "steps": dataclasses.asdict(costs),
-            "noise": np.percentile(noise, (5, 25, 50, 75, 95)).tolist(),
+            "scatter": np.percentile(scatter.parts, (5, 25, 50, 75, 95)).tolist(),
             "moves": {kind.__name__.lower(): dataclasses.asdict(cost) for kind, cost in moves.items()},
         },
         "gates": gates(trace.name.partition(".")[0], found),
         "engine": [[dataclasses.asdict(each) for each in run] for run in happened],
         "simulated": [dataclasses.asdict(each) for each in seen[0]],
     }
+
+
+def _happened(
+    bench: TraceBench, name: str, part: _Part, model: Timed, console: Console
+) -> tuple[list[list[Seen]], dict[str, Any], IndexConfig]:
+    """What became of the requests in each run, the last one's figures of its cache, and how the core was told to work."""
+    told = f"{name}: {len(part.prompts)} requests, over {part.at_s[-1]:.0f} s"
+    happened: list[list[Seen]] = []
+    while True:
+        console.print(f"{told}, {len(happened) + 1} of {bench.repeats}", style="dim")
+        # a new one: an admission has learned nothing yet, as in the simulation
+        with _engine(bench, part, model) as engine:
+            happened.append([_seen(result) for result in _served(engine, part, bench.clients)])
+            if len(happened) == bench.repeats:
+                return happened, engine.stats()["cache"], engine.core
 
 
 @contextlib.contextmanager
