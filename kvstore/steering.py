@@ -41,10 +41,12 @@ class StoredName(NamedTuple):
 
 
 class StoredTerm(NamedTuple):
-    """How long a block is to live after its last use, as a store keeps it: a time, and whether the TTL counts too."""
+    """How long a block is to live after its last use, as a store keeps it: a time, whether the TTL counts too, and a rank."""
 
     own_s: float
     by_default: bool
+    rank: int = 0
+    """From -128 to 127, for the caller to read: which blocks go before which. 0 where nobody said anything."""
 
 
 class Unchanged(Enum):
@@ -94,7 +96,7 @@ class Retains(Protocol):
         ...
 
     def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
-        """Note how long blocks are to live, in place of what was noted. It goes when the block is deleted."""
+        """Note how long blocks are to live, and their ranks, in place of what was noted. It goes when the block is deleted."""
         ...
 
     def terms(self, keys: Sequence[BlockKey]) -> dict[BlockKey, StoredTerm]:

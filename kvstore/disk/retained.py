@@ -3,7 +3,7 @@
     PATH/v1/retained/    LMDB, there once something was asked for; each commit reaches the disk before it returns
 
     n <namespace digest> <key>     a name: version, checksum, sealed or not: digest, key, owner, sizes, times, token ids, content
-    t <namespace digest> <block>   a term: version, checksum, seconds, and whether the TTL counts too
+    t <namespace digest> <block>   a term: version, checksum, seconds, whether the TTL counts too, and a rank
 
 In the table keys are what the form of the directory calls them: of what is encrypted nobody can tell by trying which names there are.
 
@@ -43,7 +43,7 @@ _KEYS_PER_COMMIT: Final = 4096
 _NAME, _TERM = b"n", b"t"
 _ENVELOPE: Final = struct.Struct("<IQ")
 _HEAD: Final = struct.Struct(f"<{KEY_BYTES}s{KEY_BYTES}s{OWNER_BYTES}sIIIQQ")
-_TERM_BODY: Final = struct.Struct("<d?")
+_TERM_BODY: Final = struct.Struct("<d?b")
 
 _log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ class Retained:
     # --- terms ----------------------------------------------------------------------------------------------------
 
     def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
-        """Note how long blocks are to live after their last use."""
+        """Note how long blocks are to live after their last use, and their ranks."""
         rows: dict[bytes, bytes | None] = {}
         for block, term in terms.items():
             key = _TERM + self._form.entry_key(block)
@@ -187,7 +187,8 @@ class Retained:
         for key in keys:
             body = rows.pop(self._form.entry_key(key), None)
             if body is not None:
-                found[key] = StoredTerm(*_TERM_BODY.unpack(body))
+                # there may be no rank yet in it: that is 0
+                found[key] = StoredTerm(*_TERM_BODY.unpack(body.ljust(_TERM_BODY.size, b"\0")))
         return found
 
     def forget(self, entry_keys: Sequence[bytes]) -> None:

@@ -1,6 +1,7 @@
 """What a disk store keeps because users asked: whole or not at all, under its own key, and through what happens to blocks."""
 
 import shutil
+import struct
 
 import lmdb
 import pytest
@@ -62,19 +63,29 @@ def test_names_and_terms_are_there_again(tmp_path, master_key):
         store.put_name(a_name(1))
         store.put_name(a_name(2, owner=ALICE, ttl_ns=5))
         store.put_name(a_name(1, since_ns=7))
-        store.put_terms({blocks[0].key: StoredTerm(300.0, by_default=True)})
+        store.put_terms({blocks[0].key: StoredTerm(300.0, by_default=True, rank=-1)})
         store.check()
         shutil.copytree(disk, killed)
     for path in (disk, killed):
         with open_store(path, master_key=master_key) as store:
             assert sorted(store.names()) == [a_name(1, since_ns=7), a_name(2, owner=ALICE, ttl_ns=5)]
-            assert store.terms([ref.key for ref in blocks]) == {blocks[0].key: (300.0, True)}
+            assert store.terms([ref.key for ref in blocks]) == {blocks[0].key: (300.0, True, -1)}
             store.erase(ALICE)
             store.delete_name(bytes([9]) * 32)
             assert store.names() == [a_name(1, since_ns=7)]
             store.delete_many([blocks[0].key])
             assert store.terms([ref.key for ref in blocks]) == {}
             store.check()
+
+
+def test_a_term_from_before_there_were_ranks_has_none(tmp_path):
+    [block, _] = refs()
+    with open_store(tmp_path) as store:
+        put(store, [block])
+        key = b"t" + OURS.digest + block.key
+        store._retained._write({key: _enveloped(key, struct.pack("<d?", 300.0, True))})
+    with open_store(tmp_path) as store:
+        assert store.terms([block.key]) == {block.key: (300.0, True, 0)}
 
 
 def test_an_encrypted_name_tells_nothing(tmp_path):
