@@ -95,6 +95,14 @@ class Retains(Protocol):
         """Forget a name. One that is not there is fine."""
         ...
 
+    def settings(self) -> bytes | None:
+        """What `put_settings` was given last; None for nothing."""
+        ...
+
+    def put_settings(self, content: bytes | None) -> None:
+        """Keep what the caller was told to go by, in place of what was kept; None for nothing. As for `put_name`."""
+        ...
+
     def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
         """Note how long blocks are to live, and their ranks, in place of what was noted. It goes when the block is deleted."""
         ...

@@ -255,6 +255,14 @@ class LmdbStore(Closing):
         with self._door.enter():
             self._writer.run(lambda: self._retained.delete_name(key))
 
+    def settings(self) -> bytes | None:
+        with self._door.enter():
+            return self._retained.settings()
+
+    def put_settings(self, content: bytes | None) -> None:
+        with self._door.enter():
+            self._writer.run(lambda: self._put_settings(content))
+
     def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
         with self._door.enter():
             self._writer.run(lambda: self._retained.put_terms(terms))
@@ -520,11 +528,19 @@ class LmdbStore(Closing):
         self._retained.sweep(lambda keys: self._tables.absent(keys))  # noqa: PLW0108 - the tables of then
 
     def _put_name(self, name: StoredName) -> None:
+        self._check_free("a name", len(name.tokens) + len(name.content))
+        self._retained.put_name(name)
+
+    def _put_settings(self, content: bytes | None) -> None:
+        if content is not None:
+            self._check_free("the settings", len(content))
+        self._retained.put_settings(content)
+
+    def _check_free(self, what: str, num_bytes: int) -> None:
         with lmdb_errors("asking for free space"):
             free = self._free_bytes()
-        if not self._limits.leave_room(len(name.tokens) + len(name.content), free):
-            raise StoreFull(f"a name would leave less than {self._limits.min_free_bytes} bytes free")
-        self._retained.put_name(name)
+        if not self._limits.leave_room(num_bytes, free):
+            raise StoreFull(f"{what} would leave less than {self._limits.min_free_bytes} bytes free")
 
     def _delete(self, keys: Sequence[bytes]) -> None:
         self._writer.changed()

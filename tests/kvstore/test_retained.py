@@ -78,6 +78,31 @@ def test_names_and_terms_are_there_again(tmp_path, master_key):
             store.check()
 
 
+@pytest.mark.parametrize("master_key", [None, MASTER], ids=["plain", "encrypted"])
+def test_settings_are_their_namespaces_own(tmp_path, master_key):
+    with open_store(tmp_path, master_key=master_key) as store:
+        store.put_settings(None)
+        assert store.settings() is None
+        assert not (tmp_path / "v1" / "retained").exists()
+        for content in (b"first", b"a secret"):
+            store.put_settings(content)
+        assert store.erase(ALICE) == 0
+        store.check()
+        rows = dict(store._retained._rows(b"s"))
+    with open_store(tmp_path, THEIRS, master_key=master_key) as store:
+        assert store.settings() is None
+        [value] = rows.values()
+        key = b"s" + THEIRS.digest
+        store._retained._write({key: _enveloped(key, value[_ENVELOPE.size :])})
+        assert store.settings() is None, "what was written for another"
+    with open_store(tmp_path, master_key=master_key) as store:
+        assert store.settings() == b"a secret"
+        store.put_settings(None)
+        assert store.settings() is None
+    found = any(b"a secret" in file.read_bytes() for file in tmp_path.rglob("data.mdb"))
+    assert not (found and master_key)
+
+
 def test_a_term_from_before_there_were_ranks_has_none(tmp_path):
     [block, _] = refs()
     with open_store(tmp_path) as store:
