@@ -87,7 +87,7 @@ class Retains(Protocol):
         """Keep a name, in place of one with the same key. It survives a loss of power when this returns.
 
         Blocks of a name in another namespace are not deleted to make room, as long as its time is not over. Raises
-        StoreFull, and changes nothing, if there is no room.
+        StoreFull, and changes nothing, if there is no room, or names would take more than they may.
         """
         ...
 

@@ -159,7 +159,7 @@ async def advice(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def warm(endpoint: Endpoint, call: Call) -> Answer:
-    body: shapes.Prompt = call.body
+    body: shapes.Warm = call.body
     run = endpoint.asking.method("warm")
     options = await _options(endpoint, body)
     return _begun(endpoint.jobs.start("warm", lambda: _warmed(run(body.prompt, options))))

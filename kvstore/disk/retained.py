@@ -116,6 +116,11 @@ class Retained:
         body = bytes(self._form.record(head + name.tokens + name.content, name.owner))
         self._write({key: _enveloped(key, body)})
 
+    def name_bytes(self, beside: bytes) -> int:
+        """What names take, of all namespaces, save the own one with this key."""
+        own = _NAME + self._form.entry_key(beside)
+        return sum(len(value) for key, value in self._rows(_NAME) if key != own)
+
     def delete_name(self, key: bytes) -> None:
         """Forget a name, if it is there."""
         if self._environment is not None:

@@ -68,6 +68,8 @@ _GIB: Final = 1 << 30
 # Enough of a record to tell it from a later one under the same key: the time of writing and all checksums.
 _HEAD_BYTES: Final = 256
 
+_NAMES_PART: Final = 64
+"""The records of named caches may take the capacity by this, beside it."""
 _GROW_S: Final = 1.0
 """How long `change` waits for reads in progress, and readers for it, where the map must grow. A read takes milliseconds."""
 
@@ -528,7 +530,13 @@ class LmdbStore(Closing):
         self._retained.sweep(lambda keys: self._tables.absent(keys))  # noqa: PLW0108 - the tables of then
 
     def _put_name(self, name: StoredName) -> None:
-        self._check_free("a name", len(name.tokens) + len(name.content))
+        num_bytes = len(name.tokens) + len(name.content)
+        self._check_free("a name", num_bytes)
+        most = self.capacity_bytes // _NAMES_PART
+        if (others := self._retained.name_bytes(beside=name.key)) + num_bytes > most:
+            raise StoreFull(
+                f"named caches take {others} bytes, and may take {most}: a name of {num_bytes} does not fit"
+            )
         self._retained.put_name(name)
 
     def _put_settings(self, content: bytes | None) -> None:

@@ -78,6 +78,19 @@ def test_names_and_terms_are_there_again(tmp_path, master_key):
             store.check()
 
 
+def test_names_may_take_a_sixty_fourth_beside_the_blocks(tmp_path):
+    long = {"tokens": bytes(5 * BLOCK)}
+    with open_store(tmp_path, THEIRS, capacity_bytes=64 * 1000) as store:
+        store.put_name(a_name(1, **long))
+    with open_store(tmp_path, capacity_bytes=64 * 1000) as store:
+        store.put_name(a_name(1))
+        with pytest.raises(StoreFull, match="may take 1000: a name of 3"):
+            store.put_name(a_name(2, **long))
+        assert store.names() == [a_name(1)]
+        store.put_name(a_name(1, since_ns=7))
+        assert store.names() == [a_name(1, since_ns=7)], "in its own place"
+
+
 @pytest.mark.parametrize("master_key", [None, MASTER], ids=["plain", "encrypted"])
 def test_settings_are_their_namespaces_own(tmp_path, master_key):
     with open_store(tmp_path, master_key=master_key) as store:
@@ -285,7 +298,7 @@ def test_tools_know_of_names(tmp_path):
     def done(*_: object) -> None:
         pass
 
-    with open_store(tmp_path) as store:
+    with open_store(tmp_path, capacity_bytes=1 << 22) as store:
         for number in range(1, 200):
             store.put_name(a_name(number))
         for number in range(2, 200):
