@@ -17,6 +17,7 @@ class Cells:
     fingerprint: "memoryview[int]"
     stamp: "memoryview[int]"
     owner: "memoryview[int]"
+    rank: "memoryview[int]"
     term: "memoryview[int]"
     hits: "memoryview[int]"
     leases: "memoryview[int]"

@@ -389,10 +389,12 @@ class Holdings:
         self.ranks.used(path, rank)
         self.order.touch(path)
 
-    def recalled(self, ids: Ids, uses: NDArray[np.int64]) -> None:
-        """Blocks were used before a restart, and by nobody since: see `LRU.recalled`."""
-        self.order.recalled(ids, uses)
-        self._show(self._fair_orders, self.ranks.recalled(ids))
+    def recalled(
+        self, ids: Ids, uses: NDArray[np.int64], untouched: Mask, ranks: NDArray[np.int8] | None
+    ) -> None:
+        """Blocks were used before a restart, and some by nobody since: see `LRU.recalled`, `Ranks.recalled`."""
+        self.order.recalled(ids[untouched], uses[untouched])
+        self._show(self._fair_orders, self.ranks.recalled(ids, uses, untouched, ranks))
 
     def release(self, path: Ids, rank: Rank = Rank.NORMAL) -> None:
         """Undo `lease`. The end of a use is a use."""

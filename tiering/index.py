@@ -49,6 +49,7 @@ from tiering.moves import (
     Read,
     SwapIn,
     SwapOut,
+    Wanted,
     Write,
     Written,
 )
@@ -65,7 +66,6 @@ from tiering.restore import Restore
 from tiering.retention import Retention
 from tiering.sizes import Sizes
 from tiering.swaps import Stash, Swaps
-from tiering.terms import Term
 from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
 from tiering.walk import Nodes, walk
@@ -632,15 +632,15 @@ class Index:
         self.at(now_s)
         self._restore.begin(now_s)
 
-    def restore(self, found: Found, terms: Mapping[BlockKey, Term] | None = None) -> Steps[None]:
-        """An errand: enter what the store holds. Records whose parents are missing are forgotten. `terms`: of those blocks
-        whose terms are not everybody's.
+    def restore(self, found: Found, wanted: Mapping[BlockKey, Wanted] | None = None) -> Steps[None]:
+        """An errand: enter what the store holds. Records whose parents are missing are forgotten. `wanted`: of those blocks
+        of which requests have said something.
 
         What cannot be entered, as for want of memory, is logged and left: nobody waits for this errand, and nothing is
         written until it is over.
         """
         try:
-            yield from self._restore.enter(found, terms or {})
+            yield from self._restore.enter(found, wanted or {})
         except AssertionError:  # our own books do not agree: whoever drives this has to know
             raise
         except Exception as error:  # noqa: BLE001 - a store may be anybody's

@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 from kvstore.block import BlockKey
 from kvstore.store import BlockRef, ReadOutcome
+from tiering.ranks import Rank
 from tiering.residency import Ids
 from tiering.terms import Term
 
@@ -107,12 +108,19 @@ class Touch:
     used_s: tuple[float, ...]
 
 
+class Wanted(NamedTuple):
+    """What requests have said of a block that is to hold over a restart."""
+
+    term: Term = Term()
+    rank: Rank = Rank.NORMAL
+
+
 @dataclass(frozen=True, slots=True)
 class Retain:
-    """Note how long blocks on disk are to live after their last use. As for Touch; who stores nothing of it ignores it."""
+    """Note what was said of blocks on disk. As for Touch; who stores nothing of it ignores it."""
 
     keys: tuple[BlockKey, ...]
-    terms: tuple[Term, ...]
+    wanted: tuple[Wanted, ...]
 
 
 @dataclass(frozen=True, slots=True)
