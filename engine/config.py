@@ -100,9 +100,9 @@ class EngineConfig:
         costs what transformers' own forward costs; decodes wait for a chunk to end.
     deterministic: the same logits, bit for bit, whether a prefix was cached or not and whatever else runs;
         decoding is slower.
-    load: "always" loads what a lower tier has, "never" recomputes it (to compare). "auto" loads as much of it as makes the
-        first token come soonest, by what loading and computing have taken here, and computes what has not come from disk in time; it
-        knows what it has learned after a restart (docs/load-or-compute.md).
+    load: "auto" loads as much of what a lower tier has as makes the first token come soonest, by what loading and computing have
+        taken here, and computes what has not come from disk in time; it knows what it has learned after a restart
+        (docs/load-or-compute.md). "always" loads all, "never" recomputes it (to compare).
     num_threads: torch's threads; None leaves torch's choice.
     record_path: a file to which everything that is served is written, as a trace without tokens or text (docs/record.md). Begun
         anew at each start; None writes none.
@@ -142,7 +142,7 @@ class EngineConfig:
     max_num_seqs: int = 8
     max_batch_tokens: int = 1024
     deterministic: bool = False
-    load: Literal["always", "never", "auto"] = "always"
+    load: Literal["always", "never", "auto"] = "auto"
     num_threads: int | None = None
     record_path: str | Path | None = None
     record_bytes: int | str = "256MiB"

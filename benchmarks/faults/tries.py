@@ -253,6 +253,7 @@ class EngineTries:
             disk_key_file=self._key_file if encrypted else None,
             disk_min_free_bytes=0,
             disk_deadline_s=deadline_s,
+            load="always",
             max_batch_tokens=128,
             deterministic=True,
         )

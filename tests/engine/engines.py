@@ -35,6 +35,7 @@ def open_engine(model: Path, disk: Path | None = None, **settings) -> Engine:
         "disk_bytes": "64MiB",
         "disk_min_free_bytes": 0,
         "max_batch_tokens": 128,
+        "load": "always",  # so small a model computes a prompt as soon as it is read
     }
     return Engine(model, EngineConfig(**{**facts, **settings}), announce=lambda _: None, **wraps)
 

@@ -84,7 +84,7 @@ def test_an_engine_uses_a_store_of_ones_own(tmp_path):
 
     model, prompt = random_model(CASES["llama"].config()), tokens(1, 100)
     config = EngineConfig(
-        device_bytes="4MiB", host_bytes="1MiB", disk_path=tmp_path / "kv", disk_bytes="4MiB"
+        device_bytes="4MiB", host_bytes="1MiB", disk_path=tmp_path / "kv", disk_bytes="4MiB", load="always"
     )
     with Engine(model, config, wrap_store=mine) as engine:
         cold = engine.generate(prompt, SamplingParams(max_tokens=5))

@@ -55,6 +55,7 @@ class Demo:
             disk_path=disk_path,
             disk_bytes="1GiB",
             disk_min_free_bytes="256MiB",
+            load="always",  # which tier an answer comes from is what is shown
             num_threads=threads,
         )
         self._traffic = traffic()

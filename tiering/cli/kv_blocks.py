@@ -74,6 +74,7 @@ def kv_blocks(
         disk_path=scratch,
         disk_bytes=4 * size,
         disk_min_free_bytes=0,
+        load="always",
     )
     tell(f"{num_tokens} tokens are computed by {model}")
     with Engine(loaded, config, announce=lambda _: None) as engine:

@@ -59,6 +59,7 @@ class TtftBench:
             disk_path=disk_path,
             disk_bytes=4 * size * len(self.prefix_tokens),
             disk_min_free_bytes=0,
+            load="always",  # each row says where from
             deterministic=self.deterministic,
             num_threads=self.threads,
         )

@@ -42,6 +42,7 @@ class Kvtide:
             disk_path=self._disk,
             disk_bytes=4 * size,
             disk_min_free_bytes=0,
+            load="always",
             num_threads=settings.threads,
         )
         self._engine = Engine(model, config, announce=lambda _: None)
