@@ -213,3 +213,18 @@ def test_what_is_leased_is_not_given_up(num):
     tree.eviction.give_up(Tier.DEVICE, path[: -num - 1 : -1])
     assert tree.eviction.dropped[Tier.DEVICE] == num
     tree.index.check()
+
+
+@pytest.mark.parametrize("tier", [Tier.HOST, Tier.DISK])
+def test_a_copy_that_is_not_there_does_not_leave_nor_is_it_counted(tier):
+    tiers = model(device=3, host=3, disk=4)
+    tiers.run(prompt(1, 2))
+    tiers.index.sweep(Tier.HOST, then_free=False)
+    tiers.settle()
+    holdings = tiers.index._holdings
+    first, second = holdings.radix.match(array(prompt(1, 2)[:-1]).astype(np.int32)).tolist()
+    if tier is Tier.HOST:
+        holdings.left(tier, array([second]))
+    with pytest.raises(AssertionError, match="only a copy"):
+        holdings.left(tier, array([first, second]))
+    tiers.check()
