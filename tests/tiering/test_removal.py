@@ -9,7 +9,7 @@ from benchmarks.index_tree import Tree
 from benchmarks.workloads_index import prefixes
 from kvstore.reasons import MissReason
 from tests.tiering.progress import Progress
-from tests.tiering.small_tiers import model, prompt
+from tests.tiering.small_tiers import model, prompt, stats
 from tiering.eviction import Eviction
 from tiering.policies.lru import View
 from tiering.removal import Removal
@@ -228,3 +228,15 @@ def test_a_copy_that_is_not_there_does_not_leave_nor_is_it_counted(tier):
     with pytest.raises(AssertionError, match="only a copy"):
         holdings.left(tier, array([first, second]))
     tiers.check()
+
+
+@pytest.mark.parametrize("explains", [True, False])
+@pytest.mark.parametrize("num_blocks", [1, 2])
+def test_what_went_is_remembered_only_where_somebody_may_ask(explains, num_blocks):
+    """A leaf by itself as well as several."""
+    tiers = model(device=num_blocks + 1, explains=explains)
+    tiers._check_departed = lambda: None  # it wants all of them known
+    for first in (1, 3, 5):
+        tiers.run(prompt(*range(first, first + num_blocks)))
+    assert stats(tiers, "device")["dropped"] == 2 * num_blocks
+    assert len(tiers.index._eviction.departed) == explains * 2 * num_blocks
