@@ -289,15 +289,16 @@ class Holdings:
 
     def failed(self, tier: Tier, ids: Ids) -> None:
         """The copies will not come; their places are free again."""
-        self._vacate(tier, ids, WRITING, SlotState.IN_FLIGHT)
+        self.residency.drop(tier, ids, WRITING)
+        self._vacate(tier, ids, SlotState.IN_FLIGHT)
 
     def left(self, tier: Tier, ids: Ids) -> None:
         """Give up copies that nobody reads; their places are free again."""
+        self.residency.drop(tier, ids, PRESENT)
         self._count(tier, ids, -1)
-        self._vacate(tier, ids, PRESENT, SlotState.INDEXED)
+        self._vacate(tier, ids, SlotState.INDEXED)
 
-    def _vacate(self, tier: Tier, ids: Ids, state: int, slot_state: SlotState) -> None:
-        self.residency.drop(tier, ids, state)
+    def _vacate(self, tier: Tier, ids: Ids, slot_state: SlotState) -> None:
         if self.owners.several:
             self.shares.change_use(tier, ids, -self.residency.place[DISK][ids] if tier is DISK else -1)
         if (order := self.tier_orders[tier]) is not None:
@@ -309,7 +310,7 @@ class Holdings:
         self._show(self._see_gone[tier], ids)
 
     def _count(self, tier: Tier, ids: Ids, sign: int) -> None:
-        """Called when the state of `ids` in `tier` has become (+1) or is about to cease being (-1) PRESENT."""
+        """Called when the state of `ids` in `tier` has become (+1) or has ceased to be (-1) PRESENT."""
         if tier is DEVICE:
             return
         if tier is HOST:

@@ -99,7 +99,7 @@ class Removal:
             one = np.array([block], dtype=np.intp)
             self._note_evicted(tier, one)
             holdings.shares.evicted(one)
-        else:
+        elif self._remembers:
             self.departed.note_one(residency.cells.fingerprint[block], tier, _EVICTED, holdings.order.now_s)
         if tier is DISK:
             self.forget(np.array([block], dtype=np.intp))
@@ -219,6 +219,8 @@ class Removal:
 
     def lost(self, ids: Ids, reason: MissReason) -> None:
         """The disk turned out not to have these blocks: remember it of those that are whole nowhere else."""
+        if not self._remembers:
+            return
         residency = self._holdings.residency
         ids = ids[(residency.state[:DISK, ids] != PRESENT).all(axis=0)]
         self.departed.note(residency.fingerprint[ids], int(DISK), reason, self._holdings.order.now_s)

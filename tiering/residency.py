@@ -248,6 +248,7 @@ class Residency:
         """ABSENT -> WRITING, at these places (slot numbers, or on disk stored bytes; 0 while not yet known)."""
         if isinstance(places, int):
             places = np.full(len(ids), places)
+        assert len(places) == len(ids), "each copy has a place"  # what is compiled reads on behind the end
         is_new = self._kernels.place_copies(self.state[tier], self.place[tier], _WRITING, ids, places)
         assert is_new, "a copy can be begun only where there is none"
 

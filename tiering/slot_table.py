@@ -142,6 +142,10 @@ class SlotTable:
 
     def _refuse(self, slots: Slots, state: SlotState) -> NoReturn:
         """Say why these cannot change from this state. A duplicate would be counted, and freed, twice."""
+        there = (slots >= 0) & (slots < self.num_slots)
+        assert there.all(), (
+            f"there are {self.num_slots} slots, of which these are none: {slots[~there].tolist()}"
+        )
         found = self._states[slots].tolist()
         wrong = "a slot is named twice" if found == [state] * len(slots) else f"must be {state.name}"
         raise AssertionError(f"{wrong}: slots {slots.tolist()}, found {found}")

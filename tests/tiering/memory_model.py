@@ -471,6 +471,10 @@ class MemoryModel:
         for block in ancestors:
             keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
         computed = tuple((block.id, keys[block.id]) for block in ancestors)
+        prefixes = self._prefixes()
+        for block, key in keys.items():  # those that were known among them, and the root's
+            expected = ROOT_KEY if block == NO_BLOCK else self.key_of(prefixes[block])
+            assert key == expected, f"a write takes another key for that of block {block}"
         if error is not None:
             return Written(move.number, keys=computed, error=error)
         lineage = {block.id: block for block in ancestors}
@@ -563,8 +567,10 @@ class MemoryModel:
                 if residency.state.item(tier, block) == State.PRESENT:
                     place = tier, residency.place.item(tier, block)
                     assert self.is_right(self.memory[place], prefix), f"{tier.label} holds other bytes"
+            key = residency.key_of(block)
+            assert key in (None, self.key_of(prefix)), "the key is another block's"
             if residency.state.item(Tier.DISK, block) == State.PRESENT:
-                assert residency.key_of(block) == self.key_of(prefix), "the key is another block's"
+                assert key is not None, "a stored block has no key"
                 record = self.disk.get(self.key_of(prefix))  # may be gone, which the core cannot know
                 assert record is None or self.is_right(record.content, prefix), "disk holds other bytes"
                 assert record is None or record.meta.owner == self.owner_of(prefix), "the record is another's"

@@ -9,7 +9,7 @@ from benchmarks.index_tree import Tree
 from benchmarks.workloads_index import prefixes
 from kvstore.reasons import MissReason
 from tests.tiering.progress import Progress
-from tests.tiering.small_tiers import model, prompt
+from tests.tiering.small_tiers import model, prompt, stats
 from tiering.eviction import Eviction
 from tiering.policies.lru import View
 from tiering.removal import Removal
@@ -213,3 +213,30 @@ def test_what_is_leased_is_not_given_up(num):
     tree.eviction.give_up(Tier.DEVICE, path[: -num - 1 : -1])
     assert tree.eviction.dropped[Tier.DEVICE] == num
     tree.index.check()
+
+
+@pytest.mark.parametrize("tier", [Tier.HOST, Tier.DISK])
+def test_a_copy_that_is_not_there_does_not_leave_nor_is_it_counted(tier):
+    tiers = model(device=3, host=3, disk=4)
+    tiers.run(prompt(1, 2))
+    tiers.index.sweep(Tier.HOST, then_free=False)
+    tiers.settle()
+    holdings = tiers.index._holdings
+    first, second = holdings.radix.match(array(prompt(1, 2)[:-1]).astype(np.int32)).tolist()
+    if tier is Tier.HOST:
+        holdings.left(tier, array([second]))
+    with pytest.raises(AssertionError, match="only a copy"):
+        holdings.left(tier, array([first, second]))
+    tiers.check()
+
+
+@pytest.mark.parametrize("explains", [True, False])
+@pytest.mark.parametrize("num_blocks", [1, 2])
+def test_what_went_is_remembered_only_where_somebody_may_ask(explains, num_blocks):
+    """A leaf by itself as well as several."""
+    tiers = model(device=num_blocks + 1, explains=explains)
+    tiers._check_departed = lambda: None  # it wants all of them known
+    for first in (1, 3, 5):
+        tiers.run(prompt(*range(first, first + num_blocks)))
+    assert stats(tiers, "device")["dropped"] == 2 * num_blocks
+    assert len(tiers.index._eviction.departed) == explains * 2 * num_blocks

@@ -260,6 +260,7 @@ def full():
     "misuse",
     [
         lambda residency: residency.begin_write(Tier.DEVICE, ids(3, 0), ids(2, 3)),
+        lambda residency: residency.begin_write(Tier.DEVICE, ids(3, 4), ids(2)),
         lambda residency: residency.finish_write(Tier.DEVICE, ids(1)),
         lambda residency: residency.finish_write(Tier.DEVICE, ids(3)),
         lambda residency: residency.drop(Tier.DEVICE, ids(1)),

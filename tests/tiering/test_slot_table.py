@@ -158,6 +158,17 @@ def test_misuse_is_refused_before_anything_changes(misuse):
     assert table.states(np.arange(4)).tolist() == [1, 1, 0, 0]
 
 
+@pytest.mark.parametrize("slot", [4, 1 << 40, -1])
+def test_a_slot_that_there_is_not_is_refused(slot):
+    table = SlotTable(4)
+    table.take(4, SlotState.PRIVATE)
+    for misuse in (table.free, lambda *args: table.turn(*args, SlotState.INDEXED)):
+        with pytest.raises(AssertionError, match="there are 4 slots"):
+            misuse(slots(0, slot), SlotState.PRIVATE)
+        table.check()
+        assert table.states(np.arange(4)).tolist() == [SlotState.PRIVATE] * 4
+
+
 @pytest.mark.parametrize("num_slots", [2, 300, 65_535, 65_536, 70_000])
 def test_a_duplicate_is_found_among_many(num_slots):
     table = SlotTable(num_slots)

@@ -21,7 +21,7 @@ _NO_BLOCK: Final = -1
 def change_slots(states: Any, old: int, new: int, slots: Any) -> Any:
     """Slots that are all in one state, and each named once, are in another from now on; else False, and no change."""
     for at in range(len(slots)):
-        if states[slots[at]] != old:
+        if not 0 <= slots[at] < len(states) or states[slots[at]] != old:
             for before in range(at):
                 states[slots[before]] = old
             return False

@@ -1,0 +1,386 @@
+"""Each compiled loop over blocks does what the same does in plain Python: on random columns and ids."""
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+
+from tiering.index import Index
+from tiering.index_config import IndexConfig
+from tiering.kernels import Kernels, kernels
+from tiering.residency import NO_BLOCK, State, Tier
+
+ABSENT, WRITING, PRESENT = map(int, State)
+DEVICE, HOST, DISK = map(int, Tier)
+N = 24
+"""Blocks: so few that ids meet."""
+ROUNDS = 60
+
+
+class Columns:
+    """Random ones of a residency. A parent's id may be greater or less than its child's, and many are first blocks."""
+
+    def __init__(self, rng) -> None:
+        self.state = rng.choice(np.array([0, 0, 1, 2, 2], dtype=np.uint8), (3, N))
+        self.readers = rng.choice(np.array([0, 0, 0, 1, 2], dtype=np.int16), (3, N))
+        self.held = rng.choice(np.array([0, 0, 0, 0, 1], dtype=np.uint16), (3, N))
+        self.leases = rng.choice(np.array([0, 0, 1, 3], dtype=np.int32), N)
+        self.computing, self.live, self.has_key = (rng.random(N) < part for part in (0.2, 0.8, 0.5))
+        self.place, self.hits, self.node, self.owner = rng.integers(0, 5, (4, N), dtype=np.int32)
+        self.stamp = rng.integers(0, 6, N)
+        order = rng.permutation(N)
+        self.parent = np.full(N, NO_BLOCK, dtype=np.int32)
+        for at in range(1, N):
+            if rng.random() < 0.8:
+                self.parent[order[at]] = order[rng.integers(at)]
+        self.num_children = np.bincount(self.parent[self.parent >= 0], minlength=N).astype(np.int32)
+        self.root_first: list[int] = order.tolist()
+
+    def index(self) -> Index:
+        """One whose columns say this of its blocks. Its books do not agree: only what looks at columns may be asked."""
+        index = Index(IndexConfig(block_tokens=1, device_slots=N - 1, host_slots=1), bytes(32))
+        for name in ("state", "parent", "has_key"):
+            setattr(index._holdings.residency, name, getattr(self, name))
+        return index
+
+    def copy(self) -> dict[str, list]:
+        """The columns as they are now."""
+        return {name: each.tolist() for name, each in vars(self).items() if isinstance(each, np.ndarray)}
+
+    def assert_changed_only(self, before, **changed) -> None:
+        """All are as before, but for these, which are as is said."""
+        now = self.copy()
+        for name, column in before.items():
+            assert now[name] == changed.get(name, column), name
+
+
+def some(rng, among=range(N), *, least=0) -> np.ndarray:
+    """Ids, each once, none among them or all, in any order."""
+    among = list(among)
+    num = rng.integers(min(least, len(among)), len(among) + 1)
+    return rng.permutation(np.array(among, dtype=np.intp))[:num]
+
+
+def room(num=N) -> np.ndarray:
+    return np.full(num, -7, dtype=np.intp)
+
+
+def in_rounds(test):
+    """Run with new columns each round, from one seed."""
+
+    def rounds() -> None:
+        rng = np.random.default_rng(5)
+        for _ in range(ROUNDS):
+            test(rng, Columns(rng))
+
+    rounds.__name__, rounds.__doc__ = test.__name__, test.__doc__
+    return rounds
+
+
+# ---- copies
+
+
+@in_rounds
+def test_add(rng, columns):
+    for change in (1, -1):
+        path, before = some(rng), columns.copy()
+        fits = all(before["leases"][block] + change >= 0 for block in path.tolist())
+        assert kernels().add(columns.leases, change, path) == fits
+        expected = [n + change * (fits and block in path) for block, n in enumerate(before["leases"])]
+        columns.assert_changed_only(before, leases=expected)
+
+
+def usual(rng, are_right):
+    """Mostly ids of which a change is allowed, else any."""
+    return some(rng, [block for block in range(N) if are_right(block)] if rng.random() < 0.6 else range(N))
+
+
+@in_rounds
+def test_change_state_place_copies_and_drop_copies(rng, columns):
+    states, places = columns.state[HOST], columns.place
+    for name, old, new in (
+        ("change", WRITING, PRESENT),
+        ("place", ABSENT, WRITING),
+        ("drop", PRESENT, ABSENT),
+    ):
+        before, readers, there = states.tolist(), columns.readers[HOST], places.tolist()
+
+        def is_right(block, name=name, before=before, old=old, readers=readers):
+            return before[block] == old and (name != "drop" or readers[block] == 0)
+
+        ids, given = usual(rng, is_right), rng.integers(100, 200, N)
+        right = all(map(is_right, ids.tolist()))
+        if name == "change":
+            assert kernels().change_state(states, old, new, ids) == right
+        elif name == "drop":
+            assert kernels().drop_copies(states, readers, old, ids) == right
+        else:
+            assert kernels().place_copies(states, places, new, ids, given[: len(ids)]) == right
+            for block, place in zip(ids.tolist(), given.tolist(), strict=False):
+                there[block] = place if right else there[block]
+        assert states.tolist() == [
+            new if right and block in ids else state for block, state in enumerate(before)
+        ]
+        assert places.tolist() == there
+
+
+@in_rounds
+def test_add_readers(rng, columns):
+    states, readers = columns.state[DISK], columns.readers[DISK]
+    for change in (1, -1):
+        before = readers.tolist()
+
+        def is_right(block, before=before, change=change):
+            return states[block] == PRESENT and before[block] + change >= 0
+
+        ids = usual(rng, is_right)
+        right = all(map(is_right, ids.tolist()))
+        assert kernels().add_readers(readers, states, change, ids) == right
+        assert readers.tolist() == [n + change * (right and block in ids) for block, n in enumerate(before)]
+
+
+# ---- blocks
+
+
+@in_rounds
+def test_enter_and_free_blocks(rng, columns):
+    ids, before = some(rng), columns.copy()
+    kernels().enter(columns.live, columns.parent, columns.node, ids)
+
+    def instead(name, value, known):
+        return [value if block in ids else each for block, each in enumerate(known[name])]
+
+    blank = {name: instead(name, NO_BLOCK, before) for name in ("parent", "node")}
+    columns.assert_changed_only(before, live=instead("live", True, before), **blank)
+
+    if rng.random() < 0.7:  # else some have ties
+        columns.state[:, ids] = columns.readers[:, ids] = 0
+        columns.leases[ids] = columns.num_children[ids] = 0
+    before, stack = columns.copy(), np.full(2 * N, -1, dtype=np.int32)
+    ties = [*before["state"], *before["readers"], before["leases"], before["num_children"]]
+    idle = all(before["live"][block] and not any(tie[block] for tie in ties) for block in ids.tolist())
+    is_free = kernels().free_blocks(
+        columns.live,
+        columns.leases,
+        columns.num_children,
+        columns.state,
+        columns.readers,
+        columns.parent,
+        columns.node,
+        columns.stamp,
+        columns.owner,
+        columns.hits,
+        columns.has_key,
+        stack,
+        2,
+        ids,
+    )
+    assert is_free == idle
+    if not idle:
+        columns.assert_changed_only(before)
+        assert set(stack.tolist()) == {-1}
+        return
+    blank = {name: instead(name, NO_BLOCK, before) for name in ("parent", "node")}
+    blank |= {name: instead(name, 0, before) for name in ("stamp", "owner", "hits", "has_key", "live")}
+    columns.assert_changed_only(before, **blank)
+    assert stack.tolist() == [-1, -1, *ids.tolist()] + [-1] * (2 * N - 2 - len(ids))
+
+
+@in_rounds
+def test_node_runs(rng, columns):
+    ids, ends = some(rng), room()
+    nodes = [columns.node.item(block) for block in ids.tolist()]
+    expected = [at for at in range(1, len(nodes) + 1) if at == len(nodes) or nodes[at] != nodes[at - 1]]
+    num = kernels().node_runs(columns.node, ids, ends)
+    assert ends[:num].tolist() == expected
+
+
+@in_rounds
+def test_chain(rng, columns):
+    ids, above, before = some(rng), int(rng.integers(-1, N)), columns.copy()
+    parents, num_children = list(before["parent"]), list(before["num_children"])
+    for block, parent in zip(ids.tolist(), [above, *ids.tolist()], strict=False):
+        parents[block] = parent
+        num_children[block] = int(block != ids[-1])
+    kernels().chain(columns.parent, columns.num_children, above, ids)
+    columns.assert_changed_only(before, parent=parents, num_children=num_children)
+
+
+# ---- what leaves
+
+
+@in_rounds
+def test_sort_by_copies(rng, columns):
+    ids, before, tier = some(rng), columns.copy(), Tier(rng.integers(3))
+    there = [block for block in ids.tolist() if before["state"][tier][block] == PRESENT]
+    others = [any(columns.state[other, block] for other in {0, 1, 2} - {tier}) for block in there]
+    elsewhere, last = columns.index()._eviction._by_copies(tier, ids)
+    assert elsewhere.tolist() == [block for block, other in zip(there, others, strict=True) if other]
+    assert last.tolist() == [block for block, other in zip(there, others, strict=True) if not other]
+    columns.assert_changed_only(before)
+
+
+@in_rounds
+def test_sort_by_ties(rng, columns):
+    columns.state[:, rng.random(N) < 0.8] = PRESENT
+    for ties in (columns.readers, columns.held):
+        ties[:, rng.random(N) < 0.8] = 0
+    columns.leases[rng.random(N) < 0.8] = 0
+    before = columns.copy()
+    children_first = columns.root_first[::-1]
+    chosen = set(some(rng, least=N // 2).tolist())
+    ids = np.array([block for block in children_first if block in chosen], dtype=np.intp)
+    left, going, staying = list(before["num_children"]), [], []
+    for block in ids.tolist():
+        ties = [*before["readers"], *before["held"], before["leases"], left]
+        is_used = any(tie[block] for tie in ties) or any(row[block] == WRITING for row in before["state"])
+        (staying if is_used else going).append(block)
+        if not is_used and (parent := before["parent"][block]) != NO_BLOCK:
+            left[parent] -= 1
+    go, stay = room(), room()
+    num = kernels().sort_by_ties(
+        columns.leases,
+        columns.state,
+        columns.readers,
+        columns.held,
+        columns.num_children,
+        columns.parent,
+        ids,
+        go,
+        stay,
+    )
+    assert go[:num].tolist() == going
+    assert stay[: len(ids) - num].tolist() == staying
+    columns.assert_changed_only(before)
+
+
+@in_rounds
+def test_find_nowhere(rng, columns):
+    columns.state[:, rng.random(N) < 0.5] = ABSENT
+    ids, found = rng.integers(NO_BLOCK, N, N), room()  # parents of blocks: some twice, and NO_BLOCK
+    expected = [
+        block
+        for block in ids.tolist()
+        if block != NO_BLOCK and columns.live[block] and not columns.state[:, block].any()
+    ]
+    num = kernels().find_nowhere(columns.live, columns.state, ids, found)
+    assert found[:num].tolist() == expected
+
+
+# ---- what is written
+
+
+@in_rounds
+def test_find_unkeyed(rng, columns):
+    for block in columns.root_first:  # keys become known from the root down
+        parent = columns.parent.item(block)
+        columns.has_key[block] &= parent == NO_BLOCK or bool(columns.has_key[parent])
+    ids, before = some(rng)[: int(rng.choice([1, 2, N]))], columns.copy()
+    expected = set(ids.tolist())
+    for block in ids.tolist():
+        above = columns.parent.item(block)
+        while above != NO_BLOCK and not columns.has_key[above]:
+            expected.add(above)
+            above = columns.parent.item(above)
+    blocks = (
+        columns.index()._writes._unkeyed(ids).tolist()
+    )  # of which there may be more than it has room for at first
+    columns.assert_changed_only(before)
+    assert len(blocks) == len(expected)
+    assert set(blocks) == expected
+    place = {block: at for at, block in enumerate(blocks)}
+    parents = [place.get(columns.parent.item(block), -1) for block in blocks]
+    assert all(parent < at for at, parent in enumerate(parents)), "a block comes before its parent"
+
+
+# ---- what a request finds
+
+
+@in_rounds
+def test_num_usable_nearest_tiers_and_num_absent(rng, columns):
+    columns.state[DEVICE, rng.random(N) < 0.6] = PRESENT
+    columns.state[HOST, columns.state[HOST] == WRITING] = rng.choice([PRESENT, WRITING], p=[0.9, 0.1])
+    columns.computing &= rng.random(N) < 0.3
+    path, before, tiers = some(rng), columns.copy(), room()
+    device, host, disk = before["state"]
+    computing = before["computing"]
+    for below in range(3):
+
+        def usable(block, below=below):
+            return (
+                device[block] != ABSENT
+                or computing[block]
+                or (below >= 1 and host[block] != ABSENT)
+                or (below == 2 and disk[block] == PRESENT)
+            )
+
+        expected = [*map(usable, path.tolist()), False].index(False)
+        assert kernels().num_usable(columns.state, columns.computing, below, path) == expected
+
+    kernels().nearest_tiers(columns.state, path, tiers)
+    rows = [[row[block] == PRESENT for row in before["state"]] for block in path.tolist()]
+    assert tiers[: len(path)].tolist() == [[*row, True].index(True) for row in rows]
+
+    absent = [block for block in path.tolist() if device[block] != PRESENT]
+    pending = [device[block] == WRITING or computing[block] or host[block] == WRITING for block in absent]
+    expected = -1 if any(pending) else len(absent)
+    assert kernels().num_absent(columns.state, columns.computing, path) == expected
+    columns.assert_changed_only(before)
+
+
+# ---- the order of uses
+
+
+@in_rounds
+def test_touch_place_of_and_forget(rng, columns):
+    path, now = some(rng), int(rng.integers(10, 20))
+    expected = [now if block in path else stamp for block, stamp in enumerate(columns.stamp.tolist())]
+    kernels().touch(columns.stamp, path, now)
+    assert columns.stamp.tolist() == expected
+
+    stamps = np.unique(np.append(columns.stamp[columns.stamp > 0], rng.integers(1, 30, 4)))
+    for stamp in range(32):
+        expected = [*(each >= stamp for each in stamps.tolist()), True].index(True)
+        assert kernels().place_of(stamps, len(stamps), stamp) == expected
+
+    deepest, ids = rng.integers(0, N, len(stamps)), some(rng)
+    expected = deepest.tolist()
+    for block in ids.tolist():  # one at a time: the last of a stamp says what is above
+        if columns.stamp[block]:
+            expected[stamps.tolist().index(columns.stamp[block])] = columns.parent.item(block)
+    kernels().forget(stamps, deepest, len(stamps), columns.parent, columns.stamp, ids)
+    assert deepest.tolist() == expected
+
+
+ELSEWHERE = {
+    "test_eligible": {"is_eligible", "are_eligible", "walk", "first_behind"},
+    "test_slot_table": {"change_slots", "take_slots", "free_slots"},
+}
+
+
+def test_no_loop_is_left_out():
+    names = {each.name for each in fields(Kernels)}
+    here = {name for name in names for test in globals() if test.startswith("test_") and f"_{name}" in test}
+    assert here.union(*ELSEWHERE.values()) == names
+
+
+@pytest.mark.parametrize("name", ["add", "change_state", "node_runs", "touch"])
+def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
+    ids = np.arange(12, dtype=np.intp)
+    for part in (ids[2:7], ids[::-1], ids[1::3]):
+        part.flags.writeable = False
+        column, zeros = np.zeros(12, dtype=np.uint8), np.zeros(12, dtype=np.int32)
+        stamp = np.zeros(12, dtype=np.int64)
+        match name:
+            case "add":
+                assert kernels().add(zeros, 1, part)
+            case "change_state":
+                assert kernels().change_state(column, 0, 1, part)
+            case "touch":
+                kernels().touch(stamp, part, 1)
+            case "node_runs":
+                ends = room()
+                assert kernels().node_runs(ids.astype(np.int32), part, ends) == len(part)
+                continue
+        changed = np.flatnonzero(column + zeros + stamp).tolist()
+        assert changed == sorted(part.tolist())
