@@ -88,8 +88,8 @@ class Caches:
                 raise ValueError(f"the cache {name!r} is being made already")
             self._making.add(key)
         try:
-            self._make_way(name, options.tenant)
             self._check_number()
+            self._make_way(name, options.tenant)
             entry = self._entry(name, key, tokens, options, ttl_s)
             now = self._made(tokens, options, entry)
             with self._lock:

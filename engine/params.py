@@ -1,6 +1,7 @@
 """What one request may ask for: how its reply is chosen, and what the cache may do with it."""
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
@@ -229,7 +230,8 @@ def check_number(
 ) -> None:
     """Raise ValueError unless `value` is a finite number from `low` (with `above`: above it) to `high`."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and math.isfinite(value) and low <= value <= high and not (above and value == low):  # type: ignore[arg-type, operator]  # see is_number
+    # a whole number may be larger than any float
+    if is_number and low <= value <= min(high, sys.float_info.max) and not (above and value == low):  # type: ignore[operator]  # see is_number
         return
     lower = f"above {low:g}" if above else f"of at least {low:g}"
     bounds = lower if high == math.inf else f"{lower} and at most {high:g}"

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Final
 
 _UNITS = {
     "": 1,
@@ -15,6 +16,10 @@ _UNITS = {
     "gib": 2**30,
     "tib": 2**40,
 }
+_MOST: Final = 2**63 - 1
+"""8 EiB less a byte: what C, LMDB and numpy count bytes with."""
+_MOST_LENGTH: Final = 64
+"""Characters of a size."""
 _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*")
 
 
@@ -22,19 +27,26 @@ def parse_bytes(value: int | str, what: str = "size") -> int:
     """Turn 4096, "64MiB", "1.5GB" or "512 kB" into a whole number of bytes.
 
     kB, MB, GB and TB are powers of 1000, KiB, MiB, GiB and TiB powers of 1024; letter case is ignored.
-    `what` names the value in the error. Raises ValueError for anything else, negative numbers included.
+    `what` names the value in the error. Raises ValueError for anything else, negative numbers and 8 EiB included.
     """
     if isinstance(value, bool) or not isinstance(value, (int, str)):
         raise ValueError(f"{what} must be a number of bytes or a string such as '64MiB', not {value!r}")
     if isinstance(value, int):
         if value < 0:
             raise ValueError(f"{what} must not be negative, got {value}")
-        return value
-    match = _SIZE.fullmatch(value)
+        return _small_enough(value, what)
+    match = _SIZE.fullmatch(value) if len(value) <= _MOST_LENGTH else None
     unit = _UNITS.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise ValueError(f"{what} must look like 4096, '64MiB', '1.5GB' or '512 kB', not {value!r}")
-    return int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+    size = int(float(match[1]) * unit) if "." in match[1] else int(match[1]) * unit
+    return _small_enough(size, what)
+
+
+def _small_enough(size: int, what: str) -> int:
+    if size > _MOST:
+        raise ValueError(f"{what} must be less than 8 EiB")
+    return size
 
 
 def format_bytes(num_bytes: int) -> str:

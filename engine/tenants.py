@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from kvstore.reports import TenantReport, TierName
-from tiering.quotas import Quota, Quotas
+from tiering.quotas import WEIGHTS, Quota, Quotas
 from tiering.residency import Tier
 
 from .params import RequestOptions, check_number
@@ -43,7 +43,7 @@ def checked_quota(tenant: str, values: object) -> TenantQuota:
     for name, value in values.items():
         what = f"{name} of the quota of {tenant!r}"
         if name == "weight":
-            check_number(what, value, 0.0, above=True)
+            check_number(what, value, *WEIGHTS)
             quota[name] = float(value)
         elif name in _TIERS:
             quota[name] = _size(what, value)

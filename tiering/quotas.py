@@ -20,6 +20,9 @@ _COUNTS: Final = (
 )
 OTHERS: Final = "*"
 _NO_SIZES: Final = (np.empty((len(Tier), 0)), np.empty(0))
+WEIGHTS: Final = (1e-6, 1e6)
+"""The least and the largest: products of them with sizes are to be numbers still."""
+_MOST_SIZE: Final = 2**63 - 1
 _LEAST: Final = 1e-6  # of a place: who is entitled to nothing goes first, by weight
 
 
@@ -39,12 +42,15 @@ class Quota:
     def __post_init__(self) -> None:
         for tier in Tier:
             size = self.of(tier)
-            if size is not None and (size < 0 or (isinstance(size, float) and not size <= 1)):
+            most = 1.0 if isinstance(size, float) else _MOST_SIZE
+            if size is not None and not 0 <= size <= most:
                 raise ValueError(
                     f"{tier.label} must be a size of at least 0 or a share up to 1.0, not {size}"
                 )
-        if not 0 < self.weight < np.inf:
-            raise ValueError(f"weight must be a number above 0, not {self.weight}")
+        if not WEIGHTS[0] <= self.weight <= WEIGHTS[1]:
+            raise ValueError(
+                f"weight must be a number from {WEIGHTS[0]:g} to {WEIGHTS[1]:g}, not {self.weight}"
+            )
 
     def of(self, tier: Tier) -> int | float | None:
         """Of one tier."""

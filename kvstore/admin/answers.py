@@ -7,7 +7,7 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from aiohttp import web
-from msgspec import UNSET, to_builtins
+from msgspec import UNSET, structs, to_builtins
 
 from kvstore.admin import shapes
 from kvstore.admin.endpoint import Answer, Call, Endpoint
@@ -36,6 +36,7 @@ _METHODS = tuple(name for name in vars(Subject) if not name.startswith("_"))
 
 _NO_RUN = "no cached run of blocks has this key"
 _BY_TENANT = "tenant_quotas"
+_FOR_FULL = "why is told to who may do everything"
 _NO_QUOTA = "this tenant has no quota of its own"
 _NO_CACHE = "there is no cache of this name, or it is over"
 _NO_REQUEST = "no request has this id, or it was too long ago"
@@ -257,11 +258,18 @@ async def verify(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def jobs(endpoint: Endpoint, call: Call) -> Answer:
-    return Answer(value=shapes.Jobs(jobs=endpoint.jobs.all()))
+    return Answer(value=shapes.Jobs(jobs=tuple(_seen(each, call) for each in endpoint.jobs.all())))
 
 
 async def job(endpoint: Endpoint, call: Call) -> Answer:
-    return Answer(value=endpoint.jobs.get(call.request.match_info["id"]))
+    return Answer(value=_seen(endpoint.jobs.get(call.request.match_info["id"]), call))
+
+
+def _seen(job: shapes.Job, call: Call) -> shapes.Job:
+    """A named cache's job has its tenant's name in it, and the name that the tenant gave."""
+    if job.kind != "cache" or call.may_see_tenants:
+        return job
+    return structs.replace(job, result=None, error=None if job.error is None else _FOR_FULL)
 
 
 async def config(endpoint: Endpoint, call: Call) -> Answer:

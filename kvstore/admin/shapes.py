@@ -225,7 +225,7 @@ class TenantQuota(Sent, frozen=True, kw_only=True, omit_defaults=True):
     device: _QuotaSize | UnsetType = UNSET
     host: _QuotaSize | UnsetType = UNSET
     disk: _QuotaSize | UnsetType = UNSET
-    weight: Annotated[float, Meta(gt=0)] | UnsetType = UNSET
+    weight: Annotated[float, Meta(ge=1e-6, le=1e6)] | UnsetType = UNSET
 
 
 # --- answers: whether it is there -----------------------------------------------------------------------------------

@@ -116,10 +116,16 @@ class Retained:
         body = bytes(self._form.record(head + name.tokens + name.content, name.owner))
         self._write({key: _enveloped(key, body)})
 
-    def name_bytes(self, beside: bytes) -> int:
-        """What names take, of all namespaces, save the own one with this key."""
-        own = _NAME + self._form.entry_key(beside)
-        return sum(len(value) for key, value in self._rows(_NAME) if key != own)
+    def name_bytes(self, key: bytes) -> tuple[int, int]:
+        """What the own name with this key takes, and what all others do, of all namespaces."""
+        row = _NAME + self._form.entry_key(key)
+        own = others = 0
+        for each, value in self._rows(_NAME):
+            if each == row:
+                own = len(value)
+            else:
+                others += len(value)
+        return own, others
 
     def delete_name(self, key: bytes) -> None:
         """Forget a name, if it is there."""
@@ -150,13 +156,27 @@ class Retained:
         `used_ns` says when a block was used last, by its entry key.
         """
         kept: set[bytes] = set()
+        for _, chain, is_over in self._others(now_ns, used_ns):
+            if not is_over:
+                kept.update(chain)
+        return kept
+
+    def forget_over(self, now_ns: int, used_ns: Callable[[bytes], int | None]) -> None:
+        """Forget names of other namespaces whose time is over: an engine may never come back for them."""
+        doomed = dict.fromkeys(key for key, _, is_over in self._others(now_ns, used_ns) if is_over)
+        if doomed:
+            self._write(doomed)
+
+    def _others(
+        self, now_ns: int, used_ns: Callable[[bytes], int | None]
+    ) -> Iterator[tuple[bytes, list[bytes], bool]]:
+        """Of each name of another namespace its own key here, its blocks' entry keys, and whether its time is over."""
         for digest in {key[1 : 1 + KEY_BYTES] for key, _ in self._rows(_NAME)} - {self._digest}:
             for name in self._names(digest):
                 chain = _entry_keys(self._form, digest, name)
                 last_ns = max(name.since_ns, (used_ns(chain[-1]) if chain else None) or 0)
-                if name.ttl_ns is None or last_ns + name.ttl_ns > now_ns:
-                    kept.update(chain)
-        return kept
+                is_over = name.ttl_ns is not None and last_ns + name.ttl_ns <= now_ns
+                yield _NAME + digest + self._form.name(name.key), chain, is_over
 
     def erase(self, owner: bytes) -> None:
         """Forget what is an owner's, of all namespaces, and what nobody can read."""
@@ -213,8 +233,8 @@ class Retained:
         for key in keys:
             body = rows.pop(self._form.entry_key(key), None)
             if body is not None:
-                # there may be no rank yet in it: that is 0
-                found[key] = StoredTerm(*_TERM_BODY.unpack(body.ljust(_TERM_BODY.size, b"\0")))
+                # there may be no rank yet in it, which is 0, or what a later program knows
+                found[key] = StoredTerm(*_TERM_BODY.unpack_from(body.ljust(_TERM_BODY.size, b"\0")))
         return found
 
     def forget(self, entry_keys: Sequence[bytes]) -> None:

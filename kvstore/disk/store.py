@@ -532,12 +532,20 @@ class LmdbStore(Closing):
     def _put_name(self, name: StoredName) -> None:
         num_bytes = len(name.tokens) + len(name.content)
         self._check_free("a name", num_bytes)
-        most = self.capacity_bytes // _NAMES_PART
-        if (others := self._retained.name_bytes(beside=name.key)) + num_bytes > most:
-            raise StoreFull(
-                f"named caches take {others} bytes, and may take {most}: a name of {num_bytes} does not fit"
-            )
+        if not self._name_fits(name.key, num_bytes):
+            self._retained.forget_over(self._now_ns(), self._tables.used_ns)
+            if not self._name_fits(name.key, num_bytes):
+                _, others = self._retained.name_bytes(name.key)
+                raise StoreFull(
+                    f"named caches take {others} bytes, and may take {self.capacity_bytes // _NAMES_PART}: "
+                    f"a name of {num_bytes} does not fit"
+                )
         self._retained.put_name(name)
+
+    def _name_fits(self, key: bytes, num_bytes: int) -> bool:
+        """Also in its own place, where all together are too many since the capacity became smaller."""
+        own, others = self._retained.name_bytes(key)
+        return num_bytes <= own or others + num_bytes <= self.capacity_bytes // _NAMES_PART
 
     def _put_settings(self, content: bytes | None) -> None:
         if content is not None:

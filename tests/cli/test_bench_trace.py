@@ -157,6 +157,8 @@ def test_the_replay_finds_what_the_engine_found(tmp_path, how):
     ("arguments", "why"),
     [
         (["--clients", "2", "--speed", "3"], "goes without --speed"),
+        (["--engine-load", "sometimes"], "load must be one of"),
+        (["--max-new-tokens", "100000"], "--max-new-tokens must be less, got 100000"),
         (["--device-blocks", "2"], "the longest prompt and its reply need 4 blocks, not 2"),
     ],
 )

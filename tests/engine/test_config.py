@@ -24,7 +24,25 @@ def test_sizes_as_people_write_them(text, expected):
     assert parse_bytes(text) == expected
 
 
-@pytest.mark.parametrize("text", ["", "MiB", "64 XB", "-1", "1e9", "1,5GB", -1, 1.5, True, None])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "MiB",
+        "64 XB",
+        "-1",
+        "1e9",
+        "1,5GB",
+        -1,
+        1.5,
+        True,
+        None,
+        2**63,
+        "8388608 TiB",
+        "9" * 5000,
+        f"{10**50}.5 GiB",
+    ],
+)
 def test_what_is_no_size(text):
     with pytest.raises(ValueError, match="host_bytes"):
         parse_bytes(text, "host_bytes")

@@ -136,7 +136,14 @@ def test_the_names_of_quotas_and_sizes_that_are_none():
         ({"a": {"tape": 1}}, "unknown 'tape' in the quota of 'a'"),
         ({"a": {"host": 1.5}}, "host of the quota of 'a' must be a number of at least 0 and at most 1"),
         ({"a": {"host": "x%"}}, "host of the quota of 'a' must be a size, or a share"),
-        ({"a": {"weight": 0}}, "weight of the quota of 'a' must be a number above 0"),
+        (
+            {"a": {"weight": 0}},
+            "weight of the quota of 'a' must be a number of at least 1e-06 and at most 1e",
+        ),
+        ({"a": {"weight": 1e300}}, "weight of the quota of 'a' must be a number"),
+        ({"a": {"weight": 10**400}}, "weight of the quota of 'a' must be a number"),
+        ({"a": {"host": 10**400}}, "host of the quota of 'a' must be less than 8 EiB"),
+        ({"a": {"host": "9000000 TiB"}}, "host of the quota of 'a' must be less than 8 EiB"),
         ({"a\n": {}}, "tenant must be a string of printable characters"),
         ({str(number): {} for number in range(1001)}, "may name 1000 tenants, got 1001"),
     ):
@@ -186,3 +193,16 @@ def _over_http(engine, url):
     assert ask("DELETE", "tenants/*/quota") == (200, {"tenant": "*", "quota": None})
     page = urllib.request.urlopen(f"{url}/metrics").read().decode()  # noqa: S310 - our own address
     assert 'kvtide_tenant_used_bytes{tenant="",tier="device"}' in page
+
+
+def test_the_largest_and_least_quotas_that_there_may_be_are_numbers_for_the_core(tiny_llama_dir, tmp_path):
+    """Where one is none the engine would fail, and the next one on that disk as well."""
+    with engine_on(tiny_llama_dir, tmp_path, device_bytes=bytes_of(20), host_bytes=bytes_of(12)) as engine:
+        engine.set_quota("acme", {"device": 2**63 - 1, "host": 2**63 - 1, "disk": 2**63 - 1})
+        engine.set_quota("other", {"weight": 1e6})
+        engine.set_quota("*", {"weight": 1e-6})
+        for number, tenant in enumerate(("acme", "other", "third", "acme", "other", None)):
+            engine.warm(tokens(number, 200), RequestOptions(tenant=tenant))
+        rows = {report.tenant: report for report in engine.tenants()}
+        assert rows["acme"].part_bytes is not None and rows["acme"].part_bytes["disk"] >= 2**62
+        assert engine.stats()["engine"]["tenants"].keys() >= {"acme", "other", "*"}

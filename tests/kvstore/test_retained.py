@@ -89,6 +89,21 @@ def test_names_may_take_a_sixty_fourth_beside_the_blocks(tmp_path):
         assert store.names() == [a_name(1)]
         store.put_name(a_name(1, since_ns=7))
         assert store.names() == [a_name(1, since_ns=7)], "in its own place"
+    with open_store(tmp_path, capacity_bytes=64 * 100) as store:
+        store.put_name(a_name(1, since_ns=8))
+        assert store.names() == [a_name(1, since_ns=8)], "which is less than all that there are"
+
+
+def test_names_of_another_model_that_are_over_make_way(tmp_path):
+    long = {"tokens": bytes(5 * BLOCK)}
+    with open_store(tmp_path, THEIRS, capacity_bytes=64 * 1000) as store:
+        store.put_name(a_name(1, ttl_ns=5, **long))
+        store.put_name(a_name(3, ttl_ns=1 << 62))
+    with open_store(tmp_path, capacity_bytes=64 * 1000) as store:
+        store.put_name(a_name(2, **long))
+        assert store.names() == [a_name(2, **long)]
+    with open_store(tmp_path, THEIRS) as store:
+        assert store.names() == [a_name(3, ttl_ns=1 << 62)]
 
 
 @pytest.mark.parametrize("master_key", [None, MASTER], ids=["plain", "encrypted"])
@@ -116,14 +131,21 @@ def test_settings_are_their_namespaces_own(tmp_path, master_key):
     assert not (found and master_key)
 
 
-def test_a_term_from_before_there_were_ranks_has_none(tmp_path):
-    [block, _] = refs()
+def test_a_term_from_before_there_were_ranks_has_none_and_what_comes_later_is_not_read(tmp_path):
+    before, later = refs()
     with open_store(tmp_path) as store:
-        put(store, [block])
-        key = b"t" + OURS.digest + block.key
-        store._retained._write({key: _enveloped(key, struct.pack("<d?", 300.0, True))})
+        put(store, [before, later])
+        for block, body in (
+            (before, struct.pack("<d?", 300.0, True)),
+            (later, struct.pack("<d?bq", 60.0, False, 1, 7)),
+        ):
+            key = b"t" + OURS.digest + block.key
+            store._retained._write({key: _enveloped(key, body)})
     with open_store(tmp_path) as store:
-        assert store.terms([block.key]) == {block.key: (300.0, True, 0)}
+        assert store.terms([before.key, later.key]) == {
+            before.key: (300.0, True, 0),
+            later.key: (60.0, False, 1),
+        }
 
 
 def test_an_encrypted_name_tells_nothing(tmp_path):

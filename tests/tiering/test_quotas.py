@@ -194,7 +194,9 @@ def on_disk_or_gone(tiers, name):
     [
         ({"device": -1}, "device must be a size of at least 0 or a share up to 1.0, not -1"),
         ({"disk": 1.5}, "disk must be a size of at least 0 or a share up to 1.0, not 1.5"),
-        ({"weight": 0.0}, "weight must be a number above 0, not 0.0"),
+        ({"weight": 0.0}, "weight must be a number from 1e-06 to 1e\\+06, not 0.0"),
+        ({"weight": float("inf")}, "weight must be a number"),
+        ({"host": 1 << 63}, "host must be a size of at least 0"),
     ],
 )
 def test_what_is_no_quota(settings, sentence):

@@ -99,7 +99,7 @@ def run(bench: TraceBench, json_path: Path | None) -> int:
 def _of_one(bench: TraceBench, trace: Path, model: Timed, console: Console) -> dict[str, Any]:
     part = _part(bench, trace, model)
     console.print(f"{trace.name}: what moves take", style="dim")
-    with _engine(dataclasses.replace(bench, engine_load="always"), part, model) as engine:
+    with _engine(bench, part, model, load="always") as engine:
         moves = move_costs(engine, engine.core.device_slots // 2, bench.seed)
     part = dataclasses.replace(part, at_s=_times(bench, part, model))
     model.steps.clear()
@@ -163,14 +163,13 @@ def _happened(
 
 
 @contextlib.contextmanager
-def _engine(bench: TraceBench, part: _Part, model: Timed) -> Iterator[Engine]:
-    """One with an empty disk of its own, and all its host memory ready."""
-    with (
-        tempfile.TemporaryDirectory(prefix="kvtide-bench-") as disk,
-        Engine(model, _engine_config(bench, part, model, disk), announce=lambda _: None) as engine,
-    ):
-        wait_for_host_memory(engine)
-        yield engine
+def _engine(bench: TraceBench, part: _Part, model: Timed, **changed: Any) -> Iterator[Engine]:
+    """One with an empty disk of its own, and all its host memory ready. `changed`: settings that are not `bench`'s."""
+    with tempfile.TemporaryDirectory(prefix="kvtide-bench-") as disk:
+        config = dataclasses.replace(_engine_config(bench, part, model, disk), **changed)
+        with Engine(model, config, announce=lambda _: None) as engine:
+            wait_for_host_memory(engine)
+            yield engine
 
 
 def _chooser(bench: TraceBench) -> Chooser | None:
@@ -189,10 +188,14 @@ def _part(bench: TraceBench, trace: Path, model: Timed) -> _Part:
         vocabulary=model.vocab_size,
         seed=bench.seed,
     )
+    if (most_tokens := min(bench.max_prompt_tokens, model.max_len - bench.max_new_tokens)) < 1:
+        raise ValueError(
+            f"the model takes {model.max_len} tokens: --max-new-tokens must be less, got {bench.max_new_tokens}"
+        )
     new_tokens = [min(max(1, each.output_tokens), bench.max_new_tokens) for each in prompts.requests]
     first_s = prompts.requests[0].at_s
     return _Part(
-        prompts=prompts.made(min(bench.max_prompt_tokens, model.max_len - bench.max_new_tokens)),
+        prompts=prompts.made(most_tokens),
         new_tokens=new_tokens,
         hints=[each.hints for each in prompts.requests],
         at_s=[max(0.0, each.at_s - first_s) for each in prompts.requests],

@@ -124,6 +124,22 @@ def test_names_of_tenants_need_the_full_role_or_leave(open_server, subject, monk
         assert ("tenant_quotas" in config) == named
 
 
+@pytest.mark.parametrize("shown", [False, True])
+def test_what_became_of_a_named_cache_tells_the_read_role_no_tenant(open_server, subject, shown):
+    url = open_server(token=TOKEN, read_token=READ_TOKEN, show_tenants=shown).url
+    body = {"name": "merger", "text": "x", "tenant": "acme"}
+    for _ in range(2):  # the second fails, and says why
+        made = ask(url, f"{V1}/caches", "POST", body, Authorization=FULL).json
+        while ask(url, f"{V1}/jobs/{made['id']}", Authorization=FULL).json["state"] == "running":
+            pass
+    for who, named in ((READ, shown), (FULL, True)):
+        for path in (f"{V1}/jobs", f"{V1}/jobs/{made['id']}"):
+            text = ask(url, path, Authorization=who).body.decode()
+            assert ("merger" in text) == named
+            assert '"state":"failed"' in text
+        assert ("acme" in ask(url, f"{V1}/jobs", Authorization=who).body.decode()) == named
+
+
 def test_no_token_is_ever_logged(open_server, caplog):
     """Whether it is right, wrong, malformed, or where it does not belong."""
     caplog.set_level(logging.DEBUG)
