@@ -2,29 +2,22 @@
 
 A lane is a query row of one head. Lanes lie side by side in vector registers, so that every step, the softmax too, is the same
 arithmetic in all of them and none knows of another: a lane's bits follow from its query and from the keys that it sees, and from
-nothing else. Importing this takes numba, half a second; `attending` compiles, for some seconds, or loads what an earlier process
-compiled.
+nothing else. Who compiles imports this, and nobody else: engine/native.py has what it becomes.
 
 The softmax is the online one of FlashAttention (Dao et al., 2022).
 """
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
-from numba import njit, types
-from numba.np.numpy_support import from_dtype
+from numba import njit
 
-from kvstore.kernels import compiled
+from kvstore.scratch import allocate, floats_at, free
 
-from .lane_products import SOURCES, dot, dot_add, dot_pairs, dot_pairs_add
+from .lane_products import dot, dot_add, dot_pairs, dot_pairs_add
 from .lane_vectors import (
     REGISTER_BYTES,
     ROW_BYTES,
-    ROWS,
-    UNIT,
-    WIDTH,
     add,
     everywhere,
     exp2,
@@ -40,10 +33,7 @@ from .lane_vectors import (
     seen_of,
     store,
 )
-
-CHUNK: Final = 128
-"""Tokens of which the scores are computed together, and one maximum is taken. They begin at multiples of it, so that a lane's bits
-do not depend on where a call begins."""
+from .native import CHUNK, ROWS, UNIT, WIDTH
 
 MAXIMUM, TOTAL, FACTOR, FIRST, LAST = range(5)
 """What is known of each lane of a unit: its largest score so far, the sum of its weights, what its sums are next to be multiplied
@@ -54,7 +44,7 @@ _NONE_YET: Final = np.float32(-1e30)
 
 _LINE_BYTES: Final = 64
 
-_COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
+_COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
 
 @njit(**_COMPILED)
@@ -253,31 +243,20 @@ def _finish(out: Any, group: int, head: int, lane: int, sums: Any, state: Any) -
             out[row, head * group + member, number] = sums[number, column] * share
 
 
-@cache
-def attending(query: Any, layer: Any) -> Callable[..., None]:
-    """`_attend`, compiled for the dtypes of these: for any strides, so that no call has another version made while somebody waits."""
-    floats, numbers = types.Array(types.float32, 3, "C"), types.Array(types.int64, 1, "C")
-    signature = types.void(
-        types.Array(from_dtype(query), 3, "A"),
-        types.Array(from_dtype(layer), 5, "A"),
-        numbers,
-        types.UniTuple(types.int64, 2),
-        types.int64,
-        types.int64,
-        types.float64,
-        types.int64,
-        types.int64,
-        floats,
-        numbers,
-    )
-    return compiled(_attend, [signature], **_COMPILED)
+@njit(**_COMPILED)
+def _memory_bytes(together: int, wide: int, dim: int, kv_heads: int) -> int:
+    """Of all that a thread computes in, to begin at a line of the cache."""
+    units = together * wide
+    lanes, keys = 2 * units * dim * ROW_BYTES, 2 * together * CHUNK * dim * 4
+    return lanes + keys + (5 * units + CHUNK) * ROW_BYTES + kv_heads * dim * 4 + _LINE_BYTES
 
 
 def _attend(
     query: Any,
     layer: Any,
     slots: Any,
-    known: Any,
+    first_known: int,
+    end_known: int,
     start: int,
     window: int,
     scale: float,
@@ -289,24 +268,38 @@ def _attend(
     """Attention of a chunk's rows; any number of threads may compute one together, each by a call with the same arguments.
 
     query: [heads, rows, dim] of float32, or of bfloat16 as uint16 words.   layer: [slots, 2, block_tokens, kv_heads, dim] of
-    float32, or of such words, as it must be where the query is.   slots: int64, of the blocks of the tokens from known[0] to
-    known[1]; all that a row sees is there.   start: the first row's position.   window: tokens that a row sees, itself among
+    float32, or of such words, as it must be where the query is.   slots: int64, of the blocks of the tokens from first_known to
+    end_known; all that a row sees is there.   start: the first row's position.   window: tokens that a row sees, itself among
     them.   scale: of the scores, times log2(e).   together: of how many KV heads a thread takes lanes at a time, and wide: how
     many units of each; for them it reads the blocks once.   out: float32 [rows, heads, dim].   queue: int64 [1], 0 before the first call.
     """
-    pairs = is_bfloat16(query)
+    pairs, known = is_bfloat16(query), (first_known, end_known)
     num_heads, num_rows, dim = query.shape
     kv_heads = layer.shape[3]
     group = num_heads // kv_heads
-    lanes = np.empty((together, wide, dim, UNIT), np.float32)
-    sums, state = np.empty_like(lanes), np.empty((together, wide, 5, UNIT), np.float32)
-    keys = np.empty((together, CHUNK, dim), np.float32)
-    values, scores = np.empty_like(keys), np.empty((CHUNK, UNIT), np.float32)
-    zeros = np.zeros(kv_heads * dim, np.float32)
+    lane_bytes, key_bytes = together * wide * dim * ROW_BYTES, together * CHUNK * dim * 4
+    memory = allocate(_memory_bytes(together, wide, dim, kv_heads))
+    if memory == 0:
+        raise MemoryError
+    at = -(-memory // _LINE_BYTES) * _LINE_BYTES
+    lanes = floats_at(at, (together, wide, dim, UNIT))
+    sums = floats_at(at + lane_bytes, (together, wide, dim, UNIT))
+    at += 2 * lane_bytes
+    keys, values = (
+        floats_at(at, (together, CHUNK, dim)),
+        floats_at(at + key_bytes, (together, CHUNK, dim)),
+    )
+    at += 2 * key_bytes
+    state = floats_at(at, (together, wide, 5, UNIT))
+    at += together * wide * 5 * ROW_BYTES
+    scores = floats_at(at, (CHUNK, UNIT))
+    zeros = floats_at(at + CHUNK * ROW_BYTES, (kv_heads * dim,))
+    zeros[:] = 0
     num_takes, runs = -(-num_rows * group // (wide * UNIT)), -(-kv_heads // together)
     while True:
         take = next_number(queue.ctypes.data)
         if take >= num_takes * runs:
+            free(memory)
             return
         # the last rows first: they see most, and the threads are to end together
         run, lane = take % runs, (num_takes - 1 - take // runs) * wide * UNIT
@@ -345,7 +338,3 @@ def _attend(
             head, unit = divmod(one, num_units)
             at = lane + unit * UNIT
             _finish(out, group, heads[0] + head, at, sums[head, unit], state[head, unit])
-
-
-# so that numba looks at those files too
-_attend.__qualname__ += "_" + SOURCES

@@ -3,25 +3,19 @@
 What is here is called from compiled functions alone. Addresses are int64, and need not be aligned.
 """
 
-import hashlib
-from pathlib import Path
 from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
 
-from . import lane_vectors
 from .lane_vectors import (
     F32,
     FLOATS,
-    HAS_PAIRS,
     I32,
     I64,
     PAIRS,
     REGISTER_BYTES,
     ROW_BYTES,
-    ROWS,
-    VECTORS,
     bring,
     call,
     fetch,
@@ -31,11 +25,7 @@ from .lane_vectors import (
     put,
     splat,
 )
-
-SOURCES: Final = hashlib.sha256(
-    b"".join(Path(name).read_bytes() for name in (lane_vectors.__file__, __file__))
-).hexdigest()[:16]
-"""What compiled code is made of besides what numba looks at to tell whether what it has kept is of that: the file of the function."""
+from .native import HAS_PAIRS, ROWS, VECTORS
 
 FETCH_BYTES: Final = ROW_BYTES // 8
 """What a product brings near of what is read later, for each of its steps: as much as it reads, by 64 rows."""

@@ -8,37 +8,14 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 from numba import extending, types
-from numba.core import cgutils, config
-from numba.core.codegen import get_host_cpu_features
+from numba.core import cgutils
 from numba.extending import models, register_model
+
+from .native import HAS_PAIRS, UNIT, WIDTH
 
 intrinsic: Any = extending.intrinsic
 """Its type says that what it makes is called as it is written, with the context; it is called without."""
 
-
-def _features() -> str:
-    """The instructions that numba compiles for, which its settings may make less than this processor has: else LLVM would end the process."""
-    settings: Any = config  # its names are made when it is imported
-    if settings.DISABLE_JIT:
-        return ""
-    found = get_host_cpu_features() if settings.CPU_FEATURES is None else settings.CPU_FEATURES
-    return str(found)
-
-
-_HAS: Final = frozenset(name[1:] for name in _features().split(",") if name.startswith("+"))
-
-WIDTH: Final = 16 if "avx512f" in _HAS else 8 if {"avx2", "fma"} <= _HAS else 0
-"""Lanes of one register; 0 where the kernel would be slow."""
-
-HAS_PAIRS: Final = WIDTH == 16 and "avx512bf16" in _HAS
-"""Whether there are products of bfloat16 by twos, summed in float32."""
-
-# A product keeps ROWS x VECTORS sums in registers, of which AVX-512 has 32 and AVX2 has 16, and needs some more.
-VECTORS: Final = 3 if WIDTH == 16 else 2
-ROWS: Final = 8 if WIDTH == 16 else 4
-
-UNIT: Final = VECTORS * (WIDTH or 1)
-"""Lanes that are computed together: what threads share out among them."""
 
 REGISTER_BYTES: Final = 4 * (WIDTH or 1)
 ROW_BYTES: Final = UNIT * 4

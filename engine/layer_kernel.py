@@ -5,23 +5,17 @@ all of the stage before are done: any number of threads can compute together, an
 added by one thread, in an order that follows from the layer's sizes alone: a row's bits do not depend on what is computed beside it.
 """
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
 from numba import njit, types
-from numba.np.numpy_support import from_dtype
 
-from kvstore.kernels import compiled
+from kvstore.scratch import on_stack
 
-from .lane_products import FETCH_BYTES, SOURCES, dot_fetch, dot_one, dot_pairs_fetch, dot_pairs_one
+from .lane_products import FETCH_BYTES, dot_fetch, dot_one, dot_pairs_fetch, dot_pairs_one
 from .lane_vectors import (
     REGISTER_BYTES,
     ROW_BYTES,
-    ROWS,
-    UNIT,
-    WIDTH,
     count,
     everywhere,
     is_bfloat16,
@@ -36,15 +30,13 @@ from .lane_vectors import (
     store,
     ticks,
 )
+from .native import ROWS, UNIT, WIDTH
 
 GROUP: Final = 64
 """Rows of which a task computes the products: while they are computed, another task's weights come near."""
 
 FEW: Final = 16
 """Rows of which a task normalises, or turns, the numbers."""
-
-PROGRESS: Final = 5
-"""Numbers of what threads know of each other: the next task, and how many are done of each stage."""
 
 _TRIES: Final = 64
 """How often a thread looks at a number before it looks at the clock."""
@@ -54,7 +46,11 @@ _MOST_TRIES: Final = 4096
 
 _NAP_US: Final = 50
 
-_COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
+_COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy", "_nrt": False}
+
+_sums: Final = on_stack(types.float32, ROWS, UNIT)
+_two_sums: Final = on_stack(types.float32, 2 * ROWS, UNIT)
+_none: Final = on_stack(types.float32, 0, 0)
 
 
 @njit(**_COMPILED)
@@ -266,8 +262,7 @@ def _before(
     [rows, all heads * dim].   query: [rows, heads, dim], and kv: [2, rows, kv_heads, dim], are what is made.   progress: int64
     [PROGRESS], 0 before the first call.
     """
-    sums = np.empty((ROWS, UNIT), np.float32)
-    none = np.empty((0, 0), np.float32)
+    sums, none = _sums(), _none()
     rows = x.shape[0]
     few, products = -(-rows // FEW), weights.shape[0] * -(-rows // GROUP)
     while True:
@@ -311,7 +306,7 @@ def _after(
     x, normal, out: [rows, hidden].   attended: [rows, heads * dim].   to_...: weights as `_product` and `_gated` have them, and
     of_...: float32, their bias or none.   between: scratch, float32 like x.   gates: scratch, [rows, intermediate], as x is.
     """
-    sums = np.empty((2 * ROWS, UNIT), np.float32)
+    sums = _two_sums()
     rows = x.shape[0]
     groups, few = -(-rows // GROUP), -(-rows // FEW)
     hidden, wide = to_hidden.shape[0] * groups, to_gates.shape[0] // 2 * groups
@@ -337,49 +332,6 @@ def _after(
             return
 
 
-def _array(item: Any, ndim: int) -> Any:
-    return types.Array(item, ndim, "C")
-
-
-@cache
-def preceding(dtype: Any) -> Callable[..., None]:
-    """`_before`, compiled for arrays of this dtype."""
-    words = from_dtype(dtype)
-    one, two, three, four = (_array(words, ndim) for ndim in (1, 2, 3, 4))
-    floats, scale, integer = _array(types.float32, 1), types.float64, types.int64
-    given = (two, one, three, floats, one, one, scale, two, two, two, _array(types.float32, 2), three, four)
-    return compiled(_before, [types.void(*given, _array(integer, 1), integer)], **_COMPILED)
-
-
-@cache
-def following(dtype: Any) -> Callable[..., None]:
-    """`_after`, compiled for arrays of this dtype."""
-    words = from_dtype(dtype)
-    one, two, three = (_array(words, ndim) for ndim in (1, 2, 3))
-    floats, integer = _array(types.float32, 1), types.int64
-    weighed = (three, floats)
-    given = (
-        two,
-        two,
-        *weighed,
-        one,
-        types.float64,
-        *weighed,
-        *weighed,
-        _array(types.float32, 2),
-        two,
-        two,
-        two,
-    )
-    return compiled(_after, [types.void(*given, _array(integer, 1), integer)], **_COMPILED)
-
-
-@cache
-def watching() -> Callable[..., bool]:
-    """`_watch`, compiled."""
-    return compiled(_watch, [types.boolean(types.int64, types.int64, types.int64)], **_COMPILED)
-
-
 def _watch(address: int, number: int, most_ticks: int) -> bool:
     """Whether the int64 at an address is another one than that, or becomes another one before so many ticks of the clock are over."""
     begun, tries = ticks(), 0
@@ -389,9 +341,3 @@ def _watch(address: int, number: int, most_ticks: int) -> bool:
         if tries % _TRIES == 0 and ticks() - begun > most_ticks:
             return False
     return True
-
-
-# so that numba looks at those files too
-_before.__qualname__ += "_" + SOURCES
-_after.__qualname__ += "_" + SOURCES
-_watch.__qualname__ += "_" + SOURCES

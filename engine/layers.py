@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from .activation import AlignedActivation
 from .attention import PagedKV, paged_attention
 from .lanes import registers, words
+from .native import PROGRESS, UNIT, following, preceding, watching
 
 _KINDS: Final = frozenset(
     {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
@@ -39,9 +40,7 @@ def packs(layer: torch.nn.Module, config: Any) -> bool:
 
 
 def prepare(dtype: torch.dtype) -> None:
-    """Compile the kernel for it, or load what was compiled, so that no request waits for that."""
-    from .layer_kernel import following, preceding, watching
-
+    """Load the kernel for it, or have it compiled, so that no request waits for that."""
     numbers = words(torch.empty(0, dtype=dtype)).dtype
     preceding(numbers), following(numbers), watching()
 
@@ -95,7 +94,7 @@ class Panels:
         """The layers' weights and biases by their names, as they were."""
         rows = self._rows(self._panels)
         bias = (
-            self._rows(torch.from_numpy(self.bias)[:, None].view(-1, 1, _unit())) if self._with_bias else rows
+            self._rows(torch.from_numpy(self.bias)[:, None].view(-1, 1, UNIT)) if self._with_bias else rows
         )
         for (name, shape), weight, of_it in zip(self._shapes.items(), rows, bias, strict=True):
             yield f"{name}.weight", weight[: shape[0]]
@@ -116,15 +115,9 @@ class Panels:
         )
 
 
-def _unit() -> int:
-    from .lane_vectors import UNIT
-
-    return UNIT
-
-
 def _packed(weights: list[torch.Tensor], *, in_turn: bool) -> torch.Tensor:
     """Panels of these rows: each number, or pair of bfloat16, is copied once."""
-    of_pairs, unit = weights[0].dtype == torch.bfloat16, _unit()
+    of_pairs, unit = weights[0].dtype == torch.bfloat16, UNIT
     if of_pairs:
         weights = [weight.contiguous().view(torch.int32) for weight in weights]
     stacks = [[weight] for weight in weights] if in_turn else [weights]
@@ -224,8 +217,6 @@ class PackedLayer(torch.nn.Module):
         self, x: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], paged: PagedKV
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Queries, [rows, heads, dim], and keys and values, [2, rows, kv_heads, dim]."""
-        from .layer_kernel import PROGRESS, preceding
-
         rows, take = len(x), paged.pool.workspace.take
         for one in turns:
             if (
@@ -259,8 +250,6 @@ class PackedLayer(torch.nn.Module):
 
     def after(self, x: torch.Tensor, attended: torch.Tensor, paged: PagedKV) -> torch.Tensor:
         """What goes to the next layer, [rows, hidden]."""
-        from .layer_kernel import PROGRESS, following
-
         take, out = paged.pool.workspace.take, torch.empty_like(x)
         numbers = words(x)
         paged.pool.team.run(

@@ -12,6 +12,8 @@ import torch
 from kvstore.closing import Closing
 from kvstore.cores import num_cores
 
+from .native import watching
+
 _STAY_TICKS: Final = 800_000
 """Of the processor's clock, that a thread stays awake for more work: some tenths of a millisecond. Between two calls of a layer less
 goes by; to wake a thread would take half as long as what it then does."""
@@ -69,8 +71,6 @@ class _Seat:
     """
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
-        from .layer_kernel import watching
-
         self._threads, self._watch = threads, watching()
         self._counts = np.zeros(2, np.int64)
         self._lock, self._is_taken = Lock(), False

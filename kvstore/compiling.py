@@ -18,8 +18,8 @@ from numba.np.numpy_support import from_dtype
 
 from kvstore.code import ENTRY, FAILED, REFUSED, Function, target
 
-_KNOWN: Final = frozenset({"memcpy", "memset", "memmove", "malloc", "free", "usleep"})
-"""What code may call besides itself. Of anything else LLVM would end the process that loads it."""
+_KNOWN: Final = frozenset({"memcpy", "memset", "memmove", "malloc", "free", "usleep", "sqrtf"})
+"""What code may call besides itself: of the C library, which Python's own process has. Of anything else LLVM would end the process that loads it."""
 
 _SCALARS: Final[dict[str, Any]] = {"int64": types.int64, "float64": types.float64, "none": types.none}
 

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from engine import lanes
+from engine import lanes, native
 from engine.chunk import Chunk
-from engine.lane_kernel import attending
 from engine.lanes import registers
-from engine.layer_kernel import following, preceding, watching
 from engine.layers import PackedLayer, packs
 from engine.model import Model, random_model
 from engine.packed import packing
@@ -193,11 +191,10 @@ def test_two_engines_may_compute_with_one_model():
 
 def test_nothing_is_compiled_once_it_is_packed(monkeypatch):
     """Not even by the first request."""
-    for cached in (preceding, following, watching, attending):
+    for cached in (native._around, native.watching, native.attending):
         cached.cache_clear()
     model = random_model(KINDS["llama that attends by the kernel"])
     with packing(model.hf):
         lanes.prepare(torch.device("cpu"), torch.float32, torch.float32, 32)
-    for module in ("layer_kernel", "lane_kernel"):
-        monkeypatch.setattr(f"engine.{module}.compiled", None)
+    monkeypatch.setattr(native, "compiled", None)
     assert torch.isfinite(hidden_of(model, (0, 30))).all()
