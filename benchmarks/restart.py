@@ -165,6 +165,7 @@ def _own_bytes() -> int:
 def _in_a_process(module: str, *arguments: object, root: Path = _ROOT) -> dict[str, Any]:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     environ = {**os.environ, "PYTHONPATH": str(root)}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled to Python's own code
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=root, env=environ)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

@@ -11,6 +11,7 @@ from .activation import AlignedActivation
 from .attention import PagedKV, paged_attention
 from .lanes import registers, words
 from .native import PROGRESS, UNIT, following, preceding, watching
+from .supported import Shape
 
 _KINDS: Final = frozenset(
     {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
@@ -37,6 +38,13 @@ def packs(layer: torch.nn.Module, config: Any) -> bool:
     if dtype != torch.bfloat16:
         return dtype == torch.float32 and width > 0
     return has_pairs and all(weight.shape[1] % 2 == 0 for weight in weights if weight.dim() == 2)
+
+
+def may_pack(shape: Shape, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a model's layers are such, as far as its config says."""
+    width, has_pairs = registers()
+    kind = shape.architecture.replace("ForCausalLM", "DecoderLayer")
+    return device.type == "cpu" and kind in _KINDS and (has_pairs if dtype == torch.bfloat16 else width > 0)
 
 
 def prepare(dtype: torch.dtype) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Final
 
-from kvstore.code import Function, compiled, target
+from kvstore.code import Function, loaded, target
 
 _HAS: Final = frozenset(name[1:] for name in target().features.split(",") if name.startswith("+"))
 
@@ -64,7 +64,7 @@ def attending(query: Any, layer: Any) -> Callable[..., int]:
         _array("float32", 3),
         numbers,
     )
-    return compiled([Function("engine.lane_kernel", "_attend", _LANES, given)])[0]
+    return loaded(Function("engine.lane_kernel", "_attend", _LANES, given))[0]
 
 
 def preceding(dtype: Any) -> Callable[..., int]:
@@ -85,15 +85,13 @@ def _around(dtype: Any) -> Sequence[Callable[..., int]]:
     weighed, shared = (three, floats), (_array("int64", 1), "int64")
     before = (two, one, *weighed, one, one, "float64", two, two, two, wide, three, four, *shared)
     after = (two, two, *weighed, one, "float64", *weighed, *weighed, wide, two, two, two, *shared)
-    return compiled(
-        [
-            Function("engine.layer_kernel", "_before", _LAYERS, before),
-            Function("engine.layer_kernel", "_after", _LAYERS, after),
-        ]
+    return loaded(
+        Function("engine.layer_kernel", "_before", _LAYERS, before),
+        Function("engine.layer_kernel", "_after", _LAYERS, after),
     )
 
 
 @cache
 def watching() -> Callable[..., int]:
     """`_watch` of engine/layer_kernel.py."""
-    return compiled([Function("engine.layer_kernel", "_watch", _LAYERS, ("int64",) * 3)])[0]
+    return loaded(Function("engine.layer_kernel", "_watch", _LAYERS, ("int64",) * 3))[0]

@@ -14,7 +14,9 @@ import logging
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -110,7 +112,27 @@ def compiled(functions: Sequence[Function], folders: Sequence[Path] | None = Non
         for number, code in zip(missing, made, strict=True):
             found[number] = code
             shelves[number].keep(code)
-    return [_loaded(code, function) for code, function in zip(found, functions, strict=True) if code is not None]
+    return [_callable(code, function) for code, function in zip(found, functions, strict=True) if code is not None]
+
+
+_futures: Final[dict[tuple[Function, ...], Future[list[Callable[..., int]]]]] = {}
+_futures_lock: Final = threading.Lock()
+
+
+def loaded(*functions: Function) -> list[Callable[..., int]]:
+    """`compiled`, once in a process: who asks while another thread does waits for that one."""
+    with _futures_lock:
+        future = _futures.get(functions)
+        begins = future is None
+        if future is None:
+            future = _futures[functions] = Future()
+    if begins:
+        try:
+            future.set_result(compiled(functions))
+        except BaseException as error:
+            del _futures[functions]  # the next may have more luck
+            future.set_exception(error)
+    return future.result()
 
 
 # --- keeping ----------------------------------------------------------------------------------------------------------
@@ -125,6 +147,7 @@ class _Shelf:
         sources, made_for = _digest_of(*map(_source, function.sources)), _made_for(function)
         self._whose = f"{place.stem}.{function.name}-{made_for[:16]}-"
         self._name = f"{self._whose}{sources[:16]}.code"
+        self._mode = place.stat().st_mode & 0o666  # whoever may read the source
         self._key = (sources + made_for).encode()
 
     def find(self) -> bytes | None:
@@ -146,6 +169,7 @@ class _Shelf:
                 with NamedTemporaryFile(dir=folder, prefix=self._name, delete=False) as file:
                     try:
                         file.write(self._sealed(code))
+                        os.fchmod(file.fileno(), self._mode)
                         os.replace(file.name, folder / self._name)
                     except BaseException:
                         os.unlink(file.name)
@@ -235,7 +259,7 @@ _engines: Final[list[Any]] = []
 """What owns the memory that code was loaded into: as long as there is this process."""
 
 
-def _loaded(code: bytes, function: Function) -> Callable[..., int]:
+def _callable(code: bytes, function: Function) -> Callable[..., int]:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)

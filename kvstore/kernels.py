@@ -1,11 +1,11 @@
 """The loops over a block's elements, compiled: kvstore.planes and kvstore.loops. See docs/adr/0012 and 0017."""
 
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
-from kvstore.code import Function, compiled
+from kvstore.code import Function, loaded
 
 _SOURCES: Final = tuple(
     f"kvstore.{name}" for name in ("huffman", "instructions", "loops", "planes", "scratch")
@@ -26,30 +26,13 @@ class Kernels:
     """Of kvstore.loops, by the bytes of a word."""
 
 
-class _Once:
-    """The kernels of this process."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()  # two threads would compile the same
-        self._kernels: Kernels | None = None
-
-    def get(self) -> Kernels:
-        if self._kernels is None:
-            with self._lock:
-                if self._kernels is None:
-                    self._kernels = _all()
-        return self._kernels
-
-
-kernels: Final = _Once().get
-"""The first call loads them, in milliseconds; where they are not kept it has them compiled, which takes seconds (docs/adr/0017). Who must
-not wait then has another thread call it before. Raises StoreFailed where numba is told not to compile.
-"""
-
-
-def _all() -> Kernels:
+@cache
+def kernels() -> Kernels:
+    """The first call loads them, in milliseconds; where they are not kept it has them compiled, which takes seconds (docs/adr/0017). Who
+    must not wait then has another thread call it before. Raises StoreFailed where numba is told not to compile.
+    """
     functions = [_split(2), _split(4), _join(2), _join(4), _ENCODE, _restore(2), _restore(4)]
-    split2, split4, join2, join4, encode, restore2, restore4 = compiled(functions)
+    split2, split4, join2, join4, encode, restore2, restore4 = loaded(*functions)
     return Kernels(
         split={2: split2, 4: split4},
         join={2: join2, 4: join4},
