@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from .activation import AlignedActivation
 from .attention import PagedKV, paged_attention
-from .lanes import registers, words
-from .native import PROGRESS, UNIT, following, preceding, watching
+from .lanes import words
+from .native import PROGRESS, UNIT, following, preceding, registers, watching
 from .supported import Shape
 
 _KINDS: Final = frozenset(
@@ -101,9 +101,7 @@ class Panels:
     def state(self) -> Iterator[tuple[str, torch.Tensor]]:
         """The layers' weights and biases by their names, as they were."""
         rows = self._rows(self._panels)
-        bias = (
-            self._rows(torch.from_numpy(self.bias)[:, None].view(-1, 1, UNIT)) if self._with_bias else rows
-        )
+        bias = self._rows(torch.from_numpy(self.bias)[:, None].view(-1, 1, UNIT)) if self._with_bias else rows
         for (name, shape), weight, of_it in zip(self._shapes.items(), rows, bias, strict=True):
             yield f"{name}.weight", weight[: shape[0]]
             if name in self._with_bias:

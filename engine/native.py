@@ -9,13 +9,7 @@ from kvstore.code import Function, loaded, target
 _HAS: Final = frozenset(name[1:] for name in target().features.split(",") if name.startswith("+"))
 
 WIDTH: Final = (
-    0
-    if not target().may_compile
-    else 16
-    if "avx512f" in _HAS
-    else 8
-    if {"avx2", "fma"} <= _HAS
-    else 0
+    0 if not target().may_compile else 16 if "avx512f" in _HAS else 8 if {"avx2", "fma"} <= _HAS else 0
 )
 """Lanes of one register; 0 where the kernel would be slow."""
 

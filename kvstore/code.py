@@ -26,8 +26,6 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Final
 
-import llvmlite
-import llvmlite.binding as llvm
 import numpy as np
 
 from kvstore.errors import StoreFailed
@@ -44,6 +42,7 @@ FAILED: Final = REFUSED + 1
 """What it answers where there was no memory, or a number was divided by zero."""
 
 _MAGIC: Final = b"kvtide code 1\n"
+_OWN: Final = ("kvstore.code", "kvstore.compiling")
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _MOST_S: Final = 600.0
 """To compile in: some ten times what it takes on a slow machine."""
@@ -77,25 +76,29 @@ class Target:
 @cache
 def target() -> Target:
     """This processor, or less if numba was told so: it is only asked if it was told anything, as importing it takes long."""
+    import llvmlite.binding as llvm
+
     told = {name: value for name, value in os.environ.items() if name.startswith("NUMBA_")}
     told.pop("NUMBA_CACHE_DIR", None)
     with suppress(OSError):
         told["file"] = Path(".numba_config.yaml").read_text()
     if not told:
         return Target(llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), True, "")
-    from numba.core import config
-    from numba.core.codegen import get_host_cpu_features
+    from numba.core import codegen, config
 
     settings: Any = config  # its names are made when it is imported
+    features: Any = codegen.get_host_cpu_features
     return Target(
         llvm.get_host_cpu_name() if settings.CPU_NAME is None else str(settings.CPU_NAME),
-        str(get_host_cpu_features() if settings.CPU_FEATURES is None else settings.CPU_FEATURES),
+        str(features() if settings.CPU_FEATURES is None else settings.CPU_FEATURES),
         not settings.DISABLE_JIT,
         json.dumps(told, sort_keys=True),
     )
 
 
-def compiled(functions: Sequence[Function], folders: Sequence[Path] | None = None) -> list[Callable[..., int]]:
+def compiled(
+    functions: Sequence[Function], folders: Sequence[Path] | None = None
+) -> list[Callable[..., int]]:
     """Each compiled, loaded if it was kept. What is missing one other process compiles, in seconds; any thread may wait for that.
 
     They release the GIL, and raise TypeError for arrays that are not as they were said to be, before anything is read or written.
@@ -112,7 +115,9 @@ def compiled(functions: Sequence[Function], folders: Sequence[Path] | None = Non
         for number, code in zip(missing, made, strict=True):
             found[number] = code
             shelves[number].keep(code)
-    return [_callable(code, function) for code, function in zip(found, functions, strict=True) if code is not None]
+    return [
+        _callable(code, function) for code, function in zip(found, functions, strict=True) if code is not None
+    ]
 
 
 _futures: Final[dict[tuple[Function, ...], Future[list[Callable[..., int]]]]] = {}
@@ -129,7 +134,7 @@ def loaded(*functions: Function) -> list[Callable[..., int]]:
     if begins:
         try:
             future.set_result(compiled(functions))
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - it is everybody's who waits
             del _futures[functions]  # the next may have more luck
             future.set_exception(error)
     return future.result()
@@ -144,7 +149,7 @@ class _Shelf:
     def __init__(self, function: Function, folders: Sequence[Path] | None) -> None:
         place = _path(function.module)
         self._folders = list(_folders(place)) if folders is None else folders
-        sources, made_for = _digest_of(*map(_source, function.sources)), _made_for(function)
+        sources, made_for = _digest_of(*map(_source, (*function.sources, *_OWN))), _made_for(function)
         self._whose = f"{place.stem}.{function.name}-{made_for[:16]}-"
         self._name = f"{self._whose}{sources[:16]}.code"
         self._mode = place.stat().st_mode & 0o666  # whoever may read the source
@@ -161,29 +166,37 @@ class _Shelf:
         return None
 
     def keep(self, code: bytes) -> None:
-        """For later processes, in place of what was made of other sources. Whoever looks meanwhile finds all of it, or nothing."""
+        """For later processes, in place of what was made of other sources."""
         errors = []
         for folder in self._folders:
             try:
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                with NamedTemporaryFile(dir=folder, prefix=self._name, delete=False) as file:
-                    try:
-                        file.write(self._sealed(code))
-                        os.fchmod(file.fileno(), self._mode)
-                        os.replace(file.name, folder / self._name)
-                    except BaseException:
-                        os.unlink(file.name)
-                        raise
+                self._write(folder, self._sealed(code))
             except OSError as error:
                 errors.append(str(error))
                 continue
-            with suppress(OSError):
-                for other in folder.glob(f"{self._whose}*.code"):
-                    if other.name != self._name:
+            for other in folder.glob(f"{self._whose}*.code"):
+                if other.name != self._name:
+                    with suppress(OSError):
                         other.unlink()
             return
         facts = {"error": "; ".join(errors)}
-        _log.warning("compiled code cannot be kept, each process compiles its own: %(error)s", facts, extra=facts)
+        _log.warning(
+            "compiled code cannot be kept, each process compiles its own: %(error)s", facts, extra=facts
+        )
+
+    def _write(self, folder: Path, sealed: bytes) -> None:
+        """Whoever looks meanwhile finds all of it, or nothing; what a loss of power leaves fails its checksum."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder, prefix=self._name, delete=False) as file:
+            path = Path(file.name)
+            try:
+                os.fchmod(file.fileno(), self._mode)
+                file.write(sealed)
+                file.flush()
+                path.replace(folder / self._name)
+            except BaseException:
+                path.unlink()
+                raise
 
     def _sealed(self, code: bytes) -> bytes:
         return _MAGIC + hashlib.sha256(self._key + code).digest() + code
@@ -208,17 +221,14 @@ def _path(module: str) -> Path:
 
 
 def _made_for(function: Function) -> str:
-    """Of all that code depends on besides its sources."""
+    """Of all that code depends on besides sources."""
     at = target()
     made_by = *map(_version, ("numba", "llvmlite")), np.__version__, sys.implementation.cache_tag
     told = (*function.arguments, *made_by, at.cpu, at.features, at.settings)
-    own = (_source("kvstore.code"), _source("kvstore.compiling"))
-    return _digest_of(*own, json.dumps(told).encode())
+    return _digest_of(json.dumps(told).encode())
 
 
-@cache
-def _version(name: str) -> str:
-    return llvmlite.__version__ if name == "llvmlite" else version(name)
+_version: Final = cache(version)
 
 
 def _digest_of(*parts: bytes) -> str:
@@ -251,7 +261,9 @@ def _compile(functions: Sequence[Function]) -> list[bytes]:
         at += 8 + size
     if done.returncode or at != len(done.stdout):
         told = done.stderr.decode(errors="replace").strip()
-        raise StoreFailed(f"numba does not compile {functions[0].module} (ended with {done.returncode}): {told[-2000:]}")
+        raise StoreFailed(
+            f"numba does not compile {functions[0].module} (ended with {done.returncode}): {told[-2000:]}"
+        )
     return made
 
 
@@ -260,6 +272,8 @@ _engines: Final[list[Any]] = []
 
 
 def _callable(code: bytes, function: Function) -> Callable[..., int]:
+    import llvmlite.binding as llvm
+
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
@@ -267,7 +281,7 @@ def _callable(code: bytes, function: Function) -> Callable[..., int]:
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
-    kinds = {"int64": ctypes.c_int64, "float64": ctypes.c_double}
+    kinds: dict[str, Any] = {"int64": ctypes.c_int64, "float64": ctypes.c_double}
     given = [kinds.get(argument, ctypes.py_object) for argument in function.arguments]
     entry = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *given)(engine.get_function_address(ENTRY))
     entry.errcheck = functools.partial(_checked, function.name)
@@ -279,5 +293,8 @@ def _checked(name: str, answer: Any, _entry: Any, given: tuple[Any, ...]) -> Any
         return answer
     if answer == FAILED:
         raise MemoryError(f"{name} had no memory to work in")
-    kinds = [f"{one.dtype}{list(one.shape)}" if isinstance(one, np.ndarray) else type(one).__name__ for one in given[1:]]
+    kinds = [
+        f"{one.dtype}{list(one.shape)}" if isinstance(one, np.ndarray) else type(one).__name__
+        for one in given[1:]
+    ]
     raise TypeError(f"{name} is not compiled for {', '.join(kinds)}")

@@ -25,7 +25,10 @@ _SCALARS: Final[dict[str, Any]] = {"int64": types.int64, "float64": types.float6
 
 # What any extension that is compiled against numpy has in it: PyArrayObject_fields and PyArray_Descr, behind the head of an object.
 _HEAD: Final = object.__basicsize__
-_TYPE, _DATA, _NDIM, _SHAPE, _STRIDES, _DESCR, _FLAGS = _HEAD - 8, *(_HEAD + 8 * at for at in (0, 1, 2, 3, 5, 6))
+_TYPE, _DATA, _NDIM, _SHAPE, _STRIDES, _DESCR, _FLAGS = (
+    _HEAD - 8,
+    *(_HEAD + 8 * at for at in (0, 1, 2, 3, 5, 6)),
+)
 _NUMBER, _ORDER = _HEAD + 12, _HEAD + 10
 _CONTIGUOUS, _ALIGNED, _WRITEABLE = 0x1, 0x100, 0x400
 
@@ -57,11 +60,11 @@ def object_code(function: Function) -> bytes:
 
 
 def _kind(argument: str) -> Any:
-    """numba's type."""
+    """The type that numba calls it."""
     item, *told = argument.split()
     if not told:
         return _SCALARS[item]
-    layout = "A" if "strided" in told else "C"
+    layout: Any = "A" if "strided" in told else "C"
     read, aligned = "written" not in told, "anywhere" not in told
     return types.Array(from_dtype(np.dtype(item)), int(told[0]), layout, readonly=read, aligned=aligned)
 
@@ -118,10 +121,8 @@ class _Entry:
         self._require(self._read(given, _TYPE), array_type)
         self._require(self._read(given, _NDIM, _I32), _I32(kind.ndim))
         described = self._read(given, _DESCR)
-        self._require(self._read(described, _NUMBER, _I32), _I32(np.dtype(str(argument.split()[0])).num))
-        self._refuse_if(
-            self._builder.icmp_unsigned("==", self._read(described, _ORDER, _I8), _I8(ord(">")))
-        )
+        self._require(self._read(described, _NUMBER, _I32), _I32(np.dtype(argument.partition(" ")[0]).num))
+        self._refuse_if(self._builder.icmp_unsigned("==", self._read(described, _ORDER, _I8), _I8(ord(">"))))
         needed = (
             (_CONTIGUOUS if kind.layout == "C" else 0)
             | (_WRITEABLE if kind.mutable else 0)

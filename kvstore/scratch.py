@@ -17,16 +17,14 @@ _ALIGNED_BYTES: Final = 64
 
 
 def _array_of(context: Any, builder: Any, kind: Any, data: Any, shape: list[Any]) -> Any:
-    """numba's array over memory that it does not own."""
+    """An array of numba's over memory that it does not own."""
     item_bytes = _I64(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
     strides = [item_bytes]
     for size in reversed(shape[1:]):
         strides.insert(0, builder.mul(strides[0], size))
     array = arrayobj.make_array(kind)(context, builder)
     data = builder.bitcast(data, context.get_data_type(kind.dtype).as_pointer())
-    arrayobj.populate_array(
-        array, data=data, shape=shape, strides=strides, itemsize=item_bytes, meminfo=None
-    )
+    arrayobj.populate_array(array, data=data, shape=shape, strides=strides, itemsize=item_bytes, meminfo=None)
     return array._getvalue()  # noqa: SLF001 - what numba's own code calls
 
 
