@@ -81,7 +81,7 @@ def target() -> Target:
     told = {name: value for name, value in os.environ.items() if name.startswith("NUMBA_")}
     told.pop("NUMBA_CACHE_DIR", None)
     with suppress(OSError):
-        told["file"] = Path(".numba_config.yaml").read_text()
+        told["file"] = Path(".numba_config.yaml").read_text(errors="replace")
     if not told:
         return Target(llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), True, "")
     from numba.core import codegen, config
@@ -238,17 +238,21 @@ def _digest_of(*parts: bytes) -> str:
 # --- compiling and loading --------------------------------------------------------------------------------------------
 
 
+_PROGRAM: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from kvstore.compiling import main; main()"
+)
+"""It finds modules where this process does."""
+
+
 def _compile(functions: Sequence[Function]) -> list[bytes]:
     """By another process, which may take memory, keep the GIL and end as it likes."""
     asked = json.dumps([(one.module, one.name, one.sources, one.arguments) for one in functions])
-    path = os.pathsep.join([str(_ROOT), *filter(None, sys.path)])
-    command = [sys.executable or "python3", "-P", "-m", "kvstore.compiling"]
+    command = [sys.executable or "python3", "-P", "-c", _PROGRAM, json.dumps([*sys.path, str(_ROOT)])]
     try:
         done = subprocess.run(
             command,
             input=asked.encode(),
             capture_output=True,
-            env={**os.environ, "PYTHONPATH": path},
             timeout=_MOST_S,
             check=False,
         )

@@ -1,4 +1,4 @@
-"""A process that has numba compile: `python -m kvstore.compiling`. Asked by kvstore.code, which loads what it answers."""
+"""What a process does that has numba compile. Asked by kvstore.code, which loads what it answers."""
 
 import json
 import os
@@ -171,7 +171,3 @@ def main() -> None:
         code = object_code(Function(module, name, tuple(sources), tuple(arguments)))
         answers.write(len(code).to_bytes(8, "little") + code)
     answers.close()
-
-
-if __name__ == "__main__":
-    main()

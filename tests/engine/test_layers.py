@@ -196,5 +196,5 @@ def test_nothing_is_compiled_once_it_is_packed(monkeypatch):
     model = random_model(KINDS["llama that attends by the kernel"])
     with packing(model.hf):
         lanes.prepare(torch.device("cpu"), torch.float32, torch.float32, 32)
-    monkeypatch.setattr(native, "compiled", None)
+    monkeypatch.setattr(native, "loaded", None)
     assert torch.isfinite(hidden_of(model, (0, 30))).all()
