@@ -5,7 +5,7 @@ blocks behind shared system prompts of 32, and a tree that branches every fourth
 a process of its own, its files in the page cache: when the first lookup was answered, when all was in, the processor time of
 that, the longest time that one turn of the thread that drives took, and the memory that a block takes in the end. Then an
 engine with the converted demo model starts, with our compiled files and without (`benchmarks.engine_start`), in turns with
-a process that loads the model by transformers alone: what an engine takes beyond that is ours.
+a process that loads the model by transformers alone: what an engine takes beyond that is ours. Processor time counts the processes that compile as well.
 """
 
 import argparse

@@ -42,7 +42,7 @@ FAILED: Final = REFUSED + 1
 """What it answers where there was no memory, or a number was divided by zero."""
 
 _MAGIC: Final = b"kvtide code 1\n"
-_OWN: Final = ("kvstore.code", "kvstore.compiling")
+_OWN: Final = ("kvstore.code", "kvstore.compiling", "kvstore.scratch")
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _MOST_S: Final = 600.0
 """To compile in: some ten times what it takes on a slow machine."""

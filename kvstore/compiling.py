@@ -13,10 +13,10 @@ from numba import types
 from numba.core import cgutils, compiler
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
-from numba.np import arrayobj
 from numba.np.numpy_support import from_dtype
 
 from kvstore.code import ENTRY, FAILED, REFUSED, Function, target
+from kvstore.scratch import array_of
 
 _KNOWN: Final = frozenset({"memcpy", "memset", "memmove", "malloc", "free", "usleep", "sqrtf"})
 """What code may call besides itself: of the C library, which Python's own process has. Of anything else LLVM would end the process that loads it."""
@@ -133,22 +133,11 @@ class _Entry:
         return self._array(given, kind)
 
     def _array(self, given: Any, kind: Any) -> Any:
-        builder = self._builder
-        array = arrayobj.make_array(kind)(self._context, builder)
-        item = self._context.get_data_type(kind.dtype)
         shape, strides = (
             [self._read(self._read(given, at), 8 * number) for number in range(kind.ndim)]
             for at in (_SHAPE, _STRIDES)
         )
-        arrayobj.populate_array(
-            array,
-            data=builder.inttoptr(self._read(given, _DATA), item.as_pointer()),
-            shape=shape,
-            strides=strides,
-            itemsize=_I64(self._context.get_abi_sizeof(item)),
-            meminfo=None,
-        )
-        return array._getvalue()  # noqa: SLF001 - what numba's own code calls
+        return array_of(self._context, self._builder, kind, self._read(given, _DATA), shape, strides)
 
     def _read(self, address: Any, offset: int, kind: Any = _I64) -> Any:
         builder = self._builder

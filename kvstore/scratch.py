@@ -16,14 +16,19 @@ _I8, _I64 = map(ir.IntType, (8, 64))
 _ALIGNED_BYTES: Final = 64
 
 
-def _array_of(context: Any, builder: Any, kind: Any, data: Any, shape: list[Any]) -> Any:
-    """An array of numba's over memory that it does not own."""
-    item_bytes = _I64(context.get_abi_sizeof(context.get_data_type(kind.dtype)))
-    strides = [item_bytes]
-    for size in reversed(shape[1:]):
-        strides.insert(0, builder.mul(strides[0], size))
+def array_of(
+    context: Any, builder: Any, kind: Any, data: Any, shape: list[Any], strides: list[Any] | None = None
+) -> Any:
+    """An array of numba's over memory that it does not own, at an address or a pointer; contiguous unless `strides`, in bytes, are given."""
+    item = context.get_data_type(kind.dtype)
+    item_bytes = _I64(context.get_abi_sizeof(item))
+    if strides is None:
+        strides = [item_bytes]
+        for size in reversed(shape[1:]):
+            strides.insert(0, builder.mul(strides[0], size))
     array = arrayobj.make_array(kind)(context, builder)
-    data = builder.bitcast(data, context.get_data_type(kind.dtype).as_pointer())
+    if data.type == _I64:
+        data = builder.inttoptr(data, item.as_pointer())
     arrayobj.populate_array(array, data=data, shape=shape, strides=strides, itemsize=item_bytes, meminfo=None)
     return array._getvalue()  # noqa: SLF001 - what numba's own code calls
 
@@ -39,7 +44,7 @@ def on_stack(item: Any, *shape: int) -> Callable[[], Any]:
         with builder.goto_entry_block():
             data = builder.alloca(context.get_data_type(item), max(1, num_items))
             data.align = _ALIGNED_BYTES
-        return _array_of(context, builder, kind, data, [_I64(size) for size in shape])
+        return array_of(context, builder, kind, data, [_I64(size) for size in shape])
 
     def stack(_context: Any) -> Any:
         return kind(), emit
@@ -79,7 +84,6 @@ def floats_at(_context: Any, _address: Any, shape: Any) -> Any:
     kind = types.Array(types.float32, len(shape), "C")
 
     def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
-        data = builder.inttoptr(given[0], _I8.as_pointer())
-        return _array_of(context, builder, kind, data, cgutils.unpack_tuple(builder, given[1]))
+        return array_of(context, builder, kind, given[0], cgutils.unpack_tuple(builder, given[1]))
 
     return kind(types.int64, types.UniTuple(types.int64, len(shape))), emit
