@@ -3,7 +3,7 @@
 numba takes half a second to import and 110 MB of memory, and compiling takes seconds. So processes of their own compile
 (kvstore.compiling), and what they answer is kept beside the modules that it was made of, or where that cannot be written in the user's
 cache directory (NUMBA_CACHE_DIR names another). llvmlite alone, which numba brings, loads it. A name says all that the code depends on, and
-a checksum that it is whole; what does not agree is compiled anew. See docs/adr/0017.
+a checksum that it is whole; what does not agree is compiled anew. See docs/adr/0018.
 """
 
 import ctypes
@@ -53,14 +53,19 @@ class Function:
     """A function of Python's to be compiled.
 
     name: of the function in `module`.   sources: all modules, that one among them, of which the code is made.   arguments: each
-    "int64", "float64", "none", or an array: the name of its dtype, the number of its dimensions, and of these words those that
-    are true: "written" (else it may be read-only), "strided" (else it is contiguous), "anywhere" (else it is aligned).
+    "int64", "float64", "bool", "none", or an array: the name of its dtype, the number of its dimensions, and of these words those that
+    are true: "written" (else it may be read-only), "strided" (else it is contiguous), "anywhere" (else it is aligned). Several together are a tuple of such.
     """
 
     module: str
     name: str
     sources: tuple[str, ...]
-    arguments: tuple[str, ...]
+    arguments: tuple[str | tuple[str, ...], ...]
+
+    @property
+    def flat(self) -> list[str]:
+        """The arguments one by one."""
+        return [one for group in self.arguments for one in ((group,) if isinstance(group, str) else group)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,11 +290,26 @@ def _callable(code: bytes, function: Function) -> Callable[..., int]:
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     _engines.append(engine)
-    kinds: dict[str, Any] = {"int64": ctypes.c_int64, "float64": ctypes.c_double}
-    given = [kinds.get(argument, ctypes.py_object) for argument in function.arguments]
+    kinds: dict[str, Any] = {"int64": ctypes.c_int64, "bool": ctypes.c_int64, "float64": ctypes.c_double}
+    given = [kinds.get(argument, ctypes.py_object) for argument in function.flat]
     entry = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *given)(engine.get_function_address(ENTRY))
     entry.errcheck = functools.partial(_checked, function.name)
-    return functools.partial(entry, id(np.ndarray))
+    call = functools.partial(entry, id(np.ndarray))
+    sizes = [None if isinstance(one, str) else len(one) for one in function.arguments]
+    return functools.partial(_call_flat, call, sizes) if any(sizes) else call
+
+
+def _call_flat(call: Callable[..., int], sizes: Sequence[int | None], *given: Any) -> int:
+    """With what is in tuples, which have these sizes, one by one."""
+    flat: list[Any] = []
+    for one, size in zip(given, sizes, strict=True):
+        if size is None:
+            flat.append(one)
+        elif len(one) == size:
+            flat += one
+        else:
+            raise TypeError(f"{len(one)} values in place of {size}")
+    return call(*flat)
 
 
 def _checked(name: str, answer: Any, _entry: Any, given: tuple[Any, ...]) -> Any:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Final
 
@@ -21,7 +22,12 @@ from kvstore.scratch import array_of
 _KNOWN: Final = frozenset({"memcpy", "memset", "memmove", "malloc", "free", "usleep", "sqrtf"})
 """What code may call besides itself: of the C library, which Python's own process has. Of anything else LLVM would end the process that loads it."""
 
-_SCALARS: Final[dict[str, Any]] = {"int64": types.int64, "float64": types.float64, "none": types.none}
+_SCALARS: Final[dict[str, Any]] = {
+    "int64": types.int64,
+    "float64": types.float64,
+    "bool": types.boolean,
+    "none": types.none,
+}
 
 # What any extension that is compiled against numpy has in it: PyArrayObject_fields and PyArray_Descr, behind the head of an object.
 _HEAD: Final = object.__basicsize__
@@ -59,8 +65,10 @@ def object_code(function: Function) -> bytes:
     return bytes(_machine().emit_object(whole))
 
 
-def _kind(argument: str) -> Any:
+def _kind(argument: str | tuple[str, ...]) -> Any:
     """The type that numba calls it."""
+    if not isinstance(argument, str):
+        return types.Tuple([_kind(one) for one in argument])
     item, *told = argument.split()
     if not told:
         return _SCALARS[item]
@@ -83,19 +91,20 @@ class _Entry:
 
     def __init__(self, context: Any, module: Any, made: Any, function: Function) -> None:
         self._context, self._made, self._function = context, made, function
-        kinds = [
-            ir.DoubleType() if argument == "float64" else _I64 for argument in ("type", *function.arguments)
-        ]
+        kinds = [ir.DoubleType() if argument == "float64" else _I64 for argument in ("type", *function.flat)]
         self._entry = ir.Function(module, ir.FunctionType(_I64, kinds), ENTRY)
         self._builder = ir.IRBuilder(self._entry.append_basic_block("begin"))
         self._refused = self._entry.append_basic_block("refused")
 
     def build(self) -> None:
         builder, context, signature = self._builder, self._context, self._made.signature
-        array_type, *given = self._entry.args
+        self._array_type, *given = self._entry.args
+        left = iter(given)
         values = [
-            self._value(one, kind, argument, array_type)
-            for one, kind, argument in zip(given, signature.args, self._function.arguments, strict=True)
+            self._value(next(left), kind, argument)
+            if isinstance(argument, str)
+            else self._tuple(left, kind, argument)
+            for kind, argument in zip(signature.args, self._function.arguments, strict=True)
         ]
         convention, described = context.call_conv, self._made.fndesc
         kind = convention.get_function_type(described.restype, described.argtypes)
@@ -113,12 +122,19 @@ class _Entry:
         builder.position_at_end(self._refused)
         builder.ret(_I64(REFUSED))
 
-    def _value(self, given: Any, kind: Any, argument: str, array_type: Any) -> Any:
+    def _tuple(self, left: Iterator[Any], kind: Any, arguments: tuple[str, ...]) -> Any:
+        pairs = zip(kind.types, arguments, strict=True)
+        values = [self._value(next(left), one, argument) for one, argument in pairs]
+        return self._context.make_tuple(self._builder, kind, values)
+
+    def _value(self, given: Any, kind: Any, argument: str) -> Any:
         if argument == "none":
             return self._context.get_dummy_value()
+        if argument == "bool":
+            return self._builder.icmp_unsigned("!=", given, _I64(0))
         if not isinstance(kind, types.Array):
             return given
-        self._require(self._read(given, _TYPE), array_type)
+        self._require(self._read(given, _TYPE), self._array_type)
         self._require(self._read(given, _NDIM, _I32), _I32(kind.ndim))
         described = self._read(given, _DESCR)
         self._require(self._read(described, _NUMBER, _I32), _I32(np.dtype(argument.partition(" ")[0]).num))
@@ -157,6 +173,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # for whatever else prints
     for module, name, sources, arguments in json.load(sys.stdin):
-        code = object_code(Function(module, name, tuple(sources), tuple(arguments)))
+        kinds = tuple(one if isinstance(one, str) else tuple(one) for one in arguments)
+        code = object_code(Function(module, name, tuple(sources), kinds))
         answers.write(len(code).to_bytes(8, "little") + code)
     answers.close()

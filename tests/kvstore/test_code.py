@@ -207,6 +207,18 @@ def test_arrays_of_another_kind_are_refused_before_anything_is_touched(tmp_path,
     assert halve(np.empty(0, np.int64), np.int64(2)) == 0
 
 
+def test_arguments_may_come_in_tuples(tmp_path):
+    kinds = (("float32 1", "uint16 1"), ("int64", "bool"), "bool")
+    [add] = compiled([Function(ODD, "add", (ODD,), kinds)], [tmp_path])
+    numbers = np.array([1, 2], np.float32), np.array([3, 4], np.uint16)
+    assert add(numbers, (5, True), False) == 15
+    assert add(numbers, (5, False), True) == 20
+    with pytest.raises(TypeError, match="1 values in place of 2"):
+        add(numbers, (5,), True)
+    with pytest.raises(TypeError, match="add is not compiled for"):
+        add(numbers[::-1], (5, True), True)
+
+
 def test_what_fails_within_raises(tmp_path, compiles):
     [halve] = compiled([HALVE], [tmp_path])
     with pytest.raises(MemoryError, match="halve"):
