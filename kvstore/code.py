@@ -3,7 +3,7 @@
 numba takes half a second to import and 110 MB of memory, and compiling takes seconds. So processes of their own compile
 (kvstore.compiling), and what they answer is kept beside the modules that it was made of, or where that cannot be written in the user's
 cache directory (NUMBA_CACHE_DIR names another). llvmlite alone, which numba brings, loads it. A name says all that the code depends on, and
-a checksum that it is whole; what does not agree is compiled anew. See docs/adr/0018.
+a checksum that it is whole; what does not agree is compiled anew. See docs/adr/0019.
 """
 
 import ctypes

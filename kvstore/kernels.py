@@ -1,4 +1,4 @@
-"""The loops over a block's elements, compiled: kvstore.planes and kvstore.loops. See docs/adr/0012 and 0018."""
+"""The loops over a block's elements, compiled: kvstore.planes and kvstore.loops. See docs/adr/0012 and 0019."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ class Kernels:
 
 @cache
 def kernels() -> Kernels:
-    """The first call loads them, in milliseconds; where they are not kept it has them compiled, which takes seconds (docs/adr/0018). Who
+    """The first call loads them, in milliseconds; where they are not kept it has them compiled, which takes seconds (docs/adr/0019). Who
     must not wait then has another thread call it before. Raises StoreFailed where numba is told not to compile.
     """
     functions = [_split(2), _split(4), _join(2), _join(4), _ENCODE, _restore(2), _restore(4)]
