@@ -54,13 +54,14 @@ class Function:
 
     name: of the function in `module`.   sources: all modules, that one among them, of which the code is made.   arguments: each
     "int64", "float64", "bool", "none", or an array: the name of its dtype, the number of its dimensions, and of these words those that
-    are true: "written" (else it may be read-only), "strided" (else it is contiguous), "anywhere" (else it is aligned). Several together are a tuple of such.
+    are true: "written" (else it may be read-only), "strided" (else it is contiguous), "anywhere" (else it is aligned). Several together are a tuple of such.   keeps_gil: while it runs, as it takes a microsecond or so.
     """
 
     module: str
     name: str
     sources: tuple[str, ...]
     arguments: tuple[str | tuple[str, ...], ...]
+    keeps_gil: bool = False
 
     @property
     def flat(self) -> list[str]:
@@ -106,7 +107,7 @@ def compiled(
 ) -> list[Callable[..., int]]:
     """Each compiled, loaded if it was kept. What is missing one other process compiles, in seconds; any thread may wait for that.
 
-    They release the GIL, and raise TypeError for arrays that are not as they were said to be, before anything is read or written.
+    They release the GIL unless they are to keep it, and raise TypeError for arrays that are not as they were said to be, before anything is read or written.
     folders: where code is kept, in place of the usual; the first that can be written gets what is new. Raises StoreFailed where
     numba may not compile, or does not.
     """
@@ -292,7 +293,8 @@ def _callable(code: bytes, function: Function) -> Callable[..., int]:
     _engines.append(engine)
     kinds: dict[str, Any] = {"int64": ctypes.c_int64, "bool": ctypes.c_int64, "float64": ctypes.c_double}
     given = [kinds.get(argument, ctypes.py_object) for argument in function.flat]
-    entry = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p, *given)(engine.get_function_address(ENTRY))
+    kind = ctypes.PYFUNCTYPE if function.keeps_gil else ctypes.CFUNCTYPE
+    entry = kind(ctypes.c_int64, ctypes.c_void_p, *given)(engine.get_function_address(ENTRY))
     entry.errcheck = functools.partial(_checked, function.name)
     call = functools.partial(entry, id(np.ndarray))
     sizes = [None if isinstance(one, str) else len(one) for one in function.arguments]

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -219,10 +220,14 @@ def test_arguments_may_come_in_tuples(tmp_path):
         add(numbers[::-1], (5, True), True)
 
 
-def test_what_fails_within_raises(tmp_path, compiles):
-    [halve] = compiled([HALVE], [tmp_path])
+@pytest.mark.parametrize("keeps_gil", [False, True])
+def test_what_fails_within_raises(tmp_path, compiles, keeps_gil):
+    [halve] = compiled([replace(HALVE, keeps_gil=keeps_gil)], [tmp_path])
+    assert halve(np.arange(3), 1) == 3
     with pytest.raises(MemoryError, match="halve"):
         halve(np.arange(3), 0)
+    with pytest.raises(TypeError, match="halve"):
+        halve(np.arange(3.0), 1)
 
 
 def test_code_that_needs_more_than_itself_is_never_loaded(tmp_path):
