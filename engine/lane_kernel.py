@@ -18,7 +18,8 @@ from numba.np.numpy_support import from_dtype
 
 from kvstore.kernels import compiled
 
-from .lane_products import SOURCES, dot, dot_add, dot_pairs, dot_pairs_add
+from . import lane_words, waiting
+from .lane_products import SOURCES, digest, dot, dot_add, dot_pairs, dot_pairs_add
 from .lane_vectors import (
     REGISTER_BYTES,
     ROW_BYTES,
@@ -40,6 +41,8 @@ from .lane_vectors import (
     seen_of,
     store,
 )
+from .lane_words import put
+from .waiting import COMPILED, done
 
 CHUNK: Final = 128
 """Tokens of which the scores are computed together, and one maximum is taken. They begin at multiples of it, so that a lane's bits
@@ -54,10 +57,8 @@ _NONE_YET: Final = np.float32(-1e30)
 
 _LINE_BYTES: Final = 64
 
-_COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
 
-
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _places(layer: Any, slots: Any, known: Any, head: int, token: int, zeros: Any) -> Any:
     """Where a token's key and value of one head begin; both at `zeros` where no slot is known for it."""
     if token < known[0] or token >= known[1]:
@@ -72,7 +73,7 @@ def _places(layer: Any, slots: Any, known: Any, head: int, token: int, zeros: An
     return key, key + layer.strides[1]
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _fetch(
     layer: Any, slots: Any, known: Any, heads: Any, begin: int, part: int, num_parts: int, zeros: Any
 ) -> None:
@@ -86,7 +87,7 @@ def _fetch(
                 prefetch(value + at)
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _read(
     layer: Any,
     slots: Any,
@@ -126,7 +127,7 @@ def _read(
             next_key, next_value = next_key + step, next_value + step
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _begin(
     query: Any, group: int, head: int, lane: int, start: int, window: int, lanes: Any, state: Any
 ) -> None:
@@ -146,7 +147,7 @@ def _begin(
         state[FIRST, column], state[LAST, column] = start + row - window + 1, start + row
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _hide(scores: int, num_tokens: int, token: int, state: int) -> None:
     """-inf in the scores of what a column's lanes do not see."""
     first, last = load(state + FIRST * ROW_BYTES), load(state + LAST * ROW_BYTES)
@@ -154,7 +155,7 @@ def _hide(scores: int, num_tokens: int, token: int, state: int) -> None:
         store(scores + at * ROW_BYTES, seen_of(load(scores + at * ROW_BYTES), token + at, first, last))
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _weigh(scores: int, num_tokens: int, state: int, scale: float, pairs: bool) -> None:
     """A register's column of scores to weights, by the largest so far; what earlier sums are to be multiplied with, to FACTOR.
 
@@ -187,7 +188,7 @@ def _weigh(scores: int, num_tokens: int, state: int, scale: float, pairs: bool) 
     store(state + TOTAL * ROW_BYTES, madd(load(state + TOTAL * ROW_BYTES), factor, add(total, other)))
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _score(
     keys: int, lanes: int, scores: int, num_tokens: int, dim: int, pairs: bool, coming: Any, part: int
 ) -> None:
@@ -201,7 +202,7 @@ def _score(
             dot(keys + token * dim * 4, dim * 4, 4, lanes, scores + token * ROW_BYTES, 0, dim)
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _sum_up(
     values: int, weights: int, sums: int, factors: int, num_tokens: int, dim: int, pairs: bool
 ) -> None:
@@ -214,7 +215,7 @@ def _sum_up(
             dot_add(values + number * 4, 4, dim * 4, weights, target, factors, num_tokens)
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _step(
     keys: Any,
     values: Any,
@@ -243,37 +244,24 @@ def _step(
     _sum_up(values.ctypes.data, at_scores, sums.ctypes.data, factors, num_tokens, dim, pairs)
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _finish(out: Any, group: int, head: int, lane: int, sums: Any, state: Any) -> None:
     num_rows, _, dim = out.shape
     for column in range(min(UNIT, num_rows * group - lane)):
         row, member = divmod(lane + column, group)
         share = np.float32(1) / state[TOTAL, column]
         for number in range(dim):
-            out[row, head * group + member, number] = sums[number, column] * share
+            put(out, (row, head * group + member, number), sums[number, column] * share)
 
 
-@cache
-def attending(query: Any, layer: Any) -> Callable[..., None]:
-    """`_attend`, compiled for the dtypes of these: for any strides, so that no call has another version made while somebody waits."""
-    floats, numbers = types.Array(types.float32, 3, "C"), types.Array(types.int64, 1, "C")
-    signature = types.void(
-        types.Array(from_dtype(query), 3, "A"),
-        types.Array(from_dtype(layer), 5, "A"),
-        numbers,
-        types.UniTuple(types.int64, 2),
-        types.int64,
-        types.int64,
-        types.float64,
-        types.int64,
-        types.int64,
-        floats,
-        numbers,
-    )
-    return compiled(_attend, [signature], **_COMPILED)
+@njit(**COMPILED)
+def num_takes(num_rows: int, group: int, kv_heads: int, together: int, wide: int) -> int:
+    """Tasks that `attend` has for its threads."""
+    return -(-num_rows * group // (wide * UNIT)) * -(-kv_heads // together)
 
 
-def _attend(
+@njit(**COMPILED)
+def attend(
     query: Any,
     layer: Any,
     slots: Any,
@@ -284,7 +272,7 @@ def _attend(
     together: int,
     wide: int,
     out: Any,
-    queue: Any,
+    progress: Any,
 ) -> None:
     """Attention of a chunk's rows; any number of threads may compute one together, each by a call with the same arguments.
 
@@ -292,7 +280,8 @@ def _attend(
     float32, or of such words, as it must be where the query is.   slots: int64, of the blocks of the tokens from known[0] to
     known[1]; all that a row sees is there.   start: the first row's position.   window: tokens that a row sees, itself among
     them.   scale: of the scores, times log2(e).   together: of how many KV heads a thread takes lanes at a time, and wide: how
-    many units of each; for them it reads the blocks once.   out: float32 [rows, heads, dim].   queue: int64 [1], 0 before the first call.
+    many units of each; for them it reads the blocks once.   out: [rows, heads, dim], as the query is.   progress: int64 [2], 0 before
+    the first call.
     """
     pairs = is_bfloat16(query)
     num_heads, num_rows, dim = query.shape
@@ -303,13 +292,14 @@ def _attend(
     keys = np.empty((together, CHUNK, dim), np.float32)
     values, scores = np.empty_like(keys), np.empty((CHUNK, UNIT), np.float32)
     zeros = np.zeros(kv_heads * dim, np.float32)
-    num_takes, runs = -(-num_rows * group // (wide * UNIT)), -(-kv_heads // together)
+    runs = -(-kv_heads // together)
+    all_takes = num_takes(num_rows, group, kv_heads, together, wide)
     while True:
-        take = next_number(queue.ctypes.data)
-        if take >= num_takes * runs:
-            return
+        take = next_number(progress.ctypes.data)
+        if take >= all_takes:
+            break
         # the last rows first: they see most, and the threads are to end together
-        run, lane = take % runs, (num_takes - 1 - take // runs) * wide * UNIT
+        run, lane = take % runs, (all_takes // runs - 1 - take // runs) * wide * UNIT
         heads = (run * together, min(run * together + together, kv_heads))
         num_units = min(wide, -(-(num_rows * group - lane) // UNIT))
         all_units = (heads[1] - heads[0]) * num_units
@@ -345,7 +335,45 @@ def _attend(
             head, unit = divmod(one, num_units)
             at = lane + unit * UNIT
             _finish(out, group, heads[0] + head, at, sums[head, unit], state[head, unit])
+        done(progress, 0)
+
+
+@cache
+def attending(query: Any, layer: Any) -> Callable[..., None]:
+    """`_attend`, compiled for the dtypes of these: for any strides, so that no call has another version made while somebody waits."""
+    numbers = types.Array(types.int64, 1, "C")
+    signature = types.void(
+        types.Array(from_dtype(query), 3, "A"),
+        types.Array(from_dtype(layer), 5, "A"),
+        numbers,
+        types.UniTuple(types.int64, 2),
+        types.int64,
+        types.int64,
+        types.float64,
+        types.int64,
+        types.int64,
+        types.Array(from_dtype(query), 3, "C"),
+        numbers,
+    )
+    return compiled(_attend, [signature], **COMPILED)
+
+
+def _attend(
+    query: Any,
+    layer: Any,
+    slots: Any,
+    known: Any,
+    start: int,
+    window: int,
+    scale: float,
+    together: int,
+    wide: int,
+    out: Any,
+    progress: Any,
+) -> None:
+    """`attend`, to be called from Python."""
+    attend(query, layer, slots, known, start, window, scale, together, wide, out, progress)
 
 
 # so that numba looks at those files too
-_attend.__qualname__ += "_" + SOURCES
+_attend.__qualname__ += "_" + digest(*SOURCES, lane_words.__file__, waiting.__file__)

@@ -128,6 +128,21 @@ def fma(builder: Any, left: Any, right: Any, addend: Any) -> Any:
     return call(builder, f"llvm.fma.v{WIDTH}f32", left, right, addend)
 
 
+def total(builder: Any, vector: Any) -> Any:
+    """All its lanes added: one half to the other, and so on."""
+    width = WIDTH or 1
+    while width > 1:
+        width //= 2
+        halves = (
+            builder.shuffle_vector(
+                vector, vector, ir.Constant(ir.VectorType(I32, width), [*range(first, first + width)])
+            )
+            for first in (0, width)
+        )
+        vector = builder.fadd(*halves)
+    return builder.extract_element(vector, ir.Constant(I32, 0))
+
+
 @intrinsic
 def load(_context: Any, _address: Any) -> Any:
     """The float32 numbers at an address."""

@@ -1,41 +1,33 @@
-"""A decoder layer of Llama's kind around its attention, compiled for this processor: the kernel of engine/layers.py.
+"""A decoder layer of Llama's kind around its attention, for code that numba compiles: of engine/decoder_kernel.py.
 
 Each of the two functions is a run of stages, and each stage so many tasks. Threads take tasks by number, and one of a stage begins when
 all of the stage before are done: any number of threads can compute together, and come when they like. Numbers that are added up are
 added by one thread, in an order that follows from the layer's sizes alone: a row's bits do not depend on what is computed beside it.
 """
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
-from numba import njit, types
-from numba.np.numpy_support import from_dtype
+from numba import njit
 
-from kvstore.kernels import compiled
-
-from .lane_products import FETCH_BYTES, SOURCES, dot_fetch, dot_one, dot_pairs_fetch, dot_pairs_one
+from .lane_products import FETCH_BYTES, dot_fetch, dot_one, dot_pairs_fetch, dot_pairs_one
 from .lane_vectors import (
     REGISTER_BYTES,
     ROW_BYTES,
     ROWS,
     UNIT,
     WIDTH,
-    count,
     everywhere,
     is_bfloat16,
     load,
     load_any,
     madd,
     next_number,
-    rest,
-    seen,
     silu,
-    sleep,
     store,
-    ticks,
 )
+from .lane_words import number, put
+from .waiting import COMPILED, done, wait_for
 
 GROUP: Final = 64
 """Rows of which a task computes the products: while they are computed, another task's weights come near."""
@@ -46,54 +38,8 @@ FEW: Final = 16
 PROGRESS: Final = 5
 """Numbers of what threads know of each other: the next task, and how many are done of each stage."""
 
-_TRIES: Final = 64
-"""How often a thread looks at a number before it looks at the clock."""
 
-_MOST_TRIES: Final = 4096
-"""How often it looks before it sleeps a little: whoever it waits for has no core. To offer it its own by `sched_yield` would cost a turn."""
-
-_NAP_US: Final = 50
-
-_COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
-
-
-@njit(**_COMPILED)
-def _wait(progress: Any, stage: int, num_tasks: int) -> None:
-    """Until so many tasks of a stage are done."""
-    tries = 0
-    while seen(progress.ctypes.data + 8 * (1 + stage)) < num_tasks:
-        tries += 1
-        if tries < _MOST_TRIES:
-            rest()
-        else:
-            sleep(np.uint32(_NAP_US))
-
-
-@njit(**_COMPILED)
-def _done(progress: Any, stage: int) -> None:
-    """One more task of a stage is."""
-    count(progress.ctypes.data + 8 * (1 + stage))
-
-
-@njit(**_COMPILED)
-def _number(words: Any, at: Any) -> Any:
-    """A number of an array, of float32 or of bfloat16 as words."""
-    if is_bfloat16(words):
-        return np.uint32(np.uint32(words[at]) << np.uint32(16)).view(np.float32)
-    return np.float32(words[at])
-
-
-@njit(**_COMPILED)
-def _put(words: Any, at: Any, number: Any) -> None:
-    """A number into such an array, rounded to the nearest."""
-    if is_bfloat16(words):
-        bits = np.float32(number).view(np.uint32)
-        words[at] = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    else:
-        words[at] = number
-
-
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _share(numbers: Any, epsilon: float, sums: Any) -> Any:
     """What a row is multiplied with to have a mean square of 1."""
     size, whole = numbers.size, numbers.size // WIDTH * WIDTH
@@ -106,21 +52,21 @@ def _share(numbers: Any, epsilon: float, sums: Any) -> Any:
     for at in range(WIDTH):
         square += sums[0, at]
     for at in range(whole, size):
-        square += _number(numbers, at) * _number(numbers, at)
+        square += number(numbers, at) * number(numbers, at)
     return np.float32(1) / np.sqrt(square / np.float32(size) + np.float32(epsilon))
 
 
-@njit(**_COMPILED)
-def _normalise(rows: Any, weights: Any, epsilon: float, begin: int, out: Any, sums: Any) -> None:
-    """RMSNorm of FEW rows from `begin` on."""
-    for row in range(begin, min(begin + FEW, rows.shape[0])):
+@njit(**COMPILED)
+def normalise(rows: Any, weights: Any, epsilon: float, begin: int, end: int, out: Any, sums: Any) -> None:
+    """RMSNorm of rows. sums: scratch, [1, WIDTH] or more."""
+    for row in range(begin, end):
         numbers, to = rows[row], out[row]
         by = _share(numbers, epsilon, sums)
         for at in range(numbers.size):
-            _put(to, at, _number(numbers, at) * by * _number(weights, at))
+            put(to, at, number(numbers, at) * by * number(weights, at))
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _multiply(left: Any, row: int, num_rows: int, panel: int, num_steps: int, ahead: int, sums: Any) -> None:
     """So many rows of `left`, ROWS or one, by a panel of weights. ahead: weights that will be read next."""
     at = left.ctypes.data + row * left.strides[0]
@@ -135,23 +81,33 @@ def _multiply(left: Any, row: int, num_rows: int, panel: int, num_steps: int, ah
         dot_one(at, 0, 4, panel, sums.ctypes.data, 0, num_steps)
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
+def _ahead(weights: Any, panel: int, num_threads: int, coming: int) -> Any:
+    """Where a thread's next panel lies; behind the last one where the weights do that are multiplied with next, `coming`."""
+    panel += num_threads
+    if panel < weights.shape[0]:
+        return weights.ctypes.data + panel * weights.strides[0]
+    return coming + (panel - weights.shape[0]) * weights.strides[0]
+
+
+@njit(**COMPILED)
 def _product(
-    left: Any, weights: Any, bias: Any, task: int, num_threads: int, base: Any, out: Any, sums: Any
+    left: Any, rows: int, weights: Any, bias: Any, task: int, ahead: Any, base: Any, out: Any, sums: Any
 ) -> None:
     """Rows of a group by a panel of weights, to its columns of `out`: with the bias, if there is one, and with `base`, if there is one.
 
-    weights: [panels, steps, UNIT] of float32, or [panels, steps, 2 * UNIT] of bfloat16 by twos.
+    weights: [panels, steps, UNIT] of float32, or [panels, steps, 2 * UNIT] of bfloat16 by twos.   ahead: of `_ahead`, how many
+    threads there are and what comes.
     """
-    num_groups = -(-left.shape[0] // GROUP)
-    number, group = divmod(task, num_groups)
-    panel = weights.ctypes.data + number * weights.strides[0]
-    ahead = panel + num_threads * weights.strides[0]
-    first, end = number * UNIT, min(number * UNIT + UNIT, out.shape[1])
-    row, last = group * GROUP, min(group * GROUP + GROUP, left.shape[0])
+    num_groups = -(-rows // GROUP)
+    column, group = divmod(task, num_groups)
+    panel = weights.ctypes.data + column * weights.strides[0]
+    near = _ahead(weights, column, ahead[0], ahead[1])
+    first, end = column * UNIT, min(column * UNIT + UNIT, out.shape[1])
+    row, last = group * GROUP, min(group * GROUP + GROUP, rows)
     while row < last:
         num_rows = ROWS if last - row >= ROWS else 1
-        _multiply(left, row, num_rows, panel, weights.shape[1], ahead, sums)
+        _multiply(left, row, num_rows, panel, weights.shape[1], near, sums)
         for i in range(num_rows):
             to, found = out[row + i], sums[i]
             if bias.size:
@@ -160,29 +116,29 @@ def _product(
             if base.size:
                 of_base = base[row + i]
                 for at in range(end - first):
-                    _put(to, first + at, found[at] + _number(of_base, first + at))
+                    put(to, first + at, found[at] + number(of_base, first + at))
             else:
                 for at in range(end - first):
-                    _put(to, first + at, found[at])
+                    put(to, first + at, found[at])
         row += num_rows
-        ahead += weights.shape[1] * FETCH_BYTES
+        near += weights.shape[1] * FETCH_BYTES
 
 
-@njit(**_COMPILED)
-def _gated(left: Any, weights: Any, bias: Any, task: int, num_threads: int, out: Any, sums: Any) -> None:
+@njit(**COMPILED)
+def _gated(left: Any, rows: int, weights: Any, bias: Any, task: int, ahead: Any, out: Any, sums: Any) -> None:
     """silu(gate) * up of a group's rows, for UNIT columns of `out`. weights: a panel of gates, one of ups, and so on; bias too."""
-    num_groups = -(-left.shape[0] // GROUP)
-    number, group = divmod(task, num_groups)
+    num_groups = -(-rows // GROUP)
+    column, group = divmod(task, num_groups)
     step = weights.strides[0]
     zero = everywhere(np.float32(0))
-    gate = weights.ctypes.data + 2 * number * step
-    ahead = gate + 2 * num_threads * step
-    first, end = number * UNIT, min(number * UNIT + UNIT, out.shape[1])
-    row, last = group * GROUP, min(group * GROUP + GROUP, left.shape[0])
+    gate = weights.ctypes.data + 2 * column * step
+    near = _ahead(weights, 2 * column, 2 * ahead[0], ahead[1])
+    first, end = column * UNIT, min(column * UNIT + UNIT, out.shape[1])
+    row, last = group * GROUP, min(group * GROUP + GROUP, rows)
     while row < last:
         num_rows = ROWS if last - row >= ROWS else 1
-        _multiply(left, row, num_rows, gate, weights.shape[1], ahead, sums)
-        _multiply(left, row, num_rows, gate + step, weights.shape[1], ahead + step, sums[ROWS:])
+        _multiply(left, row, num_rows, gate, weights.shape[1], near, sums)
+        _multiply(left, row, num_rows, gate + step, weights.shape[1], near + step, sums[ROWS:])
         for i in range(num_rows):
             to, gates, ups = out[row + i], sums[i], sums[ROWS + i]
             if bias.size:
@@ -193,25 +149,25 @@ def _gated(left: Any, weights: Any, bias: Any, task: int, num_threads: int, out:
                 up = load(ups.ctypes.data + at)
                 store(gates.ctypes.data + at, madd(silu(load(gates.ctypes.data + at)), up, zero))
             for at in range(end - first):
-                _put(to, first + at, gates[at])
+                put(to, first + at, gates[at])
         row += num_rows
-        ahead += weights.shape[1] * FETCH_BYTES
+        near += weights.shape[1] * FETCH_BYTES
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _turn(numbers: Any, by: Any, weights: Any, cos: Any, sin: Any, out: Any) -> None:
     """Rotary embedding of a head's numbers, which are first multiplied by `by` and these weights, if there are any."""
     half = numbers.size // 2
     for at in range(half):
         first, second = numbers[at], numbers[half + at]
         if weights.size:
-            first = first * by * _number(weights, at)
-            second = second * by * _number(weights, half + at)
-        _put(out, at, first * _number(cos, at) - second * _number(sin, at))
-        _put(out, half + at, second * _number(cos, half + at) + first * _number(sin, half + at))
+            first = first * by * number(weights, at)
+            second = second * by * number(weights, half + at)
+        put(out, at, first * number(cos, at) - second * number(sin, at))
+        put(out, half + at, second * number(cos, half + at) + first * number(sin, half + at))
 
 
-@njit(**_COMPILED)
+@njit(**COMPILED)
 def _turn_rows(
     begin: int,
     qkv: Any,
@@ -238,57 +194,75 @@ def _turn_rows(
         for head in range(kv_heads):
             to = kv[1, row, head]
             for at in range(dim):
-                _put(to, at, values[head * dim + at])
+                put(to, at, values[head * dim + at])
 
 
-def _before(
+@njit(**COMPILED)
+def _write(row: int, kv: Any, layer: Any, slot: int, offset: int) -> None:
+    """A row's keys and values to their place in a layer of the pool, in the dtype in which it keeps them."""
+    for half in range(2):
+        numbers, to = kv[half, row].ravel(), layer[slot, half, offset]
+        for head in range(to.shape[0]):
+            of_head = to[head]
+            for at in range(to.shape[1]):
+                put(of_head, at, number(numbers, head * to.shape[1] + at))
+
+
+@njit(**COMPILED)
+def before(
     x: Any,
     norm: Any,
     weights: Any,
     bias: Any,
-    of_query: Any,
-    of_key: Any,
+    of_heads: Any,
     epsilon: float,
-    cos: Any,
-    sin: Any,
-    normal: Any,
-    qkv: Any,
+    turns: Any,
+    scratch: Any,
     query: Any,
     kv: Any,
+    places: Any,
+    ahead: Any,
     progress: Any,
-    num_threads: int,
 ) -> None:
     """What comes before attention; any number of threads may compute it together, each by a call with the same arguments.
 
     Numbers are float32, or bfloat16 as uint16 words, unless another type is said.   x: [rows, hidden].   norm: weights of the norm,
-    [hidden].   weights, bias: of queries, keys and values, as `_product` has them; bias float32.   of_query, of_key: weights of the
-    heads' norms, [dim], or none.   cos, sin: of the turns, [rows, dim].   normal: scratch, like x.   qkv: scratch, float32
-    [rows, all heads * dim].   query: [rows, heads, dim], and kv: [2, rows, kv_heads, dim], are what is made.   progress: int64
-    [PROGRESS], 0 before the first call.
+    [hidden].   weights, bias: of queries, keys and values, as `_product` has them; bias float32.   of_heads: weights of the norms of
+    queries and of keys, [2, dim], or none.   turns: cosines and sines of the turns, [rows, dim].   scratch: like x, and float32
+    [rows, all heads * dim].   query: [rows, heads, dim], and kv: [2, rows, kv_heads, dim], are what is made.   places: where keys
+    and values are to be written as well: whether they are, a layer of the pool, and each row's slot and token there.
+    ahead: of `_product`.   progress: int64 [PROGRESS], 0 before the first call.
     """
     sums = np.empty((ROWS, UNIT), np.float32)
     none = np.empty((0, 0), np.float32)
+    normal, qkv = scratch
+    writes, layer, slots, offsets = places
     rows = x.shape[0]
     few, products = -(-rows // FEW), weights.shape[0] * -(-rows // GROUP)
     while True:
         task = next_number(progress.ctypes.data)
         if task < few:
-            _normalise(x, norm, epsilon, task * FEW, normal, sums)
-            _done(progress, 0)
+            normalise(x, norm, epsilon, task * FEW, min(task * FEW + FEW, rows), normal, sums)
+            done(progress, 0)
         elif task < few + products:
-            _wait(progress, 0, few)
-            _product(normal, weights, bias, task - few, num_threads, none, qkv, sums)
-            _done(progress, 1)
+            wait_for(progress, 0, few)
+            _product(normal, rows, weights, bias, task - few, ahead, none, qkv, sums)
+            done(progress, 1)
         elif task < 2 * few + products:
-            _wait(progress, 1, products)
+            wait_for(progress, 1, products)
             begin = (task - few - products) * FEW
-            _turn_rows(begin, qkv, of_query, of_key, epsilon, cos, sin, query, kv, sums)
-            _done(progress, 2)
+            _turn_rows(begin, qkv, of_heads[0], of_heads[1], epsilon, turns[0], turns[1], query, kv, sums)
+            if writes:
+                for row in range(begin, min(begin + FEW, rows)):
+                    _write(row, kv, layer, slots[row], offsets[row])
+            done(progress, 2)
         else:
-            return
+            break
+    wait_for(progress, 2, few)
 
 
-def _after(
+@njit(**COMPILED)
+def after(
     x: Any,
     attended: Any,
     to_hidden: Any,
@@ -299,99 +273,44 @@ def _after(
     of_gates: Any,
     to_down: Any,
     of_down: Any,
-    between: Any,
-    normal: Any,
-    gates: Any,
-    out: Any,
-    progress: Any,
+    scratch: Any,
     num_threads: int,
+    coming: int,
+    progress: Any,
 ) -> None:
-    """What comes after attention, together likewise: the sum with x, and the feed-forward.
+    """What comes after attention, together likewise: the sum with x, and the feed-forward, to x.
 
-    x, normal, out: [rows, hidden].   attended: [rows, heads * dim].   to_...: weights as `_product` and `_gated` have them, and
-    of_...: float32, their bias or none.   between: scratch, float32 like x.   gates: scratch, [rows, intermediate], as x is.
+    x: [rows, hidden].   attended: [rows, heads * dim].   to_...: weights as `_product` and `_gated` have them, and of_...: float32, their
+    bias or none.   scratch: float32 like x, like x, and [rows, intermediate] of what x has; or more rows.   coming: the weights that
+    are multiplied with next.
     """
     sums = np.empty((2 * ROWS, UNIT), np.float32)
+    between, normal, gates = scratch
     rows = x.shape[0]
     groups, few = -(-rows // GROUP), -(-rows // FEW)
     hidden, wide = to_hidden.shape[0] * groups, to_gates.shape[0] // 2 * groups
+    gates_ahead = (num_threads, to_gates.ctypes.data)
+    down_ahead = (num_threads, to_down.ctypes.data)
+    next_ahead = (num_threads, coming)
     while True:
         task = next_number(progress.ctypes.data)
         if task < hidden:
-            _product(attended, to_hidden, of_hidden, task, num_threads, x, between, sums)
-            _done(progress, 0)
+            _product(attended, rows, to_hidden, of_hidden, task, gates_ahead, x, between, sums)
+            done(progress, 0)
         elif task < hidden + few:
-            _wait(progress, 0, hidden)
-            _normalise(between, norm, epsilon, (task - hidden) * FEW, normal, sums)
-            _done(progress, 1)
+            wait_for(progress, 0, hidden)
+            begin = (task - hidden) * FEW
+            normalise(between, norm, epsilon, begin, min(begin + FEW, rows), normal, sums)
+            done(progress, 1)
         elif task < hidden + few + wide:
-            _wait(progress, 1, few)
-            _gated(normal, to_gates, of_gates, task - hidden - few, num_threads, gates, sums)
-            _done(progress, 2)
+            wait_for(progress, 1, few)
+            _gated(normal, rows, to_gates, of_gates, task - hidden - few, down_ahead, gates, sums)
+            done(progress, 2)
         elif task < 2 * hidden + few + wide:
-            _wait(progress, 2, wide)
+            wait_for(progress, 2, wide)
             task -= hidden + few + wide
-            _product(gates, to_down, of_down, task, num_threads, between, out, sums)
-            _done(progress, 3)
+            _product(gates, rows, to_down, of_down, task, next_ahead, between, x, sums)
+            done(progress, 3)
         else:
-            return
-
-
-def _array(item: Any, ndim: int) -> Any:
-    return types.Array(item, ndim, "C")
-
-
-@cache
-def preceding(dtype: Any) -> Callable[..., None]:
-    """`_before`, compiled for arrays of this dtype."""
-    words = from_dtype(dtype)
-    one, two, three, four = (_array(words, ndim) for ndim in (1, 2, 3, 4))
-    floats, scale, integer = _array(types.float32, 1), types.float64, types.int64
-    given = (two, one, three, floats, one, one, scale, two, two, two, _array(types.float32, 2), three, four)
-    return compiled(_before, [types.void(*given, _array(integer, 1), integer)], **_COMPILED)
-
-
-@cache
-def following(dtype: Any) -> Callable[..., None]:
-    """`_after`, compiled for arrays of this dtype."""
-    words = from_dtype(dtype)
-    one, two, three = (_array(words, ndim) for ndim in (1, 2, 3))
-    floats, integer = _array(types.float32, 1), types.int64
-    weighed = (three, floats)
-    given = (
-        two,
-        two,
-        *weighed,
-        one,
-        types.float64,
-        *weighed,
-        *weighed,
-        _array(types.float32, 2),
-        two,
-        two,
-        two,
-    )
-    return compiled(_after, [types.void(*given, _array(integer, 1), integer)], **_COMPILED)
-
-
-@cache
-def watching() -> Callable[..., bool]:
-    """`_watch`, compiled."""
-    return compiled(_watch, [types.boolean(types.int64, types.int64, types.int64)], **_COMPILED)
-
-
-def _watch(address: int, number: int, most_ticks: int) -> bool:
-    """Whether the int64 at an address is another one than that, or becomes another one before so many ticks of the clock are over."""
-    begun, tries = ticks(), 0
-    while seen(address) == number:
-        tries += 1
-        rest()
-        if tries % _TRIES == 0 and ticks() - begun > most_ticks:
-            return False
-    return True
-
-
-# so that numba looks at those files too
-_before.__qualname__ += "_" + SOURCES
-_after.__qualname__ += "_" + SOURCES
-_watch.__qualname__ += "_" + SOURCES
+            break
+    wait_for(progress, 3, hidden)

@@ -69,7 +69,7 @@ class _Seat:
     """
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
-        from .layer_kernel import watching
+        from .waiting import watching
 
         self._threads, self._watch = threads, watching()
         self._counts = np.zeros(2, np.int64)

@@ -1,0 +1,63 @@
+"""How threads that compute together wait for each other, compiled: of engine/team.py and of the decoder's kernel."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+from numba import njit, types
+
+from kvstore.kernels import compiled
+
+from .lane_products import SOURCES, digest
+from .lane_vectors import count, rest, seen, sleep, ticks
+
+_TRIES: Final = 64
+"""How often a thread looks at a number before it looks at the clock."""
+
+_MOST_TRIES: Final = 4096
+"""How often it looks before it sleeps a little: whoever it waits for has no core. To offer it its own by `sched_yield` would cost a turn."""
+
+_NAP_US: Final = 50
+
+COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
+"""How everything is compiled that computes."""
+
+
+@njit(**COMPILED)
+def wait_for(progress: Any, stage: int, num_tasks: int) -> None:
+    """Until so many tasks of a stage are done. progress: int64, the next task, and how many are done of each stage."""
+    tries = 0
+    while seen(progress.ctypes.data + 8 * (1 + stage)) < num_tasks:
+        tries += 1
+        if tries < _MOST_TRIES:
+            rest()
+        else:
+            sleep(np.uint32(_NAP_US))
+
+
+@njit(**COMPILED)
+def done(progress: Any, stage: int) -> None:
+    """One more task of a stage is."""
+    count(progress.ctypes.data + 8 * (1 + stage))
+
+
+@cache
+def watching() -> Callable[..., bool]:
+    """`_watch`, compiled."""
+    return compiled(_watch, [types.boolean(types.int64, types.int64, types.int64)], **COMPILED)
+
+
+def _watch(address: int, number: int, most_ticks: int) -> bool:
+    """Whether the int64 at an address is another one than that, or becomes another one before so many ticks of the clock are over."""
+    begun, tries = ticks(), 0
+    while seen(address) == number:
+        tries += 1
+        rest()
+        if tries % _TRIES == 0 and ticks() - begun > most_ticks:
+            return False
+    return True
+
+
+# so that numba looks at those files too
+_watch.__qualname__ += "_" + digest(*SOURCES)
