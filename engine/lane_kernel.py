@@ -107,12 +107,15 @@ def _read(
     these.   keys, values: [heads, CHUNK, dim].
     """
     dim, size, step = layer.shape[4], layer.itemsize, layer.strides[3]
+    head_bytes = CHUNK * dim * 4
     for token in range(begin, begin + num_tokens, 2 if pairs else 1):
         key, value = _places(layer, slots, known, heads[0], token, zeros)
         next_key, next_value = _places(layer, slots, known, heads[0], token + 1, zeros) if pairs else (0, 0)
         place = (token - begin) * (dim * 2 if pairs else dim * 4)
         for head in range(heads[1] - heads[0]):
-            to_key, to_value = keys[head].ctypes.data + place, values[head].ctypes.data + place
+            # addresses: a view of an array costs as much as what is read for it
+            to_key = keys.ctypes.data + head * head_bytes + place
+            to_value = values.ctypes.data + head * head_bytes + place
             if pairs:
                 for at in range(0, dim * 2, REGISTER_BYTES):
                     store(to_key + at, load(key + at))

@@ -185,6 +185,43 @@ def store(_context: Any, _address: Any, _vector: Any) -> Any:
 
 
 @intrinsic
+def store_any(_context: Any, array: Any, _address: Any, _vector: Any) -> Any:
+    """Put numbers at an address in an array of float32, or of bfloat16 as words: rounded to the nearest."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        _, address, vector = given
+        if array.dtype == types.uint16:
+            bits = builder.lshr(_rounded(builder, vector), _ints(16))
+            vector = builder.trunc(bits, _HALVES)
+        builder.store(vector, builder.inttoptr(address, vector.type.as_pointer())).align = 2
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, _VECTOR), emit
+
+
+@intrinsic
+def word_at(_context: Any, array: Any, _address: Any) -> Any:
+    """What an array has at an address."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        kind = context.get_value_type(array.dtype).as_pointer()
+        return builder.load(builder.inttoptr(given[1], kind))
+
+    return array.dtype(array, types.int64), emit
+
+
+@intrinsic
+def put_word(_context: Any, array: Any, _address: Any, _word: Any) -> Any:
+    """Have an array hold that at an address."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        builder.store(given[2], builder.inttoptr(given[1], given[2].type.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, array.dtype), emit
+
+
+@intrinsic
 def everywhere(_context: Any, _number: Any) -> Any:
     """A number in every lane."""
     return _VECTOR(types.float32), lambda _c, builder, _s, given: splat(builder, given[0])
@@ -269,6 +306,13 @@ def silu(_context: Any, _numbers: Any) -> Any:
     return _VECTOR(_VECTOR), emit
 
 
+def _rounded(builder: Any, vector: Any) -> Any:
+    """Words of which the upper half is the nearest bfloat16."""
+    bits = builder.bitcast(vector, _INTS)
+    odd = builder.and_(builder.lshr(bits, _ints(16)), _ints(1))
+    return builder.add(bits, builder.add(odd, _ints(0x7FFF)))
+
+
 @intrinsic
 def paired(_context: Any, _first: Any, _second: Any) -> Any:
     """Both as bfloat16, rounded to the nearest, side by side in each lane."""
@@ -283,13 +327,9 @@ def paired(_context: Any, _first: Any, _second: Any) -> Any:
             mixed = builder.shuffle_vector(words, words, ir.Constant(ir.VectorType(I32, 2 * WIDTH), order))
             return builder.bitcast(mixed, FLOATS)
 
-        def rounded(vector: Any) -> Any:
-            bits = builder.bitcast(vector, _INTS)
-            odd = builder.and_(builder.lshr(bits, _ints(16)), _ints(1))
-            return builder.add(bits, builder.add(odd, _ints(0x7FFF)))
-
-        first = builder.lshr(rounded(given[0]), _ints(16))
-        return builder.bitcast(builder.or_(first, builder.and_(rounded(given[1]), _ints(-1 << 16))), FLOATS)
+        first, second = (_rounded(builder, one) for one in given)
+        both = builder.or_(builder.lshr(first, _ints(16)), builder.and_(second, _ints(-1 << 16)))
+        return builder.bitcast(both, FLOATS)
 
     return _VECTOR(_VECTOR, _VECTOR), emit
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .lane_vectors import is_bfloat16
+from .lane_vectors import is_bfloat16, put_word, word_at
 from .waiting import COMPILED
 
 
@@ -18,10 +18,33 @@ def number(words: Any, at: Any) -> Any:
 
 
 @njit(**COMPILED)
+def _nearest(one: Any) -> Any:
+    """The word of the nearest bfloat16."""
+    bits = np.float32(one).view(np.uint32)
+    return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
+
+
+@njit(**COMPILED)
 def put(words: Any, at: Any, one: Any) -> None:
     """A number into an array, rounded to the nearest."""
     if is_bfloat16(words):
-        bits = np.float32(one).view(np.uint32)
-        words[at] = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+        words[at] = _nearest(one)
     else:
         words[at] = one
+
+
+@njit(**COMPILED)
+def number_at(words: Any, at: int) -> Any:
+    """A number at an address in an array."""
+    if is_bfloat16(words):
+        return np.uint32(np.uint32(word_at(words, at)) << np.uint32(16)).view(np.float32)
+    return np.float32(word_at(words, at))
+
+
+@njit(**COMPILED)
+def put_at(words: Any, at: int, one: Any) -> None:
+    """A number to an address in an array, rounded to the nearest."""
+    if is_bfloat16(words):
+        put_word(words, at, _nearest(one))
+    else:
+        put_word(words, at, np.float32(one))

@@ -17,6 +17,7 @@ from .lane_vectors import (
     ROWS,
     UNIT,
     WIDTH,
+    add,
     everywhere,
     is_bfloat16,
     load,
@@ -25,8 +26,9 @@ from .lane_vectors import (
     next_number,
     silu,
     store,
+    store_any,
 )
-from .lane_words import number, put
+from .lane_words import number, number_at, put, put_at
 from .waiting import COMPILED, done, wait_for
 
 GROUP: Final = 64
@@ -39,31 +41,47 @@ PROGRESS: Final = 5
 """Numbers of what threads know of each other: the next task, and how many are done of each stage."""
 
 
+# Rows are addresses where they are many: a view of an array costs as much as some steps of a product.
+
+
 @njit(**COMPILED)
-def _share(numbers: Any, epsilon: float, sums: Any) -> Any:
-    """What a row is multiplied with to have a mean square of 1."""
-    size, whole = numbers.size, numbers.size // WIDTH * WIDTH
+def _row(numbers: Any, row: int) -> Any:
+    """Where a row of an array begins, of two dimensions."""
+    return numbers.ctypes.data + row * numbers.strides[0]
+
+
+@njit(**COMPILED)
+def _share(numbers: Any, at: int, size: int, epsilon: float, sums: Any) -> Any:
+    """What `size` numbers, of an array from an address on, are multiplied with to have a mean square of 1."""
+    whole = size // WIDTH * WIDTH
     total = everywhere(np.float32(0))
-    for at in range(0, whole, WIDTH):
-        vector = load_any(numbers, numbers.ctypes.data + at * numbers.itemsize)
+    for step in range(0, whole, WIDTH):
+        vector = load_any(numbers, at + step * numbers.itemsize)
         total = madd(vector, vector, total)
     store(sums.ctypes.data, total)
     square = np.float32(0)
-    for at in range(WIDTH):
-        square += sums[0, at]
-    for at in range(whole, size):
-        square += number(numbers, at) * number(numbers, at)
+    for lane in range(WIDTH):
+        square += sums[0, lane]
+    for step in range(whole, size):
+        one = number_at(numbers, at + step * numbers.itemsize)
+        square += one * one
     return np.float32(1) / np.sqrt(square / np.float32(size) + np.float32(epsilon))
 
 
 @njit(**COMPILED)
 def normalise(rows: Any, weights: Any, epsilon: float, begin: int, end: int, out: Any, sums: Any) -> None:
     """RMSNorm of rows. sums: scratch, [1, WIDTH] or more."""
+    size, of_weights, zero = rows.shape[1], weights.ctypes.data, everywhere(np.float32(0))
+    whole = size // WIDTH * WIDTH
     for row in range(begin, end):
-        numbers, to = rows[row], out[row]
-        by = _share(numbers, epsilon, sums)
-        for at in range(numbers.size):
-            put(to, at, number(numbers, at) * by * number(weights, at))
+        fro, to = _row(rows, row), _row(out, row)
+        by = _share(rows, fro, size, epsilon, sums)
+        for at in range(0, whole, WIDTH):
+            found = madd(load_any(rows, fro + at * rows.itemsize), everywhere(by), zero)
+            found = madd(found, load_any(weights, of_weights + at * weights.itemsize), zero)
+            store_any(out, to + at * out.itemsize, found)
+        for at in range(whole, size):
+            put(out, (row, at), number(rows, (row, at)) * by * number(weights, at))
 
 
 @njit(**COMPILED)
@@ -91,6 +109,27 @@ def _ahead(weights: Any, panel: int, num_threads: int, coming: int) -> Any:
 
 
 @njit(**COMPILED)
+def _add(sums: Any, i: int, numbers: Any, at: int, num_columns: int) -> None:
+    """So many numbers of an array, from an address on, to row i of a panel's sums."""
+    to, whole = _row(sums, i), num_columns // WIDTH * WIDTH
+    for column in range(0, whole, WIDTH):
+        found = load_any(numbers, at + column * numbers.itemsize)
+        store(to + column * 4, add(load(to + column * 4), found))
+    for column in range(whole, num_columns):
+        sums[i, column] += number_at(numbers, at + column * numbers.itemsize)
+
+
+@njit(**COMPILED)
+def _keep(sums: Any, i: int, out: Any, row: int, first: int, end: int) -> None:
+    """Row i of a panel's sums as columns of a row of `out`."""
+    fro, to, whole = _row(sums, i), _row(out, row) + first * out.itemsize, (end - first) // WIDTH * WIDTH
+    for column in range(0, whole, WIDTH):
+        store_any(out, to + column * out.itemsize, load(fro + column * 4))
+    for column in range(whole, end - first):
+        put(out, (row, first + column), sums[i, column])
+
+
+@njit(**COMPILED)
 def _product(
     left: Any, rows: int, weights: Any, bias: Any, task: int, ahead: Any, base: Any, out: Any, sums: Any
 ) -> None:
@@ -109,17 +148,11 @@ def _product(
         num_rows = ROWS if last - row >= ROWS else 1
         _multiply(left, row, num_rows, panel, weights.shape[1], near, sums)
         for i in range(num_rows):
-            to, found = out[row + i], sums[i]
             if bias.size:
-                for at in range(end - first):
-                    found[at] += bias[first + at]
+                _add(sums, i, bias, bias.ctypes.data + first * 4, UNIT)
             if base.size:
-                of_base = base[row + i]
-                for at in range(end - first):
-                    put(to, first + at, found[at] + number(of_base, first + at))
-            else:
-                for at in range(end - first):
-                    put(to, first + at, found[at])
+                _add(sums, i, base, _row(base, row + i) + first * base.itemsize, end - first)
+            _keep(sums, i, out, row + i, first, end)
         row += num_rows
         near += weights.shape[1] * FETCH_BYTES
 
@@ -134,78 +167,91 @@ def _gated(left: Any, rows: int, weights: Any, bias: Any, task: int, ahead: Any,
     gate = weights.ctypes.data + 2 * column * step
     near = _ahead(weights, 2 * column, 2 * ahead[0], ahead[1])
     first, end = column * UNIT, min(column * UNIT + UNIT, out.shape[1])
-    row, last = group * GROUP, min(group * GROUP + GROUP, rows)
+    row, last, ups_of = group * GROUP, min(group * GROUP + GROUP, rows), sums[ROWS:]
     while row < last:
         num_rows = ROWS if last - row >= ROWS else 1
         _multiply(left, row, num_rows, gate, weights.shape[1], near, sums)
-        _multiply(left, row, num_rows, gate + step, weights.shape[1], near + step, sums[ROWS:])
+        _multiply(left, row, num_rows, gate + step, weights.shape[1], near + step, ups_of)
         for i in range(num_rows):
-            to, gates, ups = out[row + i], sums[i], sums[ROWS + i]
             if bias.size:
-                for at in range(end - first):
-                    gates[at] += bias[2 * first + at]
-                    ups[at] += bias[2 * first + UNIT + at]
+                of_gates = bias.ctypes.data + 2 * first * 4
+                _add(sums, i, bias, of_gates, UNIT)
+                _add(sums, ROWS + i, bias, of_gates + ROW_BYTES, UNIT)
+            gates, ups = _row(sums, i), _row(sums, ROWS + i)
             for at in range(0, ROW_BYTES, REGISTER_BYTES):
-                up = load(ups.ctypes.data + at)
-                store(gates.ctypes.data + at, madd(silu(load(gates.ctypes.data + at)), up, zero))
-            for at in range(end - first):
-                put(to, first + at, gates[at])
+                store(gates + at, madd(silu(load(gates + at)), load(ups + at), zero))
+            _keep(sums, i, out, row + i, first, end)
         row += num_rows
         near += weights.shape[1] * FETCH_BYTES
 
 
 @njit(**COMPILED)
-def _turn(numbers: Any, by: Any, weights: Any, cos: Any, sin: Any, out: Any) -> None:
-    """Rotary embedding of a head's numbers, which are first multiplied by `by` and these weights, if there are any."""
-    half = numbers.size // 2
-    for at in range(half):
-        first, second = numbers[at], numbers[half + at]
+def _turn(qkv: Any, at: int, by: Any, weights: Any, turns: Any, row: int, out: Any, to: int) -> None:
+    """Rotary embedding of a head's numbers, from one address to another, which are first multiplied by `by` and these weights, if there are any."""
+    cos, sin = turns
+    dim, size, of = cos.shape[1], out.itemsize, weights.ctypes.data
+    half, zero, less = dim // 2, everywhere(np.float32(0)), everywhere(np.float32(-1))
+    of_cos, of_sin = _row(cos, row), _row(sin, row)
+    whole = half // WIDTH * WIDTH
+    for one in range(0, whole, WIDTH):
+        other = half + one
+        first, second = load(at + one * 4), load(at + other * 4)
         if weights.size:
-            first = first * by * number(weights, at)
-            second = second * by * number(weights, half + at)
-        put(out, at, first * number(cos, at) - second * number(sin, at))
-        put(out, half + at, second * number(cos, half + at) + first * number(sin, half + at))
+            first = madd(madd(first, everywhere(by), zero), load_any(weights, of + one * size), zero)
+            second = madd(madd(second, everywhere(by), zero), load_any(weights, of + other * size), zero)
+        found = madd(madd(second, load_any(sin, of_sin + one * size), zero), less, zero)
+        store_any(out, to + one * size, madd(first, load_any(cos, of_cos + one * size), found))
+        found = madd(first, load_any(sin, of_sin + other * size), zero)
+        store_any(out, to + other * size, madd(second, load_any(cos, of_cos + other * size), found))
+    for one in range(whole, half):
+        other = half + one
+        before_it, behind_it = number_at(qkv, at + one * 4), number_at(qkv, at + other * 4)
+        if weights.size:
+            before_it = before_it * by * number(weights, one)
+            behind_it = behind_it * by * number(weights, other)
+        found = before_it * number(cos, (row, one)) - behind_it * number(sin, (row, one))
+        put_at(out, to + one * size, found)
+        found = behind_it * number(cos, (row, other)) + before_it * number(sin, (row, other))
+        put_at(out, to + other * size, found)
 
 
 @njit(**COMPILED)
-def _turn_rows(
-    begin: int,
-    qkv: Any,
-    of_query: Any,
-    of_key: Any,
-    epsilon: float,
-    cos: Any,
-    sin: Any,
-    query: Any,
-    kv: Any,
-    sums: Any,
+def _copy(numbers: Any, at: int, size: int, out: Any, to: int) -> None:
+    """So many numbers from one address to another, in the dtype of another array."""
+    whole = size // WIDTH * WIDTH
+    for one in range(0, whole, WIDTH):
+        store_any(out, to + one * out.itemsize, load_any(numbers, at + one * numbers.itemsize))
+    for one in range(whole, size):
+        put_at(out, to + one * out.itemsize, number_at(numbers, at + one * numbers.itemsize))
+
+
+@njit(**COMPILED)
+def _turn_row(
+    row: int, qkv: Any, of_heads: Any, epsilon: float, turns: Any, query: Any, kv: Any, sums: Any
 ) -> None:
-    """Queries and keys of FEW rows from `begin` on, turned, and their values, to where they belong."""
-    num_heads, dim = query.shape[1], query.shape[2]
-    kv_heads = kv.shape[2]
-    for row in range(begin, min(begin + FEW, qkv.shape[0])):
-        for head in range(num_heads + kv_heads):
-            numbers = qkv[row, head * dim : head * dim + dim]
-            weights = of_query if head < num_heads else of_key
-            by = _share(numbers, epsilon, sums) if weights.size else np.float32(1)
-            to = query[row, head] if head < num_heads else kv[0, row, head - num_heads]
-            _turn(numbers, by, weights, cos[row], sin[row], to)
-        values = qkv[row, (num_heads + kv_heads) * dim :]
-        for head in range(kv_heads):
-            to = kv[1, row, head]
-            for at in range(dim):
-                put(to, at, values[head * dim + at])
+    """A row's queries and keys, turned, and its values, to where they belong."""
+    of_query, of_key = of_heads
+    num_heads, dim, kv_heads = query.shape[1], query.shape[2], kv.shape[2]
+    at, size = _row(qkv, row), dim * query.itemsize
+    to_query = query.ctypes.data + row * query.strides[0]
+    to_key = kv.ctypes.data + row * kv.strides[1]
+    for head in range(num_heads + kv_heads):
+        weights = of_query if head < num_heads else of_key
+        by = _share(qkv, at, dim, epsilon, sums) if weights.size else np.float32(1)
+        to = to_query + head * size if head < num_heads else to_key + (head - num_heads) * size
+        _turn(qkv, at, by, weights, turns, row, query, to)
+        at += dim * 4
+    _copy(qkv, at, kv_heads * dim, kv, to_key + kv.strides[0])
 
 
 @njit(**COMPILED)
 def _write(row: int, kv: Any, layer: Any, slot: int, offset: int) -> None:
     """A row's keys and values to their place in a layer of the pool, in the dtype in which it keeps them."""
-    for half in range(2):
-        numbers, to = kv[half, row].ravel(), layer[slot, half, offset]
-        for head in range(to.shape[0]):
-            of_head = to[head]
-            for at in range(to.shape[1]):
-                put(of_head, at, number(numbers, head * to.shape[1] + at))
+    fro = kv.ctypes.data + row * kv.strides[1]
+    to = layer.ctypes.data + slot * layer.strides[0] + offset * layer.strides[2]
+    for _ in range(2):
+        _copy(kv, fro, kv.shape[2] * kv.shape[3], layer, to)
+        fro, to = fro + kv.strides[0], to + layer.strides[1]
 
 
 @njit(**COMPILED)
@@ -251,9 +297,9 @@ def before(
         elif task < 2 * few + products:
             wait_for(progress, 1, products)
             begin = (task - few - products) * FEW
-            _turn_rows(begin, qkv, of_heads[0], of_heads[1], epsilon, turns[0], turns[1], query, kv, sums)
-            if writes:
-                for row in range(begin, min(begin + FEW, rows)):
+            for row in range(begin, min(begin + FEW, rows)):
+                _turn_row(row, qkv, (of_heads[0], of_heads[1]), epsilon, turns, query, kv, sums)
+                if writes:
                     _write(row, kv, layer, slots[row], offsets[row])
             done(progress, 2)
         else:
