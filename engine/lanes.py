@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .team import Team
 
-_VERSION = 2
+_VERSION = 3
 """Of the order in which the kernel adds up, on which the last bits of its results depend."""
 
 CACHE_BYTES: Final = 512 << 10
