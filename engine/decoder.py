@@ -86,35 +86,12 @@ class _Step:
     ) -> None:
         self._decoder, self._weights, self._batch, self._pool = decoder, weights, batch, pool
         rows, table = batch.num_tokens, weights.embedding
-        dtype, hidden = table.dtype, table.shape[1]
-        take = pool.workspace.take
-        x = take("x", rows, hidden, dtype=dtype)
+        x = pool.workspace.take("x", rows, table.shape[1], dtype=table.dtype)
         torch.index_select(table, 0, batch.input_ids[0, :rows], out=x)
-        cos, sin = turns(x[None], batch.positions[:, :rows])
-        for one in (cos, sin):
-            if (
-                one.shape != (1, rows, weights.dim) or one.dtype != dtype
-            ):  # the kernel would read what is not there
-                raise ValueError(
-                    f"heads of {weights.dim} numbers cannot be turned by {one.dtype} {list(one.shape)}"
-                )
+        cos, sin = self._checked(turns(x[None], batch.positions[:, :rows]))
         wanted = batch.logit_rows[: batch.num_logits].numpy()
         self.logits = torch.empty(len(wanted), len(table))
-        self._query = take("query", rows, weights.heads, weights.dim, dtype=dtype)
-        self._kv = take("kv", 2, rows, weights.kv_heads, weights.dim, dtype=dtype)
-        self._attended = take("attended", rows, weights.heads * weights.dim, dtype=dtype)
-        columns = (weights.heads + 2 * weights.kv_heads) * weights.dim
-        scratch = (
-            words(take("normal", rows, hidden, dtype=dtype)),
-            take("sums", rows, columns, dtype=torch.float32).numpy(),
-            words(self._query),
-            words(self._kv),
-            words(self._attended),
-            take("between", rows, hidden, dtype=torch.float32).numpy(),
-            words(take("gates", rows, weights.width, dtype=dtype)),
-            words(take("last", len(wanted), hidden, dtype=dtype)),
-            words(take("last attended", len(wanted), weights.heads * weights.dim, dtype=dtype)),
-        )
+        scratch = self._scratch(x, len(wanted))
         calls = _lane_calls(batch, weights.windows)
         self.attends = calls is not None
         num_parts = _NUM_PARTS * weights.num_layers + 1
@@ -131,11 +108,11 @@ class _Step:
             words(x),
             weights.arrays,
             weights.epsilon,
-            (words(cos[0]), words(sin[0])),
+            (cos, sin),
             scratch,
             (
                 self.attends,
-                _blocks(pool, dtype, weights.num_layers),
+                _blocks(pool, table.dtype, weights.num_layers),
                 batch.slots.numpy(),
                 batch.offsets.numpy(),
             ),
@@ -143,6 +120,41 @@ class _Step:
             wanted,
             self.logits.numpy(),
             decoder.ticks,
+        )
+
+    def _checked(self, turns: tuple[torch.Tensor, torch.Tensor]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Cosines and sines, of which the kernel would read what is not there if they were of another shape."""
+        shape, dtype = (1, self._batch.num_tokens, self._weights.dim), self._weights.embedding.dtype
+        for one in turns:
+            if one.shape != shape or one.dtype != dtype:
+                raise ValueError(
+                    f"heads of {shape[2]} numbers cannot be turned by {one.dtype} {list(one.shape)}"
+                )
+        cos, sin = turns
+        return words(cos[0]), words(sin[0])
+
+    def _scratch(self, x: torch.Tensor, num_wanted: int) -> tuple[NDArray[Any], ...]:
+        """What is on its way, as the kernel has it."""
+        weights, (rows, hidden) = self._weights, x.shape
+        num_heads = weights.heads + 2 * weights.kv_heads
+
+        def take(name: str, *shape: int, dtype: torch.dtype = x.dtype) -> torch.Tensor:
+            return self._pool.workspace.take(name, *shape, dtype=dtype)
+
+        self._query = take("query", rows, weights.heads, weights.dim)
+        self._kv = take("kv", 2, rows, weights.kv_heads, weights.dim)
+        self._attended = take("attended", rows, weights.heads * weights.dim)
+        return (
+            words(take("normal", rows, hidden)),
+            words(take("sums", rows, num_heads * weights.dim, dtype=torch.float32)),
+            words(self._query),
+            words(self._kv),
+            words(self._attended),
+            words(self._attended.view(self._query.shape)),
+            words(take("between", rows, hidden, dtype=torch.float32)),
+            words(take("gates", rows, weights.width)),
+            words(take("last", num_wanted, hidden)),
+            words(take("last attended", num_wanted, weights.heads * weights.dim)),
         )
 
     def run(self, kernel: Callable[..., None], first: int, end: int) -> None:

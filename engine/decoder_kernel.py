@@ -17,9 +17,9 @@ from . import head_kernel, lane_kernel, lane_words, layer_kernel, waiting
 from .head_kernel import finish
 from .lane_kernel import attend, num_takes
 from .lane_products import SOURCES, digest
-from .lane_vectors import next_number, ticks
-from .layer_kernel import after, before
-from .waiting import COMPILED, done, wait_for
+from .lane_signals import next_number, ticks
+from .layer_kernel import after, before, copy
+from .waiting import COMPILED, INSIDE, done, wait_for
 
 ROW, END_ROW, SLOT, END_SLOT, FIRST, START, WINDOW, TOGETHER, WIDE = range(9)
 """Of an attention call: its rows in the batch, its slots in the list of all, and what engine/lane_kernel.py's `attend` has of it."""
@@ -31,42 +31,40 @@ HEAD: Final = 3
 """What is behind the layers, in `ticks` beside their parts."""
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _attend(query: Any, layer: Any, slots: Any, calls: Any, scale: float, out: Any, progress: Any) -> None:
     """A layer's calls."""
     group = query.shape[1] // layer.shape[3]
-    for number in range(len(calls)):
+    for number in range(calls.shape[0]):
         call = calls[number]
-        rows, of_call = slice(call[ROW], call[END_ROW]), slots[call[SLOT] : call[END_SLOT]]
-        known = (call[FIRST], call[START] + call[END_ROW] - call[ROW])
+        first, end = call[ROW], call[END_ROW]
         attend(
-            query[rows].transpose(1, 0, 2),
+            query[first:end],
             layer,
-            of_call,
-            known,
+            slots[call[SLOT] : call[END_SLOT]],
+            (call[FIRST], call[START] + end - first),
             call[START],
             call[WINDOW],
             scale,
             call[TOGETHER],
             call[WIDE],
-            out[rows],
+            out[first:end],
             progress[2 * number : 2 * number + 2],
         )
-    for number in range(len(calls)):
+    for number in range(calls.shape[0]):
         call = calls[number]
-        takes = num_takes(call[END_ROW] - call[ROW], group, layer.shape[3], call[TOGETHER], call[WIDE])
+        num_rows = call[END_ROW] - call[ROW]
+        takes = num_takes(num_rows, group, layer.shape[3], call[TOGETHER], call[WIDE])
         wait_for(progress[2 * number : 2 * number + 2], 0, takes)
 
 
-@njit(**COMPILED)
-def _take_rows(x: Any, attended: Any, rows: Any, kept: Any, kept_attended: Any, progress: Any) -> None:
-    """These rows, by one of the threads."""
-    if next_number(progress.ctypes.data) == 0:
-        for at in range(len(rows)):
-            kept[at] = x[rows[at]]
-            kept_attended[at] = attended[rows[at]]
-        done(progress, 0)
-    wait_for(progress, 0, 1)
+@njit(**INSIDE)
+def _take_rows(rows: Any, x: Any, kept: Any) -> None:
+    """These rows of one array, to another."""
+    size = x.shape[1]
+    for number in range(rows.shape[0]):
+        fro = x.ctypes.data + rows[number] * x.strides[0]
+        copy(x, fro, size, kept, kept.ctypes.data + number * kept.strides[0])
 
 
 def _compute(
@@ -89,7 +87,7 @@ def _compute(
     Numbers are float32, or bfloat16 as uint16 words, unless another type is said.
 
     parts: the first and the end of these.   num_threads: that are expected.   x: [rows, hidden], the input of a layer, becomes its output.
-    weights: `Weights.arrays` of engine/layers.py.   turns: cosines and sines, [rows, dim].   scratch: of `Decoder._scratch`.
+    weights: `Weights.arrays` of engine/layers.py.   turns: cosines and sines, [rows, dim].   scratch: what is on its way, of engine/decoder.py's `_scratch`.
     paged: whether keys and values are to be written to the pool, which attention's parts need; the pool,
     [slots, layers, 2, block_tokens, kv_heads, dim] of float32 or words; and int64 each row's slot and token there.
     calls: int64 [kinds, calls, 9] as above, int64 all their slots, int64 [layers] of which kind each layer's are, and the scale of scores.
@@ -111,10 +109,10 @@ def _compute(
         last_norm,
         head,
     ) = weights
-    normal, qkv, query, kv, attended, between, gates, last, last_attended = scratch
+    normal, qkv, query, kv, attended, by_head, between, gates, last, last_attended = scratch
     writes, pool, slots, offsets = paged
     table, all_slots, kinds, scale = calls
-    num_layers = len(norms)
+    num_layers = norms.shape[0]
     is_first = next_number(progress[-1].ctypes.data) == 0
     for part in range(parts[0], parts[1]):
         began, steps = ticks(), progress[part]
@@ -140,12 +138,15 @@ def _compute(
                 steps,
             )
         elif kind == ATTENTION:
-            out = attended.reshape(query.shape)
-            _attend(query, pool[:, number], all_slots, table[kinds[number]], scale, out, steps)
+            _attend(query, pool[:, number], all_slots, table[kinds[number]], scale, by_head, steps)
         else:
             rows, of_rows, coming = x, attended, head.ctypes.data
             if number == num_layers - 1:
-                _take_rows(x, attended, wanted, last, last_attended, progress[-2])
+                if next_number(progress[-2].ctypes.data) == 0:
+                    _take_rows(wanted, x, last)
+                    _take_rows(wanted, attended, last_attended)
+                    done(progress[-2], 0)
+                wait_for(progress[-2], 0, 1)
                 rows, of_rows = last, last_attended
             else:
                 coming = to_qkv[number + 1].ctypes.data
@@ -181,7 +182,7 @@ def computing(dtype: Any, stored: Any) -> Callable[..., None]:
     bias, floats = array(types.float32, 2), array(types.float32, 2)
     integer, integers = types.int64, array(types.int64, 1)
     weights = types.Tuple((three, four, bias, three, four, bias, four, bias, four, bias, one, two))
-    scratch = types.Tuple((two, floats, three, four, two, floats, two, two, two))
+    scratch = types.Tuple((two, floats, three, four, two, three, floats, two, two, two))
     paged = types.Tuple((types.boolean, array(kept, 6), integers, integers))
     calls = types.Tuple((array(integer, 3), integers, integers, types.float64))
     signature = types.void(

@@ -13,16 +13,17 @@ from .lane_products import (
     rows_by_rows,
     rows_by_rows_pairs,
 )
-from .lane_vectors import REGISTER_BYTES, UNIT, is_bfloat16, next_number
+from .lane_signals import next_number
+from .lane_vectors import REGISTER_BYTES, UNIT, is_bfloat16
 from .lane_words import number
 from .layer_kernel import normalise
-from .waiting import COMPILED, done, wait_for
+from .waiting import INSIDE, done, wait_for
 
 _TOKENS: Final = 512
 """Of the vocabulary, whose logits a task computes; the last one those of the rest too."""
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _multiply(left: Any, row: int, num_rows: int, head: Any, token: int, logits: Any) -> None:
     """So many rows of `left`, ROW_LEFT or one, by the weights of ROW_RIGHT tokens."""
     whole = left.shape[1] * left.itemsize // REGISTER_BYTES
@@ -45,7 +46,7 @@ def _multiply(left: Any, row: int, num_rows: int, head: Any, token: int, logits:
                     logits[i, j] += number(left[i], at) * number(head[j], at)
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _logits(left: Any, head: Any, first: int, end: int, logits: Any) -> None:
     """Of some tokens, in all rows."""
     rows = logits.shape[0]
@@ -58,7 +59,7 @@ def _logits(left: Any, head: Any, first: int, end: int, logits: Any) -> None:
             row += num_rows
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def finish(x: Any, norm: Any, epsilon: float, head: Any, normal: Any, logits: Any, progress: Any) -> None:
     """Logits of all rows, by any number of threads together, as engine/layer_kernel.py's `before`.
 

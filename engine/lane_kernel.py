@@ -20,6 +20,7 @@ from kvstore.kernels import compiled
 
 from . import lane_words, waiting
 from .lane_products import SOURCES, digest, dot, dot_add, dot_pairs, dot_pairs_add
+from .lane_signals import next_number
 from .lane_vectors import (
     REGISTER_BYTES,
     ROW_BYTES,
@@ -35,14 +36,13 @@ from .lane_vectors import (
     load_any,
     load_pairs,
     madd,
-    next_number,
     paired,
     prefetch,
     seen_of,
     store,
 )
 from .lane_words import put
-from .waiting import COMPILED, done
+from .waiting import COMPILED, INSIDE, done
 
 CHUNK: Final = 128
 """Tokens of which the scores are computed together, and one maximum is taken. They begin at multiples of it, so that a lane's bits
@@ -58,7 +58,7 @@ _NONE_YET: Final = np.float32(-1e30)
 _LINE_BYTES: Final = 64
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _places(layer: Any, slots: Any, known: Any, head: int, token: int, zeros: Any) -> Any:
     """Where a token's key and value of one head begin; both at `zeros` where no slot is known for it."""
     if token < known[0] or token >= known[1]:
@@ -73,7 +73,7 @@ def _places(layer: Any, slots: Any, known: Any, head: int, token: int, zeros: An
     return key, key + layer.strides[1]
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _fetch(
     layer: Any, slots: Any, known: Any, heads: Any, begin: int, part: int, num_parts: int, zeros: Any
 ) -> None:
@@ -87,7 +87,7 @@ def _fetch(
                 prefetch(value + at)
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _read(
     layer: Any,
     slots: Any,
@@ -130,16 +130,16 @@ def _read(
             next_key, next_value = next_key + step, next_value + step
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _begin(
     query: Any, group: int, head: int, lane: int, start: int, window: int, lanes: Any, state: Any
 ) -> None:
     """Queries of a unit side by side in `lanes` [dim, UNIT], in pairs of bfloat16 where they are that, and its `state`."""
-    num_rows, dim = query.shape[1], query.shape[2]
+    num_rows, dim = query.shape[0], query.shape[2]
     words = lanes.view(np.uint32)
     for column in range(UNIT):
         row, member = divmod(min(lane + column, num_rows * group - 1), group)  # the last one is repeated
-        numbers = query[head * group + member, row]
+        numbers = query[row, head * group + member]
         if is_bfloat16(query):
             for pair in range(dim // 2):
                 words[pair, column] = np.uint32(numbers[2 * pair]) | np.uint32(numbers[2 * pair + 1]) << 16
@@ -150,7 +150,7 @@ def _begin(
         state[FIRST, column], state[LAST, column] = start + row - window + 1, start + row
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _hide(scores: int, num_tokens: int, token: int, state: int) -> None:
     """-inf in the scores of what a column's lanes do not see."""
     first, last = load(state + FIRST * ROW_BYTES), load(state + LAST * ROW_BYTES)
@@ -158,7 +158,7 @@ def _hide(scores: int, num_tokens: int, token: int, state: int) -> None:
         store(scores + at * ROW_BYTES, seen_of(load(scores + at * ROW_BYTES), token + at, first, last))
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _weigh(scores: int, num_tokens: int, state: int, scale: float, pairs: bool) -> None:
     """A register's column of scores to weights, by the largest so far; what earlier sums are to be multiplied with, to FACTOR.
 
@@ -191,7 +191,7 @@ def _weigh(scores: int, num_tokens: int, state: int, scale: float, pairs: bool) 
     store(state + TOTAL * ROW_BYTES, madd(load(state + TOTAL * ROW_BYTES), factor, add(total, other)))
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _score(
     keys: int, lanes: int, scores: int, num_tokens: int, dim: int, pairs: bool, coming: Any, part: int
 ) -> None:
@@ -205,7 +205,7 @@ def _score(
             dot(keys + token * dim * 4, dim * 4, 4, lanes, scores + token * ROW_BYTES, 0, dim)
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _sum_up(
     values: int, weights: int, sums: int, factors: int, num_tokens: int, dim: int, pairs: bool
 ) -> None:
@@ -218,7 +218,7 @@ def _sum_up(
             dot_add(values + number * 4, 4, dim * 4, weights, target, factors, num_tokens)
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _step(
     keys: Any,
     values: Any,
@@ -247,7 +247,7 @@ def _step(
     _sum_up(values.ctypes.data, at_scores, sums.ctypes.data, factors, num_tokens, dim, pairs)
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _finish(out: Any, group: int, head: int, lane: int, sums: Any, state: Any) -> None:
     num_rows, _, dim = out.shape
     for column in range(min(UNIT, num_rows * group - lane)):
@@ -257,13 +257,13 @@ def _finish(out: Any, group: int, head: int, lane: int, sums: Any, state: Any) -
             put(out, (row, head * group + member, number), sums[number, column] * share)
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def num_takes(num_rows: int, group: int, kv_heads: int, together: int, wide: int) -> int:
     """Tasks that `attend` has for its threads."""
     return -(-num_rows * group // (wide * UNIT)) * -(-kv_heads // together)
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def attend(
     query: Any,
     layer: Any,
@@ -279,7 +279,7 @@ def attend(
 ) -> None:
     """Attention of a chunk's rows; any number of threads may compute one together, each by a call with the same arguments.
 
-    query: [heads, rows, dim] of float32, or of bfloat16 as uint16 words.   layer: [slots, 2, block_tokens, kv_heads, dim] of
+    query: [rows, heads, dim] of float32, or of bfloat16 as uint16 words.   layer: [slots, 2, block_tokens, kv_heads, dim] of
     float32, or of such words, as it must be where the query is.   slots: int64, of the blocks of the tokens from known[0] to
     known[1]; all that a row sees is there.   start: the first row's position.   window: tokens that a row sees, itself among
     them.   scale: of the scores, times log2(e).   together: of how many KV heads a thread takes lanes at a time, and wide: how
@@ -287,7 +287,7 @@ def attend(
     the first call.
     """
     pairs = is_bfloat16(query)
-    num_heads, num_rows, dim = query.shape
+    num_rows, num_heads, dim = query.shape
     kv_heads = layer.shape[3]
     group = num_heads // kv_heads
     lanes = np.empty((together, wide, dim, UNIT), np.float32)

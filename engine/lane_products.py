@@ -10,7 +10,7 @@ from typing import Any, Final
 from llvmlite import ir
 from numba import types
 
-from . import lane_vectors
+from . import lane_signals, lane_vectors
 from .lane_vectors import (
     F32,
     FLOATS,
@@ -40,7 +40,7 @@ def digest(*paths: str) -> str:
     return hashlib.sha256(b"".join(Path(path).read_bytes() for path in paths)).hexdigest()[:16]
 
 
-SOURCES: Final = (lane_vectors.__file__, __file__)
+SOURCES: Final = (lane_vectors.__file__, lane_signals.__file__, __file__)
 """Files that all kernels are made of."""
 
 FETCH_BYTES: Final = ROW_BYTES // 8

@@ -6,10 +6,10 @@ import numpy as np
 from numba import njit
 
 from .lane_vectors import is_bfloat16, put_word, word_at
-from .waiting import COMPILED
+from .waiting import INSIDE
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def number(words: Any, at: Any) -> Any:
     """A number of an array, as float32."""
     if is_bfloat16(words):
@@ -17,14 +17,14 @@ def number(words: Any, at: Any) -> Any:
     return np.float32(words[at])
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _nearest(one: Any) -> Any:
     """The word of the nearest bfloat16."""
     bits = np.float32(one).view(np.uint32)
     return np.uint16((bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16))
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def put(words: Any, at: Any, one: Any) -> None:
     """A number into an array, rounded to the nearest."""
     if is_bfloat16(words):
@@ -33,7 +33,7 @@ def put(words: Any, at: Any, one: Any) -> None:
         words[at] = one
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def number_at(words: Any, at: int) -> Any:
     """A number at an address in an array."""
     if is_bfloat16(words):
@@ -41,7 +41,7 @@ def number_at(words: Any, at: int) -> Any:
     return np.float32(word_at(words, at))
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def put_at(words: Any, at: int, one: Any) -> None:
     """A number to an address in an array, rounded to the nearest."""
     if is_bfloat16(words):

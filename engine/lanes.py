@@ -80,8 +80,8 @@ class LaneCall:
         """The call's rows of engine/attention.py's `attend`, [1, rows, heads, head_dim], of all rows' queries."""
         from .lane_kernel import attending
 
-        query = query[0, :, self.rows]
-        num_heads, num_rows, head_dim = query.shape
+        query = query[0, :, self.rows].transpose(0, 1)
+        num_rows, num_heads, head_dim = query.shape
         queries, blocks = words(query), words(layer)
         out = torch.empty(num_rows, num_heads, head_dim, dtype=query.dtype)
         self.team.run(

@@ -11,6 +11,7 @@ import numpy as np
 from numba import njit
 
 from .lane_products import FETCH_BYTES, dot_fetch, dot_one, dot_pairs_fetch, dot_pairs_one
+from .lane_signals import next_number
 from .lane_vectors import (
     REGISTER_BYTES,
     ROW_BYTES,
@@ -23,13 +24,12 @@ from .lane_vectors import (
     load,
     load_any,
     madd,
-    next_number,
     silu,
     store,
     store_any,
 )
 from .lane_words import number, number_at, put, put_at
-from .waiting import COMPILED, done, wait_for
+from .waiting import INSIDE, done, wait_for
 
 GROUP: Final = 64
 """Rows of which a task computes the products: while they are computed, another task's weights come near."""
@@ -44,13 +44,13 @@ PROGRESS: Final = 5
 # Rows are addresses where they are many: a view of an array costs as much as some steps of a product.
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _row(numbers: Any, row: int) -> Any:
     """Where a row of an array begins, of two dimensions."""
     return numbers.ctypes.data + row * numbers.strides[0]
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _share(numbers: Any, at: int, size: int, epsilon: float, sums: Any) -> Any:
     """What `size` numbers, of an array from an address on, are multiplied with to have a mean square of 1."""
     whole = size // WIDTH * WIDTH
@@ -68,7 +68,7 @@ def _share(numbers: Any, at: int, size: int, epsilon: float, sums: Any) -> Any:
     return np.float32(1) / np.sqrt(square / np.float32(size) + np.float32(epsilon))
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def normalise(rows: Any, weights: Any, epsilon: float, begin: int, end: int, out: Any, sums: Any) -> None:
     """RMSNorm of rows. sums: scratch, [1, WIDTH] or more."""
     size, of_weights, zero = rows.shape[1], weights.ctypes.data, everywhere(np.float32(0))
@@ -84,7 +84,7 @@ def normalise(rows: Any, weights: Any, epsilon: float, begin: int, end: int, out
             put(out, (row, at), number(rows, (row, at)) * by * number(weights, at))
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _multiply(left: Any, row: int, num_rows: int, panel: int, num_steps: int, ahead: int, sums: Any) -> None:
     """So many rows of `left`, ROWS or one, by a panel of weights. ahead: weights that will be read next."""
     at = left.ctypes.data + row * left.strides[0]
@@ -99,7 +99,7 @@ def _multiply(left: Any, row: int, num_rows: int, panel: int, num_steps: int, ah
         dot_one(at, 0, 4, panel, sums.ctypes.data, 0, num_steps)
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _ahead(weights: Any, panel: int, num_threads: int, coming: int) -> Any:
     """Where a thread's next panel lies; behind the last one where the weights do that are multiplied with next, `coming`."""
     panel += num_threads
@@ -108,7 +108,7 @@ def _ahead(weights: Any, panel: int, num_threads: int, coming: int) -> Any:
     return coming + (panel - weights.shape[0]) * weights.strides[0]
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _add(sums: Any, i: int, numbers: Any, at: int, num_columns: int) -> None:
     """So many numbers of an array, from an address on, to row i of a panel's sums."""
     to, whole = _row(sums, i), num_columns // WIDTH * WIDTH
@@ -119,7 +119,7 @@ def _add(sums: Any, i: int, numbers: Any, at: int, num_columns: int) -> None:
         sums[i, column] += number_at(numbers, at + column * numbers.itemsize)
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _keep(sums: Any, i: int, out: Any, row: int, first: int, end: int) -> None:
     """Row i of a panel's sums as columns of a row of `out`."""
     fro, to, whole = _row(sums, i), _row(out, row) + first * out.itemsize, (end - first) // WIDTH * WIDTH
@@ -129,7 +129,7 @@ def _keep(sums: Any, i: int, out: Any, row: int, first: int, end: int) -> None:
         put(out, (row, first + column), sums[i, column])
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _product(
     left: Any, rows: int, weights: Any, bias: Any, task: int, ahead: Any, base: Any, out: Any, sums: Any
 ) -> None:
@@ -157,7 +157,7 @@ def _product(
         near += weights.shape[1] * FETCH_BYTES
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _gated(left: Any, rows: int, weights: Any, bias: Any, task: int, ahead: Any, out: Any, sums: Any) -> None:
     """silu(gate) * up of a group's rows, for UNIT columns of `out`. weights: a panel of gates, one of ups, and so on; bias too."""
     num_groups = -(-rows // GROUP)
@@ -185,7 +185,7 @@ def _gated(left: Any, rows: int, weights: Any, bias: Any, task: int, ahead: Any,
         near += weights.shape[1] * FETCH_BYTES
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _turn(qkv: Any, at: int, by: Any, weights: Any, turns: Any, row: int, out: Any, to: int) -> None:
     """Rotary embedding of a head's numbers, from one address to another, which are first multiplied by `by` and these weights, if there are any."""
     cos, sin = turns
@@ -215,8 +215,8 @@ def _turn(qkv: Any, at: int, by: Any, weights: Any, turns: Any, row: int, out: A
         put_at(out, to + other * size, found)
 
 
-@njit(**COMPILED)
-def _copy(numbers: Any, at: int, size: int, out: Any, to: int) -> None:
+@njit(**INSIDE)
+def copy(numbers: Any, at: int, size: int, out: Any, to: int) -> None:
     """So many numbers from one address to another, in the dtype of another array."""
     whole = size // WIDTH * WIDTH
     for one in range(0, whole, WIDTH):
@@ -225,7 +225,7 @@ def _copy(numbers: Any, at: int, size: int, out: Any, to: int) -> None:
         put_at(out, to + one * out.itemsize, number_at(numbers, at + one * numbers.itemsize))
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _turn_row(
     row: int, qkv: Any, of_heads: Any, epsilon: float, turns: Any, query: Any, kv: Any, sums: Any
 ) -> None:
@@ -241,20 +241,20 @@ def _turn_row(
         to = to_query + head * size if head < num_heads else to_key + (head - num_heads) * size
         _turn(qkv, at, by, weights, turns, row, query, to)
         at += dim * 4
-    _copy(qkv, at, kv_heads * dim, kv, to_key + kv.strides[0])
+    copy(qkv, at, kv_heads * dim, kv, to_key + kv.strides[0])
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def _write(row: int, kv: Any, layer: Any, slot: int, offset: int) -> None:
     """A row's keys and values to their place in a layer of the pool, in the dtype in which it keeps them."""
     fro = kv.ctypes.data + row * kv.strides[1]
     to = layer.ctypes.data + slot * layer.strides[0] + offset * layer.strides[2]
     for _ in range(2):
-        _copy(kv, fro, kv.shape[2] * kv.shape[3], layer, to)
+        copy(kv, fro, kv.shape[2] * kv.shape[3], layer, to)
         fro, to = fro + kv.strides[0], to + layer.strides[1]
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def before(
     x: Any,
     norm: Any,
@@ -307,7 +307,7 @@ def before(
     wait_for(progress, 2, few)
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def after(
     x: Any,
     attended: Any,

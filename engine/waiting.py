@@ -10,7 +10,7 @@ from numba import njit, types
 from kvstore.kernels import compiled
 
 from .lane_products import SOURCES, digest
-from .lane_vectors import count, rest, seen, sleep, ticks
+from .lane_signals import count, rest, seen, sleep, ticks
 
 _TRIES: Final = 64
 """How often a thread looks at a number before it looks at the clock."""
@@ -23,8 +23,11 @@ _NAP_US: Final = 50
 COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
 """How everything is compiled that computes."""
 
+INSIDE: Final[dict[str, Any]] = {**COMPILED, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""And what is only called by what is compiled: without what calls it from elsewhere, which takes as long to compile."""
 
-@njit(**COMPILED)
+
+@njit(**INSIDE)
 def wait_for(progress: Any, stage: int, num_tasks: int) -> None:
     """Until so many tasks of a stage are done. progress: int64, the next task, and how many are done of each stage."""
     tries = 0
@@ -36,7 +39,7 @@ def wait_for(progress: Any, stage: int, num_tasks: int) -> None:
             sleep(np.uint32(_NAP_US))
 
 
-@njit(**COMPILED)
+@njit(**INSIDE)
 def done(progress: Any, stage: int) -> None:
     """One more task of a stage is."""
     count(progress.ctypes.data + 8 * (1 + stage))
