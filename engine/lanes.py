@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from .native import CHUNK, UNIT, attending, registers, watching
 from .team import Team
 
-_VERSION = 2
+_VERSION = 3
 """Of the order in which the kernel adds up, on which the last bits of its results depend."""
 
 CACHE_BYTES: Final = 512 << 10
@@ -33,7 +33,7 @@ def has_lanes(device: torch.device, stored: torch.dtype, computed: torch.dtype, 
 
 
 def prepare(device: torch.device, stored: torch.dtype, computed: torch.dtype, head_dim: int) -> None:
-    """Load the kernel, or have it compiled, where it will be called: milliseconds, or seconds."""
+    """Compile the kernel, or load what was compiled, where it will be called: half a second, or some."""
     if has_lanes(device, stored, computed, head_dim):
         attending(words(torch.empty(0, dtype=computed)).dtype, words(torch.empty(0, dtype=stored)).dtype)
         watching()  # of the team that calls it
@@ -60,27 +60,36 @@ class LaneCall:
     window: int | None
     team: Team
 
+    @property
+    def seen_tokens(self) -> int:
+        """That a row sees at most."""
+        return _ALL_TOKENS if self.window is None else self.window
+
     def attend(self, query: torch.Tensor, layer: torch.Tensor, scaling: float | None) -> torch.Tensor:
         """The call's rows of engine/attention.py's `attend`, [1, rows, heads, head_dim], of all rows' queries."""
-        query = query[0, :, self.rows]
-        num_heads, num_rows, head_dim = query.shape
+        query = query[0, :, self.rows].transpose(0, 1)
+        num_rows, num_heads, head_dim = query.shape
         queries, blocks = words(query), words(layer)
-        out = torch.empty(num_rows, num_heads, head_dim, dtype=torch.float32)
+        out = torch.empty(num_rows, num_heads, head_dim, dtype=query.dtype)
         self.team.run(
             attending(queries.dtype, blocks.dtype),
             queries,
             blocks,
             self.slots,
-            self.first,
-            self.start + num_rows,
+            (self.first, self.start + num_rows),
             self.start,
-            _ALL_TOKENS if self.window is None else self.window,
-            (head_dim**-0.5 if scaling is None else scaling) * math.log2(math.e),
+            self.seen_tokens,
+            scale(scaling, head_dim),
             *shares(num_rows * num_heads // layer.shape[3], layer.shape[3], head_dim),
-            out.numpy(),
-            np.zeros(1, np.int64),
+            words(out),
+            np.zeros(2, np.int64),
         )
-        return out.to(query.dtype)[None]
+        return out[None]
+
+
+def scale(scaling: float | None, head_dim: int) -> float:
+    """Of scores, as the kernel takes it, which computes powers of two."""
+    return (head_dim**-0.5 if scaling is None else scaling) * math.log2(math.e)
 
 
 def shares(num_lanes: int, kv_heads: int, head_dim: int) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """The kernels of the CPU's forward pass: what this processor has for them, and how they come to be. Importing this takes no numba."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
@@ -27,12 +27,15 @@ CHUNK: Final = 128
 """Tokens of which the scores are computed together, and one maximum is taken. They begin at multiples of it, so that a lane's bits
 do not depend on where a call begins."""
 
-PROGRESS: Final = 5
-"""Numbers of what threads of a layer's kernel know of each other: the next task, and how many are done of each stage."""
-
-_VECTORS: Final = ("engine.native", "engine.lane_vectors", "engine.lane_products", "kvstore.scratch")
-_LANES: Final = (*_VECTORS, "engine.lane_kernel")
-_LAYERS: Final = (*_VECTORS, "engine.layer_kernel")
+_WAITING: Final = (
+    "engine.native",
+    "engine.lane_vectors",
+    "engine.lane_signals",
+    "engine.waiting",
+    "kvstore.scratch",
+)
+_LANES: Final = (*_WAITING, "engine.lane_products", "engine.lane_words", "engine.lane_kernel")
+_DECODER: Final = (*_LANES, "engine.layer_kernel", "engine.head_kernel", "engine.decoder_kernel")
 
 
 def registers() -> tuple[int, bool]:
@@ -48,44 +51,46 @@ def _array(item: str, ndim: int, *, strided: bool = False) -> str:
 def attending(query: Any, layer: Any) -> Callable[..., int]:
     """`_attend` of engine/lane_kernel.py for numpy's dtypes of these: for any strides."""
     numbers = _array("int64", 1)
-    given = (
+    given: tuple[str | tuple[str, ...], ...] = (
         _array(query.name, 3, strided=True),
         _array(layer.name, 5, strided=True),
         numbers,
-        *["int64"] * 4,
+        ("int64",) * 2,
+        *["int64"] * 2,
         "float64",
         *["int64"] * 2,
-        _array("float32", 3),
+        _array(query.name, 3),
         numbers,
     )
     return loaded(Function("engine.lane_kernel", "_attend", _LANES, given))[0]
 
 
-def preceding(dtype: Any) -> Callable[..., int]:
-    """`_before` of engine/layer_kernel.py for arrays of this dtype of numpy's."""
-    return _around(dtype)[0]
-
-
-def following(dtype: Any) -> Callable[..., int]:
-    """`_after` likewise."""
-    return _around(dtype)[1]
-
-
 @cache
-def _around(dtype: Any) -> Sequence[Callable[..., int]]:
-    """Both: they have much in common, which is compiled once."""
+def computing(dtype: Any, stored: Any) -> Callable[..., int]:
+    """`_compute` of engine/decoder_kernel.py for numbers of this dtype of numpy's over a pool of that one."""
     one, two, three, four = (_array(dtype.name, ndim) for ndim in (1, 2, 3, 4))
-    floats, wide = (_array("float32", ndim) for ndim in (1, 2))
-    weighed, shared = (three, floats), (_array("int64", 1), "int64")
-    before = (two, one, *weighed, one, one, "float64", two, two, two, wide, three, four, *shared)
-    after = (two, two, *weighed, one, "float64", *weighed, *weighed, wide, two, two, two, *shared)
-    return loaded(
-        Function("engine.layer_kernel", "_before", _LAYERS, before),
-        Function("engine.layer_kernel", "_after", _LAYERS, after),
+    floats, integers = _array("float32", 2), _array("int64", 1)
+    weights = (three, four, floats, three, four, floats, four, floats, four, floats, one, two)
+    scratch = (two, floats, three, four, two, three, floats, two, two, two)
+    given = (
+        ("int64",) * 2,
+        "int64",
+        two,
+        weights,
+        "float64",
+        (two, two),
+        scratch,
+        ("bool", _array(stored.name, 6), integers, integers),
+        (_array("int64", 3), integers, integers, "float64"),
+        integers,
+        floats,
+        integers,
+        _array("int64", 2),
     )
+    return loaded(Function("engine.decoder_kernel", "_compute", _DECODER, given))[0]
 
 
 @cache
 def watching() -> Callable[..., int]:
-    """`_watch` of engine/layer_kernel.py."""
-    return loaded(Function("engine.layer_kernel", "_watch", _LAYERS, ("int64",) * 3))[0]
+    """`_watch` of engine/waiting.py."""
+    return loaded(Function("engine.waiting", "_watch", _WAITING, ("int64",) * 3))[0]

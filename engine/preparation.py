@@ -9,7 +9,7 @@ import torch
 from kvstore.errors import StoreError
 from kvstore.kernels import kernels as compiled_loops
 
-from . import lanes, layers
+from . import decoder, lanes, layers
 from .config import EngineConfig, Resources
 from .dtypes import torch_dtype
 from .supported import Shape
@@ -25,7 +25,7 @@ def prepare_beside(shape: Shape, config: EngineConfig, chosen: Resources) -> Non
     if lanes.has_lanes(device, stored, computed, shape.head_dim):
         _begin(lambda: lanes.prepare(device, stored, computed, shape.head_dim))
     if layers.may_pack(shape, device, computed):
-        _begin(lambda: layers.prepare(computed))
+        _begin(lambda: decoder.prepare(stored, computed))
     if config.disk_path is not None and config.disk_compression != "off":
         _begin(compiled_loops)
 

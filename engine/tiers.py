@@ -115,7 +115,7 @@ def open_tiers(
     pool = stack.enter_context(memory.pool(layout, device_slots))
     with memory_for(f"a pool of {device_slots} blocks", lower(config, pool_setting(config, chosen.device))):
         # packing takes as long as loading what was compiled, and needs the GIL as little as that needs memory
-        with model.packing():
+        with model.packing(pool.dtype):
             lanes.prepare(pool.device, pool.dtype, model.dtype, layout.head_dim)
         kernels, flashinfer_off = choose_kernels(model, pool, config, load_flashinfer)
         if kernels is not None:

@@ -30,7 +30,7 @@ def asked(monkeypatch) -> list[str]:
 
     monkeypatch.setattr(preparation, "compiled_loops", refuse("loops"))
     monkeypatch.setattr(preparation.lanes, "prepare", refuse("attention"))
-    monkeypatch.setattr(preparation.layers, "prepare", refuse("layers"))
+    monkeypatch.setattr(preparation.decoder, "prepare", refuse("layers"))
     return found
 
 
