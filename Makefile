@@ -190,7 +190,7 @@ figures: setup ## README.md's tables, charts and numbers anew, from benchmarks/r
 bench-disk: setup ## KV from disk and to it, cold and warm, beside the disk itself (minutes); DISK_ARGS="--path DIR --json FILE"
 	@$(BIN)/kvtide bench disk $(DISK_ARGS)
 
-bench-trace: setup ## traces through the real engine and through the simulator: how far that errs (3 minutes); TRACE_ARGS="TRACE... --json FILE"
+bench-trace: setup ## traces through the real engine and through the simulator: how far that errs (8 minutes); TRACE_ARGS="TRACE... --json FILE"
 	@$(BIN)/kvtide bench trace $(TRACE_ARGS)
 
 bench-record: setup ## what recording costs the engine that is recorded (a minute); RECORD_ARGS="--json FILE"

@@ -25,7 +25,7 @@ from tiering.recording import Ids, Recording, Served
 
 _PROMPT_TOKENS: Final = 2000
 _REQUESTS: Final = 100
-_ROUNDS: Final = 7
+_ROUNDS: Final = 8
 _BLOCK: Final = 16
 _FLOOD: Final = 20_000
 
@@ -36,56 +36,68 @@ _BLOCK_US: Final = 5.0
 
 def served_s(
     engine: Engine, prompts: list[list[int]], folder: Path, *, recorded: bool
-) -> tuple[float, float, float]:
-    """Seconds a request: by the clock, of CPU time of the thread that computes, and of the whole process."""
+) -> tuple[list[float], list[float], float]:
+    """Seconds of each request, by the clock and of CPU time of the thread that computes; and of the process, of one in the mean."""
     [loop] = [thread for thread in threading.enumerate() if thread.name == "kvtide-engine"]
     assert loop.ident is not None, "it runs"
     clock = time.pthread_getcpuclockid(loop.ident)
     recording = engine.record(folder / "trace.jsonl") if recorded else None
-    began = time.perf_counter(), time.clock_gettime(clock), time.process_time()
+    began_s = time.process_time()
+    by_clock, of_loop = [], []
     for prompt in prompts:
+        began = time.perf_counter(), time.clock_gettime(clock)
         engine.generate(prompt, SamplingParams(max_tokens=1))
+        by_clock.append(time.perf_counter() - began[0])
+        of_loop.append(time.clock_gettime(clock) - began[1])
     if recording is not None:
         recording.close()
-    ended = time.perf_counter(), time.clock_gettime(clock), time.process_time()
-    by_clock, of_loop, of_all = (
-        (after - before) / len(prompts) for before, after in zip(began, ended, strict=True)
-    )
-    return by_clock, of_loop, of_all
+    return by_clock, of_loop, (time.process_time() - began_s) / len(prompts)
 
 
 def beside_requests(folder: Path) -> dict[str, Any]:
-    """What requests take with a recording and without, interleaved."""
+    """What requests take with a recording and without, in turn, each first as often as second.
+
+    Of each request by itself, and of all the lower quartile: what else the machine does only ever adds to it.
+    """
     model = load("random-tiny", "cpu", 0, _PROMPT_TOKENS + 1)
     random = np.random.default_rng(0)
     prompts = [random.integers(1, model.vocab_size, _PROMPT_TOKENS).tolist()] * _REQUESTS
     config = EngineConfig(block_tokens=_BLOCK, device_bytes="64MiB", host_bytes=0, num_threads=1)
-    times: dict[bool, list[tuple[float, float, float]]] = {False: [], True: []}
+    times: dict[str, dict[bool, list[float]]] = {
+        name: {True: [], False: []} for name in ("clock", "loop_cpu", "process_cpu")
+    }
     with Engine(model, config, announce=lambda _: None) as engine:
         served_s(engine, prompts, folder, recorded=True)
-        for number in range(2 * _ROUNDS):
-            recorded = bool(number % 2)
-            times[recorded].append(served_s(engine, prompts, folder, recorded=recorded))
-    figures: dict[str, Any] = {}
-    for which, name in enumerate(("clock", "loop_cpu", "process_cpu")):
-        with_it, without = ([1e6 * each[which] for each in times[on]] for on in (True, False))
-        figures[f"{name}_us"] = {
-            "with": statistics.median(with_it),
-            "without": statistics.median(without),
-            "added": statistics.median(with_it) - statistics.median(without),
-            "rounds": {"with": with_it, "without": without},
-        }
-    return figures
+        for number in range(_ROUNDS):
+            for recorded in (True, False) if number % 2 else (False, True):
+                by_clock, of_loop, of_all = served_s(engine, prompts, folder, recorded=recorded)
+                times["clock"][recorded] += by_clock
+                times["loop_cpu"][recorded] += of_loop
+                times["process_cpu"][recorded].append(of_all)
+    return {f"{name}_us": _added(each[True], each[False]) for name, each in times.items()}
+
+
+def _added(with_it: list[float], without: list[float]) -> dict[str, float | list[float]]:
+    """Microseconds: lower quartiles and their difference, and all three quartiles of both."""
+    quartiles = [(1e6 * np.percentile(some, (25, 50, 75))).tolist() for some in (with_it, without)]
+    (low_with, *_), (low_without, *_) = quartiles
+    return {
+        "with": low_with,
+        "without": low_without,
+        "added": low_with - low_without,
+        "quartiles_with": quartiles[0],
+        "quartiles_without": quartiles[1],
+    }
 
 
 def of_a_block() -> dict[str, Any]:
     """CPU time of naming a prompt's blocks, by block."""
     ids = Ids(bytes(32), _BLOCK)
     tokens = np.arange(128_000, dtype=np.int32)
-    times = []
+    num_blocks, times = len(tokens) // _BLOCK, []
     for _ in range(_ROUNDS):
         began_s = time.process_time()
-        num_blocks = len(ids.blocks(tokens))
+        assert len(ids.blocks(tokens)) == num_blocks, "each whole block has an id"
         times.append((time.process_time() - began_s) / num_blocks)
     return {"block_us": 1e6 * statistics.median(times), "blocks": num_blocks}
 

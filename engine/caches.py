@@ -55,12 +55,13 @@ class Caches:
         encode: Callable[[Any], Tokens],
         warm: Warm,
         check_open: Callable[[], None],
+        most: int,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """`encode` makes tokens of a prompt, and `warm` computes it; both raise as `Engine.generate` does."""
+        """`encode` makes tokens of a prompt, and `warm` computes it; both raise as `Engine.generate` does. `most`: names, at a time."""
         self._retaining, self._block_tokens = retaining, block_tokens
         self._encode, self._warm = encode, warm
-        self._check_open, self._now_ns = check_open, now_ns
+        self._check_open, self._most, self._now_ns = check_open, most, now_ns
         self._lock = threading.Lock()
         self._making: set[bytes] = set()
         self._entries = {stored.key: _entry(stored) for stored in retaining.restored}
@@ -73,7 +74,7 @@ class Caches:
         `ttl`: for how long after its last use it is held, as RequestOptions.ttl; None for until it is deleted. Of `options`
         tenant and salt say whose it is. A name that has lost blocks, or had to give way, may be made again. Raises ValueError
         for one that is there and whole, for a prompt without a whole block, where more would be held than may be
-        (EngineConfig.held_share), and as `generate` does; StoreError, and nothing is held, if the disk does not take it.
+        (EngineConfig.held_share, max_names), and as `generate` does; StoreError, and nothing is held, if the disk does not take it.
         """
         self._check_open()
         options, ttl_s = options or RequestOptions(), seconds_of(ttl)
@@ -88,6 +89,7 @@ class Caches:
             self._making.add(key)
         try:
             self._make_way(name, options.tenant)
+            self._check_number()
             entry = self._entry(name, key, tokens, options, ttl_s)
             now = self._made(tokens, options, entry)
             with self._lock:
@@ -105,6 +107,22 @@ class Caches:
         if before.held and not before.lost_blocks:
             raise ValueError(f"there is a cache {name!r} already: extend it, or delete it first")
         self.delete(name, tenant)
+
+    def _check_number(self) -> None:
+        """Of names, this one that is being made included. Raises ValueError for too many; those that are over do not count."""
+        if self._number() > self._most:
+            with self._lock:
+                entries = [*self._entries.values()]
+            for entry in entries:
+                self._forget_what_is_over(entry)
+        if (number := self._number()) > self._most:
+            raise ValueError(
+                f"there are {number - 1} named caches, and may be {self._most}: delete others, or raise max_names"
+            )
+
+    def _number(self) -> int:
+        with self._lock:
+            return len(self._entries.keys() | self._making)
 
     def _entry(
         self, name: str, key: bytes, tokens: Tokens, options: RequestOptions, ttl_s: float | None

@@ -63,7 +63,8 @@ class EngineConfig:
         as "package.module:Class".
     disk_path: directory of the third tier; None (the default) switches it off.
     disk_bytes: bound of the files below disk_path, LMDB's overhead included; records may take four fifths of it. Set
-        apart are damaged files and records, kept to be looked at: one set of files, and 64 MiB of records.
+        apart are damaged files and records, kept to be looked at: one set of files, and 64 MiB of records; and the records of
+        named caches, a sixty-fourth at most.
     disk_bytes_a_day: the most that is written to disk in a day, for media that wear out; an hour's worth may be saved up. What
         is written by hand, or when the engine closes, counts but does not wait. None: no limit.
     disk_min_free_bytes: space on that file system which the tier never takes.
@@ -84,6 +85,7 @@ class EngineConfig:
     ttl_s: blocks that nobody has used for so many seconds are forgotten in every tier, at the start also other models'
         in disk_path; it goes on over restarts (docs/durability.md). None: they go only for want of room.
     held_share: of each tier, what named caches and `Engine.keep` may hold, so that requests find room (docs/retention.md).
+    max_names: named caches, of all tenants together: each has its prompt's token ids in memory and on disk.
     tenant_quotas: by tenant what it may keep in each tier when there is not room for all: {"acme": {"host": "2GiB", "disk": 0.25,
         "weight": 2}}, sizes or shares of "device", "host" and "disk"; "*" stands for every other tenant, "" for what is no
         tenant's. What is above it goes first, whoever needs the room; what nobody needs may be used. {} (the default): the
@@ -132,6 +134,7 @@ class EngineConfig:
     disk_deadline_s: float = 10.0
     ttl_s: float | None = None
     held_share: float = 0.5
+    max_names: int = 1000
     tenant_quotas: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     min_prefix_tokens: int = 0
     layer_groups: int | Literal["auto"] = "auto"
@@ -167,7 +170,8 @@ class EngineConfig:
         check_number("disk_deadline_s", self.disk_deadline_s, 0.0, above=True)
         if self.ttl_s is not None:
             check_number("ttl_s", self.ttl_s, 0.0, above=True)
-        check_whole("min_prefix_tokens", self.min_prefix_tokens, 0)
+        for name in ("min_prefix_tokens", "max_names"):
+            check_whole(name, getattr(self, name), 0)
         object.__setattr__(self, "tenant_quotas", checked_quotas(self.tenant_quotas))
         for name in ("max_model_len", "num_threads"):
             if getattr(self, name) is not None:

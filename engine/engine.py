@@ -106,6 +106,7 @@ class Engine(RetainsPrefixes, Recorded):
                 encode=self._tokens_of,
                 warm=self.warm,
                 check_open=self._check_open,
+                most=config.max_names,
             )
             self._steering = Steering(config, tiers, self._check_open)
             self._gpu = figures_of(tiers.model.device)

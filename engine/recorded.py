@@ -7,6 +7,7 @@ import numpy as np
 
 from kvstore.errors import StoreFailed
 from tiering.index_config import IndexConfig
+from tiering.keeping.admission import NO_HINTS
 from tiering.recording import Recording, Served
 
 from .config import EngineConfig
@@ -77,12 +78,13 @@ class Recorded(Explained):
 def served(request: Request) -> Served:
     """What is written down of a request that has ended."""
     first, marks = request.sequences[0], request.marks
-    reply = request.samples[min(request.samples)]
+    told, reply = first.told, request.samples[min(request.samples)]
     return Served(
         arrived_s=marks.submitted_s,
         tokens=_cached(request),
         prompt_tokens=len(request.prompt),
         output_tokens=sum(len(sample.token_ids) for sample in request.samples.values()),
+        hints=NO_HINTS if told is None else told.hints,
         tenant=request.options.tenant,
         kind="warm" if first.is_warming else "chat" if request.messages is not None else "prompt",
         found=request.cached_blocks,

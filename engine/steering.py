@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Final
@@ -119,7 +120,13 @@ class Steering:
         self._check_open()
         with self._changing:
             wanted = self._checked(changes)
-            self._apply(wanted, changes.keys())
+            self._keep_quotas(wanted, changes)
+            try:
+                self._apply(wanted, changes.keys())
+            except BaseException:
+                with suppress(StoreError):
+                    self._keep_quotas(self._config, changes)
+                raise
             self._config = wanted
         if changes:
             facts = {name: getattr(wanted, name) for name in changes}
@@ -127,6 +134,11 @@ class Steering:
                 facts["tenant_quotas"] = len(wanted.tenant_quotas)
             self._tiers.cache.note("settings", **facts)
         return self.settings()
+
+    def _keep_quotas(self, config: EngineConfig, changes: Collection[str]) -> None:
+        """Have the disk know of quotas before they hold. Raises StoreError, and nothing has changed, if it does not take them."""
+        if "tenant_quotas" in changes:
+            self._tiers.kept_quotas.keep(config.tenant_quotas)
 
     def set_quota(self, tenant: str, quota: Mapping[str, Any] | None) -> None:
         """None takes it away: KeyError if there is none."""
@@ -282,13 +294,14 @@ class Steered(Closing):
         return self._steering.tenants_there()
 
     def set_quota(self, tenant: str, quota: Mapping[str, Any]) -> None:
-        """Set a tenant's quota while requests run: one of `EngineConfig.tenant_quotas`. It is over with the engine: what is to
-        hold for the next one as well belongs into its configuration. ValueError for what is no quota.
+        """Set a tenant's quota while requests run: one of `EngineConfig.tenant_quotas`. With a disk tier it is on disk when
+        this returns, and holds for the next engine too, as long as its configuration says of the tenant what this one's does.
+        ValueError for what is no quota; StoreError, and no change, if the disk does not take it.
         """
         self._steering.set_quota(tenant, quota)
 
     def delete_quota(self, tenant: str) -> None:
-        """Take a tenant's quota away: it has that of every tenant then. KeyError if it has none."""
+        """Take a tenant's quota away: it has that of every tenant then. KeyError if it has none, else as `set_quota`."""
         self._steering.set_quota(tenant, None)
 
     def _check_open(self) -> None:
@@ -318,6 +331,7 @@ def _as_it_is(config: EngineConfig, tiers: Tiers) -> EngineConfig:
     """The configuration with what was left open as it was decided."""
     block_bytes = tiers.layout.block_bytes
     decided: dict[str, Any] = {
+        "tenant_quotas": tiers.kept_quotas.at_start,
         "device": tiers.model.device.type,
         "dtype": dtype_name(tiers.model.dtype),
         "kv_dtype": tiers.layout.dtype,

@@ -33,6 +33,7 @@ from .config import MIN_HOST_SLOTS, EngineConfig, Resources
 from .device_memory import CudaMeter, measured_pool_bytes
 from .flashinfer import FlashInfer, Load
 from .identity import compute_fingerprint, identity
+from .kept_quotas import KeptQuotas
 from .kernels import choose_kernels
 from .layer_groups import LayerGroups, layer_groups
 from .model import Model, load_model
@@ -77,6 +78,7 @@ class Tiers:
     """None unless the configuration says that loading or computing is to be chosen."""
     costs_file: CostsFile | None
     """Where what the chooser has learned is kept; None without a chooser or a disk."""
+    kept_quotas: KeptQuotas
 
     @property
     def attention(self) -> str:
@@ -134,6 +136,8 @@ def open_tiers(
         if store is not None:
             until_owned.callback(store.close)
             store = wrap_store(store) if wrap_store is not None else store
+        kept_quotas = KeptQuotas(store, config.tenant_quotas)
+        config = replace(config, tenant_quotas=kept_quotas.at_start)
         chooser, costs_file = None, None
         if config.load == "auto":
             costs_file = (
@@ -178,6 +182,7 @@ def open_tiers(
         flashinfer_off=flashinfer_off,
         chooser=chooser,
         costs_file=costs_file,
+        kept_quotas=kept_quotas,
     )
 
 

@@ -41,10 +41,12 @@ class StoredName(NamedTuple):
 
 
 class StoredTerm(NamedTuple):
-    """How long a block is to live after its last use, as a store keeps it: a time, and whether the TTL counts too."""
+    """How long a block is to live after its last use, as a store keeps it: a time, whether the TTL counts too, and a rank."""
 
     own_s: float
     by_default: bool
+    rank: int = 0
+    """From -128 to 127, for the caller to read: which blocks go before which. 0 where nobody said anything."""
 
 
 class Unchanged(Enum):
@@ -85,7 +87,7 @@ class Retains(Protocol):
         """Keep a name, in place of one with the same key. It survives a loss of power when this returns.
 
         Blocks of a name in another namespace are not deleted to make room, as long as its time is not over. Raises
-        StoreFull, and changes nothing, if there is no room.
+        StoreFull, and changes nothing, if there is no room, or names would take more than they may.
         """
         ...
 
@@ -93,8 +95,16 @@ class Retains(Protocol):
         """Forget a name. One that is not there is fine."""
         ...
 
+    def settings(self) -> bytes | None:
+        """What `put_settings` was given last; None for nothing."""
+        ...
+
+    def put_settings(self, content: bytes | None) -> None:
+        """Keep what the caller was told to go by, in place of what was kept; None for nothing. As for `put_name`."""
+        ...
+
     def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
-        """Note how long blocks are to live, in place of what was noted. It goes when the block is deleted."""
+        """Note how long blocks are to live, and their ranks, in place of what was noted. It goes when the block is deleted."""
         ...
 
     def terms(self, keys: Sequence[BlockKey]) -> dict[BlockKey, StoredTerm]:

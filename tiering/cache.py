@@ -15,15 +15,13 @@ from kvstore.slots import SlotMemory
 from kvstore.steering import UNCHANGED, Unchanged
 from kvstore.store import Store
 from tiering.decision import Chooser
+from tiering.driver import Driver
 from tiering.errands import Errands, Steps, at_once
 from tiering.events import EventLog
-from tiering.eviction import Room
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.io_threads import IoThreads, Jobs
-from tiering.keeping import Told
-from tiering.lease import Lease
-from tiering.leases import CacheUse, Wait
+from tiering.leases import CacheUse
 from tiering.listing import Describe, Listing
 from tiering.moves import (
     Answer,
@@ -43,14 +41,11 @@ from tiering.moves import (
     Written,
 )
 from tiering.observation import Observed
-from tiering.owners import EVERYBODYS, Ownership
 from tiering.quotas import Quotas
 from tiering.radix import Tokens
-from tiering.ranks import Rank
 from tiering.residency import Tier
 from tiering.retaining import Retaining
 from tiering.store_calls import HasFound, StoreCalls
-from tiering.swaps import Stash
 from tiering.transfer.device import Device
 from tiering.transfer.mover import WHOLE_SLOT, Arriving, Mover
 from tiering.writes import Sweep
@@ -62,7 +57,7 @@ _CLOSED = "the cache is closed"
 _SETTLE_STEP_S = 0.1  # how long to wait for news before planning again: a resting disk wakes nobody
 
 
-class TieredCache(Closing):
+class TieredCache(Driver, Closing):
     """A prefix cache over device, host and disk. One thread drives it, and calls `close` or has ended by then.
 
     Others may call what says so; where that takes the thread that drives, they wait for its next turns.
@@ -99,14 +94,15 @@ class TieredCache(Closing):
         a name and a number of threads. `layer_groups`: see Mover. `chooser`: see Index. A store that cannot be listed, twice, is taken
         for empty.
         """
-        self._index = Index(
+        index = Index(
             config,
             root_key,
             block_bytes=pool.block_bytes,
             events=EventLog(lambda: now_ns() / 1e9),
             chooser=chooser,
         )
-        self._clock, self._now_ns = clock, now_ns
+        super().__init__(index, clock)
+        self._now_ns = now_ns
         self._news = threading.Event()
         self._wake, self._woken = wake, False
         self._mover = Mover(device, pool, slab, self._announce, layer_groups)
@@ -162,39 +158,6 @@ class TieredCache(Closing):
 
     # --- what requests do -----------------------------------------------------------------------------------------
 
-    def admit(
-        self,
-        tokens: Tokens,
-        max_blocks: int,
-        *,
-        chunk_blocks: int,
-        compute_last: bool = True,
-        stash: Stash | None = None,
-        use: CacheUse = CacheUse.READ_WRITE,
-        ownership: Ownership = EVERYBODYS,
-        rank: Rank = Rank.NORMAL,
-        ttl_s: float | None = None,
-    ) -> Lease | Wait:
-        """See Index.admit."""
-        self._index.at(self._clock())
-        outcome = self._index.admit(
-            tokens,
-            max_blocks,
-            chunk_blocks=chunk_blocks,
-            compute_last=compute_last,
-            stash=stash,
-            use=use,
-            ownership=ownership,
-            rank=rank,
-            ttl_s=ttl_s,
-        )
-        self._start_moves()
-        return outcome
-
-    def computed(self, lease: Lease, num_tokens: int, *, load_s: float, prefill_s: float) -> None:
-        """See Index.computed."""
-        self._index.computed(lease, num_tokens, load_s=load_s, prefill_s=prefill_s)
-
     def owners(self) -> dict[str, dict[str, Any]]:
         """See Index.owners."""
         return self._index.owners()
@@ -208,55 +171,10 @@ class TieredCache(Closing):
         """See Index.not_indexed."""
         self._index.not_indexed(tokens, start)
 
-    def num_matching(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> int:
-        """See Index.num_matching."""
-        self._index.at(self._clock())
-        return self._index.num_matching(tokens, use)
-
-    def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None:
-        """See Index.fork."""
-        forked = self._index.fork(lease, num_used, max_blocks)
-        self._start_moves()
-        return forked
-
-    def make_room(self, num_blocks: int) -> None:
-        """See Index.make_room."""
-        self._index.make_room(num_blocks)
-        self._start_moves()
-
-    def grow(self, lease: Lease, num_blocks: int) -> Room:
-        """See Index.grow."""
-        room = self._index.grow(lease, num_blocks)
-        if room is Room.SOON:
-            self._start_moves()
-        return room
-
-    def preempt(self, lease: Lease, num_used: int) -> Stash | None:
-        """See Index.preempt."""
-        self._index.at(self._clock())
-        stash = self._index.preempt(lease, num_used)
-        self._start_moves()
-        return stash
-
-    def drop(self, stash: Stash) -> None:
-        """See Index.drop."""
-        self._index.drop(stash)
-
     def lookup(self, tokens: Tokens) -> dict[str, int]:
         """See Index.lookup."""
         self._index.at(self._clock())
         return self._index.lookup(tokens)
-
-    def publish(self, lease: Lease, tokens: Tokens, start: int, end: int) -> None:
-        """See Index.publish."""
-        self._index.at(self._clock())
-        self._index.publish(lease, tokens, start, end)
-
-    def release(self, lease: Lease, told: Told | None = None) -> None:
-        """See Index.release."""
-        self._index.at(self._clock())
-        self._index.release(lease, told)
-        self._start_moves()
 
     def host_grows(self, num_slots: int) -> None:
         """So many host slots are ready, those from before among them. Any thread may call it."""
@@ -351,8 +269,7 @@ class TieredCache(Closing):
         self._owner = threading.get_ident()
         if self._suspect:
             self._note_fresh_start()
-        for move in self._index.plan(self._clock()):
-            self._start(move)
+        super()._start_moves()
 
     def _start(self, move: Move) -> None:
         match move:
@@ -369,7 +286,7 @@ class TieredCache(Closing):
             case Read():
                 self._calls.read(move)
             case Write():
-                self._calls.write(move)
+                self._calls.write(move, self._index.lineage(move))
             case Forget():
                 self._calls.forget(move)
             case Retain() | Unname():

@@ -56,10 +56,14 @@ class Entry:
 
     # --- requests that have ended ---------------------------------------------------------------------------------
 
+    @property
+    def learns(self) -> bool:
+        """Whether anybody wants to know of requests that have ended."""
+        return self._admission is not None
+
     def ended(self, path: Ids, num_found: int, told: Told) -> None:
         """A request's path was just released, of which it had found so many blocks. What is not worth a place goes first."""
-        if self._admission is None:
-            return
+        assert self._admission is not None, "nobody learns from it"
         residency = self._holdings.residency
         there = residency.state[DEVICE].take(path) == PRESENT
         whole = path if np.count_nonzero(there) == len(path) else path[: there.argmin()]

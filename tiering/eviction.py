@@ -42,8 +42,10 @@ _NOW, _SOON = Room.NOW, Room.SOON  # members of an enum take longer to look up
 class Eviction(Removal):
     """Frees places in each tier, all or nothing where the caller needs all. Never waits: answers what is free now."""
 
-    def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox, entry: Entry) -> None:
-        super().__init__(holdings, holes, outbox)
+    def __init__(
+        self, holdings: Holdings, holes: Holes, outbox: Outbox, entry: Entry, *, remembers: bool
+    ) -> None:
+        super().__init__(holdings, holes, outbox, remembers=remembers)
         self._entry = entry
         self.num_leaving = 0
         """Device slots that will be free when the copies out of them have ended."""
@@ -237,10 +239,13 @@ class Eviction(Removal):
         if not len(ids):
             return
         # who computes a block may end before it is there: then this was the last copy
-        whole_elsewhere = self._holdings.residency.state[[DEVICE, DISK]][:, ids] == PRESENT
-        last = ~whole_elsewhere.any(axis=0)
-        self.gone(ids[last & ~self._holdings.holds.are_held(ids)], MissReason.EVICTED)
-        self.leave(HOST, ids[~last | ~self._holdings.holds.are_held(ids)])
+        residency = self._holdings.residency
+        last = ~(residency.present(DEVICE, ids) | residency.present(DISK, ids))
+        if np.count_nonzero(last):
+            going = ~self._holdings.holds.are_held(ids)
+            self.gone(ids[last & going], MissReason.EVICTED)
+            ids = ids[~last | going]
+        self.leave(HOST, ids)
 
     def host_slots_for_sweep(self, num_slots: int) -> Ids:
         """Take up to `num_slots` host slots, IN_FLIGHT: free ones, then those of blocks that the disk has as well."""

@@ -5,8 +5,9 @@ from typing import Final
 
 import numpy as np
 
+from tiering.first_to_go import FirstToGo
 from tiering.owners import NOBODY
-from tiering.policies.lru import LRU, Eligible, View
+from tiering.policies.lru import LRU, View, Which
 from tiering.quotas import Shares, split
 from tiering.ranks import Rank, Ranks
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, Tier
@@ -21,7 +22,8 @@ class FairOrder:
     """First whose, then which. Whose: of who stands furthest above its part; see `quotas.split`.
 
     Which: of a part, one owner's blocks of one rank, the least recently used leaf, the lowest rank first. Each part is a view
-    of the one order of uses, which passes over what others used last, and is made when it is first needed. Everybody's blocks
+    of the one order of uses, which passes over what others used last, and is made when it is first needed; where some blocks are
+    told to go first, those of the part do. Everybody's blocks
     that lead to an owner's are in no part: they go when nothing else does, as do all that parts do not offer, in the order
     that this was made around. So whatever that would give up can be had here too.
     """
@@ -34,14 +36,14 @@ class FairOrder:
         shares: Shares,
         ranks: Ranks,
         plain: Victims,
-        eligible: Eligible,
+        eligible: Which,
         block_size: Callable[[], float] = lambda: 1.0,
     ) -> None:
         """`plain`: the order of all blocks, with the same `eligible`: see `LRU.view`. `block_size`: of a mean block, as `shares` counts."""
         self._tier, self._order, self._residency = tier, order, residency
         self._shares, self._ranks, self.plain = shares, ranks, plain
         self._eligible, self._block_size = eligible, block_size
-        self._parts: dict[_Part, View] = {}
+        self._parts: dict[_Part, View | FirstToGo] = {}
 
     def peek(self, k: int) -> Ids:
         """See `View.peek`; of several owners the blocks of who stands furthest above its part come first."""
@@ -145,27 +147,41 @@ class FairOrder:
                 break
         return np.concatenate(found)
 
-    def _part(self, owner: int, rank: Rank | None) -> View:
-        view = self._parts.get((owner, rank))
-        if view is None:
+    def _part(self, owner: int, rank: Rank | None) -> View | FirstToGo:
+        part = self._parts.get((owner, rank))
+        if part is None:
+            part = self._parts[owner, rank] = self._made(owner, rank)
+        return part
 
-            def eligible(ids: Ids) -> Mask:
-                mask = self._eligible(ids)
-                if owner != _ALL:
-                    mask &= self._residency.owner.take(ids) == owner
-                if owner == NOBODY:
-                    mask &= self._residency.stems.take(ids) == 0
-                if rank is not None:
-                    mask &= self._ranks.of(ids) == rank
-                return mask
+    def _made(self, owner: int, rank: Rank | None) -> View | FirstToGo:
+        residency = self._residency
 
-            def wanted(_: Ids, deepest: Ids) -> Mask:
-                """An owner's blocks are followed by none but its own."""
-                mask: Mask = self._residency.owner.take(deepest) == owner
-                return mask
+        def eligible(ids: Ids) -> Mask:
+            mask = self._eligible(ids)
+            if owner != _ALL:
+                mask &= residency.owner.take(ids) == owner
+            if owner == NOBODY:
+                mask &= residency.stems.take(ids) == 0
+            if rank is not None:
+                mask &= self._ranks.of(ids) == rank
+            return mask
 
-            view = self._order.view(eligible, wanted=None if owner in (_ALL, NOBODY) else wanted)
-            self._parts[owner, rank] = view
+        def wanted(_: Ids, deepest: Ids) -> Mask:
+            """An owner's blocks are followed by none but its own."""
+            mask: Mask = residency.owner.take(deepest) == owner
+            return mask
+
+        def may_be_in(ids: Ids) -> Mask:
+            """What is high now may be normal later: both parts have to know of it."""
+            mask = np.ones(len(ids), dtype=np.bool_) if owner == _ALL else residency.owner.take(ids) == owner
+            if rank is not None:
+                ranks = self._ranks.of(ids)
+                mask &= (ranks == rank) | ((ranks == Rank.HIGH) & (rank is Rank.NORMAL))
+            return mask
+
+        view = self._order.view(eligible, wanted=None if owner in (_ALL, NOBODY) else wanted)
+        if isinstance(self.plain, FirstToGo):
+            return self.plain.part(None if owner == _ALL else owner, view, eligible, may_be_in)
         return view
 
     def check(self) -> None:

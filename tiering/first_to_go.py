@@ -1,14 +1,17 @@
 """Blocks that leave a tier before all others, whenever they were used last."""
 
 from collections import deque
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from tiering.policies.lru import Eligible, View
-from tiering.residency import Ids, Residency, State, Tier
+from tiering.policies.lru import View, Which
+from tiering.residency import Ids, Mask, Residency, State, Tier
 
 _ABSENT = State.ABSENT
+_LEAST_RUNS: Final = 64
+"""Fewer are not looked through for those that are over."""
 
 
 class _Run(NamedTuple):
@@ -27,6 +30,9 @@ class FirstToGo:
 
         run of an earlier request     run of a later one     the log, without these
         d1 c1                         f2 e2                  a3 - b3 - ...
+
+    Where blocks are chosen among one owner's, or those of one rank, each such part has its own: what goes first among all goes
+    first there too.
     """
 
     def __init__(
@@ -34,16 +40,47 @@ class FirstToGo:
         tier: Tier,
         residency: Residency,
         view: View,
-        eligible: Eligible,
+        eligible: Which,
     ) -> None:
         """`view`: of all of the tier's blocks, with the same `eligible`: see `LRU.view`."""
         self._tier, self._residency, self._view, self._eligible = tier, residency, view, eligible
         self._runs: deque[_Run] = deque()
+        self._look_through_at = _LEAST_RUNS
+        self._parts: dict[int | None, list[tuple[FirstToGo, Callable[[Ids], Mask]]]] = {}
+        """Those of one owner's blocks, by its number, and None: those of everybody's; each with what says which are in it."""
 
     def put(self, ids: Ids, stamp: int) -> None:
         """Blocks at the end of a path, in its order, that were used last at `stamp` go first, until they are used again."""
         if len(ids):
-            self._runs.append(_Run(ids[::-1].copy(), stamp))
+            run = _Run(ids[::-1].copy(), stamp)
+            self._append(run)
+            if self._parts:
+                for owner in (None, *np.unique(self._residency.owner.take(ids)).tolist()):
+                    for part, is_in in self._parts.get(owner, ()):
+                        part.put_of(run, is_in)
+
+    def part(
+        self, owner: int | None, view: View, eligible: Which, is_in: Callable[[Ids], Mask]
+    ) -> "FirstToGo":
+        """One of its own for some blocks: `is_in`, all one owner's if not None. `view`: of these, with the same `eligible`."""
+        part = FirstToGo(self._tier, self._residency, view, eligible)
+        for run in self._runs:
+            part.put_of(run, is_in)
+        self._parts.setdefault(owner, []).append((part, is_in))
+        return part
+
+    def put_of(self, run: _Run, is_in: Callable[[Ids], Mask]) -> None:
+        """`put`, for what is in this part of a run."""
+        ids = run.ids[is_in(run.ids)]
+        if len(ids):
+            self._append(_Run(ids, run.stamp))
+
+    def _append(self, run: _Run) -> None:
+        """Who is not asked, as others give, must not remember for ever."""
+        self._runs.append(run)
+        if len(self._runs) >= self._look_through_at:
+            self._runs = deque(run for run in self._runs if len(self._left(run)))
+            self._look_through_at = max(_LEAST_RUNS, 2 * len(self._runs))
 
     def peek(self, k: int) -> Ids:
         """See `View.peek`."""
@@ -78,6 +115,10 @@ class FirstToGo:
     def rewind(self, ids: Ids) -> None:
         """See `View.rewind`."""
         self._view.rewind(ids)
+
+    def look_from(self, stamp: int) -> None:
+        """See `View.look_from`."""
+        self._view.look_from(stamp)
 
     def _forget(self) -> None:
         """Drop the first runs, as far as all of their blocks have left or been used again."""

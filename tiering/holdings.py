@@ -15,23 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.eligible import Eligible
 from tiering.fair_order import FairOrder
 from tiering.fingerprints import fingerprints
 from tiering.first_to_go import FirstToGo
 from tiering.holds import Hold, Holds
+from tiering.kernels import kernels
 from tiering.owners import NOBODY, Owners, Ownership
-from tiering.policies.lru import LRU, Eligible
+from tiering.policies.lru import LRU
 from tiering.policies.policy import Policy
 from tiering.quotas import Quotas, Shares
 from tiering.radix import RadixIndex
 from tiering.ranks import Rank, Ranks
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, State, Tier
+from tiering.rules import DEVICE_VICTIM, DISK_VICTIM, HOST_CLEAN, HOST_DIRTY, HOST_STORED, HOST_VICTIM
 from tiering.slot_table import SlotState, SlotTable
 from tiering.stems import Stems
 from tiering.terms import Terms
 from tiering.tier_order import ROOT, TierOrder, Victims
 
-_Seen = dict[Tier, tuple[Victims, ...]]
+_Seen = tuple[tuple[Victims, ...], ...]
+"""By tier: an enum takes long to be hashed, as a key of a dict."""
 
 ABSENT, WRITING, PRESENT = map(int, State)  # numpy compares with an int in a fifth of the time
 _INDEXED = SlotState.INDEXED  # members of an enum take longer to look up
@@ -64,6 +68,7 @@ class Holdings:
         `chooses`: whether blocks may be told to go first from the device, which a policy knows nothing of. `quotas`: see Shares;
         `high_s`: see Ranks; `seed`: see RadixIndex.
         """
+        self._kernels = kernels()
         self.residency = Residency(device_slots + host_slots)
         self.radix = RadixIndex(block_tokens, self.residency, seed=seed)
         self.order = LRU(self.residency)
@@ -87,34 +92,25 @@ class Holdings:
         """Blocks in host memory that have no finished copy on disk."""
         self.tier_orders: tuple[TierOrder | None, ...] = (None, None, None)
         """The order of a plug-in, where there is one, by tier. The disk has none: what survives a restart is the last use."""
-        plain_device: Victims = self.order.view(self._is_device_victim, self._is_one_device_victim)
-        plain_host: Victims = self.order.view(self._is_host_victim)
-        self.host_stored = self.order.view(self._is_host_stored)
+        device_victim, host_victim = self._eligible(DEVICE_VICTIM), self._eligible(HOST_VICTIM)
+        plain_device: Victims = self.order.view(device_victim)
+        plain_host: Victims = self.order.view(host_victim)
+        self.host_stored = self.order.view(self._eligible(HOST_STORED))
         self._first_to_go: FirstToGo | None = None
         if chooses and policy is None:
-            plain_device = self._first_to_go = FirstToGo(
-                DEVICE,
-                self.residency,
-                self.order.view(self._is_device_victim, self._is_one_device_victim),
-                self._is_device_victim,
-            )
+            view = self.order.view(device_victim)
+            plain_device = self._first_to_go = FirstToGo(DEVICE, self.residency, view, device_victim)
         if policy is not None:
             plain_device = device = TierOrder(
-                DEVICE,
-                self.residency,
-                policy(device_slots),
-                self._is_device_victim,
-                self._is_one_device_victim,
+                DEVICE, self.residency, policy(device_slots), device_victim, device_victim.of
             )
-            plain_host = host = TierOrder(
-                HOST, self.residency, policy(max(1, host_slots)), self._is_host_victim
-            )
+            plain_host = host = TierOrder(HOST, self.residency, policy(max(1, host_slots)), host_victim)
             self.tier_orders = (device, host, None)
-        self.device_victims = self._fair(DEVICE, plain_device, self._is_device_victim)
-        self.host_victims = self._fair(HOST, plain_host, self._is_host_victim)
-        self.host_clean = self._fair(HOST, self.order.view(self._is_host_clean), self._is_host_clean)
-        self.host_dirty = self._fair(HOST, self.order.view(self._is_to_be_written), self._is_to_be_written)
-        self.disk_victims = self._fair(DISK, self.order.view(self._is_disk_victim), self._is_disk_victim)
+        self.device_victims = self._fair(DEVICE, plain_device, device_victim)
+        self.host_victims = self._fair(HOST, plain_host, host_victim)
+        self.host_clean = self._fair_view(HOST, self._eligible(HOST_CLEAN))
+        self.host_dirty = self._fair_view(HOST, self._eligible(HOST_DIRTY))
+        self.disk_victims = self._fair_view(DISK, self._eligible(DISK_VICTIM))
         self._fair_orders = (
             self.device_victims,
             self.host_victims,
@@ -122,25 +118,27 @@ class Holdings:
             self.host_dirty,
             self.disk_victims,
         )
-        host_views = (self.host_clean, self.host_stored, self.host_victims, self.host_dirty)
-        # Who may see blocks although nobody touched them, when copies are begun, are whole, go or are no longer read.
-        self._see_begun: _Seen = {DEVICE: (self.host_clean,), HOST: (), DISK: ()}
-        self._see_whole: _Seen = {
-            DEVICE: (self.device_victims, self.disk_victims),
-            HOST: host_views,
-            DISK: (self.host_clean, self.host_stored, self.disk_victims),
-        }
-        self._see_gone: _Seen = {
-            DEVICE: (self.host_victims,),
-            HOST: (),
-            DISK: (self.host_victims, self.host_dirty),
-        }
-        self._see_unread: _Seen = {
-            DEVICE: (self.device_victims,),
-            HOST: host_views,
-            DISK: (self.disk_victims,),
-        }
-        self._views = (self.device_victims, *host_views, self.disk_victims)
+        # Who may see blocks although nobody touched them, when copies are begun, are whole, go or are no longer read. A tier that
+        # is absent now never comes, and nobody looks for its blocks.
+        has_disk = disk_bytes > 0
+        clean, victims = (self.host_clean,) * (host_slots > 0), (self.host_victims,) * (host_slots > 0)
+        host_views = (*clean, *victims, *(self.host_stored, self.host_dirty) * has_disk)
+        device_views, disk_views = (self.device_victims,), (self.disk_victims,) * has_disk
+        self._see_begun: _Seen = (clean, (), ())
+        self._see_whole: _Seen = (
+            (*device_views, *disk_views),
+            host_views,
+            (*clean, *(self.host_stored,) * has_disk, *disk_views),
+        )
+        self._see_gone: _Seen = (victims, (), (*victims, *(self.host_dirty,) * has_disk))
+        self._see_unread: _Seen = (device_views, host_views, disk_views)
+        self._views = (*device_views, *host_views, *disk_views)
+
+    def _eligible(self, rule: int) -> Eligible:
+        return Eligible(rule, self.residency, self.slots[HOST])
+
+    def _fair_view(self, tier: Tier, eligible: Eligible) -> FairOrder:
+        return self._fair(tier, self.order.view(eligible), eligible)
 
     def _fair(self, tier: Tier, plain: Victims, eligible: Eligible) -> FairOrder:
         size = self._mean_record if tier is DISK else lambda: 1.0
@@ -216,71 +214,11 @@ class Holdings:
 
     # --- who may go -----------------------------------------------------------------------------------------------
 
-    def _idle(self, tier: Tier, ids: Ids) -> Mask:
-        """Present, and no copy out of it in flight."""
-        mask: Mask = (self.residency.state[tier][ids] == PRESENT) & (self.residency.readers[tier][ids] == 0)
-        return mask
-
-    def _is_device_victim(self, ids: Ids) -> Mask:
-        mask = self.residency.evictable(DEVICE, ids)
-        return mask & self.may_leave_device(ids) if self.holds else mask
-
-    def _is_one_device_victim(self, block: int) -> bool:
-        cells = self.residency.cells
-        if cells.state[0][block] != PRESENT or cells.leases[block] or cells.readers[0][block]:
-            return False
-        return not self.holds.are_any or self.may_leave_device(np.array([block], dtype=np.intp)).item()
-
-    def may_leave_device(self, ids: Ids) -> Mask:
-        """Of blocks that nobody uses, those that are not held there, nor have nowhere else to be held."""
-        mask = ~self.holds.are_held_in(DEVICE, ids)
-        if not self.slots[HOST].num_usable:
-            mask &= ~self.holds.are_held(ids)
-        return mask
-
-    def _is_host_clean(self, ids: Ids) -> Mask:
-        """A host copy that may go because the block is elsewhere.
-
-        That includes blocks which a request is computing although the host has them, as it does below a hole: were
-        their copies to stay, they might hold the very slots that the request needs for its loads.
-        """
-        mask: Mask = self._idle(HOST, ids) & self._elsewhere(ids)
-        return mask & ~self.holds.are_held_in(HOST, ids) if self.holds else mask
-
-    def _is_host_stored(self, ids: Ids) -> Mask:
-        """A host copy that may go because the disk has the block."""
-        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK][ids] == PRESENT)
-        return mask & ~self.holds.are_held_in(HOST, ids) if self.holds else mask
-
-    def _is_host_victim(self, ids: Ids) -> Mask:
-        """A host copy that is the block's last."""
-        mask: Mask = self._idle(HOST, ids) & ~self._elsewhere(ids)
-        return mask & ~self.holds.are_held(ids) if self.holds else mask
-
-    def _elsewhere(self, ids: Ids) -> Mask:
-        """Whether a block is, or is about to be, elsewhere than in host memory.
-
-        What is leased is, save while it is being admitted.
-        """
-        on_device = (self.residency.state[DEVICE][ids] != ABSENT) | self.residency.computing[ids]
-        mask: Mask = on_device | (self.residency.state[DISK][ids] == PRESENT)
-        return mask
-
     def is_host_dirty(self, ids: Ids) -> Mask:
         """A host copy of a block that the disk has not, and is not getting."""
-        mask: Mask = self._idle(HOST, ids) & (self.residency.state[DISK][ids] == ABSENT)
-        return mask
-
-    def _is_to_be_written(self, ids: Ids) -> Mask:
-        """Of those, what may leave host memory for it: what is held there takes its place whether the disk has it or not."""
-        mask = self.is_host_dirty(ids)
-        return mask & ~self.holds.are_held_in(HOST, ids) if self.holds else mask
-
-    def _is_disk_victim(self, ids: Ids) -> Mask:
-        on_device = self.residency.state[DEVICE][ids] == PRESENT
-        mask: Mask = self._idle(DISK, ids) & (on_device | (self.residency.leases[ids] == 0))
-        if self.holds:
-            mask &= ~self.holds.are_held_in(DISK, ids) & (on_device | ~self.holds.are_held(ids))
+        state = self.residency.state
+        mask: Mask = (state[HOST][ids] == PRESENT) & (state[DISK][ids] == ABSENT)
+        mask &= self.residency.readers[HOST][ids] == 0
         return mask
 
     def may_leave(self, tier: Tier, ids: Ids) -> Mask:
@@ -351,17 +289,15 @@ class Holdings:
 
     def failed(self, tier: Tier, ids: Ids) -> None:
         """The copies will not come; their places are free again."""
-        assert (self.residency.state[tier][ids] == WRITING).all(), f"nothing was on its way to {tier.label}"
-        self._vacate(tier, ids, SlotState.IN_FLIGHT)
+        self._vacate(tier, ids, WRITING, SlotState.IN_FLIGHT)
 
     def left(self, tier: Tier, ids: Ids) -> None:
         """Give up copies that nobody reads; their places are free again."""
-        assert (self.residency.state[tier][ids] == PRESENT).all(), f"{tier.label} does not hold this"
         self._count(tier, ids, -1)
-        self._vacate(tier, ids, SlotState.INDEXED)
+        self._vacate(tier, ids, PRESENT, SlotState.INDEXED)
 
-    def _vacate(self, tier: Tier, ids: Ids, slot_state: SlotState) -> None:
-        self.residency.drop(tier, ids)
+    def _vacate(self, tier: Tier, ids: Ids, state: int, slot_state: SlotState) -> None:
+        self.residency.drop(tier, ids, state)
         if self.owners.several:
             self.shares.change_use(tier, ids, -self.residency.place[DISK][ids] if tier is DISK else -1)
         if (order := self.tier_orders[tier]) is not None:
@@ -404,10 +340,13 @@ class Holdings:
 
     def found(self, path: Ids, tiers: NDArray[np.int8]) -> None:
         """A request has found these blocks, each in this tier."""
+        if not len(path):
+            return
         self.residency.found(path)
-        for tier, order in zip(Tier, self.tier_orders, strict=True):
-            if order is not None:
-                order.used(path[tiers == tier])
+        if self.tier_orders[DEVICE] is not None:
+            for tier, order in zip(Tier, self.tier_orders, strict=True):
+                if order is not None:
+                    order.used(path[tiers == tier])
 
     def comes(self, matched: Ids, absent: Ids, own: NDArray[np.int32]) -> None:
         """Places on the device are about to be asked for: for those of a path at positions `absent`, and what follows it.
@@ -436,6 +375,8 @@ class Holdings:
 
     def lease(self, path: Ids, rank: Rank = Rank.NORMAL) -> None:
         """Protect a path from the root, and count it as used now, by a request of this rank."""
+        if not len(path):
+            return
         self.residency.lease(path)
         self.ranks.used(path, rank)
         self.order.touch(path)
@@ -448,10 +389,12 @@ class Holdings:
         self.ranks.used(path, rank)
         self.order.touch(path)
 
-    def recalled(self, ids: Ids, uses: NDArray[np.int64]) -> None:
-        """Blocks were used before a restart, and by nobody since: see `LRU.recalled`."""
-        self.order.recalled(ids, uses)
-        self._show(self._fair_orders, self.ranks.recalled(ids))
+    def recalled(
+        self, ids: Ids, uses: NDArray[np.int64], untouched: Mask, ranks: NDArray[np.int8] | None
+    ) -> None:
+        """Blocks were used before a restart, and some by nobody since: see `LRU.recalled`, `Ranks.recalled`."""
+        self.order.recalled(ids[untouched], uses[untouched])
+        self._show(self._fair_orders, self.ranks.recalled(ids, uses, untouched, ranks))
 
     def release(self, path: Ids, rank: Rank = Rank.NORMAL) -> None:
         """Undo `lease`. The end of a use is a use."""
@@ -475,7 +418,7 @@ class Holdings:
     def will_compute(self, ids: Ids) -> None:
         """A request is going to fill these blocks on the device, whether they have a place there already or not."""
         self.residency.computing[ids] = True
-        self._show((self.host_clean,), ids)
+        self._show(self._see_begun[DEVICE], ids)
 
     def wont_compute(self, ids: Ids) -> None:
         """It has done so, or will not."""
@@ -492,10 +435,7 @@ class Holdings:
         `ids` in any order. Answers the holes: blocks that are nowhere but still have children or a lease.
         """
         cells, holes = self.residency.cells, []
-        ids = ids[self.residency.state[DEVICE].take(ids) == ABSENT]
-        if not len(ids):  # as mostly when a request ends
-            return []
-        for block in ids[~self.residency.resident_anywhere(ids)].tolist():
+        for block in self._nowhere(ids).tolist():
             while block >= 0 and cells.live[block] and self.is_nowhere(block):
                 if cells.num_children[block] or cells.leases[block] or self.holds.is_held(block):
                     holes.append(block)
@@ -534,10 +474,13 @@ class Holdings:
         """`remove` these, and parents of theirs that are left as holes with nothing below."""
         above = self.residency.parent[ids].astype(np.intp)
         self.remove(ids)
-        above = above[above != NO_BLOCK]
-        above = above[self.residency.live[above]]
-        if len(above):
-            self.prune(above)
+        self.prune(above)
+
+    def _nowhere(self, ids: Ids) -> Ids:
+        """Those of these blocks, or of NO_BLOCK, that are in the index and in no tier."""
+        found: Ids = np.empty(len(ids), dtype=np.intp)
+        num = self._kernels.find_nowhere(self.residency.live, self.residency.state, ids, found)
+        return found[:num]
 
     def remove(self, ids: Ids) -> None:
         """Take blocks out of the index that are nowhere and unleased, children before parents; none may stay below one."""

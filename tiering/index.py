@@ -43,11 +43,13 @@ from tiering.moves import (
     Copied,
     Demote,
     HasRead,
+    Lineage,
     Move,
     Promote,
     Read,
     SwapIn,
     SwapOut,
+    Wanted,
     Write,
     Written,
 )
@@ -64,7 +66,6 @@ from tiering.restore import Restore
 from tiering.retention import Retention
 from tiering.sizes import Sizes
 from tiering.swaps import Stash, Swaps
-from tiering.terms import Term
 from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
 from tiering.walk import Nodes, walk
@@ -134,7 +135,9 @@ class Index:
         )
         self._outbox = Outbox()
         self._holes = Holes(self._holdings, config.hole_ttl_s)
-        self._eviction = Eviction(self._holdings, self._holes, self._outbox, self._entry)
+        self._eviction = Eviction(
+            self._holdings, self._holes, self._outbox, self._entry, remembers=config.explains
+        )
         self._loads = Loads(
             self._holdings,
             self._eviction,
@@ -190,10 +193,10 @@ class Index:
                 self._expiry,
                 self._restore,
                 host_loads=config.loads,
-                explains=config.explains,
                 mark_shift=config.mark_shift,
             ),
             host_loads=config.loads,
+            explains=config.explains,
             min_prefix_tokens=config.min_prefix_tokens,
         )
         self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)
@@ -352,7 +355,7 @@ class Index:
         the device, until it is found again. None: it learns nothing, and all blocks were used now.
         """
         self._leases.release(lease)
-        if told is not None:
+        if told is not None and self._entry.learns:
             self._entry.ended(lease.ids, lease.num_cached_blocks, told)
 
     # --- the driver -----------------------------------------------------------------------------------------------
@@ -421,6 +424,10 @@ class Index:
             if answer.error is not None:
                 return HasRead(answer.number, (ReadOutcome(MissReason.ABSENT),) * num_blocks)
         return answer
+
+    def lineage(self, move: Write) -> Lineage:
+        """What it takes to compute the keys for a write that is not over."""
+        return self._writes.lineage(move.unkeyed)
 
     def arriving(self, number: int) -> None:
         """The first layers of what a Promote or SwapIn brings are there; its answer is still to come."""
@@ -625,15 +632,15 @@ class Index:
         self.at(now_s)
         self._restore.begin(now_s)
 
-    def restore(self, found: Found, terms: Mapping[BlockKey, Term] | None = None) -> Steps[None]:
-        """An errand: enter what the store holds. Records whose parents are missing are forgotten. `terms`: of those blocks
-        whose terms are not everybody's.
+    def restore(self, found: Found, wanted: Mapping[BlockKey, Wanted] | None = None) -> Steps[None]:
+        """An errand: enter what the store holds. Records whose parents are missing are forgotten. `wanted`: of those blocks
+        of which requests have said something.
 
         What cannot be entered, as for want of memory, is logged and left: nobody waits for this errand, and nothing is
         written until it is over.
         """
         try:
-            yield from self._restore.enter(found, terms or {})
+            yield from self._restore.enter(found, wanted or {})
         except AssertionError:  # our own books do not agree: whoever drives this has to know
             raise
         except Exception as error:  # noqa: BLE001 - a store may be anybody's

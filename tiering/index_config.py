@@ -37,7 +37,8 @@ class IndexConfig:
     loads: bool = True
     """Whether blocks below the device are brought back; otherwise they are computed again."""
     explains: bool = True
-    """Whether it is noted at each admission what could explain the match: nobody may ask what became of a simulated request."""
+    """Whether it is noted what could explain a match, at each admission and of blocks that went: nobody asks what became of a
+    simulated request."""
     mark_shift: int = 31
     """Bits of token ids from this one up are no tokens but keep prompts apart: explanations look below them."""
     read_threads: int = 2

@@ -13,6 +13,7 @@ from tiering.residency import Ids, Tier
 from tiering.terms import EVERYBODYS_TERM
 
 NOT_CACHED = -1
+_NO_TOKENS: Tokens = np.empty(0, dtype=np.int32)
 
 
 class Lease:
@@ -50,8 +51,9 @@ class Lease:
         self.ids = ids
         self.slots = slots
         self.ownership, self.rank, self.term = ownership, rank, term
-        self.found_in = np.full(max_blocks, NOT_CACHED, dtype=np.int8)
+        self.found_in: NDArray[np.int8] = np.empty(max_blocks, dtype=np.int8)
         self.found_in[: len(found_in)] = found_in
+        self.found_in[len(found_in) :] = NOT_CACHED
         self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
         self.filling: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
         self.num_loading = 0
@@ -66,7 +68,7 @@ class Lease:
         """What was seen of the prompt when the lease was granted; None for a fork, and once it was taken."""
         self.decision: Decision | None = None
         """How much of the match was to be loaded; None where there was nothing to choose, or nobody who does."""
-        self.indexable: Tokens = ids[:0].astype(np.int32)
+        self.indexable: Tokens = _NO_TOKENS
         """Tokens from the first on whose blocks may be indexed, once they are computed; given with the last of them."""
         self.released = False
 

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from enum import Enum, auto
+from typing import Final
 
 import numpy as np
 
 from tiering.eviction import Eviction, Room
 from tiering.expiry import Expiry
-from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
+from tiering.holdings import ABSENT, DEVICE, HOST, PRESENT, WRITING, Holdings
 from tiering.holes import Holes
+from tiering.kernels import kernels
 from tiering.lease import Lease
 from tiering.loads import Loads
 from tiering.observation import Observed
@@ -16,10 +18,13 @@ from tiering.observer import Observer
 from tiering.owners import Ownership
 from tiering.radix import Tokens
 from tiering.ranks import Rank
-from tiering.residency import NO_BLOCK, Ids
+from tiering.residency import NO_BLOCK, Ids, Mask
 from tiering.retention import Retention
 from tiering.slot_table import SlotState
 from tiering.swaps import Stash, StashState, Swaps
+
+_NOTHING: Final[Ids] = np.empty(0, dtype=np.intp)
+_PRIVATE, _IN_FLIGHT = SlotState.PRIVATE, SlotState.IN_FLIGHT  # members of an enum take longer to look up
 
 
 class Wait(Enum):
@@ -56,15 +61,18 @@ class Leases:
         observer: Observer,
         *,
         host_loads: bool,
+        explains: bool,
         min_prefix_tokens: int,
     ) -> None:
-        """`host_loads`: whether blocks below the device are used. `min_prefix_tokens`: see IndexConfig."""
+        """`host_loads`: whether blocks below the device are used. `explains`, `min_prefix_tokens`: see IndexConfig."""
         self.min_prefix_tokens = min_prefix_tokens
+        self._kernels = kernels()
+        self._block_tokens = holdings.radix.block_tokens
         self._observer = observer
         self._holdings, self._holes, self._eviction = holdings, holes, eviction
         self._loads, self._swaps, self._expiry = loads, swaps, expiry
         self._retention = retention
-        self._host_loads = host_loads
+        self._host_loads, self._explains = host_loads, explains
         self._leases: list[Lease] = []
         self.num_preempted = 0
 
@@ -79,44 +87,41 @@ class Leases:
         What is shorter than is worth loading is used as far as the device has it, or will have it for others.
         """
         matched = self._match(tokens, compute_last=compute_last, disk_ready=disk_ready, use=use)
-        if len(matched) * self._holdings.radix.block_tokens >= self.min_prefix_tokens:
+        if len(matched) * self._block_tokens >= self.min_prefix_tokens:
             return matched
         residency = self._holdings.residency
-        at_hand = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
-        return matched if np.count_nonzero(at_hand) == len(matched) else matched[: at_hand.argmin()]
+        return matched[: self._kernels.num_usable(residency.state, residency.computing, 0, matched)]
 
     def is_too_short(self, tokens: Tokens) -> bool:
         """Whether a prompt is shorter than is worth keeping."""
-        block_tokens = self._holdings.radix.block_tokens
+        block_tokens = self._block_tokens
         return len(tokens) // block_tokens * block_tokens < self.min_prefix_tokens
 
     def _match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
         if use is CacheUse.OFF:
             return np.empty(0, dtype=np.intp)
         usable_blocks = self.num_usable(tokens, compute_last=compute_last)
-        matched = self._holdings.radix.match(tokens[: usable_blocks * self._holdings.radix.block_tokens])
+        matched = self._holdings.radix.match(tokens[: usable_blocks * self._block_tokens])
         residency = self._holdings.residency
-        there = residency.state[DEVICE].take(matched) != ABSENT
-        if np.count_nonzero(there) < len(matched):
-            there |= residency.computing.take(matched)
-            if self._host_loads:
-                below = residency.state[HOST].take(matched) != ABSENT
-                if disk_ready:
-                    below |= residency.state[DISK].take(matched) == PRESENT
-                there |= below & ~self._loads.is_overdue(matched)
+        below = self._host_loads + (self._host_loads and disk_ready)
+        num = self._kernels.num_usable(residency.state, residency.computing, below, matched)
+        matched = matched if num == len(matched) else matched[:num]
+        if self._loads.are_any_overdue:  # and what is not on the device either way
+            at_hand = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
+            matched = _until(matched, ~at_hand & self._loads.is_overdue(matched))
         if self._expiry.is_any_over:
-            there &= ~self._expiry.is_over(matched)
-        return matched if np.count_nonzero(there) == len(matched) else matched[: there.argmin()]
+            matched = _until(matched, self._expiry.is_over(matched))
+        return matched
 
     def num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
         """Whole blocks of a prompt that may match."""
         usable_tokens = max(0, len(tokens) - 1) if compute_last else len(tokens)
-        return usable_tokens // self._holdings.radix.block_tokens
+        return usable_tokens // self._block_tokens
 
     def observe(self, tokens: Tokens, matched: Ids, *, compute_last: bool, use: CacheUse) -> Observed:
         """What there is of a prompt that `match` has answered this for."""
         usable_blocks = self.num_usable(tokens, compute_last=compute_last)
-        too_short = len(matched) * self._holdings.radix.block_tokens < self.min_prefix_tokens and len(
+        too_short = len(matched) * self._block_tokens < self.min_prefix_tokens and len(
             self._match(tokens, compute_last=compute_last, disk_ready=True, use=use)
         ) > len(matched)
         off = use is CacheUse.OFF
@@ -124,13 +129,12 @@ class Leases:
 
     def is_pending(self, matched: Ids) -> bool:
         """Whether a block is being computed or loaded for another request."""
+        return self._num_absent(matched) < 0
+
+    def _num_absent(self, matched: Ids) -> int:
+        """How many blocks the device does not have; -1 if one is being computed or loaded for another request."""
         residency = self._holdings.residency
-        device = residency.state[DEVICE].take(matched)
-        if np.count_nonzero(device == PRESENT) == len(matched):
-            return False
-        on_its_way = (device == WRITING) | residency.computing.take(matched)
-        on_its_way |= (device == ABSENT) & (residency.state[HOST].take(matched) == WRITING)
-        return bool(np.count_nonzero(on_its_way))
+        return self._kernels.num_absent(residency.state, residency.computing, matched)
 
     # --- admission ------------------------------------------------------------------------------------------------
 
@@ -149,15 +153,18 @@ class Leases:
         term: int,
     ) -> Lease | Wait:
         """See Index.admit."""
-        if self.is_pending(matched):
+        num_absent = self._num_absent(matched)
+        if num_absent < 0:
             return Wait.FOR_BLOCKS
         if stash is not None and stash.state is StashState.MOVING:
             return Wait.FOR_ROOM
         num_blocks = min(max_blocks, self._num_to_begin(tokens, len(matched), chunk_blocks, stash))
-        block_tokens = self._holdings.radix.block_tokens
+        block_tokens = self._block_tokens
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched, rank)
-        absent = np.flatnonzero(self._holdings.residency.state[DEVICE].take(matched) != PRESENT)
+        absent = _NOTHING
+        if num_absent:
+            (absent,) = (self._holdings.residency.state[DEVICE].take(matched) != PRESENT).nonzero()
         whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
         self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
         num_missing = num_blocks - len(matched) + len(absent)
@@ -167,8 +174,10 @@ class Leases:
         if room is not Room.NOW:
             self._holdings.release(matched, rank)
             return Wait.FOR_ROOM
-        observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
-        shared = len(matched) * self._holdings.radix.block_tokens if use is not CacheUse.READ_WRITE else None
+        observed = None
+        if self._explains:
+            observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
+        shared = len(matched) * self._block_tokens if use is not CacheUse.READ_WRITE else None
         lease = self._grant(
             tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, rank, observed, term
         )
@@ -189,7 +198,7 @@ class Leases:
 
     def _num_to_begin(self, tokens: Tokens, num_matched: int, chunk_blocks: int, stash: Stash | None) -> int:
         """Blocks of the prefix, of what is computed first or comes back, and one to decode into."""
-        prompt_blocks = -(-len(tokens) // self._holdings.radix.block_tokens)
+        prompt_blocks = -(-len(tokens) // self._block_tokens)
         first = min(num_matched + chunk_blocks, prompt_blocks)
         return max(first, 0 if stash is None else stash.start + len(stash)) + 1
 
@@ -202,72 +211,69 @@ class Leases:
         max_blocks: int,
         ownership: Ownership,
         rank: Rank,
-        observed: Observed,
+        observed: Observed | None,
         term: int,
     ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
         holdings, num_matched = self._holdings, len(matched)
-        found_in = observed.tiers.astype(np.int8)
+        found_in = (self._observer.tiers(matched) if observed is None else observed.tiers).astype(np.int8)
         holdings.found(matched, found_in)
-        loading = holdings.slots[DEVICE].take(len(absent), SlotState.IN_FLIGHT)
-        private = holdings.slots[DEVICE].take(num_blocks - num_matched, SlotState.PRIVATE)
-        assert loading is not None and private is not None, "room was made for both"
         if len(absent):
+            loading = holdings.slots[DEVICE].take(len(absent), _IN_FLIGHT)
+            assert loading is not None, "room was made for all"
             holdings.expect(DEVICE, matched[absent], loading)
-        slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
+        private = holdings.slots[DEVICE].take(num_blocks - num_matched, _PRIVATE)
+        assert private is not None, "room was made for all"
+        slots = private
+        if num_matched:
+            slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
         path = self._path(tokens, matched)
         holdings.belongs(path, 0, ownership)
         lease = Lease(path, slots, found_in, max_blocks, ownership, rank, term)
         self._retention.used(path, term)
         lease.observed = observed
         lease.ready[:num_matched] = True
-        lease.ready[absent] = False
         holdings.lease_further(path, num_matched, rank)
         self._leases.append(lease)
         if len(path) > num_matched:
-            mine = np.arange(num_matched, len(path))
-            lease.filling[mine] = True
-            holdings.will_compute(path[mine])
-            self._fill(lease, mine[mine < num_blocks])
+            lease.filling[num_matched : len(path)] = True
+            holdings.will_compute(path[num_matched:])
+            self._fill(lease, slice(num_matched, num_blocks))
         if len(absent):
+            lease.ready[absent] = False
             self._loads.start(lease, absent, tokens)
         return lease
 
     def _path(self, tokens: Tokens, matched: Ids) -> Ids:
-        """Enter what follows the match into the index, as far as it is this request's to compute; the path down to there."""
-        last = matched.item(-1) if len(matched) else NO_BLOCK
-        own = self._own_part(tokens, last, len(matched))
-        return np.concatenate([matched, self._holdings.radix.extend(last, own)]) if own else matched
+        """Enter what follows the match into the index, as far as it is this request's to compute; the path down to there.
 
-    def _own_part(self, tokens: Tokens, last: int, num_matched: int) -> bytes:
-        """What follows the match, which ends with `last`, of a prompt's whole blocks, up to the first that is another's.
-
-        That one is on the device, or another request brings it there, but it cannot be waited for: the last block of
-        a prompt, or one below a hole. A lease on it would keep two slots for one block.
+        It ends in front of the first block that is another's: that one is on the device, or another request brings it there, but
+        it cannot be waited for: the last block of a prompt, or one below a hole. A lease on it would keep two slots for one block.
         """
-        residency = self._holdings.residency
-        block_tokens = self._holdings.radix.block_tokens
+        radix, residency = self._holdings.radix, self._holdings.residency
+        num_matched, block_tokens = len(matched), self._block_tokens
         num_blocks = len(tokens) // block_tokens
         if num_blocks == num_matched:
-            return b""
+            return matched
+        last = matched.item(-1) if num_matched else NO_BLOCK
         own = tokens[num_matched * block_tokens : num_blocks * block_tokens]
-        known = self._holdings.radix.match_below(last, own)
+        known = radix.match_below(last, own)
         if not len(known):
-            return own.tobytes()
+            new = radix.append(last, own.tobytes())
+            return np.concatenate([matched, new]) if num_matched else new
         self._expiry.forget_path(known)
         known = known[residency.live[known]]
         others = np.flatnonzero((residency.state[DEVICE][known] != ABSENT) | residency.computing[known])
         if len(others):
             own = own[: others.item(0) * block_tokens]
-        return own.tobytes()
+        return np.concatenate([matched, radix.extend(last, own.tobytes())])
 
-    def _fill(self, lease: Lease, positions: Ids) -> None:
+    def _fill(self, lease: Lease, positions: Ids | slice) -> None:
         """The places of blocks that this request computes for all are known: private slots become theirs."""
-        if not len(positions):
-            return
-        slots = lease.slots[positions]
-        self._holdings.slots[DEVICE].turn(slots, SlotState.PRIVATE, SlotState.IN_FLIGHT)
-        self._holdings.expect(DEVICE, lease.ids[positions], slots)
+        ids = lease.ids[positions]
+        slots = lease.slots[positions][: len(ids)]
+        self._holdings.slots[DEVICE].turn(slots, _PRIVATE, _IN_FLIGHT)
+        self._holdings.expect(DEVICE, ids, slots)
 
     def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None:
         """See Index.fork."""
@@ -309,16 +315,16 @@ class Leases:
         """See Index.publish."""
         lease.ready[start:end] = True
         indexed = slice(start, min(end, len(lease.ids)))
-        filled = start + np.flatnonzero(lease.filling[indexed])
-        lease.filling[filled] = False
-        self._holdings.wont_compute(lease.ids[filled])
-        self._holdings.arrived(DEVICE, lease.ids[filled])
+        filled = lease.ids[indexed][lease.filling[indexed]]
+        lease.filling[indexed] = False
+        self._holdings.wont_compute(filled)
+        self._holdings.arrived(DEVICE, filled)
         lease.indexable = tokens[:0] if self.is_too_short(tokens) else tokens
         self._extend(lease)
 
     def _extend(self, lease: Lease) -> None:
         """Index the computed blocks behind the path, up to one that another request is filling."""
-        num_blocks = len(lease.indexable) // self._holdings.radix.block_tokens
+        num_blocks = len(lease.indexable) // self._block_tokens
         while len(lease.ids) < num_blocks and lease.ready.item(len(lease.ids)):
             if not self._extend_by_one(lease, lease.indexable):
                 break
@@ -326,7 +332,7 @@ class Leases:
     def _extend_by_one(self, lease: Lease, tokens: Tokens) -> bool:
         """Index the computed block behind the path, or use the one that is there. False if another is filling it."""
         residency, table = self._holdings.residency, self._holdings.slots[DEVICE]
-        position, block_tokens = len(lease.ids), self._holdings.radix.block_tokens
+        position, block_tokens = len(lease.ids), self._block_tokens
         above = lease.ids.item(-1) if position else NO_BLOCK
         own = tokens[position * block_tokens : (position + 1) * block_tokens]
         block = self._holdings.radix.extend(above, np.ascontiguousarray(own, dtype="<i4").tobytes())
@@ -377,13 +383,14 @@ class Leases:
         private = lease.slots[len(lease.ids) :]
         private = private[~np.isin(private, copied)] if len(copied) else private
         self._loads.cancel(lease)
-        unfilled = lease.ids[np.flatnonzero(lease.filling[: len(lease.ids)])]
+        unfilled = lease.ids[lease.filling[: len(lease.ids)]]
         if len(unfilled):
             self._holdings.wont_compute(unfilled)
             self._holdings.failed(
                 DEVICE, unfilled[self._holdings.residency.state[DEVICE][unfilled] == WRITING]
             )
-        self._holdings.slots[DEVICE].free(private, SlotState.PRIVATE)
+        if len(private):
+            self._holdings.slots[DEVICE].free(private, _PRIVATE)
         self._holdings.release(lease.ids, lease.rank)
         self._holes.prune(lease.ids[::-1])
 
@@ -415,3 +422,8 @@ class Leases:
         states = table.states(np.arange(table.num_slots))
         found = np.flatnonzero(states == SlotState.PRIVATE).tolist()
         assert owned == found, f"private device slots are {found}, requests and their swaps own {owned}"
+
+
+def _until(path: Ids, barred: Mask) -> Ids:
+    """A path up to the first block that is barred."""
+    return path[: barred.argmax()] if np.count_nonzero(barred) else path

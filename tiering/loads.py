@@ -219,6 +219,11 @@ class Loads:
         ends_s += [load.until_s for load in self._timed if load.lease.num_loading]
         return min(ends_s, default=None)
 
+    @property
+    def are_any_overdue(self) -> bool:
+        """Whether a read takes too long."""
+        return bool(self._overdue)
+
     def is_overdue(self, ids: Ids) -> Mask:
         """Which of these blocks are being read by a read that takes too long: they cannot be loaded."""
         if not self._overdue:

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from tiering.residency import Tier
 
+_NUM_TIERS = len(Tier)
+
 
 class Lookups:
     """Counts admissions, one that follows a preemption among them. One thread counts, any may read."""
@@ -19,9 +21,11 @@ class Lookups:
         """A request that asked for so many whole blocks was admitted; `found_in`: the tier of each that it found."""
         self._requests += 1
         self._blocks += num_blocks
-        if len(found_in):
-            counts: list[int] = np.bincount(found_in, minlength=len(Tier)).tolist()
-            for tier, num in enumerate(counts[: len(Tier)]):
+        if not np.count_nonzero(found_in):
+            self._hits[Tier.DEVICE] += len(found_in)
+        else:
+            counts: list[int] = np.bincount(found_in, minlength=_NUM_TIERS).tolist()
+            for tier, num in enumerate(counts[:_NUM_TIERS]):
                 self._hits[tier] += num
 
     def stats(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeAlias
 
 from kvstore.block import BlockKey
 from kvstore.store import BlockRef, ReadOutcome
+from tiering.ranks import Rank
 from tiering.residency import Ids
 from tiering.terms import Term
 
@@ -42,6 +43,10 @@ class Ancestor(NamedTuple):
     owner: bytes
 
 
+Lineage: TypeAlias = tuple[tuple[Ancestor, ...], dict[int, BlockKey]]
+"""Blocks whose keys must be computed, parents first; and the keys that the chain starts from, by block id (-1: the root)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Write:
     """Compute the keys of blocks and write them from host slots to disk."""
@@ -49,10 +54,11 @@ class Write:
     number: int
     ids: Ids
     host_slots: Ids
-    lineage: tuple[Ancestor, ...]
-    """The blocks and what stands between them and known keys; a parent that is here comes before its children."""
-    known_keys: dict[int, BlockKey]
-    """Keys that the chain starts from, by block id (-1: the root)."""
+    unkeyed: Ids
+    """The blocks, and those between them and known keys, whose keys must be computed; a parent that is here comes before its children.
+
+    `Index.lineage` has what it takes to compute them.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +108,19 @@ class Touch:
     used_s: tuple[float, ...]
 
 
+class Wanted(NamedTuple):
+    """What requests have said of a block that is to hold over a restart."""
+
+    term: Term = Term()
+    rank: Rank = Rank.NORMAL
+
+
 @dataclass(frozen=True, slots=True)
 class Retain:
-    """Note how long blocks on disk are to live after their last use. As for Touch; who stores nothing of it ignores it."""
+    """Note what was said of blocks on disk. As for Touch; who stores nothing of it ignores it."""
 
     keys: tuple[BlockKey, ...]
-    terms: tuple[Term, ...]
+    wanted: tuple[Wanted, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,9 @@ _ONWARDS_BY_ASKED: Final = 2
 long as somebody may want the explanation."""
 
 
+_NO_TIERS: Final[NDArray[np.intp]] = np.empty(0, dtype=np.intp)
+
+
 class Observer:
     """Looks at what is there of a prompt. One thread calls it; changes nothing."""
 
@@ -33,14 +36,13 @@ class Observer:
         restore: Restore,
         *,
         host_loads: bool,
-        explains: bool,
         mark_shift: int,
     ) -> None:
-        """`explains`: whether it looks beyond the match; `mark_shift`: bits of token ids from this one up only keep prompts apart; see IndexConfig."""
+        """`mark_shift`: bits of token ids from this one up only keep prompts apart; see IndexConfig."""
         self._holdings, self._departed = holdings, departed
         self._loads, self._expiry = loads, expiry
         self._restore = restore
-        self._host_loads, self._explains = host_loads, explains
+        self._host_loads = host_loads
         self._same = (1 << mark_shift) - 1
 
     def observe(
@@ -54,7 +56,7 @@ class Observer:
         known, stop, onwards = matched, None, b""
         if off:
             stop = MissReason.CACHE_OFF
-        elif self._explains and len(matched) < usable_blocks:
+        elif len(matched) < usable_blocks:
             block_tokens = radix.block_tokens
             last = matched.item(-1) if len(matched) else NO_BLOCK
             rest = tokens[len(matched) * block_tokens : usable_blocks * block_tokens]
@@ -71,7 +73,7 @@ class Observer:
             tokens=tokens,
             block_tokens=radix.block_tokens,
             usable_blocks=usable_blocks,
-            tiers=self._tiers(matched),
+            tiers=self.tiers(matched),
             known_blocks=len(known),
             stop=stop,
             restoring=self._restore.under_way,
@@ -81,7 +83,10 @@ class Observer:
             now_s=self._holdings.order.now_s,
         )
 
-    def _tiers(self, matched: Ids) -> NDArray[np.intp]:
+    def tiers(self, matched: Ids) -> NDArray[np.intp]:
+        """The nearest tier that has each of these blocks whole, `len(Tier)` for one on its way to the device."""
+        if not len(matched):
+            return _NO_TIERS
         residency = self._holdings.residency
         tiers = residency.nearest_tier(matched)
         if np.count_nonzero(tiers):  # what the device has whole is on its way to nowhere

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tiering.descent import Descent, Spans
 from tiering.fingerprints import add_fingerprints, fingerprints
 from tiering.following import Following
+from tiering.kernels import kernels
 from tiering.node import ID_BYTES, Node, NodeLists, ids_of, untrack
 from tiering.onwards import onwards
 from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
@@ -62,6 +63,7 @@ class RadixIndex:
                 f"block_tokens and max_node_blocks must be at least 1, not {block_tokens}, {max_node_blocks}"
             )
         self._residency = residency
+        self._chain, self._node_runs = kernels().chain, kernels().node_runs
         self.seed = secrets.randbits(64) if seed is None else seed
         """What the fingerprints of first blocks follow."""
         self._block_tokens = block_tokens
@@ -115,10 +117,19 @@ class RadixIndex:
 
     def match_below(self, block: int, tokens: Tokens) -> Ids:
         """`match` for tokens that follow `block`, NO_BLOCK for the start: takes the same time at any depth."""
-        data = tokens[: self._whole_blocks(tokens) * self._block_tokens].tobytes()
+        num_blocks = self._whole_blocks(tokens)
+        node, end = self._locate(block)
+        if not num_blocks or not self._goes_on(node, end, tokens[: self._block_tokens].tobytes()):
+            return np.empty(0, dtype=np.intp)
         parts: list[bytes] = []
-        self._follow(*self._locate(block), data, parts)
+        self._follow(node, end, tokens[: num_blocks * self._block_tokens].tobytes(), parts)
         return ids_of(parts)
+
+    def _goes_on(self, node: Node, end: int, first_block: bytes) -> bool:
+        """Whether this block follows the first `end` blocks of a node."""
+        if end < node.num_blocks:
+            return node.edge.startswith(first_block, end * self._block_bytes)
+        return node.child(first_block) is not None
 
     def tokens_up(self, block: int, num_blocks: int = 1) -> list[bytes]:
         """The tokens of a block, of its parent and so on, of so many on the way up: block_tokens little-endian int32 each."""
@@ -208,6 +219,13 @@ class RadixIndex:
         node, end = self._locate(parent)
         return self._add(node, end, edge)
 
+    def append(self, parent: int, edge: bytes) -> Ids:
+        """`extend` where the caller knows that nothing which begins with the first block of `edge` follows `parent`."""
+        node, end = self._locate(parent)
+        if end < node.num_blocks:
+            node = self._split(node, end)
+        return self._append(node, edge)
+
     def remove(self, ids: Ids) -> None:
         """Take blocks out of the index and free their ids.
 
@@ -218,17 +236,14 @@ class RadixIndex:
         if len(ids) == 1:
             self.remove_leaf(ids.item(), residency.cells.parent[ids.item()])
             return
-        numbers = residency.node[ids].tolist()
+        cells, stop, start = residency.cells, len(ids), 0
         packed = ids[::-1].astype(np.int32).tobytes()  # back to front, as the nodes hold them
-        stop = len(numbers)
-        start = 0
-        while start < stop:
-            number = numbers[start]
-            end = start + 1
-            while end < stop and numbers[end] == number:
-                end += 1
+        ends: Ids = np.empty(stop, dtype=np.intp)
+        num_runs = self._node_runs(residency.node, ids, ends)
+        for end in ends[:num_runs].tolist():
             tail = packed[(stop - end) * ID_BYTES : (stop - start) * ID_BYTES]
-            self._trim(number, tail, residency.cells.parent[ids.item(end - 1)])
+            last = ids.item(end - 1)
+            self._trim(cells.node[last], tail, cells.parent[last])
             start = end
         residency.num_children[ids] = 0  # within a run each had the next one, which went before it
         residency.free(ids)
@@ -291,20 +306,19 @@ class RadixIndex:
         if at < len(data):
             if end < node.num_blocks:
                 node = self._split(node, end)
-            parts.append(self._append(node, data[at:]))
+            parts.append(self._append(node, data[at:]).astype(np.int32).tobytes())
         return ids_of(parts)
 
-    def _append(self, node: Node, edge: bytes) -> bytes:
+    def _append(self, node: Node, edge: bytes) -> Ids:
         """Allocate the blocks of `edge`, which differ from all children of `node`, below it."""
         residency = self._residency
         num_blocks = len(edge) // self._block_bytes
         ids = residency.allocate(num_blocks)
-        residency.parent[ids[0]] = node.last
-        residency.parent[ids[1:]] = ids[:-1]
-        if node.last != NO_BLOCK:
-            residency.cells.num_children[node.last] += 1
-        residency.num_children[ids[:-1]] = 1
-        before = self.seed if node.last == NO_BLOCK else residency.cells.fingerprint[node.last]
+        last = node.last
+        self._chain(residency.parent, residency.num_children, last, ids)
+        if last != NO_BLOCK:
+            residency.cells.num_children[last] += 1
+        before = self.seed if last == NO_BLOCK else residency.cells.fingerprint[last]
         residency.fingerprint[ids] = fingerprints(edge, self._block_bytes, before)
         self._num_blocks += num_blocks
         packed = ids.astype(np.int32).tobytes()
@@ -322,7 +336,7 @@ class RadixIndex:
             node = self._new_node(node, piece, packed[start * ID_BYTES : stop * ID_BYTES])
             residency.node[ids[start:stop]] = node.number
             start = stop
-        return packed
+        return ids
 
     def _new_node(self, up: Node, edge: bytes, ids: bytes) -> Node:
         """A node in the place below `up` that its first block names."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiering.policies.lru import LRU
-from tiering.residency import NO_BLOCK, Ids, Residency
+from tiering.residency import NO_BLOCK, Ids, Mask, Residency
 
 ROUNDS: Final = 8
 """Within the time after which a high rank is lost: it is looked so often whose is."""
@@ -36,6 +36,8 @@ class Ranks:
         self._due_s = -np.inf
         self.in_use = False
         """Whether anybody has ever asked for a rank."""
+        self.changed: Callable[[Ids], None] = lambda _: None
+        """Told of blocks whose rank is another now, by a use."""
 
     def at(self, now_s: float, became_normal: Callable[[int], None]) -> None:
         """It is `now_s`. `became_normal`: told of a stamp from which on blocks may be normal that were high."""
@@ -55,18 +57,38 @@ class Ranks:
             self.in_use = True
         ranks = self.of(path)
         is_new = self._residency.stamp.take(path) == 0
-        self._residency.rank[path] = np.where(is_new, rank, np.maximum(ranks, rank))
+        before = self._residency.rank.take(path)
+        after = np.where(is_new, rank, np.maximum(ranks, rank)).astype(np.int8)
+        self._residency.rank[path] = after
+        if np.count_nonzero(differs := before != after):
+            self.changed(path[differs])
 
-    def recalled(self, ids: Ids) -> Ids:
-        """Blocks were used before a restart, and are normal: so is what leads to them, at least. Answers what was low."""
+    def recalled(
+        self, ids: Ids, uses: NDArray[np.int64], untouched: Mask, told: NDArray[np.int8] | None
+    ) -> Ids:
+        """Blocks had these ranks before a restart, None for all normal, when they were used last; some were used since.
+
+        `uses`: see `LRU.recalled`, which was told of them. What leads to a block is raised to its rank. Answers what was
+        lower.
+        """
+        if told is None:
+            told = np.zeros(len(ids), dtype=np.int8)
+        self.in_use |= bool(told.any())
+        if not self.in_use:
+            return ids[:0]
+        cells = self._residency.cells
+        rank_of, parent_of = cells.rank, cells.parent
+        over = self._order.last_stamp(self._order.now_s - self._high_s)
+        told = np.where(uses + 1 <= over, np.minimum(told, Rank.NORMAL), told)
+        self._residency.rank[ids[untouched]] = told[untouched]
         raised: list[int] = []
-        if self.in_use:
-            rank, parent = self._residency.rank, self._residency.parent
-            for above in parent[ids].tolist():
-                while above != NO_BLOCK and rank.item(above) < Rank.NORMAL:
-                    rank[above] = Rank.NORMAL
-                    raised.append(above)
-                    above = parent.item(above)
+        for block, rank in zip(ids.tolist(), told.tolist(), strict=True):
+            at = block
+            while at != NO_BLOCK and (rank_of[at] < rank or at == block):
+                if rank_of[at] < rank:
+                    rank_of[at] = rank
+                    raised.append(at)
+                at = parent_of[at]
         return np.array(raised, dtype=np.intp)
 
     def of(self, ids: Ids) -> NDArray[np.int8]:

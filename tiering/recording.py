@@ -22,6 +22,8 @@ import numpy as np
 
 from kvstore.closing import Closing
 from kvstore.reports import TierName
+from tiering.keeping import Hints
+from tiering.keeping.admission import NO_HINTS
 from tiering.radix import Tokens
 from tiering.trace import Ending, Row, TraceWriter
 
@@ -45,14 +47,16 @@ class Served:
     """A request that has ended.
 
     arrived_s: on the recording's clock.   tokens: int32, prompt and reply as far as their KV was computed, as the cache was asked
-    for them.   prompt_tokens: of these the prompt, whose last may be missing.   found: blocks of the prompt by the tier that had
-    them; None if it never came to that, and likewise ttft_s.   tenant, kind, end: plain words; of the tenant a hash is written.
+    for them.   prompt_tokens: of these the prompt, whose last may be missing.   hints: as the admission was told them.   found:
+    blocks of the prompt by the tier that had them; None if it never came to that, and likewise ttft_s.   tenant, kind, end: plain
+    words; of the tenant a hash is written.
     """
 
     arrived_s: float
     tokens: Tokens
     prompt_tokens: int
     output_tokens: int
+    hints: Hints = NO_HINTS
     tenant: str | None = None
     kind: str | None = None
     found: Mapping[TierName, int] | None = None
@@ -65,15 +69,19 @@ class Ids:
 
     def __init__(self, key: bytes, block_tokens: int) -> None:
         self._key, self._size = key, 4 * block_tokens
+        # copied for each block: making one anew would work the key in again
+        self._began = blake2b(key=key, digest_size=16, person=b"kvtide-trace")
 
     def blocks(self, tokens: Tokens) -> list[int]:
         """An id, below 2**63, of each whole block."""
         data = np.ascontiguousarray(tokens, dtype="<i4").tobytes()
-        chain, ids = b"", []
+        chain, digests = b"", []
         for end in range(self._size, len(data) + 1, self._size):
-            part = chain + data[end - self._size : end]
-            chain = blake2b(part, key=self._key, digest_size=16, person=b"kvtide-trace").digest()
-            ids.append(int.from_bytes(chain[:8], "little") >> 1)
+            hasher = self._began.copy()
+            hasher.update(chain + data[end - self._size : end])
+            chain = hasher.digest()
+            digests.append(chain)
+        ids: list[int] = (np.frombuffer(b"".join(digests), dtype="<u8")[::2] >> np.uint64(1)).tolist()
         return ids
 
     def tenant(self, name: str) -> str:
@@ -269,6 +277,7 @@ class Recording(Closing):
             blocks=ids[:num_prompt],
             input_tokens=served.prompt_tokens,
             output_tokens=served.output_tokens,
+            hints=None if served.hints == NO_HINTS else served.hints,
             reply_blocks=ids[num_prompt:],
             tenant=None if served.tenant is None else self._ids.tenant(served.tenant),
             kind=served.kind,

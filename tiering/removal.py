@@ -4,11 +4,12 @@ import numpy as np
 
 from kvstore.reasons import MissReason
 from tiering.departed import REASONS, Departed
-from tiering.holdings import ABSENT, DEVICE, DISK, PRESENT, Holdings
+from tiering.holdings import DEVICE, DISK, PRESENT, Holdings
 from tiering.holes import Holes
+from tiering.kernels import kernels
 from tiering.moves import Forget
 from tiering.outbox import Outbox
-from tiering.residency import Ids, Mask, Tier
+from tiering.residency import Ids, Tier
 
 _OTHERS = tuple(tuple(other for other in Tier if other is not tier) for tier in Tier)
 _EVICTED = REASONS.index(MissReason.EVICTED)
@@ -18,9 +19,11 @@ _NOTHING = np.empty(0, dtype=np.intp)
 class Removal:
     """Gives up copies. A block's last one goes only together with all that follows it, in every tier."""
 
-    def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox) -> None:
+    def __init__(self, holdings: Holdings, holes: Holes, outbox: Outbox, *, remembers: bool) -> None:
+        """`remembers`: whether anybody may ask what became of blocks that went."""
         self._holdings, self._holes = holdings, holes
         self._outbox = outbox
+        self._kernels, self._remembers = kernels(), remembers
         self.departed = Departed()
         """What was given up for good."""
         self.evicted = [0] * len(Tier)
@@ -46,18 +49,41 @@ class Removal:
         """
         if not len(ids) or (len(ids) == 1 and self.give_up_leaf(tier, ids.item())):
             return
-        ids = ids[self._holdings.residency.present(tier, ids)]
-        others = self._has_other_copy(tier, ids)
-        elsewhere = ids[others]
-        if tier is DISK:
-            self.forget(elsewhere)
-        self.leave(tier, elsewhere)
-        last = ids[~others]
-        going = self._free_to_go(last)
+        elsewhere, last = self._by_copies(tier, ids)
+        if len(elsewhere):
+            if tier is DISK:
+                self.forget(elsewhere)
+            self.leave(tier, elsewhere)
+            if not len(last):
+                return
+        going, staying = self._by_ties(last)
         self._drop_leaves(tier, going)
-        if len(going) < len(last):
-            for block in last[~np.isin(last, going)].tolist():
-                self._give_up_last(tier, block)
+        for block in staying.tolist():
+            self._give_up_last(tier, block)
+
+    def _by_copies(self, tier: Tier, ids: Ids) -> tuple[Ids, Ids]:
+        """Of the blocks that a tier has whole, those that another has or expects, and the others."""
+        elsewhere, last = np.empty(len(ids), dtype=np.intp), np.empty(len(ids), dtype=np.intp)
+        state = self._holdings.residency.state
+        num_elsewhere, num_last = self._kernels.sort_by_copies(state, int(tier), ids, elsewhere, last)
+        return elsewhere[:num_elsewhere], last[:num_last]
+
+    def _by_ties(self, ids: Ids) -> tuple[Ids, Ids]:
+        """Of blocks, children before parents, those not in use that nothing follows but what goes before them; and the others."""
+        residency = self._holdings.residency
+        going, staying = np.empty(len(ids), dtype=np.intp), np.empty(len(ids), dtype=np.intp)
+        num_going = self._kernels.sort_by_ties(
+            residency.leases,
+            residency.state,
+            residency.readers,
+            residency.held,
+            residency.num_children,
+            residency.parent,
+            ids,
+            going,
+            staying,
+        )
+        return going[:num_going], staying[: len(ids) - num_going]
 
     def give_up_leaf(self, tier: Tier, block: int) -> bool:
         """The same for one block, in a tenth of the time, if it is a leaf that only this tier has and nobody holds.
@@ -82,12 +108,6 @@ class Removal:
         self.dropped[tier] += 1
         return True
 
-    def _has_other_copy(self, tier: Tier, ids: Ids) -> Mask:
-        state = self._holdings.residency.state
-        upper, lower = _OTHERS[tier]
-        mask: Mask = (state[upper].take(ids) | state[lower].take(ids)) != ABSENT
-        return mask
-
     def reject(self, tier: Tier, ids: Ids) -> Ids:
         """Give up copies, children before parents, that were not admitted to the tier below. Which of them went.
 
@@ -95,18 +115,17 @@ class Removal:
         """
         if not len(ids):
             return _NOTHING
-        others = self._has_other_copy(tier, ids)
-        elsewhere = ids[others]
+        elsewhere, last = self._by_copies(tier, ids)
         # who computes a block may end before it is there: then this was the last copy
         upper, lower = _OTHERS[tier]
         residency = self._holdings.residency
         whole = residency.present(upper, elsewhere) | residency.present(lower, elsewhere)
         self.gone(elsewhere[~whole], MissReason.NOT_ADMITTED)
         self.leave(tier, elsewhere)
-        going = self._free_to_go(ids[~others])
+        going, _ = self._by_ties(last)
         self._drop_leaves(tier, going, MissReason.NOT_ADMITTED)
         self.not_admitted[tier] += len(going)
-        return np.concatenate([ids[others], going])
+        return np.concatenate([elsewhere, going])
 
     def _drop_leaves(self, tier: Tier, ids: Ids, reason: MissReason = MissReason.EVICTED) -> None:
         """Drop blocks that only this tier has, children before parents, and that nothing else follows."""
@@ -155,29 +174,11 @@ class Removal:
 
         How many went.
         """
-        ids = self._free_to_go(ids)
+        ids, _ = self._by_ties(ids)
         if len(ids):
             self._vacate(ids, reason)
             self._holdings.take_out(ids)
         return len(ids)
-
-    def _free_to_go(self, ids: Ids) -> Ids:
-        """Of blocks, children before parents, those not in use that nothing follows but what is free to go before them."""
-        residency = self._holdings.residency
-        in_use = self._holdings.in_use(ids)
-        num_children, parents = residency.num_children.take(ids), residency.parent.take(ids)
-        last = num_children == 0  # of its path, once those before it have gone
-        last[1:] |= (num_children[1:] == 1) & (parents[:-1] == ids[1:])
-        if np.count_nonzero(last & ~in_use) == len(ids):
-            return ids  # nothing but runs from a leaf upwards, as most victims are
-        num_staying = dict(zip(ids.tolist(), num_children.tolist(), strict=True))
-        going = []
-        for block, parent, used in zip(ids.tolist(), parents.tolist(), in_use.tolist(), strict=True):
-            if not used and not num_staying[block]:
-                going.append(block)
-                if parent in num_staying:
-                    num_staying[parent] -= 1
-        return np.array(going, dtype=np.intp)
 
     def _vacate(self, ids: Ids, reason: MissReason) -> None:
         """Give up all copies of blocks that are not in use."""
@@ -191,6 +192,8 @@ class Removal:
 
     def gone(self, ids: Ids, reason: MissReason) -> None:
         """These blocks are about to lose their last copies: remember that, and where these were."""
+        if not self._remembers:
+            return
         residency = self._holdings.residency
         tiers = residency.nearest_tier(ids)
         there = tiers < len(Tier)  # of a hole it is known already why it is one
@@ -200,6 +203,8 @@ class Removal:
 
     def _note_evicted(self, tier: Tier, ids: Ids, why: MissReason = MissReason.EVICTED) -> None:
         """Blocks are about to go that only this tier has, to make room in it, or for another reason."""
+        if not self._remembers:
+            return
         residency, shares, now_s = self._holdings.residency, self._holdings.shares, self._holdings.order.now_s
         if not shares.on or why is not MissReason.EVICTED:
             self.departed.note(residency.fingerprint[ids], int(tier), why, now_s)

@@ -10,7 +10,7 @@ What takes time is given: a step by what is in it, a move by its blocks.
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 from typing import Final
 from zlib import crc32
@@ -21,10 +21,12 @@ from kvstore.block import KEY_BYTES
 from kvstore.reports import TierName
 from kvstore.store import HIT
 from tiering.admission import Admission
-from tiering.eviction import Room
+from tiering.decision import Chooser
+from tiering.driver import Driver
 from tiering.index import Index
 from tiering.index_config import IndexConfig
-from tiering.keeping import Told
+from tiering.keeping import Hints, Told
+from tiering.keeping.admission import NO_HINTS
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
 from tiering.moves import (
@@ -33,6 +35,7 @@ from tiering.moves import (
     Demote,
     Forget,
     HasRead,
+    Move,
     Read,
     Retain,
     SwapOut,
@@ -41,12 +44,11 @@ from tiering.moves import (
     Write,
     Written,
 )
-from tiering.owners import EVERYBODYS, Ownership
+from tiering.owners import EVERYBODYS
 from tiering.radix import Tokens
 from tiering.ranks import Rank
-from tiering.step_costs import MoveCosts, Part, StepCosts
+from tiering.step_costs import MoveCosts, Part, Scatter, StepCosts
 from tiering.swaps import Stash
-from tiering.transfers import Transfer
 
 _REPLY_TOKEN: Final = 1 << 23
 """From here on are the tokens of replies, which no prompt has. Below any mark (IndexConfig.mark_shift)."""
@@ -61,17 +63,22 @@ class ReplayConfig:
     max_batch_tokens: int
     stored_bytes: int = 1
     """Of a block on disk."""
+    block_bytes: int = 1
+    """Of a block in memory: what a chooser reckons with."""
     steps: StepCosts
+    scatter: Scatter | None = None
+    """How far steps are from what they cost; None: each takes just that."""
     moves: Mapping[type, MoveCosts] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Asked:
-    """A request: when it comes, its prompt's tokens (int32), and how many it is to reply, at least one."""
+    """A request: when it comes, its prompt's tokens (int32), how many it is to reply, at least one, and what is said of it."""
 
     at_s: float
     prompt: Tokens
     max_tokens: int
+    hints: Hints = NO_HINTS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,8 +107,9 @@ class _Request:
         self.arrival = self.overtaken = 0
         self.waits = Wait.FOR_ROOM
         self.gaps: list[tuple[int, int]] | None = None
-        self.num_computed = 0
+        self.num_computed = self.kept_tokens = 0
         self.came_s = asked.at_s
+        self.admitted_s = self.loaded_s = 0.0
         self.seen: Seen | None = None
 
     @property
@@ -125,26 +133,46 @@ class _Request:
     @property
     def told(self) -> Told:
         """What an engine tells of a request that has ended."""
-        return Told(output_tokens=self.num_replied)
+        return Told(output_tokens=self.num_replied, hints=self.asked.hints)
 
     def num_used_blocks(self) -> int:
-        return 0  # what a preempted one had for itself is computed again
+        """As an engine's Sequence: what this one has computed for itself is copied down, and back."""
+        if not self.num_replied:
+            return 0
+        assert self.lease is not None, "only what is admitted is preempted"
+        if self.gaps == []:
+            self.kept_tokens = self.num_computed
+            return self._blocks(self.kept_tokens)
+        num_blocks = self._blocks(self.kept_tokens)
+        is_there = self._is_back and self.lease.ready[len(self.lease.ids) : num_blocks].all()
+        return num_blocks if is_there else 0
 
     def preempted(self) -> None:
         self.gaps = None
+        if self.stash is None:
+            self.kept_tokens = 0
+
+    @property
+    def _is_back(self) -> bool:
+        assert self.lease is not None, "only what is admitted has anything on the device"
+        return self.kept_tokens > 0 and bool(self.lease.ready[self._blocks(self.kept_tokens) - 1])
+
+    def _blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self.block_tokens)
 
     @property
     def loading(self) -> bool:
         return self.lease is not None and self.lease.num_loading > 0
 
-    def begin(self) -> None:
+    def begin(self, now_s: float) -> None:
         """The last load is over: find out what is left to compute."""
         if self.gaps is None:
             assert self.lease is not None, "only what is admitted is computed"
-            size, context = self.block_tokens, self.num_tokens
-            runs = self.lease.gaps(-(-context // size))
+            size, context = self.block_tokens, self.kept_tokens if self._is_back else self.num_tokens
+            runs = self.lease.gaps(self._blocks(context))
             self.gaps = [(start * size, min(end * size, context)) for start, end in runs]
             self.num_computed = context
+            self.loaded_s = now_s
 
     def advance(self, part: Part) -> None:
         """That has been computed."""
@@ -162,10 +190,19 @@ class _Request:
 class Replay:
     """Serves requests as an engine would. Once; `run` says what became of them."""
 
-    def __init__(self, config: ReplayConfig) -> None:
+    def __init__(self, config: ReplayConfig, chooser: Chooser | None = None, *, seed: int = 0) -> None:
+        """`chooser`: as an engine's with load="auto": it is asked, and told what things took here. `seed`: of all that is chance."""
         self._config = config
+        self._random = np.random.default_rng(seed)
         self._block_tokens = config.index.block_tokens
-        self._index = Index(config.index, bytes(KEY_BYTES))
+        # all host memory is ready: nobody makes it so here
+        self._index = Index(
+            replace(config.index, later_host_slots=0),
+            bytes(KEY_BYTES),
+            block_bytes=config.block_bytes,
+            chooser=chooser,
+            seed=seed,
+        )
         self._places = _Places(self._index, config)
         self._requests: Admission[_Request] = Admission(
             self._places, max_running=config.max_num_seqs, chunk_blocks=self._blocks(config.max_batch_tokens)
@@ -208,22 +245,28 @@ class Replay:
                 self._requests.add(heappop(arrivals)[2])
             if self._places.take_in() or news:
                 self._requests.stir()
-            self._requests.admit()
+            for request in self._requests.admit():
+                request.admitted_s = now_s
             step = self._step()
             news = any(not part.decode for _, part in step)
             if step:
                 self.num_steps += 1
-                self._places.now_s += self._config.steps.seconds(part for _, part in step)
+                self._places.now_s += self._took_s(step)
                 self._computed(step)
             else:
                 self._places.sleep(arrivals[0][0] if arrivals else None)
+
+    def _took_s(self, step: list[tuple[_Request, Part]]) -> float:
+        expected_s = self._config.steps.seconds(part for _, part in step)
+        scatter = self._config.scatter
+        return expected_s if scatter is None else scatter.drawn(expected_s, self._random)
 
     # --- steps: as engine.scheduler fills them ------------------------------------------------------------------------
 
     def _step(self) -> list[tuple[_Request, Part]]:
         ready = [request for request in self._requests.running if not request.loading]
         for request in ready:
-            request.begin()
+            request.begin(self._places.now_s)
         num_decodes = sum(not request.gaps for request in ready)
         left = max(self._block_tokens, self._config.max_batch_tokens - num_decodes)
         step: list[tuple[_Request, Part]] = []
@@ -263,6 +306,7 @@ class Replay:
                 (part.start + part.num_tokens) // self._block_tokens,
             )
             if end > first:
+                assert request.lease is not None, "what is computed has a lease"
                 self._places.publish(request.lease, request.known[: request.num_computed], first, end)
         for request, part in step:
             is_last = part.start + part.num_tokens == request.num_tokens
@@ -275,6 +319,8 @@ class Replay:
         assert request.lease is not None, "it was computed"
         if request.seen is None:
             request.seen = Seen(found=request.lease.cached_blocks_by_tier(), ttft_s=now_s - request.came_s)
+            load_s, prefill_s = request.loaded_s - request.admitted_s, now_s - request.loaded_s
+            self._places.computed(request.lease, len(request.prompt), load_s=load_s, prefill_s=prefill_s)
         request.num_replied += 1
         if request.num_replied >= request.asked.max_tokens:
             self._requests.remove(request)
@@ -284,11 +330,12 @@ class Replay:
         return -(-num_tokens // self._block_tokens)
 
 
-class _Places:
-    """The index as a TieredCache shows it, with a clock that somebody sets and moves that take the time they are given."""
+class _Places(Driver):
+    """Drives the index with a clock that somebody sets, and moves that take the time they are given."""
 
     def __init__(self, index: Index, config: ReplayConfig) -> None:
-        self._index, self._config = index, config
+        super().__init__(index, lambda: self.now_s)
+        self._config = config
         self.now_s = 0.0
         self._due: list[tuple[float, int, Answer]] = []
         """A heap of answers, and when they come."""
@@ -296,73 +343,6 @@ class _Places:
         self._free_s: dict[str, list[float]] = defaultdict(lambda: [0.0])
         self._free_s["read"] = [0.0] * config.index.read_threads
         self._keys = itertools.count(1)
-
-    # --- for Admission ------------------------------------------------------------------------------------------------
-
-    def admit(
-        self,
-        tokens: Tokens,
-        max_blocks: int,
-        *,
-        chunk_blocks: int,
-        compute_last: bool,
-        stash: Stash | None,
-        use: CacheUse,
-        ownership: Ownership,
-        rank: Rank,
-        ttl_s: float | None,
-    ) -> Lease | Wait:
-        self._index.at(self.now_s)
-        outcome = self._index.admit(
-            tokens,
-            max_blocks,
-            chunk_blocks=chunk_blocks,
-            compute_last=compute_last,
-            stash=stash,
-            use=use,
-            ownership=ownership,
-            rank=rank,
-            ttl_s=ttl_s,
-        )
-        self._plan()
-        return outcome
-
-    def num_matching(self, tokens: Tokens, use: CacheUse) -> int:
-        self._index.at(self.now_s)
-        return self._index.num_matching(tokens, use)
-
-    def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None:
-        raise NotImplementedError("a trace has one reply to each prompt")
-
-    def make_room(self, num_blocks: int) -> None:
-        self._index.make_room(num_blocks)
-        self._plan()
-
-    def grow(self, lease: Lease, num_blocks: int) -> Room:
-        room = self._index.grow(lease, num_blocks)
-        if room is Room.SOON:
-            self._plan()
-        return room
-
-    def preempt(self, lease: Lease, num_used: int) -> Stash | None:
-        self._index.at(self.now_s)
-        stash = self._index.preempt(lease, num_used)
-        self._plan()
-        return stash
-
-    def release(self, lease: Lease, told: Told | None) -> None:
-        self._index.at(self.now_s)
-        self._index.release(lease, told)
-        self._plan()
-
-    def drop(self, stash: Stash) -> None:
-        self._index.drop(stash)
-
-    def publish(self, lease: Lease | None, tokens: Tokens, start: int, end: int) -> None:
-        """See Index.publish."""
-        assert lease is not None, "what is computed has a lease"
-        self._index.at(self.now_s)
-        self._index.publish(lease, tokens, start, end)
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -374,7 +354,7 @@ class _Places:
         self._index.at(self.now_s)
         for answer in answers:
             self._index.answer(answer)
-        self._plan()
+        self._start_moves()
         return bool(answers)
 
     def sleep(self, until_s: float | None) -> None:
@@ -386,14 +366,11 @@ class _Places:
         assert times_s, "somebody waits, and nothing is on its way"
         self.now_s = max(self.now_s, min(times_s))
 
-    def _plan(self) -> None:
-        for move in self._index.plan(self.now_s):
-            if not isinstance(move, Forget | Touch | Retain | Unname):  # nobody waits for these
-                self._start(move)
-
-    def _start(self, move: Transfer) -> None:
+    def _start(self, move: Move) -> None:
         answer: Answer
         match move:
+            case Forget() | Touch() | Retain() | Unname():
+                return  # nobody waits for these
             case Read():
                 thread, answer = "read", HasRead(move.number, (HIT,) * len(move.ids))
             case Write():
@@ -409,5 +386,5 @@ class _Places:
         heappush(self._due, (ends_s, move.number, answer))
 
     def _written(self, move: Write) -> Written:
-        keys = tuple((each.id, next(self._keys).to_bytes(KEY_BYTES, "little")) for each in move.lineage)
+        keys = tuple((each, next(self._keys).to_bytes(KEY_BYTES, "little")) for each in move.unkeyed.tolist())
         return Written(move.number, (self._config.stored_bytes,) * len(move.ids), keys)

@@ -37,7 +37,8 @@ from numpy.typing import NDArray
 
 from kvstore.block import KEY_BYTES, BlockKey
 from kvstore.reports import TierName
-from tiering.cells import Cells, add, run_of
+from tiering.cells import Cells
+from tiering.kernels import kernels
 
 # Ids are intp wherever they travel (numpy gathers by intp twice as fast as by int32) and int32 at rest.
 Ids = NDArray[np.intp]
@@ -106,11 +107,14 @@ class Residency:
     told: NDArray[np.int64]
     _free: NDArray[np.int32]
     cells: Cells
+    ties: tuple[NDArray[Any], ...]
+    """What says who uses a block: the columns state, readers, leases, computing and held."""
 
     def __init__(self, capacity: int = 1024) -> None:
         """Make room for `capacity` blocks; more are made by doubling, which pauses for the copy."""
         if not 1 <= capacity <= _MAX_BLOCKS:
             raise ValueError(f"capacity must be between 1 and {_MAX_BLOCKS} blocks, not {capacity}")
+        self._kernels = kernels()
         self.has_terms = False
         """Whether any block ever had another `term` than 0: else nobody writes there, and it takes no memory."""
         self._capacity = 0
@@ -144,9 +148,7 @@ class Residency:
             ids[reused:] = np.arange(fresh, self._num_fresh)
         if reused > 1:
             ids[:reused].sort()  # a fresh id is greater than any that was used before
-        self.live[ids] = True
-        self.parent[ids] = NO_BLOCK
-        self.node[ids] = NO_NODE
+        self._kernels.enter(self.live, self.parent, self.node, ids)
         return ids
 
     def reserve(self, n: int) -> None:
@@ -163,17 +165,25 @@ class Residency:
         if n == 1:
             self.free_one(ids.item())
             return
-        assert np.count_nonzero(self._idle(ids)) == n, _NOT_IDLE
-        self.live[ids] = False
-        self.parent[ids] = NO_BLOCK
-        self.node[ids] = NO_NODE
-        self.stamp[ids] = 0
-        self.owner[ids] = 0
+        is_free = self._kernels.free_blocks(
+            self.live,
+            self.leases,
+            self.num_children,
+            self.state,
+            self.readers,
+            self.parent,
+            self.node,
+            self.stamp,
+            self.owner,
+            self.hits,
+            self.has_key,
+            self._free,
+            self._num_free,
+            ids,
+        )
+        assert is_free, _NOT_IDLE
         if self.has_terms:
             self.term[ids] = 0
-        self.hits[ids] = 0
-        self.has_key[ids] = False
-        self._free[self._num_free : self._num_free + n] = ids
         self._num_free += n
 
     def free_one(self, block: int) -> None:
@@ -207,11 +217,6 @@ class Residency:
             or readers[2][block]
         )
 
-    def _idle(self, ids: Ids) -> Mask:
-        free_of_ties: Mask = self.live.take(ids)
-        free_of_ties &= (self.leases.take(ids) | self.num_children.take(ids)) == 0
-        return free_of_ties & ~self.resident_anywhere(ids) & ~self._read_anywhere(ids)
-
     def _resize(self, capacity: int) -> None:
         if capacity > _MAX_BLOCKS:
             raise ValueError(f"block ids are 32 bits wide: {capacity} blocks do not fit")
@@ -230,6 +235,7 @@ class Residency:
             column(name, (tiers, capacity), dtype)
         column("key", (capacity, KEY_BYTES), np.uint8)
         self._capacity = capacity
+        self.ties = self.state, self.readers, self.leases, self.computing, self.held
         self.cells = Cells.of(self)
 
     # ---- copies of a block in the tiers
@@ -240,64 +246,47 @@ class Residency:
 
     def begin_write(self, tier: int, ids: Ids, places: NDArray[np.int64] | Ids | int) -> None:
         """ABSENT -> WRITING, at these places (slot numbers, or on disk stored bytes; 0 while not yet known)."""
-        state = self.state[tier]
-        assert not np.count_nonzero(state[ids]), "a copy can be begun only where there is none"
-        state[ids] = _WRITING
-        self.place[tier][ids] = places
+        if isinstance(places, int):
+            places = np.full(len(ids), places)
+        is_new = self._kernels.place_copies(self.state[tier], self.place[tier], _WRITING, ids, places)
+        assert is_new, "a copy can be begun only where there is none"
 
     def finish_write(self, tier: int, ids: Ids) -> None:
         """WRITING -> PRESENT."""
-        state = self.state[tier]
-        assert np.count_nonzero(state[ids] == _WRITING) == len(ids), (
-            "only a copy that was begun can be finished"
-        )
-        state[ids] = _PRESENT
+        were_begun = self._kernels.change_state(self.state[tier], _WRITING, _PRESENT, ids)
+        assert were_begun, "only a copy that was begun can be finished"
 
-    def drop(self, tier: int, ids: Ids) -> None:
-        """WRITING or PRESENT -> ABSENT; nobody may be reading. The caller frees the place."""
-        state = self.state[tier]
-        assert np.count_nonzero(state[ids]) == len(ids), "only a copy that exists can be dropped"
-        assert not np.count_nonzero(self.readers[tier][ids]), "a copy with readers cannot be dropped"
-        state[ids] = _ABSENT
+    def drop(self, tier: int, ids: Ids, state: int = _PRESENT) -> None:
+        """PRESENT, or else WRITING -> ABSENT; nobody may be reading. The caller frees the place."""
+        could_go = self._kernels.drop_copies(self.state[tier], self.readers[tier], state, ids)
+        assert could_go, f"only a copy in state {state} can be dropped, and none with readers"
 
     def add_readers(self, tier: int, ids: Ids) -> None:
         """One more copy reads these PRESENT blocks of the tier."""
-        assert np.count_nonzero(self.state[tier][ids] == _PRESENT) == len(ids), (
-            "only a present copy can be read"
-        )
-        self.readers[tier][ids] += 1
+        are_present = self._kernels.add_readers(self.readers[tier], self.state[tier], 1, ids)
+        assert are_present, "only a present copy can be read"
 
     def drop_readers(self, tier: int, ids: Ids) -> None:
         """One copy fewer reads these blocks of the tier."""
-        readers = self.readers[tier]
-        assert np.count_nonzero(readers[ids]) == len(ids), "there is no reader to drop"
-        readers[ids] -= 1
+        are_read = self._kernels.add_readers(self.readers[tier], self.state[tier], -1, ids)
+        assert are_read, "there is no reader to drop"
 
     def lease(self, path: Ids) -> None:
         """One more request holds the path; it must start at a first block (the eviction order relies on it)."""
-        add(self.leases, path, 1)
+        self._kernels.add(self.leases, 1, path)
 
     def release(self, path: Ids) -> None:
         """One request fewer holds the path, which must be one that was leased."""
-        add(self.leases, path, -1)
+        were_leased = self._kernels.add(self.leases, -1, path)
+        assert were_leased, "a path is released as often as it was leased"
 
     def found(self, path: Ids) -> None:
         """One more request has found the path."""
-        add(self.hits, path, 1)
-
-    def used(self, path: Ids, stamp: int) -> None:
-        """The path was used at this time."""
-        self.stamp[path if (run := run_of(path)) is None else run] = stamp
+        self._kernels.add(self.hits, 1, path)
 
     def present(self, tier: int, ids: Ids) -> Mask:
         """Which of the blocks the tier holds whole."""
         mask: Mask = self.state[tier].take(ids) == _PRESENT
-        return mask
-
-    def evictable(self, tier: int, ids: Ids) -> Mask:
-        """Which of the blocks are whole in the tier, unread there and not leased."""
-        mask = self.present(tier, ids)
-        mask &= (self.readers[tier].take(ids) | self.leases.take(ids)) == 0
         return mask
 
     def is_only_in(self, tier: int, block: int) -> bool:
@@ -323,12 +312,8 @@ class Residency:
 
     def nearest_tier(self, ids: Ids) -> NDArray[np.intp]:
         """The nearest tier that holds each block whole, `len(Tier)` where none does."""
-        on_device = self.present(Tier.DEVICE, ids)
-        if np.count_nonzero(on_device) == len(ids):  # as of most paths that are found
-            return np.zeros(len(ids), dtype=np.intp)
-        nearest = np.full(len(ids), len(Tier), dtype=np.intp)
-        for tier in reversed(range(len(Tier))):
-            np.copyto(nearest, tier, where=self.present(tier, ids))
+        nearest: NDArray[np.intp] = np.empty(len(ids), dtype=np.intp)
+        self._kernels.nearest_tiers(self.state, ids, nearest)
         return nearest
 
     def _read_anywhere(self, ids: Ids) -> Mask:

@@ -12,17 +12,17 @@ from tiering.eviction import Eviction
 from tiering.expiry import Expiry
 from tiering.found import Found
 from tiering.holdings import ABSENT, DISK, Holdings
-from tiering.moves import Forget
+from tiering.moves import Forget, Wanted
 from tiering.outbox import Outbox
 from tiering.residency import NO_BLOCK, Ids, block_keys
 from tiering.retention import Retention
-from tiering.terms import Term
 
 _STEP_RUNS: Final = 192
 _STEP_BLOCKS: Final = 768
 """In one step, or deleted in one: half a millisecond, or most of one where all runs are short."""
 _GONE: Final = -2
 """In place of the last block of a run that was not taken up."""
+_NOTHING: Final = Wanted()
 
 
 class Restore:
@@ -72,7 +72,7 @@ class Restore:
         if self.under_way:
             self._erased.add(owner)
 
-    def enter(self, found: Found, terms: Mapping[BlockKey, Term]) -> Steps[None]:
+    def enter(self, found: Found, wanted: Mapping[BlockKey, Wanted]) -> Steps[None]:
         """An errand: enter what was found; then it is over. Ends early if `end` is called meanwhile.
 
         ValueError where blocks have not as many tokens as the index's.
@@ -88,7 +88,7 @@ class Restore:
         self.num_found = len(found)
         holdings.residency.reserve(len(found))
         holdings.order.recall(self._begun_s - found.ages_s)
-        part = _Entering(holdings, self._retention, self._outbox, found, terms, self._erased)
+        part = _Entering(holdings, self._retention, self._outbox, found, wanted, self._erased)
         for start in range(0, len(found.others), _STEP_BLOCKS):
             part.forget(found.others[start : start + _STEP_BLOCKS])
             yield None
@@ -128,11 +128,11 @@ class _Entering:
         retention: Retention,
         outbox: Outbox,
         found: Found,
-        terms: Mapping[BlockKey, Term],
+        wanted: Mapping[BlockKey, Wanted],
         erased: set[bytes],
     ) -> None:
         self._holdings, self._outbox, self._found, self._erased = holdings, outbox, found, erased
-        self._retention, self._terms = retention, terms
+        self._retention, self._wanted = retention, wanted
         self._tails = np.full(found.num_runs + 1, NO_BLOCK, dtype=np.int64)
         """The id of each run's last block. One more, which runs that follow none find by their -1."""
 
@@ -220,10 +220,13 @@ class _Entering:
         residency.set_keys(ids, found.keys[numbers])
         untouched = residency.stamp[ids] == 0
         holdings.have_owners(ids[untouched], self._owner_numbers(found.owners[numbers[untouched]]))
-        if self._terms or holdings.terms.are_used:
-            told = map(self._terms.get, block_keys(np.ascontiguousarray(found.keys[numbers])))
-            self._retention.recall(ids, list(told))
-        holdings.recalled(ids[untouched], uses[untouched])
+        keys = np.ascontiguousarray(found.keys[numbers])
+        ranks = None
+        if self._wanted or holdings.terms.are_used:
+            said = [self._wanted.get(key, _NOTHING) for key in block_keys(keys)]
+            self._retention.recall(ids, [each.term for each in said])
+            ranks = np.array([each.rank for each in said], dtype=np.int8)
+        holdings.recalled(ids, uses, untouched, ranks)
         sizes = found.stored_bytes[numbers]
         holdings.expect(DISK, ids, sizes)
         holdings.arrived(DISK, ids, sizes)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
@@ -13,13 +13,12 @@ from tiering.expiry import Expiry
 from tiering.holdings import DEVICE, DISK, HOST, PRESENT, Holdings
 from tiering.holds import Hold
 from tiering.holes import Holes
-from tiering.moves import Retain, Unname
+from tiering.moves import Retain, Unname, Wanted
 from tiering.outbox import Outbox
 from tiering.owners import Ownership
+from tiering.ranks import Rank
 from tiering.residency import NO_BLOCK, Ids, Tier
 from tiering.terms import Term
-
-_NO_TERM: Final = Term()
 
 
 class TooMuchHeld(ValueError):
@@ -83,6 +82,7 @@ class Retention:
         self._kept: dict[bytes, list[Hold]] = {}
         self._due_s = math.inf  # no name is over before
         self._restoring = False
+        holdings.ranks.changed = self._tell
         self.num_expired = 0
         """Names that were over, ever."""
         self.num_broken = 0
@@ -109,19 +109,21 @@ class Retention:
             self._tell(changed)
 
     def was_written(self, ids: Ids) -> None:
-        """The disk has these blocks now, and knows nothing of their terms."""
-        if self._expiry.terms.are_used:
-            self._tell(ids[self._holdings.residency.term[ids] != 0])
+        """The disk has these blocks now, and knows nothing of what was said of them."""
+        if self._expiry.terms.are_used or self._holdings.ranks.in_use:
+            residency = self._holdings.residency
+            self._tell(ids[(residency.term[ids] != 0) | (residency.rank[ids] != Rank.NORMAL)])
 
     def _tell(self, ids: Ids) -> None:
         residency = self._holdings.residency
         ids = ids[residency.state[DISK][ids] == PRESENT]
         if len(ids):
-            terms = tuple(self._expiry.terms.terms_of(ids))
-            self._outbox.send(Retain(tuple(residency.keys_of(ids)), terms))
+            terms = self._expiry.terms.terms_of(ids)
+            ranks = map(Rank, residency.rank[ids].tolist())
+            self._outbox.send(Retain(tuple(residency.keys_of(ids)), tuple(map(Wanted, terms, ranks))))
 
-    def recall(self, ids: Ids, told: Sequence[Term | None]) -> None:
-        """Blocks had these terms before a restart, or none of their own. What leads to them lives as long, whatever was told of it.
+    def recall(self, ids: Ids, told: Sequence[Term]) -> None:
+        """Blocks had these terms before a restart. What leads to them lives as long, whatever was told of it.
 
         To be called before they are touched.
         """
@@ -131,7 +133,7 @@ class Retention:
             self._expiry.terms.shortest_s,
         )
         for block, term in zip(ids.tolist(), told, strict=True):
-            number = terms.number_of(term or _NO_TERM)
+            number = terms.number_of(term)
             is_new = not cells.stamp[block] and not cells.term[block]
             cells.term[block] = number if is_new else terms.merged(cells.term[block], number)
             above = cells.parent[block]

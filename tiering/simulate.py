@@ -226,10 +226,10 @@ class Simulation:
 
     def _written(self, move: Write) -> Written:
         """It has succeeded, with keys that no other block has: nothing is found by them here."""
-        first, self._num_keys = self._num_keys, self._num_keys + len(move.lineage)
+        blocks, first = move.unkeyed.tolist(), self._num_keys
+        self._num_keys += len(blocks)
         keys = [number.to_bytes(KEY_BYTES, "little") for number in range(first, self._num_keys)]
-        lineage = tuple((ancestor.id, key) for ancestor, key in zip(move.lineage, keys, strict=True))
-        return Written(move.number, (1,) * len(move.ids), lineage)
+        return Written(move.number, (1,) * len(move.ids), tuple(zip(blocks, keys, strict=True)))
 
     # --- time -----------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,12 @@
 """The one place that gives out the slot numbers of a tier."""
 
 from enum import IntEnum
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tiering.kernels import kernels
 
 Slots = NDArray[np.intp]
 
@@ -20,10 +23,6 @@ class SlotState(IntEnum):
 
 _FREE, _RETIRED = int(SlotState.FREE), int(SlotState.RETIRED)  # an enum's attributes take longer
 
-_FEW = 64  # slots that a set tells apart in less time than arrays do
-
-_NUMBERS = np.arange(512)  # ready: to make them gives up Python's lock, which a batch need not
-
 
 class SlotTable:
     """States of the slots 0 .. num_slots - 1 of one tier, which may become more.
@@ -36,6 +35,7 @@ class SlotTable:
         """All slots start FREE. ValueError for a negative number."""
         if num_slots < 0:
             raise ValueError(f"num_slots must not be negative, it is {num_slots}")
+        self._kernels = kernels()
         self._states = np.zeros(num_slots, dtype=np.uint8)
         self._counts = [num_slots, 0, 0, 0, 0]
         # FREE slots: a stack, _free[:_num_stacked], int32 at rest; and below it those from _num_fresh on, of which the lowest
@@ -110,33 +110,41 @@ class SlotTable:
 
     def take(self, n: int, state: SlotState) -> Slots | None:
         """Turn `n` FREE slots into `state` and return them; None, and no change, if there are not so many."""
-        assert state not in (SlotState.FREE, SlotState.RETIRED), "a slot is taken for some use"
+        assert int(state) not in (_FREE, _RETIRED), "a slot is taken for some use"
         if n > self.num_free:
             return None
         slots = np.empty(n, dtype=np.intp)
-        used, fresh = min(n, self._num_stacked), self._num_fresh
-        self._num_stacked -= used
-        self._num_fresh += n - used
-        slots[:used] = self._free[self._num_stacked : self._num_stacked + used][::-1]
-        if n > used:
-            slots[used:] = np.arange(fresh, self._num_fresh)
-        self._states[slots] = new = int(state)
+        new, stacked = int(state), self._num_stacked
+        self._kernels.take_slots(self._states, self._free, stacked, self._num_fresh, new, slots)
+        self._num_stacked = max(0, stacked - n)
+        self._num_fresh += max(0, n - stacked)
         self._move(n, _FREE, new)
         return slots
 
     def turn(self, slots: Slots, from_state: SlotState, to_state: SlotState) -> None:
         """Change slots that are all in `from_state` to `to_state`; neither is FREE."""
-        assert SlotState.FREE not in (from_state, to_state), "take and free change what is FREE"
-        assert SlotState.RETIRED not in (from_state, to_state), "retire and restore change what is RETIRED"
-        self._change(slots, from_state, to_state)
+        old, new = int(from_state), int(to_state)
+        assert _FREE not in (old, new), "take and free change what is FREE"
+        assert _RETIRED not in (old, new), "retire and restore change what is RETIRED"
+        assert old != new, "a slot changes its state, or need not be turned"
+        if not self._kernels.change_slots(self._states, old, new, slots):
+            self._refuse(slots, from_state)
+        self._move(len(slots), old, new)
 
     def free(self, slots: Slots, from_state: SlotState) -> None:
         """Give back slots that are all in `from_state`. They may be handed out, and overwritten, at once."""
-        assert from_state not in (SlotState.FREE, SlotState.RETIRED), "a slot is freed once"
-        self._change(slots, from_state, SlotState.FREE)
-        top = self._num_stacked
-        self._free[top : top + len(slots)] = slots[::-1]
+        old = int(from_state)
+        assert old not in (_FREE, _RETIRED), "a slot is freed once"
+        if not self._kernels.free_slots(self._states, self._free, self._num_stacked, old, slots):
+            self._refuse(slots, from_state)
         self._num_stacked += len(slots)
+        self._move(len(slots), old, _FREE)
+
+    def _refuse(self, slots: Slots, state: SlotState) -> NoReturn:
+        """Say why these cannot change from this state. A duplicate would be counted, and freed, twice."""
+        found = self._states[slots].tolist()
+        wrong = "a slot is named twice" if found == [state] * len(slots) else f"must be {state.name}"
+        raise AssertionError(f"{wrong}: slots {slots.tolist()}, found {found}")
 
     def free_one(self, slot: int, from_state: SlotState) -> None:
         """`free` for one slot, in a tenth of the time."""
@@ -147,36 +155,6 @@ class SlotTable:
         self._states[slot] = _FREE
         self._counts[found] -= 1
         self._counts[_FREE] += 1
-
-    def _change(self, slots: Slots, from_state: SlotState, to_state: SlotState) -> None:
-        old, new = int(from_state), int(to_state)  # numpy takes 2 us longer to compare with an IntEnum
-        found = self._states[slots]
-        right = found == old
-        assert np.count_nonzero(right) == len(slots), (
-            f"slots {slots.tolist()} must be {from_state.name}, found {found.tolist()}"
-        )
-        # a duplicate would be counted, and freed, twice
-        assert self._are_distinct(slots), f"a slot is named twice in {slots.tolist()}"
-        self._states[slots] = new
-        self._move(len(slots), old, new)
-
-    def _are_distinct(self, slots: Slots) -> bool:
-        """Whether none of these slots of one state is named twice. They have that state afterwards if not, or else any."""
-        n, states = len(slots), self._states
-        if n <= _FEW:
-            return len(set(slots.tolist())) == n
-        if np.count_nonzero(slots[1:] > slots[:-1]) == n - 1:
-            return True
-        state = states.item(slots.item(0))
-        numbers = _NUMBERS[:n] if n <= len(_NUMBERS) else np.arange(n)
-        # Each slot is given its place instead of its state, a byte at a time: of two places only one is there afterwards.
-        for shift in range(0, (n - 1).bit_length(), 8):
-            places = (numbers >> shift).astype(np.uint8)
-            states[slots] = places
-            if np.count_nonzero(states[slots] == places) < n:
-                states[slots] = state
-                return False
-        return True
 
     def _move(self, n: int, from_state: int, to_state: int) -> None:
         self._counts[from_state] -= n

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from kvstore.block import BlockKey, chain_key
 from kvstore.errors import StoreError, Unsupported
@@ -14,14 +14,27 @@ from kvstore.steering import Retains, StoredTerm
 from kvstore.store import BlockRef, Store
 from tiering.found import Found, arranged
 from tiering.io_threads import Jobs
-from tiering.moves import Forget, HasRead, Read, Retain, Touch, Unname, Write, Written
+from tiering.moves import (
+    Forget,
+    HasRead,
+    Lineage,
+    Read,
+    Retain,
+    Touch,
+    Unname,
+    Wanted,
+    Write,
+    Written,
+)
+from tiering.ranks import Rank
 from tiering.residency import block_keys
 from tiering.terms import Term
 
-HasFound: TypeAlias = tuple[Found, dict[BlockKey, Term]] | Exception
-"""What a store holds, with the terms of those blocks that have any; or why it cannot be listed."""
+HasFound: TypeAlias = tuple[Found, dict[BlockKey, Wanted]] | Exception
+"""What a store holds, with what was said of those blocks of which something was; or why it cannot be listed."""
 
 _log = logging.getLogger(__name__)
+_RANKS: Final = frozenset(Rank)
 
 
 class StoreCalls:
@@ -61,9 +74,9 @@ class StoreCalls:
         """Read into host slots; answered with a HasRead."""
         self._readers.put(lambda: self._report(self._read(move)))
 
-    def write(self, move: Write) -> None:
-        """Compute the keys that are missing, and write; answered with a Written."""
-        self._writer.put(lambda: self._report(self._write(move)))
+    def write(self, move: Write, lineage: Lineage) -> None:
+        """Compute the keys that are missing, and write; answered with a Written. `lineage`: see Index.lineage."""
+        self._writer.put(lambda: self._report(self._write(move, lineage)))
 
     def forget(self, move: Forget) -> None:
         """Delete records."""
@@ -112,14 +125,14 @@ class StoreCalls:
         except Exception as error:  # noqa: BLE001 - the thread's top: whatever it is, the requests compute instead
             return HasRead(move.number, error=error)
 
-    def _write(self, move: Write) -> Written:
+    def _write(self, move: Write, lineage: Lineage) -> Written:
         computed: tuple[tuple[int, BlockKey], ...] = ()
         try:
-            keys = dict(move.known_keys)
-            for block in move.lineage:
+            ancestors, keys = lineage
+            for block in ancestors:
                 keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
-            computed = tuple((block.id, keys[block.id]) for block in move.lineage)
-            by_id = {block.id: block for block in move.lineage}
+            computed = tuple((block.id, keys[block.id]) for block in ancestors)
+            by_id = {block.id: block for block in ancestors}
             blocks = [by_id[block] for block in move.ids.tolist()]
             refs = [
                 BlockRef(keys[block.id], keys[block.parent_id], block.tokens, block.owner) for block in blocks
@@ -136,12 +149,12 @@ class StoreCalls:
             except StoreError:  # what is damaged is found by reading it: a disk store goes on empty then
                 self._store.sync()
                 found = arranged(self._pages(), root_key, now_ns)
-            return found, self._terms_of(found)
+            return found, self._wanted_of(found)
         except Exception as error:  # noqa: BLE001 - the thread's top: the index goes on without
             _log.error("what is on disk cannot be listed, and is not used: %s", error, extra={"error": error})
             return error
 
-    def _terms_of(self, found: Found) -> dict[BlockKey, Term]:
+    def _wanted_of(self, found: Found) -> dict[BlockKey, Wanted]:
         if self.retaining is None:
             return {}
         try:
@@ -151,7 +164,11 @@ class StoreCalls:
         except StoreError as error:  # its blocks live as the TTL says
             _log.error("the terms of blocks cannot be read: %s", error, extra={"error": error})
             return {}
-        return {key: Term(*term) for key, term in stored.items()}
+        return {
+            key: Wanted(Term(term.own_s, term.by_default), Rank(term.rank))
+            for key, term in stored.items()
+            if term.rank in _RANKS  # else it is of a program that knows more
+        }
 
     def _pages(self) -> Iterator[BlockMetas]:
         for page in self._store.scan():
@@ -179,8 +196,8 @@ class StoreCalls:
             if isinstance(move, Unname):
                 store.delete_name(move.key)
             else:
-                terms = {key: StoredTerm(*term) for key, term in zip(move.keys, move.terms, strict=True)}
-                store.put_terms(terms)
+                told = zip(move.keys, move.wanted, strict=True)
+                store.put_terms({key: StoredTerm(*term, rank) for key, (term, rank) in told})
         except Exception:  # noqa: BLE001 - after a restart these blocks live as the TTL says; a name that is over is found so
             self.num_failed_terms += 1
 

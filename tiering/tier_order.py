@@ -5,7 +5,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from tiering.policies.lru import Eligible
+from tiering.policies.lru import Which
 from tiering.policies.policy import Ask, Name, Policy, PolicyError, Standing
 from tiering.residency import NO_BLOCK, Ids, Residency, Tier
 
@@ -49,7 +49,7 @@ class TierOrder:
         tier: Tier,
         residency: Residency,
         policy: Policy,
-        eligible: Eligible,
+        eligible: Which,
         is_eligible: Callable[[int], bool] | None = None,
     ) -> None:
         """`eligible`, `is_eligible`: as for `LRU.view`, whether blocks could leave, were it not for others that follow."""

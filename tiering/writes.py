@@ -9,7 +9,8 @@ from kvstore.block import KEY_BYTES, BlockKey
 from tiering.entry import Entry
 from tiering.eviction import Eviction
 from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
-from tiering.moves import Ancestor, Write, Written
+from tiering.kernels import kernels
+from tiering.moves import Ancestor, Lineage, Write, Written
 from tiering.outbox import Outbox
 from tiering.residency import NO_BLOCK, Ids, Tier
 
@@ -63,6 +64,7 @@ class Writes:
         self._reserved_bytes = reserved_bytes
         self._batch, self._budget, self._deadline_s = batch, budget, deadline_s
         self._clean_share = clean_share
+        self._find_unkeyed = kernels().find_unkeyed
         self._sweep: Sweep | None = None
         self.num_failed = 0
         """Blocks whose write failed; they stay in host memory."""
@@ -168,44 +170,44 @@ class Writes:
         self._holdings.read_begins(HOST, batch)
         self._holdings.expect(DISK, batch, self._reserved_bytes)
         self._entry.write(len(batch) * self._reserved_bytes)
-        lineage, known = self._lineage(batch)
         slots = self._holdings.residency.place[HOST, batch]
-        self._outbox.send(Write(self._outbox.next_number(), batch, slots, lineage, known))
+        self._outbox.send(Write(self._outbox.next_number(), batch, slots, self._unkeyed(batch)))
 
-    def _lineage(self, ids: Ids) -> tuple[tuple[Ancestor, ...], dict[int, BlockKey]]:
-        """What it takes to compute the keys of `ids`: they and the unkeyed blocks above, and the keys to start from.
+    def _unkeyed(self, ids: Ids) -> Ids:
+        """The blocks, and all above them whose keys are not known: each after its parent, if that is one of them."""
+        residency = self._holdings.residency
+        room = 4 * len(ids)
+        while True:
+            found: Ids = np.empty(room, dtype=np.intp)
+            num = self._find_unkeyed(residency.parent, residency.has_key, ids, found)
+            if num >= 0:
+                return found[:num]
+            room *= 2
+
+    def lineage(self, unkeyed: Ids) -> Lineage:
+        """What it takes to compute the keys of such blocks: what there is to say of them, and the keys to start from.
 
         The parent of a block that has a key has one too: keys become known from the root down.
         """
         residency, parent_of = self._holdings.residency, self._holdings.residency.cells.parent
-        known: dict[int, BlockKey] = {NO_BLOCK: self._root_key}
-        lineage: dict[int, Ancestor] = {}
-        blocks = ids.tolist()
-        wanted = set(blocks)
-        for block in blocks:
-            climb: list[int] = []
-            at = block
-            while at not in lineage:
-                climb.append(at)
-                at = parent_of[at]
-                if at in wanted:  # its tokens are at hand, on the way that leads up from here
-                    continue
-                if at not in known and (key := residency.key_of(at)) is not None:
-                    known[at] = key
-                if at in known:
-                    break
-            if climb:
-                lineage.update(self._ancestors(climb))
-        return tuple(lineage.values()), known
+        blocks = unkeyed.tolist()
+        lineage, known = list[Ancestor](), {NO_BLOCK: self._root_key}
+        start = 0
+        for end, block in enumerate(blocks, 1):
+            if end == len(blocks) or parent_of[blocks[end]] != block:  # the last of a run
+                lineage += self._ancestors(blocks[start:end])
+                start = end
+        for above in {each.parent_id for each in lineage}.difference(blocks, known):
+            if (key := residency.key_of(above)) is not None:
+                known[above] = key
+        return tuple(lineage), known
 
-    def _ancestors(self, climb: list[int]) -> dict[int, Ancestor]:
-        """What there is to say of a block and its parents, from it upwards, each after what leads to it."""
+    def _ancestors(self, run: list[int]) -> Iterator[Ancestor]:
+        """What there is to say of blocks that follow one another."""
         parent_of, owner_of = self._holdings.residency.cells.parent, self._holdings.owner_of
-        tokens = self._holdings.radix.tokens_up(climb[0], len(climb))
-        return {
-            block: Ancestor(block, parent_of[block], some, owner_of(block))
-            for block, some in zip(reversed(climb), reversed(tokens), strict=True)
-        }
+        tokens = self._holdings.radix.tokens_up(run[-1], len(run))
+        for block, some in zip(run, reversed(tokens), strict=True):
+            yield Ancestor(block, parent_of[block], some, owner_of(block))
 
     def written(self, move: Write, answer: Written) -> None:
         """A write is over; keep the keys that it computed."""

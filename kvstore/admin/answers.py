@@ -13,7 +13,7 @@ from kvstore.admin import shapes
 from kvstore.admin.endpoint import Answer, Call, Endpoint
 from kvstore.admin.guard import Role
 from kvstore.admin.jobs import url_of
-from kvstore.admin.metrics import CONTENT_TYPE, exposition
+from kvstore.admin.metrics import CONTENT_TYPE, exposition, nameless
 from kvstore.admin.problems import Problem, not_found
 from kvstore.admin.subject import Subject
 from kvstore.admin.tiers import not_ready, tiers_of
@@ -35,6 +35,7 @@ CHANGEABLE = (
 _METHODS = tuple(name for name in vars(Subject) if not name.startswith("_"))
 
 _NO_RUN = "no cached run of blocks has this key"
+_BY_TENANT = "tenant_quotas"
 _NO_QUOTA = "this tenant has no quota of its own"
 _NO_CACHE = "there is no cache of this name, or it is over"
 _NO_REQUEST = "no request has this id, or it was too long ago"
@@ -81,7 +82,8 @@ async def openapi(endpoint: Endpoint, call: Call) -> web.StreamResponse:
 
 
 async def metrics(endpoint: Endpoint, call: Call) -> web.StreamResponse:
-    text = exposition(await endpoint.figures.stats(), endpoint.http_figures)
+    stats = await endpoint.figures.stats()
+    text = exposition(stats if call.may_see_tenants else nameless(stats), endpoint.http_figures)
     return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
 
@@ -157,7 +159,7 @@ async def advice(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def warm(endpoint: Endpoint, call: Call) -> Answer:
-    body: shapes.Prompt = call.body
+    body: shapes.Warm = call.body
     run = endpoint.asking.method("warm")
     options = await _options(endpoint, body)
     return _begun(endpoint.jobs.start("warm", lambda: _warmed(run(body.prompt, options))))
@@ -263,7 +265,10 @@ async def job(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def config(endpoint: Endpoint, call: Call) -> Answer:
-    return Answer(value=_settings(await endpoint.asking.ask("settings")))
+    settings = await endpoint.asking.ask("settings")
+    if not call.may_see_tenants:
+        settings = {name: value for name, value in settings.items() if name != _BY_TENANT}
+    return Answer(value=_settings(settings))
 
 
 async def change(endpoint: Endpoint, call: Call) -> Answer:

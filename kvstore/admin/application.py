@@ -94,6 +94,7 @@ def _handle(endpoint: Endpoint, route: Route) -> Handler:
             params=params,
             body=body,
             may_see_text=endpoint.config.show_text and role is Role.FULL,
+            may_see_tenants=endpoint.config.show_tenants or role is Role.FULL,
         )
         answer = await route.answer(endpoint, call)
         return _json(answer) if isinstance(answer, Answer) else answer

@@ -15,6 +15,7 @@ class AdminConfig:
     read_token: whoever sends it may look and ask, and changes nothing. With neither, whoever reaches the machine's
         loopback interface may do everything.
     show_text: whether text of what is cached may be shown to who may do everything. Off, for it is others' prompts.
+    show_tenants: whether who may only look, as what collects metrics does, is told the names of tenants. Off: they are customers'.
     max_body_bytes: of a request. A prompt of 100,000 tokens is about 1 MB, as ids as well as text.
     max_requests_per_s: of each client address, and so many at once; 0 for no limit.
     max_listeners: connections that are told of events.
@@ -28,6 +29,7 @@ class AdminConfig:
     token: str | None = field(default=None, repr=False)
     read_token: str | None = field(default=None, repr=False)
     show_text: bool = False
+    show_tenants: bool = False
     max_body_bytes: int = 8 * 1024**2
     max_requests_per_s: float = 500
     max_listeners: int = 256
@@ -44,8 +46,9 @@ class AdminConfig:
         _whole("max_connections", self.max_connections, 1)
         _number("max_requests_per_s", self.max_requests_per_s, at_least=0.0)
         _number("request_timeout_s", self.request_timeout_s, at_least=0.001)
-        if not isinstance(self.show_text, bool):
-            raise ValueError(f"show_text must be True or False, got {self.show_text!r}")
+        for name in ("show_text", "show_tenants"):
+            if not isinstance(value := getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {value!r}")
         if self.max_connections <= self.max_listeners:
             raise ValueError(
                 f"max_connections must be more than max_listeners, so that requests find room beside them: got "

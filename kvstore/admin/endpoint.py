@@ -29,6 +29,7 @@ class Call:
     """One request, read and checked.
 
     params, body: what the route says they are; None where it has none.   may_see_text: whether text may be shown.
+    may_see_tenants: whether their names may.
     """
 
     request: web.Request
@@ -36,6 +37,7 @@ class Call:
     params: Any
     body: Any
     may_see_text: bool
+    may_see_tenants: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -41,6 +41,22 @@ def exposition(stats: Mapping[str, Any], http: HttpFigures | None = None) -> byt
     return generate_latest(registry)
 
 
+def nameless(stats: Mapping[str, Any]) -> dict[str, Any]:
+    """The same figures without the names of tenants: those that have one are counted with all others, as "*"."""
+    engine = stats.get("engine", {})
+    kept: dict[str, Any] = {}
+    for name, figures in engine.get("tenants", {}).items():
+        label = name if name == "" else "*"
+        kept[label] = _sum_of(kept[label], figures) if label in kept else figures
+    return {**stats, "engine": {**engine, "tenants": kept}} if kept else dict(stats)
+
+
+def _sum_of(one: Any, other: Any) -> Any:
+    if isinstance(one, Mapping):
+        return {name: _sum_of(value, other[name]) for name, value in one.items()}
+    return one + other
+
+
 class _Figures(Collector):
     """A snapshot as Prometheus' families, for one answer."""
 

@@ -9,7 +9,7 @@ import msgspec
 from kvstore.admin.guard import Role
 from kvstore.admin.problems import CONTENT_TYPE, ProblemDocument
 from kvstore.admin.routes import JSON, Gives, Route
-from kvstore.admin.shapes import PROMPT_FORMS, Cache, Gap, Kept, Key, Name, Prompt
+from kvstore.admin.shapes import PROMPT_FORMS, Cache, Gap, Kept, Key, Name, Prompt, Warm
 from kvstore.reports import Event
 
 _REFS = "#/components/schemas/{name}"
@@ -55,7 +55,7 @@ def document(routes: Sequence[Route], *, version: str, tokens: bool) -> dict[str
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REFS)
     by_kind = dict(zip(map(repr, kinds), schemas, strict=True))
     # what text and the like exclude of each other, no annotation says
-    for kind in (Prompt, Cache, Kept):
+    for kind in (Prompt, Warm, Cache, Kept):
         components[kind.__name__]["oneOf"] = [{"required": [form]} for form in PROMPT_FORMS]
     paths: dict[str, dict[str, Any]] = {}
     for route in routes:

@@ -282,7 +282,7 @@ ROUTES = (
         summary="Compute a prompt and cache it.",
         gives=_JOB,
         role=Role.FULL,
-        body=shapes.Prompt,
+        body=shapes.Warm,
     ),
     Route(
         method=GET,

@@ -157,6 +157,18 @@ class Prompt(Sent, frozen=True, kw_only=True):
         return {name: value for name, value in named.items() if value is not UNSET and value != 0}
 
 
+class Warm(Prompt, frozen=True, kw_only=True):
+    """A prompt that is to be computed, and for how long its blocks are to live after each use; without `ttl` as settings say."""
+
+    ttl: Ttl = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Likewise, with the time to live."""
+        given = super().options
+        return given if self.ttl is None else {**given, "ttl": self.ttl}
+
+
 PROMPT_FORMS = ("text", "messages", "token_ids")
 
 

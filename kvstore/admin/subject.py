@@ -91,7 +91,7 @@ class Subject(Protocol):
         ...
 
     def options(self, values: Mapping[str, Any]) -> Any:
-        """What `explain` and `warm` take as options, from plain values: `tenant`, `cache_salt`, `salt_offset`."""
+        """What `explain` and `warm` take as options, from plain values: `tenant`, `cache_salt`, `salt_offset`, of `warm` also `ttl`."""
         ...
 
     def explain(self, prompt: Any, options: Any = None, *, text: bool = True) -> Explanation:

@@ -1,9 +1,10 @@
-"""What users asked a disk store to keep: named caches, and how long blocks are to live. A small table of its own.
+"""What users asked a disk store to keep: named caches, how long blocks are to live, settings. A small table of its own.
 
     PATH/v1/retained/    LMDB, there once something was asked for; each commit reaches the disk before it returns
 
     n <namespace digest> <key>     a name: version, checksum, sealed or not: digest, key, owner, sizes, times, token ids, content
-    t <namespace digest> <block>   a term: version, checksum, seconds, and whether the TTL counts too
+    s <namespace digest>           settings: version, checksum, sealed or not: digest, content
+    t <namespace digest> <block>   a term: version, checksum, seconds, whether the TTL counts too, and a rank
 
 In the table keys are what the form of the directory calls them: of what is encrypted nobody can tell by trying which names there are.
 
@@ -35,15 +36,15 @@ from kvstore.disk.verification import problems_found_here
 from kvstore.errors import StoreFailed
 from kvstore.reasons import MissReason
 from kvstore.steering import StoredName, StoredTerm
-from kvstore.store import OWNER_BYTES
+from kvstore.store import NO_OWNER, OWNER_BYTES
 
 VERSION: Final = 1
 _MAP_BYTES: Final = 4 << 30  # of addresses: the file is as large as what is in it
 _KEYS_PER_COMMIT: Final = 4096
-_NAME, _TERM = b"n", b"t"
+_NAME, _SETTINGS, _TERM = b"n", b"s", b"t"
 _ENVELOPE: Final = struct.Struct("<IQ")
 _HEAD: Final = struct.Struct(f"<{KEY_BYTES}s{KEY_BYTES}s{OWNER_BYTES}sIIIQQ")
-_TERM_BODY: Final = struct.Struct("<d?")
+_TERM_BODY: Final = struct.Struct("<d?b")
 
 _log = logging.getLogger(__name__)
 
@@ -115,6 +116,11 @@ class Retained:
         body = bytes(self._form.record(head + name.tokens + name.content, name.owner))
         self._write({key: _enveloped(key, body)})
 
+    def name_bytes(self, beside: bytes) -> int:
+        """What names take, of all namespaces, save the own one with this key."""
+        own = _NAME + self._form.entry_key(beside)
+        return sum(len(value) for key, value in self._rows(_NAME) if key != own)
+
     def delete_name(self, key: bytes) -> None:
         """Forget a name, if it is there."""
         if self._environment is not None:
@@ -166,10 +172,30 @@ class Retained:
         if doomed:
             self._write(doomed)
 
+    # --- settings -------------------------------------------------------------------------------------------------
+
+    def settings(self) -> bytes | None:
+        """What the store's own namespace was told last; None for nothing, or nothing that can be read."""
+        for key, value in self._rows(_SETTINGS + self._digest):
+            body = _opened_envelope(key, value)
+            told = MissReason.DAMAGED_CHECKSUM if body is None else self._form.opened(body)
+            if not isinstance(told, MissReason) and bytes(told[:KEY_BYTES]) == self._digest:
+                return bytes(told[KEY_BYTES:])
+        return None
+
+    def put_settings(self, content: bytes | None) -> None:
+        """Write them in place of what there was, None for none; they have reached the disk when this returns. Nobody's in particular."""
+        key = _SETTINGS + self._digest
+        if content is not None:
+            body = bytes(self._form.record(self._digest + content, NO_OWNER))
+            self._write({key: _enveloped(key, body)})
+        elif self._environment is not None:
+            self._write({key: None})
+
     # --- terms ----------------------------------------------------------------------------------------------------
 
     def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
-        """Note how long blocks are to live after their last use."""
+        """Note how long blocks are to live after their last use, and their ranks."""
         rows: dict[bytes, bytes | None] = {}
         for block, term in terms.items():
             key = _TERM + self._form.entry_key(block)
@@ -187,7 +213,8 @@ class Retained:
         for key in keys:
             body = rows.pop(self._form.entry_key(key), None)
             if body is not None:
-                found[key] = StoredTerm(*_TERM_BODY.unpack(body))
+                # there may be no rank yet in it: that is 0
+                found[key] = StoredTerm(*_TERM_BODY.unpack(body.ljust(_TERM_BODY.size, b"\0")))
         return found
 
     def forget(self, entry_keys: Sequence[bytes]) -> None:

@@ -68,6 +68,8 @@ _GIB: Final = 1 << 30
 # Enough of a record to tell it from a later one under the same key: the time of writing and all checksums.
 _HEAD_BYTES: Final = 256
 
+_NAMES_PART: Final = 64
+"""The records of named caches may take the capacity by this, beside it."""
 _GROW_S: Final = 1.0
 """How long `change` waits for reads in progress, and readers for it, where the map must grow. A read takes milliseconds."""
 
@@ -254,6 +256,14 @@ class LmdbStore(Closing):
     def delete_name(self, key: bytes) -> None:
         with self._door.enter():
             self._writer.run(lambda: self._retained.delete_name(key))
+
+    def settings(self) -> bytes | None:
+        with self._door.enter():
+            return self._retained.settings()
+
+    def put_settings(self, content: bytes | None) -> None:
+        with self._door.enter():
+            self._writer.run(lambda: self._put_settings(content))
 
     def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
         with self._door.enter():
@@ -520,11 +530,25 @@ class LmdbStore(Closing):
         self._retained.sweep(lambda keys: self._tables.absent(keys))  # noqa: PLW0108 - the tables of then
 
     def _put_name(self, name: StoredName) -> None:
+        num_bytes = len(name.tokens) + len(name.content)
+        self._check_free("a name", num_bytes)
+        most = self.capacity_bytes // _NAMES_PART
+        if (others := self._retained.name_bytes(beside=name.key)) + num_bytes > most:
+            raise StoreFull(
+                f"named caches take {others} bytes, and may take {most}: a name of {num_bytes} does not fit"
+            )
+        self._retained.put_name(name)
+
+    def _put_settings(self, content: bytes | None) -> None:
+        if content is not None:
+            self._check_free("the settings", len(content))
+        self._retained.put_settings(content)
+
+    def _check_free(self, what: str, num_bytes: int) -> None:
         with lmdb_errors("asking for free space"):
             free = self._free_bytes()
-        if not self._limits.leave_room(len(name.tokens) + len(name.content), free):
-            raise StoreFull(f"a name would leave less than {self._limits.min_free_bytes} bytes free")
-        self._retained.put_name(name)
+        if not self._limits.leave_room(num_bytes, free):
+            raise StoreFull(f"{what} would leave less than {self._limits.min_free_bytes} bytes free")
 
     def _delete(self, keys: Sequence[bytes]) -> None:
         self._writer.changed()

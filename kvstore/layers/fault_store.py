@@ -193,6 +193,12 @@ class FaultStore(Closing):
     def delete_name(self, key: bytes) -> None:
         self._retaining().delete_name(key)
 
+    def settings(self) -> bytes | None:
+        return self._retaining().settings()
+
+    def put_settings(self, content: bytes | None) -> None:
+        self._retaining().put_settings(content)
+
     def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:
         self._retaining().put_terms(terms)
 

@@ -19,6 +19,7 @@ from kvstore.reports import (
     DifferenceKind,
     Event,
     Explanation,
+    NamedCache,
     NamespaceInfo,
     Part,
     PrefixDetail,
@@ -27,6 +28,7 @@ from kvstore.reports import (
     PrefixRun,
     Removed,
     RequestReport,
+    TenantReport,
     TierName,
     Verified,
 )
@@ -456,6 +458,42 @@ class Generated:
             NamespaceInfo(
                 digest=key_of(2 << 40), own=False, facts=None, blocks=13_001, stored_bytes=18 * GIB
             ),
+        )
+
+    @property
+    def caches(self) -> SimpleNamespace:
+        made = NamedCache(
+            name=HOSTILE,
+            tenant=None,
+            tokens=4096,
+            blocks=256,
+            bytes=31 * 1024**2,
+            created_s=time.time() - 7200,
+            expires_s=None,
+            tiers={"device": 200, "host": 0, "disk": 54},
+            lost_blocks=2,
+            held=True,
+        )
+        over = replace(made, name="handbook", lost_blocks=0, expires_s=time.time() + 290)
+        return SimpleNamespace(list=lambda tenant=None: () if tenant else (made, over))
+
+    def tenants(self) -> Sequence[TenantReport]:
+        def report(tenant: str | None, share: float, quota: dict[str, Any] | None) -> TenantReport:
+            sizes: dict[TierName, int] = {"device": 16 * GIB, "host": 64 * GIB, "disk": 512 * GIB}
+            return TenantReport(
+                tenant=tenant,
+                owner=key_of(3 << 40)[:32],
+                used_bytes={tier: int(share * size) for tier, size in sizes.items()},
+                part_bytes={tier: size // 3 for tier, size in sizes.items()},
+                quota=quota,
+                evicted_copies=int(share * 10_000),
+                evictions_asked=0,
+            )
+
+        return (
+            report(HOSTILE, 0.4, {"host": 8 * GIB, "disk": 0.25, "weight": 2.0}),
+            report(None, 0.2, {}),
+            report("", 0.1, None),
         )
 
     def settings(self) -> dict[str, Any]:

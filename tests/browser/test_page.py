@@ -120,6 +120,18 @@ def test_events_come_in_and_are_filtered_and_paused(open_tab, small):
     assert tab.text("#events-note") == "Paused"
 
 
+def test_named_caches_and_tenants_are_shown(open_tab, small):
+    tab = view(open_tab, small(), "settings")
+    tab.until("document.querySelectorAll('#kept-caches tbody tr').length === 2")
+    tab.until("document.querySelectorAll('#kept-tenants tbody tr').length === 3")
+    first, handbook = rows(tab, "#kept-caches tbody tr")
+    assert HOSTILE in first and "2 lost" in first and "until deleted" in first
+    assert "whole" in handbook and "min" in handbook
+    named, unknown, nobodys = rows(tab, "#kept-tenants tbody tr")
+    assert HOSTILE in named and "host 8" in named and "disk 0.25" in named
+    assert "…" in unknown and "no tenant" in nobodys
+
+
 def test_settings_are_changed_and_what_is_wrong_is_said_at_the_field(open_tab, small):
     server = small()
     tab = view(open_tab, server, "settings", allow=("400",))

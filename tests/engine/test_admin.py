@@ -121,6 +121,12 @@ def test_metrics_are_the_engines(server, engine):
     assert f'kvtide_slots{{state="indexed",tier="device"}} {indexed}\n' in text
 
 
+def test_what_is_warmed_lives_for_as_long_as_it_was_told(server, engine):
+    assert done(server, "warm", {"token_ids": PROMPT, "ttl": "5m"})["prefilled_tokens"]
+    (run,) = engine.prefixes().rows
+    assert run.ttl_s == pytest.approx(300, abs=30)
+
+
 def test_warming_computes_once(server, engine):
     first = done(server, "warm", {"token_ids": PROMPT})
     again = done(server, "warm", {"token_ids": PROMPT})

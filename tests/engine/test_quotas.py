@@ -1,14 +1,17 @@
 """Quotas, priorities and the shortest prefix in an engine and over HTTP."""
 
 import json
+import shutil
 import urllib.error
 import urllib.request
 
 import pytest
 
 from engine import EngineConfig, RequestOptions
+from engine.kept_quotas import KeptQuotas
 from engine.tenants import Tenants, checked_quotas, core_quotas
 from kvstore.admin import AdminConfig, serve
+from kvstore.errors import StoreFull
 from tests.engine.engines import BLOCK_BYTES, bytes_of, engine_on, tokens, told
 from tiering.quotas import Quota
 
@@ -46,6 +49,58 @@ def test_a_tenants_flood_leaves_others_what_they_have(tiny_llama_dir):
         assert engine.settings()["tenant_quotas"] == {}
         flood(engine, ACME, 12)
         assert found(engine, prompt, OTHER) == 0, "without quotas who comes last has all"
+
+
+def test_quotas_that_were_set_hold_after_a_restart_until_the_configuration_says_otherwise(
+    tiny_llama_dir, tmp_path
+):
+    first = {"acme": {"host": 0.25}, "old": {"weight": 2.0}}
+    with engine_on(tiny_llama_dir, tmp_path, tenant_quotas=first) as engine:
+        engine.set_quota("new", {"disk": 0.5})
+        engine.set_quota("acme", {"host": 0.5})
+        engine.delete_quota("old")
+        now = engine.settings()["tenant_quotas"]
+        assert now == {"acme": {"host": 0.5}, "new": {"disk": 0.5}}
+        shutil.copytree(tmp_path, killed := tmp_path.with_name("killed"))
+    for path in (killed, tmp_path):
+        with engine_on(tiny_llama_dir, path, tenant_quotas=first) as engine:
+            assert engine.settings()["tenant_quotas"] == now
+            assert {report.tenant: report.quota for report in engine.tenants()}["new"] == {"disk": 0.5}
+            assert engine.config.tenant_quotas == first, "what it was given"
+    later = {"acme": {"host": 0.75}, "old": {"weight": 2.0}}
+    with engine_on(tiny_llama_dir, tmp_path, tenant_quotas=later) as engine:
+        assert engine.settings()["tenant_quotas"] == {"acme": {"host": 0.75}, "new": {"disk": 0.5}}
+    with engine_on(tiny_llama_dir, tmp_path, tenant_quotas=first) as engine:
+        assert engine.settings()["tenant_quotas"] == {"acme": {"host": 0.25}, "new": {"disk": 0.5}}
+        engine.change({"tenant_quotas": later})
+    with engine_on(tiny_llama_dir, tmp_path, tenant_quotas=later) as engine:
+        assert engine.settings()["tenant_quotas"] == later
+        assert engine._tiers.store.settings() is None, "nothing is left of what was set"
+
+
+def test_a_quota_that_the_disk_does_not_take_is_not_set(tiny_llama_dir, tmp_path, monkeypatch):
+    def fail(*_: object) -> None:
+        raise StoreFull("not a byte is left")
+
+    with engine_on(tiny_llama_dir, tmp_path) as engine:
+        monkeypatch.setattr(engine._tiers.store, "put_settings", fail)
+        with pytest.raises(StoreFull):
+            engine.set_quota("acme", {"host": 0.5})
+        assert engine.settings()["tenant_quotas"] == {}
+        engine.change({"ttl_s": 100.0})  # which has nothing to do with it
+
+
+@pytest.mark.parametrize("content", [b"{", b"[1]", b'{"x": [null, {"tape": 1}]}', b"\xff"])
+def test_kept_quotas_that_nobody_understands_hold_nobody_up(content, caplog):
+    class Kept:
+        """A store, as far as it is asked."""
+
+        def __getattr__(self, name) -> object:
+            return lambda *_: content
+
+    configured = {"acme": {"weight": 2.0}}
+    assert KeptQuotas(Kept(), configured).at_start == configured
+    assert "those of the configuration hold" in caplog.text
 
 
 def test_what_is_of_high_priority_stays(tiny_llama_dir):

@@ -6,11 +6,12 @@ import threading
 import pytest
 from typer.testing import CliRunner
 
-from engine import RequestOptions, SamplingParams
+from engine import CacheHints, RequestOptions, SamplingParams
 from kvstore.admin import AdminConfig, serve
 from tests.engine.engines import BLOCK, GREEDY, engine_on, open_engine, tokens, until
 from tiering.cli.app import app
 from tiering.cli.record import seconds
+from tiering.keeping import Hints
 from tiering.recording import Recording
 from tiering.trace import read_trace
 
@@ -49,6 +50,20 @@ def test_what_was_recorded_is_what_happened(engine, tmp_path):
     assert second.usage.cached_tokens == 5 * BLOCK
     assert not set(three.blocks) & set(one.blocks), "a tenant's prompt is another"
     assert recording.stats()["requests"] == 3
+
+
+def test_what_the_caller_said_stands_beside_it_in_blocks(engine, tmp_path):
+    assert engine.clear()
+    said = CacheHints(goes_on=True, shared_tokens=BLOCK + 1, breakpoints=[2 * BLOCK])
+    with engine.record(tmp_path / "a.jsonl"):
+        engine.generate(tokens(3, 3 * BLOCK), GREEDY, RequestOptions(hints=said))
+        engine.generate(tokens(4, 3 * BLOCK), GREEDY, RequestOptions(hints=said, cache="read"))
+        engine.generate(tokens(5, 3 * BLOCK), GREEDY)
+    lines = (tmp_path / "a.jsonl").read_text().splitlines()
+    assert ["hints" in line for line in lines[1:4]] == [True, False, False], "who adds nothing tells nothing"
+    one, two, three = read_trace(tmp_path / "a.jsonl")
+    assert one.hints == Hints(goes_on=True, shared_blocks=1, breakpoints=(2,))
+    assert two.hints == three.hints == Hints()
 
 
 def test_a_simulation_is_held_against_what_happened(engine, tmp_path):

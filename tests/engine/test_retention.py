@@ -95,6 +95,22 @@ def test_one_tenant_does_not_see_anothers(tiny_llama_dir, tmp_path):
         assert len(engine.caches.list("bob")) == 1
 
 
+def test_there_are_no_more_names_than_may_be(tiny_llama_dir, tmp_path):
+    with engine_on(tiny_llama_dir, tmp_path, **SMALL, max_names=2) as engine:
+        engine.caches.create("a", PROMPT)
+        engine.caches.create("a, too", PROMPT, options=ALICE)
+        with pytest.raises(
+            ValueError, match="there are 2 named caches, and may be 2: delete others, or raise max_names"
+        ):
+            engine.caches.create("b", OTHER)
+        engine.caches.delete("a")
+        engine.caches.create("b", OTHER)
+        engine.caches._retaining._drop(engine.caches._known("b", None).stored.key)  # as when its time is over
+        engine.caches.create("c", OTHER)
+        assert [each.name for each in engine.caches.list()] == ["c"], "what is over does not count"
+        engine.check()
+
+
 def test_a_name_is_made_once_and_says_what_it_wants(tiny_llama_dir, tmp_path):
     with engine_on(tiny_llama_dir, tmp_path, **SMALL, held_share=0.15) as engine:
         engine.caches.create("a", PROMPT, ttl="1h")

@@ -1,6 +1,7 @@
 """What a disk store keeps because users asked: whole or not at all, under its own key, and through what happens to blocks."""
 
 import shutil
+import struct
 
 import lmdb
 import pytest
@@ -62,19 +63,67 @@ def test_names_and_terms_are_there_again(tmp_path, master_key):
         store.put_name(a_name(1))
         store.put_name(a_name(2, owner=ALICE, ttl_ns=5))
         store.put_name(a_name(1, since_ns=7))
-        store.put_terms({blocks[0].key: StoredTerm(300.0, by_default=True)})
+        store.put_terms({blocks[0].key: StoredTerm(300.0, by_default=True, rank=-1)})
         store.check()
         shutil.copytree(disk, killed)
     for path in (disk, killed):
         with open_store(path, master_key=master_key) as store:
             assert sorted(store.names()) == [a_name(1, since_ns=7), a_name(2, owner=ALICE, ttl_ns=5)]
-            assert store.terms([ref.key for ref in blocks]) == {blocks[0].key: (300.0, True)}
+            assert store.terms([ref.key for ref in blocks]) == {blocks[0].key: (300.0, True, -1)}
             store.erase(ALICE)
             store.delete_name(bytes([9]) * 32)
             assert store.names() == [a_name(1, since_ns=7)]
             store.delete_many([blocks[0].key])
             assert store.terms([ref.key for ref in blocks]) == {}
             store.check()
+
+
+def test_names_may_take_a_sixty_fourth_beside_the_blocks(tmp_path):
+    long = {"tokens": bytes(5 * BLOCK)}
+    with open_store(tmp_path, THEIRS, capacity_bytes=64 * 1000) as store:
+        store.put_name(a_name(1, **long))
+    with open_store(tmp_path, capacity_bytes=64 * 1000) as store:
+        store.put_name(a_name(1))
+        with pytest.raises(StoreFull, match="may take 1000: a name of 3"):
+            store.put_name(a_name(2, **long))
+        assert store.names() == [a_name(1)]
+        store.put_name(a_name(1, since_ns=7))
+        assert store.names() == [a_name(1, since_ns=7)], "in its own place"
+
+
+@pytest.mark.parametrize("master_key", [None, MASTER], ids=["plain", "encrypted"])
+def test_settings_are_their_namespaces_own(tmp_path, master_key):
+    with open_store(tmp_path, master_key=master_key) as store:
+        store.put_settings(None)
+        assert store.settings() is None
+        assert not (tmp_path / "v1" / "retained").exists()
+        for content in (b"first", b"a secret"):
+            store.put_settings(content)
+        assert store.erase(ALICE) == 0
+        store.check()
+        rows = dict(store._retained._rows(b"s"))
+    with open_store(tmp_path, THEIRS, master_key=master_key) as store:
+        assert store.settings() is None
+        [value] = rows.values()
+        key = b"s" + THEIRS.digest
+        store._retained._write({key: _enveloped(key, value[_ENVELOPE.size :])})
+        assert store.settings() is None, "what was written for another"
+    with open_store(tmp_path, master_key=master_key) as store:
+        assert store.settings() == b"a secret"
+        store.put_settings(None)
+        assert store.settings() is None
+    found = any(b"a secret" in file.read_bytes() for file in tmp_path.rglob("data.mdb"))
+    assert not (found and master_key)
+
+
+def test_a_term_from_before_there_were_ranks_has_none(tmp_path):
+    [block, _] = refs()
+    with open_store(tmp_path) as store:
+        put(store, [block])
+        key = b"t" + OURS.digest + block.key
+        store._retained._write({key: _enveloped(key, struct.pack("<d?", 300.0, True))})
+    with open_store(tmp_path) as store:
+        assert store.terms([block.key]) == {block.key: (300.0, True, 0)}
 
 
 def test_an_encrypted_name_tells_nothing(tmp_path):
@@ -249,7 +298,7 @@ def test_tools_know_of_names(tmp_path):
     def done(*_: object) -> None:
         pass
 
-    with open_store(tmp_path) as store:
+    with open_store(tmp_path, capacity_bytes=1 << 22) as store:
         for number in range(1, 200):
             store.put_name(a_name(number))
         for number in range(2, 200):

@@ -38,6 +38,7 @@ from tiering.moves import (
     SwapOut,
     Touch,
     Unname,
+    Wanted,
     Write,
     Written,
 )
@@ -72,7 +73,7 @@ class Flight:
 class Record:
     meta: BlockMeta
     content: Content
-    term: Term | None = None
+    wanted: Wanted | None = None
 
 
 @dataclass
@@ -139,7 +140,7 @@ class MemoryModel:
         """The longest that uses of each block, since it was entered, have asked it to live."""
         for record in self.disk.values():
             for end in range(self.config.block_tokens, len(record.content) + 1, self.config.block_tokens):
-                self._lives(record.content[:end], record.term or Term())
+                self._lives(record.content[:end], (record.wanted or Wanted()).term)
         self.keys: dict[Content, BlockKey] = {(): ROOT_KEY}
         self.memory: dict[Place, Content] = {}
         self.flights: dict[int, Flight] = {}
@@ -162,8 +163,8 @@ class MemoryModel:
         """List what the disk holds."""
         self.index.begin_restore(self.now_s)
         pages = [BlockMetas.of([record.meta]) for record in self.disk.values()]
-        terms = {key: record.term for key, record in self.disk.items() if record.term is not None}
-        self.restoring = _in_small_steps(self.index.restore(arranged(pages, ROOT_KEY, self.now_ns), terms))
+        wanted = {key: record.wanted for key, record in self.disk.items() if record.wanted is not None}
+        self.restoring = _in_small_steps(self.index.restore(arranged(pages, ROOT_KEY, self.now_ns), wanted))
 
     def restore_some(self):
         """Enter a part of it. False when there is no more."""
@@ -282,7 +283,9 @@ class MemoryModel:
         """Device slots that nobody uses, or that hold blocks which nobody uses."""
         holdings = self.index._holdings
         everything = np.arange(holdings.residency.capacity)
-        idle = holdings.residency.evictable(Tier.DEVICE, everything) & ~holdings.holds.are_held(everything)
+        residency = holdings.residency
+        idle = residency.present(Tier.DEVICE, everything) & (residency.leases == 0)
+        idle &= (residency.readers[Tier.DEVICE] == 0) & ~holdings.holds.are_held(everything)
         return holdings.slots[Tier.DEVICE].num_free + np.count_nonzero(idle)
 
     def admit(self, tokens, num_blocks=None):
@@ -464,13 +467,13 @@ class MemoryModel:
 
     def _written(self, flight, error):
         move = flight.move
-        keys = dict(move.known_keys)
-        for block in move.lineage:
+        ancestors, keys = self.index.lineage(move)
+        for block in ancestors:
             keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
-        computed = tuple((block.id, keys[block.id]) for block in move.lineage)
+        computed = tuple((block.id, keys[block.id]) for block in ancestors)
         if error is not None:
             return Written(move.number, keys=computed, error=error)
-        lineage = {block.id: block for block in move.lineage}
+        lineage = {block.id: block for block in ancestors}
         sizes = []
         for block, content in zip(move.ids.tolist(), flight.sources.values(), strict=True):
             parent, tokens = keys[lineage[block].parent_id], lineage[block].tokens
@@ -498,9 +501,9 @@ class MemoryModel:
                 self._touch(job)
                 continue
             if isinstance(job, Retain):
-                for key, term in zip(job.keys, job.terms, strict=True):
+                for key, wanted in zip(job.keys, job.wanted, strict=True):
                     if key in self.disk:
-                        self.disk[key].term = term
+                        self.disk[key].wanted = wanted
                 continue
             if isinstance(job, Unname):
                 self.names.pop(job.key, None)

@@ -76,9 +76,9 @@ class Tenants:
                 self.index.answer(WasRead(move.number, (HIT,) * len(move.ids)))
             case Write():
                 keys = []
-                for ancestor in move.lineage:
+                for block in move.unkeyed.tolist():
                     self.num_keys += 1
-                    keys.append((ancestor.id, self.num_keys.to_bytes(KEY_BYTES, "little")))
+                    keys.append((block, self.num_keys.to_bytes(KEY_BYTES, "little")))
                 self.index.answer(Written(move.number, (1,) * len(move.ids), tuple(keys)))
 
     def there(self, prompt):

@@ -8,11 +8,16 @@ import numpy as np
 import pytest
 
 from benchmarks.leaf_order import TRACES, hit_rate, read
+from kvstore.store import NO_OWNER
 from tests.tiering.judges import HOSTILE
+from tests.tiering.tenants import A, B
 from tiering.durations import BlockTimes
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.keeping import Adaptive, Everything, Told
+from tiering.owners import Ownership
+from tiering.quotas import Quotas
+from tiering.ranks import Rank
 from tiering.simulate import Simulation, SimulationConfig
 from tiering.trace import TraceRequest, read_trace
 
@@ -24,17 +29,28 @@ class AsTold(Everything):
         return request.told.kind
 
 
-def index(device_slots):
+def index(device_slots, quotas=None):
     config = IndexConfig(
-        block_tokens=1, device_slots=device_slots, host_slots=0, admission=f"{__name__}:AsTold"
+        block_tokens=1,
+        device_slots=device_slots,
+        host_slots=0,
+        admission=f"{__name__}:AsTold",
+        quotas=quotas,
     )
     return Index(config, bytes(32))
 
 
-def serve(index, prompt, num_used):
+def serve(index, prompt, num_used, owner=NO_OWNER, rank=Rank.NORMAL):
     """What of the prompt was found; afterwards all of it is on the device."""
     tokens = np.array(prompt, dtype="<i4")
-    lease = index.admit(tokens, len(tokens), chunk_blocks=len(tokens), compute_last=False)
+    lease = index.admit(
+        tokens,
+        len(tokens),
+        chunk_blocks=len(tokens),
+        compute_last=False,
+        ownership=Ownership(owner),
+        rank=rank,
+    )
     for start, end in lease.gaps(len(tokens)):
         index.publish(lease, tokens, start, end)
     found = index.stats()["lookups"]["hit_blocks"]["device"]
@@ -73,6 +89,41 @@ def test_what_is_found_again_is_used_now_and_so_is_all_above_it():
     serve(it, (1, 2), 0)
     serve(it, (6, 7), 2)
     assert [there(it, prompt) for prompt in ((1, 2, 3), (4, 5))] == [2, 1], "3 was first to go still"
+
+
+def test_what_goes_first_goes_first_among_the_blocks_of_who_is_to_give():
+    it = index(8, Quotas())
+    serve(it, (1, 2), 2, A)
+    serve(it, (20, 21), 2, B)
+    serve(it, (3, 4), 0, A)
+    serve(it, (5, 6), 2, A)
+    serve(it, (22, 23), 2, B)
+    assert [there(it, prompt) for prompt in ((1, 2), (3, 4), (5, 6), (20, 21))] == [2, 0, 2, 2]
+    serve(it, (1, 24), 1, A)  # a part that is there is told of what comes later
+    assert [there(it, prompt) for prompt in ((1, 2), (1, 24), (5, 6), (20, 21))] == [1, 2, 2, 2]
+    serve(it, (7,), 1, A)
+    assert [there(it, prompt) for prompt in ((1, 24), (5, 6))] == [1, 2]
+
+
+def test_what_goes_first_goes_first_within_its_rank():
+    it = index(6)
+    serve(it, (1, 2), 2, rank=Rank.HIGH)
+    serve(it, (3, 4), 0, rank=Rank.HIGH)
+    serve(it, (5, 6), 2)
+    serve(it, (7, 8), 2, rank=Rank.HIGH)
+    assert [there(it, prompt) for prompt in ((1, 2), (3, 4), (5, 6))] == [2, 2, 0]
+    serve(it, (9, 10), 2, rank=Rank.HIGH)
+    assert [there(it, prompt) for prompt in ((1, 2), (3, 4), (7, 8))] == [2, 0, 2]
+
+
+def test_what_has_gone_is_not_remembered_where_others_give():
+    it = index(40, Quotas())
+    serve(it, (1, 2), 0, B)  # stays, as its owner is within its part
+    for first in range(10, 3000, 10):
+        serve(it, range(first, first + 10), 0, A)
+    assert there(it, (1, 2)) == 2
+    order = it._holdings._first_to_go
+    assert len(order._runs) < 100
 
 
 class AtRandom(Everything):

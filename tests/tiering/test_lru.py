@@ -13,10 +13,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tiering.eligible import Eligible
 from tiering.policies import lru
 from tiering.policies.lru import LRU
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, State, Tier
+from tiering.rules import DEVICE_VICTIM
+from tiering.slot_table import SlotTable
 
 TIERS = st.sampled_from(list(Tier))
 PROMPT = st.lists(st.sampled_from([3, 4]), min_size=1, max_size=12)  # a block is one token
@@ -57,7 +60,11 @@ class Machine(RuleBasedStateMachine):
         self.residency = Residency(8)
         self.index = RadixIndex(1, self.residency, max_node_blocks)
         self.policy = LRU(self.residency, min_log_entries=min_log)
-        self.views = [self.policy.view(self.eligible_in(tier), self.is_eligible_in(tier)) for tier in Tier]
+        # the device's by a rule, which is walked by compiled code, the others by masks
+        rule = Eligible(DEVICE_VICTIM, self.residency, SlotTable(1))
+        self.views = [
+            self.policy.view(each) for each in (rule, *map(self.eligible_in, (Tier.HOST, Tier.DISK)))
+        ]
         self.oracle = {}
         self.clock = 0
         self.leased = []  # paths of tokens, once for each lease
@@ -71,10 +78,6 @@ class Machine(RuleBasedStateMachine):
             return unread & (residency.state[tier, ids] == State.PRESENT)
 
         return eligible
-
-    def is_eligible_in(self, tier):
-        """The same for one block."""
-        return lambda block: self.eligible_in(tier)(array([block])).item()
 
     # ---- the oracle
 
@@ -295,10 +298,7 @@ class Machine(RuleBasedStateMachine):
 @pytest.mark.parametrize("thresholds", ["as shipped", "lowered"])
 def test_eviction_follows_the_definition(thresholds, monkeypatch):
     if thresholds == "lowered":  # so that short chains and short logs take the paths of the long ones
-        monkeypatch.setattr(lru, "_FEW_ENTRIES", 1)
         monkeypatch.setattr(lru, "_SLICE_ENTRIES", 3)
-        monkeypatch.setattr(lru, "_FEW_BLOCKS", 2)
-        monkeypatch.setattr(lru, "_SLICE_BLOCKS", 3)
         monkeypatch.setattr(lru, "_MAX_CHUNK", 2)
     run_state_machine_as_test(
         Machine, settings=settings(max_examples=120, stateful_step_count=50, deadline=None, derandomize=True)

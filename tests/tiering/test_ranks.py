@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
+from tests.tiering.memory_model import MemoryModel
+from tests.tiering.small_tiers import model, prompt
 from tests.tiering.tenants import A, B, Tenants, flood
 from tiering.quotas import Quotas
 from tiering.ranks import Rank
+from tiering.residency import Tier
 
 LOW, NORMAL, HIGH = Rank
 
@@ -83,6 +86,66 @@ def test_what_runs_for_longer_than_that_is_high_at_its_end():
     tenants.finish(lease, np.array((1, 2), dtype="<i4"))
     flood(tenants, A, 5, start=100, length=2)
     assert tenants.there((1, 2)) == {"device": 2}
+
+
+def use(tiers, rank, *names: int):
+    request = tiers.request(prompt(*names))
+    request.rank = rank
+    assert tiers.try_to_admit(request)
+    tiers.settle()
+    tiers.prefill(request)
+    tiers.release(request)
+    tiers.settle()
+
+
+def ranks_of(tiers, *names: int):
+    index = tiers.index
+    return index._holdings.ranks.of(
+        index._match(tiers.request(prompt(*names)).array, compute_last=True)
+    ).tolist()
+
+
+def after_a_restart(tiers, off_s):
+    """With what is on disk of all that there was."""
+    tiers.index.sweep(Tier.DISK, then_free=True)
+    tiers.settle()
+    tiers.index.tell_uses()
+    tiers.settle()
+    tiers.forget()
+    again = MemoryModel(tiers.config, tiers.disk, epoch_s=tiers.epoch_s + tiers.now_s + off_s)
+    again.settle()
+    again.check_rest()
+    return again
+
+
+def test_ranks_are_what_they_were_after_a_restart():
+    before = model(16, 4, 20)
+    use(before, NORMAL, 1, 2)
+    use(before, LOW, 1, 2, 3)
+    use(before, HIGH, 1, 4)
+    use(before, LOW, 5, 6)
+    again = after_a_restart(before, 100.0)
+    assert ranks_of(again, 1, 2, 3) == [HIGH, NORMAL, LOW]
+    assert ranks_of(again, 1, 4) == [HIGH, HIGH]
+    assert ranks_of(again, 5, 6) == [LOW, LOW]
+    use(again, NORMAL, 5, 6)
+    again = after_a_restart(again, 0.0)
+    assert ranks_of(again, 5, 6) == [NORMAL, NORMAL], "a use that raises what is on disk is told of"
+    again = after_a_restart(again, 700.0)
+    assert ranks_of(again, 1, 4) == [NORMAL, NORMAL], "nobody has used it for ten minutes"
+
+
+def test_of_what_is_found_anew_while_it_is_listed_the_higher_rank_counts():
+    before = model(16, 4, 20)
+    use(before, HIGH, 1, 2, 3)
+    after_a_restart(before, 0.0)
+    again = MemoryModel(before.config, before.disk, epoch_s=before.epoch_s, restores_in_steps=True)
+    use(again, LOW, 1, 4)
+    again.restore()
+    again.settle()
+    again.check_rest()
+    assert ranks_of(again, 1, 2, 3) == [HIGH, HIGH, HIGH]
+    assert ranks_of(again, 1, 4) == [HIGH, LOW]
 
 
 def test_an_id_that_is_given_out_again_has_no_rank():

@@ -3,20 +3,24 @@
 import numpy as np
 import pytest
 
+from tiering.costs import Costs
+from tiering.decision import Chooser
 from tiering.index_config import IndexConfig
+from tiering.keeping import Hints, Told
 from tiering.moves import Demote, Promote
 from tiering.replay import Asked, Replay, ReplayConfig
-from tiering.step_costs import MoveCosts, Part, StepCosts, terms
+from tiering.step_costs import MoveCosts, Part, Scatter, StepCosts, terms
 
 BLOCK = 4
 STEPS = StepCosts(step_s=1.0, token_s=0.1, decode_s=0.5)
 
 
-def config(device=100, host=0, disk=0, **settings) -> ReplayConfig:
+def config(device=100, host=0, disk=0, later=0, **settings) -> ReplayConfig:
     index = IndexConfig(
         block_tokens=BLOCK,
         device_slots=device,
         host_slots=host,
+        later_host_slots=later,
         disk_bytes=disk,
         record_bytes=1,
         clean_share=0.5,
@@ -97,3 +101,63 @@ def test_the_same_requests_have_the_same_end():
     asking = [asked(i * 0.7, random.integers(0, 3, 30).tolist() + [i] * 5, 5) for i in range(60)]
     shape = {"device": 20, "host": 20, "disk": 30}
     assert Replay(config(**shape)).run(asking) == Replay(config(**shape)).run(asking)
+
+
+def test_host_memory_that_an_engine_makes_ready_later_is_there():
+    random = np.random.default_rng(1)
+    asking = [asked(i * 3.0, random.integers(0, 2, 24).tolist() + [i] * 5, 5) for i in range(25)]
+    shape = {"device": 12, "host": 30, "disk": 30}
+    later = Replay(config(**shape, later=26))
+    assert later.run(asking) == Replay(config(**shape)).run(asking)
+    assert later._index.stats()["tiers"]["host"]["slots"] == 30
+
+
+def test_who_is_preempted_has_back_what_it_computed_for_itself():
+    """Two replies outgrow a device of 8 blocks: the younger one's go to host memory, and come back in place of being computed."""
+    replay = Replay(config(device=8, host=20, max_num_seqs=2))
+    replay.run([asked(0, range(6), 18), asked(0, range(50, 53), 18)])
+    preempted = replay._index.stats()["preempted"]
+    assert preempted["requests"] >= 1
+    assert preempted["swapped_in_blocks"] == preempted["swapped_out_blocks"] >= 1
+
+
+def test_a_chooser_is_asked_and_learns_from_the_virtual_clock():
+    """Copies up that take far longer than computing: after the first few they are left alone, as an engine with "auto" would."""
+    moves = {Promote: MoveCosts(latency_s=30.0)}
+    prompts = [list(range(24)), list(range(100, 124))]
+    asking = [asked(100.0 * number, prompts[number % 2]) for number in range(40)]
+    always = Replay(config(device=8, host=20, moves=moves)).run(asking)
+    replay = Replay(config(device=8, host=20, moves=moves), Chooser(Costs()))
+    chosen = replay.run(asking)
+    assert all(each.found["host"] for each in always[2:])
+    assert not any(each.found["host"] for each in chosen[30:])
+    assert sum(each.ttft_s for each in chosen[30:]) < 0.5 * sum(each.ttft_s for each in always[30:])
+    assert replay._index.stats()["load_or_compute"]["ended"] > 0
+
+
+def test_steps_scatter_as_they_are_told_to_and_by_the_seed():
+    asking = [asked(0, range(400))]
+    [plain], [twice] = Replay(config()).run(asking), Replay(config(scatter=Scatter([1.0], [2.0]))).run(asking)
+    assert twice.ttft_s == pytest.approx(2 * plain.ttft_s)
+    scattered = config(scatter=Scatter([1.0, 1.0, 1.0], [0.5, 1.0, 1.5]))
+    times = [Replay(scattered, seed=seed).run(asking)[0].ttft_s for seed in (0, 0, 1)]
+    assert times[0] == times[1] != times[2]
+
+
+def test_large_steps_scatter_as_large_ones_did():
+    random = np.random.default_rng(0)
+    scatter = Scatter([10.0] * 40 + [1.0] * 40, [20.0] * 40 + [0.5] * 40)
+    for expected_s, took_s in ((0.5, 0.25), (1.0, 0.5), (11.0, 22.0)):
+        drawn = [scatter.drawn(expected_s, random) for _ in range(20)]
+        assert drawn == pytest.approx([took_s] * 20)
+
+
+def test_the_admission_is_told_the_hints(monkeypatch):
+    replay, said = Replay(config()), []
+    release = replay._index.release
+    monkeypatch.setattr(
+        replay._index, "release", lambda lease, told: (said.append(told), release(lease, told))
+    )
+    hints = Hints(one_shot=True)
+    replay.run([Asked(at_s=0, prompt=asked(0, range(9)).prompt, max_tokens=2, hints=hints)])
+    assert said == [Told(output_tokens=2, hints=hints)]

@@ -8,7 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tiering.slot_table import SlotState, SlotTable
 
-USED = st.sampled_from([SlotState.PRIVATE, SlotState.INDEXED, SlotState.IN_FLIGHT])
+USED_STATES = [SlotState.PRIVATE, SlotState.INDEXED, SlotState.IN_FLIGHT]
+USED = st.sampled_from(USED_STATES)
 
 
 def slots(*numbers: int):
@@ -38,8 +39,9 @@ class Machine(RuleBasedStateMachine):
         assert all(self.oracle[slot] == SlotState.FREE for slot in taken.tolist())
         self.oracle.update(dict.fromkeys(taken.tolist(), state))
 
-    @rule(data=st.data(), from_state=USED, to_state=USED)
-    def turn(self, data, from_state, to_state):
+    @rule(data=st.data(), states=st.permutations(USED_STATES))
+    def turn(self, data, states):
+        from_state, to_state, _ = states
         chosen = self.some(data, from_state)
         self.table.turn(chosen, from_state, to_state)
         self.oracle.update(dict.fromkeys(chosen.tolist(), to_state))

@@ -102,7 +102,7 @@ def test_a_term_that_grows_is_told_at_once():
     tiers.index.sweep(Tier.DISK, then_free=True)
     tiers.settle()
     run(tiers, LONG_S, 1, 2)
-    assert [record.term for record in tiers.disk.values()] == [Term(LONG_S, by_default=False)] * 2
+    assert [record.wanted.term for record in tiers.disk.values()] == [Term(LONG_S, by_default=False)] * 2
 
 
 def test_the_fast_way_says_what_the_plain_one_does():

@@ -460,7 +460,7 @@ def bench_trace(
     model: Annotated[str, typer.Option(help=_MODEL)] = "demo",
     requests: Annotated[
         int, typer.Option(help="Of each trace, at most: groups that begin alike, drawn at random.", min=1)
-    ] = 150,
+    ] = 120,
     device_blocks: Annotated[
         int | None,
         typer.Option(
@@ -471,6 +471,9 @@ def bench_trace(
     disk_blocks: Annotated[int | None, typer.Option(help="Default: a fifth of them; 0: none.", min=0)] = None,
     max_prompt_tokens: Annotated[int, typer.Option(help="Longer prompts are cut off.", min=1)] = 2048,
     max_new_tokens: Annotated[int, typer.Option(help="Of a reply, whatever the trace says.", min=1)] = 8,
+    repeats: Annotated[
+        int, typer.Option(help="Times the engine serves each trace: what it differs from itself by.", min=1)
+    ] = 2,
     clients: Annotated[
         int | None,
         typer.Option(help="So many ask one request after the other, whatever times the trace says.", min=1),
@@ -484,6 +487,9 @@ def bench_trace(
             help="Without the two: the part of the time for which it would compute without a cache.", min=0.01
         ),
     ] = 0.6,
+    engine_load: Annotated[
+        str, typer.Option(help="What the engine loads of a match: always, never, or auto.")
+    ] = "always",
     max_num_seqs: Annotated[int, typer.Option(help="Requests computed together.", min=1)] = 8,
     max_batch_tokens: Annotated[int, typer.Option(help="Tokens of one step.", min=1)] = 512,
     threads: Annotated[
@@ -512,9 +518,11 @@ def bench_trace(
         disk_blocks=disk_blocks,
         max_prompt_tokens=max_prompt_tokens,
         max_new_tokens=max_new_tokens,
+        repeats=repeats,
         clients=clients,
         speed=speed,
         load=load,
+        engine_load=engine_load,
         max_num_seqs=max_num_seqs,
         max_batch_tokens=max_batch_tokens,
         threads=threads,

@@ -5,12 +5,13 @@ what moves between its tiers took before it, are what the replay on the virtual 
 long each waits, it has to find out by itself.
 """
 
+import contextlib
 import dataclasses
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,21 +19,25 @@ from typing import Any, Final
 import numpy as np
 from rich.console import Console
 
-from engine import EngineConfig, Result, SamplingParams
+from engine import CacheHints, EngineConfig, RequestOptions, Result, SamplingParams
 from engine.engine import Engine
 from engine.handle import Handle
 from tiering.cli.environment import environment
 from tiering.cli.host_memory import wait_for_host_memory
-from tiering.cli.markdown import gate, table, write
+from tiering.cli.markdown import write
 from tiering.cli.prompts import load
+from tiering.cli.trace_compared import compared, gates, page
 from tiering.cli.trace_costs import Step, Timed, move_costs, step_costs
 from tiering.cli.trace_prompts import Prompts, Tokens
+from tiering.costs import Costs
+from tiering.decision import Chooser
+from tiering.index_config import IndexConfig
+from tiering.keeping import Hints
 from tiering.replay import Asked, Replay, ReplayConfig, Seen
 
 _BLOCK_TOKENS: Final = 16
-_TIERS: Final = ("device", "host", "disk")
-_HIT_POINTS, _TTFT_PERCENT = 1.0, 10.0
-"""What the simulator may err by."""
+_SIMULATIONS: Final = 8
+"""Of each part: what a step takes is drawn from what steps took, so they differ as the engine's runs do."""
 _LEAST_DEVICE: Final = 1.25
 """Times the longest prompt, with its reply, that the device holds where nothing is said."""
 
@@ -49,9 +54,11 @@ class TraceBench:
     disk_blocks: int | None
     max_prompt_tokens: int
     max_new_tokens: int
+    repeats: int
     clients: int | None
     speed: float | None
     load: float
+    engine_load: str
     max_num_seqs: int
     max_batch_tokens: int
     threads: int | None
@@ -65,6 +72,7 @@ class _Part:
 
     prompts: list[Tokens]
     new_tokens: list[int]
+    hints: list[Hints]
     at_s: list[float]
     num_distinct: int
 
@@ -79,47 +87,39 @@ def run(bench: TraceBench, json_path: Path | None) -> int:
     console = Console(stderr=True)
     model = Timed(load(bench.model, bench.device, bench.seed, 0))
     runs = [_of_one(bench, trace, model, console) for trace in bench.traces]
-    gates = [gate for each in runs for gate in each["gates"]]
+    rows = [row for each in runs for row in each["gates"]]
     configuration = {**dataclasses.asdict(bench), "traces": [trace.name for trace in bench.traces]}
-    figures = {"runs": runs, "gates": gates, "config": configuration, "environment": environment()}
-    page = _page(runs, gates)
-    print(page)
-    write(json_path, figures, page)
-    return 0 if all(gate["holds"] for gate in gates) else 1
+    figures = {"runs": runs, "gates": rows, "config": configuration, "environment": environment()}
+    told = page(runs, rows)
+    print(told)
+    write(json_path, figures, told)
+    return 0 if all(row["holds"] is not False for row in rows) else 1
 
 
 def _of_one(bench: TraceBench, trace: Path, model: Timed, console: Console) -> dict[str, Any]:
     part = _part(bench, trace, model)
-    with tempfile.TemporaryDirectory(prefix="kvtide-bench-") as disk:
-        config = _engine_config(bench, part, model, disk)
-        with Engine(model, config, announce=lambda _: None) as engine:
-            wait_for_host_memory(engine)
-            console.print(f"{trace.name}: what moves take", style="dim")
-            most_blocks = engine.core.device_slots // 2
-            moves = move_costs(engine, most_blocks, bench.seed)
-            part = dataclasses.replace(part, at_s=_times(bench, part, model))
-            console.print(
-                f"{trace.name}: {len(part.prompts)} requests, over {part.at_s[-1]:.0f} s", style="dim"
-            )
-            model.steps.clear()
-            results = _served(engine, part, bench.clients)
-            stats, core = engine.stats()["cache"], engine.core
-    steps = step_costs(model.steps)
-    disk_figures = stats["tiers"]["disk"]
+    console.print(f"{trace.name}: what moves take", style="dim")
+    with _engine(dataclasses.replace(bench, engine_load="always"), part, model) as engine:
+        moves = move_costs(engine, engine.core.device_slots // 2, bench.seed)
+    part = dataclasses.replace(part, at_s=_times(bench, part, model))
+    model.steps.clear()
+    happened, stats, core = _happened(bench, trace.name, part, model, console)
+    costs, scatter = step_costs(model.steps)
     replay = ReplayConfig(
         index=core,
-        max_num_seqs=config.max_num_seqs,
-        max_batch_tokens=config.max_batch_tokens,
+        max_num_seqs=bench.max_num_seqs,
+        max_batch_tokens=bench.max_batch_tokens,
         stored_bytes=_stored_bytes(stats),
-        steps=steps,
+        block_bytes=stats["block_bytes"],
+        steps=costs,
+        scatter=scatter,
         moves=moves,
     )
-    replayed = Replay(replay)
     console.print(f"{trace.name}: the same, simulated", style="dim")
-    seen = replayed.run(_asked(part), clients=bench.clients)
-    happened = [Seen(found=_blocks(result), ttft_s=result.timings.ttft_s) for result in results]
+    replays = [Replay(replay, _chooser(bench), seed=seed) for seed in range(_SIMULATIONS)]
+    seen = [each.run(_asked(part), clients=bench.clients) for each in replays]
     num_blocks = sum(len(prompt) // _BLOCK_TOKENS for prompt in part.prompts)
-    compared = _compared(happened, seen, num_blocks)
+    found = compared(happened, seen, num_blocks)
     return {
         "trace": trace.name,
         "requests": len(part.prompts),
@@ -130,17 +130,52 @@ def _of_one(bench: TraceBench, trace: Path, model: Timed, console: Console) -> d
         "device_blocks": core.device_slots,
         "host_blocks": core.host_slots,
         "disk_bytes": core.disk_bytes,
-        "disk_blocks_at_the_end": disk_figures["blocks"],
-        **compared,
-        "steps": {"engine": len(model.steps), "simulated": replayed.num_steps},
+        "disk_blocks_at_the_end": stats["tiers"]["disk"]["blocks"],
+        **found,
+        "steps": {
+            "engine": len(model.steps) / bench.repeats,
+            "simulated": statistics.mean(each.num_steps for each in replays),
+        },
         "costs": {
-            "steps": dataclasses.asdict(steps),
+            "steps": dataclasses.asdict(costs),
+            "scatter": np.percentile(scatter.parts, (5, 25, 50, 75, 95)).tolist(),
             "moves": {kind.__name__.lower(): dataclasses.asdict(cost) for kind, cost in moves.items()},
         },
-        "gates": _gates(trace.name.partition(".")[0], compared),
-        "engine": [dataclasses.asdict(each) for each in happened],
-        "simulated": [dataclasses.asdict(each) for each in seen],
+        "gates": gates(trace.name.partition(".")[0], found),
+        "engine": [[dataclasses.asdict(each) for each in run] for run in happened],
+        "simulated": [dataclasses.asdict(each) for each in seen[0]],
     }
+
+
+def _happened(
+    bench: TraceBench, name: str, part: _Part, model: Timed, console: Console
+) -> tuple[list[list[Seen]], dict[str, Any], IndexConfig]:
+    """What became of the requests in each run, the last one's figures of its cache, and how the core was told to work."""
+    told = f"{name}: {len(part.prompts)} requests, over {part.at_s[-1]:.0f} s"
+    happened: list[list[Seen]] = []
+    while True:
+        console.print(f"{told}, {len(happened) + 1} of {bench.repeats}", style="dim")
+        # a new one: an admission has learned nothing yet, as in the simulation
+        with _engine(bench, part, model) as engine:
+            happened.append([_seen(result) for result in _served(engine, part, bench.clients)])
+            if len(happened) == bench.repeats:
+                return happened, engine.stats()["cache"], engine.core
+
+
+@contextlib.contextmanager
+def _engine(bench: TraceBench, part: _Part, model: Timed) -> Iterator[Engine]:
+    """One with an empty disk of its own, and all its host memory ready."""
+    with (
+        tempfile.TemporaryDirectory(prefix="kvtide-bench-") as disk,
+        Engine(model, _engine_config(bench, part, model, disk), announce=lambda _: None) as engine,
+    ):
+        wait_for_host_memory(engine)
+        yield engine
+
+
+def _chooser(bench: TraceBench) -> Chooser | None:
+    """As such an engine begins with: it has seen nothing."""
+    return Chooser(Costs()) if bench.engine_load == "auto" else None
 
 
 # --- what is asked -----------------------------------------------------------------------------------------------------
@@ -159,6 +194,7 @@ def _part(bench: TraceBench, trace: Path, model: Timed) -> _Part:
     return _Part(
         prompts=prompts.made(min(bench.max_prompt_tokens, model.max_len - bench.max_new_tokens)),
         new_tokens=new_tokens,
+        hints=[each.hints for each in prompts.requests],
         at_s=[max(0.0, each.at_s - first_s) for each in prompts.requests],
         num_distinct=prompts.num_distinct,
     )
@@ -185,6 +221,7 @@ def _engine_config(bench: TraceBench, part: _Part, model: Timed, disk: str) -> E
         max_num_seqs=bench.max_num_seqs,
         max_batch_tokens=bench.max_batch_tokens,
         num_threads=bench.threads,
+        load=bench.engine_load,  # type: ignore[arg-type]  # likewise
     )
 
 
@@ -214,12 +251,13 @@ def _token_s(steps: Sequence[Step]) -> float:
 def _served(engine: Engine, part: _Part, clients: int | None) -> list[Result]:
     """The engine's answers, in the order of the requests."""
     params = [SamplingParams(max_tokens=new, ignore_eos=True) for new in part.new_tokens]
+    options = [RequestOptions(hints=_in_tokens(hints)) for hints in part.hints]
     handles: dict[int, Handle] = {}
     if clients is None:
         began_s = time.perf_counter()
         for number in sorted(range(len(part.prompts)), key=lambda each: (part.at_s[each], each)):
             time.sleep(max(0.0, began_s + part.at_s[number] - time.perf_counter()))
-            handles[number] = engine.submit(part.prompts[number], params[number])
+            handles[number] = engine.submit(part.prompts[number], params[number], options=options[number])
     else:
         numbers, lock = iter(range(len(part.prompts))), threading.Lock()
 
@@ -228,7 +266,9 @@ def _served(engine: Engine, part: _Part, clients: int | None) -> list[Result]:
                 with lock:
                     if (number := next(numbers, None)) is None:
                         return
-                    handles[number] = engine.submit(part.prompts[number], params[number])
+                    handles[number] = engine.submit(
+                        part.prompts[number], params[number], options=options[number]
+                    )
                 handles[number].result()
 
         threads = [threading.Thread(target=client) for _ in range(clients)]
@@ -242,9 +282,19 @@ def _served(engine: Engine, part: _Part, clients: int | None) -> list[Result]:
     return results
 
 
+def _in_tokens(hints: Hints) -> CacheHints:
+    """As a caller would say it."""
+    return CacheHints(
+        goes_on=hints.goes_on,
+        one_shot=hints.one_shot,
+        shared_tokens=hints.shared_blocks * _BLOCK_TOKENS,
+        breakpoints=[point * _BLOCK_TOKENS for point in hints.breakpoints],
+    )
+
+
 def _asked(part: _Part) -> list[Asked]:
-    rows = zip(part.prompts, part.new_tokens, part.at_s, strict=True)
-    return [Asked(at_s=at_s, prompt=prompt, max_tokens=new) for prompt, new, at_s in rows]
+    rows = zip(part.prompts, part.new_tokens, part.hints, part.at_s, strict=True)
+    return [Asked(at_s=at, prompt=prompt, max_tokens=new, hints=hints) for prompt, new, hints, at in rows]
 
 
 def _stored_bytes(stats: dict[str, Any]) -> int:
@@ -253,66 +303,6 @@ def _stored_bytes(stats: dict[str, Any]) -> int:
     return max(1, disk["bytes"] // disk["blocks"]) if disk.get("blocks") else 1
 
 
-def _blocks(result: Result) -> dict[Any, int]:
-    return {tier: num // _BLOCK_TOKENS for tier, num in result.usage.cached_by_tier.items()}
-
-
-# --- what it says -------------------------------------------------------------------------------------------------------
-
-
-def _compared(happened: Sequence[Seen], seen: Sequence[Seen], num_blocks: int) -> dict[str, Any]:
-    hit_rate = {
-        tier: [sum(each.found.get(tier, 0) for each in some) / num_blocks for some in (happened, seen)]
-        for tier in _TIERS
-    }
-    hit_rate["all"] = [sum(rates[at] for rates in hit_rate.values()) for at in (0, 1)]
-    ttft_s = [np.array([each.ttft_s for each in some]) for some in (happened, seen)]
-    figures = {
-        "mean": [float(times.mean()) for times in ttft_s],
-        "p50": [float(np.percentile(times, 50)) for times in ttft_s],
-        "p90": [float(np.percentile(times, 90)) for times in ttft_s],
-    }
-    each = np.abs(ttft_s[1] / np.maximum(ttft_s[0], 1e-6) - 1)
-    return {
-        "hit_rate": hit_rate,
-        "ttft_s": figures,
-        "median_error_of_one_request": float(np.median(each)),
-        "requests_with_the_same_hits": sum(
-            dict(a.found) == dict(b.found) for a, b in zip(happened, seen, strict=True)
-        ),
-    }
-
-
-def _gates(name: str, compared: dict[str, Any]) -> list[dict[str, object]]:
-    points = {
-        f"hit rate, {tier}": 100 * abs(simulated - engine)
-        for tier, (engine, simulated) in compared["hit_rate"].items()
-    }
-    percent = {
-        f"TTFT, {which}": 100 * abs(simulated / engine - 1)
-        for which, (engine, simulated) in compared["ttft_s"].items()
-    }
-    return [
-        gate(f"error of {name}: {what}", round(value, 2), bound, unit, at_most=True)
-        for errors, bound, unit in ((points, _HIT_POINTS, "points"), (percent, _TTFT_PERCENT, "%"))
-        for what, value in errors.items()
-    ]
-
-
-def _page(runs: Sequence[dict[str, Any]], gates: Sequence[dict[str, object]]) -> str:
-    rows = []
-    for each in runs:
-        name = each["trace"].partition(".")[0]
-        for tier, (engine, simulated) in each["hit_rate"].items():
-            rows.append(_row(name, f"hit rate, {tier}", f"{engine:.2%}", f"{simulated:.2%}"))
-        for which, (engine, simulated) in each["ttft_s"].items():
-            rows.append(_row(name, f"TTFT, {which}", f"{1e3 * engine:,.0f} ms", f"{1e3 * simulated:,.0f} ms"))
-    return (
-        "# The simulator beside the engine\n\n`kvtide bench trace`\n\n"
-        f"{table(rows, ('trace', 'figure', 'engine', 'simulated'))}\n\n"
-        f"{table(gates, ('name', 'value', 'bound', 'unit', 'holds'))}"
-    )
-
-
-def _row(trace: str, figure: str, engine: str, simulated: str) -> dict[str, str]:
-    return {"trace": trace, "figure": figure, "engine": engine, "simulated": simulated}
+def _seen(result: Result) -> Seen:
+    found = {tier: num // _BLOCK_TOKENS for tier, num in result.usage.cached_by_tier.items()}
+    return Seen(found=found, ttft_s=result.timings.ttft_s)

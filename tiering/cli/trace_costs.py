@@ -17,7 +17,7 @@ from engine.model import Model
 from engine.pool import DevicePool
 from tiering.fitting import fit
 from tiering.moves import Demote, Promote, Read, SwapIn, SwapOut, Write
-from tiering.step_costs import MoveCosts, Part, StepCosts, terms
+from tiering.step_costs import MoveCosts, Part, Scatter, StepCosts, terms
 
 _NEXT_WITHIN_S: Final = 0.02
 """A step that begins so soon after another was not waited for: what lies between is the loop's own work."""
@@ -61,8 +61,8 @@ class Timed(Model):
         return logits
 
 
-def step_costs(steps: Sequence[Step]) -> StepCosts:
-    """Fitted to these, at least one: each up to when the next begins, where that was not waited for."""
+def step_costs(steps: Sequence[Step]) -> tuple[StepCosts, Scatter]:
+    """Fitted to these, at least one: each up to when the next begins, where that was not waited for. And how they scatter."""
     gaps = [after.began_s - step.ended_s for step, after in itertools.pairwise(steps)]
     short = [gap for gap in gaps if gap < _NEXT_WITHIN_S]
     usual = statistics.median(short) if short else 0.0
@@ -74,7 +74,8 @@ def step_costs(steps: Sequence[Step]) -> StepCosts:
     step_s, token_s, pair_s, decode_s, context_s = fit(
         rows, np.array(took), np.ones(len(steps)), _DOUBTS
     ).tolist()
-    return StepCosts(step_s=step_s, token_s=token_s, pair_s=pair_s, decode_s=decode_s, context_s=context_s)
+    costs = StepCosts(step_s=step_s, token_s=token_s, pair_s=pair_s, decode_s=decode_s, context_s=context_s)
+    return costs, Scatter([costs.seconds(step.parts) for step in steps], took)
 
 
 def move_costs(engine: Engine, num_blocks: int, seed: int) -> dict[type, MoveCosts]:

@@ -1,25 +1,27 @@
 """Least recently used, children before parents."""
 
-from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.eligible import Eligible
+from tiering.kernels import kernels
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency
+from tiering.rules import EVERY_BLOCK
+from tiering.slot_table import SlotTable
 
 _PAST = 1 << 40  # stamps that are left for touches from before the first one
 
-Eligible = Callable[[Ids], Mask]
+Which = Callable[[Ids], Mask]
+"""Of which blocks something holds."""
 Entries = Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]
 """Which entries are wanted, by their stamps and their deepest blocks."""
 
-_FEW_ENTRIES = 8  # entries read one by one before a slice pays
-_SLICE_ENTRIES = 1024
-_FEW_BLOCKS = 32  # likewise the blocks of one chain
-_SLICE_BLOCKS = 256
-_MAX_CHUNK = 512  # blocks whose eligibility is asked for at once
+_SLICE_ENTRIES = 1024  # entries that are looked through at once for wanted ones
+_MAX_CHUNK = 512  # blocks that `upwards` tells at once
+_NOTHING: Final[Ids] = np.empty(0, dtype=np.intp)
 
 
 class LRU:
@@ -46,33 +48,54 @@ class LRU:
         """An empty log, which is compacted whenever it has doubled, but never below `min_log_entries`."""
         self._residency = residency
         self._min_log_entries = min_log_entries
+        self._kernels = kernels()
+        self._every_block = Eligible(EVERY_BLOCK, residency, SlotTable(0))
         self._now = 0
         self.now_s = 0.0
         """The time that touches have: whoever knows the time sets it."""
-        self._stamps = array("q")  # of the log's entries, ascending
-        self._times = array("d")  # of the entries, ascending too
-        self._deepest = array("q")  # block of each entry, NO_BLOCK when all its blocks are gone
-        self._compact_at = min_log_entries
+        place = np.zeros(2, dtype=np.int64)
+        self._place: tuple[memoryview[Any], NDArray[np.int64]] = (
+            place.data,
+            place,
+        )  # where the walk under way is
+        one: Ids = np.zeros(1, dtype=np.intp)
+        self._one: tuple[memoryview[Any], Ids] = one.data, one
         self._num_waiting = 0  # entries of touches whose blocks are not known yet: the first ones
         self._num_open = 0  # and those of which more may come: one more than wait, once one was told of
+        none = np.empty(0, dtype=np.int64)
+        self._write_log(none, np.empty(0, dtype=np.float64), none)
+
+    def _write_log(
+        self, stamps: NDArray[np.int64], times: NDArray[np.float64], deepest: NDArray[np.int64]
+    ) -> None:
+        """Let the log hold these entries, and have room until it is to be compacted."""
+        self._num = num = len(stamps)
+        room = max(self._min_log_entries, 2 * num)
+        self._stamps = np.empty(room, dtype=np.int64)  # of the first _num entries, ascending
+        self._times = np.empty(room, dtype=np.float64)  # ascending too
+        self._deepest = np.empty(room, dtype=np.int64)  # block of each, NO_BLOCK when all its blocks are gone
+        self._stamps[:num], self._times[:num], self._deepest[:num] = stamps, times, deepest
+        columns: tuple[NDArray[Any], ...] = (self._stamps, self._times, self._deepest)
+        self._cells: tuple[memoryview[Any], ...] = tuple(column.data for column in columns)  # to write one by
 
     def __len__(self) -> int:
         """Number of log entries, dead ones included."""
-        return len(self._stamps)
+        return self._num
 
     def touch(self, path: Ids) -> None:
         """The blocks of a path were used. The path must start at a first block and leave none out."""
         if not len(path):
             return
-        residency = self._residency
+        residency, num = self._residency, self._num
         assert residency.cells.parent[path.item(0)] == NO_BLOCK, "a touched path starts at a first block"
-        if len(self._stamps) >= self._compact_at:
+        if num == len(self._stamps):
             self._compact()
-        self._now += 1
-        residency.used(path, self._now)
-        self._stamps.append(self._now)
-        self._times.append(self.now_s)
-        self._deepest.append(path.item(-1))
+            num = self._num
+        self._now = now = self._now + 1
+        self._kernels.touch(residency.stamp, path, now)
+        stamps, times, deepest = self._cells
+        stamps[num], times[num], deepest[num] = now, self.now_s, path.item(-1)
+        self._num = num + 1
 
     def leave_past(self) -> None:
         """Touches from before may be told of later. To be called before the first touch."""
@@ -83,19 +106,14 @@ class LRU:
         """There were touches before the first one, at these times in their order, numbered from 0; blocks come with `recalled`."""
         num = len(times_s)
         assert num < _PAST, "there is no room for so many"
-        assert not self._stamps or self._stamps[0] > num, "the past is told of once"
-        stamps, times, deepest = array("q"), array("d"), array("q")
-        stamps.frombytes(np.arange(1, num + 1, dtype=np.int64).tobytes())
-        times.frombytes(times_s.astype(np.float64).tobytes())
-        deepest.frombytes(np.full(num, NO_BLOCK, dtype=np.int64).tobytes())
-        # what was touched since is little, and so is what is copied here
-        self._stamps, self._times, self._deepest = (
-            stamps + self._stamps,
-            times + self._times,
-            deepest + self._deepest,
+        assert not self._num or self._stamps.item(0) > num, "the past is told of once"
+        since = slice(self._num)  # is little
+        self._write_log(
+            np.concatenate([np.arange(1, num + 1), self._stamps[since]]),
+            np.concatenate([times_s, self._times[since]]),
+            np.concatenate([np.full(num, NO_BLOCK), self._deepest[since]]),
         )
         self._num_waiting = self._num_open = num
-        self._compact_at = max(self._compact_at, 2 * len(stamps))
 
     def recalled(self, ids: Ids, numbers: NDArray[np.int64]) -> None:
         """The touches of these numbers were the last of these blocks, none of which was touched so far.
@@ -106,8 +124,7 @@ class LRU:
             return
         assert numbers.max() < self._num_open, "a touch was told of before a later one"
         self._residency.stamp[ids] = numbers + 1
-        # of a touch that comes several times the last block counts; the view must not outlive this line
-        np.frombuffer(self._deepest, dtype=np.int64)[numbers] = ids
+        self._deepest[numbers] = ids  # of a touch that comes several times the last block counts
         self._num_waiting = numbers.min().item()
         self._num_open = self._num_waiting + 1
 
@@ -126,134 +143,102 @@ class LRU:
         To be called while their parents and stamps can still be read. The ids may be given out again after it.
         """
         residency = self._residency
-        if len(ids) == 1:
-            cells, block = residency.cells, ids.item()
-            self.removed_leaf(cells.stamp[block], cells.parent[block])
-            return
-        stamps = residency.stamp.take(ids)
-        last = np.ones(len(ids), dtype=np.bool_)  # of a run with the same stamp
-        last[:-1] = stamps[1:] != stamps[:-1]
-        for stamp, parent in zip(stamps[last].tolist(), residency.parent[ids[last]].tolist(), strict=True):
-            self.removed_leaf(stamp, parent)
+        self._kernels.forget(self._stamps, self._deepest, self._num, residency.parent, residency.stamp, ids)
 
     def removed_leaf(self, stamp: int, parent: int) -> None:
-        """`removed` for one block that has this stamp and parent, or for several of one stamp on the way up to that parent."""
-        if not stamp:
-            return  # never touched
-        # A block without children was the deepest of its stamp, so now its parent is. If that has a newer stamp, or
-        # there is none, the entry is dead, as it should be.
-        self._deepest[bisect_left(self._stamps, stamp)] = parent
+        """`removed` for one block that has this stamp and parent."""
+        if stamp:  # else it was never touched
+            # Without children it was the deepest of its stamp, so now its parent is. If that has a newer stamp, or there is
+            # none, the entry is dead, as it should be.
+            self._cells[2][self._kernels.place_of(self._stamps, self._num, stamp)] = parent
 
-    def view(
-        self,
-        eligible: Eligible,
-        is_eligible: "Callable[[int], bool] | None" = None,
-        wanted: Entries | None = None,
-    ) -> "View":
+    def view(self, eligible: "Eligible | Which", wanted: Entries | None = None) -> "View":
         """A reader of the order that sees only the blocks for which `eligible(ids)` is true.
 
-        `eligible` takes an intp array of ids and returns a mask of the same length; it must change nothing. `is_eligible`
-        says the same of one block, for whoever peeks at one at a time. `wanted`: which
-        touches may have eligible blocks, by their stamps and deepest blocks; the others are passed over.
+        `eligible`: a rule, or what takes an intp array of ids and returns a mask of the same length; it must change nothing.
+        `wanted`, where it is no rule: which touches may have eligible blocks, by their stamps and deepest blocks; the others
+        are passed over.
         """
-        return View(self, self._residency, eligible, is_eligible, wanted)
+        return View(self, self._residency, eligible, wanted)
 
-    def first(self, stamp: int, block: int, is_eligible: Callable[[int], bool]) -> int:
-        """The first block of `upwards` that is eligible, NO_BLOCK if there is none."""
-        cells = self._residency.cells
-        parent_of, stamp_of = cells.parent, cells.stamp
-        for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp)):
-            at = deepest
-            if entry_stamp == stamp and block != NO_BLOCK and stamp_of[block] == stamp:
-                at = block
-            while at != NO_BLOCK and stamp_of[at] == entry_stamp:
-                if is_eligible(at):
-                    return at
-                at = parent_of[at]
-        return NO_BLOCK
+    def find(self, stamp: int, block: int, k: int, eligible: Eligible) -> Ids:
+        """The first `k` blocks of `upwards` that meet a rule."""
+        found: Ids = np.empty(k, dtype=np.intp)
+        at, _ = self._place
+        at[0], at[1] = self._num_waiting, block
+        num = self._walk(self._stamps, self._deepest, self._num, stamp, eligible.arguments(), found)
+        return found if num == k else found[:num]
+
+    def find_one(self, stamp: int, block: int, eligible: Eligible) -> int:
+        """The only block of `find(1)`, NO_BLOCK if there is none: in less time than it takes to make an array."""
+        at, _ = self._place
+        at[0], at[1] = self._num_waiting, block
+        found, one = self._one
+        num = self._walk(self._stamps, self._deepest, self._num, stamp, eligible.arguments(), one)
+        return found[0] if num else NO_BLOCK
 
     def upwards(self, stamp: int, block: int, limit: int, wanted: Entries | None = None) -> Iterator[Ids]:
         """All touched blocks in eviction order from a place in the log: `block`, if it has that stamp, else the
         deepest with this or the next later stamp. In chunks, the first of `limit` blocks, then growing. `wanted`: of which
-        entries only.
+        entries only. What is touched meanwhile may be seen or not.
         """
-        chunk: list[int] = []
-        for entry_stamp, deepest in self._entries(bisect_left(self._stamps, stamp), wanted):
-            at = deepest
-            if entry_stamp == stamp and block != NO_BLOCK and self._residency.cells.stamp[block] == stamp:
-                at = block
-            while at != NO_BLOCK:
-                at = self._climb(at, entry_stamp, chunk, limit)
-                if len(chunk) == limit:
-                    yield np.array(chunk, dtype=np.intp)
-                    chunk = []
+        start, rule = self._num_waiting, self._every_block.arguments()
+        if wanted is not None:
+            start = max(start, self._kernels.place_of(self._stamps, self._num, stamp))
+        at, _ = self._place
+        entry = 0 if wanted is not None else start
+        for stamps, deepest in self._parts(start, wanted):
+            num = len(stamps)
+            while entry < num:
+                found: Ids = np.empty(limit, dtype=np.intp)
+                at[0], at[1] = entry, block
+                num_found = self._walk(stamps, deepest, num, stamp, rule, found)
+                entry, block, stamp = at[0], at[1], 0  # others walk before this goes on
+                if num_found:
+                    yield found[:num_found]
                     limit = min(4 * limit, max(limit, _MAX_CHUNK))
-        if chunk:
-            yield np.array(chunk, dtype=np.intp)
+            entry, block = 0, NO_BLOCK
 
-    def _entries(self, start: int, wanted: Entries | None = None) -> Iterator[tuple[int, int]]:
-        """(stamp, deepest block) of the log's living entries from number `start`."""
-        start = max(start, self._num_waiting)
-        stop = min(start + _FEW_ENTRIES, len(self._stamps)) if wanted is None else start
-        stamp_of = self._residency.cells.stamp
-        for entry in range(start, stop):
-            stamp, deepest = self._stamps[entry], self._deepest[entry]
-            if deepest != NO_BLOCK and stamp_of[deepest] == stamp:
-                yield stamp, deepest
-        for at in range(stop, len(self._stamps), _SLICE_ENTRIES):
-            # Slices are copies: a numpy view of the arrays themselves would forbid them to grow.
-            stamps = np.frombuffer(self._stamps[at : at + _SLICE_ENTRIES], dtype=np.int64)
-            blocks = np.frombuffer(self._deepest[at : at + _SLICE_ENTRIES], dtype=np.int64)
-            alive = self._alive(stamps, blocks)
-            if wanted is not None:
-                alive[alive] = wanted(stamps[alive], blocks[alive])
-            yield from zip(stamps[alive].tolist(), blocks[alive].tolist(), strict=True)
+    def _walk(
+        self,
+        stamps: NDArray[np.int64],
+        deepest: NDArray[np.int64],
+        num: int,
+        head: int,
+        rule: tuple[Any, ...],
+        found: Ids,
+    ) -> int:
+        residency = self._residency
+        return self._kernels.walk(
+            stamps, deepest, num, head, self._place[1], residency.parent, residency.stamp, *rule, found
+        )
+
+    def _parts(
+        self, start: int, wanted: Entries | None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """The log's entries, all at once; or those that are wanted from a place on, some at a time."""
+        if wanted is None:
+            yield self._stamps[: self._num], self._deepest[: self._num]
+            return
+        for at in range(start, self._num, _SLICE_ENTRIES):
+            entries = slice(at, min(at + _SLICE_ENTRIES, self._num))
+            stamps, deepest = self._stamps[entries], self._deepest[entries]
+            alive = self._alive(stamps, deepest)
+            alive[alive] = wanted(stamps[alive], deepest[alive])
+            yield stamps[alive], deepest[alive]
 
     def _alive(self, stamps: NDArray[np.int64], deepest: NDArray[np.int64]) -> Mask:
         # Where the deepest block has a newer stamp, a later touch went through it, and so through all above it.
         alive: Mask = (deepest != NO_BLOCK) & (self._residency.stamp.take(deepest) == stamps)
         return alive
 
-    def _climb(self, block: int, stamp: int, chunk: list[int], limit: int) -> int:
-        """Add to the chunk `block` and its ancestors of the same stamp, until it holds `limit` blocks.
-
-        Returns the ancestor to go on with, NO_BLOCK if there is none.
-        """
-        cells, append = self._residency.cells, chunk.append
-        parent_of, stamp_of = cells.parent, cells.stamp
-        singles, left = 0, limit - len(chunk)
-        while left:
-            append(block)
-            left -= 1
-            singles += 1
-            if singles == _FEW_BLOCKS:
-                singles = 0
-                run = min(self._row_above(block, stamp), left)
-                chunk.extend(range(block - 1, block - 1 - run, -1))
-                block -= run
-                left -= run
-            block = parent_of[block]
-            if block == NO_BLOCK or stamp_of[block] != stamp:
-                return NO_BLOCK
-        return block
-
-    def _row_above(self, block: int, stamp: int) -> int:
-        """How many ancestors of the same stamp have ids that count down from the block's, as long runs do."""
-        low = max(block - _SLICE_BLOCKS, 0)
-        chained = self._residency.parent[low + 1 : block + 1] == np.arange(low, block)
-        chained &= self._residency.stamp[low:block] == stamp
-        (broken,) = (~chained).nonzero()
-        return block - low if not len(broken) else block - low - 1 - broken.item(-1)
-
     def _compact(self) -> None:
         """Drop the dead entries, save those of which blocks may be recalled still."""
-        stamps, deepest = np.array(self._stamps), np.array(self._deepest)
+        entries = slice(self._num)
+        stamps, deepest = self._stamps[entries], self._deepest[entries]
         alive = self._alive(stamps, deepest)
         alive[: self._num_open] = True  # each is found by its number as long as blocks of it may come
-        self._stamps = array("q", stamps[alive].tobytes())
-        self._times = array("d", np.array(self._times)[alive].tobytes())
-        self._deepest = array("q", deepest[alive].tobytes())
-        self._compact_at = max(self._min_log_entries, 2 * len(self._stamps))
+        self._write_log(stamps[alive], self._times[entries][alive], deepest[alive])
 
     @property
     def now(self) -> int:
@@ -264,14 +249,13 @@ class LRU:
 
     def last_stamp(self, time_s: float) -> int:
         """The stamp of the last touch at `time_s` or before, as far as blocks have such a stamp; 0 if there is none."""
-        end = bisect_right(self._times, time_s)
-        return self._stamps[end - 1] if end else 0
+        end = self._times[: self._num].searchsorted(time_s, side="right").item()
+        return self._stamps.item(end - 1) if end else 0
 
     def oldest_s(self) -> float | None:
         """When the block was last touched that has not been for the longest time; None if there is none."""
-        for stamp, _ in self._entries(0):
-            return self._times[bisect_left(self._stamps, stamp)]
-        return None
+        first = self.find(0, NO_BLOCK, 1, self._every_block)
+        return self.touched_s(first).item() if len(first) else None
 
     def first_over_s(self, lives_s: NDArray[np.float64]) -> float:
         """When the first block will not have been touched for as long as it lives by its term; infinity for never.
@@ -279,10 +263,9 @@ class LRU:
         `lives_s`: by term. Of each touch the deepest block has the shortest.
         """
         first_s = np.inf
-        for at in range(self._num_waiting, len(self._stamps), _SLICE_ENTRIES):
-            stamps = np.frombuffer(self._stamps[at : at + _SLICE_ENTRIES], dtype=np.int64)
-            blocks = np.frombuffer(self._deepest[at : at + _SLICE_ENTRIES], dtype=np.int64)
-            times_s = np.frombuffer(self._times[at : at + _SLICE_ENTRIES], dtype=np.float64)
+        for at in range(self._num_waiting, self._num, _SLICE_ENTRIES):
+            entries = slice(at, min(at + _SLICE_ENTRIES, self._num))
+            stamps, blocks, times_s = self._stamps[entries], self._deepest[entries], self._times[entries]
             alive = self._alive(stamps, blocks)
             ends_s = times_s[alive] + lives_s[self._residency.term[blocks[alive]]]
             first_s = min(first_s, float(ends_s.min(initial=np.inf)))
@@ -291,24 +274,22 @@ class LRU:
     def touched_s(self, ids: Ids) -> NDArray[np.float64]:
         """When each of these blocks was last touched; NaN for those that never were."""
         stamps = self._residency.stamp.take(ids)
-        # views of the arrays, which forbid them to grow as long as they are there: no longer than this line
-        places = np.frombuffer(self._stamps, dtype=np.int64).searchsorted(stamps)
+        places = self._stamps[: self._num].searchsorted(stamps)
         touched = stamps > 0
         times_s = np.full(len(ids), np.nan)
-        times_s[touched] = np.frombuffer(self._times, dtype=np.float64)[places[touched]]
+        times_s[touched] = self._times[places[touched]]
         return times_s
 
     def check(self) -> None:
         """Raise AssertionError unless the log has every touched block. Takes time in proportion to all blocks."""
         residency = self._residency
-        stamps = self._stamps.tolist()
+        stamps = self._stamps[: self._num].tolist()
         assert stamps == sorted(set(stamps)), "the log is out of order"
         assert not stamps or stamps[-1] <= self._now, "the log is ahead of the time"
         open_stamps = list(range(1, self._num_open + 1))
         assert stamps[: self._num_open] == open_stamps, "a touch that may be told of is not in its place"
         assert self._num_waiting <= self._num_open <= self._num_waiting + 1, "a touch is told of out of turn"
-        times = self._times.tolist()
-        assert len(times) == len(stamps), "a touch has no time"
+        times = self._times[: self._num].tolist()
         assert times == sorted(times), "the times are out of order"
         assert not times or times[-1] <= self.now_s, "a touch is still to come"
         blocks = np.flatnonzero(residency.live & (residency.stamp > 0))
@@ -324,14 +305,13 @@ class View:
         self,
         lru: LRU,
         residency: Residency,
-        eligible: Eligible,
-        is_eligible: Callable[[int], bool] | None = None,
+        eligible: Eligible | Which,
         wanted: Entries | None = None,
     ) -> None:
         self._lru, self._wanted = lru, wanted
-        self._is_eligible = is_eligible
         self._residency = residency
         self._eligible = eligible
+        self._first_behind = kernels().first_behind
         self._head = 0  # no block with an older stamp is eligible
         # Nor is one below this block with the head's own stamp; NO_BLOCK: any of that stamp may be.
         self._cursor = NO_BLOCK
@@ -341,46 +321,54 @@ class View:
 
         Blocks that were never touched are not seen. Changes nothing that a later peek would answer differently.
         """
-        found: list[Ids] = []
-        missing = k
-        if missing < 1 or self._head > self._lru.now:
+        if k < 1 or self._head > self._lru.now:
             return np.empty(0, dtype=np.intp)
-        if k == 1 and self._is_eligible is not None:
-            block = self.first()
-            return np.array([block] if block != NO_BLOCK else [], dtype=np.intp)
+        if isinstance(self._eligible, Eligible):
+            found = self._lru.find(self._head, self._cursor, k, self._eligible)
+        else:
+            found = self._filtered(k, self._eligible)
+        if not len(found):
+            self._head, self._cursor = self._lru.now + 1, NO_BLOCK
+            return found
+        self._cursor = found.item(0)
+        self._head = self._residency.cells.stamp[self._cursor]
+        return found
+
+    def _filtered(self, k: int, eligible: Which) -> Ids:
+        """The same where no rule says who is eligible."""
+        found: list[Ids] = []
         for ids in self._lru.upwards(self._head, self._cursor, k + 2, self._wanted):
-            hits = ids[self._eligible(ids)][:missing]
+            hits = ids[eligible(ids)][:k]
             if len(hits):
                 found.append(hits)
-                missing -= len(hits)
-                if not missing:
+                k -= len(hits)
+                if not k:
                     break
-        if not found:
-            self._head, self._cursor = self._lru.now + 1, NO_BLOCK
-            return np.empty(0, dtype=np.intp)
-        self._cursor = found[0].item(0)
-        self._head = self._residency.cells.stamp[self._cursor]
-        return found[0] if len(found) == 1 else np.concatenate(found)
+        return np.concatenate([*found, _NOTHING]) if len(found) != 1 else found[0]
 
     def first(self) -> int:
-        """The only block of `peek(1)`, NO_BLOCK if there is none. For a view that was given an `is_eligible`."""
-        assert self._is_eligible is not None, "this view takes arrays only"
-        block = self._lru.first(self._head, self._cursor, self._is_eligible)
-        self._cursor = block
-        self._head = self._lru.now + 1 if block == NO_BLOCK else self._residency.cells.stamp[block]
-        return block
+        """The only block of `peek(1)`, NO_BLOCK if there is none."""
+        if isinstance(self._eligible, Eligible):
+            self._cursor = self._lru.find_one(self._head, self._cursor, self._eligible)
+            self._head = self._residency.cells.stamp[self._cursor] if self._cursor >= 0 else self._lru.now + 1
+            return self._cursor
+        found = self.peek(1)
+        return found.item() if len(found) else NO_BLOCK
 
     def rewind(self, ids: Ids) -> None:
         """These blocks were not eligible and may be so now although nobody touched them: look at those that are again."""
-        stamps = self._residency.stamp[ids]
-        before = stamps <= self._head
-        if not np.count_nonzero(before):
+        if not self._head:
             return
-        behind = ids[before & (stamps > 0)]
-        if len(behind):
-            behind = behind[self._eligible(behind)]
-        if len(behind):  # or each round would look again, in vain, at all that follows
-            self._head, self._cursor = self._residency.stamp[behind].min().item(), NO_BLOCK
+        stamp = self._residency.stamp
+        # only if they are to be seen, or each round would look again, in vain, at all that follows
+        if isinstance(self._eligible, Eligible):
+            first = self._first_behind(self._head, stamp, *self._eligible.arguments(), ids)
+        else:
+            behind = ids[(stamp[ids] <= self._head) & (stamp[ids] > 0)]
+            first = stamp[behind[self._eligible(behind)]].min(initial=self._head + 1).item()
+            first = first if first <= self._head else 0
+        if first:
+            self._head, self._cursor = first, NO_BLOCK
 
     def look_from(self, stamp: int) -> None:
         """Blocks that were used at this stamp or later may be eligible that were not."""

@@ -5,6 +5,7 @@ import { tell } from "./dialogs.js";
 import { $, $$, h, say, show } from "./dom.js";
 import { brief, bytes, exactBytes, NONE, parseBytes, plural, seconds } from "./format.js";
 import { factsLine } from "./jobs.js";
+import * as kept from "./kept.js";
 import { BARE, can, isMissing, mayWrite, READ_ONLY } from "./session.js";
 import { SETTING_TEXT } from "./words.js";
 
@@ -131,7 +132,7 @@ function namespace(each) {
 
 export async function enter() {
   const failed = (name, box) => (error) => box.replaceChildren(h("p", { class: "empty" }, isMissing(error, name) ? BARE : error.message));
-  const wait = [];
+  const wait = [kept.enter()];
   if (can("settings")) wait.push(get("config").then(build).catch(failed("settings", $("#settings-form"))));
   else $("#settings-form").replaceChildren(h("p", { class: "empty" }, BARE));
   if (can("namespaces")) {

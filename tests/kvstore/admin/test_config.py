@@ -53,6 +53,7 @@ def test_what_is_not_loopback(host):
         ({"max_listeners": 512}, "more than max_listeners"),
         ({"request_timeout_s": 0}, "request_timeout_s must be"),
         ({"show_text": 1}, "show_text must be"),
+        ({"show_tenants": "yes"}, "show_tenants must be"),
     ],
 )
 def test_what_is_out_of_range_is_refused_with_a_sentence(settings, sentence):

@@ -98,6 +98,32 @@ def test_text_needs_the_full_role(open_server, subject):
     assert subject.asked_text == [False, True]
 
 
+@pytest.mark.parametrize("shown", [False, True])
+def test_names_of_tenants_need_the_full_role_or_leave(open_server, subject, monkeypatch, shown):
+    def row(more):
+        return {
+            "used_bytes": {"device": 1 + more, "host": 0},
+            "evicted_copies": 10 * more,
+            "evictions_asked": 0,
+        }
+
+    tenants = {"": row(0), "*": row(1), "acme": row(2), "other": row(3)}
+    stats, settings = subject.stats(), {"ttl_s": 5, "tenant_quotas": {"acme": {"host": 0.5}}}
+    stats["engine"] = {**stats["engine"], "tenants": tenants}
+    monkeypatch.setattr(subject, "stats", lambda: stats)
+    monkeypatch.setattr(subject, "settings", lambda: settings)
+    url = open_server(token=TOKEN, read_token=READ_TOKEN, show_tenants=shown).url
+    used = 'kvtide_tenant_used_bytes{tenant="%s",tier="device"} %s'
+    for who, named in ((READ, shown), (FULL, True)):
+        metrics = ask(url, "/metrics", Authorization=who).body.decode()
+        assert ("acme" in metrics) == named
+        assert (used % ("*", 2.0) in metrics) == named
+        assert (used % ("*", 2.0 + 3.0 + 4.0) in metrics) != named
+        assert used % ("", 1.0) in metrics
+        config = ask(url, f"{V1}/config", Authorization=who).json["settings"]
+        assert ("tenant_quotas" in config) == named
+
+
 def test_no_token_is_ever_logged(open_server, caplog):
     """Whether it is right, wrong, malformed, or where it does not belong."""
     caplog.set_level(logging.DEBUG)

@@ -1,0 +1,110 @@
+"""The rules that compiled loops ask, against what they mean: in Python, block by block."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from tiering import rules
+from tiering.eligible import Eligible
+from tiering.policies.lru import LRU
+from tiering.radix import RadixIndex
+from tiering.residency import Residency, State, Tier
+from tiering.slot_table import SlotTable
+
+ABSENT, WRITING, PRESENT = State
+DEVICE, HOST, DISK = Tier
+
+
+class Block:
+    """What the columns say of one block, by name."""
+
+    def __init__(self, residency, block) -> None:
+        self.device, self.host, self.disk = residency.state[:, block].tolist()
+        self.read = residency.readers[:, block].tolist()
+        self.leased, self.computing = residency.leases.item(block) > 0, residency.computing.item(block)
+        self.held = [holds > 0 for holds in residency.held[:, block].tolist()]
+        self.elsewhere = self.device != ABSENT or self.computing or self.disk == PRESENT
+
+
+def device_victim(block, has_host):
+    idle = block.device == PRESENT and not block.read[DEVICE] and not block.leased
+    return idle and not block.held[DEVICE] and (has_host or not any(block.held))
+
+
+def of_host(block):
+    return block.host == PRESENT and not block.read[HOST]
+
+
+def disk_victim(block, _):
+    idle = block.disk == PRESENT and not block.read[DISK] and not block.held[DISK]
+    return idle and (block.device == PRESENT or not (block.leased or any(block.held)))
+
+
+MEANINGS = {
+    rules.EVERY_BLOCK: lambda *_: True,
+    rules.DEVICE_VICTIM: device_victim,
+    rules.HOST_CLEAN: lambda block, _: of_host(block) and block.elsewhere and not block.held[HOST],
+    rules.HOST_STORED: lambda block, _: of_host(block) and block.disk == PRESENT and not block.held[HOST],
+    rules.HOST_VICTIM: lambda block, _: of_host(block) and not block.elsewhere and not any(block.held),
+    rules.HOST_DIRTY: lambda block, _: of_host(block) and block.disk == ABSENT and not block.held[HOST],
+    rules.DISK_VICTIM: disk_victim,
+}
+
+
+@pytest.fixture(scope="module")
+def everything():
+    """A block for each combination of states and ties, all of them in chains of 16."""
+    ties = list(product((0, 1), (False, True), (0, 1), (0, 1), (0, 1)))
+    cases = [(*states, *tie) for states in product(State, State, State) for tie in ties]
+    cases += [(2, 2, 2, 0, False, 1, 0, 0), (1, 2, 0, 0, False, 0, 1, 0), (0, 0, 2, 0, False, 0, 0, 1)]
+    residency = Residency(len(cases))
+    index, order = RadixIndex(1, residency), LRU(residency)
+    for start in range(0, len(cases), 16):
+        tokens = np.arange(start, min(start + 16, len(cases)), dtype=np.int32)
+        order.touch(index.insert(tokens))
+    for block, (device, host, disk, leases, computing, *held) in enumerate(cases):
+        residency.state[:, block] = device, host, disk
+        residency.leases[block], residency.computing[block] = leases, computing
+        residency.held[:, block] = held
+        residency.readers[:, block] = np.array([device, host, disk]) == PRESENT if block % 5 == 0 else 0
+    return residency, order, [Block(residency, block) for block in range(len(cases))]
+
+
+@pytest.mark.parametrize("has_host", [True, False])
+@pytest.mark.parametrize("rule", MEANINGS)
+def test_a_rule_holds_of_the_blocks_that_it_means_however_it_is_asked(everything, rule, has_host):
+    residency, order, blocks = everything
+    eligible = Eligible(rule, residency, SlotTable(int(has_host)))
+    expected = [bool(MEANINGS[rule](block, has_host)) for block in blocks]
+    assert any(expected)
+    assert rule == rules.EVERY_BLOCK or not all(expected)
+    ids = np.arange(len(blocks))
+    assert eligible(ids).tolist() == expected
+    assert [eligible.of(block) for block in ids.tolist()] == expected
+    in_order = [
+        block for start in range(0, len(blocks), 16) for block in ids[start : start + 16][::-1].tolist()
+    ]
+    victims = [block for block in in_order if expected[block]]
+    for k in (1, 7, len(victims), len(blocks)):
+        view, by_masks = order.view(eligible), order.view(eligible.__call__)
+        assert view.peek(k).tolist() == by_masks.peek(k).tolist() == victims[:k]
+        assert view.first() == by_masks.first() == victims[0]
+
+
+def test_a_view_goes_back_only_to_what_it_may_see(everything):
+    """With a rule as with a mask."""
+    residency, order, blocks = everything
+    eligible = Eligible(rules.HOST_DIRTY, residency, SlotTable(1))
+    views = order.view(eligible), order.view(eligible.__call__)
+    first, second = views[0].peek(2).tolist()
+    residency.readers[HOST, first] += 1
+    assert [view.first() for view in views] == [second, second]
+    for view in views:
+        view.rewind(np.arange(len(blocks)))
+        view.check()
+    residency.readers[HOST, first] -= 1
+    for view in views:
+        assert view.first() == second, "nobody has told it"
+        view.rewind(np.array([second, first]))
+        assert view.first() == first

@@ -1,0 +1,32 @@
+"""Asking a rule about blocks: one, many, or while walking in eviction order."""
+
+from typing import Any
+
+import numpy as np
+
+from tiering.kernels import kernels
+from tiering.residency import Ids, Mask, Residency
+from tiering.slot_table import SlotTable
+
+
+class Eligible:
+    """One of tiering.rules over what a residency says of a block now. Changes nothing."""
+
+    def __init__(self, rule: int, residency: Residency, host_slots: SlotTable) -> None:
+        self._rule, self._residency, self._host_slots = rule, residency, host_slots
+        self._are_eligible, self._is_eligible = kernels().are_eligible, kernels().is_eligible
+
+    def __call__(self, ids: Ids) -> Mask:
+        """Of which blocks it holds."""
+        mask: Mask = np.empty(len(ids), dtype=np.bool_)
+        self._are_eligible(*self.arguments(), ids, mask)
+        return mask
+
+    def of(self, block: int) -> bool:
+        """Whether it holds of one."""
+        rule, has_host, *columns = self.arguments()
+        return bool(self._is_eligible(rule, has_host, block, *columns))
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What the loops are given that ask it: the rule, and columns as they are now."""
+        return self._rule, self._host_slots.num_usable > 0, *self._residency.ties

@@ -1,0 +1,316 @@
+"""What is done to each of many slots, or blocks, as loops over columns: see tiering.loops."""
+
+from typing import Any, Final
+
+import numpy as np
+from numba import njit
+
+_ABSENT: Final = 0
+_WRITING: Final = 1
+_PRESENT: Final = 2
+_DEVICE: Final = 0
+_HOST: Final = 1
+_DISK: Final = 2
+_NO_BLOCK: Final = -1
+
+
+# --- slots: see tiering.slot_table -------------------------------------------------------------------------------------
+
+
+@njit
+def change_slots(states: Any, old: int, new: int, slots: Any) -> Any:
+    """Slots that are all in one state, and each named once, are in another from now on; else False, and no change."""
+    for at in range(len(slots)):
+        if states[slots[at]] != old:
+            for before in range(at):
+                states[slots[before]] = old
+            return False
+        states[slots[at]] = new  # so that whoever comes a second time is found
+    return True
+
+
+def take_slots(states: Any, free: Any, num_stacked: int, num_fresh: int, state: int, slots: Any) -> None:
+    """Give out slots: from the stack of free ones, then fresh ones."""
+    for at in range(len(slots)):
+        if num_stacked:
+            num_stacked -= 1
+            slot = free[num_stacked]
+        else:
+            slot = num_fresh
+            num_fresh += 1
+        states[slot] = state
+        slots[at] = slot
+
+
+def free_slots(states: Any, free: Any, num_stacked: int, old: int, slots: Any) -> Any:
+    """`change_slots` to state 0, and put them on the stack, the first on top."""
+    if not change_slots(states, old, 0, slots):
+        return False
+    top = num_stacked + len(slots) - 1
+    for at in range(len(slots)):
+        free[top - at] = slots[at]
+    return True
+
+
+# --- blocks: see tiering.residency -------------------------------------------------------------------------------------
+
+
+def add(counts: Any, change: int, path: Any) -> Any:
+    """Change the counts of a path's blocks; False, and no change, if one would fall below zero."""
+    for at in range(len(path)):
+        if counts[path[at]] + change < 0:
+            return False
+    for at in range(len(path)):
+        counts[path[at]] += change
+    return True
+
+
+def change_state(states: Any, old: int, new: int, ids: Any) -> Any:
+    """Copies that are all in one state are in another from now on; else False, and no change."""
+    for at in range(len(ids)):
+        if states[ids[at]] != old:
+            return False
+    for at in range(len(ids)):
+        states[ids[at]] = new
+    return True
+
+
+def place_copies(states: Any, place: Any, new: int, ids: Any, places: Any) -> Any:
+    """Copies of which there are none are in that state, at these places; else False, and no change."""
+    for at in range(len(ids)):
+        if states[ids[at]] != _ABSENT:
+            return False
+    for at in range(len(ids)):
+        states[ids[at]] = new
+        place[ids[at]] = places[at]
+    return True
+
+
+def drop_copies(states: Any, readers: Any, old: int, ids: Any) -> Any:
+    """Copies that are all in one state are given up; False, and no change, if one is not or is being read."""
+    for at in range(len(ids)):
+        if states[ids[at]] != old or readers[ids[at]] != 0:
+            return False
+    for at in range(len(ids)):
+        states[ids[at]] = _ABSENT
+    return True
+
+
+def add_readers(readers: Any, states: Any, change: int, ids: Any) -> Any:
+    """More copies, or fewer, read places that are whole; False, and no change, if one is not whole or nobody reads it."""
+    for at in range(len(ids)):
+        if states[ids[at]] != _PRESENT or readers[ids[at]] + change < 0:
+            return False
+    for at in range(len(ids)):
+        readers[ids[at]] += change
+    return True
+
+
+def enter(live: Any, parent: Any, node: Any, ids: Any) -> None:
+    """Ids are given out."""
+    for at in range(len(ids)):
+        live[ids[at]] = True
+        parent[ids[at]] = _NO_BLOCK
+        node[ids[at]] = _NO_BLOCK
+
+
+@njit
+def _is_idle(live: Any, leases: Any, num_children: Any, state: Any, readers: Any, block: int) -> Any:
+    for tier in range(len(state)):
+        if state[tier, block] != _ABSENT or readers[tier, block] != 0:
+            return False
+    return live[block] and leases[block] == 0 and num_children[block] == 0
+
+
+def free_blocks(
+    live: Any,
+    leases: Any,
+    num_children: Any,
+    state: Any,
+    readers: Any,
+    parent: Any,
+    node: Any,
+    stamp: Any,
+    owner: Any,
+    hits: Any,
+    has_key: Any,
+    free: Any,
+    num_free: int,
+    ids: Any,
+) -> Any:
+    """Take ids back, blank, onto the stack of free ones; False, and no change, if one has ties."""
+    for at in range(len(ids)):
+        if not _is_idle(live, leases, num_children, state, readers, ids[at]):
+            return False
+    for at in range(len(ids)):
+        block = ids[at]
+        live[block] = has_key[block] = False
+        parent[block] = node[block] = _NO_BLOCK
+        stamp[block] = owner[block] = hits[block] = 0
+        free[num_free + at] = block
+    return True
+
+
+def node_runs(node: Any, ids: Any, ends: Any) -> Any:
+    """Where each run of blocks of one node ends. How many runs there are."""
+    num = 0
+    for at in range(len(ids)):
+        if at + 1 == len(ids) or node[ids[at + 1]] != node[ids[at]]:
+            ends[num] = at + 1
+            num += 1
+    return num
+
+
+def chain(parent: Any, num_children: Any, above: int, ids: Any) -> None:
+    """New blocks follow one another, and the first of them `above`."""
+    for at in range(len(ids)):
+        parent[ids[at]] = above
+        num_children[ids[at]] = at + 1 < len(ids)
+        above = ids[at]
+
+
+# --- what leaves: see tiering.removal -----------------------------------------------------------------------------------
+
+
+def sort_by_copies(state: Any, tier: int, ids: Any, elsewhere: Any, last: Any) -> Any:
+    """Of the blocks that a tier has whole, those that another has or expects, and the others. How many of each."""
+    num_elsewhere = num_last = 0
+    for at in range(len(ids)):
+        block = ids[at]
+        if state[tier, block] != _PRESENT:
+            continue
+        alone = True
+        for other in range(len(state)):
+            if other != tier and state[other, block] != _ABSENT:
+                alone = False
+        if alone:
+            last[num_last] = block
+            num_last += 1
+        else:
+            elsewhere[num_elsewhere] = block
+            num_elsewhere += 1
+    return num_elsewhere, num_last
+
+
+def sort_by_ties(
+    leases: Any,
+    state: Any,
+    readers: Any,
+    held: Any,
+    num_children: Any,
+    parent: Any,
+    ids: Any,
+    going: Any,
+    staying: Any,
+) -> Any:
+    """Of blocks, children before parents, those that nobody uses and nothing follows but what goes before them, and the others.
+
+    How many go. Children that go are counted down, and are put back before this returns.
+    """
+    num_going = num_staying = 0
+    for at in range(len(ids)):
+        block = ids[at]
+        used = leases[block] != 0 or num_children[block] != 0
+        for tier in range(len(state)):
+            if state[tier, block] == _WRITING or readers[tier, block] != 0 or held[tier, block] != 0:
+                used = True
+        if used:
+            staying[num_staying] = block
+            num_staying += 1
+            continue
+        going[num_going] = block
+        num_going += 1
+        if parent[block] != _NO_BLOCK:
+            num_children[parent[block]] -= 1
+    for at in range(num_going):
+        if parent[going[at]] != _NO_BLOCK:
+            num_children[parent[going[at]]] += 1
+    return num_going
+
+
+def find_nowhere(live: Any, state: Any, ids: Any, found: Any) -> Any:
+    """Those of the blocks, NO_BLOCK among them or not, that are in the index and in no tier. How many."""
+    num = 0
+    for at in range(len(ids)):
+        block = ids[at]
+        if block == _NO_BLOCK or not live[block]:
+            continue
+        there = False
+        for tier in range(len(state)):
+            if state[tier, block] != _ABSENT:
+                there = True
+        if not there:
+            found[num] = block
+            num += 1
+    return num
+
+
+# --- what is written: see tiering.writes --------------------------------------------------------------------------------
+
+
+def find_unkeyed(parent: Any, has_key: Any, ids: Any, found: Any) -> Any:
+    """These blocks, and all above them that have no key, each once, parents first. How many; -1 if `found` is too small.
+
+    Who was found is marked meanwhile as though it had a key, and who is still to be found as though it had none.
+    """
+    had = np.empty(len(ids), np.bool_)
+    for at in range(len(ids)):
+        had[at] = has_key[ids[at]]
+        has_key[ids[at]] = False
+    num, fits = 0, True
+    for at in range(len(ids)):
+        first, block = num, ids[at]
+        while block != _NO_BLOCK and not has_key[block] and num < len(found):
+            has_key[block] = True
+            found[num] = block
+            num += 1
+            block = parent[block]
+        if block != _NO_BLOCK and not has_key[block]:
+            fits = False
+            break
+        for step in range((num - first) // 2):
+            found[first + step], found[num - 1 - step] = found[num - 1 - step], found[first + step]
+    for before in range(num):
+        has_key[found[before]] = False
+    for at in range(len(ids)):
+        has_key[ids[at]] = had[at]
+    return num if fits else -1
+
+
+# --- what a request finds: see tiering.leases ---------------------------------------------------------------------------
+
+
+def num_usable(state: Any, computing: Any, below: int, path: Any) -> Any:
+    """How many blocks of a path, from the first on, are on the device or will be, or in one of so many tiers below it."""
+    for at in range(len(path)):
+        block = path[at]
+        if state[_DEVICE, block] != _ABSENT or computing[block]:
+            continue
+        in_host = below > 0 and state[_HOST, block] != _ABSENT
+        on_disk = below > 1 and state[_DISK, block] == _PRESENT
+        if not (in_host or on_disk):
+            return at
+    return len(path)
+
+
+def nearest_tiers(state: Any, ids: Any, tiers: Any) -> None:
+    """Of each block the first tier that has it whole, or the number of tiers."""
+    for at in range(len(ids)):
+        tier = 0
+        while tier < len(state) and state[tier, ids[at]] != _PRESENT:
+            tier += 1
+        tiers[at] = tier
+
+
+def num_absent(state: Any, computing: Any, path: Any) -> Any:
+    """How many blocks of a path the device does not have; -1 if one is being computed, or loaded, for another request."""
+    num = 0
+    for at in range(len(path)):
+        block = path[at]
+        on_device = state[_DEVICE, block]
+        if on_device == _PRESENT:
+            continue
+        num += 1
+        if on_device == _WRITING or computing[block] or state[_HOST, block] == _WRITING:
+            return -1
+    return num

@@ -1,0 +1,188 @@
+"""Who may go, and the order of uses: see tiering.rules and tiering.policies.lru."""
+
+from typing import Any, Final
+
+from numba import njit
+
+from tiering.rules import (
+    DEVICE_VICTIM,
+    DISK_VICTIM,
+    EVERY_BLOCK,
+    HOST_CLEAN,
+    HOST_DIRTY,
+    HOST_STORED,
+    HOST_VICTIM,
+)
+
+_ABSENT: Final = 0
+_PRESENT: Final = 2
+_DEVICE: Final = 0
+_HOST: Final = 1
+_DISK: Final = 2
+_NO_BLOCK: Final = -1
+
+
+# --- who may go -------------------------------------------------------------------------------------------------------
+
+
+@njit
+def _is_held(held: Any, block: int) -> Any:
+    return held[_DEVICE, block] != 0 or held[_HOST, block] != 0 or held[_DISK, block] != 0
+
+
+@njit
+def _is_elsewhere(state: Any, computing: Any, block: int) -> Any:
+    on_device = state[_DEVICE, block] != _ABSENT or computing[block]
+    return on_device or state[_DISK, block] == _PRESENT
+
+
+@njit
+def is_eligible(
+    rule: int, has_host: Any, block: int, state: Any, readers: Any, leases: Any, computing: Any, held: Any
+) -> Any:
+    """Whether a block meets a rule: see tiering.rules, which says what each means. `has_host`: whether there is host memory."""
+    if rule == EVERY_BLOCK:
+        return True
+    tier = _DEVICE if rule == DEVICE_VICTIM else _DISK if rule == DISK_VICTIM else _HOST
+    if state[tier, block] != _PRESENT or readers[tier, block] != 0:
+        return False
+    if rule == DEVICE_VICTIM:
+        kept = held[_DEVICE, block] != 0 or (not has_host and _is_held(held, block))
+        return leases[block] == 0 and not kept
+    if rule == DISK_VICTIM:
+        if held[_DISK, block] != 0:
+            return False
+        if state[_DEVICE, block] == _PRESENT:
+            return True
+        return leases[block] == 0 and not _is_held(held, block)
+    if rule == HOST_VICTIM:
+        return not _is_elsewhere(state, computing, block) and not _is_held(held, block)
+    if held[_HOST, block] != 0:
+        return False
+    if rule == HOST_CLEAN:
+        return _is_elsewhere(state, computing, block)
+    if rule == HOST_STORED:
+        return state[_DISK, block] == _PRESENT
+    assert rule == HOST_DIRTY
+    return state[_DISK, block] == _ABSENT
+
+
+def are_eligible(
+    rule: int,
+    has_host: Any,
+    state: Any,
+    readers: Any,
+    leases: Any,
+    computing: Any,
+    held: Any,
+    ids: Any,
+    mask: Any,
+) -> None:
+    """`is_eligible` of many."""
+    for at in range(len(ids)):
+        mask[at] = is_eligible(rule, has_host, ids[at], state, readers, leases, computing, held)
+
+
+# --- the order of uses ----------------------------------------------------------------------
+
+
+@njit
+def _place(stamps: Any, num_entries: int, stamp: int) -> Any:
+    """The number of the first entry with this stamp or a later one."""
+    low, high = 0, num_entries
+    while low < high:
+        middle = (low + high) // 2
+        if stamps[middle] < stamp:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def walk(
+    stamps: Any,
+    deepest: Any,
+    num_entries: int,
+    head: int,
+    place: Any,
+    parent: Any,
+    stamp: Any,
+    rule: int,
+    has_host: Any,
+    state: Any,
+    readers: Any,
+    leases: Any,
+    computing: Any,
+    held: Any,
+    found: Any,
+) -> Any:
+    """The next blocks in eviction order that meet a rule, as many as `found` has room for. How many there were.
+
+    `place`: number of the entry with which to begin, or a later one: the first with the stamp `head`; and the block in it if that
+    is not NO_BLOCK and has this stamp. Afterwards where to go on, without a `head`, which is 0 then.
+    """
+    num, entry, block = 0, place[0], place[1]
+    if head:
+        entry = max(entry, _place(stamps, num_entries, head))
+        if block != _NO_BLOCK and stamp[block] != head:
+            block = _NO_BLOCK
+    while entry < num_entries and num < len(found):
+        this = stamps[entry]
+        if block == _NO_BLOCK or stamp[block] != this:
+            block = deepest[entry]
+        # where the deepest block has a newer stamp a later touch went through it, and so through all above it
+        while block != _NO_BLOCK and stamp[block] == this and num < len(found):
+            if is_eligible(rule, has_host, block, state, readers, leases, computing, held):
+                found[num] = block
+                num += 1
+            block = parent[block]
+        if num < len(found) or block == _NO_BLOCK or stamp[block] != this:
+            entry, block = entry + 1, _NO_BLOCK
+    place[0], place[1] = entry, block
+    return num
+
+
+def first_behind(
+    head: int,
+    stamp: Any,
+    rule: int,
+    has_host: Any,
+    state: Any,
+    readers: Any,
+    leases: Any,
+    computing: Any,
+    held: Any,
+    ids: Any,
+) -> Any:
+    """The oldest stamp, up to `head`, of these blocks that meet a rule; 0 if there is none."""
+    oldest = 0
+    for at in range(len(ids)):
+        block = ids[at]
+        this = stamp[block]
+        if (
+            0 < this <= head
+            and (oldest == 0 or this < oldest)
+            and is_eligible(rule, has_host, block, state, readers, leases, computing, held)
+        ):
+            oldest = this
+    return oldest
+
+
+def place_of(stamps: Any, num_entries: int, stamp: int) -> Any:
+    """The number of the log's first entry with this stamp or a later one."""
+    return _place(stamps, num_entries, stamp)
+
+
+def touch(stamp: Any, path: Any, now: int) -> None:
+    """The blocks of a path were used."""
+    for at in range(len(path)):
+        stamp[path[at]] = now
+
+
+def forget(stamps: Any, deepest: Any, num_entries: int, parent: Any, stamp: Any, ids: Any) -> None:
+    """Blocks leave, each without children at its turn: what is above one is the deepest of its stamp, or the entry dies."""
+    for at in range(len(ids)):
+        block = ids[at]
+        this = stamp[block]
+        if this and (at + 1 == len(ids) or stamp[ids[at + 1]] != this):
+            deepest[_place(stamps, num_entries, this)] = parent[block]
