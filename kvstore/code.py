@@ -7,7 +7,6 @@ a checksum that it is whole; what does not agree is compiled anew. See docs/adr/
 """
 
 import ctypes
-import functools
 import hashlib
 import json
 import logging
@@ -33,15 +32,27 @@ from kvstore.errors import StoreFailed
 _log = logging.getLogger(__name__)
 
 ENTRY: Final = "kvtide_entry"
-"""The symbol of a function's code: int64 of the address of numpy's type of arrays, and of the arguments, arrays as their objects."""
+"""The symbol of a function's code: a METH_FASTCALL of CPython's, bound to BOUND."""
 
-REFUSED: Final = -(1 << 63)
-"""What the code answers, having done nothing, if an array is not as it was said to be."""
+BOUND: Final = (np.ndarray, TypeError, MemoryError)
+"""What the code must know of this process."""
 
-FAILED: Final = REFUSED + 1
-"""What it answers where there was no memory, or a number was divided by zero."""
+PYTHONS: Final = (
+    "PyBool_FromLong",
+    "PyErr_Occurred",
+    "PyErr_SetString",
+    "PyEval_RestoreThread",
+    "PyEval_SaveThread",
+    "PyFloat_AsDouble",
+    "PyLong_AsLongLong",
+    "PyLong_FromLongLong",
+    "PyObject_IsTrue",
+    "PyTuple_GetItem",
+    "PyTuple_Size",
+)
+"""What it calls of Python's, all of the stable ABI."""
 
-_MAGIC: Final = b"kvtide code 1\n"
+_MAGIC: Final = b"kvtide code 2\n"
 _OWN: Final = ("kvstore.code", "kvstore.compiling", "kvstore.scratch")
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _MOST_S: Final = 600.0
@@ -62,11 +73,6 @@ class Function:
     sources: tuple[str, ...]
     arguments: tuple[str | tuple[str, ...], ...]
     keeps_gil: bool = False
-
-    @property
-    def flat(self) -> list[str]:
-        """The arguments one by one."""
-        return [one for group in self.arguments for one in ((group,) if isinstance(group, str) else group)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,8 @@ def compiled(
 ) -> list[Callable[..., int]]:
     """Each compiled, loaded if it was kept. What is missing one other process compiles, in seconds; any thread may wait for that.
 
-    They release the GIL unless they are to keep it, and raise TypeError for arrays that are not as they were said to be, before anything is read or written.
+    They release the GIL unless they are to keep it, and raise TypeError for arguments that are not as they were said to be, before anything
+    is read or written; MemoryError where there was no memory, or a number was divided by zero. They answer an int; 0 where the function answers nothing.
     folders: where code is kept, in place of the usual; the first that can be written gets what is new. Raises StoreFailed where
     numba may not compile, or does not.
     """
@@ -230,7 +237,7 @@ def _made_for(function: Function) -> str:
     """Of all that code depends on besides sources."""
     at = target()
     made_by = *map(_version, ("numba", "llvmlite")), np.__version__, sys.implementation.cache_tag
-    told = (*function.arguments, *made_by, at.cpu, at.features, at.settings)
+    told = (*function.arguments, function.keeps_gil, *made_by, at.cpu, at.features, at.settings)
     return _digest_of(json.dumps(told).encode())
 
 
@@ -252,7 +259,9 @@ _PROGRAM: Final = (
 
 def _compile(functions: Sequence[Function]) -> list[bytes]:
     """By another process, which may take memory, keep the GIL and end as it likes."""
-    asked = json.dumps([(one.module, one.name, one.sources, one.arguments) for one in functions])
+    asked = json.dumps(
+        [(one.module, one.name, one.sources, one.arguments, one.keeps_gil) for one in functions]
+    )
     command = [sys.executable or "python3", "-P", "-c", _PROGRAM, json.dumps([*sys.path, str(_ROOT)])]
     try:
         done = subprocess.run(
@@ -277,50 +286,46 @@ def _compile(functions: Sequence[Function]) -> list[bytes]:
     return made
 
 
-_engines: Final[list[Any]] = []
-"""What owns the memory that code was loaded into: as long as there is this process."""
+class _Method(ctypes.Structure):
+    """CPython's PyMethodDef."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+_FASTCALL: Final = 0x80
+
+_owners: Final[list[Any]] = []
+"""What owns the memory that code was loaded into, and what Python says of it: as long as there is this process."""
+
+
+@cache
+def _loader() -> Any:
+    """LLVM's, which knows where Python's functions are, whichever library they are in."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    for name in PYTHONS:
+        llvm.add_symbol(name, ctypes.cast(ctypes.pythonapi[name], ctypes.c_void_p).value)
+    return llvm.Target.from_default_triple()
 
 
 def _callable(code: bytes, function: Function) -> Callable[..., int]:
     import llvmlite.binding as llvm
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    machine = _loader().create_target_machine(jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    _engines.append(engine)
-    kinds: dict[str, Any] = {"int64": ctypes.c_int64, "bool": ctypes.c_int64, "float64": ctypes.c_double}
-    given = [kinds.get(argument, ctypes.py_object) for argument in function.flat]
-    kind = ctypes.PYFUNCTYPE if function.keeps_gil else ctypes.CFUNCTYPE
-    entry = kind(ctypes.c_int64, ctypes.c_void_p, *given)(engine.get_function_address(ENTRY))
-    entry.errcheck = functools.partial(_checked, function.name)
-    call = functools.partial(entry, id(np.ndarray))
-    sizes = [None if isinstance(one, str) else len(one) for one in function.arguments]
-    return functools.partial(_call_flat, call, sizes) if any(sizes) else call
-
-
-def _call_flat(call: Callable[..., int], sizes: Sequence[int | None], *given: Any) -> int:
-    """With what is in tuples, which have these sizes, one by one."""
-    flat: list[Any] = []
-    for one, size in zip(given, sizes, strict=True):
-        if size is None:
-            flat.append(one)
-        elif len(one) == size:
-            flat += one
-        else:
-            raise TypeError(f"{len(one)} values in place of {size}")
-    return call(*flat)
-
-
-def _checked(name: str, answer: Any, _entry: Any, given: tuple[Any, ...]) -> Any:
-    if answer > FAILED:
-        return answer
-    if answer == FAILED:
-        raise MemoryError(f"{name} had no memory to work in")
-    kinds = [
-        f"{one.dtype}{list(one.shape)}" if isinstance(one, np.ndarray) else type(one).__name__
-        for one in given[1:]
-    ]
-    raise TypeError(f"{name} is not compiled for {', '.join(kinds)}")
+    method = _Method(function.name.encode(), engine.get_function_address(ENTRY), _FASTCALL, None)
+    _owners.append((engine, method))
+    builtin = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.py_object)(
+        ("PyCFunction_NewEx", ctypes.pythonapi)
+    )
+    made: Callable[..., int] = builtin(ctypes.addressof(method), BOUND, function.module)
+    return made

@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
 from importlib import import_module
 from typing import Any, Final
 
@@ -16,11 +15,11 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.np.numpy_support import from_dtype
 
-from kvstore.code import ENTRY, FAILED, REFUSED, Function, target
+from kvstore.code import BOUND, ENTRY, PYTHONS, Function, target
 from kvstore.scratch import array_of
 
-_KNOWN: Final = frozenset({"memcpy", "memset", "memmove", "malloc", "free", "usleep", "sqrtf"})
-"""What code may call besides itself: of the C library, which Python's own process has. Of anything else LLVM would end the process that loads it."""
+_KNOWN: Final = frozenset({"memcpy", "memset", "memmove", "malloc", "free", "usleep", "sqrtf", *PYTHONS})
+"""What code may call besides itself: of the C library and of Python, which Python's own process has. Of anything else LLVM would end the process that loads it."""
 
 _SCALARS: Final[dict[str, Any]] = {
     "int64": types.int64,
@@ -38,7 +37,9 @@ _TYPE, _DATA, _NDIM, _SHAPE, _STRIDES, _DESCR, _FLAGS = (
 _NUMBER, _ORDER = _HEAD + 12, _HEAD + 10
 _CONTIGUOUS, _ALIGNED, _WRITEABLE = 0x1, 0x100, 0x400
 
-_I8, _I32, _I64 = map(ir.IntType, (8, 32, 64))
+_ITEMS: Final = tuple.__basicsize__
+_I1, _I8, _I32, _I64 = map(ir.IntType, (1, 8, 32, 64))
+_F64, _VOID = ir.DoubleType(), ir.VoidType()
 
 
 @global_compiler_lock  # numba asks for it
@@ -87,65 +88,99 @@ def _machine() -> Any:
 
 
 class _Entry:
-    """Writes the function that others call: it makes numba's arrays of numpy's, if these are as they should be."""
+    """Writes the function that Python calls: it makes numba's arrays of numpy's, if these are as they should be."""
 
     def __init__(self, context: Any, module: Any, made: Any, function: Function) -> None:
         self._context, self._made, self._function = context, made, function
-        kinds = [ir.DoubleType() if argument == "float64" else _I64 for argument in ("type", *function.flat)]
-        self._entry = ir.Function(module, ir.FunctionType(_I64, kinds), ENTRY)
-        self._builder = ir.IRBuilder(self._entry.append_basic_block("begin"))
-        self._refused = self._entry.append_basic_block("refused")
+        entry = ir.Function(module, ir.FunctionType(_I64, [_I64] * 3), ENTRY)
+        self._builder = ir.IRBuilder(entry.append_basic_block("begin"))
+        bound, self._given, self._num_given = entry.args
+        self._array_type, self._type_error, self._memory_error = (
+            self._read(bound, _ITEMS + 8 * at) for at in range(len(BOUND))
+        )
 
     def build(self) -> None:
-        builder, context, signature = self._builder, self._context, self._made.signature
-        self._array_type, *given = self._entry.args
-        left = iter(given)
-        values = [
-            self._value(next(left), kind, argument)
-            if isinstance(argument, str)
-            else self._tuple(left, kind, argument)
-            for kind, argument in zip(signature.args, self._function.arguments, strict=True)
-        ]
-        convention, described = context.call_conv, self._made.fndesc
+        arguments = self._function.arguments
+        wrong = self._builder.icmp_signed("!=", self._num_given, _I64(len(arguments)))
+        self._raise_if(wrong, self._type_error, f"takes {len(arguments)} arguments")
+        objects = [self._objects(at, argument) for at, argument in enumerate(arguments)]
+        # numbers first: the way to one may be Python's, which could change an array
+        found = {
+            (at, part): self._value(given, argument, at)
+            for is_array in (False, True)
+            for at, group in enumerate(objects)
+            for part, (given, argument) in enumerate(group)
+            if (" " in argument) == is_array
+        }
+        values = []
+        for at, (group, kind) in enumerate(zip(objects, self._made.signature.args, strict=True)):
+            parts = [found[at, part] for part in range(len(group))]
+            is_tuple = isinstance(kind, types.BaseTuple)
+            values.append(self._context.make_tuple(self._builder, kind, parts) if is_tuple else parts[0])
+        self._call(values)
+
+    def _call(self, values: list[Any]) -> None:
+        builder, described = self._builder, self._made.fndesc
+        convention = self._context.call_conv
         kind = convention.get_function_type(described.restype, described.argtypes)
         callee = cgutils.get_or_insert_function(builder.module, kind, described.llvm_func_name)
+        releases = not self._function.keeps_gil
+        thread = self._python("PyEval_SaveThread", _I64) if releases else None
         status, answer = convention.call_function(
             builder, callee, described.restype, described.argtypes, values
         )
-        with builder.if_then(status.is_error):
-            builder.ret(_I64(FAILED))
-        restype = described.restype
-        if restype == types.none:
-            builder.ret(_I64(0))
+        if releases:
+            self._python("PyEval_RestoreThread", _VOID, thread)
+        self._raise_if(status.is_error, self._memory_error, "had no memory to work in")
+        if described.restype == types.boolean:
+            builder.ret(self._python("PyBool_FromLong", _I64, builder.zext(answer, _I64)))
+        elif described.restype == types.none:
+            builder.ret(self._python("PyLong_FromLongLong", _I64, _I64(0)))
         else:
-            builder.ret(context.cast(builder, answer, restype, types.int64))
-        builder.position_at_end(self._refused)
-        builder.ret(_I64(REFUSED))
+            number = self._context.cast(builder, answer, described.restype, types.int64)
+            builder.ret(self._python("PyLong_FromLongLong", _I64, number))
 
-    def _tuple(self, left: Iterator[Any], kind: Any, arguments: tuple[str, ...]) -> Any:
-        pairs = zip(kind.types, arguments, strict=True)
-        values = [self._value(next(left), one, argument) for one, argument in pairs]
-        return self._context.make_tuple(self._builder, kind, values)
+    def _objects(self, at: int, argument: str | tuple[str, ...]) -> list[tuple[Any, str]]:
+        """What is given as an argument: one object, or those in a tuple."""
+        given = self._read(self._given, 8 * at)
+        if isinstance(argument, str):
+            return [(given, argument)]
+        size = self._python("PyTuple_Size", _I64, given)
+        wrong = self._builder.icmp_signed("!=", size, _I64(len(argument)))
+        self._raise_if(wrong, self._type_error, f"takes a tuple of {len(argument)} as argument {at}")
+        return [
+            (self._python("PyTuple_GetItem", _I64, given, _I64(part)), one)
+            for part, one in enumerate(argument)
+        ]
 
-    def _value(self, given: Any, kind: Any, argument: str) -> Any:
-        if argument == "none":
-            return self._context.get_dummy_value()
-        if argument == "bool":
-            return self._builder.icmp_unsigned("!=", given, _I64(0))
-        if not isinstance(kind, types.Array):
-            return given
-        self._require(self._read(given, _TYPE), self._array_type)
-        self._require(self._read(given, _NDIM, _I32), _I32(kind.ndim))
+    def _value(self, given: Any, argument: str, at: int) -> Any:
+        match argument:
+            case "none":
+                return self._context.get_dummy_value()
+            case "int64":
+                return self._number("PyLong_AsLongLong", _I64, given)
+            case "float64":
+                return self._number("PyFloat_AsDouble", _F64, given)
+            case "bool":
+                found = self._python("PyObject_IsTrue", _I32, given)
+                self._fail_if(self._builder.icmp_signed("<", found, _I32(0)))
+                return self._builder.trunc(found, _I1)
+        kind = _kind(argument)
         described = self._read(given, _DESCR)
-        self._require(self._read(described, _NUMBER, _I32), _I32(np.dtype(argument.partition(" ")[0]).num))
-        self._refuse_if(self._builder.icmp_unsigned("==", self._read(described, _ORDER, _I8), _I8(ord(">"))))
+        item, big = np.dtype(argument.partition(" ")[0]).num, _I8(ord(">"))
         needed = (
             (_CONTIGUOUS if kind.layout == "C" else 0)
             | (_WRITEABLE if kind.mutable else 0)
             | (_ALIGNED if kind.aligned else 0)
         )
+        told = f"is not compiled for argument {at}: it takes an array, {argument}"
+        self._require(self._read(given, _TYPE), self._array_type, told)
+        self._require(self._read(given, _NDIM, _I32), _I32(kind.ndim), told)
+        self._require(self._read(described, _NUMBER, _I32), _I32(item), told)
+        order = self._read(described, _ORDER, _I8)
+        self._raise_if(self._builder.icmp_unsigned("==", order, big), self._type_error, told)
         flags = self._builder.and_(self._read(given, _FLAGS, _I32), _I32(needed))
-        self._require(flags, _I32(needed))
+        self._require(flags, _I32(needed), told)
         return self._array(given, kind)
 
     def _array(self, given: Any, kind: Any) -> Any:
@@ -155,25 +190,52 @@ class _Entry:
         )
         return array_of(self._context, self._builder, kind, self._read(given, _DATA), shape, strides)
 
+    def _number(self, converter: str, kind: Any, given: Any) -> Any:
+        """What is none has Python's own exception, and is -1 beside it."""
+        found = self._python(converter, kind, given)
+        builder, minus_one = self._builder, kind(-1)
+        may_be = (
+            builder.fcmp_ordered("==", found, minus_one)
+            if kind is _F64
+            else builder.icmp_signed("==", found, minus_one)
+        )
+        with builder.if_then(may_be, likely=False):
+            raised = self._python("PyErr_Occurred", _I64)
+            self._fail_if(builder.icmp_unsigned("!=", raised, _I64(0)))
+        return found
+
+    def _python(self, name: str, kind: Any, *given: Any) -> Any:
+        """Call one of PYTHONS."""
+        assert name in PYTHONS
+        form = ir.FunctionType(kind, [one.type for one in given])
+        return self._builder.call(cgutils.get_or_insert_function(self._builder.module, form, name), given)
+
     def _read(self, address: Any, offset: int, kind: Any = _I64) -> Any:
         builder = self._builder
         return builder.load(builder.inttoptr(builder.add(address, _I64(offset)), kind.as_pointer()))
 
-    def _require(self, found: Any, wanted: Any) -> None:
-        self._refuse_if(self._builder.icmp_unsigned("!=", found, wanted))
+    def _require(self, found: Any, wanted: Any, told: str) -> None:
+        self._raise_if(self._builder.icmp_unsigned("!=", found, wanted), self._type_error, told)
 
-    def _refuse_if(self, is_so: Any) -> None:
-        goes_on = self._builder.append_basic_block("on")
-        self._builder.cbranch(is_so, self._refused, goes_on)
-        self._builder.position_at_end(goes_on)
+    def _raise_if(self, is_so: Any, error: Any, told: str) -> None:
+        builder = self._builder
+        with builder.if_then(is_so, likely=False):
+            text = f"{self._function.name} {told}"
+            address = builder.ptrtoint(self._context.insert_const_string(builder.module, text), _I64)
+            self._python("PyErr_SetString", _VOID, error, address)
+            builder.ret(_I64(0))
+
+    def _fail_if(self, has_raised: Any) -> None:
+        with self._builder.if_then(has_raised, likely=False):
+            self._builder.ret(_I64(0))
 
 
 def main() -> None:
     """Functions in JSON from the standard input; each one's code to the standard output, its size in eight bytes before it."""
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # for whatever else prints
-    for module, name, sources, arguments in json.load(sys.stdin):
+    for module, name, sources, arguments, keeps_gil in json.load(sys.stdin):
         kinds = tuple(one if isinstance(one, str) else tuple(one) for one in arguments)
-        code = object_code(Function(module, name, tuple(sources), kinds))
+        code = object_code(Function(module, name, tuple(sources), kinds, keeps_gil))
         answers.write(len(code).to_bytes(8, "little") + code)
     answers.close()

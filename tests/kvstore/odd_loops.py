@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.lane_signals import seen, sleep
+
 
 def halve(numbers: Any, by: Any) -> Any:
     """Divides in a way that may fail; answers how many numbers there are."""
@@ -30,3 +32,17 @@ def needs_another_library(numbers: Any) -> Any:
     """LLVM would end the process that loads it where there is no such function."""
     for at in range(numbers.size):
         numbers[at] = np.arctan2(np.float64(numbers[at]), 2.0)
+
+
+def pick(number: Any, real: Any, first: Any) -> Any:
+    """A whole number, or whether the other is negative."""
+    return np.int64(number) if first else np.int64(real < 0)
+
+
+def is_told(signal: Any, tries: Any) -> Any:
+    """Whether somebody sets the signal while this looks so many times, a thousandth of a second apart."""
+    for _ in range(tries):
+        if seen(signal.ctypes.data):
+            return True
+        sleep(1000)
+    return False

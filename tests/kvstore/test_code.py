@@ -1,11 +1,11 @@
 """Machine code is kept, found again only if it is what it says, and takes no array that it was not compiled for."""
 
 import ast
-import ctypes
 import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from engine import native
 from kvstore import code, kernels
 from kvstore.code import Function, compiled, target
 from kvstore.errors import StoreFailed
+from tiering import kernels as core_kernels
 
 ODD = "tests.kvstore.odd_loops"
 HALVE = Function(ODD, "halve", (ODD,), ("int64 1 written", "int64"))
@@ -64,7 +65,7 @@ def test_what_is_kept_is_not_compiled_again(tmp_path, compiles):
         lambda kept: kept[:100] + bytes(512) + kept[612:],
         lambda kept: bytes(len(kept)),
         lambda kept: kept + b"\0",
-        lambda kept: kept.replace(b"kvtide code 1", b"kvtide code 0"),
+        lambda kept: kept.replace(b"kvtide code 2", b"kvtide code 1"),
         lambda kept: bytes([kept[-1] ^ 1]).join([kept[:-1], b""]),
     ],
     ids=["nothing", "half", "a page of zeros", "zeros", "more", "another format", "a bit"],
@@ -202,7 +203,7 @@ def test_arrays_of_another_kind_are_refused_before_anything_is_touched(tmp_path,
         with pytest.raises(TypeError, match="halve is not compiled for"):
             halve(given, 2)
     for scalar in (2.0, None, "2"):
-        with pytest.raises(ctypes.ArgumentError):
+        with pytest.raises(TypeError, match="cannot be interpreted as an integer"):
             halve(numbers, scalar)
     assert numbers.tolist() == list(range(8))
     assert halve(np.empty(0, np.int64), np.int64(2)) == 0
@@ -214,10 +215,96 @@ def test_arguments_may_come_in_tuples(tmp_path):
     numbers = np.array([1, 2], np.float32), np.array([3, 4], np.uint16)
     assert add(numbers, (5, True), False) == 15
     assert add(numbers, (5, False), True) == 20
-    with pytest.raises(TypeError, match="1 values in place of 2"):
+    with pytest.raises(TypeError, match="add takes a tuple of 2 as argument 1"):
         add(numbers, (5,), True)
+    with pytest.raises(TypeError, match="add takes a tuple of 2 as argument 0"):
+        add(list(numbers), (5, True), True)
     with pytest.raises(TypeError, match="add is not compiled for"):
         add(numbers[::-1], (5, True), True)
+
+
+def test_arguments_are_counted_and_have_no_names(tmp_path, compiles):
+    [halve] = compiled([HALVE], [tmp_path])
+    for given in ((), (np.arange(3),), (np.arange(3), 2, 2)):
+        with pytest.raises(TypeError, match="halve takes 2 arguments"):
+            halve(*given)
+    with pytest.raises(TypeError, match="keyword"):
+        halve(np.arange(3), by=2)
+
+
+class Index:
+    """A number that Python has to be asked for."""
+
+    def __init__(self, number: int | None) -> None:
+        self._number = number
+
+    def __index__(self) -> int:
+        if self._number is None:
+            raise LookupError("nowhere")
+        return self._number
+
+
+def test_numbers_are_taken_as_python_takes_them(tmp_path):
+    kinds = ("int64", "float64", "bool")
+    [pick] = compiled([Function(ODD, "pick", (ODD,), kinds)], [tmp_path])
+    most = (1 << 63) - 1
+    for number in (0, -1, most, -most - 1, True, np.int32(-1), np.uint8(255), Index(7), Index(-1)):
+        assert pick(number, 0.0, True) == number.__index__()
+    for number in (0.0, -1.0, 2.5, -1, np.float32(-1), float("nan"), float("-inf")):
+        assert pick(0, number, False) == (number < 0)
+    for truth in (True, False, 1, 0, np.True_, np.False_):
+        assert pick(1, 0.0, truth) == int(truth)
+    for given, error in (
+        ((most + 1, 0.0, True), OverflowError),
+        ((Index(None), 0.0, True), LookupError),
+        ((1, "1", True), TypeError),
+        ((1, 0.0, np.arange(2)), ValueError),
+    ):
+        with pytest.raises(error):
+            pick(*given)
+
+
+def test_a_call_keeps_nothing_of_what_it_is_given(tmp_path):
+    """Neither one that goes well nor one that raises."""
+    [halve, pick] = compiled([HALVE, Function(ODD, "pick", (ODD,), ("int64", "float64", "bool"))], [tmp_path])
+    numbers, other, big, real = np.arange(3), np.arange(3.0), 1 << 40, float("2.5")
+    held = [numbers, other, big, real, None, True, TypeError, MemoryError, np.ndarray]
+
+    def calls() -> None:
+        halve(numbers, 1)
+        pick(big, real, True)
+        for given in ((numbers, 0), (other, 1), (numbers, None), (numbers,)):
+            with suppress(TypeError, MemoryError):
+                halve(*given)
+
+    calls()
+    before = [sys.getrefcount(one) for one in held]
+    for _ in range(100):
+        calls()
+    after = [sys.getrefcount(one) for one in held]
+    assert max(abs(one - two) for one, two in zip(before, after, strict=True)) < 50
+
+
+@pytest.mark.parametrize("keeps_gil", [False, True])
+def test_others_run_meanwhile_unless_the_lock_is_kept(tmp_path, keeps_gil):
+    function = Function(ODD, "is_told", (ODD,), ("int64 1", "int64"), keeps_gil)
+    [is_told] = compiled([function], [tmp_path])
+    signal, lock = np.zeros(1, np.int64), threading.Lock()
+
+    def tell() -> None:
+        with lock:
+            signal[0] = 1
+
+    other = threading.Thread(target=tell)
+    interval = sys.getswitchinterval()
+    with lock:
+        other.start()
+        sys.setswitchinterval(1000.0)  # nobody runs who is not let
+    try:
+        assert is_told(signal, 20 if keeps_gil else 10_000) == (not keeps_gil)
+    finally:
+        sys.setswitchinterval(interval)
+    other.join()
 
 
 @pytest.mark.parametrize("keeps_gil", [False, True])
@@ -270,11 +357,12 @@ def test_numba_is_asked_where_a_file_has_settings_of_its(tmp_path, monkeypatch):
 
 def of_all_kernels(monkeypatch) -> list[Function]:
     found: list[Function] = []
-    for module in (kernels, native):
+    for module in (kernels, native, core_kernels):
         monkeypatch.setattr(
             module, "loaded", lambda *functions: found.extend(functions) or [None] * len(functions)
         )
     kernels.kernels.__wrapped__()
+    core_kernels.kernels.__wrapped__()
     words = np.dtype(np.float32)
     native.attending.__wrapped__(words, words)
     native.computing.__wrapped__(words, words)
@@ -298,7 +386,9 @@ def imported(module: str) -> set[str]:
             base = f"{package}.{node.module}" if node.level and node.module else node.module or package
             named = [base, *(f"{base}.{alias.name}" for alias in node.names)]
             waiting += [
-                one for one in named if one.startswith(("kvstore.", "engine.")) and code._path(one).exists()
+                one
+                for one in named
+                if one.startswith(("kvstore.", "engine.", "tiering.")) and code._path(one).exists()
             ]
     return found
 
@@ -306,7 +396,7 @@ def imported(module: str) -> set[str]:
 def test_the_sources_that_are_told_are_all(monkeypatch):
     """Or code of an older source would be found. What loads it is none: of `engine.native` only numbers are taken."""
     functions = of_all_kernels(monkeypatch)
-    assert len(functions) == 10
+    assert len(functions) == 38
     for function in functions:
         made_of = imported(function.module) - imported("kvstore.code")
         assert made_of <= set(function.sources), function

@@ -9,7 +9,6 @@ from tiering.rules import (
     DISK_VICTIM,
     EVERY_BLOCK,
     HOST_CLEAN,
-    HOST_DIRTY,
     HOST_STORED,
     HOST_VICTIM,
 )
@@ -25,18 +24,18 @@ _NO_BLOCK: Final = -1
 # --- who may go -------------------------------------------------------------------------------------------------------
 
 
-@njit
+@njit(_nrt=False)
 def _is_held(held: Any, block: int) -> Any:
     return held[_DEVICE, block] != 0 or held[_HOST, block] != 0 or held[_DISK, block] != 0
 
 
-@njit
+@njit(_nrt=False)
 def _is_elsewhere(state: Any, computing: Any, block: int) -> Any:
     on_device = state[_DEVICE, block] != _ABSENT or computing[block]
     return on_device or state[_DISK, block] == _PRESENT
 
 
-@njit
+@njit(_nrt=False)
 def is_eligible(
     rule: int, has_host: Any, block: int, state: Any, readers: Any, leases: Any, computing: Any, held: Any
 ) -> Any:
@@ -63,7 +62,7 @@ def is_eligible(
         return _is_elsewhere(state, computing, block)
     if rule == HOST_STORED:
         return state[_DISK, block] == _PRESENT
-    assert rule == HOST_DIRTY
+    # HOST_DIRTY
     return state[_DISK, block] == _ABSENT
 
 
@@ -86,7 +85,7 @@ def are_eligible(
 # --- the order of uses ----------------------------------------------------------------------
 
 
-@njit
+@njit(_nrt=False)
 def _place(stamps: Any, num_entries: int, stamp: int) -> Any:
     """The number of the first entry with this stamp or a later one."""
     low, high = 0, num_entries
