@@ -26,7 +26,7 @@ def resident_bytes() -> int:
 
 def measure(num_blocks: int, seed: int) -> dict[str, Any]:
     """Prefixes as in the other trees, each found by a request, held and released: on the device, with room to churn."""
-    kernels()  # some 110 MB of numba, of which no block has a part
+    kernels()  # of which no block has a part
     before = resident_bytes()
     tree = Tree(num_blocks + _OWN_BLOCKS)
     empty = resident_bytes()

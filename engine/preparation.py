@@ -8,6 +8,7 @@ import torch
 
 from kvstore.errors import StoreError
 from kvstore.kernels import kernels as compiled_loops
+from tiering.kernels import kernels as core_loops
 
 from . import decoder, lanes, layers
 from .config import EngineConfig, Resources
@@ -22,6 +23,7 @@ def prepare_beside(shape: Shape, config: EngineConfig, chosen: Resources) -> Non
         torch_dtype(chosen.kv_dtype),
         torch_dtype(chosen.dtype),
     )
+    _begin(core_loops)
     if lanes.has_lanes(device, stored, computed, shape.head_dim):
         _begin(lambda: lanes.prepare(device, stored, computed, shape.head_dim))
     if layers.may_pack(shape, device, computed):

@@ -6,7 +6,7 @@ They keep Python's lock: most take a microsecond, and a lock that is given up is
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 from kvstore.code import Function, loaded
 
@@ -50,11 +50,12 @@ def kernels() -> Kernels:
     """The first call loads them, in milliseconds; where they are not kept it has them compiled, which takes seconds. Raises StoreFailed
     where numba is told not to compile.
     """
-    slots = [_SLOTS[name](bytes_) for name in _SLOTS for bytes_ in _SLOT_ITEMS]
+    slots = [_SLOTS[name](bytes_) for name in _SLOTS for bytes_ in _SLOT_BYTES]
     made = loaded(*_FUNCTIONS, *slots)
-    plain = {function.name: call for function, call in zip(_FUNCTIONS, made, strict=False)}
-    by_slots = iter(made[len(_FUNCTIONS) :])
-    return Kernels(**plain, **{name: {size: next(by_slots) for size in _SLOT_ITEMS} for name in _SLOTS})
+    plain: dict[str, Any] = {function.name: call for function, call in zip(_FUNCTIONS, made, strict=False)}
+    left = iter(made[len(_FUNCTIONS) :])
+    by_slot: dict[str, Any] = {name: {bytes_: next(left) for bytes_ in _SLOT_BYTES} for name in _SLOTS}
+    return Kernels(**plain, **by_slot)
 
 
 def _order(name: str, *arguments: str) -> Function:
@@ -113,12 +114,12 @@ _FUNCTIONS: Final = (
     _blocks("num_absent", _STATE, _FLAGS, _IDS),
 )
 
-_SLOT_ITEMS: Final = (4, 8)
+_SLOT_BYTES: Final = (4, 8)
 _SLOTS: Final[dict[str, Callable[[int], Function]]] = {
-    "change_slots": lambda size: _blocks(
-        "change_slots", _NEW_BYTES, "int64", "int64", f"int{8 * size} 1 strided"
+    "change_slots": lambda bytes_: _blocks(
+        "change_slots", _NEW_BYTES, "int64", "int64", f"int{8 * bytes_} 1 strided"
     ),
-    "free_slots": lambda size: _blocks(
-        "free_slots", _NEW_BYTES, _NEW_INTS, "int64", "int64", f"int{8 * size} 1 strided"
+    "free_slots": lambda bytes_: _blocks(
+        "free_slots", _NEW_BYTES, _NEW_INTS, "int64", "int64", f"int{8 * bytes_} 1 strided"
     ),
 }

@@ -13,8 +13,9 @@ from engine.native import registers
 from engine.supported import shape_of
 from kvstore.errors import StoreFailed
 from tests.engine.families import CASES
+from tiering.kernels import kernels as core_kernels
 
-ALL = {"attention", "layers", "loops"}
+ALL = {"attention", "core", "layers", "loops"}
 
 
 @pytest.fixture
@@ -29,6 +30,7 @@ def asked(monkeypatch) -> list[str]:
         return ask
 
     monkeypatch.setattr(preparation, "compiled_loops", refuse("loops"))
+    monkeypatch.setattr(preparation, "core_loops", refuse("core"))
     monkeypatch.setattr(preparation.lanes, "prepare", refuse("attention"))
     monkeypatch.setattr(preparation.decoder, "prepare", refuse("layers"))
     return found
@@ -56,6 +58,20 @@ def test_what_a_model_needs_is_asked_for_at_once(family, settings, wanted, asked
 
 
 def test_what_loads_kernels_imports_neither_numba_nor_torch():
-    program = "import sys, engine.native; print(sorted({'numba', 'torch'} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert _imported("import engine.native") == []
+
+
+def test_an_index_with_kernels_that_are_kept_imports_neither():
+    core_kernels()  # or whoever comes first has them compiled
+    program = (
+        "from tiering.index import Index; from tiering.index_config import IndexConfig;"
+        "Index(IndexConfig(block_tokens=4, device_slots=8, host_slots=8))"
+    )
+    assert _imported(program) == []
+    assert _imported("import tiering.cli.simulate as cli; cli.kernels()") == []
+
+
+def _imported(program: str) -> list[str]:
+    found = f"{program}\nimport sys; print(*sorted({{'numba', 'torch'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=True)
+    return done.stdout.split()

@@ -12,11 +12,14 @@ _HOST: Final = 1
 _DISK: Final = 2
 _NO_BLOCK: Final = -1
 
+_INSIDE: Final[dict[str, Any]] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Of what is called by what is compiled: see kvstore.scratch."""
+
 
 # --- slots: see tiering.slot_table -------------------------------------------------------------------------------------
 
 
-@njit(_nrt=False)
+@njit(**_INSIDE)
 def change_slots(states: Any, old: int, new: int, slots: Any) -> Any:
     """Slots that are all in one state, and each named once, are in another from now on; else False, and no change."""
     for at in range(len(slots)):
@@ -113,7 +116,7 @@ def enter(live: Any, parent: Any, node: Any, ids: Any) -> None:
         node[ids[at]] = _NO_BLOCK
 
 
-@njit(_nrt=False)
+@njit(**_INSIDE)
 def _is_idle(live: Any, leases: Any, num_children: Any, state: Any, readers: Any, block: int) -> Any:
     for tier in range(len(state)):
         if state[tier, block] != _ABSENT or readers[tier, block] != 0:
