@@ -172,7 +172,9 @@ def encode(
         front_end = out.size - (raw.size - num_items)
         coded = _tools.plane(num_items)
         words = raw.view(word)
-        kernels().split(words, *_subtrahend(words, baseline), coded, *_planes(out[front_end:], num_items))
+        kernels().split[itemsize](
+            words, *_subtrahend(words, baseline), coded, *_planes(out[front_end:], num_items)
+        )
         codec, *front = _front(coded, baseline, codes, learns=learns)
         front_begin = front_end - sum(map(len, front))
         if (num_items - (front_end - front_begin)) * _LEAST_GAIN >= raw.size:
@@ -263,7 +265,7 @@ def _restore(
             _compare("payload", source, checksums.payload)  # or what is damaged might be called missing
         raise
     words = target.view(_WORDS[itemsize])
-    is_held = kernels().restore(
+    is_held = kernels().restore[itemsize](
         source,
         _STREAMS_BEGIN,
         streams_end,
@@ -315,7 +317,9 @@ def _decompressed(source: Bytes, itemsize: int, target: Bytes) -> tuple[Bytes, B
 
 def _join(exponents: Bytes, rest: Bytes, target: Bytes, baseline: Baseline | None) -> None:
     words = target.view(_WORDS[target.size // exponents.size])
-    kernels().join(words, *_subtrahend(words, baseline), exponents, *_planes(rest, exponents.size))
+    kernels().join[words.itemsize](
+        words, *_subtrahend(words, baseline), exponents, *_planes(rest, exponents.size)
+    )
 
 
 def _join_rotated(exponents: Bytes, rest: Bytes, target: Bytes) -> None:

@@ -4,14 +4,12 @@ Importing this takes numba, some tenths of a second; kvstore.kernels compiles wh
 the payload are says docs/block-format.md. No loop reads or writes outside the arrays that it is given, whatever bytes these hold.
 """
 
-import hashlib
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
-from kvstore import huffman, instructions, planes
+from kvstore import huffman
 from kvstore.instructions import (
     XXH3_SECRET,
     add_block,
@@ -22,6 +20,7 @@ from kvstore.instructions import (
     store8,
 )
 from kvstore.planes import join_words
+from kvstore.scratch import on_stack
 
 _U64: Final = np.uint64
 _MASK: Final = np.uint64((1 << huffman.MOST_BITS) - 1)
@@ -36,7 +35,12 @@ _COUNT: Final = np.uint64(56)
 _HEAD_BYTES: Final = huffman.HEAD_BYTES
 _EXCEPTION_BYTES: Final = huffman.EXCEPTION_BYTES
 
-_join_words: Final = njit(join_words)
+_COMPILED: Final[dict[str, Any]] = {"_nrt": False}
+"""Without numba's memory: see kvstore.scratch."""
+
+_join_words: Final = njit(**_COMPILED)(join_words)
+_eight_sums: Final = on_stack(types.uint64, 8)
+_five_ends: Final = on_stack(types.int64, 5)
 
 # XXH3: the first sums, the keys with which they are mixed after each 1,024 bytes, and those of the end.
 _SUMS: Final = np.array(
@@ -59,10 +63,12 @@ _PRIME_64: Final = np.uint64(0x9E3779B185EBCA87)
 _PRIME_END: Final = np.uint64(0x165667919E3779F9)
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def xxh3(data: Any) -> Any:
     """XXH3-64 with seed 0 of more than 240 bytes."""
-    sums, secret = _SUMS.copy(), XXH3_SECRET
+    sums, secret = _eight_sums(), XXH3_SECRET
+    for lane in range(8):
+        sums[lane] = _SUMS[lane]
     at, keys, begin = np.int64(sums.ctypes.data), np.int64(secret.ctypes.data), np.int64(data.ctypes.data)
     num_blocks = (data.size - 1) // 1024
     for block in range(num_blocks):
@@ -123,7 +129,7 @@ def encode(
     return num_absent
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def decode(payload: Any, begin: Any, end: Any, table: Any, plane: Any, num_items: Any) -> Any:
     """Fill the first `num_items` of `plane`, which may have more, from `payload[begin:end]`. Whether that can be what was encoded."""
     base = np.int64(payload.ctypes.data)
@@ -131,7 +137,7 @@ def decode(payload: Any, begin: Any, end: Any, table: Any, plane: Any, num_items
         return False
     num_absent = np.int64(load4(base + begin + 16))
     at = begin + _HEAD_BYTES + _EXCEPTION_BYTES * num_absent
-    ends = np.empty(5, np.int64)
+    ends = _five_ends()
     ends[0] = at
     for stream in range(4):
         ends[stream + 1] = ends[stream] + np.int64(load4(base + begin + 4 * stream))
@@ -147,7 +153,7 @@ def decode(payload: Any, begin: Any, end: Any, table: Any, plane: Any, num_items
     return True
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: Any) -> None:
     base, begin = np.int64(payload.ctypes.data), np.int64(plane.ctypes.data)
     quarter = num_items // 16 * 4
@@ -201,7 +207,7 @@ def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: 
     _decode_rest(payload, p3, table, plane, o3 - begin, num_items)
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def _decode_stream(payload: Any, position: Any, table: Any, target: Any, end: Any) -> Any:
     """One stream, to the address `end` at most. Where its bits and its items go on."""
     base = np.int64(payload.ctypes.data)
@@ -221,7 +227,7 @@ def _decode_stream(payload: Any, position: Any, table: Any, target: Any, end: An
             position += np.int64(used & _LOW)
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def _decode_rest(payload: Any, position: Any, table: Any, plane: Any, at: Any, end: Any) -> None:
     """The last items of a stream, of which no more may be read or written than there is."""
     while at < end:
@@ -263,11 +269,3 @@ def restore(
         return False
     _join_words(words, numbers, group_rows, first_bit, plane, second, low)
     return checksums.size == 0 or xxh3(raw) == checksums[1]
-
-
-# numba looks at this file alone to tell whether what it has kept is of this code. The names make it look at the others too.
-_OTHERS: Final = hashlib.sha256(
-    b"".join(Path(str(module.__file__)).read_bytes() for module in (huffman, instructions, planes))
-)
-for _function in (encode, restore):
-    _function.__qualname__ += "_" + _OTHERS.hexdigest()[:16]

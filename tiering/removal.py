@@ -24,6 +24,7 @@ class Removal:
         self._holdings, self._holes = holdings, holes
         self._outbox = outbox
         self._kernels, self._remembers = kernels(), remembers
+        self._counts = np.zeros(2, dtype=np.int64)
         self.departed = Departed()
         """What was given up for good."""
         self.evicted = [0] * len(Tier)
@@ -65,7 +66,8 @@ class Removal:
         """Of the blocks that a tier has whole, those that another has or expects, and the others."""
         elsewhere, last = np.empty(len(ids), dtype=np.intp), np.empty(len(ids), dtype=np.intp)
         state = self._holdings.residency.state
-        num_elsewhere, num_last = self._kernels.sort_by_copies(state, int(tier), ids, elsewhere, last)
+        self._kernels.sort_by_copies(state, int(tier), ids, elsewhere, last, self._counts)
+        num_elsewhere, num_last = self._counts.tolist()
         return elsewhere[:num_elsewhere], last[:num_last]
 
     def _by_ties(self, ids: Ids) -> tuple[Ids, Ids]:

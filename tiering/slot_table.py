@@ -127,7 +127,7 @@ class SlotTable:
         assert _FREE not in (old, new), "take and free change what is FREE"
         assert _RETIRED not in (old, new), "retire and restore change what is RETIRED"
         assert old != new, "a slot changes its state, or need not be turned"
-        if not self._kernels.change_slots(self._states, old, new, slots):
+        if not self._kernels.change_slots[slots.itemsize](self._states, old, new, slots):
             self._refuse(slots, from_state)
         self._move(len(slots), old, new)
 
@@ -135,7 +135,9 @@ class SlotTable:
         """Give back slots that are all in `from_state`. They may be handed out, and overwritten, at once."""
         old = int(from_state)
         assert old not in (_FREE, _RETIRED), "a slot is freed once"
-        if not self._kernels.free_slots(self._states, self._free, self._num_stacked, old, slots):
+        if not self._kernels.free_slots[slots.itemsize](
+            self._states, self._free, self._num_stacked, old, slots
+        ):
             self._refuse(slots, from_state)
         self._num_stacked += len(slots)
         self._move(len(slots), old, _FREE)

@@ -176,10 +176,10 @@ class Writes:
     def _unkeyed(self, ids: Ids) -> Ids:
         """The blocks, and all above them whose keys are not known: each after its parent, if that is one of them."""
         residency = self._holdings.residency
-        room = 4 * len(ids)
+        room, had = 4 * len(ids), np.empty(len(ids), dtype=np.bool_)
         while True:
             found: Ids = np.empty(room, dtype=np.intp)
-            num = self._find_unkeyed(residency.parent, residency.has_key, ids, found)
+            num = self._find_unkeyed(residency.parent, residency.has_key, ids, had, found)
             if num >= 0:
                 return found[:num]
             room *= 2

@@ -71,7 +71,7 @@ def restored(payload: bytes, begin: int, end: int, code: Code, num_items: int) -
     words, zeros = np.zeros(num_items, np.uint16), np.zeros((1, 4096), np.uint16)
     source = np.frombuffer(payload, np.uint8)
     second, none = np.zeros(num_items, np.uint8), np.empty(0, np.uint64)
-    held = kernels().restore(
+    held = kernels().restore[2](
         source,
         begin,
         end,

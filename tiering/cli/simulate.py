@@ -22,6 +22,7 @@ from tiering.cli.as_recorded import as_recorded
 from tiering.cli.curves_file import read_curves
 from tiering.cli.environment import commit, version
 from tiering.durations import ASSUMED, ASSUMED_TOKEN_BYTES, BlockTimes, CurveTimes
+from tiering.kernels import kernels
 from tiering.residency import Ids
 from tiering.simulate import Outcome, Simulation, SimulationConfig
 from tiering.trace import read_trace
@@ -198,6 +199,7 @@ def simulate(
         task = progress.add_task("simulating", total=len(wanted))
         done: Iterable[Run]
         if num_processes > 1 and len(wanted) > 1:
+            kernels()  # or each process would have them compiled
             pool = stack.enter_context(
                 ProcessPoolExecutor(num_processes, get_context("spawn"), _search, (sys.path,))
             )
@@ -249,6 +251,7 @@ _kept = lru_cache(maxsize=1)(_Kept)
 def _run(trace: Path, config: SimulationConfig | int, keeps: bool, with_minimum: bool) -> Run:
     """One run; of a trace that is kept in memory, or read as it goes. `with_minimum`: of one that is kept."""
     kept = _kept(trace) if keeps else None
+    kernels()  # before time is taken
     start_s = time.process_time()
     if isinstance(config, int):
         assert kept is not None, "MIN has to know all of it"

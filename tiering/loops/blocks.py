@@ -2,7 +2,6 @@
 
 from typing import Any, Final
 
-import numpy as np
 from numba import njit
 
 _ABSENT: Final = 0
@@ -13,11 +12,14 @@ _HOST: Final = 1
 _DISK: Final = 2
 _NO_BLOCK: Final = -1
 
+_INSIDE: Final[dict[str, Any]] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Of what is called by what is compiled: see kvstore.scratch."""
+
 
 # --- slots: see tiering.slot_table -------------------------------------------------------------------------------------
 
 
-@njit
+@njit(**_INSIDE)
 def change_slots(states: Any, old: int, new: int, slots: Any) -> Any:
     """Slots that are all in one state, and each named once, are in another from now on; else False, and no change."""
     for at in range(len(slots)):
@@ -114,7 +116,7 @@ def enter(live: Any, parent: Any, node: Any, ids: Any) -> None:
         node[ids[at]] = _NO_BLOCK
 
 
-@njit
+@njit(**_INSIDE)
 def _is_idle(live: Any, leases: Any, num_children: Any, state: Any, readers: Any, block: int) -> Any:
     for tier in range(len(state)):
         if state[tier, block] != _ABSENT or readers[tier, block] != 0:
@@ -172,8 +174,8 @@ def chain(parent: Any, num_children: Any, above: int, ids: Any) -> None:
 # --- what leaves: see tiering.removal -----------------------------------------------------------------------------------
 
 
-def sort_by_copies(state: Any, tier: int, ids: Any, elsewhere: Any, last: Any) -> Any:
-    """Of the blocks that a tier has whole, those that another has or expects, and the others. How many of each."""
+def sort_by_copies(state: Any, tier: int, ids: Any, elsewhere: Any, last: Any, counts: Any) -> None:
+    """Of the blocks that a tier has whole, those that another has or expects, and the others. `counts`: how many of each."""
     num_elsewhere = num_last = 0
     for at in range(len(ids)):
         block = ids[at]
@@ -189,7 +191,7 @@ def sort_by_copies(state: Any, tier: int, ids: Any, elsewhere: Any, last: Any) -
         else:
             elsewhere[num_elsewhere] = block
             num_elsewhere += 1
-    return num_elsewhere, num_last
+    counts[0], counts[1] = num_elsewhere, num_last
 
 
 def sort_by_ties(
@@ -248,12 +250,12 @@ def find_nowhere(live: Any, state: Any, ids: Any, found: Any) -> Any:
 # --- what is written: see tiering.writes --------------------------------------------------------------------------------
 
 
-def find_unkeyed(parent: Any, has_key: Any, ids: Any, found: Any) -> Any:
+def find_unkeyed(parent: Any, has_key: Any, ids: Any, had: Any, found: Any) -> Any:
     """These blocks, and all above them that have no key, each once, parents first. How many; -1 if `found` is too small.
 
-    Who was found is marked meanwhile as though it had a key, and who is still to be found as though it had none.
+    Who was found is marked meanwhile as though it had a key, and who is still to be found as though it had none; `had`, as long as `ids`, is
+    where it is noted who had one.
     """
-    had = np.empty(len(ids), np.bool_)
     for at in range(len(ids)):
         had[at] = has_key[ids[at]]
         has_key[ids[at]] = False

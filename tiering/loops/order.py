@@ -9,7 +9,6 @@ from tiering.rules import (
     DISK_VICTIM,
     EVERY_BLOCK,
     HOST_CLEAN,
-    HOST_DIRTY,
     HOST_STORED,
     HOST_VICTIM,
 )
@@ -21,22 +20,25 @@ _HOST: Final = 1
 _DISK: Final = 2
 _NO_BLOCK: Final = -1
 
+_INSIDE: Final[dict[str, Any]] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""Of what is called by what is compiled: see kvstore.scratch."""
+
 
 # --- who may go -------------------------------------------------------------------------------------------------------
 
 
-@njit
+@njit(**_INSIDE)
 def _is_held(held: Any, block: int) -> Any:
     return held[_DEVICE, block] != 0 or held[_HOST, block] != 0 or held[_DISK, block] != 0
 
 
-@njit
+@njit(**_INSIDE)
 def _is_elsewhere(state: Any, computing: Any, block: int) -> Any:
     on_device = state[_DEVICE, block] != _ABSENT or computing[block]
     return on_device or state[_DISK, block] == _PRESENT
 
 
-@njit
+@njit(**_INSIDE)
 def is_eligible(
     rule: int, has_host: Any, block: int, state: Any, readers: Any, leases: Any, computing: Any, held: Any
 ) -> Any:
@@ -63,8 +65,7 @@ def is_eligible(
         return _is_elsewhere(state, computing, block)
     if rule == HOST_STORED:
         return state[_DISK, block] == _PRESENT
-    assert rule == HOST_DIRTY
-    return state[_DISK, block] == _ABSENT
+    return state[_DISK, block] == _ABSENT  # HOST_DIRTY
 
 
 def are_eligible(
@@ -86,7 +87,7 @@ def are_eligible(
 # --- the order of uses ----------------------------------------------------------------------
 
 
-@njit
+@njit(**_INSIDE)
 def _place(stamps: Any, num_entries: int, stamp: int) -> Any:
     """The number of the first entry with this stamp or a later one."""
     low, high = 0, num_entries

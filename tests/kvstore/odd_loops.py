@@ -1,0 +1,48 @@
+"""Loops that have no place among those that are kept: for tests/kvstore/test_code.py."""
+
+from typing import Any
+
+import numpy as np
+
+from engine.lane_signals import seen, sleep
+
+
+def halve(numbers: Any, by: Any) -> Any:
+    """Divides in a way that may fail; answers how many numbers there are."""
+    for at in range(numbers.size):
+        if by == 0:
+            raise ZeroDivisionError
+        numbers[at] = numbers[at] // by
+    return numbers.size
+
+
+def add(numbers: Any, others: Any, twice: Any) -> Any:
+    """Tuples: arrays of two kinds, and a number beside a Boolean."""
+    of_floats, of_words = numbers
+    addend, is_added = others
+    total = np.int64(0)
+    for at in range(of_words.size):
+        total += np.int64(of_floats[at]) + np.int64(of_words[at])
+    if is_added:
+        total += addend
+    return 2 * total if twice else total
+
+
+def needs_another_library(numbers: Any) -> Any:
+    """LLVM would end the process that loads it where there is no such function."""
+    for at in range(numbers.size):
+        numbers[at] = np.arctan2(np.float64(numbers[at]), 2.0)
+
+
+def pick(number: Any, real: Any, first: Any) -> Any:
+    """A whole number, or whether the other is negative."""
+    return np.int64(number) if first else np.int64(real < 0)
+
+
+def is_told(signal: Any, tries: Any) -> Any:
+    """Whether somebody sets the signal while this looks so many times, a thousandth of a second apart."""
+    for _ in range(tries):
+        if seen(signal.ctypes.data):
+            return True
+        sleep(1000)
+    return False
