@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 from numba import extending, types
+from numba.np.arrayobj import make_array, populate_array
 
 intrinsic: Any = extending.intrinsic
 """Its type says that what it makes is called as it is written, with the context; it is called without."""
@@ -62,6 +63,23 @@ def folded_product(_context: Any, _left: Any, _right: Any) -> Any:
         return builder.xor(upper, builder.trunc(product, half))
 
     return types.uint64(types.uint64, types.uint64), emit
+
+
+@intrinsic
+def array_at(_context: Any, _address: Any, _num: Any, like: Any) -> Any:
+    """So many items of the type of `like`, an array, from an address on; None where `like` is that."""
+    if isinstance(like, types.NoneType):
+        return like(types.int64, types.int64, like), lambda context, *_: context.get_dummy_value()
+    kind = types.Array(like.dtype, 1, "C", aligned=False)
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        array = make_array(kind)(context, builder)
+        size = context.get_constant(types.intp, like.dtype.bitwidth // 8)
+        data = builder.inttoptr(given[0], array.data.type)
+        populate_array(array, data=data, shape=[given[1]], strides=[size], itemsize=size, meminfo=None)
+        return array._getvalue()  # noqa: SLF001 - numba's own way to what its proxy stands for
+
+    return kind(types.int64, types.int64, like), emit
 
 
 def _adding(num_stripes: int) -> Callable[..., Any]:

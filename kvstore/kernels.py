@@ -32,7 +32,9 @@ class Kernels:
     """Of kvstore.planes."""
     encode: Callable[..., int]
     """Of kvstore.loops."""
-    restore: Callable[..., bool]
+    recognise: Callable[..., None]
+    """Of kvstore.loops."""
+    restore: Callable[..., None]
     """Of kvstore.loops."""
 
 
@@ -77,17 +79,22 @@ def _all() -> Kernels:
         _array(types.int64, written=True),
     )
 
+    records = (_array(types.int64, written=False),) * 3
+    checksums = _array(types.uint64, 2, written=True)
+    recognise = types.void(*records, _array(types.uint8, 2, written=False), checksums, written)
+
     def restore(word: Any, low: Any) -> Any:
+        places = *records, types.int64, records[0], checksums, written
+        code = read, _array(types.uint64, written=False), written
         numbers = _array(word, 2, written=False), types.int64, types.int64
-        table = _array(types.uint64, written=False)
-        payload = read, types.int64, types.int64, table
-        return types.boolean(*payload, written, _array(word, written=True), read, *numbers, read, low, table)
+        return types.void(*places, types.int64, *code, *numbers, low)
 
     low = _array(types.uint16, written=False)
     return Kernels(
         compiled_words(split_words, writes_words=False),
         compiled_words(join_words, writes_words=True),
         compiled(loops.encode, [encode]),
+        compiled(loops.recognise, [recognise]),
         compiled(loops.restore, [restore(types.uint16, types.none), restore(types.uint32, low)]),
     )
 

@@ -15,6 +15,7 @@ import pytest
 
 from kvstore import BlockLayout, MissReason, StoreFailed
 from kvstore.disk import payload_file
+from kvstore.disk.buffers import Buffers, huge_pages
 from kvstore.disk.page_cache import drop, share_absent
 from kvstore.testing import LAWS, assert_holds, fill, noise, read, reasons
 from tests.kvstore.conftest import CAPACITY_BYTES, LAYOUT, MASTER_KEY, lmdb_store
@@ -58,7 +59,11 @@ def test_both_ways_read_the_same(open_lmdb, monkeypatch, requests, form):
     refs, blocks = fill(store, 12)
     store.delete_many([refs[3].key])
     order = np.random.default_rng(0).permutation(len(refs)).tolist()
-    for absent in (lambda address, num_bytes: 0, lambda address, num_bytes: address // 4096 % 3):
+
+    def some_absent(address: int, num_bytes: int) -> int:
+        return sum(page // 4 % 3 > 0 for page in range(address // 4096, -(-(address + num_bytes) // 4096)))
+
+    for absent in (lambda address, num_bytes: 0, some_absent):
         monkeypatch.setattr(payload_file, "pages_absent", absent)
         requests.clear()
         outcomes, out = read(store, [refs[number] for number in order])
@@ -250,10 +255,8 @@ def test_no_more_memory_is_taken_for_reads_ahead_than_for_the_largest_record(
     most_bytes = 2 * LARGE.block_bytes
     monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
     monkeypatch.setattr(payload_file, "_MOST_BYTES", most_bytes)
-    taken, buffer = [], payload_file.PayloadFile._buffer
-    monkeypatch.setattr(
-        payload_file.PayloadFile, "_buffer", lambda file, num: taken.append(num) or buffer(file, num)
-    )
+    taken, lent = [], Buffers.lent
+    monkeypatch.setattr(Buffers, "lent", lambda buffers, num: taken.append(num) or lent(buffers, num))
     assert_holds(store, refs, blocks)
     assert max(taken) <= most_bytes
     monkeypatch.setattr(payload_file, "_MOST_BYTES", LARGE.block_bytes)  # and where there is one buffer
@@ -514,8 +517,32 @@ def test_what_is_not_in_memory_is_told_from_what_is(open_lmdb, tmp_path, request
     assert bool(requests) is was_absent
 
 
+def test_buffers_are_used_again_and_nobody_has_anothers():
+    buffers = Buffers(4096)
+    buffers.make(1)
+    [ready] = buffers._free
+    with buffers.lent(4096) as one, buffers.lent(4096) as two:
+        assert one.obj is ready.obj
+        assert two.obj is not ready.obj
+    with buffers.lent(3 << 20) as large:
+        assert len(large) == 3 << 20
+    assert sorted(map(len, buffers._free)) == [2 << 20, 4 << 20]
+
+
+def test_memory_to_read_into_is_ready_where_there_is_much_to_read(open_lmdb, monkeypatch):
+    """A small file is read before it could be taken."""
+    monkeypatch.setattr(payload_file, "_LEAST_BYTES", 1 << 20)
+    with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes) as store:
+        store.sync()
+        assert store._tables._payload._buffers._free == []
+        fill(store, 12)
+    with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes, read_threads=3) as store:
+        store.sync()
+        assert len(store._tables._payload._buffers._free) == 3
+
+
 def test_buffers_are_whole_huge_pages():
-    buffer = payload_file.huge_pages(LAYOUT.block_bytes)
+    buffer = huge_pages(LAYOUT.block_bytes)
     assert len(buffer) == 2 << 20
     assert np.frombuffer(buffer, np.uint8).ctypes.data % (2 << 20) == 0
     buffer[:] = bytes(len(buffer))

@@ -15,7 +15,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from kvstore.disk.payload_file import huge_pages
+from kvstore.disk.buffers import huge_pages
 
 Job = Callable[[], None]
 Blocks = NDArray[np.uint8]
