@@ -32,7 +32,6 @@ import ctypes
 import struct
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -44,7 +43,7 @@ from numpy.typing import NDArray
 
 from kvstore.baseline import DIGEST_BYTES, Baseline
 from kvstore.errors import CodecError, FormatError, MissingBaseline
-from kvstore.huffman import LENGTHS_BYTES, MOST_BITS, PROVEN, UNTRIED, Code, Codes, code_of
+from kvstore.huffman import LENGTHS_BYTES, MOST_BITS, PROVEN, Code, Codes, code_of
 from kvstore.kernels import kernels
 
 Bytes: TypeAlias = NDArray[np.uint8]
@@ -265,7 +264,7 @@ def _restore(
     payload = Records(addresses([source]), np.array([source.size]), np.zeros(1, np.int64), 0, both)
     states = np.zeros(1, np.uint8)
     try:
-        _restore_alike(payload, 0, states, itemsize, addresses([target]), target.size, baselines)
+        restore_alike(payload, 0, states, itemsize, addresses([target]), target.size, baselines)
     except (CodecError, MissingBaseline):
         if checksums is not None:
             _compare("payload", source, checksums.payload)  # or what is damaged might be called missing
@@ -289,26 +288,7 @@ class Records(NamedTuple):
     """[n, 2], of payload and block."""
 
 
-def restore_many(
-    records: Records,
-    states: Bytes,
-    itemsize: int,
-    targets: Numbers,
-    block_bytes: int,
-    baselines: Mapping[bytes, Baseline],
-) -> None:
-    """Decode blocks to `targets` [blocks], where `block_bytes` each are written: those that `states` [n] (kvstore.huffman) say UNTRIED of.
-
-    Those become PROVEN that are, by their checksums; `decode` says why the others are not, and what is in their place is
-    undefined. Payloads of one baseline and code are one call that does without the GIL. Any thread may call it.
-    """
-    for first in range(states.size):
-        if states[first] == UNTRIED:
-            with suppress(CodecError, MissingBaseline):
-                _restore_alike(records, first, states, itemsize, targets, block_bytes, baselines)
-
-
-def _restore_alike(
+def restore_alike(
     records: Records,
     first: int,
     states: Bytes,
@@ -317,9 +297,11 @@ def _restore_alike(
     block_bytes: int,
     baselines: Mapping[bytes, Baseline],
 ) -> None:
-    """Decode this one, and of the others that were not tried those of the same baseline and code.
+    """Decode the record at `first`, and of all that `states` [n] (kvstore.huffman) say UNTRIED of those of the same baseline and code.
 
-    Raises CodecError or MissingBaseline where it cannot be tried.
+    Blocks go to `targets` [blocks], where `block_bytes` each are written. Those become PROVEN that are, by their checksums; why the others are
+    not says `decode`, and what is in their place is undefined. One call, which does without the GIL. Any thread may call it. Raises
+    CodecError or MissingBaseline where this one cannot be tried.
     """
     num_items = _num_items(itemsize, block_bytes)
     num_bytes = records.sizes[first] - records.header_bytes

@@ -10,10 +10,12 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 from numba import extending, types
-from numba.np.arrayobj import make_array, populate_array
+from numba.np import arrayobj as _arrayobj
 
 intrinsic: Any = extending.intrinsic
 """Its type says that what it makes is called as it is written, with the context; it is called without."""
+
+arrayobj: Any = _arrayobj
 
 _LANES: Final = ir.VectorType(ir.IntType(64), 8)
 _NEIGHBOURS: Final = ir.Constant(ir.VectorType(ir.IntType(32), 8), [1, 0, 3, 2, 5, 4, 7, 6])
@@ -73,10 +75,12 @@ def array_at(_context: Any, _address: Any, _num: Any, like: Any) -> Any:
     kind = types.Array(like.dtype, 1, "C", aligned=False)
 
     def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
-        array = make_array(kind)(context, builder)
+        array = arrayobj.make_array(kind)(context, builder)
         size = context.get_constant(types.intp, like.dtype.bitwidth // 8)
         data = builder.inttoptr(given[0], array.data.type)
-        populate_array(array, data=data, shape=[given[1]], strides=[size], itemsize=size, meminfo=None)
+        arrayobj.populate_array(
+            array, data=data, shape=[given[1]], strides=[size], itemsize=size, meminfo=None
+        )
         return array._getvalue()  # noqa: SLF001 - numba's own way to what its proxy stands for
 
     return kind(types.int64, types.int64, like), emit

@@ -1,15 +1,17 @@
 """Blocks that are looked for, and what proves many records at once to be theirs."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.baseline import Baselines
 from kvstore.block import KEY_BYTES, BlockLayout, Namespace
-from kvstore.codec import Codec, Numbers, Records, restore_many
+from kvstore.codec import Bytes, Codec, Numbers, Records, restore_alike
+from kvstore.errors import CodecError, MissingBaseline
 from kvstore.head import CHECKSUMS_BEGIN, HEAD, MAGIC, OPEN_END, VERSION, header_bytes
-from kvstore.huffman import PROVEN
+from kvstore.huffman import PROVEN, UNTRIED
 from kvstore.kernels import kernels
 from kvstore.span import Span
 from kvstore.store import BlockRef
@@ -47,16 +49,17 @@ class Wanted:
             np.empty((places.size, 2), np.uint64),
         )
         kernels().recognise(*found[:3], self._heads, found.checksums, states)
-        restore_many(
-            found,
-            states,
-            self._layout.itemsize,
-            self._targets,
-            self._layout.block_bytes,
-            self._baselines.known,
-        )
+        for first in range(states.size):
+            if states[first] == UNTRIED:
+                with suppress(CodecError, MissingBaseline):
+                    self._restore(found, first, states)
         proven: list[bool] = (states == PROVEN).tolist()
         return proven
+
+    def _restore(self, records: Records, first: int, states: Bytes) -> None:
+        """This one, and those like it."""
+        layout, baselines = self._layout, self._baselines.known
+        restore_alike(records, first, states, layout.itemsize, self._targets, layout.block_bytes, baselines)
 
 
 def _heads(namespace: Namespace, layout: BlockLayout, refs: Sequence[BlockRef]) -> NDArray[np.uint8]:

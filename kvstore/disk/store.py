@@ -377,7 +377,7 @@ class LmdbStore(Closing):
         wanted = None if self._form.sealed else self._format.wanted(refs, out)
 
         with self._recovery.reading() as tables:
-            reasons = tables.examined(keys, examine, wanted and wanted.proven)
+            reasons = tables.examined(keys, examine, None if wanted is None else wanted.proven)
         outcomes = [HIT if reason is None else ReadOutcome(reason) for reason in reasons]
         damaged = [
             _Damage(keys[position], heads[position], reason)

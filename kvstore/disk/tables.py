@@ -84,7 +84,7 @@ class Tables:
         self._payload.make_ready(num_calls)
 
     def examined(
-        self, keys: Sequence[bytes], examine: Examine, prove: Prove | None
+        self, keys: Sequence[bytes], examine: Examine, prove: Prove | None = None
     ) -> list[MissReason | None]:
         """What they say of the record under each key; ABSENT where there is none. All are of one moment."""
         # Examined before the transaction ends: after it, the bytes may be those of reused pages.
