@@ -33,13 +33,15 @@ from kvstore.reasons import MissReason
 from kvstore.span import Span
 
 READ_BYTES: Final = 2 << 20
-"""What is asked for at once, where as much lies together: of smaller requests a disk reads less in the same time, and larger ones
-leave less to do meanwhile.
+"""What is asked for at once, where as much lies together: of smaller requests a disk reads less in the same time, and each takes a turn of
+Python's; larger ones leave less to do meanwhile.
 """
 READS_AHEAD: Final = 3
 """So many more requests are on their way while what one has brought is looked at."""
 _READERS: Final = 4
 """Threads that wait for these, for all callers: more requests at once make no disk faster that was measured."""
+_FINDERS: Final = 4
+"""Threads that have LMDB find values that are not in memory."""
 _MOST_WAIT_S: Final = 0.1
 """For one's turn to look at values, and for a thread to begin with a read: milliseconds, unless somebody hangs in a page that the
 disk does not give, who must not stop others.
@@ -85,6 +87,7 @@ class PayloadFile:
 
     def __init__(self, environment: lmdb.Environment) -> None:
         """Where the file system does not read past the page cache (O_DIRECT), the rest is done all the same."""
+        self._environment = environment
         self._page_bytes = int(environment.stat()["psize"])
         self._path = path = Path(environment.path()) / "data.mdb"
         with lmdb_errors(f"opening {path}"):
@@ -104,6 +107,7 @@ class PayloadFile:
         self._are_small = False
         """Whether values that were looked at last share their pages with others."""
         self._readers = ReadAhead("kvstore-read", _READERS)
+        self._finders = ReadAhead("kvstore-find", _FINDERS)
 
     def examined(
         self,
@@ -120,15 +124,23 @@ class PayloadFile:
         found: list[MissReason | None] = [MissReason.ABSENT] * len(keys)
         places = []
         cursor = txn.cursor()
-        with self._turn(self._alone if self._are_small else self._at_once):
-            for position, key in enumerate(keys):
-                if cursor.set_key(key):
-                    place = self._place(cursor, position)
-                    self._are_small = place is None
-                    if place is None:
-                        found[position] = examine(position, cursor.value())
-                    else:
-                        places.append(place)
+        touching: list[Future[None]] = []
+        try:
+            with self._turn(self._alone if self._are_small else self._at_once):
+                for position, key in enumerate(keys):
+                    if cursor.set_key(key):
+                        place = self._place(cursor, position)
+                        self._are_small = place is None
+                        if place is None:
+                            found[position] = examine(position, cursor.value())
+                        else:
+                            if not places and pages_absent(place.address, place.num_bytes):
+                                touching = self._touched(keys[position + 1 :])
+                            places.append(place)
+        finally:
+            wait(
+                [each for each in touching if not each.cancel()]
+            )  # the environment may be closed when this call is over
         in_memory, absent = _parted(places)
         if in_memory:
             with self._turn(self._at_once):
@@ -144,6 +156,19 @@ class PayloadFile:
                             reason = examine(place.position, txn.get(keys[place.position]))
                         found[place.position] = reason
         return found
+
+    def _touched(self, keys: Sequence[bytes]) -> list[Future[None]]:
+        """Have other threads look for these values, which are probably not in memory either: LMDB reads the first page of each that it is
+        asked for, one after the other, and each waits for the disk.
+        """
+        parts = [keys[number::_FINDERS] for number in range(min(_FINDERS, len(keys)))]
+        return [self._finders.put(partial(self._touch, part)) for part in parts]
+
+    def _touch(self, keys: Sequence[bytes]) -> None:
+        with self._environment.begin(buffers=True) as txn:
+            cursor = txn.cursor()
+            for key in keys:
+                cursor.set_key(key)
 
     def _looked_at(
         self, places: list[_Place], spans: list[Span], prove: Prove | None, found: list[MissReason | None]
@@ -166,6 +191,7 @@ class PayloadFile:
     def close(self) -> None:
         """Nobody may read any more."""
         self._readers.close()
+        self._finders.close()
         os.close(self._file)
 
     @contextmanager

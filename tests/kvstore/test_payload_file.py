@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from kvstore import BlockLayout, MissReason, StoreFailed
-from kvstore.disk import payload_file
+from kvstore.disk import payload_file, read_ahead
 from kvstore.disk.buffers import Buffers, huge_pages
 from kvstore.disk.page_cache import drop, share_absent
 from kvstore.testing import LAWS, assert_holds, fill, noise, read, reasons
@@ -115,6 +115,32 @@ def test_while_one_request_is_looked_at_others_read_on(open_lmdb, nothing_in_mem
     assert_holds(store, refs, blocks)
     assert len(names) == len(refs)
     assert len(set(names[: together.parties])) == together.parties
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("absent", [0, 1])
+def test_where_values_are_not_in_memory_others_look_for_them_too(open_lmdb, monkeypatch, absent, fails):
+    """For each but the first, whose place tells it; it is no matter whether they find it."""
+    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: absent)
+    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
+    refs, blocks = fill(store, 12)
+    touch, touched = payload_file.PayloadFile._touch, []
+
+    def noted(file, keys):
+        touched.extend(keys)
+        if fails:
+            raise OSError(errno.EIO, "input/output error")
+        touch(file, keys)
+
+    def at_once(read):
+        future = Future()
+        read_ahead._do(future, read)
+        return future
+
+    monkeypatch.setattr(payload_file.PayloadFile, "_touch", noted)
+    monkeypatch.setattr(store._tables._payload._finders, "put", at_once)
+    assert_holds(store, refs, blocks)
+    assert sorted(touched) == (sorted(store._form.entry_key(ref.key) for ref in refs[1:]) if absent else [])
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
