@@ -122,7 +122,7 @@ class PayloadFile:
         its map is looked for there again. Raises Unsound if a part of the file is gone, OSError if the disk cannot read.
         """
         found: list[MissReason | None] = [MissReason.ABSENT] * len(keys)
-        places = []
+        places: list[_Place] = []
         cursor = txn.cursor()
         touching: list[Future[None]] = []
         try:
