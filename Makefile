@@ -58,7 +58,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: setup demo test browser check mutate faults faults-peers index-peers ttft-peers crash bench bench-admin bench-codec \
 	bench-disk bench-index bench-keeping bench-load-or-compute bench-load-or-compute-engine bench-overheads bench-restart \
-	bench-quotas bench-record bench-simulate bench-trace churn figures soak format sizes gpu-check gpu-rehearsal clean help
+	bench-quotas bench-record bench-simulate bench-trace bench-ttft churn figures soak format sizes gpu-check gpu-rehearsal clean help
 
 # ---- set-up: three stamps, so that a change redoes only what depends on it -------------------------------------------
 
@@ -180,6 +180,9 @@ format: setup ## let the formatter have its way
 
 bench: setup ## time to first token from each tier; BENCH_ARGS="..." for other sizes
 	@$(BIN)/kvtide bench ttft --model $(or $(MODEL),demo) $(BENCH_ARGS)
+
+bench-ttft: setup ## the same behind 1,024, 4,096 and 7,168 tokens, with all gates (5 minutes); TTFT_ARGS="--json FILE"
+	@$(BIN)/kvtide bench ttft --prefix-tokens 4096,1024,7168 --repeats 3 --cold-repeats 1 --phases 1 --threads 2 $(TTFT_ARGS)
 
 figures: setup ## README.md's tables, charts and numbers anew, from benchmarks/results
 	@$(BIN)/python -m tools.figures

@@ -5,7 +5,7 @@ blocks behind shared system prompts of 32, and a tree that branches every fourth
 a process of its own, its files in the page cache: when the first lookup was answered, when all was in, the processor time of
 that, the longest time that one turn of the thread that drives took, and the memory that a block takes in the end. Then an
 engine with the converted demo model starts, with our compiled files and without (`benchmarks.engine_start`), in turns with
-a process that loads the model by transformers alone: what an engine takes beyond that is ours.
+a process that loads the model by transformers alone: what an engine takes beyond that is ours. Processor time counts the processes that compile as well.
 """
 
 import argparse
@@ -165,6 +165,7 @@ def _own_bytes() -> int:
 def _in_a_process(module: str, *arguments: object, root: Path = _ROOT) -> dict[str, Any]:
     command = [sys.executable, "-m", module, *map(str, arguments)]
     environ = {**os.environ, "PYTHONPATH": str(root)}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled to Python's own code
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=root, env=environ)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer

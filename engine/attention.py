@@ -58,15 +58,28 @@ def paged_attention(
     """
     assert paged is not None, "paged attention needs the batch: call the model through Model.forward"
     _refuse_unknown(attention_mask, dropout, unknown)
-    batch = paged.batch
-    if sliding_window not in batch.calls:
+    if sliding_window not in paged.batch.calls:
         raise ValueError(
             f"a layer's sliding window of {sliding_window} tokens is not what the model's config says"
         )
-    paged.before_layer(module.layer_idx)  # type: ignore[arg-type]  # transformers numbers its layers
-    layer = paged.pool.layer_view(module.layer_idx)  # type: ignore[arg-type]  # transformers numbers its layers
-    _write(layer, key, value, batch)
-    return attend(query, layer, batch, sliding_window, scaling), None
+    number: int = module.layer_idx  # type: ignore[assignment]  # transformers numbers its layers
+    return attend_over(number, query, key, value, paged, sliding_window, scaling), None
+
+
+def attend_over(
+    number: int,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    paged: PagedKV,
+    window: int | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """The same for the layer of this number, whose window the batch was built for; of rows without dummy rows too."""
+    paged.before_layer(number)
+    layer = paged.pool.layer_view(number)
+    _write(layer, key, value, paged.batch)
+    return attend(query, layer, paged.batch, window, scaling)
 
 
 def attend(
@@ -80,7 +93,7 @@ def attend(
     calls = batch.calls[window]
     if isinstance(calls, FlashInferCall):
         return calls.attend(query, layer, scaling)
-    if len(calls) == 1 and batch.num_rows == batch.num_tokens:
+    if len(calls) == 1 and query.shape[2] == batch.num_tokens:
         return _attend(calls[0], query, layer, batch.gather, scaling)
     out = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
     for call in calls:
@@ -101,7 +114,8 @@ def _refuse_unknown(mask: torch.Tensor | None, dropout: float, unknown: dict[str
 
 
 def _write(layer: torch.Tensor, key: torch.Tensor, value: torch.Tensor, batch: Batch) -> None:
-    place = (batch.slots, batch.offsets)
+    num_rows = key.shape[2]
+    place = (batch.slots[:num_rows], batch.offsets[:num_rows])
     layer[:, 0].index_put_(place, key[0].transpose(0, 1).to(layer.dtype))
     layer[:, 1].index_put_(place, value[0].transpose(0, 1).to(layer.dtype))
 

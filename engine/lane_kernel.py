@@ -2,29 +2,23 @@
 
 A lane is a query row of one head. Lanes lie side by side in vector registers, so that every step, the softmax too, is the same
 arithmetic in all of them and none knows of another: a lane's bits follow from its query and from the keys that it sees, and from
-nothing else. Importing this takes numba, half a second; `attending` compiles, for some seconds, or loads what an earlier process
-compiled.
+nothing else. Who compiles imports this, and nobody else: engine/native.py has what it becomes.
 
 The softmax is the online one of FlashAttention (Dao et al., 2022).
 """
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
-from numba import njit, types
-from numba.np.numpy_support import from_dtype
+from numba import njit
 
-from kvstore.kernels import compiled
+from kvstore.scratch import allocate, floats_at, free
 
-from .lane_products import SOURCES, dot, dot_add, dot_pairs, dot_pairs_add
+from .lane_products import dot, dot_add, dot_pairs, dot_pairs_add
+from .lane_signals import next_number
 from .lane_vectors import (
     REGISTER_BYTES,
     ROW_BYTES,
-    ROWS,
-    UNIT,
-    WIDTH,
     add,
     everywhere,
     exp2,
@@ -34,16 +28,14 @@ from .lane_vectors import (
     load_any,
     load_pairs,
     madd,
-    next_number,
     paired,
     prefetch,
     seen_of,
     store,
 )
-
-CHUNK: Final = 128
-"""Tokens of which the scores are computed together, and one maximum is taken. They begin at multiples of it, so that a lane's bits
-do not depend on where a call begins."""
+from .lane_words import put
+from .native import CHUNK, ROWS, UNIT, WIDTH
+from .waiting import INSIDE, done
 
 MAXIMUM, TOTAL, FACTOR, FIRST, LAST = range(5)
 """What is known of each lane of a unit: its largest score so far, the sum of its weights, what its sums are next to be multiplied
@@ -54,10 +46,8 @@ _NONE_YET: Final = np.float32(-1e30)
 
 _LINE_BYTES: Final = 64
 
-_COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
 
-
-@njit(**_COMPILED)
+@njit(**INSIDE)
 def _places(layer: Any, slots: Any, known: Any, head: int, token: int, zeros: Any) -> Any:
     """Where a token's key and value of one head begin; both at `zeros` where no slot is known for it."""
     if token < known[0] or token >= known[1]:
@@ -72,7 +62,7 @@ def _places(layer: Any, slots: Any, known: Any, head: int, token: int, zeros: An
     return key, key + layer.strides[1]
 
 
-@njit(**_COMPILED)
+@njit(**INSIDE)
 def _fetch(
     layer: Any, slots: Any, known: Any, heads: Any, begin: int, part: int, num_parts: int, zeros: Any
 ) -> None:
@@ -86,7 +76,7 @@ def _fetch(
                 prefetch(value + at)
 
 
-@njit(**_COMPILED)
+@njit(**INSIDE)
 def _read(
     layer: Any,
     slots: Any,
@@ -106,12 +96,15 @@ def _read(
     these.   keys, values: [heads, CHUNK, dim].
     """
     dim, size, step = layer.shape[4], layer.itemsize, layer.strides[3]
+    head_bytes = CHUNK * dim * 4
     for token in range(begin, begin + num_tokens, 2 if pairs else 1):
         key, value = _places(layer, slots, known, heads[0], token, zeros)
         next_key, next_value = _places(layer, slots, known, heads[0], token + 1, zeros) if pairs else (0, 0)
         place = (token - begin) * (dim * 2 if pairs else dim * 4)
         for head in range(heads[1] - heads[0]):
-            to_key, to_value = keys[head].ctypes.data + place, values[head].ctypes.data + place
+            # addresses: a view of an array costs as much as what is read for it
+            to_key = keys.ctypes.data + head * head_bytes + place
+            to_value = values.ctypes.data + head * head_bytes + place
             if pairs:
                 for at in range(0, dim * 2, REGISTER_BYTES):
                     store(to_key + at, load(key + at))
@@ -126,16 +119,16 @@ def _read(
             next_key, next_value = next_key + step, next_value + step
 
 
-@njit(**_COMPILED)
+@njit(**INSIDE)
 def _begin(
     query: Any, group: int, head: int, lane: int, start: int, window: int, lanes: Any, state: Any
 ) -> None:
     """Queries of a unit side by side in `lanes` [dim, UNIT], in pairs of bfloat16 where they are that, and its `state`."""
-    num_rows, dim = query.shape[1], query.shape[2]
+    num_rows, dim = query.shape[0], query.shape[2]
     words = lanes.view(np.uint32)
     for column in range(UNIT):
         row, member = divmod(min(lane + column, num_rows * group - 1), group)  # the last one is repeated
-        numbers = query[head * group + member, row]
+        numbers = query[row, head * group + member]
         if is_bfloat16(query):
             for pair in range(dim // 2):
                 words[pair, column] = np.uint32(numbers[2 * pair]) | np.uint32(numbers[2 * pair + 1]) << 16
@@ -146,7 +139,7 @@ def _begin(
         state[FIRST, column], state[LAST, column] = start + row - window + 1, start + row
 
 
-@njit(**_COMPILED)
+@njit(**INSIDE)
 def _hide(scores: int, num_tokens: int, token: int, state: int) -> None:
     """-inf in the scores of what a column's lanes do not see."""
     first, last = load(state + FIRST * ROW_BYTES), load(state + LAST * ROW_BYTES)
@@ -154,7 +147,7 @@ def _hide(scores: int, num_tokens: int, token: int, state: int) -> None:
         store(scores + at * ROW_BYTES, seen_of(load(scores + at * ROW_BYTES), token + at, first, last))
 
 
-@njit(**_COMPILED)
+@njit(**INSIDE)
 def _weigh(scores: int, num_tokens: int, state: int, scale: float, pairs: bool) -> None:
     """A register's column of scores to weights, by the largest so far; what earlier sums are to be multiplied with, to FACTOR.
 
@@ -187,7 +180,7 @@ def _weigh(scores: int, num_tokens: int, state: int, scale: float, pairs: bool) 
     store(state + TOTAL * ROW_BYTES, madd(load(state + TOTAL * ROW_BYTES), factor, add(total, other)))
 
 
-@njit(**_COMPILED)
+@njit(**INSIDE)
 def _score(
     keys: int, lanes: int, scores: int, num_tokens: int, dim: int, pairs: bool, coming: Any, part: int
 ) -> None:
@@ -201,7 +194,7 @@ def _score(
             dot(keys + token * dim * 4, dim * 4, 4, lanes, scores + token * ROW_BYTES, 0, dim)
 
 
-@njit(**_COMPILED)
+@njit(**INSIDE)
 def _sum_up(
     values: int, weights: int, sums: int, factors: int, num_tokens: int, dim: int, pairs: bool
 ) -> None:
@@ -214,7 +207,7 @@ def _sum_up(
             dot_add(values + number * 4, 4, dim * 4, weights, target, factors, num_tokens)
 
 
-@njit(**_COMPILED)
+@njit(**INSIDE)
 def _step(
     keys: Any,
     values: Any,
@@ -243,37 +236,32 @@ def _step(
     _sum_up(values.ctypes.data, at_scores, sums.ctypes.data, factors, num_tokens, dim, pairs)
 
 
-@njit(**_COMPILED)
+@njit(**INSIDE)
 def _finish(out: Any, group: int, head: int, lane: int, sums: Any, state: Any) -> None:
     num_rows, _, dim = out.shape
     for column in range(min(UNIT, num_rows * group - lane)):
         row, member = divmod(lane + column, group)
         share = np.float32(1) / state[TOTAL, column]
         for number in range(dim):
-            out[row, head * group + member, number] = sums[number, column] * share
+            put(out, (row, head * group + member, number), sums[number, column] * share)
 
 
-@cache
-def attending(query: Any, layer: Any) -> Callable[..., None]:
-    """`_attend`, compiled for the dtypes of these: for any strides, so that no call has another version made while somebody waits."""
-    floats, numbers = types.Array(types.float32, 3, "C"), types.Array(types.int64, 1, "C")
-    signature = types.void(
-        types.Array(from_dtype(query), 3, "A"),
-        types.Array(from_dtype(layer), 5, "A"),
-        numbers,
-        types.UniTuple(types.int64, 2),
-        types.int64,
-        types.int64,
-        types.float64,
-        types.int64,
-        types.int64,
-        floats,
-        numbers,
-    )
-    return compiled(_attend, [signature], **_COMPILED)
+@njit(**INSIDE)
+def num_takes(num_rows: int, group: int, kv_heads: int, together: int, wide: int) -> int:
+    """Tasks that `attend` has for its threads."""
+    return -(-num_rows * group // (wide * UNIT)) * -(-kv_heads // together)
 
 
-def _attend(
+@njit(**INSIDE)
+def _memory_bytes(together: int, wide: int, dim: int, kv_heads: int) -> int:
+    """Of all that a thread computes in, to begin at a line of the cache."""
+    units = together * wide
+    lanes, keys = 2 * units * dim * ROW_BYTES, 2 * together * CHUNK * dim * 4
+    return lanes + keys + (5 * units + CHUNK) * ROW_BYTES + kv_heads * dim * 4 + _LINE_BYTES
+
+
+@njit(**INSIDE)
+def attend(
     query: Any,
     layer: Any,
     slots: Any,
@@ -284,32 +272,48 @@ def _attend(
     together: int,
     wide: int,
     out: Any,
-    queue: Any,
+    progress: Any,
 ) -> None:
     """Attention of a chunk's rows; any number of threads may compute one together, each by a call with the same arguments.
 
-    query: [heads, rows, dim] of float32, or of bfloat16 as uint16 words.   layer: [slots, 2, block_tokens, kv_heads, dim] of
+    query: [rows, heads, dim] of float32, or of bfloat16 as uint16 words.   layer: [slots, 2, block_tokens, kv_heads, dim] of
     float32, or of such words, as it must be where the query is.   slots: int64, of the blocks of the tokens from known[0] to
     known[1]; all that a row sees is there.   start: the first row's position.   window: tokens that a row sees, itself among
     them.   scale: of the scores, times log2(e).   together: of how many KV heads a thread takes lanes at a time, and wide: how
-    many units of each; for them it reads the blocks once.   out: float32 [rows, heads, dim].   queue: int64 [1], 0 before the first call.
+    many units of each; for them it reads the blocks once.   out: [rows, heads, dim], as the query is.   progress: int64 [2], 0 before
+    the first call.
     """
     pairs = is_bfloat16(query)
-    num_heads, num_rows, dim = query.shape
+    num_rows, num_heads, dim = query.shape
     kv_heads = layer.shape[3]
     group = num_heads // kv_heads
-    lanes = np.empty((together, wide, dim, UNIT), np.float32)
-    sums, state = np.empty_like(lanes), np.empty((together, wide, 5, UNIT), np.float32)
-    keys = np.empty((together, CHUNK, dim), np.float32)
-    values, scores = np.empty_like(keys), np.empty((CHUNK, UNIT), np.float32)
-    zeros = np.zeros(kv_heads * dim, np.float32)
-    num_takes, runs = -(-num_rows * group // (wide * UNIT)), -(-kv_heads // together)
+    lane_bytes, key_bytes = together * wide * dim * ROW_BYTES, together * CHUNK * dim * 4
+    memory = allocate(_memory_bytes(together, wide, dim, kv_heads))
+    if memory == 0:
+        raise MemoryError
+    at = -(-memory // _LINE_BYTES) * _LINE_BYTES
+    lanes = floats_at(at, (together, wide, dim, UNIT))
+    sums = floats_at(at + lane_bytes, (together, wide, dim, UNIT))
+    at += 2 * lane_bytes
+    keys, values = (
+        floats_at(at, (together, CHUNK, dim)),
+        floats_at(at + key_bytes, (together, CHUNK, dim)),
+    )
+    at += 2 * key_bytes
+    state = floats_at(at, (together, wide, 5, UNIT))
+    at += together * wide * 5 * ROW_BYTES
+    scores = floats_at(at, (CHUNK, UNIT))
+    zeros = floats_at(at + CHUNK * ROW_BYTES, (kv_heads * dim,))
+    zeros[:] = 0
+    runs = -(-kv_heads // together)
+    all_takes = num_takes(num_rows, group, kv_heads, together, wide)
     while True:
-        take = next_number(queue.ctypes.data)
-        if take >= num_takes * runs:
-            return
+        take = next_number(progress.ctypes.data)
+        if take >= all_takes:
+            free(memory)
+            break
         # the last rows first: they see most, and the threads are to end together
-        run, lane = take % runs, (num_takes - 1 - take // runs) * wide * UNIT
+        run, lane = take % runs, (all_takes // runs - 1 - take // runs) * wide * UNIT
         heads = (run * together, min(run * together + together, kv_heads))
         num_units = min(wide, -(-(num_rows * group - lane) // UNIT))
         all_units = (heads[1] - heads[0]) * num_units
@@ -345,7 +349,21 @@ def _attend(
             head, unit = divmod(one, num_units)
             at = lane + unit * UNIT
             _finish(out, group, heads[0] + head, at, sums[head, unit], state[head, unit])
+        done(progress, 0)
 
 
-# so that numba looks at those files too
-_attend.__qualname__ += "_" + SOURCES
+def _attend(
+    query: Any,
+    layer: Any,
+    slots: Any,
+    known: Any,
+    start: int,
+    window: int,
+    scale: float,
+    together: int,
+    wide: int,
+    out: Any,
+    progress: Any,
+) -> None:
+    """`attend`, to be called from Python."""
+    attend(query, layer, slots, known, start, window, scale, together, wide, out, progress)

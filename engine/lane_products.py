@@ -3,25 +3,19 @@
 What is here is called from compiled functions alone. Addresses are int64, and need not be aligned.
 """
 
-import hashlib
-from pathlib import Path
 from typing import Any, Final
 
 from llvmlite import ir
 from numba import types
 
-from . import lane_vectors
 from .lane_vectors import (
     F32,
     FLOATS,
-    HAS_PAIRS,
     I32,
     I64,
     PAIRS,
     REGISTER_BYTES,
     ROW_BYTES,
-    ROWS,
-    VECTORS,
     bring,
     call,
     fetch,
@@ -30,15 +24,22 @@ from .lane_vectors import (
     intrinsic,
     put,
     splat,
+    total,
 )
-
-SOURCES: Final = hashlib.sha256(
-    b"".join(Path(name).read_bytes() for name in (lane_vectors.__file__, __file__))
-).hexdigest()[:16]
-"""What compiled code is made of besides what numba looks at to tell whether what it has kept is of that: the file of the function."""
+from .native import HAS_PAIRS, ROWS, VECTORS, WIDTH
 
 FETCH_BYTES: Final = ROW_BYTES // 8
 """What a product brings near of what is read later, for each of its steps: as much as it reads, by 64 rows."""
+
+
+def _multiplied(builder: Any, left: Any, right: Any, addend: Any, *, pairs: bool) -> Any:
+    """Left * right + addend in each lane, or both products of a pair."""
+    if not pairs:
+        return fma(builder, left, right, addend)
+    if not HAS_PAIRS:  # it is compiled all the same, and never reached
+        return addend
+    operands = (builder.bitcast(one, PAIRS) for one in (left, right))
+    return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", addend, *operands)
 
 
 def _product(*, pairs: bool, adds: bool = False, fetches: bool = False, num_rows: int = ROWS) -> Any:
@@ -52,14 +53,6 @@ def _product(*, pairs: bool, adds: bool = False, fetches: bool = False, num_rows
 
     def load_left(builder: Any, address: Any) -> Any:
         return splat(builder, fetch(builder, address, I32 if pairs else F32))
-
-    def multiply(builder: Any, left: Any, right: Any, addend: Any) -> Any:
-        if not pairs:
-            return fma(builder, left, right, addend)
-        if not HAS_PAIRS:  # it is compiled all the same, and never reached
-            return addend
-        operands = (builder.bitcast(one, PAIRS) for one in (left, right))
-        return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", addend, *operands)
 
     def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
         left, left_row, left_step, right, sums, factors, num_steps = given
@@ -87,7 +80,7 @@ def _product(*, pairs: bool, adds: bool = False, fetches: bool = False, num_rows
             bring(builder, at(factors, step, FETCH_BYTES))
         numbers = [load_left(builder, at(column, left_row, i)) for i in range(num_rows)]
         then = [
-            [multiply(builder, numbers[i], lanes[j], now[i][j]) for j in range(VECTORS)]
+            [_multiplied(builder, numbers[i], lanes[j], now[i][j], pairs=pairs) for j in range(VECTORS)]
             for i in range(num_rows)
         ]
         next_step = builder.add(step, ir.Constant(I64, 1))
@@ -128,3 +121,64 @@ dot_pairs: Final = _product(pairs=True)
 dot_pairs_add: Final = _product(pairs=True, adds=True)
 dot_pairs_fetch: Final = _product(pairs=True, fetches=True)
 dot_pairs_one: Final = _product(pairs=True, num_rows=1)
+
+
+def _row_products(*, pairs: bool, num_left: int, num_right: int) -> Any:
+    """Sums over k of left[i, k] * right[j, k], to sums[i, j] of float32: WIDTH sums, one of which takes every WIDTH-th product, or as many
+    pairs of bfloat16, and these added by halves. Numbers of a row lie side by side.
+
+    left_row, right_row, sums_row: bytes from one row to the next.   num_steps: registers full of numbers in a row.
+    """
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        left, left_row, right, right_row, sums, sums_row, num_steps = given
+
+        def at(base: Any, step: Any, times: int) -> Any:
+            return builder.add(base, builder.mul(step, ir.Constant(I64, times)))
+
+        places = [(i, j) for i in range(num_left) for j in range(num_right)]
+        before, loop, after = builder.block, *map(builder.append_basic_block, ("step", "done"))
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        step, now = builder.phi(I64), {place: builder.phi(FLOATS) for place in places}
+        offset = builder.mul(step, ir.Constant(I64, REGISTER_BYTES))
+        lefts = [fetch(builder, builder.add(at(left, left_row, i), offset)) for i in range(num_left)]
+        rights = [fetch(builder, builder.add(at(right, right_row, j), offset)) for j in range(num_right)]
+        then = {(i, j): _multiplied(builder, lefts[i], rights[j], now[i, j], pairs=pairs) for i, j in places}
+        next_step = builder.add(step, ir.Constant(I64, 1))
+        for phi, first, following in (
+            (step, ir.Constant(I64, 0), next_step),
+            *((now[place], floats(0.0), then[place]) for place in places),
+        ):
+            phi.add_incoming(first, before)
+            phi.add_incoming(following, loop)
+        builder.cbranch(builder.icmp_signed("<", next_step, num_steps), loop, after)
+        builder.position_at_end(after)
+        for i, j in places:
+            put(builder, at(at(sums, sums_row, i), ir.Constant(I64, 4), j), total(builder, then[i, j]))
+        return context.get_dummy_value()
+
+    @intrinsic
+    def product(
+        _context: Any,
+        _left: Any,
+        _left_row: Any,
+        _right: Any,
+        _right_row: Any,
+        _sums: Any,
+        _sums_row: Any,
+        _num_steps: Any,
+    ) -> Any:
+        return types.void(*[types.int64] * 7), emit
+
+    return product
+
+
+ROW_LEFT: Final = 4 if WIDTH == 16 else 2
+ROW_RIGHT: Final = 4
+"""Of `rows_by_rows`: rows that are multiplied with each other."""
+
+rows_by_rows: Final = _row_products(pairs=False, num_left=ROW_LEFT, num_right=ROW_RIGHT)
+row_by_rows: Final = _row_products(pairs=False, num_left=1, num_right=ROW_RIGHT)
+rows_by_rows_pairs: Final = _row_products(pairs=True, num_left=ROW_LEFT, num_right=ROW_RIGHT)
+row_by_rows_pairs: Final = _row_products(pairs=True, num_left=1, num_right=ROW_RIGHT)

@@ -8,37 +8,14 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 from numba import extending, types
-from numba.core import cgutils, config
-from numba.core.codegen import get_host_cpu_features
+from numba.core import cgutils
 from numba.extending import models, register_model
+
+from .native import HAS_PAIRS, UNIT, WIDTH
 
 intrinsic: Any = extending.intrinsic
 """Its type says that what it makes is called as it is written, with the context; it is called without."""
 
-
-def _features() -> str:
-    """The instructions that numba compiles for, which its settings may make less than this processor has: else LLVM would end the process."""
-    settings: Any = config  # its names are made when it is imported
-    if settings.DISABLE_JIT:
-        return ""
-    found = get_host_cpu_features() if settings.CPU_FEATURES is None else settings.CPU_FEATURES
-    return str(found)
-
-
-_HAS: Final = frozenset(name[1:] for name in _features().split(",") if name.startswith("+"))
-
-WIDTH: Final = 16 if "avx512f" in _HAS else 8 if {"avx2", "fma"} <= _HAS else 0
-"""Lanes of one register; 0 where the kernel would be slow."""
-
-HAS_PAIRS: Final = WIDTH == 16 and "avx512bf16" in _HAS
-"""Whether there are products of bfloat16 by twos, summed in float32."""
-
-# A product keeps ROWS x VECTORS sums in registers, of which AVX-512 has 32 and AVX2 has 16, and needs some more.
-VECTORS: Final = 3 if WIDTH == 16 else 2
-ROWS: Final = 8 if WIDTH == 16 else 4
-
-UNIT: Final = VECTORS * (WIDTH or 1)
-"""Lanes that are computed together: what threads share out among them."""
 
 REGISTER_BYTES: Final = 4 * (WIDTH or 1)
 ROW_BYTES: Final = UNIT * 4
@@ -128,6 +105,21 @@ def fma(builder: Any, left: Any, right: Any, addend: Any) -> Any:
     return call(builder, f"llvm.fma.v{WIDTH}f32", left, right, addend)
 
 
+def total(builder: Any, vector: Any) -> Any:
+    """All its lanes added: one half to the other, and so on."""
+    width = WIDTH or 1
+    while width > 1:
+        width //= 2
+        halves = (
+            builder.shuffle_vector(
+                vector, vector, ir.Constant(ir.VectorType(I32, width), [*range(first, first + width)])
+            )
+            for first in (0, width)
+        )
+        vector = builder.fadd(*halves)
+    return builder.extract_element(vector, ir.Constant(I32, 0))
+
+
 @intrinsic
 def load(_context: Any, _address: Any) -> Any:
     """The float32 numbers at an address."""
@@ -167,6 +159,43 @@ def store(_context: Any, _address: Any, _vector: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, _VECTOR), emit
+
+
+@intrinsic
+def store_any(_context: Any, array: Any, _address: Any, _vector: Any) -> Any:
+    """Put numbers at an address in an array of float32, or of bfloat16 as words: rounded to the nearest."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        _, address, vector = given
+        if array.dtype == types.uint16:
+            bits = builder.lshr(_rounded(builder, vector), _ints(16))
+            vector = builder.trunc(bits, _HALVES)
+        builder.store(vector, builder.inttoptr(address, vector.type.as_pointer())).align = 2
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, _VECTOR), emit
+
+
+@intrinsic
+def word_at(_context: Any, array: Any, _address: Any) -> Any:
+    """What an array has at an address."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        kind = context.get_value_type(array.dtype).as_pointer()
+        return builder.load(builder.inttoptr(given[1], kind))
+
+    return array.dtype(array, types.int64), emit
+
+
+@intrinsic
+def put_word(_context: Any, array: Any, _address: Any, _word: Any) -> Any:
+    """Have an array hold that at an address."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        builder.store(given[2], builder.inttoptr(given[1], given[2].type.as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64, array.dtype), emit
 
 
 @intrinsic
@@ -254,6 +283,13 @@ def silu(_context: Any, _numbers: Any) -> Any:
     return _VECTOR(_VECTOR), emit
 
 
+def _rounded(builder: Any, vector: Any) -> Any:
+    """Words of which the upper half is the nearest bfloat16."""
+    bits = builder.bitcast(vector, _INTS)
+    odd = builder.and_(builder.lshr(bits, _ints(16)), _ints(1))
+    return builder.add(bits, builder.add(odd, _ints(0x7FFF)))
+
+
 @intrinsic
 def paired(_context: Any, _first: Any, _second: Any) -> Any:
     """Both as bfloat16, rounded to the nearest, side by side in each lane."""
@@ -268,13 +304,9 @@ def paired(_context: Any, _first: Any, _second: Any) -> Any:
             mixed = builder.shuffle_vector(words, words, ir.Constant(ir.VectorType(I32, 2 * WIDTH), order))
             return builder.bitcast(mixed, FLOATS)
 
-        def rounded(vector: Any) -> Any:
-            bits = builder.bitcast(vector, _INTS)
-            odd = builder.and_(builder.lshr(bits, _ints(16)), _ints(1))
-            return builder.add(bits, builder.add(odd, _ints(0x7FFF)))
-
-        first = builder.lshr(rounded(given[0]), _ints(16))
-        return builder.bitcast(builder.or_(first, builder.and_(rounded(given[1]), _ints(-1 << 16))), FLOATS)
+        first, second = (_rounded(builder, one) for one in given)
+        both = builder.or_(builder.lshr(first, _ints(16)), builder.and_(second, _ints(-1 << 16)))
+        return builder.bitcast(both, FLOATS)
 
     return _VECTOR(_VECTOR, _VECTOR), emit
 
@@ -288,71 +320,6 @@ def prefetch(_context: Any, _address: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64), emit
-
-
-@intrinsic
-def next_number(_context: Any, _address: Any) -> Any:
-    """The number at an address, that is one more for whoever comes next."""
-    return types.int64(types.int64), _adding_one("monotonic")
-
-
-@intrinsic
-def count(_context: Any, _address: Any) -> Any:
-    """Add one to the number at an address, once all that was written before can be seen. Gives what it was."""
-    return types.int64(types.int64), _adding_one("acq_rel")
-
-
-def _adding_one(ordering: str) -> Any:
-    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
-        counter = builder.inttoptr(given[0], I64.as_pointer())
-        return builder.atomic_rmw("add", counter, ir.Constant(I64, 1), ordering)
-
-    return emit
-
-
-@intrinsic
-def seen(_context: Any, _address: Any) -> Any:
-    """The number at an address, with all that was written before it was."""
-
-    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
-        return builder.load_atomic(builder.inttoptr(given[0], I64.as_pointer()), "acquire", 8)
-
-    return types.int64(types.int64), emit
-
-
-@intrinsic
-def ticks(_context: Any) -> Any:
-    """The processor's clock."""
-
-    def emit(_c: Any, builder: Any, _s: Any, _given: Any) -> Any:
-        kind = ir.FunctionType(I64, [])
-        return builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.readcyclecounter"), [])
-
-    return types.int64(), emit
-
-
-@intrinsic
-def rest(_context: Any) -> Any:
-    """Let a loop that waits take less of the core."""
-
-    def emit(context: Any, builder: Any, _s: Any, _given: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse2.pause"), [])
-        return context.get_dummy_value()
-
-    return types.void(), emit
-
-
-@intrinsic
-def sleep(_context: Any, _microseconds: Any) -> Any:
-    """At least so long."""
-
-    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
-        kind = ir.FunctionType(I32, [I32])
-        builder.call(cgutils.get_or_insert_function(builder.module, kind, "usleep"), given)
-        return context.get_dummy_value()
-
-    return types.void(types.uint32), emit
 
 
 @intrinsic

@@ -2,16 +2,16 @@
 
 import math
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from .native import CHUNK, UNIT, attending, registers, watching
 from .team import Team
 
-_VERSION = 2
+_VERSION = 3
 """Of the order in which the kernel adds up, on which the last bits of its results depend."""
 
 CACHE_BYTES: Final = 512 << 10
@@ -35,9 +35,6 @@ def has_lanes(device: torch.device, stored: torch.dtype, computed: torch.dtype, 
 def prepare(device: torch.device, stored: torch.dtype, computed: torch.dtype, head_dim: int) -> None:
     """Compile the kernel, or load what was compiled, where it will be called: half a second, or some."""
     if has_lanes(device, stored, computed, head_dim):
-        from .lane_kernel import attending
-        from .layer_kernel import watching
-
         attending(words(torch.empty(0, dtype=computed)).dtype, words(torch.empty(0, dtype=stored)).dtype)
         watching()  # of the team that calls it
 
@@ -45,14 +42,6 @@ def prepare(device: torch.device, stored: torch.dtype, computed: torch.dtype, he
 def version(device: torch.device) -> str:
     """Says which bits attention has on a device, as far as that is this module's: of the kernel, and of which calls are its own."""
     return "none" if device.type != "cpu" else "{}.{}.{}".format(_VERSION, *map(int, registers()))
-
-
-@cache
-def registers() -> tuple[int, bool]:
-    """Of this processor, as the kernel says. Imported when it is first asked for: numba takes half a second."""
-    from .lane_vectors import HAS_PAIRS, WIDTH
-
-    return WIDTH, HAS_PAIRS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,14 +60,17 @@ class LaneCall:
     window: int | None
     team: Team
 
+    @property
+    def seen_tokens(self) -> int:
+        """That a row sees at most."""
+        return _ALL_TOKENS if self.window is None else self.window
+
     def attend(self, query: torch.Tensor, layer: torch.Tensor, scaling: float | None) -> torch.Tensor:
         """The call's rows of engine/attention.py's `attend`, [1, rows, heads, head_dim], of all rows' queries."""
-        from .lane_kernel import attending
-
-        query = query[0, :, self.rows]
-        num_heads, num_rows, head_dim = query.shape
+        query = query[0, :, self.rows].transpose(0, 1)
+        num_rows, num_heads, head_dim = query.shape
         queries, blocks = words(query), words(layer)
-        out = torch.empty(num_rows, num_heads, head_dim, dtype=torch.float32)
+        out = torch.empty(num_rows, num_heads, head_dim, dtype=query.dtype)
         self.team.run(
             attending(queries.dtype, blocks.dtype),
             queries,
@@ -86,13 +78,18 @@ class LaneCall:
             self.slots,
             (self.first, self.start + num_rows),
             self.start,
-            _ALL_TOKENS if self.window is None else self.window,
-            (head_dim**-0.5 if scaling is None else scaling) * math.log2(math.e),
+            self.seen_tokens,
+            scale(scaling, head_dim),
             *shares(num_rows * num_heads // layer.shape[3], layer.shape[3], head_dim),
-            out.numpy(),
-            np.zeros(1, np.int64),
+            words(out),
+            np.zeros(2, np.int64),
         )
-        return out.to(query.dtype)[None]
+        return out[None]
+
+
+def scale(scaling: float | None, head_dim: int) -> float:
+    """Of scores, as the kernel takes it, which computes powers of two."""
+    return (head_dim**-0.5 if scaling is None else scaling) * math.log2(math.e)
 
 
 def shares(num_lanes: int, kv_heads: int, head_dim: int) -> tuple[int, int]:
@@ -100,9 +97,6 @@ def shares(num_lanes: int, kv_heads: int, head_dim: int) -> tuple[int, int]:
 
     As many as stay in a core's cache, which is how often the blocks are read; but no thread is to be left over.
     """
-    from .lane_kernel import CHUNK
-    from .lane_vectors import UNIT
-
     units, threads = -(-num_lanes // UNIT), torch.get_num_threads()
     head_bytes, unit_bytes = 2 * 4 * CHUNK * head_dim, 2 * 4 * UNIT * head_dim
     most = max(1, min(kv_heads, CACHE_BYTES // 2 // head_bytes))

@@ -1,41 +1,35 @@
-"""A decoder layer of Llama's kind around its attention, compiled for this processor: the kernel of engine/layers.py.
+"""A decoder layer of Llama's kind around its attention, for code that numba compiles: of engine/decoder_kernel.py.
 
 Each of the two functions is a run of stages, and each stage so many tasks. Threads take tasks by number, and one of a stage begins when
 all of the stage before are done: any number of threads can compute together, and come when they like. Numbers that are added up are
 added by one thread, in an order that follows from the layer's sizes alone: a row's bits do not depend on what is computed beside it.
 """
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any, Final
 
 import numpy as np
 from numba import njit, types
-from numba.np.numpy_support import from_dtype
 
-from kvstore.kernels import compiled
+from kvstore.scratch import on_stack
 
-from .lane_products import FETCH_BYTES, SOURCES, dot_fetch, dot_one, dot_pairs_fetch, dot_pairs_one
+from .lane_products import FETCH_BYTES, dot_fetch, dot_one, dot_pairs_fetch, dot_pairs_one
+from .lane_signals import next_number
 from .lane_vectors import (
     REGISTER_BYTES,
     ROW_BYTES,
-    ROWS,
-    UNIT,
-    WIDTH,
-    count,
+    add,
     everywhere,
     is_bfloat16,
     load,
     load_any,
     madd,
-    next_number,
-    rest,
-    seen,
     silu,
-    sleep,
     store,
-    ticks,
+    store_any,
 )
+from .lane_words import number, number_at, put, put_at
+from .native import ROWS, UNIT, WIDTH
+from .waiting import INSIDE, done, wait_for
 
 GROUP: Final = 64
 """Rows of which a task computes the products: while they are computed, another task's weights come near."""
@@ -46,81 +40,56 @@ FEW: Final = 16
 PROGRESS: Final = 5
 """Numbers of what threads know of each other: the next task, and how many are done of each stage."""
 
-_TRIES: Final = 64
-"""How often a thread looks at a number before it looks at the clock."""
 
-_MOST_TRIES: Final = 4096
-"""How often it looks before it sleeps a little: whoever it waits for has no core. To offer it its own by `sched_yield` would cost a turn."""
-
-_NAP_US: Final = 50
-
-_COMPILED: Final[dict[str, Any]] = {"nogil": True, "error_model": "numpy"}
+# Rows are addresses where they are many: a view of an array costs as much as some steps of a product.
 
 
-@njit(**_COMPILED)
-def _wait(progress: Any, stage: int, num_tasks: int) -> None:
-    """Until so many tasks of a stage are done."""
-    tries = 0
-    while seen(progress.ctypes.data + 8 * (1 + stage)) < num_tasks:
-        tries += 1
-        if tries < _MOST_TRIES:
-            rest()
-        else:
-            sleep(np.uint32(_NAP_US))
+_sums: Final = on_stack(types.float32, ROWS, UNIT)
+_two_sums: Final = on_stack(types.float32, 2 * ROWS, UNIT)
+_none: Final = on_stack(types.float32, 0, 0)
 
 
-@njit(**_COMPILED)
-def _done(progress: Any, stage: int) -> None:
-    """One more task of a stage is."""
-    count(progress.ctypes.data + 8 * (1 + stage))
+@njit(**INSIDE)
+def _row(numbers: Any, row: int) -> Any:
+    """Where a row of an array begins, of two dimensions."""
+    return numbers.ctypes.data + row * numbers.strides[0]
 
 
-@njit(**_COMPILED)
-def _number(words: Any, at: Any) -> Any:
-    """A number of an array, of float32 or of bfloat16 as words."""
-    if is_bfloat16(words):
-        return np.uint32(np.uint32(words[at]) << np.uint32(16)).view(np.float32)
-    return np.float32(words[at])
-
-
-@njit(**_COMPILED)
-def _put(words: Any, at: Any, number: Any) -> None:
-    """A number into such an array, rounded to the nearest."""
-    if is_bfloat16(words):
-        bits = np.float32(number).view(np.uint32)
-        words[at] = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-    else:
-        words[at] = number
-
-
-@njit(**_COMPILED)
-def _share(numbers: Any, epsilon: float, sums: Any) -> Any:
-    """What a row is multiplied with to have a mean square of 1."""
-    size, whole = numbers.size, numbers.size // WIDTH * WIDTH
+@njit(**INSIDE)
+def _share(numbers: Any, at: int, size: int, epsilon: float, sums: Any) -> Any:
+    """What `size` numbers, of an array from an address on, are multiplied with to have a mean square of 1."""
+    whole = size // WIDTH * WIDTH
     total = everywhere(np.float32(0))
-    for at in range(0, whole, WIDTH):
-        vector = load_any(numbers, numbers.ctypes.data + at * numbers.itemsize)
+    for step in range(0, whole, WIDTH):
+        vector = load_any(numbers, at + step * numbers.itemsize)
         total = madd(vector, vector, total)
     store(sums.ctypes.data, total)
     square = np.float32(0)
-    for at in range(WIDTH):
-        square += sums[0, at]
-    for at in range(whole, size):
-        square += _number(numbers, at) * _number(numbers, at)
+    for lane in range(WIDTH):
+        square += sums[0, lane]
+    for step in range(whole, size):
+        one = number_at(numbers, at + step * numbers.itemsize)
+        square += one * one
     return np.float32(1) / np.sqrt(square / np.float32(size) + np.float32(epsilon))
 
 
-@njit(**_COMPILED)
-def _normalise(rows: Any, weights: Any, epsilon: float, begin: int, out: Any, sums: Any) -> None:
-    """RMSNorm of FEW rows from `begin` on."""
-    for row in range(begin, min(begin + FEW, rows.shape[0])):
-        numbers, to = rows[row], out[row]
-        by = _share(numbers, epsilon, sums)
-        for at in range(numbers.size):
-            _put(to, at, _number(numbers, at) * by * _number(weights, at))
+@njit(**INSIDE)
+def normalise(rows: Any, weights: Any, epsilon: float, begin: int, end: int, out: Any, sums: Any) -> None:
+    """RMSNorm of rows. sums: scratch, [1, WIDTH] or more."""
+    size, of_weights, zero = rows.shape[1], weights.ctypes.data, everywhere(np.float32(0))
+    whole = size // WIDTH * WIDTH
+    for row in range(begin, end):
+        fro, to = _row(rows, row), _row(out, row)
+        by = _share(rows, fro, size, epsilon, sums)
+        for at in range(0, whole, WIDTH):
+            found = madd(load_any(rows, fro + at * rows.itemsize), everywhere(by), zero)
+            found = madd(found, load_any(weights, of_weights + at * weights.itemsize), zero)
+            store_any(out, to + at * out.itemsize, found)
+        for at in range(whole, size):
+            put(out, (row, at), number(rows, (row, at)) * by * number(weights, at))
 
 
-@njit(**_COMPILED)
+@njit(**INSIDE)
 def _multiply(left: Any, row: int, num_rows: int, panel: int, num_steps: int, ahead: int, sums: Any) -> None:
     """So many rows of `left`, ROWS or one, by a panel of weights. ahead: weights that will be read next."""
     at = left.ctypes.data + row * left.strides[0]
@@ -135,160 +104,215 @@ def _multiply(left: Any, row: int, num_rows: int, panel: int, num_steps: int, ah
         dot_one(at, 0, 4, panel, sums.ctypes.data, 0, num_steps)
 
 
-@njit(**_COMPILED)
+@njit(**INSIDE)
+def _ahead(weights: Any, panel: int, num_threads: int, coming: int) -> Any:
+    """Where a thread's next panel lies; behind the last one where the weights do that are multiplied with next, `coming`."""
+    panel += num_threads
+    if panel < weights.shape[0]:
+        return weights.ctypes.data + panel * weights.strides[0]
+    return coming + (panel - weights.shape[0]) * weights.strides[0]
+
+
+@njit(**INSIDE)
+def _add(sums: Any, i: int, numbers: Any, at: int, num_columns: int) -> None:
+    """So many numbers of an array, from an address on, to row i of a panel's sums."""
+    to, whole = _row(sums, i), num_columns // WIDTH * WIDTH
+    for column in range(0, whole, WIDTH):
+        found = load_any(numbers, at + column * numbers.itemsize)
+        store(to + column * 4, add(load(to + column * 4), found))
+    for column in range(whole, num_columns):
+        sums[i, column] += number_at(numbers, at + column * numbers.itemsize)
+
+
+@njit(**INSIDE)
+def _keep(sums: Any, i: int, out: Any, row: int, first: int, end: int) -> None:
+    """Row i of a panel's sums as columns of a row of `out`."""
+    fro, to, whole = _row(sums, i), _row(out, row) + first * out.itemsize, (end - first) // WIDTH * WIDTH
+    for column in range(0, whole, WIDTH):
+        store_any(out, to + column * out.itemsize, load(fro + column * 4))
+    for column in range(whole, end - first):
+        put(out, (row, first + column), sums[i, column])
+
+
+@njit(**INSIDE)
 def _product(
-    left: Any, weights: Any, bias: Any, task: int, num_threads: int, base: Any, out: Any, sums: Any
+    left: Any, rows: int, weights: Any, bias: Any, task: int, ahead: Any, base: Any, out: Any, sums: Any
 ) -> None:
     """Rows of a group by a panel of weights, to its columns of `out`: with the bias, if there is one, and with `base`, if there is one.
 
-    weights: [panels, steps, UNIT] of float32, or [panels, steps, 2 * UNIT] of bfloat16 by twos.
+    weights: [panels, steps, UNIT] of float32, or [panels, steps, 2 * UNIT] of bfloat16 by twos.   ahead: of `_ahead`, how many
+    threads there are and what comes.
     """
-    num_groups = -(-left.shape[0] // GROUP)
-    number, group = divmod(task, num_groups)
-    panel = weights.ctypes.data + number * weights.strides[0]
-    ahead = panel + num_threads * weights.strides[0]
-    first, end = number * UNIT, min(number * UNIT + UNIT, out.shape[1])
-    row, last = group * GROUP, min(group * GROUP + GROUP, left.shape[0])
+    num_groups = -(-rows // GROUP)
+    column, group = divmod(task, num_groups)
+    panel = weights.ctypes.data + column * weights.strides[0]
+    near = _ahead(weights, column, ahead[0], ahead[1])
+    first, end = column * UNIT, min(column * UNIT + UNIT, out.shape[1])
+    row, last = group * GROUP, min(group * GROUP + GROUP, rows)
     while row < last:
         num_rows = ROWS if last - row >= ROWS else 1
-        _multiply(left, row, num_rows, panel, weights.shape[1], ahead, sums)
+        _multiply(left, row, num_rows, panel, weights.shape[1], near, sums)
         for i in range(num_rows):
-            to, found = out[row + i], sums[i]
             if bias.size:
-                for at in range(end - first):
-                    found[at] += bias[first + at]
+                _add(sums, i, bias, bias.ctypes.data + first * 4, UNIT)
             if base.size:
-                of_base = base[row + i]
-                for at in range(end - first):
-                    _put(to, first + at, found[at] + _number(of_base, first + at))
-            else:
-                for at in range(end - first):
-                    _put(to, first + at, found[at])
+                _add(sums, i, base, _row(base, row + i) + first * base.itemsize, end - first)
+            _keep(sums, i, out, row + i, first, end)
         row += num_rows
-        ahead += weights.shape[1] * FETCH_BYTES
+        near += weights.shape[1] * FETCH_BYTES
 
 
-@njit(**_COMPILED)
-def _gated(left: Any, weights: Any, bias: Any, task: int, num_threads: int, out: Any, sums: Any) -> None:
+@njit(**INSIDE)
+def _gated(left: Any, rows: int, weights: Any, bias: Any, task: int, ahead: Any, out: Any, sums: Any) -> None:
     """silu(gate) * up of a group's rows, for UNIT columns of `out`. weights: a panel of gates, one of ups, and so on; bias too."""
-    num_groups = -(-left.shape[0] // GROUP)
-    number, group = divmod(task, num_groups)
+    num_groups = -(-rows // GROUP)
+    column, group = divmod(task, num_groups)
     step = weights.strides[0]
     zero = everywhere(np.float32(0))
-    gate = weights.ctypes.data + 2 * number * step
-    ahead = gate + 2 * num_threads * step
-    first, end = number * UNIT, min(number * UNIT + UNIT, out.shape[1])
-    row, last = group * GROUP, min(group * GROUP + GROUP, left.shape[0])
+    gate = weights.ctypes.data + 2 * column * step
+    near = _ahead(weights, 2 * column, 2 * ahead[0], ahead[1])
+    first, end = column * UNIT, min(column * UNIT + UNIT, out.shape[1])
+    row, last, ups_of = group * GROUP, min(group * GROUP + GROUP, rows), sums[ROWS:]
     while row < last:
         num_rows = ROWS if last - row >= ROWS else 1
-        _multiply(left, row, num_rows, gate, weights.shape[1], ahead, sums)
-        _multiply(left, row, num_rows, gate + step, weights.shape[1], ahead + step, sums[ROWS:])
+        _multiply(left, row, num_rows, gate, weights.shape[1], near, sums)
+        _multiply(left, row, num_rows, gate + step, weights.shape[1], near + step, ups_of)
         for i in range(num_rows):
-            to, gates, ups = out[row + i], sums[i], sums[ROWS + i]
             if bias.size:
-                for at in range(end - first):
-                    gates[at] += bias[2 * first + at]
-                    ups[at] += bias[2 * first + UNIT + at]
+                of_gates = bias.ctypes.data + 2 * first * 4
+                _add(sums, i, bias, of_gates, UNIT)
+                _add(sums, ROWS + i, bias, of_gates + ROW_BYTES, UNIT)
+            gates, ups = _row(sums, i), _row(sums, ROWS + i)
             for at in range(0, ROW_BYTES, REGISTER_BYTES):
-                up = load(ups.ctypes.data + at)
-                store(gates.ctypes.data + at, madd(silu(load(gates.ctypes.data + at)), up, zero))
-            for at in range(end - first):
-                _put(to, first + at, gates[at])
+                store(gates + at, madd(silu(load(gates + at)), load(ups + at), zero))
+            _keep(sums, i, out, row + i, first, end)
         row += num_rows
-        ahead += weights.shape[1] * FETCH_BYTES
+        near += weights.shape[1] * FETCH_BYTES
 
 
-@njit(**_COMPILED)
-def _turn(numbers: Any, by: Any, weights: Any, cos: Any, sin: Any, out: Any) -> None:
-    """Rotary embedding of a head's numbers, which are first multiplied by `by` and these weights, if there are any."""
-    half = numbers.size // 2
-    for at in range(half):
-        first, second = numbers[at], numbers[half + at]
+@njit(**INSIDE)
+def _turn(qkv: Any, at: int, by: Any, weights: Any, turns: Any, row: int, out: Any, to: int) -> None:
+    """Rotary embedding of a head's numbers, from one address to another, which are first multiplied by `by` and these weights, if there are any."""
+    cos, sin = turns
+    dim, size, of = cos.shape[1], out.itemsize, weights.ctypes.data
+    half, zero, less = dim // 2, everywhere(np.float32(0)), everywhere(np.float32(-1))
+    of_cos, of_sin = _row(cos, row), _row(sin, row)
+    whole = half // WIDTH * WIDTH
+    for one in range(0, whole, WIDTH):
+        other = half + one
+        first, second = load(at + one * 4), load(at + other * 4)
         if weights.size:
-            first = first * by * _number(weights, at)
-            second = second * by * _number(weights, half + at)
-        _put(out, at, first * _number(cos, at) - second * _number(sin, at))
-        _put(out, half + at, second * _number(cos, half + at) + first * _number(sin, half + at))
+            first = madd(madd(first, everywhere(by), zero), load_any(weights, of + one * size), zero)
+            second = madd(madd(second, everywhere(by), zero), load_any(weights, of + other * size), zero)
+        found = madd(madd(second, load_any(sin, of_sin + one * size), zero), less, zero)
+        store_any(out, to + one * size, madd(first, load_any(cos, of_cos + one * size), found))
+        found = madd(first, load_any(sin, of_sin + other * size), zero)
+        store_any(out, to + other * size, madd(second, load_any(cos, of_cos + other * size), found))
+    for one in range(whole, half):
+        other = half + one
+        before_it, behind_it = number_at(qkv, at + one * 4), number_at(qkv, at + other * 4)
+        if weights.size:
+            before_it = before_it * by * number(weights, one)
+            behind_it = behind_it * by * number(weights, other)
+        found = before_it * number(cos, (row, one)) - behind_it * number(sin, (row, one))
+        put_at(out, to + one * size, found)
+        found = behind_it * number(cos, (row, other)) + before_it * number(sin, (row, other))
+        put_at(out, to + other * size, found)
 
 
-@njit(**_COMPILED)
-def _turn_rows(
-    begin: int,
-    qkv: Any,
-    of_query: Any,
-    of_key: Any,
-    epsilon: float,
-    cos: Any,
-    sin: Any,
-    query: Any,
-    kv: Any,
-    sums: Any,
+@njit(**INSIDE)
+def copy(numbers: Any, at: int, size: int, out: Any, to: int) -> None:
+    """So many numbers from one address to another, in the dtype of another array."""
+    whole = size // WIDTH * WIDTH
+    for one in range(0, whole, WIDTH):
+        store_any(out, to + one * out.itemsize, load_any(numbers, at + one * numbers.itemsize))
+    for one in range(whole, size):
+        put_at(out, to + one * out.itemsize, number_at(numbers, at + one * numbers.itemsize))
+
+
+@njit(**INSIDE)
+def _turn_row(
+    row: int, qkv: Any, of_heads: Any, epsilon: float, turns: Any, query: Any, kv: Any, sums: Any
 ) -> None:
-    """Queries and keys of FEW rows from `begin` on, turned, and their values, to where they belong."""
-    num_heads, dim = query.shape[1], query.shape[2]
-    kv_heads = kv.shape[2]
-    for row in range(begin, min(begin + FEW, qkv.shape[0])):
-        for head in range(num_heads + kv_heads):
-            numbers = qkv[row, head * dim : head * dim + dim]
-            weights = of_query if head < num_heads else of_key
-            by = _share(numbers, epsilon, sums) if weights.size else np.float32(1)
-            to = query[row, head] if head < num_heads else kv[0, row, head - num_heads]
-            _turn(numbers, by, weights, cos[row], sin[row], to)
-        values = qkv[row, (num_heads + kv_heads) * dim :]
-        for head in range(kv_heads):
-            to = kv[1, row, head]
-            for at in range(dim):
-                _put(to, at, values[head * dim + at])
+    """A row's queries and keys, turned, and its values, to where they belong."""
+    of_query, of_key = of_heads
+    num_heads, dim, kv_heads = query.shape[1], query.shape[2], kv.shape[2]
+    at, size = _row(qkv, row), dim * query.itemsize
+    to_query = query.ctypes.data + row * query.strides[0]
+    to_key = kv.ctypes.data + row * kv.strides[1]
+    for head in range(num_heads + kv_heads):
+        weights = of_query if head < num_heads else of_key
+        by = _share(qkv, at, dim, epsilon, sums) if weights.size else np.float32(1)
+        to = to_query + head * size if head < num_heads else to_key + (head - num_heads) * size
+        _turn(qkv, at, by, weights, turns, row, query, to)
+        at += dim * 4
+    copy(qkv, at, kv_heads * dim, kv, to_key + kv.strides[0])
 
 
-def _before(
+@njit(**INSIDE)
+def _write(row: int, kv: Any, layer: Any, slot: int, offset: int) -> None:
+    """A row's keys and values to their place in a layer of the pool, in the dtype in which it keeps them."""
+    fro = kv.ctypes.data + row * kv.strides[1]
+    to = layer.ctypes.data + slot * layer.strides[0] + offset * layer.strides[2]
+    for _ in range(2):
+        copy(kv, fro, kv.shape[2] * kv.shape[3], layer, to)
+        fro, to = fro + kv.strides[0], to + layer.strides[1]
+
+
+@njit(**INSIDE)
+def before(
     x: Any,
     norm: Any,
     weights: Any,
     bias: Any,
-    of_query: Any,
-    of_key: Any,
+    of_heads: Any,
     epsilon: float,
-    cos: Any,
-    sin: Any,
-    normal: Any,
-    qkv: Any,
+    turns: Any,
+    scratch: Any,
     query: Any,
     kv: Any,
+    places: Any,
+    ahead: Any,
     progress: Any,
-    num_threads: int,
 ) -> None:
     """What comes before attention; any number of threads may compute it together, each by a call with the same arguments.
 
     Numbers are float32, or bfloat16 as uint16 words, unless another type is said.   x: [rows, hidden].   norm: weights of the norm,
-    [hidden].   weights, bias: of queries, keys and values, as `_product` has them; bias float32.   of_query, of_key: weights of the
-    heads' norms, [dim], or none.   cos, sin: of the turns, [rows, dim].   normal: scratch, like x.   qkv: scratch, float32
-    [rows, all heads * dim].   query: [rows, heads, dim], and kv: [2, rows, kv_heads, dim], are what is made.   progress: int64
-    [PROGRESS], 0 before the first call.
+    [hidden].   weights, bias: of queries, keys and values, as `_product` has them; bias float32.   of_heads: weights of the norms of
+    queries and of keys, [2, dim], or none.   turns: cosines and sines of the turns, [rows, dim].   scratch: like x, and float32
+    [rows, all heads * dim].   query: [rows, heads, dim], and kv: [2, rows, kv_heads, dim], are what is made.   places: where keys
+    and values are to be written as well: whether they are, a layer of the pool, and each row's slot and token there.
+    ahead: of `_product`.   progress: int64 [PROGRESS], 0 before the first call.
     """
-    sums = np.empty((ROWS, UNIT), np.float32)
-    none = np.empty((0, 0), np.float32)
+    sums, none = _sums(), _none()
+    normal, qkv = scratch
+    writes, layer, slots, offsets = places
     rows = x.shape[0]
     few, products = -(-rows // FEW), weights.shape[0] * -(-rows // GROUP)
     while True:
         task = next_number(progress.ctypes.data)
         if task < few:
-            _normalise(x, norm, epsilon, task * FEW, normal, sums)
-            _done(progress, 0)
+            normalise(x, norm, epsilon, task * FEW, min(task * FEW + FEW, rows), normal, sums)
+            done(progress, 0)
         elif task < few + products:
-            _wait(progress, 0, few)
-            _product(normal, weights, bias, task - few, num_threads, none, qkv, sums)
-            _done(progress, 1)
+            wait_for(progress, 0, few)
+            _product(normal, rows, weights, bias, task - few, ahead, none, qkv, sums)
+            done(progress, 1)
         elif task < 2 * few + products:
-            _wait(progress, 1, products)
+            wait_for(progress, 1, products)
             begin = (task - few - products) * FEW
-            _turn_rows(begin, qkv, of_query, of_key, epsilon, cos, sin, query, kv, sums)
-            _done(progress, 2)
+            for row in range(begin, min(begin + FEW, rows)):
+                _turn_row(row, qkv, (of_heads[0], of_heads[1]), epsilon, turns, query, kv, sums)
+                if writes:
+                    _write(row, kv, layer, slots[row], offsets[row])
+            done(progress, 2)
         else:
-            return
+            break
+    wait_for(progress, 2, few)
 
 
-def _after(
+@njit(**INSIDE)
+def after(
     x: Any,
     attended: Any,
     to_hidden: Any,
@@ -299,99 +323,44 @@ def _after(
     of_gates: Any,
     to_down: Any,
     of_down: Any,
-    between: Any,
-    normal: Any,
-    gates: Any,
-    out: Any,
-    progress: Any,
+    scratch: Any,
     num_threads: int,
+    coming: int,
+    progress: Any,
 ) -> None:
-    """What comes after attention, together likewise: the sum with x, and the feed-forward.
+    """What comes after attention, together likewise: the sum with x, and the feed-forward, to x.
 
-    x, normal, out: [rows, hidden].   attended: [rows, heads * dim].   to_...: weights as `_product` and `_gated` have them, and
-    of_...: float32, their bias or none.   between: scratch, float32 like x.   gates: scratch, [rows, intermediate], as x is.
+    x: [rows, hidden].   attended: [rows, heads * dim].   to_...: weights as `_product` and `_gated` have them, and of_...: float32, their
+    bias or none.   scratch: float32 like x, like x, and [rows, intermediate] of what x has; or more rows.   coming: the weights that
+    are multiplied with next.
     """
-    sums = np.empty((2 * ROWS, UNIT), np.float32)
+    sums = _two_sums()
+    between, normal, gates = scratch
     rows = x.shape[0]
     groups, few = -(-rows // GROUP), -(-rows // FEW)
     hidden, wide = to_hidden.shape[0] * groups, to_gates.shape[0] // 2 * groups
+    gates_ahead = (num_threads, to_gates.ctypes.data)
+    down_ahead = (num_threads, to_down.ctypes.data)
+    next_ahead = (num_threads, coming)
     while True:
         task = next_number(progress.ctypes.data)
         if task < hidden:
-            _product(attended, to_hidden, of_hidden, task, num_threads, x, between, sums)
-            _done(progress, 0)
+            _product(attended, rows, to_hidden, of_hidden, task, gates_ahead, x, between, sums)
+            done(progress, 0)
         elif task < hidden + few:
-            _wait(progress, 0, hidden)
-            _normalise(between, norm, epsilon, (task - hidden) * FEW, normal, sums)
-            _done(progress, 1)
+            wait_for(progress, 0, hidden)
+            begin = (task - hidden) * FEW
+            normalise(between, norm, epsilon, begin, min(begin + FEW, rows), normal, sums)
+            done(progress, 1)
         elif task < hidden + few + wide:
-            _wait(progress, 1, few)
-            _gated(normal, to_gates, of_gates, task - hidden - few, num_threads, gates, sums)
-            _done(progress, 2)
+            wait_for(progress, 1, few)
+            _gated(normal, rows, to_gates, of_gates, task - hidden - few, down_ahead, gates, sums)
+            done(progress, 2)
         elif task < 2 * hidden + few + wide:
-            _wait(progress, 2, wide)
+            wait_for(progress, 2, wide)
             task -= hidden + few + wide
-            _product(gates, to_down, of_down, task, num_threads, between, out, sums)
-            _done(progress, 3)
+            _product(gates, rows, to_down, of_down, task, next_ahead, between, x, sums)
+            done(progress, 3)
         else:
-            return
-
-
-def _array(item: Any, ndim: int) -> Any:
-    return types.Array(item, ndim, "C")
-
-
-@cache
-def preceding(dtype: Any) -> Callable[..., None]:
-    """`_before`, compiled for arrays of this dtype."""
-    words = from_dtype(dtype)
-    one, two, three, four = (_array(words, ndim) for ndim in (1, 2, 3, 4))
-    floats, scale, integer = _array(types.float32, 1), types.float64, types.int64
-    given = (two, one, three, floats, one, one, scale, two, two, two, _array(types.float32, 2), three, four)
-    return compiled(_before, [types.void(*given, _array(integer, 1), integer)], **_COMPILED)
-
-
-@cache
-def following(dtype: Any) -> Callable[..., None]:
-    """`_after`, compiled for arrays of this dtype."""
-    words = from_dtype(dtype)
-    one, two, three = (_array(words, ndim) for ndim in (1, 2, 3))
-    floats, integer = _array(types.float32, 1), types.int64
-    weighed = (three, floats)
-    given = (
-        two,
-        two,
-        *weighed,
-        one,
-        types.float64,
-        *weighed,
-        *weighed,
-        _array(types.float32, 2),
-        two,
-        two,
-        two,
-    )
-    return compiled(_after, [types.void(*given, _array(integer, 1), integer)], **_COMPILED)
-
-
-@cache
-def watching() -> Callable[..., bool]:
-    """`_watch`, compiled."""
-    return compiled(_watch, [types.boolean(types.int64, types.int64, types.int64)], **_COMPILED)
-
-
-def _watch(address: int, number: int, most_ticks: int) -> bool:
-    """Whether the int64 at an address is another one than that, or becomes another one before so many ticks of the clock are over."""
-    begun, tries = ticks(), 0
-    while seen(address) == number:
-        tries += 1
-        rest()
-        if tries % _TRIES == 0 and ticks() - begun > most_ticks:
-            return False
-    return True
-
-
-# so that numba looks at those files too
-_before.__qualname__ += "_" + SOURCES
-_after.__qualname__ += "_" + SOURCES
-_watch.__qualname__ += "_" + SOURCES
+            break
+    wait_for(progress, 3, hidden)

@@ -1,35 +1,38 @@
-"""Decoder layers of Llama's kind on the CPU, computed around their attention by engine/layer_kernel.py."""
+"""The weights of a decoder of Llama's kind, as the CPU's kernel of it reads them: engine/decoder_kernel.py."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, Final
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from .activation import AlignedActivation
-from .attention import PagedKV, paged_attention
-from .lanes import registers, words
+from .lanes import words
+from .native import UNIT, registers
+from .supported import Shape
 
-_KINDS: Final = frozenset(
-    {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
-)
-"""Whose arithmetic is the kernel's: two norms, two sums, turned queries and keys, a feed-forward with a gate."""
+_KINDS: Final = frozenset({"Llama", "Mistral", "Qwen2", "Qwen3"})
+"""Of models whose arithmetic is the kernel's: two norms, two sums, turned queries and keys, a feed-forward with a gate."""
+
+_ROWS: Final = 4
+"""Tokens that a vocabulary has at least."""
 
 
-def packs(layer: torch.nn.Module, config: Any) -> bool:
-    """Whether a module is a layer that `PackedLayer` can take the place of, on this processor.
+def packs(hf: Any) -> bool:
+    """Whether a model of transformers' is one that `Weights` can take the weights of, on this processor.
 
-    Not one whose parts were wrapped, replaced or hooked: what they do then the kernel does not know.
+    Not one of which a part was wrapped, replaced or hooked: what it does then the kernel does not know.
     """
     width, has_pairs = registers()
-    if (
-        type(layer).__name__ not in _KINDS
-        or config.hidden_act not in ("silu", "swish")
-        or not _is_plain(layer)
-    ):
+    kind = type(hf).__name__.removesuffix("ForCausalLM")
+    if kind not in _KINDS or hf.config.hidden_act not in ("silu", "swish") or not _is_plain(hf):
         return False
-    weights = list(layer.parameters())
+    if type(hf.model).__name__ != f"{kind}Model" or not _are_alike(hf.model.layers):
+        return False
+    if hf.lm_head.bias is not None or len(hf.lm_head.weight) < _ROWS:
+        return False
+    weights = list(hf.parameters())
     dtype = weights[0].dtype
     if any(weight.dtype != dtype or not weight.is_contiguous() for weight in weights):
         return False
@@ -38,26 +41,24 @@ def packs(layer: torch.nn.Module, config: Any) -> bool:
     return has_pairs and all(weight.shape[1] % 2 == 0 for weight in weights if weight.dim() == 2)
 
 
-def prepare(dtype: torch.dtype) -> None:
-    """Compile the kernel for it, or load what was compiled, so that no request waits for that."""
-    from .layer_kernel import following, preceding, watching
+def may_pack(shape: Shape, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether a model may be such, as far as its config says."""
+    width, has_pairs = registers()
+    is_known = device.type == "cpu" and shape.architecture.removesuffix("ForCausalLM") in _KINDS
+    return is_known and (has_pairs if dtype == torch.bfloat16 else dtype == torch.float32 and width > 0)
 
-    numbers = words(torch.empty(0, dtype=dtype)).dtype
-    preceding(numbers), following(numbers), watching()
 
-
-def _is_plain(layer: torch.nn.Module) -> bool:
-    """Whether a layer and its parts are of transformers' own classes, of torch's linear layer and of AlignedActivation, without hooks."""
-    *package, _ = type(layer).__module__.split(".")
-    inside = [
-        module for module in layer.modules() if type(module) not in (torch.nn.Linear, AlignedActivation)
-    ]
+def _is_plain(hf: Any) -> bool:
+    """Whether a model and its parts are of transformers' own classes for it, of torch's and of AlignedActivation, without hooks."""
+    *package, _ = type(hf).__module__.split(".")
+    of_torch = (torch.nn.Linear, torch.nn.Embedding, torch.nn.ModuleList, AlignedActivation)
+    inside = [module for module in hf.modules() if type(module) not in of_torch]
     epsilons = {module.variance_epsilon for module in inside if hasattr(module, "variance_epsilon")}
     return (
         package[:2] == ["transformers", "models"]
-        and all(type(module).__module__ == type(layer).__module__ for module in inside)
+        and all(type(module).__module__ == type(hf).__module__ for module in inside)
         and len(epsilons) == 1
-        and not any(map(is_hooked, layer.modules()))
+        and not any(map(is_hooked, hf.modules()))
     )
 
 
@@ -66,73 +67,75 @@ def is_hooked(module: torch.nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))  # noqa: SLF001 - torch has no public name for them
 
 
-class Panels:
-    """The weights of linear layers of the same input, one below the other, as the kernel reads them.
+def _are_alike(layers: Sequence[torch.nn.Module]) -> bool:
+    """Whether all have parameters of the same names and shapes."""
+    return all(_shapes(layer) == _shapes(layers[0]) for layer in layers)
 
-    panels: [panels, in_features, UNIT] of float32; of bfloat16 [panels, in_features / 2, UNIT, 2], as words.   bias: float32
-    [panels * UNIT], or [0] where no layer has one.   The columns of the last panel may be more than there are.   in turn: a panel of
-    the first layer, one of the second, and so on.
+
+def _shapes(layer: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: weight.shape for name, weight in layer.named_parameters()}
+
+
+class Panels:
+    """In each layer, the weights of some linear layers of the same input, one below the other, as the kernel reads them.
+
+    panels: [layers, panels, in_features, UNIT] of float32; of bfloat16 [layers, panels, in_features / 2, UNIT * 2], as words.
+    bias: float32 [layers, panels * UNIT], or [layers, 0] where none has one.   The columns of the last panel may be more than there are.
+    in turn: a panel of the first of them, one of the second, and so on.
     """
 
-    def __init__(self, layers: dict[str, Any], *, in_turn: bool = False) -> None:
-        self._shapes = {name: layer.weight.shape for name, layer in layers.items()}
-        self._with_bias = [name for name, layer in layers.items() if layer.bias is not None]
+    def __init__(self, num_layers: int, first: dict[str, Any], *, in_turn: bool = False) -> None:
+        """`first`: those of the first layer, by their names in it. All but their shapes is to be filled in."""
+        self._shapes = {name: linear.weight.shape for name, linear in first.items()}
+        self._with_bias = [name for name, linear in first.items() if linear.bias is not None]
         self._in_turn = in_turn
-        self._dtype = next(iter(layers.values())).weight.dtype
-        self._panels = _packed([layer.weight.detach() for layer in layers.values()], in_turn=in_turn)
-        self.panels = words(self._panels).reshape(*self._panels.shape[:2], -1)
-        self.bias: NDArray[Any] = np.empty(0, np.float32)
+        one = next(iter(first.values())).weight
+        unit, self._dtype = UNIT, one.dtype
+        outs = [shape[0] for shape in self._shapes.values()]
+        num_panels = sum(-(-out // unit) for out in outs) if in_turn else -(-sum(outs) // unit)
+        kind, step = (
+            (torch.int32, one.shape[1] // 2) if one.dtype == torch.bfloat16 else (one.dtype, one.shape[1])
+        )
+        self._panels = torch.empty(num_layers, num_panels, step, unit, dtype=kind)
+        self._bias = torch.zeros(num_layers, num_panels if self._with_bias else 0, 1, unit)
+        self.panels = words(self._panels.view(self._dtype))
+        self.bias: NDArray[Any] = self._bias.flatten(1).numpy()
+
+    def fill(self, number: int, linears: dict[str, Any]) -> None:
+        """Take over a layer's."""
+        of_pairs = self._dtype == torch.bfloat16
+        weights = [linear.weight.detach() for linear in linears.values()]
+        self._fill(self._panels[number], [one.view(torch.int32) if of_pairs else one for one in weights])
         if self._with_bias:
             columns = [
-                torch.zeros(len(layer.weight), 1)
-                if layer.bias is None
-                else layer.bias.detach().float()[:, None]
-                for layer in layers.values()
+                torch.zeros(len(linear.weight), 1)
+                if linear.bias is None
+                else linear.bias.detach().float()[:, None]
+                for linear in linears.values()
             ]
-            self.bias = _packed(columns, in_turn=in_turn).flatten().numpy()
+            self._fill(self._bias[number], columns)
 
-    def state(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The layers' weights and biases by their names, as they were."""
-        rows = self._rows(self._panels)
-        bias = (
-            self._rows(torch.from_numpy(self.bias)[:, None].view(-1, 1, _unit())) if self._with_bias else rows
-        )
+    def state(self, number: int) -> Iterator[tuple[str, torch.Tensor]]:
+        """A layer's weights and biases by their names, as they were."""
+        rows = self._rows(self._panels[number])
+        bias = self._rows(self._bias[number]) if self._with_bias else rows
         for (name, shape), weight, of_it in zip(self._shapes.items(), rows, bias, strict=True):
-            yield f"{name}.weight", weight[: shape[0]]
+            yield f"{name}.weight", weight[: shape[0]].contiguous().view(self._dtype)
             if name in self._with_bias:
                 yield f"{name}.bias", of_it[: shape[0], 0].to(self._dtype)
 
+    def _fill(self, panels: torch.Tensor, weights: list[torch.Tensor]) -> None:
+        stacks = [[weight] for weight in weights] if self._in_turn else [weights]
+        for i, stack in enumerate(stacks):
+            _fill(panels[i :: len(stacks)], stack)
+
     def _rows(self, panels: torch.Tensor) -> list[torch.Tensor]:
-        """What is in panels, each layer's rows, maybe more than there are."""
-        if panels.dim() == 3:
-            panels = panels[..., None]
-        rows = panels.permute(0, 2, 1, 3).flatten(2)  # [panels, UNIT, in_features]
+        """What is in a layer's panels, each linear layer's rows, maybe more than there are."""
+        rows = panels.transpose(1, 2)  # [panels, UNIT, in_features]
         if self._in_turn:
             return [rows[i :: len(self._shapes)].flatten(0, 1) for i in range(len(self._shapes))]
-        return list(
-            rows.flatten(0, 1)[: sum(shape[0] for shape in self._shapes.values())].split(
-                [shape[0] for shape in self._shapes.values()]
-            )
-        )
-
-
-def _unit() -> int:
-    from .lane_vectors import UNIT
-
-    return UNIT
-
-
-def _packed(weights: list[torch.Tensor], *, in_turn: bool) -> torch.Tensor:
-    """Panels of these rows: each number, or pair of bfloat16, is copied once."""
-    of_pairs, unit = weights[0].dtype == torch.bfloat16, _unit()
-    if of_pairs:
-        weights = [weight.contiguous().view(torch.int32) for weight in weights]
-    stacks = [[weight] for weight in weights] if in_turn else [weights]
-    num_panels = [-(-sum(map(len, stack)) // unit) for stack in stacks]
-    panels = weights[0].new_empty(sum(num_panels), weights[0].shape[1], unit)
-    for i, stack in enumerate(stacks):
-        _fill(panels[i :: len(stacks)], stack)
-    return panels.view(torch.bfloat16).unflatten(2, (unit, 2)) if of_pairs else panels
+        outs = [shape[0] for shape in self._shapes.values()]
+        return list(rows.flatten(0, 1)[: sum(outs)].split(outs))
 
 
 def _fill(panels: torch.Tensor, weights: list[torch.Tensor]) -> None:
@@ -155,137 +158,113 @@ def _fill(panels: torch.Tensor, weights: list[torch.Tensor]) -> None:
         panels[-1, :, at % unit :] = 0
 
 
-class PackedLayer(torch.nn.Module):
-    """A decoder layer that the kernel computes, save its attention. Takes the layer's place, memory and all; its state is the same.
+class Weights:
+    """A model's, of which each layer's are taken over one by one.
 
-    Rows have the same bits in any number of rows, computed by any number of threads.
+    layers: how many.   heads, kv_heads, dim, width: query heads of a layer, heads of keys and values, numbers of each, and
+    of the feed-forward.   windows: each layer's, as calls of a batch have them.
     """
 
-    def __init__(self, layer: Any) -> None:
+    def __init__(self, hf: Any) -> None:
+        layers = hf.model.layers
+        first = layers[0]
+        attention, self.width = first.self_attn, first.mlp.down_proj.in_features
+        self.num_layers, self.dim, self.scaling = len(layers), attention.head_dim, attention.scaling
+        self.heads = attention.q_proj.out_features // self.dim
+        self.kv_heads = attention.k_proj.out_features // self.dim
+        self.epsilon = hf.model.norm.variance_epsilon
+        self.windows = [_window(layer) for layer in layers]
+        self._panels = [
+            Panels(len(layers), linears, in_turn=number == _GATES)
+            for number, linears in enumerate(_linears(first))
+        ]
+        self._embedding, self._head = hf.model.embed_tokens, hf.lm_head
+        dtype, hidden = hf.lm_head.weight.dtype, hf.lm_head.in_features
+        self._norms = torch.empty(len(layers), 2, hidden, dtype=dtype)
+        self._last_norm = hf.model.norm
+        self._of_heads = torch.empty(
+            len(layers), 2, self.dim if hasattr(attention, "q_norm") else 0, dtype=dtype
+        )
+
+    def take(self, layers: Any, number: int) -> None:
+        """Those of one of the model's layers, which then has a PackedLayer in its place."""
+        layer = layers[number]
+        for panels, linears in zip(self._panels, _linears(layer), strict=True):
+            panels.fill(number, linears)
+        for at, name in enumerate(_NORMS):
+            self._norms[number, at] = getattr(layer, name).weight.detach()
+        if self._of_heads.shape[2]:
+            for at, name in enumerate(_HEAD_NORMS):
+                self._of_heads[number, at] = getattr(layer.self_attn, name).weight.detach()
+        layers[number] = PackedLayer(self, number, training=layer.training)
+
+    def state(self, number: int) -> Iterator[tuple[str, torch.Tensor]]:
+        """A layer's, as they were."""
+        for panels in self._panels:
+            yield from panels.state(number)
+        for at, name in enumerate(_NORMS):
+            yield f"{name}.weight", self._norms[number, at]
+        if self._of_heads.shape[2]:
+            for at, name in enumerate(_HEAD_NORMS):
+                yield f"self_attn.{name}.weight", self._of_heads[number, at]
+
+    @property
+    def embedding(self) -> torch.Tensor:
+        """[vocabulary, hidden]."""
+        weight: torch.Tensor = self._embedding.weight.detach()
+        return weight
+
+    @cached_property
+    def arrays(self) -> tuple[NDArray[Any], ...]:
+        """All, as the kernel has them: the layers' two norms, [layers, 2, hidden]; panels and bias of queries, keys and values; the norms
+        of queries and of keys, [layers, 2, dim or 0]; panels and bias of what attention gives, of gates in turn with what they let
+        through, and of what these give; the last norm; and the head, [vocabulary, hidden].
+        """
+        qkv, *others = ((one.panels, one.bias) for one in self._panels)
+        last = (self._last_norm.weight, self._head.weight)
+        return (
+            words(self._norms),
+            *qkv,
+            words(self._of_heads),
+            *(array for pair in others for array in pair),
+            *(words(one.detach()) for one in last),
+        )
+
+
+_NORMS: Final = ("input_layernorm", "post_attention_layernorm")
+_HEAD_NORMS: Final = ("q_norm", "k_norm")
+_GATES: Final = 2
+"""Which of `_linears` are in turn."""
+
+
+def _linears(layer: Any) -> list[dict[str, Any]]:
+    """A layer's linear layers by their names, those of the same input together."""
+    attention, feed_forward = layer.self_attn, layer.mlp
+    return [
+        {f"self_attn.{name}_proj": getattr(attention, f"{name}_proj") for name in "qkv"},
+        {"self_attn.o_proj": attention.o_proj},
+        {f"mlp.{name}_proj": getattr(feed_forward, f"{name}_proj") for name in ("gate", "up")},
+        {"mlp.down_proj": feed_forward.down_proj},
+    ]
+
+
+def _window(layer: Any) -> int | None:
+    """The tokens that a layer's rows see, None for all."""
+    attention = layer.self_attn
+    if type(layer).__name__.startswith("Mistral"):
+        attention = attention.config
+    window: int | None = getattr(attention, "sliding_window", None)
+    return window
+
+
+class PackedLayer(torch.nn.Module):
+    """What is left of a layer whose weights were taken over: its state, as it was."""
+
+    def __init__(self, weights: Weights, number: int, *, training: bool) -> None:
         super().__init__()
-        attention, feed_forward = layer.self_attn, layer.mlp
-        self.layer_idx, self._head_dim, self._scaling = (
-            attention.layer_idx,
-            attention.head_dim,
-            attention.scaling,
-        )
-        self._window = getattr(attention, "sliding_window", None)
-        if type(layer).__name__.startswith("Mistral"):
-            self._window = attention.config.sliding_window
-        self._qkv = Panels({f"self_attn.{name}_proj": getattr(attention, f"{name}_proj") for name in "qkv"})
-        self._to_hidden = Panels({"self_attn.o_proj": attention.o_proj})
-        sides = {f"mlp.{name}_proj": getattr(feed_forward, f"{name}_proj") for name in ("gate", "up")}
-        self._to_gates = Panels(sides, in_turn=True)
-        self._to_down = Panels({"mlp.down_proj": feed_forward.down_proj})
-        self._width = feed_forward.down_proj.in_features
-        self._heads = attention.q_proj.out_features // self._head_dim
-        self._kv_heads = attention.k_proj.out_features // self._head_dim
-        self._norms = {
-            name: module.weight.detach() for name, module in layer.named_modules() if name.endswith("norm")
-        }
-        self._epsilon = layer.input_layernorm.variance_epsilon
-        none = layer.input_layernorm.weight.detach()[:0]
-        self._of_query, self._of_key = (
-            words(self._norms.get(f"self_attn.{name}_norm", none)) for name in "qk"
-        )
-        self._first_norm, self._second_norm = (
-            words(self._norms[name]) for name in ("input_layernorm", "post_attention_layernorm")
-        )
-        self.train(layer.training)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
-        position_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
-        paged: PagedKV | None = None,
-        **passed: Any,
-    ) -> torch.Tensor:
-        """The layer's own, of [1, rows, hidden]."""
-        assert paged is not None, "paged attention needs the batch: call the model through Model.forward"
-        assert position_embeddings is not None, "a layer of this kind turns its queries and keys"
-        x = hidden_states[0]
-        query, kv = self.before(x, position_embeddings, paged)
-        query, key, value = (rows.transpose(0, 1)[None] for rows in (query, *kv))
-        attended, _ = paged_attention(
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=self._scaling,
-            sliding_window=self._window,
-            paged=paged,
-            **passed,
-        )
-        return self.after(x, attended.reshape(len(x), -1), paged)[None]
-
-    def before(
-        self, x: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], paged: PagedKV
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Queries, [rows, heads, dim], and keys and values, [2, rows, kv_heads, dim]."""
-        from .layer_kernel import PROGRESS, preceding
-
-        rows, take = len(x), paged.pool.workspace.take
-        for one in turns:
-            if (
-                one.shape != (1, rows, self._head_dim) or one.dtype != x.dtype
-            ):  # the kernel would read what is not there
-                raise ValueError(
-                    f"heads of {self._head_dim} numbers cannot be turned by {one.dtype} {list(one.shape)}"
-                )
-        query = take("query", rows, self._heads, self._head_dim, dtype=x.dtype)
-        kv = take("kv", 2, rows, self._kv_heads, self._head_dim, dtype=x.dtype)
-        num_columns = (self._heads + 2 * self._kv_heads) * self._head_dim
-        numbers = words(x)
-        paged.pool.team.run(
-            preceding(numbers.dtype),
-            numbers,
-            self._first_norm,
-            self._qkv.panels,
-            self._qkv.bias,
-            self._of_query,
-            self._of_key,
-            self._epsilon,
-            *(words(one[0]) for one in turns),
-            words(take("normal", *x.shape, dtype=x.dtype)),
-            take("sums", rows, num_columns, dtype=torch.float32).numpy(),
-            words(query),
-            words(kv),
-            np.zeros(PROGRESS, np.int64),
-            torch.get_num_threads(),
-        )
-        return query, kv
-
-    def after(self, x: torch.Tensor, attended: torch.Tensor, paged: PagedKV) -> torch.Tensor:
-        """What goes to the next layer, [rows, hidden]."""
-        from .layer_kernel import PROGRESS, following
-
-        take, out = paged.pool.workspace.take, torch.empty_like(x)
-        numbers = words(x)
-        paged.pool.team.run(
-            following(numbers.dtype),
-            numbers,
-            words(attended),
-            self._to_hidden.panels,
-            self._to_hidden.bias,
-            self._second_norm,
-            self._epsilon,
-            self._to_gates.panels,
-            self._to_gates.bias,
-            self._to_down.panels,
-            self._to_down.bias,
-            take("sums", *x.shape, dtype=torch.float32).numpy(),
-            words(take("normal", *x.shape, dtype=x.dtype)),
-            words(take("gates", len(x), self._width, dtype=x.dtype)),
-            words(out),
-            np.zeros(PROGRESS, np.int64),
-            torch.get_num_threads(),
-        )
-        return out
+        self._weights, self._number = weights, number
+        self.train(training)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001 - torch's own
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for product in (self._qkv, self._to_hidden, self._to_gates, self._to_down):
-            destination |= {f"{prefix}{name}": tensor for name, tensor in product.state()}
-        destination |= {f"{prefix}{name}.weight": tensor for name, tensor in self._norms.items()}
+        destination |= {f"{prefix}{name}": tensor for name, tensor in self._weights.state(self._number)}

@@ -290,7 +290,8 @@ class EngineLoop:
 
         self._cache.before_compute(read, written)
         try:
-            return self._model.forward(batch, self._pool, before_layer)
+            waits = before_layer if len(self._groups) > 1 else None
+            return self._model.forward(batch, self._pool, waits)
         finally:  # also where it breaks off: layers that were enqueued before that still write to their slots
             self._cache.after_compute()
 

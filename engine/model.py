@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from .batch import Batch, build_batch
 from .checkpoint import NotLoaded, checked_place, gguf_at, why_not_loaded
 from .chunk import Chunk
 from .convert import Tell, converted
+from .decoder import Decoder
 from .demo_model import DEMO, demo_model_dir
 from .dtypes import torch_dtype
 from .flashinfer import FlashInfer
@@ -68,6 +69,8 @@ class Model:
         hf.set_attn_implementation(attention.NAME)
         align_activations(hf, shape.activation)
         self.hf = hf.eval()
+        self.decoder: Decoder | None = None
+        """What computes it, once it is packed, if it is of the kind; else transformers do."""
         self.name = name
         self.source = source
         self.made_by = made_by
@@ -80,12 +83,16 @@ class Model:
         self.windows = tuple(dict.fromkeys(shape.windows))
         self.eos_ids = _eos_ids(hf, tokenizer)
 
-    def packing(self) -> AbstractContextManager[None]:
+    @contextmanager
+    def packing(self, stored: torch.dtype | None = None) -> Iterator[None]:
         """Lay the weights out as this CPU's matrix products read them, on whose speed and last bits it has a part.
 
-        It goes on beside what is done within the context, which must not compute, and is done at its end.
+        It goes on beside what is done within the context, which must not compute, and is done at its end. `stored`: the dtype of
+        the pool that will be computed over, as far as it is known.
         """
-        return packing(self.hf)
+        with packing(self.hf, stored) as decoder:
+            yield
+        self.decoder = decoder or self.decoder
 
     def layout(self, kv_dtype: str, block_tokens: int) -> BlockLayout:
         """The layout of this model's blocks."""
@@ -111,21 +118,24 @@ class Model:
 
     @torch.inference_mode()
     def forward(
-        self, batch: Batch, pool: DevicePool, before_layer: Callable[[int], None] = lambda _: None
+        self, batch: Batch, pool: DevicePool, before_layer: Callable[[int], None] | None = None
     ) -> torch.Tensor:
         """Compute a batch: its rows' KV goes to the pool, the wanted rows' logits come back.
 
-        `before_layer` is called with the number of each layer before its attention reads the pool, or writes to it.
+        `before_layer` is called with the number of each layer before its attention reads the pool, or writes to it;
+        None where nothing is to be waited for.
 
         Returns float32 [wanted rows, vocab], on the model's device, in the order of the batch's chunks; no rows where
         none was wanted. Blocks on the CPU; on CUDA it returns once the work is queued on the current stream.
         """
+        if self.decoder is not None:
+            return self.decoder.forward(batch, pool, before_layer)
         out = self.hf(
             input_ids=batch.input_ids,
             position_ids=batch.positions,
             use_cache=False,
             logits_to_keep=batch.logit_rows,
-            paged=attention.PagedKV(batch, pool, before_layer),
+            paged=attention.PagedKV(batch, pool, before_layer or (lambda _: None)),
         )
         logits: torch.Tensor = out.logits[0, : batch.num_logits].float()
         return logits

@@ -1,13 +1,14 @@
 """Weights of the layers' matrix products, in the order in which the CPU's kernels read them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from .layers import PackedLayer, is_hooked, packs, prepare
+from .decoder import Decoder
+from .layers import Weights, is_hooked, packs
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -39,45 +40,45 @@ class PackedLinear(torch.nn.Linear):
 
 
 @contextmanager
-def packing(hf: Any) -> Iterator[None]:
+def packing(hf: Any, stored: torch.dtype | None = None) -> Iterator[Decoder | None]:
     """Pack the layers of a transformers model on the CPU, beside what is done within, which must not compute with it.
 
-    Decoder layers whole where engine/layers.py computes them, elsewhere their linear layers; not the last product, which has few
-    rows and may share its weight, nor what is packed already, or hooked. Does nothing where this processor or dtype has no such
-    products. Threads of its own do it: half of the time goes into new memory, and the GIL is free for nearly all of it. Meanwhile
-    the layers' kernel is loaded.
+    Decoder layers whole where engine/decoder.py computes them, and gives what does; elsewhere their linear layers; not the last product,
+    which has few rows and may share its weight, nor what is packed already, or hooked. Does nothing where this processor or dtype has no
+    such products. Threads of its own do it: half of the time goes into new memory, and the GIL is free for nearly all of it. Meanwhile
+    the decoder's kernel is loaded for a pool of the dtype `stored`.
     """
     if not _has_packed(torch.device(hf.device), hf.dtype):
-        yield
+        yield None
         return
     with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="kvtide-packing") as threads:
-        places = list(_places(hf))
-        packed = [threads.submit(_pack, *place) for place in places]
-        if any(kind is PackedLayer for *_, kind in places):
-            prepare(hf.dtype)
-        yield
+        decoder = None
+        if packs(hf):
+            weights = Weights(hf)
+            decoder = Decoder(hf, weights)
+            layers = hf.model.layers
+            packed = [threads.submit(weights.take, layers, number) for number in range(len(layers))]
+            if stored is not None:
+                decoder.prepare(stored)
+        else:
+            packed = [threads.submit(_pack, *place) for place in list(_places(hf))]
+        yield decoder
         for one in packed:
             one.result()
 
 
-def _pack(module: torch.nn.Module, name: str, kind: Callable[[Any], torch.nn.Module]) -> None:
+def _pack(module: torch.nn.Module, name: str) -> None:
     """In its place at once, so that no more than some weights are in memory twice."""
-    setattr(module, name, kind(getattr(module, name)))
+    setattr(module, name, PackedLinear(getattr(module, name)))
 
 
-def _places(hf: Any) -> Iterator[tuple[torch.nn.Module, str, Callable[[Any], torch.nn.Module]]]:
-    """Of each layer that is packed, what it is part of, its name there, and what takes its place."""
+def _places(hf: Any) -> Iterator[tuple[torch.nn.Module, str]]:
+    """Of each linear layer that is packed, what it is part of, and its name there."""
     head = hf.get_output_embeddings()
-    inside: set[torch.nn.Module] = set()
     for module in hf.modules():
         for name, child in module.named_children():
-            if packs(child, hf.config):
-                inside |= set(child.modules())
-                yield module, name, PackedLayer
-            elif type(child) is torch.nn.Linear and not (
-                child is head or module in inside or is_hooked(child)
-            ):
-                yield module, name, PackedLinear
+            if type(child) is torch.nn.Linear and child is not head and not is_hooked(child):
+                yield module, name
 
 
 def _has_packed(device: torch.device, dtype: torch.dtype) -> bool:

@@ -69,6 +69,12 @@ class DevicePool(Closing):
         return self.num_slots
 
     @property
+    def blocks(self) -> torch.Tensor:
+        """All of it, [num_slots + 1, layers, 2, block_tokens, kv_heads, head_dim]; writing to it writes to the pool."""
+        assert not self._closed, "the pool is closed"
+        return self._blocks
+
+    @property
     def dtype(self) -> torch.dtype:
         return self._blocks.dtype
 

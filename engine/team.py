@@ -12,6 +12,8 @@ import torch
 from kvstore.closing import Closing
 from kvstore.cores import num_cores
 
+from .native import watching
+
 _STAY_TICKS: Final = 800_000
 """Of the processor's clock, that a thread stays awake for more work: some tenths of a millisecond. Between two calls of a layer less
 goes by; to wake a thread would take half as long as what it then does."""
@@ -28,7 +30,7 @@ class Team(Closing):
         self._others: ThreadPoolExecutor | None = None
         self._seats: list[_Seat] = []
 
-    def run(self, work: Callable[..., None], *given: Any) -> None:
+    def run(self, work: Callable[..., object], *given: Any) -> None:
         """Have every thread do `work(*given)`, which must release the GIL to be of use; until all have.
 
         It must be all done where fewer do it: where no thread may be begun, and when the interpreter ends.
@@ -69,16 +71,14 @@ class _Seat:
     """
 
     def __init__(self, threads: ThreadPoolExecutor) -> None:
-        from .layer_kernel import watching
-
         self._threads, self._watch = threads, watching()
         self._counts = np.zeros(2, np.int64)
         self._lock, self._is_taken = Lock(), False
-        self._work: tuple[Callable[..., None], tuple[Any, ...]] | None = None
+        self._work: tuple[Callable[..., object], tuple[Any, ...]] | None = None
         self._error: BaseException | None = None
         self.is_refused = False
 
-    def give(self, work: Callable[..., None], given: tuple[Any, ...]) -> None:
+    def give(self, work: Callable[..., object], given: tuple[Any, ...]) -> None:
         """Work for the thread, which may have begun before this returns."""
         self._work, self._error = (work, given), None
         with self._lock:

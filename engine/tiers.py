@@ -39,8 +39,10 @@ from .model import Model, load_model
 from .out_of_memory import lower, memory_for, pool_setting
 from .pool import DevicePool
 from .pool_memory import PoolMemory
+from .preparation import prepare_beside
 from .salt import MARK_SHIFT, MAX_VOCABULARY
 from .sizes import available_memory_bytes, format_bytes
+from .supported import Shape
 from .tenants import core_quotas
 
 WrapStore = Callable[[Store], Store]
@@ -113,7 +115,7 @@ def open_tiers(
     pool = stack.enter_context(memory.pool(layout, device_slots))
     with memory_for(f"a pool of {device_slots} blocks", lower(config, pool_setting(config, chosen.device))):
         # packing takes as long as loading what was compiled, and needs the GIL as little as that needs memory
-        with model.packing():
+        with model.packing(pool.dtype):
             lanes.prepare(pool.device, pool.dtype, model.dtype, layout.head_dim)
         kernels, flashinfer_off = choose_kernels(model, pool, config, load_flashinfer)
         if kernels is not None:
@@ -158,8 +160,8 @@ def open_tiers(
     )  # where the start fails after all; it does nothing where the cache was closed
     opening.start(cache.host_grows)
     if store is not None and config.disk_compression != "off":
-        # The first time on a machine they are compiled, for seconds, on the store's own thread: more than a write may take. Where
-        # they may not be compiled blocks stay as they are.
+        # The first time on a machine they are compiled, for seconds: more than a write may take. Where they may not be compiled
+        # blocks stay as they are.
         with suppress(StoreError):
             compiled_loops()
     return Tiers(
@@ -180,15 +182,19 @@ def open_tiers(
 
 
 def _load(model: str | Path | Model, config: EngineConfig, chosen: Resources, memory: PoolMemory) -> Model:
+    def shape_known(shape: Shape) -> None:
+        memory.before_weights(shape)
+        prepare_beside(shape, config, chosen)
+
     if isinstance(model, Model):
-        memory.before_weights(model.shape)
+        shape_known(model.shape)
         return model
     return load_model(
         model,
         device=chosen.device,
         dtype=chosen.dtype,
         max_model_len=config.max_model_len,
-        shape_known=memory.before_weights,
+        shape_known=shape_known,
     )
 
 

@@ -182,7 +182,7 @@ def encode(
         coded = _tools.plane(num_items)
         words = raw.view(word)
         subtrahend = _subtrahend(itemsize, num_items, baseline)
-        kernels().split(words, *subtrahend, coded, *_planes(out[front_end:], num_items))
+        kernels().split[itemsize](words, *subtrahend, coded, *_planes(out[front_end:], num_items))
         codec, *front = _front(coded, baseline, codes, learns=learns)
         front_begin = front_end - sum(map(len, front))
         if (num_items - (front_end - front_begin)) * _LEAST_GAIN >= raw.size:
@@ -261,7 +261,7 @@ def _restore(
 ) -> None:
     """Decode and check a HUFFMAN payload, in one call that does without the GIL."""
     both = np.array([] if checksums is None else [checksums], np.uint64).reshape(-1, 2)
-    payload = Records(addresses([source]), np.array([source.size]), np.zeros(1, np.int64), 0, both)
+    payload = Records(addresses([source]), np.array([source.size], np.int64), np.zeros(1, np.int64), 0, both)
     states = np.zeros(1, np.uint8)
     try:
         restore_alike(payload, 0, states, itemsize, addresses([target]), target.size, baselines)
@@ -310,7 +310,7 @@ def restore_alike(
     front = ctypes.string_at(int(records.addresses[first]) + records.header_bytes, _STREAMS_BEGIN)
     digest = front[:DIGEST_BYTES]
     baseline = None if digest == _NO_DIGEST else _named(digest, itemsize, block_bytes, baselines)
-    kernels().restore(
+    kernels().restore[itemsize](
         *records[:4],
         targets,
         records.checksums,
@@ -361,7 +361,7 @@ def _decompressed(source: Bytes, itemsize: int, target: Bytes) -> tuple[Bytes, B
 def _join(exponents: Bytes, rest: Bytes, target: Bytes, baseline: Baseline | None) -> None:
     words = target.view(_WORDS[target.size // exponents.size])
     subtrahend = _subtrahend(words.itemsize, words.size, baseline)
-    kernels().join(words, *subtrahend, exponents, *_planes(rest, exponents.size))
+    kernels().join[words.itemsize](words, *subtrahend, exponents, *_planes(rest, exponents.size))
 
 
 def _join_rotated(exponents: Bytes, rest: Bytes, target: Bytes) -> None:

@@ -10,12 +10,11 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 from numba import extending, types
-from numba.np import arrayobj as _arrayobj
+
+from kvstore.scratch import array_of
 
 intrinsic: Any = extending.intrinsic
 """Its type says that what it makes is called as it is written, with the context; it is called without."""
-
-arrayobj: Any = _arrayobj
 
 _LANES: Final = ir.VectorType(ir.IntType(64), 8)
 _NEIGHBOURS: Final = ir.Constant(ir.VectorType(ir.IntType(32), 8), [1, 0, 3, 2, 5, 4, 7, 6])
@@ -75,13 +74,7 @@ def array_at(_context: Any, _address: Any, _num: Any, like: Any) -> Any:
     kind = types.Array(like.dtype, 1, "C", aligned=False)
 
     def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
-        array = arrayobj.make_array(kind)(context, builder)
-        size = context.get_constant(types.intp, like.dtype.bitwidth // 8)
-        data = builder.inttoptr(given[0], array.data.type)
-        arrayobj.populate_array(
-            array, data=data, shape=[given[1]], strides=[size], itemsize=size, meminfo=None
-        )
-        return array._getvalue()  # noqa: SLF001 - numba's own way to what its proxy stands for
+        return array_of(context, builder, kind, given[0], [given[1]])
 
     return kind(types.int64, types.int64, like), emit
 

@@ -4,14 +4,12 @@ Importing this takes numba, some tenths of a second; kvstore.kernels compiles wh
 the payload are says docs/block-format.md. No loop reads or writes outside the arrays that it is given, whatever bytes these hold.
 """
 
-import hashlib
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
-from kvstore import head, huffman, instructions, planes
+from kvstore import huffman
 from kvstore.head import CHECKSUM, CHECKSUMS_BEGIN, OPEN_BEGIN, OPEN_END, TOKENS_BEGIN
 from kvstore.huffman import BROKEN, PROVEN, UNTRIED
 from kvstore.instructions import (
@@ -25,6 +23,7 @@ from kvstore.instructions import (
     store8,
 )
 from kvstore.planes import join_words
+from kvstore.scratch import on_stack
 
 _U64: Final = np.uint64
 _MASK: Final = np.uint64((1 << huffman.MOST_BITS) - 1)
@@ -39,7 +38,12 @@ _COUNT: Final = np.uint64(56)
 _HEAD_BYTES: Final = huffman.HEAD_BYTES
 _EXCEPTION_BYTES: Final = huffman.EXCEPTION_BYTES
 
-_join_words: Final = njit(join_words)
+_COMPILED: Final[dict[str, Any]] = {"_nrt": False}
+"""Without numba's memory: see kvstore.scratch."""
+
+_join_words: Final = njit(**_COMPILED)(join_words)
+_eight_sums: Final = on_stack(types.uint64, 8)
+_five_ends: Final = on_stack(types.int64, 5)
 
 # XXH3: the first sums, the keys with which they are mixed after each 1,024 bytes, and those of the end.
 _SUMS: Final = np.array(
@@ -64,12 +68,14 @@ _SHORT_BYTES: Final = 240
 _CHECKSUM_BYTES: Final = CHECKSUM.size
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def xxh3(data: Any) -> Any:
     """XXH3-64 with seed 0 of more than 128 bytes."""
     if data.size <= _SHORT_BYTES:
         return _xxh3_short(data)
-    sums, secret = _SUMS.copy(), XXH3_SECRET
+    sums, secret = _eight_sums(), XXH3_SECRET
+    for lane in range(8):
+        sums[lane] = _SUMS[lane]
     at, keys, begin = np.int64(sums.ctypes.data), np.int64(secret.ctypes.data), np.int64(data.ctypes.data)
     num_blocks = (data.size - 1) // 1024
     for block in range(num_blocks):
@@ -86,7 +92,7 @@ def xxh3(data: Any) -> Any:
     return _spread(number)
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def _xxh3_short(data: Any) -> Any:
     secret, begin = np.int64(XXH3_SECRET.ctypes.data), np.int64(data.ctypes.data)
     number = _U64(data.size) * _PRIME_64
@@ -98,12 +104,12 @@ def _xxh3_short(data: Any) -> Any:
     return _spread(number + _mixed(begin + data.size - 16, secret + 119))
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def _mixed(begin: Any, secret: Any) -> Any:
     return folded_product(load8(begin) ^ load8(secret), load8(begin + 8) ^ load8(secret + 8))
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def _spread(number: Any) -> Any:
     number = (number ^ (number >> _U64(37))) * _PRIME_END
     return number ^ (number >> _U64(32))
@@ -152,7 +158,7 @@ def encode(
     return num_absent
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def decode(payload: Any, begin: Any, end: Any, table: Any, plane: Any, num_items: Any) -> Any:
     """Fill the first `num_items` of `plane`, which may have more, from `payload[begin:end]`. Whether that can be what was encoded."""
     base = np.int64(payload.ctypes.data)
@@ -160,7 +166,7 @@ def decode(payload: Any, begin: Any, end: Any, table: Any, plane: Any, num_items
         return False
     num_absent = np.int64(load4(base + begin + 16))
     at = begin + _HEAD_BYTES + _EXCEPTION_BYTES * num_absent
-    ends = np.empty(5, np.int64)
+    ends = _five_ends()
     ends[0] = at
     for stream in range(4):
         ends[stream + 1] = ends[stream] + np.int64(load4(base + begin + 4 * stream))
@@ -176,7 +182,7 @@ def decode(payload: Any, begin: Any, end: Any, table: Any, plane: Any, num_items
     return True
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: Any) -> None:
     base, begin = np.int64(payload.ctypes.data), np.int64(plane.ctypes.data)
     quarter = num_items // 16 * 4
@@ -230,7 +236,7 @@ def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: 
     _decode_rest(payload, p3, table, plane, o3 - begin, num_items)
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def _decode_stream(payload: Any, position: Any, table: Any, target: Any, end: Any) -> Any:
     """One stream, to the address `end` at most. Where its bits and its items go on."""
     base = np.int64(payload.ctypes.data)
@@ -250,7 +256,7 @@ def _decode_stream(payload: Any, position: Any, table: Any, target: Any, end: An
             position += np.int64(used & _LOW)
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def _decode_rest(payload: Any, position: Any, table: Any, plane: Any, at: Any, end: Any) -> None:
     """The last items of a stream, of which no more may be read or written than there is."""
     while at < end:
@@ -266,7 +272,7 @@ def _decode_rest(payload: Any, position: Any, table: Any, plane: Any, at: Any, e
             at += 1
 
 
-@njit(nogil=True)
+@njit(**_COMPILED)
 def _equal(left: Any, right: Any, num_bytes: Any) -> Any:
     """Whether so many bytes at two addresses, a multiple of four, are the same."""
     for at in range(0, num_bytes - 7, 8):
@@ -341,11 +347,3 @@ def restore(
         raw = array_at(target, num_items * subtrahend.itemsize, plane)
         if checksums.size == 0 or xxh3(raw) == checksums[i, 1]:
             states[i] = PROVEN
-
-
-# numba looks at this file alone to tell whether what it has kept is of this code. The names make it look at the others too.
-_OTHERS: Final = hashlib.sha256(
-    b"".join(Path(str(module.__file__)).read_bytes() for module in (head, huffman, instructions, planes))
-)
-for _function in (encode, recognise, restore):
-    _function.__qualname__ += "_" + _OTHERS.hexdigest()[:16]

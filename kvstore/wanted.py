@@ -38,13 +38,13 @@ class Wanted:
         Of the others nothing is said: `RecordFormat.unpack` has the word. What is encoded as KV mostly is takes two calls for all of it; a
         record is touched in these, which do without the GIL, before it is elsewhere. Nobody may write to the records meanwhile.
         """
-        places = np.array([record.address for record in records])
-        sizes = np.array([record.num_bytes for record in records])
+        places = np.array([record.address for record in records], np.int64)
+        sizes = np.array([record.num_bytes for record in records], np.int64)
         states = np.zeros(places.size, np.uint8)
         found = Records(
             places,
             sizes,
-            np.array(numbers),
+            np.array(numbers, np.int64),
             header_bytes(self._layout.token_id_bytes),
             np.empty((places.size, 2), np.uint64),
         )

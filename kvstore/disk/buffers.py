@@ -19,9 +19,9 @@ class Buffers:
     To take huge pages from the system takes milliseconds, where it has to make them first: as long as reading what they are for.
     """
 
-    def __init__(self, least_bytes: int) -> None:
-        """`least_bytes`: of each buffer."""
-        self._least_bytes = least_bytes
+    def __init__(self, least_bytes: int, most_bytes: int) -> None:
+        """`least_bytes`: of each buffer. No more than `most_bytes` are kept in all."""
+        self._least_bytes, self._most_bytes = least_bytes, most_bytes
         self._lock = threading.Lock()  # two callers would be given the same
         self._free: list[memoryview] = []
 
@@ -40,7 +40,8 @@ class Buffers:
             yield whole[:num_bytes]
         finally:
             with self._lock:
-                self._free.append(whole)
+                if sum(map(len, self._free)) + len(whole) <= self._most_bytes:
+                    self._free.append(whole)
 
 
 def huge_pages(num_bytes: int) -> memoryview:

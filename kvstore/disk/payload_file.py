@@ -49,7 +49,7 @@ disk does not give, who must not stop others.
 _GAP_BYTES: Final = 64 << 10
 """Up to so much between two values is read with them: a request more would take longer."""
 _MOST_BYTES: Final = 256 << 20
-"""No block is larger: what says so is damaged, and no reason to take so much memory. Nor is more taken for reads ahead."""
+"""No block is larger: what says so is damaged, and no reason to take so much memory. Nor is more taken for reads ahead, or kept for later calls."""
 _LEAST_BYTES: Final = 16 << 20
 """Of a file for which memory is made ready."""
 
@@ -97,7 +97,7 @@ class PayloadFile:
                 self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._understood: bool | None = None
         """Whether LMDB lays out its pages as we think; None before the first look."""
-        self._buffers = Buffers((1 + READS_AHEAD) * READ_BYTES)
+        self._buffers = Buffers((1 + READS_AHEAD) * READ_BYTES, _MOST_BYTES)
         self._at_once = threading.BoundedSemaphore(num_cores())
         """More threads than cores that look at values would take the GIL from each other several times in each."""
         self._alone = threading.BoundedSemaphore(1)
@@ -141,6 +141,7 @@ class PayloadFile:
             wait(
                 [each for each in touching if not each.cancel()]
             )  # the environment may be closed when this call is over
+        self._check_within(places)
         in_memory, absent = _parted(places)
         if in_memory:
             with self._turn(self._at_once):
@@ -156,6 +157,12 @@ class PayloadFile:
                             reason = examine(place.position, txn.get(keys[place.position]))
                         found[place.position] = reason
         return found
+
+    def _check_within(self, places: list[_Place]) -> None:
+        """Or what a damaged tree calls a value would be looked at where there is no memory."""
+        end, num_bytes = max((place.begin + place.num_bytes for place in places), default=0), self._num_bytes
+        if end > num_bytes:
+            raise Unsound(f"{self._path} ends at {num_bytes}, within a record")
 
     def _touched(self, keys: Sequence[bytes]) -> list[Future[None]]:
         """Have other threads look for these values, which are probably not in memory either: LMDB reads the first page of each that it is
@@ -185,8 +192,13 @@ class PayloadFile:
 
     def make_ready(self, num_calls: int) -> None:
         """Take the memory that so many calls need that read at once, unless there is little to be read."""
-        if os.fstat(self._file).st_size >= _LEAST_BYTES:
+        if self._num_bytes >= _LEAST_BYTES:
             self._buffers.make(num_calls)
+
+    @property
+    def _num_bytes(self) -> int:
+        """Of the file, now."""
+        return os.fstat(self._file).st_size
 
     def close(self) -> None:
         """Nobody may read any more."""
@@ -279,7 +291,7 @@ class PayloadFile:
             )  # past the page cache one reads from a page's begin only
             so_far = at + self._preadv(data[at:], begin + at)
             if so_far <= num_bytes:
-                if begin + num_bytes < os.fstat(self._file).st_size:
+                if begin + num_bytes < self._num_bytes:
                     raise OSError(errno.EIO, f"{self._path} cannot be read from {begin + num_bytes} on")
                 break
             num_bytes = so_far

@@ -46,7 +46,8 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
     rows_file = tmp_path / "rows.json"
-    sizes = ["--prefix-tokens", "200,80", "--suffix-tokens", "20", "--repeats", "1", "--kv-dtype", "float32"]
+    sizes = ["--prefix-tokens", "200,80", "--suffix-tokens", "20", "--repeats", "2", "--kv-dtype", "float32"]
+    sizes += ["--cold-repeats", "1"]
     done = kvtide("bench", "ttft", "--model", tiny_dir, *sizes, "--phases", "1", "--json", str(rows_file))
     assert done.returncode == 0, done.stderr
     measured = json.loads(rows_file.read_text())
@@ -57,14 +58,16 @@ def test_every_row_finds_its_prefix_where_it_should(tiny_dir, tmp_path):
         assert all(row["ttft_s"] > 0 for row in rows.values())
         assert {tier: len(row["ttft_s_all"]) for tier, row in rows.items()} == {
             "reference_cold": 1,
-            "reference_hit": len(TIERS) - 2,
-            "reference_restart": 1,
-            **dict.fromkeys(TIERS, 1),
+            "reference_hit": 2 * (len(TIERS) - 2),
+            "reference_restart": 2,
+            **dict.fromkeys(TIERS, 2),
+            "cold": 1,
         }
         # each repeat of each hit has a suffix of its own, save that a restart is asked what the disk was
         hits = rows["reference_hit"]["token_ids"]
         assert rows["cold"]["token_ids"] == rows["reference_cold"]["token_ids"]
-        assert [rows[tier]["token_ids"] for tier in TIERS[1:-1]] == [[hit] for hit in hits]
+        of_tiers = [rows[tier]["token_ids"] for tier in TIERS[1:-1]]
+        assert of_tiers == [hits[number :: len(of_tiers)] for number in range(len(of_tiers))]
         assert rows["restart"]["token_ids"] == rows["reference_restart"]["token_ids"]
         assert len({*map(tuple, hits)}) > 2
         for tier in TIERS[1:]:
@@ -105,19 +108,25 @@ def test_gates_are_ratios_of_medians_to_hits_of_the_yardstick():
         measured_row("reference_hit", 0.9, 1.0, 1.3),
         measured_row("device", 0.8, 0.9, 1.2),
         measured_row("host", 1.0, 1.1, 1.2),
-        measured_row("disk", 0.1, prefix_tokens=1024),
+        measured_row("disk", 0.1, prefix_tokens=512),
+        measured_row("reference_hit", 0.5, prefix_tokens=1024),
+        measured_row("disk", 0.6, prefix_tokens=1024),
         measured_row("disk_dropped", 2.0),
         measured_row("restart", 1.2),
         measured_row("reference_restart", 1.5),
     ]
-    device, host, dropped, restart = gates(rows, 64)
+    device, host, dropped, restart, short = gates(rows, 64)
     assert (device["value"], device["bound"], device["holds"]) == (0.9, 1.0, True)
     assert (host["value"], host["bound"], host["holds"]) == (1.1, 1.05, False)
     assert (dropped["value"], dropped["bound"], dropped["holds"]) == (2.0, None, None)
     assert restart["name"].startswith("restart, in the page cache, ")
     assert restart["value"] == pytest.approx(0.8), "by transformers in processes as new"
     assert device["spread"] == [0.8, 1.2]
-    assert gates(rows, 32) == gates(rows[1:], 64) == [], "other lengths, no yardstick"
+    assert short["name"].startswith("disk, in the page cache, ")
+    assert short["name"].endswith("1024 + 64 tokens")
+    assert (short["value"], short["holds"]) == (1.2, False)
+    without = [row for row in rows if not row["tier"].startswith("reference")]
+    assert gates(rows, 32) == gates(without, 64) == [], "other lengths, no yardstick"
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,18 @@
-"""Decoder layers computed by the kernel of our own, against transformers' own and, for their bits, against themselves."""
+"""Models computed by the kernel of our own, against transformers' own and, for their bits, against themselves."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from engine import lanes
+from engine import lanes, native
 from engine.chunk import Chunk
-from engine.lane_kernel import attending
 from engine.lanes import registers
-from engine.layer_kernel import following, preceding, watching
 from engine.layers import PackedLayer, packs
 from engine.model import Model, random_model
-from engine.packed import packing
+from engine.packed import PackedLinear, packing
 from engine.pool import DevicePool
 from tests.engine.families import CASES, ODD
 
@@ -45,41 +44,46 @@ def model_of(kind: str, dtype: str) -> Model:
     return model
 
 
-def hidden_of(model: Model, *runs: tuple[int, int]) -> torch.Tensor:
-    """What the layers make of the same tokens, computed in these runs, [tokens, hidden]."""
+def packed(model: Model) -> Model:
+    with model.packing():
+        pass
+    assert model.decoder is not None
+    return model
+
+
+def logits_of(model: Model, *runs: tuple[int, int], each: bool = True) -> torch.Tensor:
+    """Of the same tokens, computed in these runs: of every token, [tokens, vocabulary], or of each run's last."""
     found: list[torch.Tensor] = []
-    hook = model.hf.model.norm.register_forward_pre_hook(lambda _, given: found.append(given[0][0].clone()))
     with DevicePool(model.layout(str(model.dtype).removeprefix("torch."), 16), 20) as pool:
         for start, end in runs:
             chunk = Chunk(tokens=TOKENS[start:end], start=start, slots=np.arange(20), wants_logits=True)
-            model.forward(model.batch([chunk], pool), pool)
-    hook.remove()
+            batch = model.batch([chunk], pool)
+            if each:
+                batch = replace(batch, logit_rows=torch.arange(end - start), num_logits=end - start)
+            found.append(model.forward(batch, pool).clone())
     return torch.cat(found)
 
 
 def exactly(model: Model, num_tokens: int) -> torch.Tensor:
     """The same by transformers alone, in float64."""
-    hf, found = copy.deepcopy(model.hf).double(), []
+    hf = copy.deepcopy(model.hf).double()
     hf.set_attn_implementation("eager")
-    hf.model.norm.register_forward_pre_hook(lambda _, given: found.append(given[0][0]))
     with torch.inference_mode():
-        hf(torch.from_numpy(TOKENS[None, :num_tokens].astype(np.int64)), use_cache=False)
-    return found[0]
+        return hf(torch.from_numpy(TOKENS[None, :num_tokens].astype(np.int64)), use_cache=False).logits[0]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_packed_layer_is_the_layer(kind, dtype):
+def test_a_packed_model_is_the_model(kind, dtype):
     """As near to it in float64 as transformers' own modules are in its dtype, or almost; and its state is what it was."""
     model = model_of(kind, dtype)
     expected = exactly(model, 133)
     before = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
-    plain = hidden_of(model, (0, 133)).double()
+    plain = logits_of(model, (0, 133)).double()
     for _ in range(2):
-        with packing(model.hf):
-            pass
+        packed(model)
     assert {type(layer) for layer in model.hf.model.layers} == {PackedLayer}
-    found = hidden_of(model, (0, 133)).double()
+    found = logits_of(model, (0, 133)).double()
     scale = expected.square().mean().sqrt()
     off, tolerated = (found - expected).square().mean().sqrt(), (plain - expected).square().mean().sqrt()
     assert off <= 1.5 * tolerated + 1e-6 * scale < 0.1 * scale
@@ -90,14 +94,13 @@ def test_a_packed_layer_is_the_layer(kind, dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_has_the_same_bits_however_many_are_computed(dtype, threads):
-    """One alone, few, and more than a task takes, by one thread and by two."""
-    model = model_of("llama that attends by the kernel", dtype)
-    with packing(model.hf):
-        pass
+    """One alone, few, and more than a task takes, by one thread and by two; whether others' logits are wanted too."""
+    model = packed(model_of("llama that attends by the kernel", dtype))
     runs = ((0, 1), (1, 8), (8, 17), (17, 100), (100, 300))
-    at_once = hidden_of(model, (0, 300))
+    at_once = logits_of(model, (0, 300))
     torch.set_num_threads(3 - threads)
-    assert torch.equal(hidden_of(model, *runs), at_once)
+    assert torch.equal(logits_of(model, *runs), at_once)
+    assert torch.equal(logits_of(model, *runs, each=False), at_once[[end - 1 for _, end in runs]])
 
 
 def test_what_it_does_not_compute():
@@ -106,50 +109,74 @@ def test_what_it_does_not_compute():
         ("olmo2", {}),
         ("llama", {"hidden_act": "gelu"}),
     ):
-        hf = random_model(CASES[name].config(**more)).hf
-        assert not any(packs(layer, hf.config) for layer in hf.modules())
-    half = random_model(CASES["llama"].config()).hf.half()
-    assert not packs(half.model.layers[0], half.config)
+        assert not packs(random_model(CASES[name].config(**more)).hf)
+    assert not packs(random_model(CASES["llama"].config()).hf.half())
 
 
 class Wrapped(torch.nn.Linear):
     """As an adapter would be."""
 
 
-def wrapped(layer: torch.nn.Module) -> None:
-    layer.self_attn.q_proj.__class__ = Wrapped
+def wrapped(hf: torch.nn.Module) -> None:
+    hf.model.layers[1].self_attn.q_proj.__class__ = Wrapped
 
 
-def hooked(layer: torch.nn.Module) -> None:
-    layer.mlp.register_forward_hook(lambda *_: None)
+def hooked(hf: torch.nn.Module) -> None:
+    hf.model.layers[1].mlp.register_forward_hook(lambda *_: None)
 
 
-def with_another_forward(layer: torch.nn.Module) -> None:
-    layer.mlp.forward = layer.mlp.forward
+def with_another_forward(hf: torch.nn.Module) -> None:
+    hf.model.layers[1].mlp.forward = hf.model.layers[1].mlp.forward
 
 
-def of_two_dtypes(layer: torch.nn.Module) -> None:
-    layer.input_layernorm.to(torch.float64)
+def of_two_dtypes(hf: torch.nn.Module) -> None:
+    hf.model.layers[1].input_layernorm.to(torch.float64)
 
 
-def with_another_norm(layer: torch.nn.Module) -> None:
-    layer.post_attention_layernorm.variance_epsilon *= 2
+def with_another_norm(hf: torch.nn.Module) -> None:
+    hf.model.layers[1].post_attention_layernorm.variance_epsilon *= 2
 
 
-def another_of_that_name(layer: torch.nn.Module) -> None:
-    layer.__class__ = type("LlamaDecoderLayer", (type(layer),), {})
+def another_of_that_name(hf: torch.nn.Module) -> None:
+    hf.model.layers[1].__class__ = type("LlamaDecoderLayer", (type(hf.model.layers[1]),), {})
+
+
+def with_a_layer_of_another_shape(hf: torch.nn.Module) -> None:
+    hf.model.layers[1].mlp = copy.deepcopy(
+        random_model(CASES["llama"].config(intermediate_size=64)).hf.model.layers[1].mlp
+    )
+
+
+def with_a_hooked_head(hf: torch.nn.Module) -> None:
+    hf.lm_head.register_forward_hook(lambda *_: None)
+
+
+def with_a_head_that_adds(hf: torch.nn.Module) -> None:
+    hf.lm_head = torch.nn.Linear(hf.lm_head.in_features, hf.lm_head.out_features)
 
 
 @pytest.mark.parametrize(
-    "change", [wrapped, hooked, with_another_forward, of_two_dtypes, with_another_norm, another_of_that_name]
+    "change",
+    [
+        wrapped,
+        hooked,
+        with_another_forward,
+        of_two_dtypes,
+        with_another_norm,
+        another_of_that_name,
+        with_a_layer_of_another_shape,
+        with_a_hooked_head,
+        with_a_head_that_adds,
+    ],
 )
-def test_a_layer_that_was_changed_stays(change):
-    """What was done to it would not be done; the other layers are packed all the same."""
-    hf = random_model(KINDS["llama"]).hf
-    change(hf.model.layers[1])
-    with packing(hf):
+def test_a_model_that_was_changed_stays_transformers_own(change):
+    """What was done to it would not be done; products that nobody touched are packed all the same."""
+    model = random_model(KINDS["llama"])
+    change(model.hf)
+    with model.packing():
         pass
-    assert [type(layer) is PackedLayer for layer in hf.model.layers] == [True, False, True]
+    assert model.decoder is None
+    assert type(model.hf.model.layers[0].mlp.up_proj) is PackedLinear
 
 
 def test_a_hooked_product_stays():
@@ -162,28 +189,54 @@ def test_a_hooked_product_stays():
 
 def test_turns_of_another_width_are_refused():
     """Of them the kernel would read more than there is."""
-    model = random_model(KINDS["llama"])
-    with packing(model.hf):
-        pass
+    model = packed(random_model(KINDS["llama"]))
     turn = model.hf.model.rotary_emb.forward
     model.hf.model.rotary_emb.forward = lambda *given, **named: tuple(
         one[..., :8] for one in turn(*given, **named)
     )
     with pytest.raises(ValueError, match="heads of 16 numbers"):
-        hidden_of(model, (0, 20))
+        logits_of(model, (0, 20))
+
+
+def test_layers_that_wait_are_computed_one_by_one():
+    """To the same bits, and each is asked for before anything of it is written."""
+    model = packed(random_model(KINDS["llama that attends by the kernel"]))
+    chunk = Chunk(tokens=TOKENS[:60], start=0, slots=np.arange(20), wants_logits=True)
+    with DevicePool(model.layout("float32", 16), 20) as pool:
+        at_once = model.forward(model.batch([chunk], pool), pool)
+        pool.blocks.zero_()
+        written: list[list[bool]] = []
+        found = model.forward(
+            model.batch([chunk], pool),
+            pool,
+            lambda number: written.append([bool(layer.any()) for layer in pool.blocks.unbind(1)]),
+        )
+    assert torch.equal(found, at_once)
+    assert written == [[False, False, False], [True, False, False], [True, True, False]]
+
+
+def test_of_a_chunk_without_logits_all_layers_have_their_keys_and_values():
+    model = packed(random_model(KINDS["llama that attends by the kernel"]))
+    kept: list[torch.Tensor] = []
+    for wants in (True, False):
+        chunk = Chunk(tokens=TOKENS[:60], start=0, slots=np.arange(20), wants_logits=wants)
+        with DevicePool(model.layout("float32", 16), 20) as pool:
+            pool.blocks.zero_()
+            assert len(model.forward(model.batch([chunk], pool), pool)) == wants
+            kept.append(pool.blocks.clone())
+    assert kept[0][:, -1].any()
+    assert torch.equal(*kept)
 
 
 def test_two_engines_may_compute_with_one_model():
     """What is on its way lies in each one's pool."""
-    model = random_model(KINDS["llama"])
-    with packing(model.hf):
-        pass
+    model = packed(random_model(KINDS["llama"]))
     layout = model.layout("float32", 16)
     chunk = Chunk(tokens=TOKENS[:60], start=0, slots=np.arange(20), wants_logits=True)
     with DevicePool(layout, 20) as pool, DevicePool(layout, 20) as other:
         for one in (pool, other):
             model.forward(model.batch([chunk], one), one)
-        names = ("query", "kv", "normal", "sums", "gates")
+        names = ("x", "query", "kv", "normal", "sums", "gates")
         of_pool, of_other = (
             {each.workspace.take(name, 1, dtype=torch.float32).data_ptr() for name in names}
             for each in (pool, other)
@@ -193,11 +246,10 @@ def test_two_engines_may_compute_with_one_model():
 
 def test_nothing_is_compiled_once_it_is_packed(monkeypatch):
     """Not even by the first request."""
-    for cached in (preceding, following, watching, attending):
+    for cached in (native.computing, native.watching, native.attending):
         cached.cache_clear()
     model = random_model(KINDS["llama that attends by the kernel"])
-    with packing(model.hf):
+    with model.packing(torch.float32):
         lanes.prepare(torch.device("cpu"), torch.float32, torch.float32, 32)
-    for module in ("layer_kernel", "lane_kernel"):
-        monkeypatch.setattr(f"engine.{module}.compiled", None)
-    assert torch.isfinite(hidden_of(model, (0, 30))).all()
+    monkeypatch.setattr(native, "loaded", None)
+    assert torch.isfinite(logits_of(model, (0, 30))).all()

@@ -77,7 +77,7 @@ def restored(payload: bytes, begin: int, end: int, code: Code, num_items: int) -
     code_is = source[:begin], code.table, plane
     nothing = np.zeros((1, 4096), np.uint16), num_items, 7, None
     targets = addresses([words.view(np.uint8)])
-    kernels().restore(*records, targets, checksums, states, num_items, *code_is, *nothing)
+    kernels().restore[2](*records, targets, checksums, states, num_items, *code_is, *nothing)
     held = states[0] == PROVEN
     assert (guarded[:16] == 0xA5).all()
     assert (guarded[-16:] == 0xA5).all()

@@ -1,17 +1,13 @@
-"""What is compiled does what its definition in numpy does, wherever its arrays lie; and compiling goes on where nothing can be kept."""
+"""What is compiled does what its definition in numpy does, wherever its arrays lie."""
 
-import os
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numba.core import caching, config
 
-from kvstore import codec
-from kvstore import kernels as module
+from kvstore import code, codec
 from kvstore.disk import store as disk_store
 from kvstore.errors import StoreFailed
 from kvstore.kernels import kernels
@@ -65,49 +61,14 @@ def test_planes_are_those_of_the_definition_and_give_back_the_elements(data):
     words, numbers = lying(items, at[0], written=False), lying(table, at[1], written=False)
     planes = [lying(np.zeros(num_items, np.uint8), offset, written=True) for offset in at[2:4]]
     planes.append(lying(np.zeros(num_items, np.uint16), at[4], written=True) if bits == 32 else None)
-    kernels().split(words, numbers, rows, first_bit, *planes)
+    kernels().split[word.itemsize](words, numbers, rows, first_bit, *planes)
     for plane, wanted in zip(planes, reference(items, table, rows, first_bit), strict=True):
         assert plane is None or np.array_equal(plane, wanted)
 
     back = lying(np.zeros(num_items, word), at[0], written=True)
     fixed = [None if plane is None else lying(plane, 1, written=False) for plane in planes]
-    kernels().join(back, numbers, rows, first_bit, *fixed)
+    kernels().join[word.itemsize](back, numbers, rows, first_bit, *fixed)
     assert np.array_equal(back, items)
-
-
-def test_what_is_compiled_is_kept_and_what_is_kept_need_not_be_sound(tmp_path, monkeypatch, caplog):
-    """Found again; compiled anew where what was kept is junk, and where there is no place to keep it, with a word of why."""
-    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
-    synced, fsync = [], os.fsync
-    monkeypatch.setattr(
-        module.os, "fsync", lambda file: synced.append(Path(f"/proc/self/fd/{file}").resolve()) or fsync(file)
-    )
-    items, planes = np.arange(1000, dtype=np.uint16), np.zeros((2, 1000), np.uint8)
-
-    def holds(split) -> bool:
-        split(items, np.zeros((1, 10), np.uint16), 100, 7, *planes, None)
-        return np.array_equal(planes[0], (items >> 7).astype(np.uint8))
-
-    assert holds(module.compiled_words(module.split_words, writes_words=False))
-    kept = sorted(tmp_path.rglob("*.nb?"))
-    assert (
-        sorted(synced) == kept
-    )  # a part of it, as a loss of power may leave, would be a signal when it is run
-    found = module.compiled_words(module.split_words, writes_words=False)
-    assert found.stats.cache_hits
-    assert not found.stats.cache_misses
-    assert len(synced) == len(kept) == 3
-    assert caplog.messages == []
-
-    for code in tmp_path.rglob("*.nbc"):
-        code.write_bytes(b"")  # as after a loss of power
-    assert holds(module.compiled_words(module.split_words, writes_words=False))
-    assert len(caplog.messages) == 1
-    assert not list(tmp_path.rglob("*.nb?"))  # or every process to come met it
-
-    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
-    assert holds(module.compiled_words(module.split_words, writes_words=False))
-    assert "no locator available" in caplog.messages[1]
 
 
 def test_opening_a_store_does_not_wait_for_compiling(open_lmdb, monkeypatch):
@@ -135,8 +96,9 @@ def test_a_store_that_encodes_nothing_compiles_nothing(open_lmdb, monkeypatch, c
 
 def test_where_numba_may_not_compile_it_is_said_and_what_is_not_encoded_is_there(open_lmdb, monkeypatch):
     """Python's own loops would take a thousand times as long."""
-    monkeypatch.setattr(config, "DISABLE_JIT", 1)
-    monkeypatch.setattr(codec, "kernels", module._Once().get)
+    monkeypatch.setattr(code, "target", lambda: code.Target("", "", False, ""))
+    monkeypatch.setattr(code, "_futures", {})
+    monkeypatch.setattr(codec, "kernels", kernels.__wrapped__)
     store = open_lmdb(compression="on")
     with pytest.raises(StoreFailed, match="NUMBA_DISABLE_JIT"):
         fill(store, 2)

@@ -385,6 +385,28 @@ def test_a_file_that_ends_within_a_record_is_not_touched(open_lmdb, nothing_in_m
     assert_holds(store, refs, blocks)
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("num_bytes", [1 << 20, 255 << 20])
+def test_a_tree_that_says_a_value_is_longer_than_the_file_is_not_believed(
+    open_lmdb, monkeypatch, tmp_path, in_memory, num_bytes
+):
+    """Inside the map, where there is no file, and outside of it: either would be a signal."""
+    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: int(not in_memory))
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    key = store._form.entry_key(refs[2].key)
+    with data_file(tmp_path).open("r+b") as file:
+        content, at = file.read(), -1
+        while (at := content.find(key, at + 1)) >= 0:
+            os.pwrite(file.fileno(), (num_bytes >> 16).to_bytes(2, "little"), at - 6)
+    with pytest.raises(StoreFailed, match="within a record"):
+        read(store, refs)
+    store._writer.run(lambda: None)
+    store.put_many(refs, blocks)
+    assert_holds(store, refs, blocks)
+
+
 def test_a_disk_that_cannot_read_fails_the_batch_and_nothing_else(open_lmdb, nothing_in_memory, monkeypatch):
     """Through the map it would be a signal."""
     store = open_lmdb()
@@ -544,7 +566,7 @@ def test_what_is_not_in_memory_is_told_from_what_is(open_lmdb, tmp_path, request
 
 
 def test_buffers_are_used_again_and_nobody_has_anothers():
-    buffers = Buffers(4096)
+    buffers = Buffers(4096, 6 << 20)
     buffers.make(1)
     [ready] = buffers._free
     with buffers.lent(4096) as one, buffers.lent(4096) as two:
@@ -553,6 +575,9 @@ def test_buffers_are_used_again_and_nobody_has_anothers():
     with buffers.lent(3 << 20) as large:
         assert len(large) == 3 << 20
     assert sorted(map(len, buffers._free)) == [2 << 20, 4 << 20]
+    with buffers.lent(4 << 20), buffers.lent(4 << 20):  # the large one, and one in place of the other
+        assert buffers._free == []
+    assert list(map(len, buffers._free)) == [4 << 20], "both would be more than is kept"
 
 
 def test_memory_to_read_into_is_ready_where_there_is_much_to_read(open_lmdb, monkeypatch):

@@ -1,5 +1,7 @@
 """Many records that are proven at once: the same verdicts and bytes as one by one, and nothing that `unpack` would not serve."""
 
+import ctypes
+import mmap
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +18,7 @@ from kvstore.testing import assert_holds, fill
 
 LAYOUT = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=64, dtype="bfloat16", block_tokens=16)
 FORMS = [LAYOUT, replace(LAYOUT, dtype="float32"), replace(LAYOUT, block_tokens=17, num_layers=3)]
+SMALL = replace(LAYOUT, num_layers=1, num_kv_heads=2, block_tokens=16)
 NAMESPACE = Namespace.of({"model": "tiny"})
 _HEAD_BYTES = 152
 
@@ -100,6 +103,86 @@ def resealed(record: bytes, position: int, value: bytes) -> bytes:
     return (
         bytes(header) + xxhash.xxh3_64_intdigest(bytes(header)).to_bytes(8, "little") + record[covered + 8 :]
     )
+
+
+def test_every_bit_of_a_record_counts():
+    """Save that of when it was written, which its header's checksum is of all the same."""
+    form = RecordFormat(NAMESPACE, SMALL)
+    refs, blocks = chain(SMALL, 1)
+    [record] = packed(form, refs, blocks)
+    damaged = np.frombuffer(record, np.uint8).copy()
+    out = np.zeros(SMALL.block_bytes, np.uint8)
+    wanted, spans = form.wanted(refs, [out]), [Span(addresses([damaged])[0], len(record))]
+    for at in range(len(record)):
+        for bit in range(8):
+            damaged[at] ^= 1 << bit
+            assert wanted.proven([0], spans) == [False], (at, bit)
+            damaged[at] ^= 1 << bit
+    assert wanted.proven([0], spans) == [True]
+    assert np.array_equal(out, blocks[0])
+
+
+class Fenced:
+    """Memory between pages that nobody may touch: who does ends the process."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._size = -(-most_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._whole = np.frombuffer(mmap.mmap(-1, self._size + 2 * mmap.PAGESIZE), np.uint8)
+        self._address = int(addresses([self._whole])[0])
+        for at in (0, mmap.PAGESIZE + self._size):
+            page = ctypes.c_void_p(self._address + at)
+            assert ctypes.CDLL(None).mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), 0) == 0
+
+    def span(self, num_bytes: int, *, at_end: bool) -> tuple[Span, np.ndarray]:
+        """So many of it, just behind the first of these pages or before the last."""
+        begin = mmap.PAGESIZE + (self._size - num_bytes) * at_end
+        return Span(self._address + begin, num_bytes), self._whole[begin : begin + num_bytes]
+
+
+@pytest.mark.parametrize("itemsize", [2, 4])
+def test_whatever_a_sealed_record_says_nothing_outside_of_it_is_touched(itemsize):
+    """Lengths of streams, exceptions, codes, and how long it is: with checksums that hold, as a hostile or an unlucky writer makes them."""
+    layout = SMALL if itemsize == 2 else replace(SMALL, dtype="float32")
+    form, rng = RecordFormat(NAMESPACE, layout), np.random.default_rng(itemsize)
+    refs, blocks = chain(layout, 1)
+    [record] = packed(form, refs, blocks)
+    memory, target = Fenced(2 * len(record)), Fenced(layout.block_bytes)
+    header = _HEAD_BYTES + layout.token_id_bytes + 8
+    streams = header + 160
+    for number in range(3000):
+        changed, at = bytearray(record), int(rng.choice([streams + 4 * (number % 5), header + 32, streams]))
+        kind = number % 6
+        if kind < 3:
+            value = int(rng.choice([0, 1, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, rng.integers(1 << 16)]))
+            changed[at : at + 4] = value.to_bytes(4, "little")
+        elif kind == 3:
+            del changed[rng.integers(streams, len(changed)) :]
+        elif kind == 4:
+            changed[streams + 20 :] = rng.bytes(len(changed) - streams - 20)
+        else:
+            one, two = rng.integers(0, 4, 2) * 4 + streams  # one stream's bytes are another's: the sum holds
+            moved = int(rng.integers(1, 2000))
+            for place, by in ((one, moved), (two, -moved)):
+                size = int.from_bytes(changed[place : place + 4], "little") + by
+                changed[place : place + 4] = (size % (1 << 32)).to_bytes(4, "little")
+        sealed = with_checksums(bytes(changed), layout)
+        span, place = memory.span(len(sealed), at_end=bool(number % 2))
+        place[:] = np.frombuffer(sealed, np.uint8)
+        _, out = target.span(layout.block_bytes, at_end=bool(number // 2 % 2))
+        [is_proven] = form.wanted(refs, [out]).proven([0], [span])
+        assert not is_proven or np.array_equal(out, blocks[0])
+        [short] = form.wanted(refs, [out]).proven([0], [Span(span.address, int(rng.integers(len(sealed))))])
+        assert not short
+
+
+def with_checksums(record: bytes, layout: BlockLayout) -> bytes:
+    """With the length and the checksums of header and payload that fit it; that of the block stays."""
+    covered = _HEAD_BYTES + layout.token_id_bytes
+    payload = record[covered + 8 :]
+    header = bytearray(record[:covered])
+    header[16 + 8 : 16 + 16] = len(payload).to_bytes(8, "little")
+    header[144:152] = xxhash.xxh3_64_intdigest(payload).to_bytes(8, "little")
+    return bytes(header) + xxhash.xxh3_64_intdigest(bytes(header)).to_bytes(8, "little") + payload
 
 
 def test_what_is_sound_but_not_what_is_asked_for_is_not_proven():

@@ -4,13 +4,11 @@ import random
 import threading
 from itertools import pairwise
 
-import numpy as np
 import pytest
 
 from kvstore.layers import Gate
 from tests.tiering.slot_arrays import GIVE_UP_S, SlotArray
 from tests.tiering.virtual_cuda import COMPUTE, VirtualCuda
-from tiering.transfer import cpu as cpu_module
 from tiering.transfer.cpu import CpuDevice
 from tiering.transfer.cuda import CudaDevice
 from tiering.transfer.faults import FaultDevice
@@ -348,40 +346,6 @@ def test_a_copy_that_reaches_behind_the_last_slot_fails(cpu):
     with pytest.raises(IndexError, match="slot 4 of 4"):
         cpu.host_wait(cpu.record(stream))
     assert firsts(memory) == [1, 2, 3, 4], "nothing of it was copied"
-
-
-@pytest.mark.parametrize("bad", [None, 0, 70])
-def test_threads_that_share_a_copy_make_the_same_and_fail_as_one(monkeypatch, bad):
-    """Whichever of them it is: the copy is not over before all are, and the error is that of its own stream."""
-    monkeypatch.setattr(cpu_module, "num_cores", lambda: 3)
-    monkeypatch.setattr(cpu_module, "_LEAST_SHARE_BYTES", 16 * BLOCK_BYTES)
-    device = CpuDevice()
-    source, destination = SlotArray(100, BLOCK_BYTES), SlotArray(100, BLOCK_BYTES)
-    source.bytes[:] = np.random.default_rng(0).integers(0, 256, source.bytes.shape)
-    fro, to = np.random.default_rng(1).permutation(100)[:80], np.random.default_rng(2).permutation(100)[:80]
-    names = set()
-
-    def noted(slot):
-        names.add(threading.current_thread().name)
-        if bad is not None and slot == to[bad]:
-            raise OSError("broken")
-
-    destination.before_view = noted
-    others = device.stream("other")
-    stream = device.stream("one")
-    device.copy(stream, destination, to.tolist(), source, fro.tolist(), WHOLE_SLOT)
-    ended = device.record(stream)
-    if bad is None:
-        device.host_wait(ended)
-        assert np.array_equal(destination.bytes[to], source.bytes[fro])
-    else:
-        with pytest.raises(OSError, match="broken"):
-            device.host_wait(ended)
-    assert len(names) == 3
-    destination.before_view = lambda slot: None
-    device.copy(others, destination, to.tolist(), source, fro.tolist(), WHOLE_SLOT)
-    device.close()
-    assert np.array_equal(destination.bytes[to], source.bytes[fro])
 
 
 def test_an_event_is_complete_only_when_the_work_before_it_has_ended(cpu, gate):

@@ -236,6 +236,9 @@ def ttft(
         TIERS
     ),
     repeats: Annotated[int, typer.Option(help="Measurements of each row, interleaved.", min=1)] = 3,
+    cold_repeats: Annotated[
+        int | None, typer.Option(help="Of cold prompts, if fewer: they take longest.", min=1)
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(help="Threads of the model; default: torch's choice.", min=1)
     ] = None,
@@ -270,6 +273,7 @@ def ttft(
         suffix_tokens=suffix_tokens,
         tiers=chosen,
         repeats=(repeats,) * len(lengths),
+        cold_repeats=cold_repeats or repeats,
         threads=threads,
         new_tokens=new_tokens,
         dtype=dtype,

@@ -3,9 +3,9 @@
 For each row the cache's own demotion brings the prefix to the row's tier, where for `cold` all tiers are emptied, and then the
 prefix with a suffix that was never seen is timed. Of the files of `disk` and `restart` the page cache has all; before
 `disk_dropped` it is made to forget them. Repeats are interleaved over the rows of a length, each next to transformers' own
-forward with the same suffix, so that a machine that is busy for a while does not favour one. The `restart` rows come last, and
-are judged by transformers' hits of before: one process fills a directory with the prefixes of all lengths, and for each repeat
-a new one finds them there.
+forward with the same suffix, so that a machine that is busy for a while does not favour one. Cold prompts, which take longest, may
+be fewer. The `restart` rows come last, and are judged by transformers' hits in the same processes, over the caches that they have
+filled before: one process fills a directory with the prefixes of all lengths, and for each repeat a new one finds them there.
 """
 
 import dataclasses
@@ -23,9 +23,9 @@ from engine.engine import Engine
 from tiering.cli.dropped import can_drop
 from tiering.cli.environment import environment
 from tiering.cli.markdown import write
-from tiering.cli.reference import Reference
+from tiering.cli.reference import Reference, keep
 from tiering.cli.ttft_phases import PHASES, Clocks
-from tiering.cli.ttft_restart import after_restarts
+from tiering.cli.ttft_restart import after_restarts, prefix_file
 from tiering.cli.ttft_rows import Row, gates, page, show
 from tiering.cli.ttft_setup import Tokens, TtftBench, ask, bring, first_use, prompts, settings, suffix
 
@@ -59,10 +59,10 @@ def measure(bench: TtftBench, tell: Callable[[str], None]) -> Iterator[dict[str,
             tell(f"no disk_dropped rows: files in {scratch} are in memory alone; TMPDIR names another place")
             others = tuple(tier for tier in bench.tiers if tier != "disk_dropped")
             bench = dataclasses.replace(bench, tiers=others)
-        yield from _in_this_process(bench, f"{scratch}/kv", tell)
+        yield from _in_this_process(bench, scratch, tell)
         if "restart" in bench.tiers:
             _give_memory_back()
-            yield from after_restarts(bench, f"{scratch}/restart", tell)
+            yield from after_restarts(bench, scratch, tell)
 
 
 def _give_memory_back() -> None:
@@ -71,14 +71,14 @@ def _give_memory_back() -> None:
     torch.cuda.empty_cache()
 
 
-def _in_this_process(
-    bench: TtftBench, disk_path: str, tell: Callable[[str], None]
-) -> Iterator[dict[str, Any]]:
+def _in_this_process(bench: TtftBench, scratch: str, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     if bench.tiers == ("restart",):
         return
     model = bench.load()
     prefixes = prompts(bench, model)
-    config = bench.engine_config(model, disk_path if {"disk", "disk_dropped"} & {*bench.tiers} else None)
+    config = bench.engine_config(
+        model, f"{scratch}/kv" if {"disk", "disk_dropped"} & {*bench.tiers} else None
+    )
     reference = Reference(bench.load().hf) if bench.reference else None
     with Engine(model, config, announce=tell) as engine:
         first_use(engine, bench)
@@ -89,6 +89,8 @@ def _in_this_process(
             for repeat in range(repeats):
                 tell(f"{num_tokens} tokens, repeat {repeat + 1} of {repeats}")
                 length.repeat(repeat)
+            if reference is not None and "restart" in bench.tiers:
+                keep(length.prefix_cache(reference), prefix_file(scratch, number))
             if bench.phases and model.device.type == "cpu":
                 tell(f"{num_tokens} tokens, with clocks")
                 length.with_clocks(range(repeats, repeats + bench.phases))
@@ -109,7 +111,6 @@ class _Length:
         self._bench, self._engine, self._reference = bench, engine, reference
         self._prefix, self._tell = prefix, tell
         self._prefix_cache: Any = None
-        """transformers' own, made when it is first needed."""
         names = [name for name in ("reference_cold", "reference_hit") if reference is not None]
         self._rows = {name: Row(name, len(prefix)) for name in (*names, *bench.tiers) if name != "restart"}
 
@@ -121,7 +122,7 @@ class _Length:
     def repeat(self, repeat: int) -> None:
         """Every row once, save that of a restart."""
         for tier in self._bench.tiers:
-            if tier == "restart":
+            if tier == "restart" or (tier == "cold" and repeat >= self._bench.cold_repeats):
                 continue
             behind = suffix(self._bench, self._engine.model, repeat, tier)
             if self._reference is not None:
@@ -135,12 +136,18 @@ class _Length:
         if tier == "cold":
             self._tell("  transformers, cold")
             prompt = np.concatenate([self._prefix, behind])
-            self._rows["reference_cold"].add(*reference.cold(prompt, new_tokens))
+            outcome, self._prefix_cache = reference.cold(prompt, new_tokens, len(self._prefix))
+            self._rows["reference_cold"].add(*outcome)
             return
+        cache = self.prefix_cache(reference)
+        self._rows["reference_hit"].add(*reference.hit(cache, behind, new_tokens))
+
+    def prefix_cache(self, reference: Reference) -> Any:
+        """Transformers' own, made when it is first needed."""
         if self._prefix_cache is None:
             self._tell("  transformers, the prefix")
             self._prefix_cache = reference.prefill(self._prefix)
-        self._rows["reference_hit"].add(*reference.hit(self._prefix_cache, behind, new_tokens))
+        return self._prefix_cache
 
     def with_clocks(self, repeats: range) -> None:
         """Every hit once more in each of these repeats, to see where its time goes."""

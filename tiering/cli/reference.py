@@ -20,9 +20,14 @@ class Reference:
         self._hf = hf.eval()
 
     @torch.inference_mode()
-    def cold(self, prompt: Tokens, new_tokens: int) -> tuple[float, list[int]]:
-        """Seconds from the whole prompt to its first token, and the greedy reply."""
-        return self._run(prompt, self._cache(), new_tokens)
+    def cold(
+        self, prompt: Tokens, new_tokens: int, prefix_tokens: int
+    ) -> tuple[tuple[float, list[int]], Any]:
+        """Seconds from the whole prompt to its first token, and the greedy reply; and a cache that holds the first of its tokens."""
+        cache = self._cache()
+        outcome = self._run(prompt, cache, new_tokens)
+        _crop(cache, prefix_tokens)
+        return outcome, cache
 
     @torch.inference_mode()
     def prefill(self, prefix: Tokens) -> Any:
@@ -36,8 +41,15 @@ class Reference:
         """Seconds from the suffix, over a cache that holds the prefix, to the first token; the cache is as before."""
         length = prefix_cache.get_seq_length()
         outcome = self._run(suffix, prefix_cache, new_tokens)
-        prefix_cache.crop(length - prefix_cache.get_seq_length())  # negative: so many tokens less
+        _crop(prefix_cache, length)
         return outcome
+
+    def restore(self, path: str) -> Any:
+        """A cache that `keep` has written."""
+        cache = self._cache()
+        for number, (keys, values) in enumerate(torch.load(path)):
+            cache.update(keys, values, number)
+        return cache
 
     def _run(self, tokens: Tokens, cache: Any, new_tokens: int) -> tuple[float, list[int]]:
         start_s = time.perf_counter()
@@ -58,3 +70,13 @@ class Reference:
         from transformers import DynamicCache
 
         return DynamicCache(config=self._hf.config)
+
+
+def keep(cache: Any, path: str) -> None:
+    """Write a cache to a new file."""
+    torch.save([(layer.keys, layer.values) for layer in cache.layers], path)
+
+
+def _crop(cache: Any, num_tokens: int) -> None:
+    """Leave the first of its tokens."""
+    cache.crop(num_tokens - cache.get_seq_length())  # negative: so many tokens less

@@ -54,7 +54,7 @@ class Timed(Model):
         return super().batch(chunks, pool, **settings)
 
     def forward(
-        self, batch: Batch, pool: DevicePool, before_layer: Callable[[int], None] = lambda _: None
+        self, batch: Batch, pool: DevicePool, before_layer: Callable[[int], None] | None = None
     ) -> torch.Tensor:
         logits = super().forward(batch, pool, before_layer)
         self.steps.append(Step(self._parts, self._began_s, time.perf_counter()))

@@ -12,7 +12,6 @@ from engine import Result
 from engine.batch import Batch
 from engine.engine import Engine
 from engine.gather import Gather
-from engine.layers import PackedLayer
 from engine.model import Model
 
 PHASES: Final = {
@@ -73,13 +72,9 @@ class Clocks:
         head = model.hf.get_output_embeddings()
         with ExitStack() as stack:
             stack.enter_context(self._batches(model))
-            self._hook(stack, model.hf, "forward")
+            stack.enter_context(self._forwards(model))
             self._hook(stack, head, "logits")
             for module in model.hf.modules():
-                if isinstance(module, PackedLayer):
-                    self._hook(stack, module, "attention")
-                    for name in ("before", "after"):
-                        stack.enter_context(self._part(module, name))
                 if type(module).__name__.endswith("Attention"):
                     self._hook(stack, module, "attention")
                     for part in _products(module):
@@ -103,23 +98,28 @@ class Clocks:
         stack.callback(module.register_forward_hook(after).remove)
 
     @contextmanager
-    def _part(self, layer: PackedLayer, name: str) -> Iterator[None]:
-        """Of a layer, products that no module of their own computes."""
-        compute = getattr(layer, name)
+    def _forwards(self, model: Model) -> Iterator[None]:
+        """Of a decoder's kernel, which has a clock of its own, its parts: transformers' modules are not called then."""
+        forward, decoder = model.forward, model.decoder
 
-        def clocked(*given: Any) -> Any:
+        def clocked(*given: Any) -> torch.Tensor:
             begun_s = time.perf_counter()
-            found = compute(*given)
-            took_s = time.perf_counter() - begun_s
-            self._sums["inner"] += took_s
-            self._sums["products"] += took_s
-            return found
+            if decoder is not None:
+                decoder.ticks[:], decoder.run_s = 0, 0.0
+            logits = forward(*given)
+            self._sums["forward"] += time.perf_counter() - begun_s
+            if decoder is not None:
+                before_s, attention_s, after_s, logits_s = decoder.ticks / decoder.ticks.sum() * decoder.run_s
+                self._sums["products"] += before_s + after_s
+                self._sums["attention"] += attention_s
+                self._sums["logits"] += logits_s
+            return logits
 
-        setattr(layer, name, clocked)
+        model.forward = clocked  # type: ignore[method-assign, assignment]  # until the class's own shows again
         try:
             yield
         finally:
-            delattr(layer, name)  # the class's own shows again
+            del model.forward
 
     @contextmanager
     def _batches(self, model: Model) -> Iterator[None]:

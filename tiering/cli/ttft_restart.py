@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from engine import Result
@@ -16,17 +17,22 @@ from tiering.cli.ttft_rows import Row
 from tiering.cli.ttft_setup import TtftBench, ask, fill, first_use, prompts, settings, suffix
 
 
-def after_restarts(bench: TtftBench, disk_path: str, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
+def prefix_file(scratch: str, number: int) -> str:
+    """Where transformers' cache of a prefix is kept for the processes to come, so that none has to fill its own."""
+    return f"{scratch}/prefix-{number}"
+
+
+def after_restarts(bench: TtftBench, scratch: str, tell: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     """The rows: a process for each repeat finds the prefixes of all lengths, and then transformers are asked there."""
     names = ("restart", "reference_restart") if bench.reference else ("restart",)
     rows = {name: [Row(name, num_tokens) for num_tokens in bench.prefix_tokens] for name in names}
     engine: dict[str, Any] = {}
     tell("a process that fills the disk")
-    for _ in _process(bench, disk_path, 0, "fill"):
+    for _ in _process(bench, scratch, 0, "fill"):
         pass
     for repeat in range(max(bench.repeats)):
         tell(f"restart {repeat + 1} of {max(bench.repeats)}")
-        for answer in _process(bench, disk_path, repeat, "time"):
+        for answer in _process(bench, scratch, repeat, "time"):
             number = answer["number"]
             if "reference" in answer:
                 rows["reference_restart"][number].add(*answer["reference"])
@@ -39,9 +45,9 @@ def after_restarts(bench: TtftBench, disk_path: str, tell: Callable[[str], None]
         yield {**row.as_dict(), "engine": engine}
 
 
-def _process(bench: TtftBench, disk_path: str, repeat: int, phase: str) -> Iterator[Any]:
+def _process(bench: TtftBench, scratch: str, repeat: int, phase: str) -> Iterator[Any]:
     """What the process says, line by line."""
-    spec = {"bench": dataclasses.asdict(bench), "disk_path": disk_path, "repeat": repeat, "phase": phase}
+    spec = {"bench": dataclasses.asdict(bench), "scratch": scratch, "repeat": repeat, "phase": phase}
     command = [sys.executable, "-m", "tiering", "bench", "ttft-process", json.dumps(spec)]
     with ExitStack() as stack:
         complaints = stack.enter_context(tempfile.TemporaryFile("w+"))
@@ -64,7 +70,7 @@ def run_process(spec: str) -> None:
     bench = TtftBench(**options)
     model = bench.load()
     prefixes = prompts(bench, model)
-    config = bench.engine_config(model, given["disk_path"])
+    config = bench.engine_config(model, f"{given['scratch']}/restart")
     with Engine(model, config, announce=lambda _: None) as engine:
         if given["phase"] == "fill":
             for prefix in prefixes:
@@ -79,10 +85,10 @@ def run_process(spec: str) -> None:
                 answer = {"number": number, "result": dataclasses.asdict(result), "between_s": between_s}
                 print(json.dumps({**answer, "engine": settings(engine)}), flush=True)
     if bench.reference:
-        _refer(bench, prefixes, given["repeat"])
+        _refer(bench, prefixes, given["repeat"], given["scratch"])
 
 
-def _refer(bench: TtftBench, prefixes: Sequence[Tokens], repeat: int) -> None:
+def _refer(bench: TtftBench, prefixes: Sequence[Tokens], repeat: int, scratch: str) -> None:
     """Print what transformers' own forward takes here behind the same prefixes, with the same suffixes: a process that has
     just begun may be slower than another.
     """
@@ -90,7 +96,8 @@ def _refer(bench: TtftBench, prefixes: Sequence[Tokens], repeat: int) -> None:
     reference = Reference(model.hf)
     for number, _, repeats in bench.lengths:
         if repeat < repeats:
-            cache = reference.prefill(prefixes[number])
+            kept = prefix_file(scratch, number)  # not there where nothing else was measured
+            cache = reference.restore(kept) if Path(kept).exists() else reference.prefill(prefixes[number])
             reference.hit(cache, suffix(bench, model, repeat, "first use"), 1)
             hit = reference.hit(cache, suffix(bench, model, repeat, "restart"), bench.new_tokens)
             print(json.dumps({"number": number, "reference": hit}), flush=True)

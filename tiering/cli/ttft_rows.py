@@ -1,7 +1,7 @@
 """What `kvtide bench ttft` has measured: its rows, its gates, and both as tables."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -13,8 +13,9 @@ from engine import Result
 from engine.results import Timings
 from tiering.cli.markdown import table as markdown_table
 
-GATE_TOKENS: Final = (4096, 64)
-"""Prefix and suffix to which the gates belong."""
+GATE_PREFIXES: Final = (1024, 4096, 7168)
+GATE_SUFFIX: Final = 64
+"""Tokens to which the gates belong."""
 
 GATES: Final = {"device": 1.0, "host": 1.05, "disk": 1.15, "disk_dropped": None, "restart": 1.25}
 """The most that a hit may take, by its tier, of what transformers' own forward takes over its own cache; None: to be known."""
@@ -107,26 +108,33 @@ def gates(rows: Sequence[dict[str, Any]], suffix_tokens: int) -> list[dict[str, 
 
     `spread`: the ratio of the least and of the most that a repeat took to the median of transformers' hits.
     """
-    by_tier = {row["tier"]: row for row in rows if (row["prefix_tokens"], suffix_tokens) == GATE_TOKENS}
-    if "reference_hit" not in by_tier:
-        return []
-    found = []
+    lengths = dict.fromkeys(row["prefix_tokens"] for row in rows)
+    return [
+        gate
+        for length in lengths
+        if length in GATE_PREFIXES and suffix_tokens == GATE_SUFFIX
+        for gate in _gates_behind(
+            length, {row["tier"]: row for row in rows if row["prefix_tokens"] == length}
+        )
+    ]
+
+
+def _gates_behind(prefix_tokens: int, by_tier: dict[str, dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Of the rows of one prefix."""
     for tier, bound in GATES.items():
-        if tier in by_tier:
-            yardstick_s = by_tier[YARDSTICKS.get(tier, "reference_hit")]["ttft_s"]
-            ratio = by_tier[tier]["ttft_s"] / yardstick_s
-            found.append(
-                {
-                    "name": f"{LABELS.get(tier, tier)}, by transformers' forward over its own cache, "
-                    f"{GATE_TOKENS[0]} + {GATE_TOKENS[1]} tokens",
-                    "value": ratio,
-                    "spread": [one(by_tier[tier]["ttft_s_all"]) / yardstick_s for one in (min, max)],
-                    "bound": bound,
-                    "unit": "times",
-                    "holds": None if bound is None else ratio <= bound,
-                }
-            )
-    return found
+        yardstick = by_tier.get(YARDSTICKS.get(tier, "reference_hit"))
+        if tier in by_tier and yardstick is not None:
+            row, yardstick_s = by_tier[tier], yardstick["ttft_s"]
+            ratio = row["ttft_s"] / yardstick_s
+            yield {
+                "name": f"{LABELS.get(tier, tier)}, by transformers' forward over its own cache, "
+                f"{prefix_tokens} + {GATE_SUFFIX} tokens",
+                "value": ratio,
+                "spread": [one(row["ttft_s_all"]) / yardstick_s for one in (min, max)],
+                "bound": bound,
+                "unit": "times",
+                "holds": None if bound is None else ratio <= bound,
+            }
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -199,13 +207,22 @@ def _gates(found: Sequence[dict[str, Any]]) -> Table:
     return table
 
 
+def _options(config: dict[str, Any]) -> str:
+    """What the command was told of sizes and repeats."""
+    lengths = ",".join(map(str, config["prefix_tokens"]))
+    return (
+        f"--prefix-tokens {lengths} --suffix-tokens {config['suffix_tokens']} --repeats {max(config['repeats'])} "
+        f"--cold-repeats {config['cold_repeats']} --phases {config['phases']} --threads {config['threads']}"
+    )
+
+
 def page(measured: dict[str, Any]) -> str:
     """The same in Markdown."""
     config, machine = measured["config"], measured["environment"]
     parts = [
         "# Time to first token, by tier",
         (
-            f"`kvtide bench ttft --json FILE`, commit {machine['commit']}, {machine['cpu']}, {machine['cores']} cores, {config['threads']} threads. "
+            f"`kvtide bench ttft {_options(config)} --json FILE`, commit {machine['commit']}, {machine['cpu']}, {machine['cores']} cores, {config['threads']} threads. "
             f"{config['model']}, dtype {config['dtype']}, KV {config['kv_dtype']}, {config['suffix_tokens']} new tokens behind each prefix. Medians of "
             "interleaved repeats, each with a suffix of its own; cold prompts may have fewer. The yardstick is transformers' own forward over its own "
             "cache, for a restart in the same, new processes. `disk` and `restart` are in the page cache, `disk_dropped` is not."

@@ -31,6 +31,8 @@ class TtftBench:
     tiers: tuple[str, ...]
     repeats: tuple[int, ...]
     """Of each prefix."""
+    cold_repeats: int
+    """Of them, those with cold prompts."""
     threads: int | None
     new_tokens: int
     dtype: str

@@ -8,22 +8,14 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import pairwise
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from kvstore.cores import num_cores
 from kvstore.slots import SlotMemory
 from tiering.transfer.runs import runs
-
-_MOST_COPIERS: Final = 4
-"""Threads for one copy: more find no more memory bandwidth."""
-_LEAST_SHARE_BYTES: Final = 4 << 20
-"""Half a millisecond."""
 
 
 class CpuEvent:
@@ -110,16 +102,10 @@ class CpuStream:
 
 
 class CpuDevice:
-    """Copy streams as threads, compute on the caller. See `Device` for the contract.
-
-    One core copies less than memory can: what takes milliseconds is shared with threads of the device's own.
-    """
+    """Copy streams as threads, compute on the caller. See `Device` for the contract."""
 
     def __init__(self) -> None:
         self._streams: list[CpuStream] = []
-        self._helpers = [
-            self.stream(f"copy-{number}") for number in range(min(num_cores(), _MOST_COPIERS) - 1)
-        ]
 
     @property
     def compute(self) -> None:
@@ -139,43 +125,14 @@ class CpuDevice:
         source_slots: Sequence[int],
         part: slice,
     ) -> None:
-        def copy(some: slice) -> None:
-            for to, fro, length in runs(destination, destination_slots[some], source, source_slots[some]):
-                np.copyto(_slots(destination, to, length)[:, part], _slots(source, fro, length)[:, part])
-
-        def helped(share: slice, event: CpuEvent) -> None:
-            try:
-                copy(share)
-            except Exception as error:  # noqa: BLE001 - reaches the stream whose copy it is
-                event.complete(error)
-            else:
-                event.complete(None)
-
         def run() -> None:
-            slot_bytes = len(range(*part.indices(destination.block_bytes)))
-            mine, *others = self._shares(len(destination_slots), slot_bytes)
-            events = [CpuEvent() for _ in others]
-            for helper, share, event in zip(self._helpers, others, events, strict=False):
-                helper.put(partial(helped, share, event))
-            try:
-                copy(mine)
-            finally:
-                for event in events:
-                    event.wait()  # or this copy's end were told while slots are still written
-            for event in events:
-                event.query()
+            for to, fro, length in runs(destination, destination_slots, source, source_slots):
+                np.copyto(_slots(destination, to, length)[:, part], _slots(source, fro, length)[:, part])
 
         if stream is None:
             run()
         else:
             stream.put(run)
-
-    def _shares(self, num_slots: int, slot_bytes: int) -> list[slice]:
-        """Which slots each thread copies, the stream's own first: about as many each, and enough to be worth waking it."""
-        most = max(1, num_slots * slot_bytes // _LEAST_SHARE_BYTES)
-        number = min(most, 1 + len(self._helpers))
-        edges = [num_slots * share // number for share in range(number + 1)]
-        return [slice(*edge) for edge in pairwise(edges)]
 
     def record(self, stream: CpuStream | None) -> CpuEvent:
         event = CpuEvent()
@@ -202,7 +159,7 @@ class CpuDevice:
         event.add_wake(wake)
 
     def close(self) -> None:
-        for stream in reversed(self._streams):  # helpers last: others have work for them
+        for stream in self._streams:
             stream.close()
         self._streams.clear()
 

@@ -1,0 +1,38 @@
+"""What is compiled, loaded while weights are; and compiled meanwhile, by processes of their own, the first time on a machine."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import torch
+
+from kvstore.errors import StoreError
+from kvstore.kernels import kernels as compiled_loops
+
+from . import decoder, lanes, layers
+from .config import EngineConfig, Resources
+from .dtypes import torch_dtype
+from .supported import Shape
+
+
+def prepare_beside(shape: Shape, config: EngineConfig, chosen: Resources) -> None:
+    """Begin to. Whoever needs a kernel waits for it, and is told where it cannot be had."""
+    device, stored, computed = (
+        torch.device(chosen.device),
+        torch_dtype(chosen.kv_dtype),
+        torch_dtype(chosen.dtype),
+    )
+    if lanes.has_lanes(device, stored, computed, shape.head_dim):
+        _begin(lambda: lanes.prepare(device, stored, computed, shape.head_dim))
+    if layers.may_pack(shape, device, computed):
+        _begin(lambda: decoder.prepare(stored, computed))
+    if config.disk_path is not None and config.disk_compression != "off":
+        _begin(compiled_loops)
+
+
+def _begin(prepare: Callable[[], object]) -> None:
+    def run() -> None:
+        with suppress(StoreError):
+            prepare()
+
+    threading.Thread(target=run, name="kvtide-preparing", daemon=True).start()

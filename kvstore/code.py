@@ -1,0 +1,326 @@
+"""Functions that numba compiles for this processor, as machine code that is kept and loaded without numba.
+
+numba takes half a second to import and 110 MB of memory, and compiling takes seconds. So processes of their own compile
+(kvstore.compiling), and what they answer is kept beside the modules that it was made of, or where that cannot be written in the user's
+cache directory (NUMBA_CACHE_DIR names another). llvmlite alone, which numba brings, loads it. A name says all that the code depends on, and
+a checksum that it is whole; what does not agree is compiled anew. See docs/adr/0019.
+"""
+
+import ctypes
+import functools
+import hashlib
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from importlib.util import cache_from_source
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, Final
+
+import numpy as np
+
+from kvstore.errors import StoreFailed
+
+_log = logging.getLogger(__name__)
+
+ENTRY: Final = "kvtide_entry"
+"""The symbol of a function's code: int64 of the address of numpy's type of arrays, and of the arguments, arrays as their objects."""
+
+REFUSED: Final = -(1 << 63)
+"""What the code answers, having done nothing, if an array is not as it was said to be."""
+
+FAILED: Final = REFUSED + 1
+"""What it answers where there was no memory, or a number was divided by zero."""
+
+_MAGIC: Final = b"kvtide code 1\n"
+_OWN: Final = ("kvstore.code", "kvstore.compiling", "kvstore.scratch")
+_ROOT: Final = Path(__file__).resolve().parent.parent
+_MOST_S: Final = 600.0
+"""To compile in: some ten times what it takes on a slow machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """A function of Python's to be compiled.
+
+    name: of the function in `module`.   sources: all modules, that one among them, of which the code is made.   arguments: each
+    "int64", "float64", "bool", "none", or an array: the name of its dtype, the number of its dimensions, and of these words those that
+    are true: "written" (else it may be read-only), "strided" (else it is contiguous), "anywhere" (else it is aligned). Several together are a tuple of such.   keeps_gil: while it runs, as it takes a microsecond or so.
+    """
+
+    module: str
+    name: str
+    sources: tuple[str, ...]
+    arguments: tuple[str | tuple[str, ...], ...]
+    keeps_gil: bool = False
+
+    @property
+    def flat(self) -> list[str]:
+        """The arguments one by one."""
+        return [one for group in self.arguments for one in ((group,) if isinstance(group, str) else group)]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is compiled for, as numba has it, and whether numba may compile. settings: of numba's, on which code may depend."""
+
+    cpu: str
+    features: str
+    may_compile: bool
+    settings: str
+
+
+@cache
+def target() -> Target:
+    """This processor, or less if numba was told so: it is only asked if it was told anything, as importing it takes long."""
+    import llvmlite.binding as llvm
+
+    told = {name: value for name, value in os.environ.items() if name.startswith("NUMBA_")}
+    told.pop("NUMBA_CACHE_DIR", None)
+    with suppress(OSError):
+        told["file"] = Path(".numba_config.yaml").read_text(errors="replace")
+    if not told:
+        return Target(llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten(), True, "")
+    from numba.core import codegen, config
+
+    settings: Any = config  # its names are made when it is imported
+    features: Any = codegen.get_host_cpu_features
+    return Target(
+        llvm.get_host_cpu_name() if settings.CPU_NAME is None else str(settings.CPU_NAME),
+        str(features() if settings.CPU_FEATURES is None else settings.CPU_FEATURES),
+        not settings.DISABLE_JIT,
+        json.dumps(told, sort_keys=True),
+    )
+
+
+def compiled(
+    functions: Sequence[Function], folders: Sequence[Path] | None = None
+) -> list[Callable[..., int]]:
+    """Each compiled, loaded if it was kept. What is missing one other process compiles, in seconds; any thread may wait for that.
+
+    They release the GIL unless they are to keep it, and raise TypeError for arrays that are not as they were said to be, before anything is read or written.
+    folders: where code is kept, in place of the usual; the first that can be written gets what is new. Raises StoreFailed where
+    numba may not compile, or does not.
+    """
+    if not target().may_compile:
+        raise StoreFailed("NUMBA_DISABLE_JIT is set: numba may not compile what this needs; unset it")
+    shelves = [_Shelf(function, folders) for function in functions]
+    found = [shelf.find() for shelf in shelves]
+    missing = [number for number, code in enumerate(found) if code is None]
+    if missing:
+        made = _compile([functions[number] for number in missing])
+        for number, code in zip(missing, made, strict=True):
+            found[number] = code
+            shelves[number].keep(code)
+    return [
+        _callable(code, function) for code, function in zip(found, functions, strict=True) if code is not None
+    ]
+
+
+_futures: Final[dict[tuple[Function, ...], Future[list[Callable[..., int]]]]] = {}
+_futures_lock: Final = threading.Lock()
+
+
+def loaded(*functions: Function) -> list[Callable[..., int]]:
+    """`compiled`, once in a process: who asks while another thread does waits for that one."""
+    with _futures_lock:
+        future = _futures.get(functions)
+        begins = future is None
+        if future is None:
+            future = _futures[functions] = Future()
+    if begins:
+        try:
+            future.set_result(compiled(functions))
+        except BaseException as error:  # noqa: BLE001 - it is everybody's who waits
+            del _futures[functions]  # the next may have more luck
+            future.set_exception(error)
+    return future.result()
+
+
+# --- keeping ----------------------------------------------------------------------------------------------------------
+
+
+class _Shelf:
+    """Where one function's code is kept, under a name that says of what and for what it is."""
+
+    def __init__(self, function: Function, folders: Sequence[Path] | None) -> None:
+        place = _path(function.module)
+        self._folders = list(_folders(place)) if folders is None else folders
+        sources, made_for = _digest_of(*map(_source, (*function.sources, *_OWN))), _made_for(function)
+        self._whose = f"{place.stem}.{function.name}-{made_for[:16]}-"
+        self._name = f"{self._whose}{sources[:16]}.code"
+        self._mode = place.stat().st_mode & 0o666  # whoever may read the source
+        self._key = (sources + made_for).encode()
+
+    def find(self) -> bytes | None:
+        """The code, if it is there and whole."""
+        for folder in self._folders:
+            with suppress(OSError):
+                kept = (folder / self._name).read_bytes()
+                code = kept[len(_MAGIC) + 32 :]
+                if kept == self._sealed(code):
+                    return code
+        return None
+
+    def keep(self, code: bytes) -> None:
+        """For later processes, in place of what was made of other sources."""
+        errors = []
+        for folder in self._folders:
+            try:
+                self._write(folder, self._sealed(code))
+            except OSError as error:
+                errors.append(str(error))
+                continue
+            for other in folder.glob(f"{self._whose}*.code"):
+                if other.name != self._name:
+                    with suppress(OSError):
+                        other.unlink()
+            return
+        facts = {"error": "; ".join(errors)}
+        _log.warning(
+            "compiled code cannot be kept, each process compiles its own: %(error)s", facts, extra=facts
+        )
+
+    def _write(self, folder: Path, sealed: bytes) -> None:
+        """Whoever looks meanwhile finds all of it, or nothing; what a loss of power leaves fails its checksum."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=folder, prefix=self._name, delete=False) as file:
+            path = Path(file.name)
+            try:
+                os.fchmod(file.fileno(), self._mode)
+                file.write(sealed)
+                file.flush()
+                path.replace(folder / self._name)
+            except BaseException:
+                path.unlink()
+                raise
+
+    def _sealed(self, code: bytes) -> bytes:
+        return _MAGIC + hashlib.sha256(self._key + code).digest() + code
+
+
+def _folders(place: Path) -> Iterator[Path]:
+    """Where code of a module may be kept, the best first."""
+    if named := os.environ.get("NUMBA_CACHE_DIR"):
+        yield Path(named)
+    yield Path(cache_from_source(str(place))).parent
+    with suppress(RuntimeError):  # nobody's home
+        yield Path.home() / ".cache" / "kvtide" / "code"
+
+
+@cache
+def _source(module: str) -> bytes:
+    return _path(module).read_bytes()
+
+
+def _path(module: str) -> Path:
+    return (_ROOT / module.replace(".", "/")).with_suffix(".py")
+
+
+def _made_for(function: Function) -> str:
+    """Of all that code depends on besides sources."""
+    at = target()
+    made_by = *map(_version, ("numba", "llvmlite")), np.__version__, sys.implementation.cache_tag
+    told = (*function.arguments, *made_by, at.cpu, at.features, at.settings)
+    return _digest_of(json.dumps(told).encode())
+
+
+_version: Final = cache(version)
+
+
+def _digest_of(*parts: bytes) -> str:
+    return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
+
+
+# --- compiling and loading --------------------------------------------------------------------------------------------
+
+
+_PROGRAM: Final = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from kvstore.compiling import main; main()"
+)
+"""It finds modules where this process does."""
+
+
+def _compile(functions: Sequence[Function]) -> list[bytes]:
+    """By another process, which may take memory, keep the GIL and end as it likes."""
+    asked = json.dumps([(one.module, one.name, one.sources, one.arguments) for one in functions])
+    command = [sys.executable or "python3", "-P", "-c", _PROGRAM, json.dumps([*sys.path, str(_ROOT)])]
+    try:
+        done = subprocess.run(
+            command,
+            input=asked.encode(),
+            capture_output=True,
+            timeout=_MOST_S,
+            check=False,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise StoreFailed(f"no process could be had that compiles: {error}") from error
+    made, at = [], 0
+    for _ in functions:
+        size = int.from_bytes(done.stdout[at : at + 8], "little")
+        made.append(done.stdout[at + 8 : at + 8 + size])
+        at += 8 + size
+    if done.returncode or at != len(done.stdout):
+        told = done.stderr.decode(errors="replace").strip()
+        raise StoreFailed(
+            f"numba does not compile {functions[0].module} (ended with {done.returncode}): {told[-2000:]}"
+        )
+    return made
+
+
+_engines: Final[list[Any]] = []
+"""What owns the memory that code was loaded into: as long as there is this process."""
+
+
+def _callable(code: bytes, function: Function) -> Callable[..., int]:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    kinds: dict[str, Any] = {"int64": ctypes.c_int64, "bool": ctypes.c_int64, "float64": ctypes.c_double}
+    given = [kinds.get(argument, ctypes.py_object) for argument in function.flat]
+    kind = ctypes.PYFUNCTYPE if function.keeps_gil else ctypes.CFUNCTYPE
+    entry = kind(ctypes.c_int64, ctypes.c_void_p, *given)(engine.get_function_address(ENTRY))
+    entry.errcheck = functools.partial(_checked, function.name)
+    call = functools.partial(entry, id(np.ndarray))
+    sizes = [None if isinstance(one, str) else len(one) for one in function.arguments]
+    return functools.partial(_call_flat, call, sizes) if any(sizes) else call
+
+
+def _call_flat(call: Callable[..., int], sizes: Sequence[int | None], *given: Any) -> int:
+    """With what is in tuples, which have these sizes, one by one."""
+    flat: list[Any] = []
+    for one, size in zip(given, sizes, strict=True):
+        if size is None:
+            flat.append(one)
+        elif len(one) == size:
+            flat += one
+        else:
+            raise TypeError(f"{len(one)} values in place of {size}")
+    return call(*flat)
+
+
+def _checked(name: str, answer: Any, _entry: Any, given: tuple[Any, ...]) -> Any:
+    if answer > FAILED:
+        return answer
+    if answer == FAILED:
+        raise MemoryError(f"{name} had no memory to work in")
+    kinds = [
+        f"{one.dtype}{list(one.shape)}" if isinstance(one, np.ndarray) else type(one).__name__
+        for one in given[1:]
+    ]
+    raise TypeError(f"{name} is not compiled for {', '.join(kinds)}")

@@ -1,0 +1,61 @@
+"""What is compiled is asked for while weights are read: of what a model and a configuration need, and without numba."""
+
+import subprocess
+import sys
+import threading
+from typing import Any
+
+import pytest
+
+from engine import preparation
+from engine.config import EngineConfig
+from engine.native import registers
+from engine.supported import shape_of
+from kvstore.errors import StoreFailed
+from tests.engine.families import CASES
+
+ALL = {"attention", "layers", "loops"}
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[str]:
+    found: list[str] = []
+
+    def refuse(name: str) -> Any:
+        def ask(*_: object) -> None:
+            found.append(name)
+            raise StoreFailed("it cannot be compiled")  # which is for whoever needs it
+
+        return ask
+
+    monkeypatch.setattr(preparation, "compiled_loops", refuse("loops"))
+    monkeypatch.setattr(preparation.lanes, "prepare", refuse("attention"))
+    monkeypatch.setattr(preparation.decoder, "prepare", refuse("layers"))
+    return found
+
+
+@pytest.mark.skipif(registers()[0] == 0, reason="this processor has no registers for it")
+@pytest.mark.parametrize(
+    ("family", "settings", "wanted"),
+    [
+        ("llama", {}, ALL),
+        ("llama", {"disk_path": None}, ALL - {"loops"}),
+        ("llama", {"disk_compression": "off"}, ALL - {"loops"}),
+        ("llama", {"kv_dtype": "float16"}, ALL - {"attention"}),
+        ("phi3", {}, ALL - {"layers"}),
+    ],
+)
+def test_what_a_model_needs_is_asked_for_at_once(family, settings, wanted, asked, tmp_path):
+    config = EngineConfig(**{"device": "cpu", "dtype": "float32", "disk_path": tmp_path, **settings})
+    shape = shape_of(CASES[family].config(head_dim=64).to_dict())
+    others = set(threading.enumerate())
+    preparation.prepare_beside(shape, config, config.resolve())
+    for thread in set(threading.enumerate()) - others:
+        thread.join()
+    assert sorted(asked) == sorted(wanted)
+
+
+def test_what_loads_kernels_imports_neither_numba_nor_torch():
+    program = "import sys, engine.native; print(sorted({'numba', 'torch'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

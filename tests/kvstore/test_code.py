@@ -1,0 +1,321 @@
+"""Machine code is kept, found again only if it is what it says, and takes no array that it was not compiled for."""
+
+import ast
+import ctypes
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numba.core import config
+
+from engine import native
+from kvstore import code, kernels
+from kvstore.code import Function, compiled, target
+from kvstore.errors import StoreFailed
+
+ODD = "tests.kvstore.odd_loops"
+HALVE = Function(ODD, "halve", (ODD,), ("int64 1 written", "int64"))
+
+
+@pytest.fixture(scope="module")
+def halving() -> bytes:
+    """The code of `halve`, compiled once."""
+    [made] = code._compile([HALVE])
+    return made
+
+
+@pytest.fixture
+def compiles(halving, monkeypatch) -> list[str]:
+    """What was asked to be compiled; it answers at once."""
+    asked: list[str] = []
+
+    def answer(functions: list[Function]) -> list[bytes]:
+        asked.extend(one.name for one in functions)
+        return [halving] * len(functions)
+
+    monkeypatch.setattr(code, "_compile", answer)
+    return asked
+
+
+def halves(folders: list[Path]) -> bool:
+    [halve] = compiled([HALVE], folders)
+    numbers = np.arange(5)
+    return halve(numbers, 2) == 5 and numbers.tolist() == [0, 0, 1, 1, 2]
+
+
+def test_what_is_kept_is_not_compiled_again(tmp_path, compiles):
+    folder = tmp_path / "made" / "with its parents"
+    assert halves([folder])
+    assert halves([folder])
+    assert compiles == ["halve"]
+    assert len(list(folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda kept: b"",
+        lambda kept: kept[: len(kept) // 2],
+        lambda kept: kept[:100] + bytes(512) + kept[612:],
+        lambda kept: bytes(len(kept)),
+        lambda kept: kept + b"\0",
+        lambda kept: kept.replace(b"kvtide code 1", b"kvtide code 0"),
+        lambda kept: bytes([kept[-1] ^ 1]).join([kept[:-1], b""]),
+    ],
+    ids=["nothing", "half", "a page of zeros", "zeros", "more", "another format", "a bit"],
+)
+def test_what_is_damaged_is_compiled_anew_and_mended(tmp_path, compiles, damage):
+    """Whatever a loss of power, or a disk, has left: run, it would end the process."""
+    assert halves([tmp_path])
+    [file] = tmp_path.iterdir()
+    whole = file.read_bytes()
+    file.write_bytes(damage(whole))
+    assert halves([tmp_path])
+    assert compiles == ["halve"] * 2
+    assert file.read_bytes() == whole
+    assert halves([tmp_path])
+    assert compiles == ["halve"] * 2
+
+
+def test_whatever_it_depends_on_has_code_of_its_own(tmp_path, compiles, monkeypatch):
+    """Another processor, fewer instructions, other settings or versions; each goes on finding its own."""
+    at = target()
+    others = [
+        ("target", lambda: at),
+        ("target", lambda: code.Target("another", at.features, True, "")),
+        ("target", lambda: code.Target(at.cpu, "+sse2", True, "")),
+        ("target", lambda: code.Target(at.cpu, at.features, True, '{"NUMBA_OPT": "1"}')),
+        ("_version", lambda name: f"another {name}"),
+    ]
+    for _ in range(2):
+        for name, other in others:
+            with monkeypatch.context() as patch:
+                patch.setattr(code, name, other)
+                assert halves([tmp_path])
+    assert len(compiles) == len(others) == len(list(tmp_path.iterdir()))
+
+
+def test_a_file_under_another_ones_name_is_not_run(tmp_path, compiles, monkeypatch):
+    """As after a copy by hand from another machine."""
+    assert halves([tmp_path])
+    [file] = tmp_path.iterdir()
+    monkeypatch.setattr(code, "_version", lambda name: f"another {name}")
+    assert halves([tmp_path])
+    [other] = set(tmp_path.iterdir()) - {file}
+    other.write_bytes(file.read_bytes())
+    assert halves([tmp_path])
+    assert compiles == ["halve"] * 3
+
+
+def test_code_of_changed_sources_gives_way(tmp_path, compiles, monkeypatch):
+    assert halves([tmp_path])
+    monkeypatch.setattr(code, "_source", lambda module: f"changed {module}".encode())
+    assert halves([tmp_path])
+    assert compiles == ["halve"] * 2
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_next_place_is_taken_where_one_cannot_be_written(tmp_path, compiles, caplog):
+    (tmp_path / "file").write_bytes(b"")
+    refused, other = tmp_path / "file" / "folder", tmp_path / "other"
+    assert halves([refused, other])
+    assert halves([refused, other])
+    assert compiles == ["halve"]
+    assert caplog.messages == []
+    assert halves([refused])
+    assert halves([refused])
+    assert compiles == ["halve"] * 3
+    assert "compiled code cannot be kept" in caplog.messages[0]
+
+
+def test_several_processes_at_once_compile_and_keep_the_same(tmp_path):
+    """Whoever comes first; and nobody finds a part."""
+    program = (
+        "import sys; from pathlib import Path; from kvstore.code import Function, compiled; import numpy as np\n"
+        f"[halve] = compiled([{HALVE}], [Path(sys.argv[1])]); print(halve(np.arange(4), 2), 'numba' in sys.modules)"
+    )
+    asked = [sys.executable, "-c", program, str(tmp_path)]
+    both = [subprocess.Popen(asked, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [one.communicate()[0].split() for one in both] == [["4", "False"]] * 2
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_threads_wait_for_one_that_compiles(monkeypatch):
+    begun, go_on, asked = threading.Event(), threading.Event(), []
+
+    def slow(functions: tuple[Function, ...]) -> list[str]:
+        asked.append(functions)
+        begun.set()
+        assert go_on.wait(10.0)
+        if len(asked) == 1:
+            raise StoreFailed("no luck")
+        return ["code"]
+
+    monkeypatch.setattr(code, "compiled", slow)
+    results: list[object] = []
+
+    def ask() -> None:
+        try:
+            results.append(code.loaded(HALVE))
+        except StoreFailed as error:
+            results.append(str(error))
+
+    first, second = threading.Thread(target=ask), threading.Thread(target=ask)
+    first.start()
+    assert begun.wait(10.0)
+    second.start()
+    go_on.set()
+    first.join()
+    second.join()
+    ask()
+    assert "no luck" in results
+    assert results[-1] == ["code"]
+    code._futures.clear()
+
+
+# --- calls ------------------------------------------------------------------------------------------------------------
+
+
+def test_arrays_of_another_kind_are_refused_before_anything_is_touched(tmp_path, compiles):
+    [halve] = compiled([HALVE], [tmp_path])
+    numbers = np.arange(8)
+    fixed, memory = numbers.copy(), np.zeros(80, np.uint8)
+    fixed.flags.writeable = False
+    for given in (
+        numbers.astype(np.int32),
+        numbers.astype(np.float64),
+        numbers.astype(">i8"),
+        numbers.reshape(2, 4),
+        numbers[::2],
+        fixed,
+        memory[1:73].view(np.int64),
+        np.ma.array([1, 2]),
+        None,
+        [1, 2],
+        3,
+    ):
+        with pytest.raises(TypeError, match="halve is not compiled for"):
+            halve(given, 2)
+    for scalar in (2.0, None, "2"):
+        with pytest.raises(ctypes.ArgumentError):
+            halve(numbers, scalar)
+    assert numbers.tolist() == list(range(8))
+    assert halve(np.empty(0, np.int64), np.int64(2)) == 0
+
+
+def test_arguments_may_come_in_tuples(tmp_path):
+    kinds = (("float32 1", "uint16 1"), ("int64", "bool"), "bool")
+    [add] = compiled([Function(ODD, "add", (ODD,), kinds)], [tmp_path])
+    numbers = np.array([1, 2], np.float32), np.array([3, 4], np.uint16)
+    assert add(numbers, (5, True), False) == 15
+    assert add(numbers, (5, False), True) == 20
+    with pytest.raises(TypeError, match="1 values in place of 2"):
+        add(numbers, (5,), True)
+    with pytest.raises(TypeError, match="add is not compiled for"):
+        add(numbers[::-1], (5, True), True)
+
+
+@pytest.mark.parametrize("keeps_gil", [False, True])
+def test_what_fails_within_raises(tmp_path, compiles, keeps_gil):
+    [halve] = compiled([replace(HALVE, keeps_gil=keeps_gil)], [tmp_path])
+    assert halve(np.arange(3), 1) == 3
+    with pytest.raises(MemoryError, match="halve"):
+        halve(np.arange(3), 0)
+    with pytest.raises(TypeError, match="halve"):
+        halve(np.arange(3.0), 1)
+
+
+def test_code_that_needs_more_than_itself_is_never_loaded(tmp_path):
+    """LLVM ends the process where something is not to be found."""
+    with pytest.raises(StoreFailed, match="atan2"):
+        compiled([Function(ODD, "needs_another_library", (ODD,), ("int64 1 written",))], [tmp_path])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("interpreter", ["/bin/false", "/nowhere/python"])
+def test_where_no_process_compiles_it_is_said(interpreter, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", interpreter)
+    with pytest.raises(StoreFailed, match="compile"):
+        compiled([HALVE], [tmp_path])
+
+
+# --- what it is made of and for ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ENABLE_AVX", 0), ("DISABLE_JIT", 1), ("CPU_FEATURES", ""), ("CPU_FEATURES", "+sse2,-avx2")],
+)
+def test_it_is_compiled_for_no_more_than_numba_compiles_for(name, value, monkeypatch):
+    """Of instructions that it may not use LLVM ends the process."""
+    monkeypatch.setenv(f"NUMBA_{name}", str(value))
+    monkeypatch.setattr(config, name, value)
+    found = target.__wrapped__()
+    features = {feature[1:] for feature in found.features.split(",") if feature.startswith("+")}
+    assert found.may_compile == (name != "DISABLE_JIT")
+    assert not found.may_compile or not {"avx2", "avx512f", "avx512bf16"} & features
+    assert name in found.settings
+
+
+def test_numba_is_asked_where_a_file_has_settings_of_its(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(".numba_config.yaml").write_text("opt: 1\n")
+    assert "opt: 1" in target.__wrapped__().settings
+
+
+def of_all_kernels(monkeypatch) -> list[Function]:
+    found: list[Function] = []
+    for module in (kernels, native):
+        monkeypatch.setattr(
+            module, "loaded", lambda *functions: found.extend(functions) or [None] * len(functions)
+        )
+    kernels.kernels.__wrapped__()
+    words = np.dtype(np.float32)
+    native.attending.__wrapped__(words, words)
+    native.computing.__wrapped__(words, words)
+    native.watching.__wrapped__()
+    return found
+
+
+def imported(module: str) -> set[str]:
+    """Modules of ours that a module imports, directly or not."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found:
+            continue
+        found.add(name)
+        package = name.partition(".")[0]
+        for node in ast.walk(ast.parse(code._source(name))):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            base = f"{package}.{node.module}" if node.level and node.module else node.module or package
+            named = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+            waiting += [
+                one for one in named if one.startswith(("kvstore.", "engine.")) and code._path(one).exists()
+            ]
+    return found
+
+
+def test_the_sources_that_are_told_are_all(monkeypatch):
+    """Or code of an older source would be found. What loads it is none: of `engine.native` only numbers are taken."""
+    functions = of_all_kernels(monkeypatch)
+    assert len(functions) == 10
+    for function in functions:
+        made_of = imported(function.module) - imported("kvstore.code")
+        assert made_of <= set(function.sources), function
+
+
+def test_numba_cache_dir_comes_first(tmp_path, monkeypatch):
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    place = code._path("kvstore.loops")
+    folders = list(code._folders(place))
+    assert folders[0] == tmp_path
+    assert folders[1].name == "__pycache__" or os.environ.get("PYTHONPYCACHEPREFIX")
+    assert len(folders) == 3
