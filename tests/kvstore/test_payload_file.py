@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,9 +47,12 @@ def data_file(path: Path) -> Path:
     return path / "v1" / "payload" / "data.mdb"
 
 
+@pytest.mark.parametrize("head_dim", [LAYOUT.head_dim, 32], ids=["one by one", "many at once"])
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-def test_a_store_that_reads_files_keeps_the_laws(law, nothing_in_memory, tmp_path):
-    with lmdb_store(tmp_path) as store:
+def test_a_store_that_reads_files_keeps_the_laws(law, head_dim, nothing_in_memory, tmp_path):
+    with lmdb_store(
+        tmp_path, layout=replace(LAYOUT, head_dim=head_dim), capacity_bytes=2 * CAPACITY_BYTES
+    ) as store:
         law(store, store.raw())
 
 
