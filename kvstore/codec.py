@@ -28,9 +28,10 @@ It is for data of which a few values are nearly all: then it is written and read
 Where nothing gains, the payload is the data itself (RAW).
 """
 
+import ctypes
 import struct
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -42,10 +43,11 @@ from numpy.typing import NDArray
 
 from kvstore.baseline import DIGEST_BYTES, Baseline
 from kvstore.errors import CodecError, FormatError, MissingBaseline
-from kvstore.huffman import LENGTHS_BYTES, MOST_BITS, Code, Codes, code_of
+from kvstore.huffman import LENGTHS_BYTES, MOST_BITS, PROVEN, Code, Codes, code_of
 from kvstore.kernels import kernels
 
 Bytes: TypeAlias = NDArray[np.uint8]
+Numbers: TypeAlias = NDArray[np.int64]
 Word: TypeAlias = type[np.unsignedinteger[Any]]
 
 
@@ -70,6 +72,8 @@ _LEAST_ITEMS: Final = 4096
 _EXCEPTIONS: Final = 256
 """Where more than one in so many first bytes have no code, it is not theirs."""
 _WORDS: Final[dict[int, Word]] = {2: np.uint16, 4: np.uint32}
+
+_NO_LOW: Final = np.empty(0, np.uint16)
 
 _NO_BASELINES: Final[Mapping[bytes, Baseline]] = MappingProxyType({})
 
@@ -146,6 +150,11 @@ def as_bytes(buffer: Any) -> Bytes:
     return np.frombuffer(buffer, dtype=np.uint8)
 
 
+def addresses(arrays: Sequence[Bytes]) -> Numbers:
+    """Where they begin [n]; nothing is kept."""
+    return np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
+
+
 def encode(
     data: Any,
     itemsize: int,
@@ -172,9 +181,8 @@ def encode(
         front_end = out.size - (raw.size - num_items)
         coded = _tools.plane(num_items)
         words = raw.view(word)
-        kernels().split[itemsize](
-            words, *_subtrahend(words, baseline), coded, *_planes(out[front_end:], num_items)
-        )
+        subtrahend = _subtrahend(itemsize, num_items, baseline)
+        kernels().split[itemsize](words, *subtrahend, coded, *_planes(out[front_end:], num_items))
         codec, *front = _front(coded, baseline, codes, learns=learns)
         front_begin = front_end - sum(map(len, front))
         if (num_items - (front_end - front_begin)) * _LEAST_GAIN >= raw.size:
@@ -231,7 +239,7 @@ def decode(
     elif codec == Codec.PLANES:
         _join(*_decompressed(source, itemsize, target), target, None)
     elif codec == Codec.BASELINE:
-        baseline = _named(source[:DIGEST_BYTES].tobytes(), itemsize, target, baselines)
+        baseline = _named(source[:DIGEST_BYTES].tobytes(), itemsize, target.size, baselines)
         _join(*_decompressed(source[DIGEST_BYTES:], itemsize, target), target, baseline)
     else:
         raise FormatError(f"unknown codec {codec}")
@@ -252,54 +260,89 @@ def _restore(
     checksums: Checksums | None,
 ) -> None:
     """Decode and check a HUFFMAN payload, in one call that does without the GIL."""
+    both = np.array([] if checksums is None else [checksums], np.uint64).reshape(-1, 2)
+    payload = Records(addresses([source]), np.array([source.size], np.int64), np.zeros(1, np.int64), 0, both)
+    states = np.zeros(1, np.uint8)
     try:
-        num_items = _num_items(itemsize, target)
-        streams_end = source.size - num_items * (itemsize - 1)
-        if num_items < _LEAST_ITEMS or streams_end < _STREAMS_BEGIN:
-            raise CodecError(f"{source.size} bytes cannot hold {num_items} elements of {itemsize} bytes")
-        digest = source[:DIGEST_BYTES].tobytes()
-        baseline = None if digest == _NO_DIGEST else _named(digest, itemsize, target, baselines)
-        code = code_of(source[DIGEST_BYTES:_STREAMS_BEGIN].tobytes())
+        restore_alike(payload, 0, states, itemsize, addresses([target]), target.size, baselines)
     except (CodecError, MissingBaseline):
         if checksums is not None:
             _compare("payload", source, checksums.payload)  # or what is damaged might be called missing
         raise
-    words = target.view(_WORDS[itemsize])
-    is_held = kernels().restore[itemsize](
-        source,
-        _STREAMS_BEGIN,
-        streams_end,
-        code.table,
-        _tools.plane(num_items),
-        words,
-        target,
-        *_subtrahend(words, baseline),
-        *_planes(source[streams_end:], num_items),
-        np.array(() if checksums is None else checksums, np.uint64),
-    )
-    if not is_held:
+    if states[0] != PROVEN:
         raise CodecError("the payload does not decode to what was encoded")
 
 
-def _num_items(itemsize: int, target: Bytes) -> int:
-    if itemsize not in _WORDS or target.size % itemsize or not target.size:
-        raise CodecError(f"{target.size} bytes are no elements of {itemsize} bytes")
-    return target.size // itemsize
+class Records(NamedTuple):
+    """Records that hold HUFFMAN payloads, for what is compiled. What they lie in must stay, and nobody may write there."""
+
+    addresses: Numbers
+    """[n]"""
+    sizes: Numbers
+    """[n]"""
+    numbers: Numbers
+    """[n], of the blocks that they are of."""
+    header_bytes: int
+    """Before a payload."""
+    checksums: NDArray[np.uint64]
+    """[n, 2], of payload and block."""
 
 
-def _named(digest: bytes, itemsize: int, target: Bytes, baselines: Mapping[bytes, Baseline]) -> Baseline:
+def restore_alike(
+    records: Records,
+    first: int,
+    states: Bytes,
+    itemsize: int,
+    targets: Numbers,
+    block_bytes: int,
+    baselines: Mapping[bytes, Baseline],
+) -> None:
+    """Decode the record at `first`, and of all that `states` [n] (kvstore.huffman) say UNTRIED of those of the same baseline and code.
+
+    Blocks go to `targets` [blocks], where `block_bytes` each are written. Those become PROVEN that are, by their checksums; why the others are
+    not says `decode`, and what is in their place is undefined. One call, which does without the GIL. Any thread may call it. Raises
+    CodecError or MissingBaseline where this one cannot be tried.
+    """
+    num_items = _num_items(itemsize, block_bytes)
+    num_bytes = records.sizes[first] - records.header_bytes
+    if num_items < _LEAST_ITEMS or num_bytes < _STREAMS_BEGIN + num_items * (itemsize - 1):
+        raise CodecError(f"{num_bytes} bytes cannot hold {num_items} elements of {itemsize} bytes")
+    front = ctypes.string_at(int(records.addresses[first]) + records.header_bytes, _STREAMS_BEGIN)
+    digest = front[:DIGEST_BYTES]
+    baseline = None if digest == _NO_DIGEST else _named(digest, itemsize, block_bytes, baselines)
+    kernels().restore[itemsize](
+        *records[:4],
+        targets,
+        records.checksums,
+        states,
+        num_items,
+        np.frombuffer(front, np.uint8),
+        code_of(front[DIGEST_BYTES:]).table,
+        _tools.plane(num_items),
+        *_subtrahend(itemsize, num_items, baseline),
+        _NO_LOW if itemsize == 4 else None,
+    )
+
+
+def _num_items(itemsize: int, block_bytes: int) -> int:
+    if itemsize not in _WORDS or block_bytes % itemsize or not block_bytes:
+        raise CodecError(f"{block_bytes} bytes are no elements of {itemsize} bytes")
+    return block_bytes // itemsize
+
+
+def _named(digest: bytes, itemsize: int, block_bytes: int, baselines: Mapping[bytes, Baseline]) -> Baseline:
     """The baseline of this digest."""
     baseline = baselines.get(digest)
     if baseline is None:
         raise MissingBaseline(f"the baseline {digest.hex()} is not there")
-    if baseline.itemsize != itemsize or target.size % (baseline.num_channels * itemsize):
+    if baseline.itemsize != itemsize or block_bytes % (baseline.num_channels * itemsize):
         raise CodecError(f"the baseline {digest.hex()} is of another layout")
     return baseline
 
 
 def _decompressed(source: Bytes, itemsize: int, target: Bytes) -> tuple[Bytes, Bytes]:
     """The plane of exponents, and everything else."""
-    num_items = _num_items(itemsize, target)
+    num_items = _num_items(itemsize, target.size)
     frame_end = source.size - num_items * (itemsize - 1)
     frame = source[_FRAME_LENGTH.size : max(0, frame_end)].data
     if frame_end < _FRAME_LENGTH.size or _FRAME_LENGTH.unpack_from(source.data)[0] != len(frame):
@@ -317,9 +360,8 @@ def _decompressed(source: Bytes, itemsize: int, target: Bytes) -> tuple[Bytes, B
 
 def _join(exponents: Bytes, rest: Bytes, target: Bytes, baseline: Baseline | None) -> None:
     words = target.view(_WORDS[target.size // exponents.size])
-    kernels().join[words.itemsize](
-        words, *_subtrahend(words, baseline), exponents, *_planes(rest, exponents.size)
-    )
+    subtrahend = _subtrahend(words.itemsize, words.size, baseline)
+    kernels().join[words.itemsize](words, *subtrahend, exponents, *_planes(rest, exponents.size))
 
 
 def _join_rotated(exponents: Bytes, rest: Bytes, target: Bytes) -> None:
@@ -336,16 +378,16 @@ def _join_rotated(exponents: Bytes, rest: Bytes, target: Bytes) -> None:
     target.view(word)[:] = (rotated >> 1) | (rotated << (bits - 1))
 
 
-def _subtrahend(words: NDArray[Any], baseline: Baseline | None) -> tuple[NDArray[Any], int, int]:
+def _subtrahend(itemsize: int, num_items: int, baseline: Baseline | None) -> tuple[NDArray[Any], int, int]:
     """What kernels need to know: the numbers to subtract, in rows; how many rows of elements each of them is for; and the lowest
     bit of the byte that is coded.
     """
     if baseline is None:
-        return _ZEROS[words.itemsize], words.size, words.itemsize * 8 - 9
+        return _ZEROS[itemsize], num_items, itemsize * 8 - 9
     numbers = baseline.words[:, 0]
-    if words.size % numbers.size:
-        raise ValueError(f"{words.size} elements for a baseline of {numbers.size} channels")
-    return numbers, words.size // numbers.size, baseline.first_bit
+    if num_items % numbers.size:
+        raise ValueError(f"{num_items} elements for a baseline of {numbers.size} channels")
+    return numbers, num_items // numbers.size, baseline.first_bit
 
 
 def _planes(rest: Bytes, num_items: int) -> tuple[Bytes, NDArray[Any] | None]:

@@ -22,6 +22,9 @@ HEAD_BYTES: Final = 20
 """Of the streams: how many bytes each of four has, and how many exceptions there are."""
 EXCEPTION_BYTES: Final = 5
 
+UNTRIED, PROVEN, BROKEN = range(3)
+"""What is said of a payload while several are restored."""
+
 _MOST_AT_ONCE: Final = 6
 """Items that one look into the table gives: with how many they are, and how many bits they take, eight bytes."""
 _RARE: Final = 1 << 15

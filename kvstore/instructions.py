@@ -11,6 +11,8 @@ import numpy as np
 from llvmlite import ir
 from numba import extending, types
 
+from kvstore.scratch import array_of
+
 intrinsic: Any = extending.intrinsic
 """Its type says that what it makes is called as it is written, with the context; it is called without."""
 
@@ -62,6 +64,19 @@ def folded_product(_context: Any, _left: Any, _right: Any) -> Any:
         return builder.xor(upper, builder.trunc(product, half))
 
     return types.uint64(types.uint64, types.uint64), emit
+
+
+@intrinsic
+def array_at(_context: Any, _address: Any, _num: Any, like: Any) -> Any:
+    """So many items of the type of `like`, an array, from an address on; None where `like` is that."""
+    if isinstance(like, types.NoneType):
+        return like(types.int64, types.int64, like), lambda context, *_: context.get_dummy_value()
+    kind = types.Array(like.dtype, 1, "C", aligned=False)
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        return array_of(context, builder, kind, given[0], [given[1]])
+
+    return kind(types.int64, types.int64, like), emit
 
 
 def _adding(num_stripes: int) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import Final
 from kvstore.code import Function, loaded
 
 _SOURCES: Final = tuple(
-    f"kvstore.{name}" for name in ("huffman", "instructions", "loops", "planes", "scratch")
+    f"kvstore.{name}" for name in ("head", "huffman", "instructions", "loops", "planes", "scratch")
 )
 
 
@@ -22,8 +22,10 @@ class Kernels:
     """The same."""
     encode: Callable[..., int]
     """Of kvstore.loops."""
+    recognise: Callable[..., int]
+    """Of kvstore.loops."""
     restore: Mapping[int, Callable[..., int]]
-    """Of kvstore.loops, by the bytes of a word."""
+    """The same, by the bytes of a word."""
 
 
 @cache
@@ -31,12 +33,13 @@ def kernels() -> Kernels:
     """The first call loads them, in milliseconds; where they are not kept it has them compiled, which takes seconds (docs/adr/0019). Who
     must not wait then has another thread call it before. Raises StoreFailed where numba is told not to compile.
     """
-    functions = [_split(2), _split(4), _join(2), _join(4), _ENCODE, _restore(2), _restore(4)]
-    split2, split4, join2, join4, encode, restore2, restore4 = loaded(*functions)
+    functions = [_split(2), _split(4), _join(2), _join(4), _ENCODE, _RECOGNISE, _restore(2), _restore(4)]
+    split2, split4, join2, join4, encode, recognise, restore2, restore4 = loaded(*functions)
     return Kernels(
         split={2: split2, 4: split4},
         join={2: join2, 4: join4},
         encode=encode,
+        recognise=recognise,
         restore={2: restore2, 4: restore4},
     )
 
@@ -65,6 +68,17 @@ _ENCODE: Final = Function(
 )
 
 
+_RECORDS: Final = (_array("int64"),) * 3
+"""Addresses, sizes and numbers."""
+
+_RECOGNISE: Final = Function(
+    "kvstore.loops",
+    "recognise",
+    _SOURCES,
+    (*_RECORDS, _array("uint8", 2), _array("uint64", 2, written=True), _WRITTEN),
+)
+
+
 def _split(word_bytes: int) -> Function:
     return _of_words("split_words", word_bytes, writes_words=False)
 
@@ -80,9 +94,9 @@ def _of_words(name: str, word_bytes: int, *, writes_words: bool) -> Function:
 
 
 def _restore(word_bytes: int) -> Function:
-    table = _array("uint64")
-    payload = (_READ, "int64", "int64", table, _WRITTEN, _word(word_bytes, written=True), _READ)
-    given = (*payload, *_numbers(word_bytes), _READ, _low(word_bytes, written=False), table)
+    places = (*_RECORDS, "int64", _array("int64"), _array("uint64", 2), _WRITTEN)
+    code = ("int64", _READ, _array("uint64"), _WRITTEN)
+    given = (*places, *code, *_numbers(word_bytes), _low(word_bytes, written=False))
     return Function("kvstore.loops", "restore", _SOURCES, given)
 
 

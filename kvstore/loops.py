@@ -10,10 +10,13 @@ import numpy as np
 from numba import njit, types
 
 from kvstore import huffman
+from kvstore.head import CHECKSUM, CHECKSUMS_BEGIN, OPEN_BEGIN, OPEN_END, TOKENS_BEGIN
+from kvstore.huffman import BROKEN, PROVEN, UNTRIED
 from kvstore.instructions import (
     XXH3_SECRET,
     add_block,
     add_stripe,
+    array_at,
     folded_product,
     load4,
     load8,
@@ -61,11 +64,15 @@ _MERGING: Final = XXH3_SECRET[11:75].copy().view(np.uint64)
 _PRIME_32: Final = np.uint64(0x9E3779B1)
 _PRIME_64: Final = np.uint64(0x9E3779B185EBCA87)
 _PRIME_END: Final = np.uint64(0x165667919E3779F9)
+_SHORT_BYTES: Final = 240
+_CHECKSUM_BYTES: Final = CHECKSUM.size
 
 
 @njit(**_COMPILED)
 def xxh3(data: Any) -> Any:
-    """XXH3-64 with seed 0 of more than 240 bytes."""
+    """XXH3-64 with seed 0 of more than 128 bytes."""
+    if data.size <= _SHORT_BYTES:
+        return _xxh3_short(data)
     sums, secret = _eight_sums(), XXH3_SECRET
     for lane in range(8):
         sums[lane] = _SUMS[lane]
@@ -82,6 +89,28 @@ def xxh3(data: Any) -> Any:
     number = _U64(data.size) * _PRIME_64
     for pair in range(0, 8, 2):
         number += folded_product(sums[pair] ^ _MERGING[pair], sums[pair + 1] ^ _MERGING[pair + 1])
+    return _spread(number)
+
+
+@njit(**_COMPILED)
+def _xxh3_short(data: Any) -> Any:
+    secret, begin = np.int64(XXH3_SECRET.ctypes.data), np.int64(data.ctypes.data)
+    number = _U64(data.size) * _PRIME_64
+    for at in range(0, 128, 16):
+        number += _mixed(begin + at, secret + at)
+    number = _spread(number)
+    for at in range(128, data.size // 16 * 16, 16):
+        number += _mixed(begin + at, secret + at - 125)
+    return _spread(number + _mixed(begin + data.size - 16, secret + 119))
+
+
+@njit(**_COMPILED)
+def _mixed(begin: Any, secret: Any) -> Any:
+    return folded_product(load8(begin) ^ load8(secret), load8(begin + 8) ^ load8(secret + 8))
+
+
+@njit(**_COMPILED)
+def _spread(number: Any) -> Any:
     number = (number ^ (number >> _U64(37))) * _PRIME_END
     return number ^ (number >> _U64(32))
 
@@ -243,29 +272,78 @@ def _decode_rest(payload: Any, position: Any, table: Any, plane: Any, at: Any, e
             at += 1
 
 
+@njit(**_COMPILED)
+def _equal(left: Any, right: Any, num_bytes: Any) -> Any:
+    """Whether so many bytes at two addresses, a multiple of four, are the same."""
+    for at in range(0, num_bytes - 7, 8):
+        if load8(left + at) != load8(right + at):
+            return False
+    at = num_bytes // 8 * 8
+    return at == num_bytes or load4(left + at) == load4(right + at)
+
+
+def recognise(records: Any, sizes: Any, numbers: Any, heads: Any, checksums: Any, states: Any) -> None:
+    """Say BROKEN in `states` [n] of those records at addresses [n], of so many bytes, that do not begin with what `heads` [blocks, bytes] say of the
+    block of that number [n], or not with a sound header.
+
+    Of the others `checksums` [n, 2] become what they say of payload and block; that, and what else only they say, is left open in `heads`.
+    """
+    covered = heads.shape[1]
+    for i in range(records.size):
+        begin, wanted = records[i], np.int64(heads[numbers[i]].ctypes.data)
+        if (
+            sizes[i] < covered + _CHECKSUM_BYTES
+            or not _equal(begin, wanted, OPEN_BEGIN)
+            or not _equal(begin + OPEN_END, wanted + OPEN_END, CHECKSUMS_BEGIN - OPEN_END)
+            or not _equal(begin + TOKENS_BEGIN, wanted + TOKENS_BEGIN, covered - TOKENS_BEGIN)
+            or np.int64(load8(begin + OPEN_BEGIN)) != sizes[i] - covered - _CHECKSUM_BYTES
+            or xxh3(array_at(begin, covered, heads)) != load8(begin + covered)
+        ):
+            states[i] = BROKEN
+        else:
+            block, payload = load8(begin + CHECKSUMS_BEGIN), load8(begin + CHECKSUMS_BEGIN + 8)
+            checksums[i, 0], checksums[i, 1] = payload, block
+
+
 def restore(
-    payload: Any,
-    begin: Any,
-    end: Any,
+    records: Any,
+    sizes: Any,
+    numbers: Any,
+    header_bytes: Any,
+    targets: Any,
+    checksums: Any,
+    states: Any,
+    num_items: Any,
+    front: Any,
     table: Any,
     plane: Any,
-    words: Any,
-    raw: Any,
-    numbers: Any,
+    subtrahend: Any,
     group_rows: Any,
     first_bit: Any,
-    second: Any,
     low: Any,
-    checksums: Any,
-) -> Any:
-    """From a payload to the block's elements, `words`, whose bytes are `raw`; `second` and `low` are planes of the payload. Whether all holds.
+) -> None:
+    """From records at addresses [n], of so many bytes, to the `num_items` elements of blocks, at addresses [blocks] by their numbers [n].
 
-    All in one go, as each time that Python's lock is given up and taken again has threads wait for each other. `checksums` are of the
-    payload and of the block; none, if they are looked at elsewhere.
+    Of those that `states` [n] say UNTRIED of, and whose payload, behind so many bytes of a header, begins with `front`: the code
+    that `table` is of, and the baseline of `subtrahend`. They become PROVEN or BROKEN. `low` is None for elements of two bytes.
+    All in one go, as each time that Python's lock is given up and taken again has threads wait for each other. `checksums` [n, 2] are of
+    the payload and of the block; none, if they are looked at elsewhere.
     """
-    if checksums.size and xxh3(payload) != checksums[0]:
-        return False
-    if not decode(payload, begin, end, table, plane, words.size):
-        return False
-    _join_words(words, numbers, group_rows, first_bit, plane, second, low)
-    return checksums.size == 0 or xxh3(raw) == checksums[1]
+    begin, of_front = front.size, np.int64(front.ctypes.data)
+    for i in range(records.size):
+        source, num_bytes, target = records[i] + header_bytes, sizes[i] - header_bytes, targets[numbers[i]]
+        end = num_bytes - num_items * (subtrahend.itemsize - 1)
+        if states[i] != UNTRIED or end < begin or not _equal(source, of_front, begin):
+            continue
+        states[i] = BROKEN
+        payload = array_at(source, num_bytes, plane)
+        if checksums.size and xxh3(payload) != checksums[i, 0]:
+            continue
+        if not decode(payload, begin, end, table, plane, num_items):
+            continue
+        words, second = array_at(target, num_items, subtrahend), array_at(source + end, num_items, plane)
+        lower = array_at(source + end + num_items, num_items, low)
+        _join_words(words, subtrahend, group_rows, first_bit, plane, second, lower)
+        raw = array_at(target, num_items * subtrahend.itemsize, plane)
+        if checksums.size == 0 or xxh3(raw) == checksums[i, 1]:
+            states[i] = PROVEN

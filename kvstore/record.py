@@ -1,57 +1,31 @@
 """One block as one run of bytes that proves what it is: see docs/block-format.md."""
 
-import struct
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 
 from kvstore.baseline import Baseline, Baselines
 from kvstore.block import KEY_BYTES, BlockLayout, Namespace
-from kvstore.codec import Checksums, Codec, as_bytes, decode, encode
+from kvstore.codec import Bytes, Checksums, Codec, addresses, as_bytes, decode, encode
 from kvstore.errors import CodecError, FormatError, MissingBaseline
+from kvstore.head import (
+    CHECKSUM,
+    CODEC_AT,
+    HEAD,
+    MAGIC,
+    VERSION,
+    Head,
+    header_bytes,
+)
 from kvstore.huffman import Codes
 from kvstore.reasons import MissReason
 from kvstore.store import NO_OWNER, OWNER_BYTES, BlockRef
+from kvstore.wanted import Wanted
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
-
-MAGIC: Final = b"kvtide\r\n"
-VERSION: Final = 1
-
-# magic, version, codec, itemsize, bytes of token ids, raw bytes, payload bytes, written at,
-# namespace digest, key, parent key, checksum of the raw bytes, checksum of the payload
-_HEAD: Final = struct.Struct("<8sHBBIQQQ32s32s32sQQ")
-_CHECKSUM: Final = struct.Struct("<Q")
-_CODEC_AT: Final = struct.calcsize("<8sH")
-
-
-class _Head(NamedTuple):
-    """The fixed part of a header, in the order of `_HEAD` from the version on."""
-
-    version: int
-    codec: int
-    itemsize: int
-    token_id_bytes: int
-    raw_bytes: int
-    payload_bytes: int
-    written_ns: int
-    namespace_digest: bytes
-    key: bytes
-    parent_key: bytes
-    raw_checksum: int
-    payload_checksum: int
-
-    @property
-    def header_bytes(self) -> int:
-        return header_bytes(self.token_id_bytes)
-
-
-def header_bytes(token_id_bytes: int) -> int:
-    """Bytes of a record before its payload."""
-    return _HEAD.size + token_id_bytes + _CHECKSUM.size
 
 
 class RecordFormat:
@@ -76,6 +50,7 @@ class RecordFormat:
         self.namespace = namespace
         self.layout = layout
         self.encodes = encodes
+        self._ref_sizes = KEY_BYTES, KEY_BYTES, layout.token_id_bytes
         self._codes = Codes()
         self.baselines = Baselines(layout, learn_tokens=()) if baselines is None else baselines
 
@@ -112,7 +87,7 @@ class RecordFormat:
             memory[memory.size - raw.size :] = raw
         whole = memory.data
         payload_begin = memory.size - payload_bytes
-        head = _HEAD.pack(
+        head = HEAD.pack(
             MAGIC,
             VERSION,
             codec,
@@ -128,7 +103,7 @@ class RecordFormat:
             xxhash.xxh3_64_intdigest(whole[payload_begin:]),
         )
         header = head + ref.tokens
-        header += _CHECKSUM.pack(xxhash.xxh3_64_intdigest(header))
+        header += CHECKSUM.pack(xxhash.xxh3_64_intdigest(header))
         begin = payload_begin - len(header)
         whole[begin:payload_begin] = header
         return whole[begin:]
@@ -148,17 +123,28 @@ class RecordFormat:
             return MissReason.WRONG_IDENTITY
         return _decoded(head, source, out, self.baselines.known)
 
-    def check_out(self, refs: "Sequence[BlockRef]", out: "Sequence[Writable]") -> None:
-        """Raise ValueError unless there is one buffer for each block, and each has a block's size."""
+    def wanted(self, refs: Sequence[BlockRef], out: Sequence[Bytes]) -> Wanted | None:
+        """What proves records of these blocks many at once; None where there is nothing to be proven so. Buffers are as `check_out` answers them."""
+        if not self.encodes or any(_sizes(ref) != self._ref_sizes for ref in refs):
+            return None  # before it is asked for what is compiled: there may be none
+        return Wanted(self.namespace, self.layout, refs, addresses(out), self.baselines)
+
+    def check_out(self, refs: "Sequence[BlockRef]", out: "Sequence[Writable]") -> list[Bytes]:
+        """The buffers' bytes. Raises ValueError unless there is one for each block, each can be written, and has a block's size."""
         if len(refs) != len(out):
             raise ValueError(f"{len(refs)} blocks but {len(out)} buffers")
-        for buffer in out:
-            size = as_bytes(buffer).size
-            if size != self.layout.block_bytes:
-                raise ValueError(f"a buffer of {size} bytes where a block has {self.layout.block_bytes}")
+        buffers = [as_bytes(buffer) for buffer in out]
+        for buffer in buffers:
+            if buffer.size != self.layout.block_bytes:
+                raise ValueError(
+                    f"a buffer of {buffer.size} bytes where a block has {self.layout.block_bytes}"
+                )
+            if not buffer.flags.writeable:
+                raise ValueError("a block is to be read into a buffer that cannot be written")
+        return buffers
 
-    def _is(self, head: _Head, source: memoryview, ref: BlockRef) -> bool:
-        tokens = source[_HEAD.size : _HEAD.size + head.token_id_bytes].tobytes()
+    def _is(self, head: Head, source: memoryview, ref: BlockRef) -> bool:
+        tokens = source[HEAD.size : HEAD.size + head.token_id_bytes].tobytes()
         return (
             head.namespace_digest == self.namespace.digest
             and head.key == ref.key
@@ -178,9 +164,13 @@ class RecordFormat:
             raise ValueError(f"owners have {OWNER_BYTES} bytes, not {len(ref.owner)}")
 
 
+def _sizes(ref: BlockRef) -> tuple[int, int, int]:
+    return len(ref.key), len(ref.parent_key), len(ref.tokens)
+
+
 def codec_of(record: Any) -> Codec:
     """How the payload of a record that was just packed is encoded."""
-    return Codec(record[_CODEC_AT])
+    return Codec(record[CODEC_AT])
 
 
 def damage_of(record: Any, entry_key: bytes, baselines: Mapping[bytes, Baseline]) -> MissReason | None:
@@ -198,7 +188,7 @@ def damage_of(record: Any, entry_key: bytes, baselines: Mapping[bytes, Baseline]
 
 
 def _decoded(
-    head: _Head, record: memoryview, out: "Writable", baselines: Mapping[bytes, Baseline]
+    head: Head, record: memoryview, out: "Writable", baselines: Mapping[bytes, Baseline]
 ) -> MissReason | None:
     """Decode a record's payload into `out`; None if that is what was encoded.
 
@@ -217,20 +207,20 @@ def _decoded(
     return None
 
 
-def _verified_head(source: memoryview) -> _Head | MissReason:
+def _verified_head(source: memoryview) -> Head | MissReason:
     """The header, if its length, magic, version and checksum are right."""
     if len(source) < header_bytes(0):
         return MissReason.DAMAGED_LENGTH
-    magic, *fields = _HEAD.unpack_from(source)
+    magic, *fields = HEAD.unpack_from(source)
     if magic != MAGIC:
         return MissReason.DAMAGED_HEADER
-    head = _Head._make(fields)
+    head = Head._make(fields)
     if head.version != VERSION:
         return MissReason.UNKNOWN_FORMAT
-    covered = _HEAD.size + head.token_id_bytes
+    covered = HEAD.size + head.token_id_bytes
     if len(source) < head.header_bytes:
         return MissReason.DAMAGED_LENGTH
-    if xxhash.xxh3_64_intdigest(source[:covered]) != _CHECKSUM.unpack_from(source, covered)[0]:
+    if xxhash.xxh3_64_intdigest(source[:covered]) != CHECKSUM.unpack_from(source, covered)[0]:
         return MissReason.DAMAGED_HEADER
     if len(source) != head.header_bytes + head.payload_bytes:
         return MissReason.DAMAGED_LENGTH

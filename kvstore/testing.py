@@ -290,7 +290,9 @@ def damage_is_a_miss(store: Store, raw: RawRecords) -> None:
     positions = [*range(0, 320, 3), *range(320, len(record), max(1, len(record) // 40)), len(record) - 1]
     for count, position in enumerate(positions, start=1):
         store.put_many(refs[1:2], blocks[1:2])
-        raw.corrupt(refs[1].key, position, bit=position % 8)
+        damaged = bytearray(record)  # what was just written may be encoded otherwise, and be shorter
+        damaged[position] ^= 1 << position % 8
+        raw.write(refs[1].key, bytes(damaged))
         outcomes, _ = read(store, refs)
         assert [outcome.hit for outcome in outcomes] == [True, False, True], f"byte {position}: {outcomes}"
         assert outcomes[1].damaged, f"byte {position}: {outcomes[1]}"

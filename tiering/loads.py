@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,6 +11,7 @@ import numpy as np
 from kvstore.block import BlockKey
 from kvstore.reasons import MissReason
 from kvstore.store import BlockRef
+from tiering.batches import batches
 from tiering.eviction import Eviction
 from tiering.holdings import DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
 from tiering.lease import NOT_CACHED, Lease
@@ -22,9 +23,6 @@ from tiering.residency import NO_BLOCK, Ids, Mask
 _HOST_SHARE: Final = 4
 """While loads are passing through such a part of the host slots, or a batch is, no block that is nowhere else goes for more of
 them: what is read is soon on the device as well, and later reads take its slots."""
-
-_LEAST_READS: Final = 2
-"""In which a load that has many blocks comes: while the last ones are read the others go up."""
 
 
 @dataclass(slots=True, eq=False)
@@ -239,25 +237,11 @@ class Loads:
         self._holdings.expect(HOST, ids, slots)
         refs = self._refs(ids, positions, load.tokens)
         load.asked_blocks += len(ids)
-        for some in self._batches(len(ids), num_left):
+        for some in batches(len(ids), num_left, self._budget, self._threads, self._batch):
             move = Read(self._outbox.next_number(), ids[some], refs[some], slots[some])
             self._reads[move.number] = load
             load.num_reads += 1
             self._outbox.send(move)
-
-    def _batches(self, num_blocks: int, num_left: int) -> Iterator[slice]:
-        """The first `num_blocks` of the `num_left` that a load has to read, in parts: large ones first, the last ones small.
-
-        A read is for a thread's part of what is left, or of the budget if that is less, so that all end about together. Whatever
-        ends takes a turn of the loop, for which it fights with those that read for Python's lock. (Guided self-scheduling:
-        Polychronopoulos and Kuck, 1987.)
-        """
-        start = 0
-        while start < num_blocks:
-            share = min(num_left - start, self._budget) // max(self._threads, _LEAST_READS)
-            end = min(num_blocks, start + max(self._batch, share))
-            yield slice(start, end)
-            start = end
 
     def _refs(self, ids: Ids, positions: Ids, tokens: Tokens) -> tuple[BlockRef, ...]:
         """What a store is asked for, of blocks at these positions of a path with these tokens."""

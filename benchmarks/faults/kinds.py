@@ -292,7 +292,8 @@ def cut_while_open(table: str) -> OnStore:
 
 def no_space(store: LmdbStore, _: Path, __: Random) -> None:
     """The file system is full."""
-    store.min_free_bytes, store._free_bytes = 1, lambda: 0
+    store.change(min_free_bytes=1)
+    store._free_bytes = lambda: 0
 
 
 class _FullMap:

@@ -50,8 +50,8 @@ def open_store(
     sync_interval_s: float = 5.0,
     encrypted: bool = False,
 ) -> LmdbStore:
-    """A store of small blocks."""
-    layout = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=16, block_tokens=16, dtype="bfloat16")
+    """A store of small blocks, but so large that they are coded as an engine's are."""
+    layout = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=32, block_tokens=16, dtype="bfloat16")
     return LmdbStore(
         directory,
         namespace=Namespace.of({"model": "faults"}),

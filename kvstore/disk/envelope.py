@@ -9,8 +9,9 @@ import xxhash
 
 from kvstore.baseline import Baseline
 from kvstore.codec import as_bytes
+from kvstore.head import MAGIC
 from kvstore.reasons import MissReason
-from kvstore.record import MAGIC, damage_of
+from kvstore.record import damage_of
 
 VERSION: Final = 2
 """In the place where a record that is not sealed has its own."""

@@ -16,29 +16,32 @@ import struct
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import lmdb
 import numpy as np
 
 from kvstore.cores import num_cores
+from kvstore.disk.buffers import Buffers
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
 from kvstore.disk.read_ahead import ReadAhead, is_taken_back
-from kvstore.pages import populated
 from kvstore.reasons import MissReason
+from kvstore.span import Span
 
-READ_BYTES: Final = 1 << 20
-"""What is asked for at once, where as much lies together: of smaller requests a disk reads less in the same time, and larger ones
-leave less to do meanwhile.
+READ_BYTES: Final = 2 << 20
+"""What is asked for at once, where as much lies together: of smaller requests a disk reads less in the same time, and each takes a turn of
+Python's; larger ones leave less to do meanwhile.
 """
 READS_AHEAD: Final = 3
 """So many more requests are on their way while what one has brought is looked at."""
 _READERS: Final = 4
 """Threads that wait for these, for all callers: more requests at once make no disk faster that was measured."""
+_FINDERS: Final = 4
+"""Threads that have LMDB find values that are not in memory."""
 _MOST_WAIT_S: Final = 0.1
 """For one's turn to look at values, and for a thread to begin with a read: milliseconds, unless somebody hangs in a page that the
 disk does not give, who must not stop others.
@@ -46,8 +49,9 @@ disk does not give, who must not stop others.
 _GAP_BYTES: Final = 64 << 10
 """Up to so much between two values is read with them: a request more would take longer."""
 _MOST_BYTES: Final = 256 << 20
-"""No block is larger: what says so is damaged, and no reason to take so much memory. Nor is more taken for reads ahead."""
-_HUGE_PAGE_BYTES: Final = 2 << 20
+"""No block is larger: what says so is damaged, and no reason to take so much memory. Nor is more taken for reads ahead, or kept for later calls."""
+_LEAST_BYTES: Final = 16 << 20
+"""Of a file for which memory is made ready."""
 
 # LMDB's data format 1, all of its pages and nodes little-endian here. A page begins with its number and its kind; the node of a
 # key with the size of its value (low, high), flags and the key's size; then the key; then the value, or the number of the first
@@ -70,11 +74,20 @@ class _Place(NamedTuple):
     num_bytes: int
 
 
+Examine: TypeAlias = Callable[[int, Any], MissReason | None]
+"""Says why a value is not what is looked for, None if it is; given its position and its bytes, which hold during the call."""
+Prove: TypeAlias = Callable[[Sequence[int], Sequence[Span]], Sequence[bool]]
+"""Says of several values, by their positions and where they lie, of which it is sure that they are what is looked for: of the others nothing is
+said. Whatever it touches of them it touches without the GIL: a page may hang that was in memory when that was asked.
+"""
+
+
 class PayloadFile:
     """Any thread may call it, while the environment is open."""
 
     def __init__(self, environment: lmdb.Environment) -> None:
         """Where the file system does not read past the page cache (O_DIRECT), the rest is done all the same."""
+        self._environment = environment
         self._page_bytes = int(environment.stat()["psize"])
         self._path = path = Path(environment.path()) / "data.mdb"
         with lmdb_errors(f"opening {path}"):
@@ -84,7 +97,7 @@ class PayloadFile:
                 self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._understood: bool | None = None
         """Whether LMDB lays out its pages as we think; None before the first look."""
-        self._buffers = threading.local()
+        self._buffers = Buffers((1 + READS_AHEAD) * READ_BYTES, _MOST_BYTES)
         self._at_once = threading.BoundedSemaphore(num_cores())
         """More threads than cores that look at values would take the GIL from each other several times in each."""
         self._alone = threading.BoundedSemaphore(1)
@@ -94,43 +107,103 @@ class PayloadFile:
         self._are_small = False
         """Whether values that were looked at last share their pages with others."""
         self._readers = ReadAhead("kvstore-read", _READERS)
+        self._finders = ReadAhead("kvstore-find", _FINDERS)
 
     def examined(
         self,
         txn: "lmdb.Transaction[memoryview]",
         keys: Sequence[bytes],
-        examine: Callable[[int, Any], MissReason | None],
+        examine: Examine,
+        prove: Prove | None,
     ) -> list[MissReason | None]:
-        """What `examine` says of each value, given its position and its bytes, which hold during the call; ABSENT without one.
+        """What is said of each value: None of those that `prove` is sure of, if it is given, else what `examine` says; ABSENT without one.
 
-        Those in memory come first, then the others in the order in which they lie. LMDB decides: damage in what was read past
+        Those in memory come first, then the others, each in the order in which they lie. LMDB decides: damage in what was read past
         its map is looked for there again. Raises Unsound if a part of the file is gone, OSError if the disk cannot read.
         """
         found: list[MissReason | None] = [MissReason.ABSENT] * len(keys)
-        absent = []
+        places: list[_Place] = []
         cursor = txn.cursor()
-        with self._turn(self._alone if self._are_small else self._at_once):
-            for position, key in enumerate(keys):
-                if cursor.set_key(key):
-                    place = self._place(cursor, position)
-                    self._are_small = place is None
-                    if place is None or not pages_absent(place.address, place.num_bytes):
-                        found[position] = examine(position, cursor.value())
-                    else:
-                        absent.append(place)
+        touching: list[Future[None]] = []
+        try:
+            with self._turn(self._alone if self._are_small else self._at_once):
+                for position, key in enumerate(keys):
+                    if cursor.set_key(key):
+                        place = self._place(cursor, position)
+                        self._are_small = place is None
+                        if place is None:
+                            found[position] = examine(position, cursor.value())
+                        else:
+                            if not places and pages_absent(place.address, place.num_bytes):
+                                touching = self._touched(keys[position + 1 :])
+                            places.append(place)
+        finally:
+            wait(
+                [each for each in touching if not each.cancel()]
+            )  # the environment may be closed when this call is over
+        self._check_within(places)
+        in_memory, absent = _parted(places)
+        if in_memory:
+            with self._turn(self._at_once):
+                spans = [Span(place.address, place.num_bytes) for place in in_memory]
+                for place, _ in self._looked_at(in_memory, spans, prove, found):
+                    found[place.position] = examine(place.position, txn.get(keys[place.position]))
         with closing(self._read(absent)) as runs:
-            for run in runs:
+            for run, spans in runs:
                 with self._turn(self._at_once):
-                    for place, data in run:
-                        reason = examine(place.position, data)
+                    for place, span in self._looked_at(run, spans, prove, found):
+                        reason = examine(place.position, span.view)
                         if reason is not None and reason.damaged:
                             reason = examine(place.position, txn.get(keys[place.position]))
                         found[place.position] = reason
         return found
 
+    def _check_within(self, places: list[_Place]) -> None:
+        """Or what a damaged tree calls a value would be looked at where there is no memory."""
+        end, num_bytes = max((place.begin + place.num_bytes for place in places), default=0), self._num_bytes
+        if end > num_bytes:
+            raise Unsound(f"{self._path} ends at {num_bytes}, within a record")
+
+    def _touched(self, keys: Sequence[bytes]) -> list[Future[None]]:
+        """Have other threads look for these values, which are probably not in memory either: LMDB reads the first page of each that it is
+        asked for, one after the other, and each waits for the disk.
+        """
+        parts = [keys[number::_FINDERS] for number in range(min(_FINDERS, len(keys)))]
+        return [self._finders.put(partial(self._touch, part)) for part in parts]
+
+    def _touch(self, keys: Sequence[bytes]) -> None:
+        with self._environment.begin(buffers=True) as txn:
+            cursor = txn.cursor()
+            for key in keys:
+                cursor.set_key(key)
+
+    def _looked_at(
+        self, places: list[_Place], spans: list[Span], prove: Prove | None, found: list[MissReason | None]
+    ) -> Iterator[tuple[_Place, Span]]:
+        """Note in `found` what is proven; answers the others."""
+        proven = (
+            [False] * len(places) if prove is None else prove([place.position for place in places], spans)
+        )
+        for place, span, is_proven in zip(places, spans, proven, strict=True):
+            if is_proven:
+                found[place.position] = None
+            else:
+                yield place, span
+
+    def make_ready(self, num_calls: int) -> None:
+        """Take the memory that so many calls need that read at once, unless there is little to be read."""
+        if self._num_bytes >= _LEAST_BYTES:
+            self._buffers.make(num_calls)
+
+    @property
+    def _num_bytes(self) -> int:
+        """Of the file, now."""
+        return os.fstat(self._file).st_size
+
     def close(self) -> None:
         """Nobody may read any more."""
         self._readers.close()
+        self._finders.close()
         os.close(self._file)
 
     @contextmanager
@@ -150,12 +223,15 @@ class PayloadFile:
         key = cursor.key()
         at = np.frombuffer(key, np.uint8).__array_interface__["data"][0]  # faster than what `ctypes` says
         page_at = at - at % self._page_bytes
+        if at - page_at + len(key) + _NUMBER.size > self._page_bytes:
+            return None
         page, _, kind = _PAGE.unpack(ctypes.string_at(page_at, _PAGE.size))
-        low, high, flags, key_bytes = _NODE.unpack(ctypes.string_at(at - _NODE.size, _NODE.size))
+        node = ctypes.string_at(at - _NODE.size, _NODE.size + len(key) + _NUMBER.size)
+        low, high, flags, key_bytes = _NODE.unpack_from(node)
         num_bytes = high << 16 | low
         if not (kind & _LEAF and flags & _BIG and key_bytes == len(key) and num_bytes <= _MOST_BYTES):
             return None
-        [first] = _NUMBER.unpack(ctypes.string_at(at + key_bytes, _NUMBER.size))
+        [first] = _NUMBER.unpack_from(node, _NODE.size + len(key))
         begin = first * self._page_bytes + _PAGE_HEADER_BYTES
         place = _Place(position, page_at - page * self._page_bytes + begin, begin, num_bytes)
         if self._understood is None:
@@ -163,8 +239,8 @@ class PayloadFile:
             self._understood = (value.ctypes.data, value.size) == (place.address, place.num_bytes)
         return place if self._understood else None
 
-    def _read(self, places: list[_Place]) -> Generator[list[tuple[_Place, memoryview]], None, None]:
-        """Values' bytes, which hold until the next ones are asked for. To be closed: reads may be on their way.
+    def _read(self, places: list[_Place]) -> Generator[tuple[list[_Place], list[Span]], None, None]:
+        """Values and their bytes, which hold until the next ones are asked for. To be closed: reads may be on their way.
 
         While one run's values are looked at, the next ones are read by other threads.
         """
@@ -173,25 +249,25 @@ class PayloadFile:
         runs = list(_runs(places))
         num_bytes = max(self._span(run)[1] for run in runs)
         num_buffers = min(len(runs), 1 + READS_AHEAD, max(1, _MOST_BYTES // num_bytes))
-        memory = self._buffer(num_buffers * num_bytes)
-        buffers = [memory[number * num_bytes : (number + 1) * num_bytes] for number in range(num_buffers)]
-        reads: list[Future[None]] = []  # of the runs after the first
-        try:
-            for number, run in enumerate(runs):
-                reads += [
-                    self._readers.put(partial(self._fill, buffers[later % num_buffers], runs[later]))
-                    for later in range(len(reads) + 1, min(number + num_buffers, len(runs)))
-                ]
-                data = buffers[number % num_buffers]
-                if number == 0 or is_taken_back(reads[number - 1], _MOST_WAIT_S):
-                    self._fill(data, run)
-                else:
-                    reads[number - 1].result()
-                begin, _ = self._span(run)
-                yield [(one, data[one.begin - begin : one.begin - begin + one.num_bytes]) for one in run]
-        finally:
-            # or they would write into what is another call's by then
-            wait([read for read in reads if not read.cancel()])
+        with self._buffers.lent(num_buffers * num_bytes) as memory:
+            address = np.frombuffer(memory, np.uint8).ctypes.data
+            buffers = [memory[number * num_bytes : (number + 1) * num_bytes] for number in range(num_buffers)]
+            reads: list[Future[None]] = []  # of the runs after the first
+            try:
+                for number, run in enumerate(runs):
+                    reads += [
+                        self._readers.put(partial(self._fill, buffers[later % num_buffers], runs[later]))
+                        for later in range(len(reads) + 1, min(number + num_buffers, len(runs)))
+                    ]
+                    if number == 0 or is_taken_back(reads[number - 1], _MOST_WAIT_S):
+                        self._fill(buffers[number % num_buffers], run)
+                    else:
+                        reads[number - 1].result()
+                    at = address + number % num_buffers * num_bytes - self._span(run)[0]
+                    yield run, [Span(at + one.begin, one.num_bytes) for one in run]
+            finally:
+                # or they would write into what is another call's by then
+                wait([read for read in reads if not read.cancel()])
 
     def _span(self, run: list[_Place]) -> tuple[int, int]:
         """Where in the file a run begins, and the bytes of its pages."""
@@ -215,7 +291,7 @@ class PayloadFile:
             )  # past the page cache one reads from a page's begin only
             so_far = at + self._preadv(data[at:], begin + at)
             if so_far <= num_bytes:
-                if begin + num_bytes < os.fstat(self._file).st_size:
+                if begin + num_bytes < self._num_bytes:
                     raise OSError(errno.EIO, f"{self._path} cannot be read from {begin + num_bytes} on")
                 break
             num_bytes = so_far
@@ -233,13 +309,6 @@ class PayloadFile:
         fcntl.fcntl(self._file, fcntl.F_SETFL, flags & ~os.O_DIRECT)
         return os.preadv(self._file, [data], begin)
 
-    def _buffer(self, num_bytes: int) -> memoryview:
-        """This thread's own, which the next call overwrites."""
-        whole: memoryview | None = getattr(self._buffers, "whole", None)
-        if whole is None or len(whole) < num_bytes:
-            self._buffers.whole = whole = huge_pages(max(num_bytes, (1 + READS_AHEAD) * READ_BYTES))
-        return whole[:num_bytes]
-
 
 def _runs(places: list[_Place]) -> Iterator[list[_Place]]:
     """Values that are read with one request, in the order in which they lie."""
@@ -255,13 +324,19 @@ def _runs(places: list[_Place]) -> Iterator[list[_Place]]:
         yield run
 
 
-def huge_pages(num_bytes: int) -> memoryview:
-    """At least so many bytes of zeros, in huge pages where the system has them: requests into these are larger, and fewer."""
-    num_bytes = -(-num_bytes // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
-    memory = mmap.mmap(-1, num_bytes + _HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    whole = np.frombuffer(memory, np.uint8)
-    populated(whole.ctypes.data, whole.size)
-    start = -whole.ctypes.data % _HUGE_PAGE_BYTES
-    return whole[start : start + num_bytes].data
+def _parted(places: list[_Place]) -> tuple[list[_Place], list[_Place]]:
+    """Those in memory and those that are not, each in the order in which they lie."""
+    in_memory: list[_Place] = []
+    absent: list[_Place] = []
+    for run in _runs(places):
+        begin, end = run[0].address, run[-1].address + run[-1].num_bytes
+        num_absent = pages_absent(begin, end - begin)
+        num_present = (end - 1) // mmap.PAGESIZE - begin // mmap.PAGESIZE + 1 - num_absent
+        if not num_absent:
+            in_memory += run
+        elif num_present * mmap.PAGESIZE < min(place.num_bytes for place in run):
+            absent += run  # LMDB has touched the first page of each
+        else:
+            for place in run:
+                (absent if pages_absent(place.address, place.num_bytes) else in_memory).append(place)
+    return in_memory, absent

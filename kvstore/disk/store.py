@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar, cast
 from kvstore.baseline import LEARN_TOKENS, Baselines
 from kvstore.block import BlockKey, BlockLayout, Namespace
 from kvstore.closing import Closing
+from kvstore.codec import Bytes
 from kvstore.disk.allocator import keep_freed_memory
 from kvstore.disk.baselines import BaselineFiles
 from kvstore.disk.directory import Directory
@@ -149,6 +150,7 @@ class LmdbStore(Closing):
         check_compression(compression)
         if read_threads < 1:
             raise ValueError(f"read_threads must be at least 1, got {read_threads}")
+        self._read_threads = read_threads
         baselines = Baselines(layout, learn_tokens)
         self._format = RecordFormat(namespace, layout, encodes=compression != "off", baselines=baselines)
         self._now_ns = now_ns
@@ -209,10 +211,10 @@ class LmdbStore(Closing):
         return page_rounded(self._format.max_record_bytes + self._form.extra_bytes)
 
     def get_many(self, refs: Sequence[BlockRef], out: "Sequence[Writable]") -> list[ReadOutcome]:
-        self._format.check_out(refs, out)
+        buffers = self._format.check_out(refs, out)
         with self._door.enter():
             self._recovery.check_sound()
-            outcomes, damaged = self._read_with_baselines(refs, out)
+            outcomes, damaged = self._read_with_baselines(refs, buffers)
             if damaged:
                 with self._lock:
                     self._damaged.update(found.reason for found in damaged)
@@ -359,7 +361,7 @@ class LmdbStore(Closing):
     # ---- on the calling thread -------------------------------------------------------------------------
 
     def _read_with_baselines(
-        self, refs: Sequence[BlockRef], out: "Sequence[Writable]"
+        self, refs: Sequence[BlockRef], out: Sequence[Bytes]
     ) -> tuple[list[ReadOutcome], list[_Damage]]:
         """As `_read`; where that fails and not all baselines could be loaded so far, once more if now they can."""
         was_loaded = self._encoding.is_loaded
@@ -370,7 +372,7 @@ class LmdbStore(Closing):
         return outcomes, damaged
 
     def _read(
-        self, refs: Sequence[BlockRef], out: "Sequence[Writable]"
+        self, refs: Sequence[BlockRef], out: Sequence[Bytes]
     ) -> tuple[list[ReadOutcome], list[_Damage]]:
         """Outcomes, and what failed a check."""
         keys = [self._form.entry_key(ref.key) for ref in refs]
@@ -382,8 +384,10 @@ class LmdbStore(Closing):
                 heads[position] = bytes(rests[:_HEAD_BYTES])
             return reason
 
+        wanted = None if self._form.sealed else self._format.wanted(refs, out)
+
         with self._recovery.reading() as tables:
-            reasons = tables.examined(keys, examine)
+            reasons = tables.examined(keys, examine, None if wanted is None else wanted.proven)
         outcomes = [HIT if reason is None else ReadOutcome(reason) for reason in reasons]
         damaged = [
             _Damage(keys[position], heads[position], reason)
@@ -460,6 +464,7 @@ class LmdbStore(Closing):
         self._encoding.load()
         if self._format.encodes:
             self._writer.post(kernels)  # a first read or write may have to wait for it, opening does not
+        self._writer.post(lambda: self._tables.make_ready(self._read_threads))
         self._writer.post(self._encoding.weigh)  # nobody waits for it
         self._fact_files.learn(self.namespace)
         self._writer.changed()  # so that a directory that was left in disorder is synced and marked

@@ -10,12 +10,12 @@ it:
     open      after a crash, keys are compared, and whatever has no counterpart is deleted
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import groupby
 from mmap import MAP_ANONYMOUS, MAP_PRIVATE, PROT_READ, mmap
-from typing import Any, Final
+from typing import Final
 
 import lmdb
 import xxhash
@@ -31,7 +31,7 @@ from kvstore.disk.environment import (
     open_environment,
     unpaired,
 )
-from kvstore.disk.payload_file import PayloadFile
+from kvstore.disk.payload_file import Examine, PayloadFile, Prove
 from kvstore.errors import StoreError, StoreFull
 from kvstore.reasons import MissReason
 from kvstore.store import BlockMeta
@@ -79,16 +79,17 @@ class Tables:
         for file in self._files:
             file.check()
 
-    def examined(
-        self, keys: Sequence[bytes], examine: Callable[[int, Any], MissReason | None]
-    ) -> list[MissReason | None]:
-        """What `examine` says of the record under each key, given its position and its bytes, which hold during the call.
+    def make_ready(self, num_calls: int) -> None:
+        """Have so many reads at once find what they need."""
+        self._payload.make_ready(num_calls)
 
-        ABSENT where there is none. All are of one moment; `examine` is called in the order in which they lie.
-        """
+    def examined(
+        self, keys: Sequence[bytes], examine: Examine, prove: Prove | None = None
+    ) -> list[MissReason | None]:
+        """What they say of the record under each key; ABSENT where there is none. All are of one moment."""
         # Examined before the transaction ends: after it, the bytes may be those of reused pages.
         with self.records.begin(buffers=True) as txn:
-            return self._payload.examined(txn, keys, examine)
+            return self._payload.examined(txn, keys, examine, prove)
 
     def put(self, batch: Mapping[bytes, tuple[BlockMeta, bytes | memoryview]]) -> None:
         """Write records and their entries: all of them, or nothing if this raises; of what was to be replaced

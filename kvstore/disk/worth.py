@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from kvstore.baseline import Baselines
 from kvstore.block import KEY_BYTES, BlockLayout, Namespace
-from kvstore.disk.payload_file import READ_BYTES, huge_pages
+from kvstore.disk.buffers import huge_pages
+from kvstore.disk.payload_file import READ_BYTES
 from kvstore.disk.read_ahead import ReadAhead
 from kvstore.record import RecordFormat
 from kvstore.store import BlockRef

@@ -28,10 +28,12 @@ from kvstore.layers import (
 from kvstore.metas import metas_of
 from kvstore.testing import chain, kv_like, read
 
-LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=64, dtype="bfloat16", block_tokens=8)
+LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=64, dtype="bfloat16", block_tokens=32)
 NAMESPACE = Namespace.of({"model": "a"})
-CAPACITY_BYTES = 20_000
-REFS = [BlockRef(bytes([i]) * 32, bytes([i ^ 255]) * 32, bytes([i]) * 32) for i in range(6)]
+CAPACITY_BYTES = 60_000
+REFS = [
+    BlockRef(bytes([i]) * 32, bytes([i ^ 255]) * 32, bytes([i]) * LAYOUT.token_id_bytes) for i in range(6)
+]
 which = st.integers(0, len(REFS) - 1)
 OPEN = Gate()
 OPEN.open()

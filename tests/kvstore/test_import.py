@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import kvstore
+from kvstore.kernels import kernels
 
 
 def loaded_after(statement: str) -> set[str]:
@@ -27,6 +28,22 @@ def test_no_command_waits_for_a_compiler():
     """What loads compiled code comes with the first block that is encoded or decoded, or in the background of a disk store."""
     packages = loaded_after("import tiering.cli, kvstore.codec, kvstore.record, kvstore.disk")
     assert not packages & {"numba", "llvmlite"}
+
+
+def test_what_is_kept_restores_blocks_without_a_compiler(tmp_path):
+    """Both ways: one by one, and many at once."""
+    program = f"""
+from kvstore.testing import assert_holds, fill
+from tests.kvstore.conftest import lmdb_store
+from tests.kvstore.test_wanted import LAYOUT
+with lmdb_store({str(tmp_path)!r}, layout=LAYOUT, capacity_bytes=1 << 24) as store:
+    assert_holds(store, *fill(store, 4))
+    assert set(store.stats().written) == {{"huffman"}}, store.stats()
+"""
+    kernels()  # or that process would have them compiled, by another that has numba
+    packages = loaded_after(f"exec({program!r})")
+    assert "llvmlite" in packages
+    assert "numba" not in packages
 
 
 def test_every_public_name_is_there():

@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 
 from kvstore import BlockLayout, MissReason, StoreFailed
-from kvstore.disk import payload_file
+from kvstore.disk import payload_file, read_ahead
+from kvstore.disk.buffers import Buffers, huge_pages
 from kvstore.disk.page_cache import drop, share_absent
 from kvstore.testing import LAWS, assert_holds, fill, noise, read, reasons
 from tests.kvstore.conftest import CAPACITY_BYTES, LAYOUT, MASTER_KEY, lmdb_store
@@ -45,9 +47,12 @@ def data_file(path: Path) -> Path:
     return path / "v1" / "payload" / "data.mdb"
 
 
+@pytest.mark.parametrize("head_dim", [LAYOUT.head_dim, 32], ids=["one by one", "many at once"])
 @pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)
-def test_a_store_that_reads_files_keeps_the_laws(law, nothing_in_memory, tmp_path):
-    with lmdb_store(tmp_path) as store:
+def test_a_store_that_reads_files_keeps_the_laws(law, head_dim, nothing_in_memory, tmp_path):
+    with lmdb_store(
+        tmp_path, layout=replace(LAYOUT, head_dim=head_dim), capacity_bytes=2 * CAPACITY_BYTES
+    ) as store:
         law(store, store.raw())
 
 
@@ -58,7 +63,11 @@ def test_both_ways_read_the_same(open_lmdb, monkeypatch, requests, form):
     refs, blocks = fill(store, 12)
     store.delete_many([refs[3].key])
     order = np.random.default_rng(0).permutation(len(refs)).tolist()
-    for absent in (lambda address, num_bytes: 0, lambda address, num_bytes: address // 4096 % 3):
+
+    def some_absent(address: int, num_bytes: int) -> int:
+        return sum(page // 4 % 3 > 0 for page in range(address // 4096, -(-(address + num_bytes) // 4096)))
+
+    for absent in (lambda address, num_bytes: 0, some_absent):
         monkeypatch.setattr(payload_file, "pages_absent", absent)
         requests.clear()
         outcomes, out = read(store, [refs[number] for number in order])
@@ -110,6 +119,32 @@ def test_while_one_request_is_looked_at_others_read_on(open_lmdb, nothing_in_mem
     assert_holds(store, refs, blocks)
     assert len(names) == len(refs)
     assert len(set(names[: together.parties])) == together.parties
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("absent", [0, 1])
+def test_where_values_are_not_in_memory_others_look_for_them_too(open_lmdb, monkeypatch, absent, fails):
+    """For each but the first, whose place tells it; it is no matter whether they find it."""
+    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: absent)
+    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
+    refs, blocks = fill(store, 12)
+    touch, touched = payload_file.PayloadFile._touch, []
+
+    def noted(file, keys):
+        touched.extend(keys)
+        if fails:
+            raise OSError(errno.EIO, "input/output error")
+        touch(file, keys)
+
+    def at_once(read):
+        future = Future()
+        read_ahead._do(future, read)
+        return future
+
+    monkeypatch.setattr(payload_file.PayloadFile, "_touch", noted)
+    monkeypatch.setattr(store._tables._payload._finders, "put", at_once)
+    assert_holds(store, refs, blocks)
+    assert sorted(touched) == (sorted(store._form.entry_key(ref.key) for ref in refs[1:]) if absent else [])
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -250,10 +285,8 @@ def test_no_more_memory_is_taken_for_reads_ahead_than_for_the_largest_record(
     most_bytes = 2 * LARGE.block_bytes
     monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
     monkeypatch.setattr(payload_file, "_MOST_BYTES", most_bytes)
-    taken, buffer = [], payload_file.PayloadFile._buffer
-    monkeypatch.setattr(
-        payload_file.PayloadFile, "_buffer", lambda file, num: taken.append(num) or buffer(file, num)
-    )
+    taken, lent = [], Buffers.lent
+    monkeypatch.setattr(Buffers, "lent", lambda buffers, num: taken.append(num) or lent(buffers, num))
     assert_holds(store, refs, blocks)
     assert max(taken) <= most_bytes
     monkeypatch.setattr(payload_file, "_MOST_BYTES", LARGE.block_bytes)  # and where there is one buffer
@@ -352,6 +385,28 @@ def test_a_file_that_ends_within_a_record_is_not_touched(open_lmdb, nothing_in_m
     store._writer.run(lambda: None)
     assert store.stats().fresh_starts == 1
     monkeypatch.undo()
+    store.put_many(refs, blocks)
+    assert_holds(store, refs, blocks)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("num_bytes", [1 << 20, 255 << 20])
+def test_a_tree_that_says_a_value_is_longer_than_the_file_is_not_believed(
+    open_lmdb, monkeypatch, tmp_path, in_memory, num_bytes
+):
+    """Inside the map, where there is no file, and outside of it: either would be a signal."""
+    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: int(not in_memory))
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    key = store._form.entry_key(refs[2].key)
+    with data_file(tmp_path).open("r+b") as file:
+        content, at = file.read(), -1
+        while (at := content.find(key, at + 1)) >= 0:
+            os.pwrite(file.fileno(), (num_bytes >> 16).to_bytes(2, "little"), at - 6)
+    with pytest.raises(StoreFailed, match="within a record"):
+        read(store, refs)
+    store._writer.run(lambda: None)
     store.put_many(refs, blocks)
     assert_holds(store, refs, blocks)
 
@@ -514,8 +569,35 @@ def test_what_is_not_in_memory_is_told_from_what_is(open_lmdb, tmp_path, request
     assert bool(requests) is was_absent
 
 
+def test_buffers_are_used_again_and_nobody_has_anothers():
+    buffers = Buffers(4096, 6 << 20)
+    buffers.make(1)
+    [ready] = buffers._free
+    with buffers.lent(4096) as one, buffers.lent(4096) as two:
+        assert one.obj is ready.obj
+        assert two.obj is not ready.obj
+    with buffers.lent(3 << 20) as large:
+        assert len(large) == 3 << 20
+    assert sorted(map(len, buffers._free)) == [2 << 20, 4 << 20]
+    with buffers.lent(4 << 20), buffers.lent(4 << 20):  # the large one, and one in place of the other
+        assert buffers._free == []
+    assert list(map(len, buffers._free)) == [4 << 20], "both would be more than is kept"
+
+
+def test_memory_to_read_into_is_ready_where_there_is_much_to_read(open_lmdb, monkeypatch):
+    """A small file is read before it could be taken."""
+    monkeypatch.setattr(payload_file, "_LEAST_BYTES", 1 << 20)
+    with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes) as store:
+        store.sync()
+        assert store._tables._payload._buffers._free == []
+        fill(store, 12)
+    with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes, read_threads=3) as store:
+        store.sync()
+        assert len(store._tables._payload._buffers._free) == 3
+
+
 def test_buffers_are_whole_huge_pages():
-    buffer = payload_file.huge_pages(LAYOUT.block_bytes)
+    buffer = huge_pages(LAYOUT.block_bytes)
     assert len(buffer) == 2 << 20
     assert np.frombuffer(buffer, np.uint8).ctypes.data % (2 << 20) == 0
     buffer[:] = bytes(len(buffer))

@@ -14,10 +14,12 @@ from kvstore import BlockLayout, BlockRef, LmdbStore, MemoryStore, Namespace, St
 from kvstore.disk import payload_file
 from kvstore.metas import metas_of
 
-LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=64, dtype="bfloat16", block_tokens=8)
+LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=64, dtype="bfloat16", block_tokens=32)
 NAMESPACES = [Namespace.of({"model": name}) for name in "ab"]
-CAPACITY_BYTES = 20_000
-REFS = [BlockRef(bytes([i]) * 32, bytes([i ^ 255]) * 32, bytes([i]) * 32) for i in range(12)]
+CAPACITY_BYTES = 60_000
+REFS = [
+    BlockRef(bytes([i]) * 32, bytes([i ^ 255]) * 32, bytes([i]) * LAYOUT.token_id_bytes) for i in range(12)
+]
 which = st.integers(0, len(REFS) - 1)
 
 

@@ -427,7 +427,7 @@ def bench_disk(
         typer.Option(help="Numbers of threads, comma-separated; default: 1, 2, 4 .. to two a core."),
     ] = None,
     read_batch_blocks: Annotated[
-        int | None, typer.Option(help="Blocks in one read; default: an engine's.", min=1)
+        int | None, typer.Option(help="The fewest blocks in one read; default: an engine's.", min=1)
     ] = None,
     repeats: Annotated[int, typer.Option(help="Measurements of each row, interleaved.", min=1)] = 5,
     seed: Annotated[int, typer.Option(help="Of random weights or numbers.")] = 0,

@@ -25,6 +25,7 @@ from kvstore.cores import num_cores
 from kvstore.disk import LmdbStore
 from kvstore.disk.page_cache import drop, share_absent
 from kvstore.store import BlockRef
+from tiering.batches import batches
 from tiering.cli.disk_media import Blocks, FileEach, Job, Medium, Memory, PlainLmdb, RawFile
 from tiering.cli.disk_rows import RAW_REQUEST_MIB, Row, gates, page, show
 from tiering.cli.environment import environment
@@ -70,9 +71,8 @@ class _Store:
     def open(self) -> None:
         self._store = open_store(self._folder, self._kv, self._capacity_bytes)
 
-    def jobs(self, out: Blocks, batch_blocks: int) -> list[Job]:
-        def read(begin: int) -> Job:
-            part = slice(begin, begin + batch_blocks)
+    def jobs(self, out: Blocks, parts: Sequence[slice]) -> list[Job]:
+        def read(part: slice) -> Job:
             refs, views = self._refs[part], list(out[part])
 
             def job() -> None:
@@ -81,7 +81,7 @@ class _Store:
 
             return job
 
-        return [read(begin) for begin in range(0, len(out), batch_blocks)]
+        return [read(part) for part in parts]
 
     def close(self) -> None:
         self._store.close()
@@ -150,7 +150,7 @@ def measure(bench: DiskBench, tell: Callable[[str], None]) -> dict[str, Any]:
             tell(f"repeat {repeat + 1} of {bench.repeats}")
             for name, state, threads, medium in _readings(media, bench.threads):
                 row = rows.setdefault((name, state, threads), Row(name, state, threads))
-                _read(row, medium, out, bench.read_batch_blocks)
+                _read(row, medium, out, list(_parts(bench, len(kv.refs), threads)))
                 if not isinstance(medium, RawFile):
                     _check(out, blocks)
             demotions.append(_write(rows, folder / "written", kv, refs, blocks))
@@ -202,13 +202,21 @@ def _readings(media: dict[str, Medium], threads: tuple[int, ...]) -> Iterator[tu
             yield from ((name, "warm", number, medium) for number in threads)
 
 
-def _read(row: Row, medium: Medium, out: Blocks, batch_blocks: int) -> None:
+def _parts(bench: DiskBench, of_prompt: int, threads: int) -> Iterator[slice]:
+    """The blocks that are read at once: an engine's batches of one prompt after the other, with so many threads."""
+    budget = engine_sizes().read_budget_blocks
+    for begin in range(0, bench.copies * of_prompt, of_prompt):
+        for part in batches(of_prompt, of_prompt, budget, threads, bench.read_batch_blocks):
+            yield slice(begin + part.start, begin + part.stop)
+
+
+def _read(row: Row, medium: Medium, out: Blocks, parts: Sequence[slice]) -> None:
     """One reading of everything, timed."""
     if row.state == "cold":
         _drop(medium)  # before it is opened: of what is mapped and touched nothing goes
     medium.open()
     try:
-        jobs = medium.jobs(out, batch_blocks)
+        jobs = medium.jobs(out, parts)
         if row.state == "warm":
             for path in medium.files:
                 _touch(path)

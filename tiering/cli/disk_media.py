@@ -15,7 +15,7 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from kvstore.disk.payload_file import huge_pages
+from kvstore.disk.buffers import huge_pages
 
 Job = Callable[[], None]
 Blocks = NDArray[np.uint8]
@@ -37,8 +37,8 @@ class Medium(Protocol):
         """Be ready to read; what that takes is not part of a read."""
         ...
 
-    def jobs(self, out: Blocks, batch_blocks: int) -> list[Job]:
-        """What reads all blocks into `out`."""
+    def jobs(self, out: Blocks, parts: Sequence[slice]) -> list[Job]:
+        """What reads all blocks into `out`, those of each part together."""
         ...
 
     def close(self) -> None:
@@ -57,12 +57,11 @@ class Memory:
     def open(self) -> None:
         """Nothing to do."""
 
-    def jobs(self, out: Blocks, batch_blocks: int) -> list[Job]:
-        def copy(begin: int) -> Job:
-            part = slice(begin, begin + batch_blocks)
+    def jobs(self, out: Blocks, parts: Sequence[slice]) -> list[Job]:
+        def copy(part: slice) -> Job:
             return lambda: np.copyto(out[part], self._blocks[part])
 
-        return [copy(begin) for begin in range(0, len(out), batch_blocks)]
+        return [copy(part) for part in parts]
 
     def close(self) -> None:
         """Nothing to do."""
@@ -87,18 +86,18 @@ class PlainLmdb:
     def open(self) -> None:
         self._environment = lmdb.open(str(self._folder), map_size=self._map_bytes, readonly=True)
 
-    def jobs(self, out: Blocks, batch_blocks: int) -> list[Job]:
-        def read(begin: int) -> Job:
+    def jobs(self, out: Blocks, parts: Sequence[slice]) -> list[Job]:
+        def read(part: slice) -> Job:
             def job() -> None:
                 with self._environment.begin(buffers=True) as txn:
-                    for number in range(begin, min(begin + batch_blocks, len(out))):
+                    for number in range(part.start, part.stop):
                         block = txn.get(b"%08d" % number)
                         assert block is not None, "it was written"
                         np.copyto(out[number], np.frombuffer(block, np.uint8))
 
             return job
 
-        return [read(begin) for begin in range(0, len(out), batch_blocks)]
+        return [read(part) for part in parts]
 
     def close(self) -> None:
         self._environment.close()
@@ -115,17 +114,17 @@ class FileEach:
     def open(self) -> None:
         """Each file is opened when it is read."""
 
-    def jobs(self, out: Blocks, batch_blocks: int) -> list[Job]:
-        def read(begin: int) -> Job:
+    def jobs(self, out: Blocks, parts: Sequence[slice]) -> list[Job]:
+        def read(part: slice) -> Job:
             def job() -> None:
-                for number in range(begin, min(begin + batch_blocks, len(out))):
+                for number in range(part.start, part.stop):
                     with self.files[number].open("rb", buffering=0) as file:
                         if file.readinto(out[number].data) != out[number].nbytes:
                             raise OSError(f"{self.files[number]} is short")
 
             return job
 
-        return [read(begin) for begin in range(0, len(out), batch_blocks)]
+        return [read(part) for part in parts]
 
     def close(self) -> None:
         """Nothing is open."""
@@ -165,7 +164,7 @@ class RawFile:
                 buffer[:] = bytes(len(buffer))  # or the first read into it would pay for its pages
             self._buffers.put(buffer)
 
-    def jobs(self, out: Blocks, batch_blocks: int) -> list[Job]:  # noqa: ARG002 - it goes into its own buffers
+    def jobs(self, out: Blocks, parts: Sequence[slice]) -> list[Job]:  # noqa: ARG002 - it goes into its own buffers
         def read(begin: int) -> Job:
             def job() -> None:
                 buffer = self._buffers.get()

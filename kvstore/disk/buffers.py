@@ -1,0 +1,56 @@
+"""Memory to read files into, past the page cache: in huge pages, and used again."""
+
+import mmap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+import numpy as np
+
+from kvstore.pages import populated
+
+_HUGE_PAGE_BYTES: Final = 2 << 20
+
+
+class Buffers:
+    """Lends memory, which it keeps when it comes back. Any thread may call it.
+
+    To take huge pages from the system takes milliseconds, where it has to make them first: as long as reading what they are for.
+    """
+
+    def __init__(self, least_bytes: int, most_bytes: int) -> None:
+        """`least_bytes`: of each buffer. No more than `most_bytes` are kept in all."""
+        self._least_bytes, self._most_bytes = least_bytes, most_bytes
+        self._lock = threading.Lock()  # two callers would be given the same
+        self._free: list[memoryview] = []
+
+    def make(self, number: int) -> None:
+        """Have so many lie ready, none of which is lent yet."""
+        self._free = [huge_pages(self._least_bytes) for _ in range(number)]
+
+    @contextmanager
+    def lent(self, num_bytes: int) -> Iterator[memoryview]:
+        """So many bytes of anything, until the body of the `with` ends."""
+        with self._lock:
+            whole = self._free.pop() if self._free else None
+        if whole is None or len(whole) < num_bytes:
+            whole = huge_pages(max(num_bytes, self._least_bytes))
+        try:
+            yield whole[:num_bytes]
+        finally:
+            with self._lock:
+                if sum(map(len, self._free)) + len(whole) <= self._most_bytes:
+                    self._free.append(whole)
+
+
+def huge_pages(num_bytes: int) -> memoryview:
+    """At least so many bytes of zeros, in huge pages where the system has them: requests into these are larger, and fewer."""
+    num_bytes = -(-num_bytes // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
+    memory = mmap.mmap(-1, num_bytes + _HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(memory, np.uint8)
+    start = -whole.ctypes.data % _HUGE_PAGE_BYTES
+    populated(whole.ctypes.data + start, num_bytes)
+    return whole[start : start + num_bytes].data
