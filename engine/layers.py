@@ -285,14 +285,19 @@ def _window(layer: Any) -> int | None:
     return window
 
 
+def taken(hf: Any) -> Weights | None:
+    """Those of a model whose weights were taken over before, by whatever else computes with it."""
+    return next((module.weights for module in hf.modules() if isinstance(module, PackedLayer)), None)
+
+
 class PackedLayer(torch.nn.Module):
     """What is left of a layer whose weights were taken over: its state, as it was."""
 
     def __init__(self, weights: Weights, number: int, *, training: bool) -> None:
         super().__init__()
-        self._weights, self._number = weights, number
+        self.weights, self._number = weights, number
         self.train(training)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001 - torch's own
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination |= {f"{prefix}{name}": tensor for name, tensor in self._weights.state(self._number)}
+        destination |= {f"{prefix}{name}": tensor for name, tensor in self.weights.state(self._number)}

@@ -284,6 +284,13 @@ def test_two_engines_may_compute_with_one_model():
         assert not of_pool & of_other
 
 
+def test_two_models_may_have_the_same_weights():
+    """Whichever is packed first; what lay in the modules is gone from there."""
+    model = packed(random_model(KINDS["llama"]))
+    other = packed(Model(model.hf, name="the same"))
+    assert torch.equal(logits_of(other, (0, 40)), logits_of(model, (0, 40)))
+
+
 def test_nothing_is_compiled_once_it_is_packed(monkeypatch):
     """Not even by the first request."""
     for cached in (native.computing, native.watching, native.attending):
