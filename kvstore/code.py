@@ -117,6 +117,10 @@ def compiled(
     found = [shelf.find() for shelf in shelves]
     missing = [number for number, code in enumerate(found) if code is None]
     if missing:
+        if getattr(
+            sys, "frozen", False
+        ):  # its executable is the program itself, which would be begun once more, and so on
+            raise StoreFailed("a frozen program has no Python that compiles: run what it needs once unfrozen")
         made = _compile([functions[number] for number in missing])
         for number, code in zip(missing, made, strict=True):
             found[number] = code
@@ -158,14 +162,15 @@ class _Shelf:
         sources, made_for = _digest_of(*map(_source, (*function.sources, *_OWN))), _made_for(function)
         self._whose = f"{place.stem}.{function.name}-{made_for[:16]}-"
         self._name = f"{self._whose}{sources[:16]}.code"
-        self._mode = place.stat().st_mode & 0o666  # whoever may read the source
+        source = place.stat()
+        self._mode, self._owner = source.st_mode & 0o644, source.st_uid  # for whoever may read the source
         self._key = (sources + made_for).encode()
 
     def find(self) -> bytes | None:
         """The code, if it is there and whole."""
         for folder in self._folders:
             with suppress(OSError):
-                kept = (folder / self._name).read_bytes()
+                kept = _read(folder / self._name, self._owner)
                 code = kept[len(_MAGIC) + 32 :]
                 if kept == self._sealed(code):
                     return code
@@ -206,6 +211,15 @@ class _Shelf:
 
     def _sealed(self, code: bytes) -> bytes:
         return _MAGIC + hashlib.sha256(self._key + code).digest() + code
+
+
+def _read(path: Path, owner: int) -> bytes:
+    """A file that nobody has written but this user, whom it obeys anyway, or the owner of the source."""
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        if found.st_uid not in {0, os.geteuid(), owner} or found.st_mode & 0o022:
+            raise PermissionError(f"others may have written {path}")
+        return file.read()
 
 
 def _folders(place: Path) -> Iterator[Path]:
@@ -253,7 +267,13 @@ _PROGRAM: Final = (
 def _compile(functions: Sequence[Function]) -> list[bytes]:
     """By another process, which may take memory, keep the GIL and end as it likes."""
     asked = json.dumps([(one.module, one.name, one.sources, one.arguments) for one in functions])
-    command = [sys.executable or "python3", "-P", "-c", _PROGRAM, json.dumps([*sys.path, str(_ROOT)])]
+    command = [
+        sys.executable or "python3",
+        "-P",
+        "-c",
+        _PROGRAM,
+        json.dumps([*sys.path, str(_ROOT)], default=str),
+    ]
     try:
         done = subprocess.run(
             command,
