@@ -144,10 +144,24 @@ def loaded(*functions: Function) -> list[Callable[..., int]]:
     if begins:
         try:
             future.set_result(compiled(functions))
-        except BaseException as error:  # noqa: BLE001 - it is everybody's who waits
+        except BaseException as error:
             del _futures[functions]  # the next may have more luck
-            future.set_exception(error)
+            is_ours = not isinstance(error, Exception)  # who else waits was not interrupted
+            future.set_exception(StoreFailed(f"interrupted while compiling: {error!r}") if is_ours else error)
+            raise
     return future.result()
+
+
+def _forget_others() -> None:
+    """In the child of a fork: the threads that were compiling are none of its own, and will never answer."""
+    for functions in [one for one, future in _futures.items() if not future.done()]:
+        del _futures[functions]
+    _futures_lock.release()
+
+
+os.register_at_fork(
+    before=_futures_lock.acquire, after_in_parent=_futures_lock.release, after_in_child=_forget_others
+)
 
 
 # --- keeping ----------------------------------------------------------------------------------------------------------

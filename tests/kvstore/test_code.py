@@ -200,6 +200,59 @@ def test_threads_wait_for_one_that_compiles(monkeypatch):
     code._futures.clear()
 
 
+def test_who_waits_is_not_interrupted_with_who_compiles(monkeypatch):
+    begun, waits = threading.Event(), threading.Event()
+
+    def interrupted(_: tuple[Function, ...]) -> list[str]:
+        begun.set()
+        assert waits.wait(10.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(code, "compiled", interrupted)
+    told: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            code.loaded(HALVE)
+        except BaseException as error:  # noqa: BLE001 - this is what is looked at
+            told.append(error)
+
+    first = threading.Thread(target=ask)
+    first.start()
+    assert begun.wait(10.0)
+    [future] = [one for one in code._futures.values() if not one.done()]
+    waits.set()
+    first.join()
+    assert isinstance(told[0], KeyboardInterrupt)
+    assert isinstance(future.exception(), StoreFailed)
+
+
+def test_a_child_does_not_wait_for_threads_that_its_parent_has():
+    """A fork while code is compiled, as multiprocessing does it."""
+    program = """
+import os, signal, threading
+from kvstore import code
+begun, go_on, asked = threading.Event(), threading.Event(), code.Function("a", "b", (), ())
+def slow(functions):
+    begun.set()
+    return [go_on.wait()]
+code.compiled = slow
+thread = threading.Thread(target=code.loaded, args=[asked])
+thread.start()
+begun.wait()
+if not (child := os.fork()):
+    signal.alarm(5)
+    code.compiled = lambda functions: ["code"]
+    os._exit(code.loaded(asked) != ["code"])
+_, status = os.waitpid(child, 0)
+go_on.set()
+thread.join()
+print(status, code.loaded(asked))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 [True]\n"
+
+
 # --- calls ------------------------------------------------------------------------------------------------------------
 
 
