@@ -91,6 +91,7 @@ class _Step:
     ) -> None:
         self._decoder, self._weights, self._batch, self._pool = decoder, weights, batch, pool
         rows, table = batch.num_tokens, weights.embedding
+        _check_pool(pool, batch, weights)
         x = pool.workspace.take("x", rows, table.shape[1], dtype=table.dtype)
         torch.index_select(table, 0, batch.input_ids[0, :rows], out=x)
         cos, sin = self._checked(turns(x[None], batch.positions[:, :rows]))
@@ -174,6 +175,18 @@ class _Step:
         weights, paged = self._weights, PagedKV(self._batch, self._pool, before_layer)
         found = attend_over(number, query, key, value, paged, weights.windows[number], weights.scaling)
         self._attended.copy_(found.reshape(self._attended.shape))
+
+
+def _check_pool(pool: DevicePool, batch: Batch, weights: Weights) -> None:
+    """Raise ValueError for a pool in which the kernel would write what it has no room for."""
+    _, layers, _, _, *heads = pool.blocks.shape
+    if (layers, *heads) != (weights.num_layers, weights.kv_heads, weights.dim):
+        raise ValueError(
+            f"a pool of {layers} layers with heads {heads} is not one for {weights.num_layers} layers with heads "
+            f"{[weights.kv_heads, weights.dim]}"
+        )
+    if (last := int(batch.slots.numpy().max())) > pool.scratch:
+        raise ValueError(f"a row is to go to slot {last} of a pool of {pool.num_slots}")
 
 
 def _blocks(pool: DevicePool, computed: torch.dtype, num_layers: int) -> NDArray[Any]:

@@ -28,14 +28,14 @@ def packs(hf: Any) -> bool:
     kind = type(hf).__name__.removesuffix("ForCausalLM")
     if kind not in _KINDS or hf.config.hidden_act not in ("silu", "swish") or not _is_plain(hf):
         return False
-    if type(hf.model).__name__ != f"{kind}Model" or not _are_alike(hf.model.layers):
-        return False
-    if hf.lm_head.bias is not None or len(hf.lm_head.weight) < _ROWS:
+    if type(hf.model).__name__ != f"{kind}Model" or not _are_alike(hf.model.layers) or not _fits(hf):
         return False
     weights = list(hf.parameters())
-    dtype = weights[0].dtype
+    dtype, row = weights[0].dtype, hf.lm_head.weight[0]
     if any(weight.dtype != dtype or not weight.is_contiguous() for weight in weights):
         return False
+    if len(row) * row.itemsize < 4 * width:
+        return False  # of a row of the head it reads whole registers
     if dtype != torch.bfloat16:
         return dtype == torch.float32 and width > 0
     return has_pairs and all(weight.shape[1] % 2 == 0 for weight in weights if weight.dim() == 2)
@@ -67,13 +67,41 @@ def is_hooked(module: torch.nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))  # noqa: SLF001 - torch has no public name for them
 
 
-def _are_alike(layers: Sequence[torch.nn.Module]) -> bool:
-    """Whether all have parameters of the same names and shapes."""
-    return all(_shapes(layer) == _shapes(layers[0]) for layer in layers)
+def _are_alike(layers: Sequence[Any]) -> bool:
+    """Whether all have parameters of the same names and shapes, and scale scores alike."""
+    scales = {(layer.self_attn.head_dim, layer.self_attn.scaling) for layer in layers}
+    return len(scales) == 1 and all(_shapes(layer) == _shapes(layers[0]) for layer in layers)
 
 
 def _shapes(layer: torch.nn.Module) -> dict[str, torch.Size]:
     return {name: weight.shape for name, weight in layer.named_parameters()}
+
+
+def _fits(hf: Any) -> bool:
+    """Whether weights have the shapes that the kernel takes for granted: of others it would read what is not there."""
+    embedding, head, layer = hf.model.embed_tokens.weight, hf.lm_head, hf.model.layers[0]
+    if head.weight.shape != embedding.shape or head.bias is not None or len(embedding) < _ROWS:
+        return False
+    attention, mlp, dim = layer.self_attn, layer.mlp, layer.self_attn.head_dim
+    queries, keys, wide = (len(one.weight) for one in (attention.q_proj, attention.k_proj, mlp.gate_proj))
+    hidden = embedding.shape[1]
+    linears = {
+        attention.q_proj: (queries, hidden),
+        attention.k_proj: (keys, hidden),
+        attention.v_proj: (keys, hidden),
+        attention.o_proj: (hidden, queries),
+        mlp.gate_proj: (wide, hidden),
+        mlp.up_proj: (wide, hidden),
+        mlp.down_proj: (hidden, wide),
+    }
+    norms = {hf.model.norm: hidden} | {getattr(layer, name): hidden for name in _NORMS}
+    norms |= {getattr(attention, name): dim for name in _HEAD_NORMS if hasattr(attention, name)}
+    return (
+        queries % keys == keys % dim == 0
+        and all(one.weight.shape == shape for one, shape in linears.items())
+        and all(one.bias is None or one.bias.shape == shape[:1] for one, shape in linears.items())
+        and all(norm.weight.shape == (size,) for norm, size in norms.items())
+    )
 
 
 class Panels:
@@ -257,14 +285,19 @@ def _window(layer: Any) -> int | None:
     return window
 
 
+def taken(hf: Any) -> Weights | None:
+    """Those of a model whose weights were taken over before, by whatever else computes with it."""
+    return next((module.weights for module in hf.modules() if isinstance(module, PackedLayer)), None)
+
+
 class PackedLayer(torch.nn.Module):
     """What is left of a layer whose weights were taken over: its state, as it was."""
 
     def __init__(self, weights: Weights, number: int, *, training: bool) -> None:
         super().__init__()
-        self._weights, self._number = weights, number
+        self.weights, self._number = weights, number
         self.train(training)
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001 - torch's own
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination |= {f"{prefix}{name}": tensor for name, tensor in self._weights.state(self._number)}
+        destination |= {f"{prefix}{name}": tensor for name, tensor in self.weights.state(self._number)}

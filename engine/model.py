@@ -92,7 +92,7 @@ class Model:
         """
         with packing(self.hf, stored) as decoder:
             yield
-        self.decoder = decoder or self.decoder
+        self.decoder = self.decoder or decoder
 
     def layout(self, kv_dtype: str, block_tokens: int) -> BlockLayout:
         """The layout of this model's blocks."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from .decoder import Decoder
-from .layers import Weights, is_hooked, packs
+from .layers import Weights, is_hooked, packs, taken
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -52,16 +52,15 @@ def packing(hf: Any, stored: torch.dtype | None = None) -> Iterator[Decoder | No
         yield None
         return
     with ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="kvtide-packing") as threads:
-        decoder = None
-        if packs(hf):
-            weights = Weights(hf)
-            decoder = Decoder(hf, weights)
-            layers = hf.model.layers
+        weights, packed = taken(hf), []
+        if weights is None and packs(hf):
+            weights, layers = Weights(hf), hf.model.layers
             packed = [threads.submit(weights.take, layers, number) for number in range(len(layers))]
-            if stored is not None:
-                decoder.prepare(stored)
-        else:
+        elif weights is None:
             packed = [threads.submit(_pack, *place) for place in list(_places(hf))]
+        decoder = None if weights is None else Decoder(hf, weights)
+        if decoder is not None and stored is not None:
+            decoder.prepare(stored)
         yield decoder
         for one in packed:
             one.result()

@@ -37,17 +37,30 @@ class Team(Closing):
         """
         self._meet(min(torch.get_num_threads(), self._most) - 1)
         seats = self._seats
-        for seat in seats:
-            seat.give(work, given)
         try:
+            for seat in seats:
+                seat.give(work, given)
             work(*given)
         finally:
-            for seat in seats:
-                seat.wait()
+            self._wait()
         if any(seat.is_refused for seat in seats):
             self.close()
         for seat in seats:
             seat.tell()
+
+    def _wait(self) -> None:
+        """Until all are done, and only then raise what a signal raises meanwhile: they compute in memory that the caller would give back."""
+        interrupt: BaseException | None = None
+        for seat in self._seats:
+            is_done = False
+            while not is_done:
+                try:
+                    seat.wait()
+                    is_done = True
+                except BaseException as error:  # noqa: BLE001 - raised below
+                    interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     def close(self) -> None:
         """End the threads. The next run would begin others."""

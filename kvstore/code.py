@@ -124,6 +124,10 @@ def compiled(
     found = [shelf.find() for shelf in shelves]
     missing = [number for number, code in enumerate(found) if code is None]
     if missing:
+        if getattr(
+            sys, "frozen", False
+        ):  # its executable is the program itself, which would be begun once more, and so on
+            raise StoreFailed("a frozen program has no Python that compiles: run what it needs once unfrozen")
         made = _compile([functions[number] for number in missing])
         for number, code in zip(missing, made, strict=True):
             found[number] = code
@@ -147,10 +151,24 @@ def loaded(*functions: Function) -> list[Callable[..., int]]:
     if begins:
         try:
             future.set_result(compiled(functions))
-        except BaseException as error:  # noqa: BLE001 - it is everybody's who waits
+        except BaseException as error:
             del _futures[functions]  # the next may have more luck
-            future.set_exception(error)
+            is_ours = not isinstance(error, Exception)  # who else waits was not interrupted
+            future.set_exception(StoreFailed(f"interrupted while compiling: {error!r}") if is_ours else error)
+            raise
     return future.result()
+
+
+def _forget_others() -> None:
+    """In the child of a fork: the threads that were compiling are none of its own, and will never answer."""
+    for functions in [one for one, future in _futures.items() if not future.done()]:
+        del _futures[functions]
+    _futures_lock.release()
+
+
+os.register_at_fork(
+    before=_futures_lock.acquire, after_in_parent=_futures_lock.release, after_in_child=_forget_others
+)
 
 
 # --- keeping ----------------------------------------------------------------------------------------------------------
@@ -165,14 +183,15 @@ class _Shelf:
         sources, made_for = _digest_of(*map(_source, (*function.sources, *_OWN))), _made_for(function)
         self._whose = f"{place.stem}.{function.name}-{made_for[:16]}-"
         self._name = f"{self._whose}{sources[:16]}.code"
-        self._mode = place.stat().st_mode & 0o666  # whoever may read the source
+        source = place.stat()
+        self._mode, self._owner = source.st_mode & 0o644, source.st_uid  # for whoever may read the source
         self._key = (sources + made_for).encode()
 
     def find(self) -> bytes | None:
         """The code, if it is there and whole."""
         for folder in self._folders:
             with suppress(OSError):
-                kept = (folder / self._name).read_bytes()
+                kept = _read(folder / self._name, self._owner)
                 code = kept[len(_MAGIC) + 32 :]
                 if kept == self._sealed(code):
                     return code
@@ -213,6 +232,15 @@ class _Shelf:
 
     def _sealed(self, code: bytes) -> bytes:
         return _MAGIC + hashlib.sha256(self._key + code).digest() + code
+
+
+def _read(path: Path, owner: int) -> bytes:
+    """A file that nobody has written but this user, whom it obeys anyway, or the owner of the source."""
+    with path.open("rb") as file:
+        found = os.fstat(file.fileno())
+        if found.st_uid not in {0, os.geteuid(), owner} or found.st_mode & 0o022:
+            raise PermissionError(f"others may have written {path}")
+        return file.read()
 
 
 def _folders(place: Path) -> Iterator[Path]:
@@ -262,7 +290,13 @@ def _compile(functions: Sequence[Function]) -> list[bytes]:
     asked = json.dumps(
         [(one.module, one.name, one.sources, one.arguments, one.keeps_gil) for one in functions]
     )
-    command = [sys.executable or "python3", "-P", "-c", _PROGRAM, json.dumps([*sys.path, str(_ROOT)])]
+    command = [
+        sys.executable or "python3",
+        "-P",
+        "-c",
+        _PROGRAM,
+        json.dumps([*sys.path, str(_ROOT)], default=str),
+    ]
     try:
         done = subprocess.run(
             command,

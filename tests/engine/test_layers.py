@@ -108,6 +108,7 @@ def test_what_it_does_not_compute():
         ("gemma3_text, window in some layers", {}),
         ("olmo2", {}),
         ("llama", {"hidden_act": "gelu"}),
+        ("llama", {"hidden_size": 4}),  # less than a register
     ):
         assert not packs(random_model(CASES[name].config(**more)).hf)
     assert not packs(random_model(CASES["llama"].config()).hf.half())
@@ -155,6 +156,23 @@ def with_a_head_that_adds(hf: torch.nn.Module) -> None:
     hf.lm_head = torch.nn.Linear(hf.lm_head.in_features, hf.lm_head.out_features)
 
 
+def with_a_head_of_fewer_tokens(hf: torch.nn.Module) -> None:
+    hf.lm_head = torch.nn.Linear(hf.lm_head.in_features, 100, bias=False)
+
+
+def with_fewer_values_than_keys(hf: torch.nn.Module) -> None:
+    for layer in hf.model.layers:
+        layer.self_attn.v_proj = torch.nn.Linear(layer.self_attn.v_proj.in_features, 16, bias=False)
+
+
+def with_a_short_norm(hf: torch.nn.Module) -> None:
+    hf.model.norm.weight = torch.nn.Parameter(hf.model.norm.weight[:8].clone())
+
+
+def with_a_layer_that_scales_otherwise(hf: torch.nn.Module) -> None:
+    hf.model.layers[1].self_attn.scaling *= 2
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -167,6 +185,10 @@ def with_a_head_that_adds(hf: torch.nn.Module) -> None:
         with_a_layer_of_another_shape,
         with_a_hooked_head,
         with_a_head_that_adds,
+        with_a_head_of_fewer_tokens,
+        with_fewer_values_than_keys,
+        with_a_short_norm,
+        with_a_layer_that_scales_otherwise,
     ],
 )
 def test_a_model_that_was_changed_stays_transformers_own(change):
@@ -196,6 +218,24 @@ def test_turns_of_another_width_are_refused():
     )
     with pytest.raises(ValueError, match="heads of 16 numbers"):
         logits_of(model, (0, 20))
+
+
+def test_a_pool_of_another_shape_is_refused():
+    """The kernel writes to addresses: nothing else would tell."""
+    model = packed(random_model(KINDS["llama that attends by the kernel"]))
+    chunk = Chunk(tokens=TOKENS[:60], start=0, slots=np.arange(20), wants_logits=True)
+    layout = model.layout("float32", 16)
+    for other in (
+        replace(layout, num_layers=2),
+        replace(layout, num_kv_heads=1),
+        replace(layout, head_dim=16),
+    ):
+        with DevicePool(other, 20) as pool, pytest.raises(ValueError, match="a pool of"):
+            model.forward(model.batch([chunk], pool), pool)
+    with DevicePool(layout, 20) as pool, DevicePool(layout, 2) as small:
+        batch = model.batch([chunk], pool)
+        with pytest.raises(ValueError, match="slot 3 of a pool of 2"):
+            model.forward(batch, small)
 
 
 def test_layers_that_wait_are_computed_one_by_one():
@@ -242,6 +282,13 @@ def test_two_engines_may_compute_with_one_model():
             for each in (pool, other)
         )
         assert not of_pool & of_other
+
+
+def test_two_models_may_have_the_same_weights():
+    """Whichever is packed first; what lay in the modules is gone from there."""
+    model = packed(random_model(KINDS["llama"]))
+    other = packed(Model(model.hf, name="the same"))
+    assert torch.equal(logits_of(other, (0, 40)), logits_of(model, (0, 40)))
 
 
 def test_nothing_is_compiled_once_it_is_packed(monkeypatch):

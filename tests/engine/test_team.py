@@ -100,3 +100,36 @@ def test_there_are_no_more_threads_than_cores():
         assert len(done) == num_cores()
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [2], indirect=True)
+def test_an_interrupt_waits_until_all_are_done(threads, monkeypatch):
+    """Or the others would go on in memory that is no more, and not have their next work."""
+    with Team(2) as team:
+        team.run(lambda: None)
+        [seat] = team._seats
+        caller, wait, interrupted, done = threading.current_thread(), seat.wait, threading.Event(), []
+
+        def wait_interrupted() -> None:
+            if not interrupted.is_set():
+                interrupted.set()
+                raise KeyboardInterrupt
+            goes_on.set()
+            wait()
+
+        def work() -> None:
+            if threading.current_thread() is not caller:
+                goes_on.wait()
+            done.append(1)
+
+        goes_on = threading.Event()
+        try:
+            with monkeypatch.context() as signal:
+                signal.setattr(seat, "wait", wait_interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    team.run(work)
+            assert len(done) == threads
+        finally:
+            goes_on.set()
+        team.run(done.append, 1)
+        assert len(done) == 2 * threads

@@ -113,6 +113,28 @@ def test_a_file_under_another_ones_name_is_not_run(tmp_path, compiles, monkeypat
     assert compiles == ["halve"] * 3
 
 
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_code_that_others_may_have_written_is_not_run(mode, tmp_path, compiles):
+    """As in a folder that several users share: the checksum is no secret."""
+    assert halves([tmp_path])
+    [file] = tmp_path.iterdir()
+    file.chmod(mode)
+    assert halves([tmp_path])
+    assert compiles == ["halve"] * 2
+    assert not file.stat().st_mode & 0o022
+    assert halves([tmp_path])
+    assert compiles == ["halve"] * 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_code_of_another_user_is_not_run(tmp_path, compiles):
+    assert halves([tmp_path])
+    [file] = tmp_path.iterdir()
+    os.chown(file, 65534, 65534)
+    assert halves([tmp_path])
+    assert compiles == ["halve"] * 2
+
+
 def test_code_of_changed_sources_gives_way(tmp_path, compiles, monkeypatch):
     assert halves([tmp_path])
     monkeypatch.setattr(code, "_source", lambda module: f"changed {module}".encode())
@@ -177,6 +199,59 @@ def test_threads_wait_for_one_that_compiles(monkeypatch):
     assert "no luck" in results
     assert results[-1] == ["code"]
     code._futures.clear()
+
+
+def test_who_waits_is_not_interrupted_with_who_compiles(monkeypatch):
+    begun, waits = threading.Event(), threading.Event()
+
+    def interrupted(_: tuple[Function, ...]) -> list[str]:
+        begun.set()
+        assert waits.wait(10.0)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(code, "compiled", interrupted)
+    told: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            code.loaded(HALVE)
+        except BaseException as error:  # noqa: BLE001 - this is what is looked at
+            told.append(error)
+
+    first = threading.Thread(target=ask)
+    first.start()
+    assert begun.wait(10.0)
+    [future] = [one for one in code._futures.values() if not one.done()]
+    waits.set()
+    first.join()
+    assert isinstance(told[0], KeyboardInterrupt)
+    assert isinstance(future.exception(), StoreFailed)
+
+
+def test_a_child_does_not_wait_for_threads_that_its_parent_has():
+    """A fork while code is compiled, as multiprocessing does it."""
+    program = """
+import os, signal, threading
+from kvstore import code
+begun, go_on, asked = threading.Event(), threading.Event(), code.Function("a", "b", (), ())
+def slow(functions):
+    begun.set()
+    return [go_on.wait()]
+code.compiled = slow
+thread = threading.Thread(target=code.loaded, args=[asked])
+thread.start()
+begun.wait()
+if not (child := os.fork()):
+    signal.alarm(5)
+    code.compiled = lambda functions: ["code"]
+    os._exit(code.loaded(asked) != ["code"])
+_, status = os.waitpid(child, 0)
+go_on.set()
+thread.join()
+print(status, code.loaded(asked))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "0 [True]\n"
 
 
 # --- calls ------------------------------------------------------------------------------------------------------------
@@ -327,6 +402,22 @@ def test_code_that_needs_more_than_itself_is_never_loaded(tmp_path):
 @pytest.mark.parametrize("interpreter", ["/bin/false", "/nowhere/python"])
 def test_where_no_process_compiles_it_is_said(interpreter, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", interpreter)
+    with pytest.raises(StoreFailed, match="compile"):
+        compiled([HALVE], [tmp_path])
+
+
+def test_a_frozen_program_is_not_begun_once_more(tmp_path, monkeypatch):
+    """Its executable is no Python: each would begin another."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(code, "_compile", None)
+    with pytest.raises(StoreFailed, match="frozen"):
+        compiled([HALVE], [tmp_path])
+
+
+def test_whatever_is_in_the_path_of_modules_is_told_or_not_minded(tmp_path, monkeypatch):
+    """Python minds no path that is not a string."""
+    monkeypatch.setattr(sys, "path", [Path("nowhere"), *sys.path])
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(StoreFailed, match="compile"):
         compiled([HALVE], [tmp_path])
 
