@@ -64,8 +64,8 @@ def test_what_loads_kernels_imports_neither_numba_nor_torch():
 def test_an_index_with_kernels_that_are_kept_imports_neither():
     core_kernels()  # or whoever comes first has them compiled
     program = (
-        "from tiering.index import Index; from tiering.index_config import IndexConfig;"
-        "Index(IndexConfig(block_tokens=4, device_slots=8, host_slots=8))"
+        "from kvstore.block import KEY_BYTES; from tiering.index import Index; from tiering.index_config import IndexConfig;"
+        "Index(IndexConfig(block_tokens=4, device_slots=8, host_slots=8), bytes(KEY_BYTES))"
     )
     assert _imported(program) == []
     assert _imported("import tiering.cli.simulate as cli; cli.kernels()") == []
