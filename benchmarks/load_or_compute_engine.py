@@ -47,6 +47,7 @@ class Settings:
             suffix_tokens=self.suffix_tokens,
             tiers=("disk",) * len(lengths),
             repeats=(self.warm_up + self.repeats,) * len(lengths),
+            cold_repeats=1,
             threads=None,
             new_tokens=1,
             dtype="auto",

@@ -46,6 +46,7 @@ def measure(shape: str, size: str, device: str, tell: Callable[[str], None]) -> 
         suffix_tokens=64,
         tiers=("device", "host"),
         repeats=tuple(repeats.values()),
+        cold_repeats=max(repeats.values()),
         threads=None,
         new_tokens=1,
         dtype="auto",

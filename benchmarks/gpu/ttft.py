@@ -41,6 +41,7 @@ def measure(
         suffix_tokens=64,
         tiers=tuple(tier for tier in TIERS if disk or tier not in ON_DISK),
         repeats=tuple(_REPEATS[size].values()),
+        cold_repeats=max(_REPEATS[size].values()),
         threads=None,
         new_tokens=4,
         dtype="auto",
