@@ -61,8 +61,8 @@ class ReplayConfig:
     index: IndexConfig
     max_num_seqs: int
     max_batch_tokens: int
-    stored_bytes: int = 1
-    """Of a block on disk."""
+    stored_bytes: Sequence[int] = (1,)
+    """Of blocks on disk, in the order in which they are written; any more take their mean."""
     block_bytes: int = 1
     """Of a block in memory: what a chooser reckons with."""
     steps: StepCosts
@@ -343,6 +343,9 @@ class _Places(Driver):
         self._free_s: dict[str, list[float]] = defaultdict(lambda: [0.0])
         self._free_s["read"] = [0.0] * config.index.read_threads
         self._keys = itertools.count(1)
+        self._stored_bytes = itertools.chain(
+            config.stored_bytes, itertools.repeat(sum(config.stored_bytes) // len(config.stored_bytes))
+        )
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -387,4 +390,4 @@ class _Places(Driver):
 
     def _written(self, move: Write) -> Written:
         keys = tuple((each, next(self._keys).to_bytes(KEY_BYTES, "little")) for each in move.unkeyed.tolist())
-        return Written(move.number, (self._config.stored_bytes,) * len(move.ids), keys)
+        return Written(move.number, tuple(itertools.islice(self._stored_bytes, len(move.ids))), keys)

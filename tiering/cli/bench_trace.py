@@ -11,10 +11,11 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from rich.console import Console
@@ -22,6 +23,8 @@ from rich.console import Console
 from engine import CacheHints, EngineConfig, RequestOptions, Result, SamplingParams
 from engine.engine import Engine
 from engine.handle import Handle
+from kvstore.layers import FaultStore
+from kvstore.store import BlockRef, Store
 from tiering.cli.environment import environment
 from tiering.cli.host_memory import wait_for_host_memory
 from tiering.cli.markdown import write
@@ -34,6 +37,9 @@ from tiering.decision import Chooser
 from tiering.index_config import IndexConfig
 from tiering.keeping import Hints
 from tiering.replay import Asked, Replay, ReplayConfig, Seen
+
+if TYPE_CHECKING:
+    from kvstore.store import Readable
 
 _BLOCK_TOKENS: Final = 16
 _SIMULATIONS: Final = 8
@@ -103,13 +109,13 @@ def _of_one(bench: TraceBench, trace: Path, model: Timed, console: Console) -> d
         moves = move_costs(engine, engine.core.device_slots // 2, bench.seed)
     part = dataclasses.replace(part, at_s=_times(bench, part, model))
     model.steps.clear()
-    happened, stats, core = _happened(bench, trace.name, part, model, console)
+    happened, stats, core, stored_bytes = _happened(bench, trace.name, part, model, console)
     costs, scatter = step_costs(model.steps)
     replay = ReplayConfig(
         index=core,
         max_num_seqs=bench.max_num_seqs,
         max_batch_tokens=bench.max_batch_tokens,
-        stored_bytes=_stored_bytes(stats),
+        stored_bytes=stored_bytes or (1,),
         block_bytes=stats["block_bytes"],
         steps=costs,
         scatter=scatter,
@@ -149,25 +155,47 @@ def _of_one(bench: TraceBench, trace: Path, model: Timed, console: Console) -> d
 
 def _happened(
     bench: TraceBench, name: str, part: _Part, model: Timed, console: Console
-) -> tuple[list[list[Seen]], dict[str, Any], IndexConfig]:
-    """What became of the requests in each run, the last one's figures of its cache, and how the core was told to work."""
+) -> tuple[list[list[Seen]], dict[str, Any], IndexConfig, list[int]]:
+    """What became of the requests in each run; of the last one the figures of its cache, how the core was told to work, and
+    what blocks took on disk, in the order in which they were written.
+    """
     told = f"{name}: {len(part.prompts)} requests, over {part.at_s[-1]:.0f} s"
     happened: list[list[Seen]] = []
     while True:
         console.print(f"{told}, {len(happened) + 1} of {bench.repeats}", style="dim")
         # a new one: an admission has learned nothing yet, as in the simulation
-        with _engine(bench, part, model) as engine:
+        stored_bytes: list[int] = []
+        with _engine(bench, part, model, partial(_Weighing, stored_bytes=stored_bytes)) as engine:
             happened.append([_seen(result) for result in _served(engine, part, bench.clients)])
             if len(happened) == bench.repeats:
-                return happened, engine.stats()["cache"], engine.core
+                return happened, engine.stats()["cache"], engine.core, stored_bytes
+
+
+class _Weighing(FaultStore):
+    """A store that notes what blocks take in it, in the order in which they are written."""
+
+    def __init__(self, store: Store, stored_bytes: list[int]) -> None:
+        super().__init__(store)
+        self._stored_bytes = stored_bytes
+
+    def put_many(self, refs: Sequence[BlockRef], data: "Sequence[Readable]") -> list[int]:
+        stored_bytes = super().put_many(refs, data)
+        self._stored_bytes += stored_bytes
+        return stored_bytes
 
 
 @contextlib.contextmanager
-def _engine(bench: TraceBench, part: _Part, model: Timed, **changed: Any) -> Iterator[Engine]:
+def _engine(
+    bench: TraceBench,
+    part: _Part,
+    model: Timed,
+    wrap_store: Callable[[Store], Store] | None = None,
+    **changed: Any,
+) -> Iterator[Engine]:
     """One with an empty disk of its own, and all its host memory ready. `changed`: settings that are not `bench`'s."""
     with tempfile.TemporaryDirectory(prefix="kvtide-bench-") as disk:
         config = dataclasses.replace(_engine_config(bench, part, model, disk), **changed)
-        with Engine(model, config, announce=lambda _: None) as engine:
+        with Engine(model, config, announce=lambda _: None, wrap_store=wrap_store) as engine:
             wait_for_host_memory(engine)
             yield engine
 
@@ -298,12 +326,6 @@ def _in_tokens(hints: Hints) -> CacheHints:
 def _asked(part: _Part) -> list[Asked]:
     rows = zip(part.prompts, part.new_tokens, part.hints, part.at_s, strict=True)
     return [Asked(at_s=at, prompt=prompt, max_tokens=new, hints=hints) for prompt, new, hints, at in rows]
-
-
-def _stored_bytes(stats: dict[str, Any]) -> int:
-    """Of a block on disk, as far as some were written."""
-    disk = stats["tiers"]["disk"]
-    return max(1, disk["bytes"] // disk["blocks"]) if disk.get("blocks") else 1
 
 
 def _seen(result: Result) -> Seen:
