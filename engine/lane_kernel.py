@@ -350,20 +350,3 @@ def attend(
             at = lane + unit * UNIT
             _finish(out, group, heads[0] + head, at, sums[head, unit], state[head, unit])
         done(progress, 0)
-
-
-def _attend(
-    query: Any,
-    layer: Any,
-    slots: Any,
-    known: Any,
-    start: int,
-    window: int,
-    scale: float,
-    together: int,
-    wide: int,
-    out: Any,
-    progress: Any,
-) -> None:
-    """`attend`, to be called from Python."""
-    attend(query, layer, slots, known, start, window, scale, together, wide, out, progress)

@@ -49,7 +49,7 @@ def _array(item: str, ndim: int, *, strided: bool = False) -> str:
 
 @cache
 def attending(query: Any, layer: Any) -> Callable[..., int]:
-    """`_attend` of engine/lane_kernel.py for numpy's dtypes of these: for any strides."""
+    """`attend` of engine/lane_kernel.py for numpy's dtypes of these: for any strides."""
     numbers = _array("int64", 1)
     given: tuple[str | tuple[str, ...], ...] = (
         _array(query.name, 3, strided=True),
@@ -62,7 +62,7 @@ def attending(query: Any, layer: Any) -> Callable[..., int]:
         _array(query.name, 3),
         numbers,
     )
-    return loaded(Function("engine.lane_kernel", "_attend", _LANES, given))[0]
+    return loaded(Function("engine.lane_kernel", "attend", _LANES, given))[0]
 
 
 @cache

@@ -59,13 +59,13 @@ def kernels() -> Kernels:
 
 
 def _order(name: str, *arguments: str) -> Function:
-    return Function(
-        "tiering.loops.order", name, ("tiering.loops.order", "tiering.rules"), arguments, keeps_gil=True
-    )
+    sources = ("tiering.loops.order", "tiering.loops.states", "tiering.rules")
+    return Function("tiering.loops.order", name, sources, arguments, keeps_gil=True)
 
 
 def _blocks(name: str, *arguments: str) -> Function:
-    return Function("tiering.loops.blocks", name, ("tiering.loops.blocks",), arguments, keeps_gil=True)
+    sources = ("tiering.loops.blocks", "tiering.loops.states")
+    return Function("tiering.loops.blocks", name, sources, arguments, keeps_gil=True)
 
 
 # Columns, some of which are changed; `_IDS` are only read, and may be a part of an array, or back to front.

@@ -1,25 +1,15 @@
 """What is done to each of many slots, or blocks, as loops over columns: see tiering.loops."""
 
-from typing import Any, Final
+from typing import Any
 
 from numba import njit
 
-_ABSENT: Final = 0
-_WRITING: Final = 1
-_PRESENT: Final = 2
-_DEVICE: Final = 0
-_HOST: Final = 1
-_DISK: Final = 2
-_NO_BLOCK: Final = -1
-
-_INSIDE: Final[dict[str, Any]] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""Of what is called by what is compiled: see kvstore.scratch."""
-
+from tiering.loops.states import ABSENT, DEVICE, DISK, HOST, INSIDE, NO_BLOCK, PRESENT, WRITING
 
 # --- slots: see tiering.slot_table -------------------------------------------------------------------------------------
 
 
-@njit(**_INSIDE)
+@njit(**INSIDE)
 def change_slots(states: Any, old: int, new: int, slots: Any) -> Any:
     """Slots that are all in one state, and each named once, are in another from now on; else False, and no change."""
     for at in range(len(slots)):
@@ -80,7 +70,7 @@ def change_state(states: Any, old: int, new: int, ids: Any) -> Any:
 def place_copies(states: Any, place: Any, new: int, ids: Any, places: Any) -> Any:
     """Copies of which there are none are in that state, at these places; else False, and no change."""
     for at in range(len(ids)):
-        if states[ids[at]] != _ABSENT:
+        if states[ids[at]] != ABSENT:
             return False
     for at in range(len(ids)):
         states[ids[at]] = new
@@ -94,14 +84,14 @@ def drop_copies(states: Any, readers: Any, old: int, ids: Any) -> Any:
         if states[ids[at]] != old or readers[ids[at]] != 0:
             return False
     for at in range(len(ids)):
-        states[ids[at]] = _ABSENT
+        states[ids[at]] = ABSENT
     return True
 
 
 def add_readers(readers: Any, states: Any, change: int, ids: Any) -> Any:
     """More copies, or fewer, read places that are whole; False, and no change, if one is not whole or nobody reads it."""
     for at in range(len(ids)):
-        if states[ids[at]] != _PRESENT or readers[ids[at]] + change < 0:
+        if states[ids[at]] != PRESENT or readers[ids[at]] + change < 0:
             return False
     for at in range(len(ids)):
         readers[ids[at]] += change
@@ -112,14 +102,14 @@ def enter(live: Any, parent: Any, node: Any, ids: Any) -> None:
     """Ids are given out."""
     for at in range(len(ids)):
         live[ids[at]] = True
-        parent[ids[at]] = _NO_BLOCK
-        node[ids[at]] = _NO_BLOCK
+        parent[ids[at]] = NO_BLOCK
+        node[ids[at]] = NO_BLOCK
 
 
-@njit(**_INSIDE)
+@njit(**INSIDE)
 def _is_idle(live: Any, leases: Any, num_children: Any, state: Any, readers: Any, block: int) -> Any:
     for tier in range(len(state)):
-        if state[tier, block] != _ABSENT or readers[tier, block] != 0:
+        if state[tier, block] != ABSENT or readers[tier, block] != 0:
             return False
     return live[block] and leases[block] == 0 and num_children[block] == 0
 
@@ -147,7 +137,7 @@ def free_blocks(
     for at in range(len(ids)):
         block = ids[at]
         live[block] = has_key[block] = False
-        parent[block] = node[block] = _NO_BLOCK
+        parent[block] = node[block] = NO_BLOCK
         stamp[block] = owner[block] = hits[block] = 0
         free[num_free + at] = block
     return True
@@ -179,11 +169,11 @@ def sort_by_copies(state: Any, tier: int, ids: Any, elsewhere: Any, last: Any, c
     num_elsewhere = num_last = 0
     for at in range(len(ids)):
         block = ids[at]
-        if state[tier, block] != _PRESENT:
+        if state[tier, block] != PRESENT:
             continue
         alone = True
         for other in range(len(state)):
-            if other != tier and state[other, block] != _ABSENT:
+            if other != tier and state[other, block] != ABSENT:
                 alone = False
         if alone:
             last[num_last] = block
@@ -214,7 +204,7 @@ def sort_by_ties(
         block = ids[at]
         used = leases[block] != 0 or num_children[block] != 0
         for tier in range(len(state)):
-            if state[tier, block] == _WRITING or readers[tier, block] != 0 or held[tier, block] != 0:
+            if state[tier, block] == WRITING or readers[tier, block] != 0 or held[tier, block] != 0:
                 used = True
         if used:
             staying[num_staying] = block
@@ -222,10 +212,10 @@ def sort_by_ties(
             continue
         going[num_going] = block
         num_going += 1
-        if parent[block] != _NO_BLOCK:
+        if parent[block] != NO_BLOCK:
             num_children[parent[block]] -= 1
     for at in range(num_going):
-        if parent[going[at]] != _NO_BLOCK:
+        if parent[going[at]] != NO_BLOCK:
             num_children[parent[going[at]]] += 1
     return num_going
 
@@ -235,11 +225,11 @@ def find_nowhere(live: Any, state: Any, ids: Any, found: Any) -> Any:
     num = 0
     for at in range(len(ids)):
         block = ids[at]
-        if block == _NO_BLOCK or not live[block]:
+        if block == NO_BLOCK or not live[block]:
             continue
         there = False
         for tier in range(len(state)):
-            if state[tier, block] != _ABSENT:
+            if state[tier, block] != ABSENT:
                 there = True
         if not there:
             found[num] = block
@@ -262,12 +252,12 @@ def find_unkeyed(parent: Any, has_key: Any, ids: Any, had: Any, found: Any) -> A
     num, fits = 0, True
     for at in range(len(ids)):
         first, block = num, ids[at]
-        while block != _NO_BLOCK and not has_key[block] and num < len(found):
+        while block != NO_BLOCK and not has_key[block] and num < len(found):
             has_key[block] = True
             found[num] = block
             num += 1
             block = parent[block]
-        if block != _NO_BLOCK and not has_key[block]:
+        if block != NO_BLOCK and not has_key[block]:
             fits = False
             break
         for step in range((num - first) // 2):
@@ -286,10 +276,10 @@ def num_usable(state: Any, computing: Any, below: int, path: Any) -> Any:
     """How many blocks of a path, from the first on, are on the device or will be, or in one of so many tiers below it."""
     for at in range(len(path)):
         block = path[at]
-        if state[_DEVICE, block] != _ABSENT or computing[block]:
+        if state[DEVICE, block] != ABSENT or computing[block]:
             continue
-        in_host = below > 0 and state[_HOST, block] != _ABSENT
-        on_disk = below > 1 and state[_DISK, block] == _PRESENT
+        in_host = below > 0 and state[HOST, block] != ABSENT
+        on_disk = below > 1 and state[DISK, block] == PRESENT
         if not (in_host or on_disk):
             return at
     return len(path)
@@ -299,7 +289,7 @@ def nearest_tiers(state: Any, ids: Any, tiers: Any) -> None:
     """Of each block the first tier that has it whole, or the number of tiers."""
     for at in range(len(ids)):
         tier = 0
-        while tier < len(state) and state[tier, ids[at]] != _PRESENT:
+        while tier < len(state) and state[tier, ids[at]] != PRESENT:
             tier += 1
         tiers[at] = tier
 
@@ -309,10 +299,10 @@ def num_absent(state: Any, computing: Any, path: Any) -> Any:
     num = 0
     for at in range(len(path)):
         block = path[at]
-        on_device = state[_DEVICE, block]
-        if on_device == _PRESENT:
+        on_device = state[DEVICE, block]
+        if on_device == PRESENT:
             continue
         num += 1
-        if on_device == _WRITING or computing[block] or state[_HOST, block] == _WRITING:
+        if on_device == WRITING or computing[block] or state[HOST, block] == WRITING:
             return -1
     return num

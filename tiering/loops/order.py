@@ -1,9 +1,10 @@
 """Who may go, and the order of uses: see tiering.rules and tiering.policies.lru."""
 
-from typing import Any, Final
+from typing import Any
 
 from numba import njit
 
+from tiering.loops.states import ABSENT, DEVICE, DISK, HOST, INSIDE, NO_BLOCK, PRESENT
 from tiering.rules import (
     DEVICE_VICTIM,
     DISK_VICTIM,
@@ -13,59 +14,48 @@ from tiering.rules import (
     HOST_VICTIM,
 )
 
-_ABSENT: Final = 0
-_PRESENT: Final = 2
-_DEVICE: Final = 0
-_HOST: Final = 1
-_DISK: Final = 2
-_NO_BLOCK: Final = -1
-
-_INSIDE: Final[dict[str, Any]] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""Of what is called by what is compiled: see kvstore.scratch."""
-
-
 # --- who may go -------------------------------------------------------------------------------------------------------
 
 
-@njit(**_INSIDE)
+@njit(**INSIDE)
 def _is_held(held: Any, block: int) -> Any:
-    return held[_DEVICE, block] != 0 or held[_HOST, block] != 0 or held[_DISK, block] != 0
+    return held[DEVICE, block] != 0 or held[HOST, block] != 0 or held[DISK, block] != 0
 
 
-@njit(**_INSIDE)
+@njit(**INSIDE)
 def _is_elsewhere(state: Any, computing: Any, block: int) -> Any:
-    on_device = state[_DEVICE, block] != _ABSENT or computing[block]
-    return on_device or state[_DISK, block] == _PRESENT
+    on_device = state[DEVICE, block] != ABSENT or computing[block]
+    return on_device or state[DISK, block] == PRESENT
 
 
-@njit(**_INSIDE)
+@njit(**INSIDE)
 def is_eligible(
     rule: int, has_host: Any, block: int, state: Any, readers: Any, leases: Any, computing: Any, held: Any
 ) -> Any:
     """Whether a block meets a rule: see tiering.rules, which says what each means. `has_host`: whether there is host memory."""
     if rule == EVERY_BLOCK:
         return True
-    tier = _DEVICE if rule == DEVICE_VICTIM else _DISK if rule == DISK_VICTIM else _HOST
-    if state[tier, block] != _PRESENT or readers[tier, block] != 0:
+    tier = DEVICE if rule == DEVICE_VICTIM else DISK if rule == DISK_VICTIM else HOST
+    if state[tier, block] != PRESENT or readers[tier, block] != 0:
         return False
     if rule == DEVICE_VICTIM:
-        kept = held[_DEVICE, block] != 0 or (not has_host and _is_held(held, block))
+        kept = held[DEVICE, block] != 0 or (not has_host and _is_held(held, block))
         return leases[block] == 0 and not kept
     if rule == DISK_VICTIM:
-        if held[_DISK, block] != 0:
+        if held[DISK, block] != 0:
             return False
-        if state[_DEVICE, block] == _PRESENT:
+        if state[DEVICE, block] == PRESENT:
             return True
         return leases[block] == 0 and not _is_held(held, block)
     if rule == HOST_VICTIM:
         return not _is_elsewhere(state, computing, block) and not _is_held(held, block)
-    if held[_HOST, block] != 0:
+    if held[HOST, block] != 0:
         return False
     if rule == HOST_CLEAN:
         return _is_elsewhere(state, computing, block)
     if rule == HOST_STORED:
-        return state[_DISK, block] == _PRESENT
-    return state[_DISK, block] == _ABSENT  # HOST_DIRTY
+        return state[DISK, block] == PRESENT
+    return state[DISK, block] == ABSENT  # HOST_DIRTY
 
 
 def are_eligible(
@@ -87,9 +77,9 @@ def are_eligible(
 # --- the order of uses ----------------------------------------------------------------------
 
 
-@njit(**_INSIDE)
-def _place(stamps: Any, num_entries: int, stamp: int) -> Any:
-    """The number of the first entry with this stamp or a later one."""
+@njit(**INSIDE)
+def place_of(stamps: Any, num_entries: int, stamp: int) -> Any:
+    """The number of the log's first entry with this stamp or a later one."""
     low, high = 0, num_entries
     while low < high:
         middle = (low + high) // 2
@@ -124,21 +114,21 @@ def walk(
     """
     num, entry, block = 0, place[0], place[1]
     if head:
-        entry = max(entry, _place(stamps, num_entries, head))
-        if block != _NO_BLOCK and stamp[block] != head:
-            block = _NO_BLOCK
+        entry = max(entry, place_of(stamps, num_entries, head))
+        if block != NO_BLOCK and stamp[block] != head:
+            block = NO_BLOCK
     while entry < num_entries and num < len(found):
         this = stamps[entry]
-        if block == _NO_BLOCK or stamp[block] != this:
+        if block == NO_BLOCK or stamp[block] != this:
             block = deepest[entry]
         # where the deepest block has a newer stamp a later touch went through it, and so through all above it
-        while block != _NO_BLOCK and stamp[block] == this and num < len(found):
+        while block != NO_BLOCK and stamp[block] == this and num < len(found):
             if is_eligible(rule, has_host, block, state, readers, leases, computing, held):
                 found[num] = block
                 num += 1
             block = parent[block]
-        if num < len(found) or block == _NO_BLOCK or stamp[block] != this:
-            entry, block = entry + 1, _NO_BLOCK
+        if num < len(found) or block == NO_BLOCK or stamp[block] != this:
+            entry, block = entry + 1, NO_BLOCK
     place[0], place[1] = entry, block
     return num
 
@@ -169,11 +159,6 @@ def first_behind(
     return oldest
 
 
-def place_of(stamps: Any, num_entries: int, stamp: int) -> Any:
-    """The number of the log's first entry with this stamp or a later one."""
-    return _place(stamps, num_entries, stamp)
-
-
 def touch(stamp: Any, path: Any, now: int) -> None:
     """The blocks of a path were used."""
     for at in range(len(path)):
@@ -186,4 +171,4 @@ def forget(stamps: Any, deepest: Any, num_entries: int, parent: Any, stamp: Any,
         block = ids[at]
         this = stamp[block]
         if this and (at + 1 == len(ids) or stamp[ids[at + 1]] != this):
-            deepest[_place(stamps, num_entries, this)] = parent[block]
+            deepest[place_of(stamps, num_entries, this)] = parent[block]
