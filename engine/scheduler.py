@@ -52,9 +52,10 @@ class Scheduler:
         """
         if news:
             self._requests.stir()
+        now_s = time.monotonic()  # their loads begin, and have deadlines, before all of them are admitted
         for sequence in self._requests.admit():
             marks = sequence.request.marks
-            marks.admitted_s = marks.admitted_s or time.monotonic()
+            marks.admitted_s = marks.admitted_s or now_s
 
     def next_step(self) -> list[tuple[Sequence, Chunk]]:
         """What to compute next; empty if all that runs is waiting for blocks to arrive, or for room.
