@@ -3,7 +3,8 @@
 numba takes half a second to import and 110 MB of memory, and compiling takes seconds. So processes of their own compile
 (kvstore.compiling), and what they answer is kept beside the modules that it was made of, or where that cannot be written in the user's
 cache directory (NUMBA_CACHE_DIR names another). llvmlite alone, which numba brings, loads it. A name says all that the code depends on, and
-a checksum that it is whole; what does not agree is compiled anew. See docs/adr/0019.
+a checksum that it is whole; what does not agree is compiled anew. Versions of kvtide that share a place keep their code side by side.
+See docs/adr/0019.
 """
 
 import ctypes
@@ -14,6 +15,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -57,6 +59,13 @@ _OWN: Final = ("kvstore.code", "kvstore.compiling", "kvstore.scratch")
 _ROOT: Final = Path(__file__).resolve().parent.parent
 _MOST_S: Final = 600.0
 """To compile in: some ten times what it takes on a slow machine."""
+
+_MOST_KEPT: Final = 16
+"""Of one function in one place, each made of other sources or for another machine: all functions together take 0.7 MB."""
+_LATELY_S: Final = 86_400.0
+"""Code that was used so lately is kept besides: two versions that start in turn, however many others there are, find their own."""
+_NOTED_S: Final = 3_600.0
+"""A use is noted if none was for so long: most starts only read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +189,13 @@ class _Shelf:
     def __init__(self, function: Function, folders: Sequence[Path] | None) -> None:
         place = _path(function.module)
         self._folders = list(_folders(place)) if folders is None else folders
-        sources, made_for = _digest_of(*map(_source, (*function.sources, *_OWN))), _made_for(function)
-        self._whose = f"{place.stem}.{function.name}-{made_for[:16]}-"
-        self._name = f"{self._whose}{sources[:16]}.code"
+        taken = _digest_of(json.dumps((*function.arguments, function.keeps_gil)).encode())
+        made_of = _digest_of(_made_by(), *map(_source, (*function.sources, *_OWN)))
+        self._whose = f"{place.stem}.{function.name}-{taken[:16]}-"
+        self._name = f"{self._whose}{made_of[:16]}.code"
         source = place.stat()
         self._mode, self._owner = source.st_mode & 0o644, source.st_uid  # for whoever may read the source
-        self._key = (sources + made_for).encode()
+        self._key = (made_of + taken).encode()
 
     def find(self) -> bytes | None:
         """The code, if it is there and whole."""
@@ -194,11 +204,12 @@ class _Shelf:
                 kept = _read(folder / self._name, self._owner)
                 code = kept[len(_MAGIC) + 32 :]
                 if kept == self._sealed(code):
+                    self._note_use(folder)
                     return code
         return None
 
     def keep(self, code: bytes) -> None:
-        """For later processes, in place of what was made of other sources."""
+        """For later processes; what nobody has used for long makes way."""
         errors = []
         for folder in self._folders:
             try:
@@ -206,15 +217,34 @@ class _Shelf:
             except OSError as error:
                 errors.append(str(error))
                 continue
-            for other in folder.glob(f"{self._whose}*.code"):
-                if other.name != self._name:
-                    with suppress(OSError):
-                        other.unlink()
+            self._make_way(folder)
             return
         facts = {"error": "; ".join(errors)}
         _log.warning(
             "compiled code cannot be kept, each process compiles its own: %(error)s", facts, extra=facts
         )
+
+    def _note_use(self, folder: Path) -> None:
+        """In the file's time of writing: that of reading many file systems do not keep. Of a file that is another's, or lies where
+        nothing can be written, its owner disposes.
+        """
+        path, now_s = folder / self._name, time.time()
+        with suppress(OSError):
+            if abs(now_s - path.stat().st_mtime) > _NOTED_S:
+                os.utime(path)
+
+    def _make_way(self, folder: Path) -> None:
+        """Of this function's code, what ended processes have left half-written included, delete what is neither among the last
+        _MOST_KEPT that were used nor was used lately. A process that has loaded its code needs the file no more.
+        """
+        used_s = {}
+        for path in folder.glob(f"{self._whose}*"):
+            with suppress(OSError):  # another deletes as well
+                used_s[path] = path.stat().st_mtime
+        for path in sorted(used_s, key=used_s.__getitem__, reverse=True)[_MOST_KEPT:]:
+            if used_s[path] < time.time() - _LATELY_S:
+                with suppress(OSError):
+                    path.unlink()
 
     def _write(self, folder: Path, sealed: bytes) -> None:
         """Whoever looks meanwhile finds all of it, or nothing; what a loss of power leaves fails its checksum."""
@@ -261,12 +291,11 @@ def _path(module: str) -> Path:
     return (_ROOT / module.replace(".", "/")).with_suffix(".py")
 
 
-def _made_for(function: Function) -> str:
-    """Of all that code depends on besides sources."""
+def _made_by() -> bytes:
+    """All that code depends on besides its sources and its arguments."""
     at = target()
     made_by = *map(_version, ("numba", "llvmlite")), np.__version__, sys.implementation.cache_tag
-    told = (*function.arguments, function.keeps_gil, *made_by, at.cpu, at.features, at.settings)
-    return _digest_of(json.dumps(told).encode())
+    return json.dumps((*made_by, at.cpu, at.features, at.settings)).encode()
 
 
 _version: Final = cache(version)

@@ -135,12 +135,75 @@ def test_code_of_another_user_is_not_run(tmp_path, compiles):
     assert compiles == ["halve"] * 2
 
 
-def test_code_of_changed_sources_gives_way(tmp_path, compiles, monkeypatch):
+VERSION = f"""
+import sys
+from pathlib import Path
+import numpy as np
+from kvstore import code
+version, folder, made = sys.argv[1:]
+own, compiles = code._source, []
+code._source = lambda module: own(module) + version.encode()
+code._compile = lambda functions: compiles.append(functions) or [Path(made).read_bytes()]
+[halve] = code.compiled([code.{HALVE}], [Path(folder)])
+assert halve(np.arange(5), 2) == 5
+print(len(compiles))
+"""
+
+
+def test_versions_that_start_in_turn_find_each_its_own(tmp_path, halving):
+    """Two releases, or two checkouts, that share a place: neither compiles twice."""
+    (tmp_path / "made").write_bytes(halving)
+    compiles = []
+    for version in ("first", "second", "first"):
+        asked = [sys.executable, "-c", VERSION, version, str(tmp_path / "code"), str(tmp_path / "made")]
+        compiles.append(int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout))
+    assert compiles == [1, 1, 0]
+    assert len(list((tmp_path / "code").iterdir())) == 2
+
+
+def age(path: Path, by_s: float) -> None:
+    os.utime(path, (path.stat().st_mtime - by_s,) * 2)
+
+
+def test_code_that_nobody_has_used_for_long_gives_way(tmp_path, compiles, monkeypatch):
+    """And what an ended process has left of its own. What was used within a day stays, however many there are."""
+    monkeypatch.setattr(code, "_MOST_KEPT", 3)
     assert halves([tmp_path])
-    monkeypatch.setattr(code, "_source", lambda module: f"changed {module}".encode())
+    [first] = tmp_path.iterdir()
+    part, strange = tmp_path / f"{first.name}x81_p", tmp_path / "loops.other-12.code"
+    part.write_bytes(b"half")
+    strange.write_bytes(b"of another function")
+    for path in (part, strange):
+        age(path, 100 * 86_400.0)
+    age(first, 50 * 86_400.0)
+    made = {first}
+    for version in range(6):
+        monkeypatch.setattr(code, "_source", lambda module, of=version: f"{of} {module}".encode())
+        assert halves([tmp_path])
+        [new] = set(tmp_path.iterdir()) - made - {part, strange}
+        made.add(new)
+        age(new, (20 - version) * 3_600.0)  # all within a day
+        assert part.exists() == (version < 1)
+        assert first.exists() == (version < 2)
+    assert set(tmp_path.iterdir()) == made - {first} | {strange}
+    oldest = min(made - {first}, key=lambda path: path.stat().st_mtime)
+    age(oldest, 86_400.0)
+    monkeypatch.setattr(code, "_source", lambda module: f"the last {module}".encode())
     assert halves([tmp_path])
-    assert compiles == ["halve"] * 2
-    assert len(list(tmp_path.iterdir())) == 1
+    assert len(set(tmp_path.iterdir()) - {strange}) == 6
+    assert not oldest.exists()
+
+
+def test_code_that_is_found_counts_as_used(tmp_path, compiles):
+    """Noted at most once in a while, so that most starts write nothing."""
+    assert halves([tmp_path])
+    [file] = tmp_path.iterdir()
+    for days, is_noted in ((0.01, False), (40.0, True)):
+        age(file, days * 86_400.0)
+        before = file.stat().st_mtime
+        assert halves([tmp_path])
+        assert (file.stat().st_mtime > before) == is_noted
+    assert compiles == ["halve"]
 
 
 def test_the_next_place_is_taken_where_one_cannot_be_written(tmp_path, compiles, caplog):
