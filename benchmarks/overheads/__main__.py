@@ -166,7 +166,9 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int, help="of the model; default: torch's choice")
     parser.add_argument("--repeats", type=int, default=10, help="of promotions and imports")
-    parser.add_argument("--idle-seconds", type=float, default=3.0)
+    parser.add_argument(
+        "--idle-seconds", type=float, default=6.0, help="longer than a store takes until it syncs"
+    )
     parser.add_argument("--no-model", action="store_true", help="only steps with the forward left out")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
