@@ -293,7 +293,7 @@ def cut_while_open(table: str) -> OnStore:
 def no_space(store: LmdbStore, _: Path, __: Random) -> None:
     """The file system is full."""
     store.change(min_free_bytes=1)
-    store._free_bytes = lambda: 0
+    store._room.free_bytes = lambda: 0
 
 
 class _FullMap:
@@ -320,7 +320,7 @@ def full_map(store: LmdbStore, _: Path, rng: Random) -> None:
 def clock_goes_back(store: LmdbStore, _: Path, rng: Random) -> None:
     """By up to ten years, and on from there."""
     before, back = store._now_ns, rng.randrange(10 * 365 * 86_400 * 10**9)
-    store._now_ns = lambda: before() - back
+    store._now_ns = store._changes.now_ns = lambda: before() - back
 
 
 def failing(kind: type[Fault], on: str | tuple[str, ...], chance: float = 0.4) -> Faults:

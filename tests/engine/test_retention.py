@@ -170,7 +170,7 @@ def test_a_name_that_lost_blocks_says_so_and_is_made_again(tiny_llama_dir, tmp_p
 
 def test_blocks_that_cannot_be_written_get_no_name(tiny_llama_dir, tmp_path, monkeypatch):
     with engine_on(tiny_llama_dir, tmp_path, **SMALL) as engine:
-        monkeypatch.setattr(engine._tiers.store, "_free_bytes", lambda: 0)
+        monkeypatch.setattr(engine._tiers.store._room, "free_bytes", lambda: 0)
         with pytest.raises(StoreFull, match="4 of 4 blocks"):
             engine.caches.create("a", PROMPT)
         assert engine.caches.list() == ()
@@ -183,14 +183,14 @@ def test_a_name_that_cannot_be_written_is_held_by_nobody(tiny_llama_dir, tmp_pat
         engine.warm(PROMPT)
         engine.flush()
         with monkeypatch.context() as full:
-            full.setattr(engine._tiers.store, "_free_bytes", lambda: 0)
+            full.setattr(engine._tiers.store._room, "free_bytes", lambda: 0)
             with pytest.raises(StoreFull):
                 engine.caches.create("a", PROMPT)
             assert engine.caches.list() == ()
             assert engine.stats()["cache"]["retention"]["holds"] == 0
         engine.caches.create("b", PROMPT)
         with monkeypatch.context() as full:
-            full.setattr(engine._tiers.store, "_free_bytes", lambda: 0)
+            full.setattr(engine._tiers.store._room, "free_bytes", lambda: 0)
             with pytest.raises(StoreFull):
                 engine.caches.extend("b", "5m")
         assert engine.caches.get("b").expires_s is None

@@ -380,7 +380,7 @@ def test_what_cannot_be_changed_is_refused_and_nothing_else_changes(
 def test_a_cache_that_refuses_leaves_the_disk_as_it_was(tiny_llama_dir, tmp_path, monkeypatch):
     with engine_on(tiny_llama_dir, tmp_path) as engine:
         before, store = engine.settings(), engine._tiers.store
-        limits = store._limits
+        limits = store._room.limits
 
         def refuse(**_: object) -> None:
             raise ValueError("not today")
@@ -390,12 +390,12 @@ def test_a_cache_that_refuses_leaves_the_disk_as_it_was(tiny_llama_dir, tmp_path
             for disk_bytes in ("32MiB", "256MiB"):
                 with pytest.raises(ValueError, match="not today"):
                     engine.change({"disk_bytes": disk_bytes, "disk_min_free_bytes": 5, "ttl_s": 9.0})
-                assert store._limits == limits
+                assert store._room.limits == limits
         assert engine.settings() == before
 
 
 def test_a_disk_that_cannot_grow_leaves_the_cache_as_it_was(tiny_llama_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("kvstore.disk.store._GROW_S", 0.01)
+    monkeypatch.setattr("kvstore.disk.changes._GROW_S", 0.01)
     with engine_on(tiny_llama_dir, tmp_path) as engine:
         before = engine.settings()
         with engine._tiers.store._lender.lend(), pytest.raises(StoreFailed, match="while a read hangs"):

@@ -353,20 +353,20 @@ def test_a_full_disk_has_none_and_learns_it_later(open_lmdb, tmp_path):
     """Room for a record's page, as it happens, and then not even for a baseline."""
     free = [1 << 40]
     store = open_lmdb(**learning(), free_bytes=lambda: free[0], min_free_bytes=1)
-    put = store._put
+    put = store._changes.put
 
     def then_full(batch):
         put(batch)
         free[0] = 100
 
-    store._put = then_full
+    store._changes.put = then_full
     refs, blocks = chain(store, 4), kv_like(store, 4)
     for ref, block in zip(refs, blocks, strict=True):
         free[0] = 1 << 40
         store.put_many([ref], [block])
         settled(store)
     assert not (tmp_path / "v1" / "baselines").exists()
-    store._put = put
+    store._changes.put = put
     free[0] = 1 << 40
     more, new = filled(store, 2, seed=1)
     assert store.stats().written == {"planes": 5, "baseline": 1}

@@ -74,7 +74,7 @@ def test_files_grow_while_everybody_reads(open_lmdb, changed):
 
 
 def test_files_do_not_grow_under_a_read_that_hangs(open_lmdb, monkeypatch):
-    monkeypatch.setattr("kvstore.disk.store._GROW_S", 0.01)
+    monkeypatch.setattr("kvstore.disk.changes._GROW_S", 0.01)
     store = open_lmdb()
     refs, blocks = fill(store, 3)
     with store._lender.lend() as tables, tables.records.begin(buffers=True) as txn:

@@ -189,8 +189,8 @@ def test_a_record_that_was_replaced_in_time_is_not_taken_for_the_damaged_one(ope
     store = open_lmdb()
     refs, blocks = fill(store, 1)
     store.raw().corrupt(refs[0].key)
-    _, damaged = store._read(refs, [np.empty_like(blocks[0])])
+    _, damaged = store._reading.read(refs, [np.empty_like(blocks[0])])
     assert len(damaged) == 1
     store.put_many(refs, blocks)
-    assert store._write(lambda: store._take_out(damaged)) == []
+    assert store._write(lambda: store._changes.take_out(damaged)) == []
     assert_holds(store, refs, blocks)

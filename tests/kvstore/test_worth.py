@@ -65,7 +65,7 @@ def test_it_is_found_out_once_when_there_is_enough_to_measure(open_lmdb):
     store = open_lmdb(layout=LAYOUT, sync_interval_s=3600.0, rates=lambda: next(answers))
     before = fill(store, 3)
     for _ in range(3):
-        store._writer.run(store._sync_in_background)
+        store._writer.run(store._changes._sync_in_background)
         store._writer.run(lambda: None)
     after = fill(store, 2, seed=1)
     assert store.stats().written == {"huffman": 3, "raw": 2}
