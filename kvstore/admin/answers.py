@@ -9,7 +9,7 @@ from typing import Any, Literal
 from aiohttp import web
 from msgspec import UNSET, structs, to_builtins
 
-from kvstore.admin import shapes
+from kvstore.admin import sent, shapes
 from kvstore.admin.endpoint import Answer, Call, Endpoint
 from kvstore.admin.guard import Role
 from kvstore.admin.jobs import url_of
@@ -103,7 +103,7 @@ async def namespaces(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def prefixes(endpoint: Endpoint, call: Call) -> Answer:
-    params: shapes.PrefixParams = call.params
+    params: sent.PrefixParams = call.params
     _check_text(call, wanted=params.text or params.contains is not UNSET)
     given = {
         name: value for name in params.__struct_fields__ if (value := getattr(params, name)) is not UNSET
@@ -128,7 +128,7 @@ async def remove_prefix(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def explain(endpoint: Endpoint, call: Call) -> Answer:
-    body: shapes.Prompt = call.body
+    body: sent.Prompt = call.body
     endpoint.asking.method("explain")
     options = await _options(endpoint, body)
     found: Explanation = await endpoint.asking.ask("explain", body.prompt, options, text=call.may_see_text)
@@ -160,7 +160,7 @@ async def advice(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def warm(endpoint: Endpoint, call: Call) -> Answer:
-    body: shapes.Warm = call.body
+    body: sent.Warm = call.body
     run = endpoint.asking.method("warm")
     options = await _options(endpoint, body)
     return _begun(endpoint.jobs.start("warm", lambda: _warmed(run(body.prompt, options))))
@@ -190,7 +190,7 @@ async def cache(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def create_cache(endpoint: Endpoint, call: Call) -> Answer:
-    body: shapes.Cache = call.body
+    body: sent.Cache = call.body
     create = endpoint.asking.method("caches.create")
     options = await _options(endpoint, body)
     return _begun(
@@ -213,14 +213,14 @@ async def delete_cache(endpoint: Endpoint, call: Call) -> Answer:
 
 
 async def keep(endpoint: Endpoint, call: Call) -> Answer:
-    body: shapes.Kept = call.body
+    body: sent.Kept = call.body
     run = endpoint.asking.method("keep")
     options = await _options(endpoint, body)
     return _begun(endpoint.jobs.start("keep", lambda: {"tokens": run(body.prompt, body.tier, options)}))
 
 
 async def release(endpoint: Endpoint, call: Call) -> Answer:
-    body: shapes.Prompt = call.body
+    body: sent.Prompt = call.body
     options = await _options(endpoint, body)
     return Answer(value=shapes.Released(tokens=await endpoint.asking.ask("release", body.prompt, options)))
 
@@ -230,7 +230,7 @@ def _tenant(call: Call) -> str | None:
 
 
 async def demote(endpoint: Endpoint, call: Call) -> Answer:
-    body: shapes.Demote = call.body
+    body: sent.Demote = call.body
     if body.key is UNSET:
         run = partial(endpoint.asking.method("demote"), body.to)
     else:
@@ -308,13 +308,13 @@ async def events(endpoint: Endpoint, call: Call) -> web.StreamResponse:
 
 
 async def recording(endpoint: Endpoint, call: Call) -> web.StreamResponse:
-    params: shapes.RecordingParams = call.params
+    params: sent.RecordingParams = call.params
     for_s = None if params.for_s is UNSET else params.for_s
     max_bytes = None if params.max_bytes is UNSET else params.max_bytes
     return await endpoint.recordings.serve(call.request, for_s, max_bytes)
 
 
-async def _options(endpoint: Endpoint, body: shapes.Prompt) -> Any:
+async def _options(endpoint: Endpoint, body: sent.Prompt) -> Any:
     return await endpoint.asking.ask("options", body.options) if body.options else None
 
 

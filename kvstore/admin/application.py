@@ -21,7 +21,8 @@ from kvstore.admin.guard import Role, check_role
 from kvstore.admin.openapi import document
 from kvstore.admin.problems import Problem, bad_request
 from kvstore.admin.reading import read_body, read_params
-from kvstore.admin.routes import ROUTES, Route
+from kvstore.admin.route import Route
+from kvstore.admin.routes import ROUTES
 from kvstore.admin.version import own_version
 
 SECURITY_HEADERS = {

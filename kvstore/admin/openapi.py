@@ -8,8 +8,9 @@ import msgspec
 
 from kvstore.admin.guard import Role
 from kvstore.admin.problems import CONTENT_TYPE, ProblemDocument
-from kvstore.admin.routes import JSON, Gives, Route
-from kvstore.admin.shapes import PROMPT_FORMS, Cache, Gap, Kept, Key, Name, Prompt, Warm
+from kvstore.admin.route import JSON, Gives, Route
+from kvstore.admin.sent import PROMPT_FORMS, Cache, Kept, Key, Name, Prompt, Warm
+from kvstore.admin.shapes import Gap
 from kvstore.reports import Event
 
 _REFS = "#/components/schemas/{name}"

@@ -1,86 +1,18 @@
 """The table of routes: what validates requests, what describes them and what answers them are read off it."""
 
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from http import HTTPMethod, HTTPStatus
+from collections.abc import Mapping
+from http import HTTPMethod
 from typing import Any
 
-from aiohttp import web
-
-from kvstore.admin import answers, shapes
-from kvstore.admin.endpoint import Answer, Call, Endpoint
+from kvstore.admin import answers, sent, shapes
 from kvstore.admin.guard import Role
+from kvstore.admin.route import Gives, Route
 from kvstore.reports import NamedCache, PrefixDetail, PrefixPage, Removed, RequestReport
 
 V1 = "/admin/v1"
-JSON = "application/json"
 
 GET, POST, PATCH, DELETE = HTTPMethod.GET, HTTPMethod.POST, HTTPMethod.PATCH, HTTPMethod.DELETE
 PUT = HTTPMethod.PUT
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Gives:
-    """What an answer holds: a type that JSON is made from, or text of some media type."""
-
-    kind: Any = None
-    media_type: str = JSON
-    description: str = "As asked."
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Route:
-    """One thing that can be asked for.
-
-    params: the struct of the query parameters; None takes any, and ignores them.   body: the type of the body; None
-        takes none.   gives: by status.   asks: whether the subject is asked, which may not be able to, or not now.
-    finds: whether there may be no such thing.   conflicts: whether something else may be in the way.
-    headers: those of the request that it reads, and what they are for.
-    """
-
-    method: HTTPMethod
-    path: str
-    answer: Callable[[Endpoint, Call], Awaitable[Answer | web.StreamResponse]]
-    summary: str
-    gives: Mapping[int, Gives]
-    role: Role = Role.READ
-    params: Any = shapes.NoParams
-    body: Any = None
-    asks: bool = True
-    finds: bool = False
-    conflicts: bool = False
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """A name of its own for each route."""
-        return f"{self.answer.__name__.strip('_')}"
-
-    @property
-    def problems(self) -> frozenset[HTTPStatus]:
-        """The statuses with which a problem document may be answered."""
-        found = {
-            HTTPStatus.BAD_REQUEST,
-            HTTPStatus.FORBIDDEN,
-            HTTPStatus.TOO_MANY_REQUESTS,
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            HTTPStatus.SERVICE_UNAVAILABLE,
-        }
-        if self.role > Role.NONE:
-            found.add(HTTPStatus.UNAUTHORIZED)
-        if self.asks:
-            found.add(HTTPStatus.NOT_IMPLEMENTED)
-        if self.finds:
-            found.add(HTTPStatus.NOT_FOUND)
-        if self.conflicts:
-            found.add(HTTPStatus.CONFLICT)
-        if self.body is not None:
-            found |= {
-                HTTPStatus.REQUEST_TIMEOUT,
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
-            }
-        return frozenset(found)
 
 
 def _ok(kind: Any, description: str = "As asked.") -> Mapping[int, Gives]:
@@ -192,7 +124,7 @@ ROUTES = (
         answer=answers.prefixes,
         summary="The tree of cached prefixes, a page of it.",
         gives=_ok(PrefixPage),
-        params=shapes.PrefixParams,
+        params=sent.PrefixParams,
         finds=True,
     ),
     Route(
@@ -201,7 +133,7 @@ ROUTES = (
         answer=answers.prefix,
         summary="One run of blocks, with those that lead to it.",
         gives=_ok(PrefixDetail),
-        params=shapes.TextParams,
+        params=sent.TextParams,
         finds=True,
     ),
     Route(
@@ -219,7 +151,7 @@ ROUTES = (
         answer=answers.explain,
         summary="What of a prompt would be served from where, and why the rest would not.",
         gives=_ok(shapes.Explained),
-        body=shapes.Prompt,
+        body=sent.Prompt,
     ),
     Route(
         method=GET,
@@ -227,7 +159,7 @@ ROUTES = (
         answer=answers.requests,
         summary="The last requests.",
         gives=_ok(shapes.Requests),
-        params=shapes.RequestParams,
+        params=sent.RequestParams,
     ),
     Route(
         method=GET,
@@ -235,7 +167,7 @@ ROUTES = (
         answer=answers.request,
         summary="One of the last requests, and why its prompt was not served further.",
         gives=_ok(RequestReport),
-        params=shapes.TextParams,
+        params=sent.TextParams,
         finds=True,
     ),
     Route(
@@ -244,7 +176,7 @@ ROUTES = (
         answer=answers.advice,
         summary="Where prompts of live traffic leave what is cached at the highest cost.",
         gives=_ok(shapes.Advices),
-        params=shapes.TextParams,
+        params=sent.TextParams,
     ),
     Route(
         method=GET,
@@ -259,7 +191,7 @@ ROUTES = (
                 "event `gap`, a Gap.",
             )
         },
-        params=shapes.EventParams,
+        params=sent.EventParams,
     ),
     Route(
         method=GET,
@@ -273,7 +205,7 @@ ROUTES = (
             )
         },
         role=Role.FULL,
-        params=shapes.RecordingParams,
+        params=sent.RecordingParams,
     ),
     Route(
         method=POST,
@@ -282,7 +214,7 @@ ROUTES = (
         summary="Compute a prompt and cache it.",
         gives=_JOB,
         role=Role.FULL,
-        body=shapes.Warm,
+        body=sent.Warm,
     ),
     Route(
         method=GET,
@@ -290,7 +222,7 @@ ROUTES = (
         answer=answers.caches,
         summary="The named caches of a tenant, or of nobody.",
         gives=_ok(shapes.Caches),
-        params=shapes.TenantParams,
+        params=sent.TenantParams,
     ),
     Route(
         method=POST,
@@ -299,7 +231,7 @@ ROUTES = (
         summary="Compute a prompt, and hold it under a name.",
         gives=_JOB,
         role=Role.FULL,
-        body=shapes.Cache,
+        body=sent.Cache,
     ),
     Route(
         method=GET,
@@ -307,7 +239,7 @@ ROUTES = (
         answer=answers.cache,
         summary="A named cache as it is now.",
         gives=_ok(NamedCache),
-        params=shapes.TenantParams,
+        params=sent.TenantParams,
         finds=True,
     ),
     Route(
@@ -317,8 +249,8 @@ ROUTES = (
         summary="Give a named cache another time from now on.",
         gives=_ok(NamedCache),
         role=Role.FULL,
-        params=shapes.TenantParams,
-        body=shapes.Extension,
+        params=sent.TenantParams,
+        body=sent.Extension,
         finds=True,
     ),
     Route(
@@ -328,7 +260,7 @@ ROUTES = (
         summary="Hold a named cache no longer.",
         gives=_ok(shapes.Deleted),
         role=Role.FULL,
-        params=shapes.TenantParams,
+        params=sent.TenantParams,
         finds=True,
     ),
     Route(
@@ -338,7 +270,7 @@ ROUTES = (
         summary="Keep what is cached of a prompt in a tier, until it is released.",
         gives=_JOB,
         role=Role.FULL,
-        body=shapes.Kept,
+        body=sent.Kept,
     ),
     Route(
         method=POST,
@@ -347,7 +279,7 @@ ROUTES = (
         summary="Keep a prompt no longer.",
         gives=_ok(shapes.Released),
         role=Role.FULL,
-        body=shapes.Prompt,
+        body=sent.Prompt,
     ),
     Route(
         method=POST,
@@ -356,7 +288,7 @@ ROUTES = (
         summary="Move what is idle down to a lower tier.",
         gives=_JOB,
         role=Role.FULL,
-        body=shapes.Demote,
+        body=sent.Demote,
         conflicts=True,
     ),
     Route(
@@ -366,7 +298,7 @@ ROUTES = (
         summary="Write down what the disk does not have yet.",
         gives=_JOB,
         role=Role.FULL,
-        body=shapes.Nothing,
+        body=sent.Nothing,
         conflicts=True,
     ),
     Route(
@@ -376,7 +308,7 @@ ROUTES = (
         summary="Take no new requests, and wait until those there are have ended.",
         gives=_JOB,
         role=Role.FULL,
-        body=shapes.Drain,
+        body=sent.Drain,
         conflicts=True,
     ),
     Route(
@@ -386,7 +318,7 @@ ROUTES = (
         summary="Take requests again.",
         gives=_ok(shapes.Resumed),
         role=Role.FULL,
-        body=shapes.Nothing,
+        body=sent.Nothing,
     ),
     Route(
         method=POST,
@@ -395,7 +327,7 @@ ROUTES = (
         summary="Read every record on disk and check it.",
         gives=_JOB,
         role=Role.FULL,
-        body=shapes.Nothing,
+        body=sent.Nothing,
         conflicts=True,
     ),
     Route(
@@ -429,7 +361,7 @@ ROUTES = (
         summary="Change settings while requests run; all of them or none.",
         gives=_ok(shapes.Settings),
         role=Role.FULL,
-        body=shapes.Changes,
+        body=sent.Changes,
     ),
     Route(
         method=GET,
@@ -446,7 +378,7 @@ ROUTES = (
         summary="Set what a tenant may keep when there is not room for all.",
         gives=_ok(shapes.QuotaSet),
         role=Role.FULL,
-        body=shapes.TenantQuota,
+        body=sent.TenantQuota,
     ),
     Route(
         method=DELETE,
