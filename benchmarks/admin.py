@@ -102,8 +102,8 @@ class Trace:
         self.wall_s: list[float] = []
         self.cpu_s: list[float] = []
         cache = engine._cache
-        cache._errands.run = self._timed(cache._errands.run)
-        cache.observe = self._timed(cache.observe)
+        cache._errands.run = self._timed(cache._errands.run)  # type: ignore[method-assign]
+        cache.observe = self._timed(cache.observe)  # type: ignore[method-assign]
 
     def _timed(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any) -> Any:
@@ -147,7 +147,8 @@ def tokens_per_s(engine: Engine, seconds: float, stopped: threading.Event) -> fl
     """Generate without a pause."""
     before, start_s = engine.stats()["engine"]["generated_tokens"], time.perf_counter()
     stopped.wait(seconds)
-    return (engine.stats()["engine"]["generated_tokens"] - before) / (time.perf_counter() - start_s)
+    generated: int = engine.stats()["engine"]["generated_tokens"] - before
+    return generated / (time.perf_counter() - start_s)
 
 
 def _generate(engine: Engine, stopped: threading.Event) -> None:

@@ -30,8 +30,14 @@ _LAYOUT = BlockLayout(num_layers=30, num_kv_heads=3, head_dim=64, block_tokens=1
 
 def _batch_blocks(store: LmdbStore) -> int:
     """How many blocks an engine writes at once."""
-    sizes = {"disk_bytes": store.capacity_bytes, "record_bytes": store.max_stored_bytes}
-    return IndexConfig(block_tokens=16, device_slots=1, host_slots=1, **sizes).blocks_per_write
+    config = IndexConfig(
+        block_tokens=16,
+        device_slots=1,
+        host_slots=1,
+        disk_bytes=store.capacity_bytes,
+        record_bytes=store.max_stored_bytes,
+    )
+    return config.blocks_per_write
 
 
 def _blocks(store: LmdbStore, num_blocks: int, rng: np.random.Generator) -> list[Block]:

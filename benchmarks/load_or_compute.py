@@ -108,7 +108,7 @@ def matched(machine: Machine, layout: str, prefix_tokens: int) -> Match:
 def with_luck(machine: Machine, bad: Luck) -> Curves:
     """What this machine takes with it."""
     prefill = PrefillCurve(**{name: value * bad.prefill for name, value in asdict(machine.prefill).items()})
-    loads = {
+    loads: dict[TierName, LoadCurve] = {
         "host": _slower(machine.host, bad.host),
         "disk": _slower(machine.disk, bad.disk),
     }
@@ -161,6 +161,7 @@ def learn(machine: Machine, rng: random.Random, chooser: Chooser, num_requests: 
         start = rng.choice([0, rng.choice(PREFIXES)])
         tokens = int(2 ** rng.uniform(6, 14))
         curves = with_luck(machine, luck(machine, rng))
+        assert curves.prefill is not None, "a machine has one"
         chooser.costs.prefilled(start, tokens, curves.prefill.seconds(start, tokens))
         for tier in ("host", "disk"):
             num_bytes = int(2 ** rng.uniform(8, 15)) * machine.token_bytes

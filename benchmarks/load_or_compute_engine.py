@@ -11,7 +11,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from benchmarks import command
 from engine import Engine
@@ -21,7 +21,8 @@ from tiering.cli.environment import environment
 from tiering.cli.markdown import table
 from tiering.cli.ttft_setup import Tokens, TtftBench, ask, fill, first_use, prompts, suffix
 
-MODES: Final = ("always", "never", "auto")
+Mode = Literal["always", "never", "auto"]
+MODES: Final[tuple[Mode, ...]] = get_args(Mode)
 WORSE: Final = 1.05
 LEAST_LOADS: Final = 8
 """After which "auto" goes by what it has seen of a tier ..."""
@@ -70,7 +71,7 @@ class Cell:
     """The part of it that "auto" used."""
 
 
-def open_engine(stack: ExitStack, bench: TtftBench, model: Model, load: str, delay_s: float) -> Engine:
+def open_engine(stack: ExitStack, bench: TtftBench, model: Model, load: Mode, delay_s: float) -> Engine:
     folder = stack.enter_context(tempfile.TemporaryDirectory())
     config = replace(bench.engine_config(model, folder), load=load)
     slow = [Delay(on="read", seconds=delay_s)] if delay_s else []
@@ -111,7 +112,7 @@ def measure_disk(
     return [_row(delay_s, cell) for cell in cells], told
 
 
-def play_round(engines: dict[str, Engine], cell: Cell, new: Tokens, number: int, *, counts: bool) -> None:
+def play_round(engines: dict[Mode, Engine], cell: Cell, new: Tokens, number: int, *, counts: bool) -> None:
     """Each engine is asked for the prefix, another one first each time."""
     first = number % len(MODES)
     for mode in (*MODES[first:], *MODES[:first]):

@@ -48,7 +48,8 @@ class Sizes(SimulationConfig):
     @property
     def index(self) -> IndexConfig:
         """See SimulationConfig."""
-        return replace(SimulationConfig.index.__get__(self), quotas=self.quotas)
+        index: IndexConfig = SimulationConfig.index.__get__(self)
+        return replace(index, quotas=self.quotas)
 
 
 class Shared(Simulation):

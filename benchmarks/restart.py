@@ -114,8 +114,13 @@ def restart(folder: Path, num_blocks: int) -> dict[str, Any]:
     before, cpu_s, begun_s = _own_bytes(), time.process_time(), time.perf_counter()
     store = _opened(folder, num_blocks)
     opened_s = time.perf_counter() - begun_s
-    sizes = {"disk_bytes": store.capacity_bytes, "record_bytes": store.max_stored_bytes}
-    config = IndexConfig(block_tokens=_LAYOUT.block_tokens, device_slots=64, host_slots=64, **sizes)
+    config = IndexConfig(
+        block_tokens=_LAYOUT.block_tokens,
+        device_slots=64,
+        host_slots=64,
+        disk_bytes=store.capacity_bytes,
+        record_bytes=store.max_stored_bytes,
+    )
     memories = [HostSlab(64, _LAYOUT.block_bytes) for _ in range(2)]
     cache = TieredCache(
         config,

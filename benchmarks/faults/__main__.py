@@ -132,7 +132,7 @@ def main() -> int:
     ]
     with ThreadPoolExecutor(arguments.processes) as pool:
         rows = []
-        for row in pool.map(lambda job: measure(*job, arguments.tries, arguments.limit_s), jobs):
+        for row in pool.map(lambda job: measure(job[0], job[1], arguments.tries, arguments.limit_s), jobs):
             rows.append(row)
             bad = failed(row) or row["processes_ended"]
             print(f"{'BAD' if bad else 'ok '} {row['level']:7}{row['fault']}", *row["complaints"], flush=True)

@@ -6,11 +6,13 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lmdb
 
 from kvstore.block import Namespace
 from kvstore.disk import LmdbStore
+from kvstore.head import VERSION, header_bytes
 from kvstore.layers import (
     Delay,
     DirtyMiss,
@@ -25,7 +27,7 @@ from kvstore.layers import (
     ShortData,
 )
 from kvstore.metas import metas_of
-from kvstore.record import VERSION, RecordFormat, header_bytes
+from kvstore.record import RecordFormat
 from kvstore.store import BlockRef
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -33,7 +35,7 @@ FIXED_HEADER = header_bytes(0) - 8
 
 Random = random.Random
 OnDirectory = Callable[[Path, Random], object]
-OnStore = Callable[[LmdbStore, Path, Random], None]
+OnStore = Callable[[LmdbStore, Path, Random], object]
 Faults = Callable[[Gate], list[Fault]]
 
 
@@ -285,9 +287,14 @@ def break_pages(table: str) -> OnStore:
     return lambda _store, directory, _rng: break_tree(data_file(directory, table))
 
 
+def while_open(damage: OnDirectory) -> OnStore:
+    """What damages a directory at rest, under an open store."""
+    return lambda _store, directory, rng: damage(directory, rng)
+
+
 def cut_while_open(table: str) -> OnStore:
     """A file loses its end while it is mapped."""
-    return lambda _store, directory, rng: truncate(table)(directory, rng)
+    return while_open(truncate(table))
 
 
 def no_space(store: LmdbStore, _: Path, __: Random) -> None:
@@ -302,7 +309,7 @@ class _FullMap:
     def __init__(self, environment: lmdb.Environment, rng: Random) -> None:
         self._environment, self._rng = environment, rng
 
-    def begin(self, **how: object) -> lmdb.Transaction:
+    def begin(self, **how: Any) -> Any:
         if how.get("write") and self._rng.random() < 2 / 3:
             raise lmdb.MapFullError("full")
         return self._environment.begin(**how)
@@ -314,7 +321,8 @@ class _FullMap:
 def full_map(store: LmdbStore, _: Path, rng: Random) -> None:
     """LMDB says MapFull now and then, in either environment."""
     tables = store._tables
-    tables.records, tables.entries = _FullMap(tables.records, rng), _FullMap(tables.entries, rng)
+    for name in ("records", "entries"):
+        setattr(tables, name, _FullMap(getattr(tables, name), rng))
 
 
 def clock_goes_back(store: LmdbStore, _: Path, rng: Random) -> None:
@@ -365,7 +373,7 @@ BASELINES = [
     Kind("baseline: gone, after a crash", at_rest=crashed(on_baselines(lambda file, _: file.unlink()))),
     Kind(
         "baseline: gone while the store is open",
-        in_use=lambda _store, directory, rng: on_baselines(lambda file, _: file.unlink())(directory, rng),
+        in_use=while_open(on_baselines(lambda file, _: file.unlink())),
     ),
 ]
 CALLS = [

@@ -196,7 +196,8 @@ class EngineTries:
         with _copy(self._scratch, kind) as directory:
             kind.at_rest(directory, rng)
 
-            def wrap(store: LmdbStore) -> Store:
+            def wrap(store: Store) -> Store:
+                assert isinstance(store, LmdbStore)
                 kind.in_use(store, directory, rng)
                 return kind.wrap(store, gate, rng)
 
@@ -206,7 +207,9 @@ class EngineTries:
                 self._serve(kind, directory, lambda store: store, gate, outcome)
         return outcome
 
-    def _serve(self, kind: Kind, directory: Path, wrap: Callable, gate: Gate, outcome: Outcome) -> None:
+    def _serve(
+        self, kind: Kind, directory: Path, wrap: Callable[[Store], Store], gate: Gate, outcome: Outcome
+    ) -> None:
         try:
             with self._open(directory, wrap, encrypted=kind.encrypted) as engine:
                 for prompt, right in [*zip(self._prompts, self._right, strict=True)] * 2:
@@ -235,10 +238,15 @@ class EngineTries:
 
     @staticmethod
     def _said(result: "Result") -> object:
-        return result.token_ids, [each.logprob for each in result.logprobs]
+        return result.token_ids, [each.logprob for each in result.logprobs or ()]
 
     def _open(
-        self, directory: Path, wrap: Callable, *, encrypted: bool = False, deadline_s: float = 0.05
+        self,
+        directory: Path,
+        wrap: Callable[[Store], Store],
+        *,
+        encrypted: bool = False,
+        deadline_s: float = 0.05,
     ) -> "Engine":
         from engine import EngineConfig
         from engine.engine import Engine
@@ -260,7 +268,8 @@ class EngineTries:
         return Engine(self._model, config, wrap_store=wrap, announce=lambda _: None)
 
 
-def _learning_soon(store: LmdbStore) -> LmdbStore:
+def _learning_soon(store: Store) -> Store:
+    assert isinstance(store, LmdbStore)
     store._format.baselines = Baselines(store.layout, (_LEARN_TOKENS,))
     return store
 

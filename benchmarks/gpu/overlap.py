@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.gpu.copies import moved_once
 from benchmarks.gpu.shapes import layout, model_name
+from kvstore.reports import TierName
 
 if TYPE_CHECKING:
     from benchmarks.gpu.links import Link
@@ -66,7 +67,11 @@ def measure(shape: str, size: str, device: str, tell: Callable[[str], None]) -> 
     ):
         first_use(whole, bench)
         first_use(in_groups, bench)
-        ways = {"device": (whole, "device"), "one_group": (whole, "host"), "groups": (in_groups, "host")}
+        ways: dict[str, tuple[Engine, TierName]] = {
+            "device": (whole, "device"),
+            "one_group": (whole, "host"),
+            "groups": (in_groups, "host"),
+        }
         for number, num_tokens, num_repeats in bench.lengths:
             tell(f"{num_tokens} tokens")
             seconds: dict[str, list[float]] = {way: [] for way in ways}

@@ -153,7 +153,7 @@ def report(figures: dict[str, Any]) -> str:
 
 
 def _column(row: dict[str, Any]) -> str:
-    return row["case"] + ("" if row["with_model"] else ", forward left out")
+    return str(row["case"]) + ("" if row["with_model"] else ", forward left out")
 
 
 def main() -> int:

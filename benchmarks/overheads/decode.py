@@ -97,7 +97,8 @@ def _decode(engine: Engine, case: Case, steps: int, seed: int) -> None:
 
 def _watch(engine: Engine, *, with_model: bool) -> list[_Step]:
     """Time the parts of the loop's turns from here on."""
-    loop, parts, taken = engine._loop, Parts(), []
+    loop, parts = engine._loop, Parts()
+    taken: list[_Step] = []
     step: list[Any] = []
     kept: list[torch.Tensor] = []
     forward, build, turn = engine.model.forward, engine.model.batch, loop._turn
@@ -121,7 +122,7 @@ def _watch(engine: Engine, *, with_model: bool) -> list[_Step]:
         if step:
             decodes = sum(chunk.decode for chunk in step)
             taken.append(_Step(parts.take(), decodes, decodes == len(step)))
-        return did
+        return bool(did)
 
     timed_turn = parts.timed(turn, _TURN)
     engine.model.batch = parts.timed(batch, "batch")  # type: ignore[method-assign]

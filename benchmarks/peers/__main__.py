@@ -34,7 +34,7 @@ class Lines:
     """What a worker told, try by try, and how it ended."""
 
     def __init__(self, name: str, interpreter: Path, fault: Fault, scratch: str) -> None:
-        self._command = [interpreter, "-m", "benchmarks.peers.worker", name]
+        self._command = [str(interpreter), "-m", "benchmarks.peers.worker", name]
         self._fault, self._scratch = fault, scratch
         self.versions: dict[str, str] = {}
         self.ended = 0

@@ -157,7 +157,7 @@ def environment(home: Path, steps: Sequence[Sequence[str]], made_of: str, *, tor
         return interpreter
     print(f"{home} is made, once: this takes minutes", flush=True)
     subprocess.run([sys.executable, "-m", "venv", "--clear", home], check=True)
-    pip = [interpreter, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    pip = [str(interpreter), "-m", "pip", "--quiet", "--disable-pip-version-check"]
     constraints = home / "constraints.txt"
     constraints.write_text(f"{TORCH}+cpu\n")
     if torch:
@@ -166,7 +166,7 @@ def environment(home: Path, steps: Sequence[Sequence[str]], made_of: str, *, tor
         if subprocess.run(install, capture_output=True, check=False).returncode:
             subprocess.run([*install, "--extra-index-url", TORCH_CPU_INDEX], check=True)
     for command, *what in steps:
-        bound = ["--constraint", constraints] if command == "install" and "--no-deps" not in what else []
+        bound = ["--constraint", str(constraints)] if command == "install" and "--no-deps" not in what else []
         subprocess.run([*pip, command, *bound, *what], check=True)
     done.write_text(made_of)
     return interpreter

@@ -37,7 +37,8 @@ def damage(fault: Fault, backend: Backend, directory: Path, seed: int, *, close_
 
 def read(backend: Backend, seed: int) -> dict[str, Any]:
     """Read everything back. A hit whose bytes are not those that were put is a wrong one."""
-    told = {**dict.fromkeys(("hits", "served_wrong", "missed", "refused", "raised"), 0), "complaint": ""}
+    told: dict[str, Any] = dict.fromkeys(("hits", "served_wrong", "missed", "refused", "raised"), 0)
+    told["complaint"] = ""
     for number, right in enumerate(blocks(seed)):
         try:
             answer, data = backend.get(number)
@@ -46,7 +47,7 @@ def read(backend: Backend, seed: int) -> dict[str, Any]:
             told["complaint"] = repr(error)
         else:
             told["hits" if answer == "hit" else answer] += 1
-            told["served_wrong"] += answer == "hit" and not np.array_equal(data, right)
+            told["served_wrong"] += answer == "hit" and (data is None or not np.array_equal(data, right))
     return told
 
 

@@ -78,7 +78,7 @@ class Worker:
     def __init__(self, contender: Contender, interpreter: Path, seed: int) -> None:
         """Start it: `begun` waits for it."""
         module = f"benchmarks.peers.index.systems.{contender.environment}"
-        command = [interpreter, "-m", "benchmarks.peers.index.worker", module]
+        command = [str(interpreter), "-m", "benchmarks.peers.index.worker", module]
         self._complaints = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
         self._process = subprocess.Popen(
             [*command, contender.index, contender.offload, str(seed)],

@@ -121,6 +121,15 @@ def _exactly(name: str, call: Callable[[Any, int], Call], tokens: int, num_calls
     return Row(name=name, call=call, least_tokens=tokens, most_tokens=tokens, num_calls=num_calls)
 
 
+def _on(path: Tokens, call: Callable[[Any, int, Tokens], Call]) -> Callable[[Any, int], Call]:
+    return lambda index, number: call(index, number, path)
+
+
+def _match(index: Any, _: int, path: Tokens) -> Call:
+    answer: Call = index.matching(path)
+    return answer
+
+
 def _paths(seed: int) -> Case:
     """Long paths beside a tree of 1,000 prefixes."""
     runs = {length: run(length, seed) for length in LENGTHS_TOKENS}
@@ -142,7 +151,7 @@ def _paths(seed: int) -> Case:
             rows.append(
                 _exactly(
                     f"match {length // 1024} k, {shape}",
-                    lambda index, _, path=path: index.matching(path),
+                    _on(path, _match),
                     length,
                     num_calls=max(4, 32_768 // length),
                 )
@@ -151,7 +160,7 @@ def _paths(seed: int) -> Case:
     for shape, path in longest.items():
         row = _exactly(
             f"match 128 k, {shape}, cold caches",
-            lambda index, _, path=path: index.matching(path),
+            _on(path, _match),
             PROMPT_TOKENS,
         )
         rows.append(replace(row, cold=True))
@@ -163,18 +172,15 @@ def _paths(seed: int) -> Case:
             num_calls=NUM_RUNS,
         )
     )
-    for title, call in (
+    calls: tuple[tuple[str, Callable[[Any, int, Tokens], Call]], ...] = (
         ("match 128 k once more", lambda index, _, path: index.known(path)),
         ("hold and let go 128 k", lambda index, _, path: index.holding(path)),
         ("begin and end a request of 128 k", lambda index, _, path: index.serving(path)),
         ("insert 512 below 128 k", lambda index, n, path: index.inserting(extension(path, seed, n))),
-    ):
+    )
+    for title, call in calls:
         for shape, path in longest.items():
-            rows.append(
-                _exactly(
-                    f"{title}, {shape}", lambda index, n, c=call, path=path: c(index, n, path), PROMPT_TOKENS
-                )
-            )
+            rows.append(_exactly(f"{title}, {shape}", _on(path, call), PROMPT_TOKENS))
     blocks = TREE_PREFIXES * 34 + (NUM_RUNS + 2) * 8192 + 3 * 8192  # and some room for what is inserted below
     return Case(num_blocks=blocks, fill=fill, rows=tuple(rows))
 

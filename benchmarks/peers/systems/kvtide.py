@@ -18,8 +18,8 @@ from benchmarks.peers.backend import (
 from benchmarks.peers.faults import Place
 from kvstore.block import BlockLayout, Namespace
 from kvstore.disk import LmdbStore
+from kvstore.head import header_bytes
 from kvstore.reasons import MissReason
-from kvstore.record import header_bytes
 from kvstore.testing import chain
 
 

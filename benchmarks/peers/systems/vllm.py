@@ -91,7 +91,7 @@ class Backend:
         self._directory = directory
         memory = mmap.mmap(-1, NUM_BLOCKS * BLOCK_BYTES)  # page-aligned, as O_DIRECT needs it
         self._chunks = np.frombuffer(memory, np.int8).reshape(NUM_BLOCKS, BLOCK_BYTES)
-        self._tier = FileSystemTierManager(spec(), memoryview(self._chunks), "fs", str(directory))
+        self._tier = FileSystemTierManager(spec(), self._chunks.data, "fs", str(directory))
         self._numbers = count()
 
     def put(self, number: int, block: Block) -> None:

@@ -68,7 +68,13 @@ def launch(arguments: argparse.Namespace, model: str, name: str, directory: Path
         interpreter = python(system, arguments.envs)
     except subprocess.CalledProcessError as error:
         raise SystemFailed(f"it could not be installed: {error}") from None
-    worker = [interpreter, "-m", "benchmarks.peers.ttft.worker", system.engine, json.dumps(asdict(settings))]
+    worker = [
+        str(interpreter),
+        "-m",
+        "benchmarks.peers.ttft.worker",
+        system.engine,
+        json.dumps(asdict(settings)),
+    ]
     return Process(worker, variables(arguments.envs, arguments.threads))
 
 

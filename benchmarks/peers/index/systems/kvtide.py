@@ -8,7 +8,7 @@ from tiering.holdings import ABSENT, DEVICE
 from tiering.index import Index as Core
 from tiering.index_config import IndexConfig
 from tiering.lease import Lease
-from tiering.moves import Copied
+from tiering.moves import Copied, Demote
 from tiering.residency import Ids
 from tiering.slot_table import SlotState
 
@@ -121,4 +121,5 @@ class Offload:
 
     def settle(self) -> None:
         for move in self._core._outbox.take():
+            assert isinstance(move, Demote), "nothing else was asked for"
             self._core.answer(Copied(move.number))

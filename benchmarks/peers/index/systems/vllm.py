@@ -12,8 +12,8 @@ from vllm.v1.kv_offload.base import LookupResult, OffloadKey, ReqContext, make_o
 from vllm.v1.kv_offload.cpu.manager import CPUOffloadingManager
 from vllm.v1.request import Request
 
-from benchmarks.peers.index.rows import PROMPT_TOKENS, Call
-from benchmarks.workloads_index import BLOCK_TOKENS, NODE_TOKENS, Tokens
+from benchmarks.peers.index.rows import Call
+from benchmarks.workloads_index import BLOCK_TOKENS, NODE_TOKENS, PROMPT_TOKENS, Tokens
 
 _LEFT_TO_COMPUTE = list(range(8))
 

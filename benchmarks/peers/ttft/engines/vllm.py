@@ -25,7 +25,7 @@ def connector(settings: Settings) -> dict[str, Any]:
     """What the LLM class is told of a place outside of its own cache. Nothing for the rows without one."""
     if settings.connector is None:
         return {}
-    extra, options = {
+    ways: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         # keeps what its first step computes: that is to be the whole prompt
         "ExampleConnector": (
             {"shared_storage_path": settings.scratch},
@@ -33,7 +33,8 @@ def connector(settings: Settings) -> dict[str, Any]:
         ),
         # refuses to start, for which nothing needs to be compiled
         "OffloadingConnector": ({"cpu_bytes_to_use": _KV_BYTES}, {"enforce_eager": True}),
-    }[settings.connector]
+    }
+    extra, options = ways[settings.connector]
     config = KVTransferConfig(
         kv_connector=settings.connector, kv_role="kv_both", kv_connector_extra_config=extra
     )
@@ -45,7 +46,7 @@ class Vllm:
         self._scratch = Path(settings.scratch)
         self._llm = LLM(
             settings.model,
-            dtype=settings.dtype,  # type: ignore[arg-type]  # checked by vLLM itself
+            dtype=settings.dtype,
             max_model_len=settings.max_tokens,
             enable_prefix_caching=True,
             kv_cache_memory_bytes=_KV_BYTES,
