@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from .attention import PagedKV, attend_over
 from .batch import Batch
 from .lanes import LaneCall, scale, shares, words
-from .layers import Weights
+from .layers import Seal, Weights
 from .native import computing
 from .pool import DevicePool
 
@@ -27,7 +27,8 @@ class Decoder:
     """
 
     def __init__(self, hf: Any, weights: Weights) -> None:
-        self._turns, self._weights = hf.model.rotary_emb, weights
+        self._hf, self._turns, self._weights = hf, hf.model.rotary_emb, weights
+        self._seal: Seal | None = None
         self.ticks = np.zeros(4, np.int64)
         self.run_s = 0.0
 
@@ -35,15 +36,21 @@ class Decoder:
         """Load the kernel for a pool of this dtype, or have it compiled, so that no request waits for that."""
         self._kernel(stored)
 
+    def seal(self) -> None:
+        """All layers are taken over: what is done to the model from now on has `forward` raise ValueError."""
+        self._seal = Seal(self._hf)
+
     def _kernel(self, stored: torch.dtype) -> Callable[..., object]:
         return _computing(stored, words(self._weights.embedding[:0]).dtype, self._weights.embedding.dtype)
 
     def forward(
         self, batch: Batch, pool: DevicePool, before_layer: Callable[[int], None] | None
     ) -> torch.Tensor:
-        """As `Model.forward`. Where attention is the kernel's in all of a batch it is one call, unless layers wait for something;
+        """As `Model.forward`, and raises ValueError as `seal` says. Where attention is the kernel's in all of a batch it is one call, unless layers wait for something;
         elsewhere one call from each layer's attention to the next one's.
         """
+        if self._seal is not None:
+            self._seal.check()
         step = _Step(self, self._weights, self._turns, batch, pool)
         end, last = step.end, _NUM_PARTS * self._weights.num_layers
         kernel = self._kernel(pool.dtype)

@@ -301,3 +301,30 @@ class PackedLayer(torch.nn.Module):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:  # noqa: FBT001 - torch's own
         super()._save_to_state_dict(destination, prefix, keep_vars)
         destination |= {f"{prefix}{name}": tensor for name, tensor in self.weights.state(self._number)}
+
+
+class Seal:
+    """Notices what is done to a model after its weights were taken over, of which the kernel would do nothing."""
+
+    def __init__(self, hf: Any) -> None:
+        """`hf`: as it is from now on. What turns queries and keys is called as ever, and may be hooked."""
+        self._modules = [module for module in hf.modules() if module is not hf.model.rotary_emb]
+        self._made_of = self._parts()
+
+    def check(self) -> None:
+        """Raise ValueError if it was hooked, or a part or weight was replaced. Takes 20 to 35 us, of a model of 30 layers."""
+        if self._parts() != self._made_of or any(map(is_hooked, self._modules)):
+            raise ValueError(
+                "the model was hooked, or a part of it replaced, after an engine had taken over its weights: that would have no "
+                "effect; change a model before it is given to an engine"
+            )
+
+    def _parts(self) -> list[object]:
+        return [
+            (*module._modules.values(), *map(_memory, module._parameters.values()))  # noqa: SLF001 - faster than torch's ways
+            for module in self._modules
+        ]
+
+
+def _memory(weight: torch.Tensor | None) -> int:
+    return 0 if weight is None else weight.data_ptr()

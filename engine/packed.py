@@ -64,6 +64,8 @@ def packing(hf: Any, stored: torch.dtype | None = None) -> Iterator[Decoder | No
         yield decoder
         for one in packed:
             one.result()
+        if decoder is not None:
+            decoder.seal()
 
 
 def _pack(module: torch.nn.Module, name: str) -> None:

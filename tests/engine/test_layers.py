@@ -209,6 +209,49 @@ def test_a_hooked_product_stays():
     assert type(hf.model.layers[1].mlp.up_proj) is torch.nn.Linear
 
 
+def hook_a_layer(hf: torch.nn.Module) -> None:
+    hf.model.layers[1].register_forward_hook(lambda *_: None)
+
+
+def hook_all(hf: torch.nn.Module) -> None:
+    hf.register_forward_pre_hook(lambda *_: None)
+
+
+def replace_the_head(hf: torch.nn.Module) -> None:
+    """As an adapter does that wraps it."""
+    hf.lm_head = torch.nn.Sequential(hf.lm_head)
+
+
+def replace_a_weight(hf: torch.nn.Module) -> None:
+    hf.model.norm.weight = torch.nn.Parameter(2 * hf.model.norm.weight)
+
+
+def move_the_weights(hf: torch.nn.Module) -> None:
+    hf.half()
+
+
+@pytest.mark.parametrize(
+    "change", [hook_a_layer, hook_all, replace_the_head, replace_a_weight, move_the_weights]
+)
+def test_what_is_done_to_a_packed_model_is_noticed(change):
+    """It would be done to what nothing is computed with any more."""
+    model = packed(random_model(KINDS["llama"]))
+    logits_of(model, (0, 20))
+    change(model.hf)
+    with pytest.raises(ValueError, match="after an engine had taken over its weights"):
+        logits_of(model, (0, 20))
+
+
+def test_hooks_that_are_gone_are_forgotten_and_those_on_turns_are_called():
+    model = packed(random_model(KINDS["llama"]))
+    called = []
+    model.hf.model.rotary_emb.register_forward_hook(lambda *_: called.append(True))
+    hook = model.hf.lm_head.register_forward_hook(lambda *_: None)
+    hook.remove()
+    logits_of(model, (0, 20))
+    assert called
+
+
 def test_turns_of_another_width_are_refused():
     """Of them the kernel would read more than there is."""
     model = packed(random_model(KINDS["llama"]))

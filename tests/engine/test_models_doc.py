@@ -37,6 +37,11 @@ A sliding window is a mask over a layer's attention; blocks are cached, found an
 not a layer can still see them. Rotary embeddings of types default, linear, llama3 and yarn are served; "dynamic" and
 "longrope" turn keys by the longest sequence in the batch, so that a cached key would be wrong later, and are refused.
 
+An adapter (LoRA) is to be merged into its model's weights before: `merge_and_unload()` of peft, then `save_pretrained()`. A
+model that is handed over as an object stays as it is then: what hooks it or replaces a part or weight of it later is noticed at
+the next step where a kernel of ours computes it, whose requests end with an error; elsewhere it has its effect, on top of KV that was cached
+without it.
+
 A GGUF file is converted once, into float32 safetensors below ~/.cache/kvtide; what transformers would drop from it without
 a word (a scaled rotary embedding, a window of another family) is refused.
 
