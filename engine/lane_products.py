@@ -3,6 +3,7 @@
 What is here is called from compiled functions alone. Addresses are int64, and need not be aligned.
 """
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from llvmlite import ir
@@ -42,6 +43,34 @@ def _multiplied(builder: Any, left: Any, right: Any, addend: Any, *, pairs: bool
     return call(builder, "llvm.x86.avx512bf16.dpbf16ps.512", addend, *operands)
 
 
+_Sums = dict[tuple[int, int], Any]
+
+
+def _summed(builder: Any, num_steps: Any, begin: _Sums, following: Callable[[Any, _Sums], _Sums]) -> _Sums:
+    """Sums after a loop, which stay in registers: `following` gives those after a step of its number and those before it, of which
+    the first are `begin`. There is one step at least.
+    """
+    before, loop, after = builder.block, *map(builder.append_basic_block, ("step", "done"))
+    builder.branch(loop)
+    builder.position_at_end(loop)
+    step, now = builder.phi(I64), {place: builder.phi(FLOATS) for place in begin}
+    then = following(step, now)
+    next_step = builder.add(step, ir.Constant(I64, 1))
+    for phi, first, last in (
+        (step, ir.Constant(I64, 0), next_step),
+        *((now[place], begin[place], then[place]) for place in begin),
+    ):
+        phi.add_incoming(first, before)
+        phi.add_incoming(last, loop)
+    builder.cbranch(builder.icmp_signed("<", next_step, num_steps), loop, after)
+    builder.position_at_end(after)
+    return then
+
+
+def _at(builder: Any, base: Any, step: Any, times: int) -> Any:
+    return builder.add(base, builder.mul(step, ir.Constant(I64, times)))
+
+
 def _product(*, pairs: bool, adds: bool = False, fetches: bool = False, num_rows: int = ROWS) -> Any:
     """Rows of a matrix product, of UNIT lanes: sums[i] = sum over k of left[i, k] * right[k], from k = 0 on, one after the other.
 
@@ -57,44 +86,37 @@ def _product(*, pairs: bool, adds: bool = False, fetches: bool = False, num_rows
     def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
         left, left_row, left_step, right, sums, factors, num_steps = given
 
-        def at(base: Any, step: Any, number: int) -> Any:
-            return builder.add(base, builder.mul(step, ir.Constant(I64, number)))
-
         row, register = ir.Constant(I64, ROW_BYTES), ir.Constant(I64, REGISTER_BYTES)
-        places = [[at(at(sums, row, i), register, j) for j in range(VECTORS)] for i in range(num_rows)]
-        begin = [[floats(0.0) for _ in of_row] for of_row in places]
-        if adds:
-            by_lane = [fetch(builder, at(factors, register, j)) for j in range(VECTORS)]
-            begin = [
-                [builder.fmul(fetch(builder, one), by) for one, by in zip(of_row, by_lane, strict=True)]
-                for of_row in places
-            ]
-        before, loop, after = builder.block, *map(builder.append_basic_block, ("step", "done"))
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        step, now = builder.phi(I64), [[builder.phi(FLOATS) for _ in of_row] for of_row in places]
-        of_step = builder.add(right, builder.mul(step, row))
-        lanes = [fetch(builder, at(of_step, register, j)) for j in range(VECTORS)]
-        column = builder.add(left, builder.mul(step, left_step))
-        if fetches:
-            bring(builder, at(factors, step, FETCH_BYTES))
-        numbers = [load_left(builder, at(column, left_row, i)) for i in range(num_rows)]
-        then = [
-            [_multiplied(builder, numbers[i], lanes[j], now[i][j], pairs=pairs) for j in range(VECTORS)]
+
+        def of_register(base: Any, number: int) -> Any:
+            return _at(builder, base, register, number)
+
+        places = {
+            (i, j): of_register(_at(builder, sums, row, i), j)
             for i in range(num_rows)
-        ]
-        next_step = builder.add(step, ir.Constant(I64, 1))
-        for phi, first, following in (
-            (step, ir.Constant(I64, 0), next_step),
-            *((now[i][j], begin[i][j], then[i][j]) for i in range(num_rows) for j in range(VECTORS)),
-        ):
-            phi.add_incoming(first, before)
-            phi.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", next_step, num_steps), loop, after)
-        builder.position_at_end(after)
-        for i in range(num_rows):
-            for j in range(VECTORS):
-                put(builder, places[i][j], then[i][j])
+            for j in range(VECTORS)
+        }
+        begin = dict.fromkeys(places, floats(0.0))
+        if adds:
+            by_lane = [fetch(builder, of_register(factors, j)) for j in range(VECTORS)]
+            begin = {
+                (i, j): builder.fmul(fetch(builder, place), by_lane[j]) for (i, j), place in places.items()
+            }
+
+        def following(step: Any, now: _Sums) -> _Sums:
+            of_step = builder.add(right, builder.mul(step, row))
+            lanes = [fetch(builder, of_register(of_step, j)) for j in range(VECTORS)]
+            column = builder.add(left, builder.mul(step, left_step))
+            if fetches:
+                bring(builder, _at(builder, factors, step, FETCH_BYTES))
+            numbers = [load_left(builder, _at(builder, column, left_row, i)) for i in range(num_rows)]
+            return {
+                (i, j): _multiplied(builder, numbers[i], lanes[j], now[i, j], pairs=pairs) for i, j in places
+            }
+
+        then = _summed(builder, num_steps, begin, following)
+        for place, address in places.items():
+            put(builder, address, then[place])
         return context.get_dummy_value()
 
     @intrinsic
@@ -133,29 +155,22 @@ def _row_products(*, pairs: bool, num_left: int, num_right: int) -> Any:
     def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
         left, left_row, right, right_row, sums, sums_row, num_steps = given
 
-        def at(base: Any, step: Any, times: int) -> Any:
-            return builder.add(base, builder.mul(step, ir.Constant(I64, times)))
-
         places = [(i, j) for i in range(num_left) for j in range(num_right)]
-        before, loop, after = builder.block, *map(builder.append_basic_block, ("step", "done"))
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        step, now = builder.phi(I64), {place: builder.phi(FLOATS) for place in places}
-        offset = builder.mul(step, ir.Constant(I64, REGISTER_BYTES))
-        lefts = [fetch(builder, builder.add(at(left, left_row, i), offset)) for i in range(num_left)]
-        rights = [fetch(builder, builder.add(at(right, right_row, j), offset)) for j in range(num_right)]
-        then = {(i, j): _multiplied(builder, lefts[i], rights[j], now[i, j], pairs=pairs) for i, j in places}
-        next_step = builder.add(step, ir.Constant(I64, 1))
-        for phi, first, following in (
-            (step, ir.Constant(I64, 0), next_step),
-            *((now[place], floats(0.0), then[place]) for place in places),
-        ):
-            phi.add_incoming(first, before)
-            phi.add_incoming(following, loop)
-        builder.cbranch(builder.icmp_signed("<", next_step, num_steps), loop, after)
-        builder.position_at_end(after)
+
+        def following(step: Any, now: _Sums) -> _Sums:
+            offset = builder.mul(step, ir.Constant(I64, REGISTER_BYTES))
+            lefts, rights = (
+                [fetch(builder, builder.add(_at(builder, base, row, i), offset)) for i in range(num)]
+                for base, row, num in ((left, left_row, num_left), (right, right_row, num_right))
+            )
+            return {
+                (i, j): _multiplied(builder, lefts[i], rights[j], now[i, j], pairs=pairs) for i, j in places
+            }
+
+        then = _summed(builder, num_steps, dict.fromkeys(places, floats(0.0)), following)
         for i, j in places:
-            put(builder, at(at(sums, sums_row, i), ir.Constant(I64, 4), j), total(builder, then[i, j]))
+            address = _at(builder, _at(builder, sums, sums_row, i), ir.Constant(I64, 4), j)
+            put(builder, address, total(builder, then[i, j]))
         return context.get_dummy_value()
 
     @intrinsic
