@@ -85,7 +85,6 @@ def _product(*, pairs: bool, adds: bool = False, fetches: bool = False, num_rows
 
     def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
         left, left_row, left_step, right, sums, factors, num_steps = given
-
         row, register = ir.Constant(I64, ROW_BYTES), ir.Constant(I64, REGISTER_BYTES)
 
         def of_register(base: Any, number: int) -> Any:
