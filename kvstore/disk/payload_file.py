@@ -75,6 +75,7 @@ class PayloadFile:
 
     def __init__(self, environment: lmdb.Environment) -> None:
         """Where the file system does not read past the page cache (O_DIRECT), the rest is done all the same."""
+        self._environment = environment
         self._tree = Tree(environment)
         self._path = path = Path(environment.path()) / "data.mdb"
         with lmdb_errors(f"opening {path}"):
@@ -159,9 +160,15 @@ class PayloadFile:
                 yield place, span
 
     def make_ready(self, num_calls: int) -> None:
-        """Take the memory that so many calls need that read at once, unless there is little to be read."""
-        if self._num_bytes >= _LEAST_BYTES:
-            self._buffers.make(num_calls)
+        """Have what so many calls need that read at once, unless there is little to be read: memory, threads, and where the map lies."""
+        if self._num_bytes < _LEAST_BYTES:
+            return
+        self._buffers.make(num_calls)
+        self._readers.begin()
+        with self._environment.begin(buffers=True) as txn:
+            cursor = txn.cursor()
+            if cursor.first():
+                self._tree.find(txn, [bytes(cursor.key())], self._num_bytes)
 
     @property
     def _num_bytes(self) -> int:
