@@ -7,12 +7,10 @@ with one request, into buffers, some requests ahead of what is looked at. What i
 docs/adr/0010 and 0012.
 """
 
-import ctypes
 import errno
 import fcntl
 import mmap
 import os
-import struct
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
@@ -29,6 +27,7 @@ from kvstore.disk.buffers import Buffers
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
 from kvstore.disk.read_ahead import ReadAhead, is_taken_back
+from kvstore.disk.tree import VALUE_OFFSET, Tree
 from kvstore.reasons import MissReason
 from kvstore.span import Span
 
@@ -40,8 +39,6 @@ READS_AHEAD: Final = 3
 """So many more requests are on their way while what one has brought is looked at."""
 _READERS: Final = 4
 """Threads that wait for these, for all callers: more requests at once make no disk faster that was measured."""
-_FINDERS: Final = 4
-"""Threads that have LMDB find values that are not in memory."""
 _MOST_WAIT_S: Final = 0.1
 """For one's turn to look at values, and for a thread to begin with a read: milliseconds, unless somebody hangs in a page that the
 disk does not give, who must not stop others.
@@ -52,15 +49,6 @@ _MOST_BYTES: Final = 256 << 20
 """No block is larger: what says so is damaged, and no reason to take so much memory. Nor is more taken for reads ahead, or kept for later calls."""
 _LEAST_BYTES: Final = 16 << 20
 """Of a file for which memory is made ready."""
-
-# LMDB's data format 1, all of its pages and nodes little-endian here. A page begins with its number and its kind; the node of a
-# key with the size of its value (low, high), flags and the key's size; then the key; then the value, or the number of the first
-# page that the value has for itself, in which it follows a header.
-_PAGE: Final = struct.Struct("<QHH")
-_NODE: Final = struct.Struct("<HHHH")
-_NUMBER: Final = struct.Struct("<Q")
-_LEAF, _BIG = 0x02, 0x01
-_PAGE_HEADER_BYTES: Final = 16
 
 
 class _Place(NamedTuple):
@@ -88,15 +76,13 @@ class PayloadFile:
     def __init__(self, environment: lmdb.Environment) -> None:
         """Where the file system does not read past the page cache (O_DIRECT), the rest is done all the same."""
         self._environment = environment
-        self._page_bytes = int(environment.stat()["psize"])
+        self._tree = Tree(environment)
         self._path = path = Path(environment.path()) / "data.mdb"
         with lmdb_errors(f"opening {path}"):
             try:
                 self._file = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
             except OSError:
                 self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._understood: bool | None = None
-        """Whether LMDB lays out its pages as we think; None before the first look."""
         self._buffers = Buffers((1 + READS_AHEAD) * READ_BYTES, _MOST_BYTES)
         self._at_once = threading.BoundedSemaphore(num_cores())
         """More threads than cores that look at values would take the GIL from each other several times in each."""
@@ -104,10 +90,7 @@ class PayloadFile:
         """To look at small values, which is nearly all done with the GIL: two threads would take it from each other at each, and from those
         that wait for the blocks.
         """
-        self._are_small = False
-        """Whether values that were looked at last share their pages with others."""
         self._readers = ReadAhead("kvstore-read", _READERS)
-        self._finders = ReadAhead("kvstore-find", _FINDERS)
 
     def examined(
         self,
@@ -122,60 +105,46 @@ class PayloadFile:
         its map is looked for there again. Raises Unsound if a part of the file is gone, OSError if the disk cannot read.
         """
         found: list[MissReason | None] = [MissReason.ABSENT] * len(keys)
-        places: list[_Place] = []
-        cursor = txn.cursor()
-        touching: list[Future[None]] = []
-        try:
-            with self._turn(self._alone if self._are_small else self._at_once):
-                for position, key in enumerate(keys):
-                    if cursor.set_key(key):
-                        place = self._place(cursor, position)
-                        self._are_small = place is None
-                        if place is None:
-                            found[position] = examine(position, cursor.value())
-                        else:
-                            if not places and pages_absent(place.address, place.num_bytes):
-                                touching = self._touched(keys[position + 1 :])
-                            places.append(place)
-        finally:
-            wait(
-                [each for each in touching if not each.cancel()]
-            )  # the environment may be closed when this call is over
-        self._check_within(places)
+        places, unsure = self._places(txn, keys)
+        if unsure:
+            with self._turn(self._alone):
+                for position in unsure:
+                    found[position] = _by_lmdb(txn, keys, position, examine)
         in_memory, absent = _parted(places)
         if in_memory:
             with self._turn(self._at_once):
                 spans = [Span(place.address, place.num_bytes) for place in in_memory]
                 for place, _ in self._looked_at(in_memory, spans, prove, found):
-                    found[place.position] = examine(place.position, txn.get(keys[place.position]))
+                    found[place.position] = _by_lmdb(txn, keys, place.position, examine)
         with closing(self._read(absent)) as runs:
             for run, spans in runs:
                 with self._turn(self._at_once):
                     for place, span in self._looked_at(run, spans, prove, found):
                         reason = examine(place.position, span.view)
                         if reason is not None and reason.damaged:
-                            reason = examine(place.position, txn.get(keys[place.position]))
+                            reason = _by_lmdb(txn, keys, place.position, examine)
                         found[place.position] = reason
         return found
 
-    def _check_within(self, places: list[_Place]) -> None:
-        """Or what a damaged tree calls a value would be looked at where there is no memory."""
-        end, num_bytes = max((place.begin + place.num_bytes for place in places), default=0), self._num_bytes
-        if end > num_bytes:
-            raise Unsound(f"{self._path} ends at {num_bytes}, within a record")
-
-    def _touched(self, keys: Sequence[bytes]) -> list[Future[None]]:
-        """Have other threads look for these values, which are probably not in memory either: LMDB reads the first page of each that it is
-        asked for, one after the other, and each waits for the disk.
-        """
-        parts = [keys[number::_FINDERS] for number in range(min(_FINDERS, len(keys)))]
-        return [self._finders.put(partial(self._touch, part)) for part in parts]
-
-    def _touch(self, keys: Sequence[bytes]) -> None:
-        with self._environment.begin(buffers=True) as txn:
-            cursor = txn.cursor()
-            for key in keys:
-                cursor.set_key(key)
+    def _places(
+        self, txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes]
+    ) -> tuple[list[_Place], list[int]]:
+        """Where values lie, in that order, and the positions of those of which only LMDB can say."""
+        file_bytes = self._num_bytes
+        found = self._tree.find(txn, keys, file_bytes)
+        if found is None:
+            return [], list(range(len(keys)))
+        order = np.argsort(found.begins).tolist()
+        begins, sizes = found.begins.tolist(), found.sizes.tolist()
+        sure = [position for position in order if begins[position] >= 0 and sizes[position] <= _MOST_BYTES]
+        places = [
+            _Place(position, found.map_begin + begins[position], begins[position], sizes[position])
+            for position in sure
+        ]
+        # or what a damaged tree calls a value would be looked at where there is no memory
+        if any(place.begin + place.num_bytes > file_bytes for place in places):
+            raise Unsound(f"{self._path} ends at {file_bytes}, within a record")
+        return places, sorted({*range(len(keys))}.difference(sure))
 
     def _looked_at(
         self, places: list[_Place], spans: list[Span], prove: Prove | None, found: list[MissReason | None]
@@ -191,9 +160,15 @@ class PayloadFile:
                 yield place, span
 
     def make_ready(self, num_calls: int) -> None:
-        """Take the memory that so many calls need that read at once, unless there is little to be read."""
-        if self._num_bytes >= _LEAST_BYTES:
-            self._buffers.make(num_calls)
+        """Have what so many calls need that read at once, unless there is little to be read: memory, threads, and where the map lies."""
+        if self._num_bytes < _LEAST_BYTES:
+            return
+        self._buffers.make(num_calls)
+        self._readers.begin()
+        with self._environment.begin(buffers=True) as txn:
+            cursor = txn.cursor()
+            if cursor.first():
+                self._tree.find(txn, [bytes(cursor.key())], self._num_bytes)
 
     @property
     def _num_bytes(self) -> int:
@@ -203,7 +178,6 @@ class PayloadFile:
     def close(self) -> None:
         """Nobody may read any more."""
         self._readers.close()
-        self._finders.close()
         os.close(self._file)
 
     @contextmanager
@@ -215,29 +189,6 @@ class PayloadFile:
         finally:
             if has_place:
                 places.release()
-
-    def _place(self, cursor: "lmdb.Cursor[memoryview]", position: int) -> _Place | None:
-        """Where the value lies that the cursor is at, found without touching it; None if it has no pages for itself."""
-        if self._understood is False:
-            return None
-        key = cursor.key()
-        at = np.frombuffer(key, np.uint8).__array_interface__["data"][0]  # faster than what `ctypes` says
-        page_at = at - at % self._page_bytes
-        if at - page_at + len(key) + _NUMBER.size > self._page_bytes:
-            return None
-        page, _, kind = _PAGE.unpack(ctypes.string_at(page_at, _PAGE.size))
-        node = ctypes.string_at(at - _NODE.size, _NODE.size + len(key) + _NUMBER.size)
-        low, high, flags, key_bytes = _NODE.unpack_from(node)
-        num_bytes = high << 16 | low
-        if not (kind & _LEAF and flags & _BIG and key_bytes == len(key) and num_bytes <= _MOST_BYTES):
-            return None
-        [first] = _NUMBER.unpack_from(node, _NODE.size + len(key))
-        begin = first * self._page_bytes + _PAGE_HEADER_BYTES
-        place = _Place(position, page_at - page * self._page_bytes + begin, begin, num_bytes)
-        if self._understood is None:
-            value = np.frombuffer(cursor.value(), np.uint8)
-            self._understood = (value.ctypes.data, value.size) == (place.address, place.num_bytes)
-        return place if self._understood else None
 
     def _read(self, places: list[_Place]) -> Generator[tuple[list[_Place], list[Span]], None, None]:
         """Values and their bytes, which hold until the next ones are asked for. To be closed: reads may be on their way.
@@ -271,8 +222,10 @@ class PayloadFile:
 
     def _span(self, run: list[_Place]) -> tuple[int, int]:
         """Where in the file a run begins, and the bytes of its pages."""
-        begin = run[0].begin - _PAGE_HEADER_BYTES
-        return begin, -(-(run[-1].begin + run[-1].num_bytes - begin) // self._page_bytes) * self._page_bytes
+        begin = run[0].begin - VALUE_OFFSET
+        return begin, -(
+            -(run[-1].begin + run[-1].num_bytes - begin) // self._tree.page_bytes
+        ) * self._tree.page_bytes
 
     def _fill(self, buffer: memoryview, run: list[_Place]) -> None:
         """Read a run."""
@@ -287,7 +240,7 @@ class PayloadFile:
         while num_bytes < len(data):
             # A read that meets what the disk cannot give answers what lies before it; only the next one says why.
             at = (
-                num_bytes - num_bytes % self._page_bytes
+                num_bytes - num_bytes % self._tree.page_bytes
             )  # past the page cache one reads from a page's begin only
             so_far = at + self._preadv(data[at:], begin + at)
             if so_far <= num_bytes:
@@ -310,10 +263,18 @@ class PayloadFile:
         return os.preadv(self._file, [data], begin)
 
 
+def _by_lmdb(
+    txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes], position: int, examine: Examine
+) -> MissReason | None:
+    """What is said of what LMDB itself finds."""
+    value = txn.get(keys[position])
+    return MissReason.ABSENT if value is None else examine(position, value)
+
+
 def _runs(places: list[_Place]) -> Iterator[list[_Place]]:
     """Values that are read with one request, in the order in which they lie."""
     run: list[_Place] = []
-    for place in sorted(places, key=lambda place: place.begin):
+    for place in places:
         if run:
             gap_bytes = place.begin - run[-1].begin - run[-1].num_bytes
             if gap_bytes > _GAP_BYTES or place.begin + place.num_bytes - run[0].begin > READ_BYTES:
@@ -335,7 +296,7 @@ def _parted(places: list[_Place]) -> tuple[list[_Place], list[_Place]]:
         if not num_absent:
             in_memory += run
         elif num_present * mmap.PAGESIZE < min(place.num_bytes for place in run):
-            absent += run  # LMDB has touched the first page of each
+            absent += run
         else:
             for place in run:
                 (absent if pages_absent(place.address, place.num_bytes) else in_memory).append(place)

@@ -13,7 +13,7 @@ _MOST_WAITING: Final = 64
 
 
 class ReadAhead:
-    """Daemon threads, which begin with the first read. Any thread may call it.
+    """Daemon threads, which begin with the first read if they have not before. Any thread may call it.
 
     A read that no thread has begun with can be taken back, so that whoever needs it does not wait for those of others for ever: one
     that hangs stops its own caller only. Unlike the standard library's executor it never makes interpreter exit wait for one.
@@ -27,7 +27,7 @@ class ReadAhead:
 
     def put(self, read: Read) -> Future[None]:
         """Have it done soon. It is cancelled where there is no thread for it: then it is the caller's to do."""
-        self._begin_threads()
+        self.begin()
         future: Future[None] = Future()
         if self._threads and self._reads.qsize() < _MOST_WAITING:
             self._reads.put((future, read))
@@ -35,14 +35,8 @@ class ReadAhead:
             future.cancel()
         return future
 
-    def close(self) -> None:
-        """No read may be on its way, and none may be put any more."""
-        for _ in self._threads:
-            self._reads.put(None)
-        for thread in self._threads:
-            thread.join()
-
-    def _begin_threads(self) -> None:
+    def begin(self) -> None:
+        """Have the threads run, as far as the system has so many."""
         if len(self._threads) == self._num_threads:
             return
         with self._lock:
@@ -53,6 +47,13 @@ class ReadAhead:
                 except RuntimeError:  # the system has no more of them, or the program is about to end
                     return
                 self._threads.append(thread)
+
+    def close(self) -> None:
+        """No read may be on its way, and none may be put any more."""
+        for _ in self._threads:
+            self._reads.put(None)
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
         while (queued := self._reads.get()) is not None:

@@ -17,12 +17,8 @@ from typing import Final
 
 from lmdb.verify import verify
 
-TIMEOUT_S: Final = 120.0  # two seconds a million records were measured; the rest is for cold disks
-
-# What LMDB 0.9 keeps in its two meta pages, on 64-bit machines, from the page's begin.
 _MAGIC: Final = 0xBEEFC0DE
-_MAGIC_AT, _PAGE_BYTES_AT, _LAST_PAGE_AT = 16, 40, 136
-_META_BYTES: Final = 152
+TIMEOUT_S: Final = 120.0  # two seconds a million records were measured; the rest is for cold disks
 
 
 def problems(
@@ -82,23 +78,29 @@ def is_short(environment: Path) -> bool:
     try:
         with data.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            first = _Meta(file.read(_META_BYTES))
+            first = Meta(file.read(Meta.num_bytes))
             file.seek(first.page_bytes)
-            second = _Meta(file.read(_META_BYTES))
-    except (OSError, struct.error, ValueError):
+            second = Meta(file.read(Meta.num_bytes))
+    except (OSError, ValueError):
         return True
     return size < (max(first.last_page, second.last_page) + 1) * first.page_bytes
 
 
-class _Meta:
-    """What is of interest here in a meta page. Raises ValueError or struct.error for what is none."""
+class Meta:
+    """What one of the two meta pages of LMDB's data format 1 says, on 64-bit machines. Raises ValueError for what is none."""
+
+    # number, kind, magic, version, bytes of a page; of the main database flags, depth and root; last page, number of the commit
+    _form: Final = struct.Struct("<Q2xH4xII16xI44x4xHH32xQQQ")
+    num_bytes: Final = _form.size
 
     def __init__(self, page: bytes) -> None:
-        (magic,) = struct.unpack_from("<I", page, _MAGIC_AT)
+        if len(page) < self.num_bytes:
+            raise ValueError("too short for a page of LMDB's")
+        fields = self._form.unpack_from(page)
+        self.number, self.kind, magic, self.version, self.page_bytes = fields[:5]
+        self.flags, self.depth, self.root, self.last_page, self.commit = fields[5:]
         if magic != _MAGIC:
             raise ValueError("no page of LMDB's")
-        self.page_bytes: int = struct.unpack_from("<I", page, _PAGE_BYTES_AT)[0]
-        self.last_page: int = struct.unpack_from("<Q", page, _LAST_PAGE_AT)[0]
 
 
 def _signal_name(number: int) -> str:

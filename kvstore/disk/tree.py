@@ -1,0 +1,145 @@
+"""Where LMDB's values lie, found by a walk of our own in its map. See docs/adr/0021.
+
+LMDB finds one key after the other, with Python in between, and its binding touches the first page of each value that it finds: where that
+is not in memory the disk is waited for. Here all keys are looked for in one call, without Python's lock, and no value is touched.
+"""
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Final, NamedTuple
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from kvstore.code import Function, loaded
+from kvstore.disk.verification import Meta
+from kvstore.errors import StoreFailed
+
+VALUE_OFFSET: Final = 16
+"""Where a value begins on the first of its pages."""
+_META, _VERSION = 0x08, 1
+_MOST_DEPTH: Final = 32
+"""LMDB goes no deeper."""
+_NO_PAGE: Final = 1 << 48
+"""No page has such a number."""
+
+_FIND: Final = Function(
+    "kvstore.disk.descent",
+    "find",
+    ("kvstore.disk.descent", "kvstore.instructions", "kvstore.scratch"),
+    (
+        *["int64"] * 5,
+        "uint8 1",
+        "int64 1",
+        "int64 1 written",
+        "int64 1 written",
+    ),
+)
+
+
+@cache
+def finding() -> Callable[..., int]:
+    """`find` of kvstore/disk/descent.py. The first call loads it, or has it compiled. Raises StoreFailed where it cannot be."""
+    return loaded(_FIND)[0]
+
+
+class Found(NamedTuple):
+    """Where the values of some keys lie."""
+
+    map_begin: int
+    """An address."""
+    begins: NDArray[np.int64]
+    """In the file and the map; -1 where LMDB is to be asked, which may know better."""
+    sizes: NDArray[np.int64]
+    """Bytes, where there is a begin."""
+
+
+class Tree:
+    """The main database of an environment that this process alone has open. Any thread may call it.
+
+    LMDB's answer about one value is compared with ours, once for each map: if they differ it is asked about all.
+    """
+
+    def __init__(self, environment: lmdb.Environment) -> None:
+        self._environment = environment
+        self.page_bytes: Final = int(environment.stat()["psize"])
+        self._map: tuple[int, int | None] | None = None
+        """Its size, which changes whenever it moves, and its address: None where LMDB does not lay out its pages as we think."""
+
+    def find(
+        self, txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes], file_bytes: int
+    ) -> Found | None:
+        """Where the values under these keys lie in the file, of which there are so many bytes; None if LMDB is to be asked about all.
+
+        That may be of a commit since the transaction began: this keeps the pages of all that come after it as well.
+        """
+        map_bytes = int(self._environment.info()["map_size"])
+        if self._map is None or self._map[0] != map_bytes:
+            self._map = self._learned(txn, keys, map_bytes, file_bytes)
+        begin = None if self._map is None else self._map[1]
+        return None if begin is None else self._found(begin, txn.id(), keys, file_bytes)
+
+    def _learned(
+        self, txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes], map_bytes: int, file_bytes: int
+    ) -> tuple[int, int | None] | None:
+        """None as long as there is no value to learn it from that has pages for itself."""
+        cursor = txn.cursor()
+        key = next(filter(cursor.set_key, keys), None)
+        if key is None:
+            return None
+        value = np.frombuffer(cursor.value(), np.uint8)
+        places = np.frombuffer(cursor.key(), np.uint8).ctypes.data, value.ctypes.data
+        pages = [place - place % self.page_bytes for place in places]
+        if pages[0] == pages[1]:
+            return None
+        # both tell their numbers: it is the map's begin if they agree
+        begins = {
+            page - self.page_bytes * int.from_bytes(ctypes.string_at(page, 8), "little") for page in pages
+        }
+        begin = begins.pop()
+        try:
+            found = None if begins else self._found(begin, txn.id(), [key], file_bytes)
+        except StoreFailed:  # it cannot be compiled
+            found = None
+        is_same = found is not None and (begin + found.begins[0], found.sizes[0]) == (places[1], value.size)
+        return map_bytes, begin if is_same else None
+
+    def _found(self, begin: int, commit: int, keys: Sequence[bytes], file_bytes: int) -> Found | None:
+        meta = self._meta(begin, commit)
+        if meta is None:
+            return None
+        first_pages, sizes = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
+        finding()(
+            begin,
+            min(meta.last_page + 1, file_bytes // self.page_bytes),
+            self.page_bytes,
+            meta.root,
+            meta.depth,
+            np.frombuffer(b"".join(keys), np.uint8),
+            np.cumsum([len(key) for key in keys]),
+            first_pages,
+            sizes,
+        )
+        begins = np.where(first_pages < 0, -1, first_pages * self.page_bytes + VALUE_OFFSET)
+        return Found(begin, begins, sizes)
+
+    def _meta(self, begin: int, commit: int) -> Meta | None:
+        """Of the newest commit, which is this one or a later one; None if it is not as it should be."""
+        both = [ctypes.string_at(begin + page * self.page_bytes, Meta.num_bytes) for page in (0, 1)]
+        try:
+            page, meta = max(enumerate(map(Meta, both)), key=lambda one: one[1].commit)
+        except ValueError:
+            return None
+        # the next commit but one is written over it
+        is_whole = ctypes.string_at(begin + page * self.page_bytes, Meta.num_bytes) == both[page]
+        is_known = (meta.number, meta.kind, meta.version, meta.page_bytes, meta.flags) == (
+            page,
+            _META,
+            _VERSION,
+            self.page_bytes,
+            0,
+        )
+        is_tree = 0 < meta.depth <= _MOST_DEPTH and meta.root <= meta.last_page < _NO_PAGE
+        return meta if is_whole and is_known and is_tree and meta.commit >= commit else None
