@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from llvmlite import ir
 from numba import extending, types
+from numba.core import cgutils
 
 from kvstore.scratch import array_of
 
@@ -54,6 +55,43 @@ def store8(_context: Any, _address: Any, _number: Any) -> Any:
 
 
 @intrinsic
+def leading_zeros(_context: Any, _number: Any) -> Any:
+    """How many of the upper bits of a number, which is not 0, are 0."""
+
+    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
+        return builder.ctlz(given[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), emit
+
+
+@intrinsic
+def copy(_context: Any, _target: Any, _source: Any, _num_bytes: Any) -> Any:
+    """Copy so many bytes between two addresses that lie apart."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        target, source = (_at(builder, address, ir.IntType(8)) for address in given[:2])
+        cgutils.raw_memcpy(builder, target, source, given[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), emit
+
+
+@intrinsic
+def in_turn(_context: Any, _number: Any) -> Any:
+    """The number; what is written before is before what is written behind in the code as well.
+
+    The compiler otherwise mixes several turns of a loop, as the processor does by itself, and then has more numbers at once than registers.
+    """
+
+    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
+        word = ir.IntType(64)
+        kind = ir.FunctionType(word, [word])
+        return builder.asm(kind, "", "=r,0,~{memory}", given, side_effect=True)
+
+    return types.int64(types.int64), emit
+
+
+@intrinsic
 def folded_product(_context: Any, _left: Any, _right: Any) -> Any:
     """The upper 64 bits of a product, exclusive or its lower ones."""
 
@@ -79,26 +117,35 @@ def array_at(_context: Any, _address: Any, _num: Any, like: Any) -> Any:
     return kind(types.int64, types.int64, like), emit
 
 
+def _lanes(number: int, kind: Any = _LANES) -> Any:
+    """A vector of so many times the same number."""
+    return ir.Constant(kind, [number] * kind.count)
+
+
+def _loaded(builder: Any, begin: Any, offset: int, kind: Any = _LANES) -> Any:
+    """A vector that lies so many bytes behind an address."""
+    address = builder.add(begin, ir.Constant(ir.IntType(64), offset))
+    return builder.load(_at(builder, address, kind), align=1)
+
+
+def _with_stripe(builder: Any, total: Any, numbers: Any, secret: Any, stripe: int) -> Any:
+    """XXH3's sums and one stripe more."""
+    keyed = builder.xor(numbers, _loaded(builder, secret, stripe * 8))
+    product = builder.mul(builder.and_(keyed, _lanes(0xFFFFFFFF)), builder.lshr(keyed, _lanes(32)))
+    swapped = builder.shuffle_vector(numbers, numbers, _NEIGHBOURS)
+    return builder.add(total, builder.add(product, swapped))
+
+
 def _adding(num_stripes: int) -> Callable[..., Any]:
     """An intrinsic that adds so many stripes of 64 bytes at `data` to the eight sums at `sums`, with keys from `secret` on."""
 
     def add(_context: Any, _sums: Any, _data: Any, _secret: Any) -> Any:
         def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
-            def lanes(number: int) -> Any:
-                return ir.Constant(_LANES, [number] * 8)
-
-            def loaded(begin: Any, offset: int) -> Any:
-                address = builder.add(begin, ir.Constant(ir.IntType(64), offset))
-                return builder.load(_at(builder, address, _LANES), align=1)
-
             sums, data, secret = given
-            total = loaded(sums, 0)
+            total = _loaded(builder, sums, 0)
             for stripe in range(num_stripes):
-                numbers = loaded(data, stripe * _STRIPE_BYTES)
-                keyed = builder.xor(numbers, loaded(secret, stripe * 8))
-                product = builder.mul(builder.and_(keyed, lanes(0xFFFFFFFF)), builder.lshr(keyed, lanes(32)))
-                swapped = builder.shuffle_vector(numbers, numbers, _NEIGHBOURS)
-                total = builder.add(total, builder.add(product, swapped))
+                numbers = _loaded(builder, data, stripe * _STRIPE_BYTES)
+                total = _with_stripe(builder, total, numbers, secret, stripe)
             builder.store(total, _at(builder, sums, _LANES), align=1)
             return context.get_dummy_value()
 
@@ -110,6 +157,93 @@ def _adding(num_stripes: int) -> Callable[..., Any]:
 
 add_block: Final = _adding(16)
 add_stripe: Final = _adding(1)
+
+
+def _joining(*, past_caches: bool) -> Callable[..., Any]:
+    """An intrinsic that joins the planes of 1,024 bytes of elements, of the type of `like`, and adds `numbers` to them, as kvstore.planes does, and these
+    bytes as 16 stripes to the sums at `sums`, while they are in registers.
+
+    Where they are written past the caches, which they are not read from again, `words` is a multiple of 64; who is to read them comes behind a `fence`.
+    """
+
+    def join(
+        _context: Any,
+        _words: Any,
+        _numbers: Any,
+        _coded: Any,
+        _second: Any,
+        _low: Any,
+        _whole: Any,
+        _sums: Any,
+        _secret: Any,
+        like: Any,
+    ) -> Any:
+        item_bytes = like.dtype.bitwidth // 8
+        items = ir.VectorType(ir.IntType(8 * item_bytes), _STRIPE_BYTES // item_bytes)
+
+        def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+            words, numbers, coded, second, low, whole, sums, secret, _ = given
+            planes = _Planes(builder, items, whole)
+            total = _loaded(builder, sums, 0)
+            for stripe in range(16):
+                first = stripe * items.count
+                joined = planes.joined(coded, second, low, first)
+                joined = builder.add(joined, _loaded(builder, numbers, first * item_bytes, items))
+                address = builder.add(words, ir.Constant(ir.IntType(64), first * item_bytes))
+                store = builder.store(
+                    joined, _at(builder, address, items), align=_STRIPE_BYTES if past_caches else 1
+                )
+                if past_caches:
+                    store.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+                total = _with_stripe(builder, total, builder.bitcast(joined, _LANES), secret, stripe)
+            builder.store(total, _at(builder, sums, _LANES), align=1)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5, types.boolean, types.int64, types.int64, like), emit
+
+    found: Callable[..., Any] = intrinsic(join)
+    return found
+
+
+class _Planes:
+    """Vectors of elements from their planes."""
+
+    def __init__(self, builder: Any, items: Any, whole: Any) -> None:
+        """`whole`: whether the first byte is the upper one whole, sign included."""
+        self._builder, self._items = builder, items
+        self._upper = 8 * (items.element.width // 8 - 1)
+        """Where the upper byte begins."""
+        self._shift = builder.select(whole, _lanes(self._upper, items), _lanes(self._upper - 1, items))
+        self._mask = builder.select(whole, _lanes(0xFF, items), _lanes(0x7F, items))
+
+    def joined(self, coded: Any, second: Any, low: Any, first: int) -> Any:
+        """Of the planes at these addresses, from the element `first` on; less what was subtracted."""
+        builder, items = self._builder, self._items
+        upper, middle = self._widened(coded, first, 8), self._widened(second, first, 8)
+        below = builder.and_(middle, self._mask)
+        sign = builder.shl(builder.xor(middle, below), _lanes(self._upper, items))
+        below = builder.shl(below, _lanes(self._upper - 8, items))
+        joined = builder.or_(builder.or_(builder.shl(upper, self._shift), below), sign)
+        return joined if self._upper == 8 else builder.or_(joined, self._widened(low, 2 * first, 16))
+
+    def _widened(self, begin: Any, offset: int, bits: int) -> Any:
+        kind = ir.VectorType(ir.IntType(bits), self._items.count)
+        return self._builder.zext(_loaded(self._builder, begin, offset, kind), self._items)
+
+
+join_block: Final = _joining(past_caches=False)
+stream_block: Final = _joining(past_caches=True)
+
+
+@intrinsic
+def fence(_context: Any) -> Any:
+    """Whoever sees what this thread writes from now on sees what it has written so far, past the caches too."""
+
+    def emit(context: Any, builder: Any, _s: Any, _given: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), emit
 
 XXH3_SECRET: Final = np.frombuffer(
     bytes.fromhex(
