@@ -2,11 +2,9 @@
 
 import atexit
 import contextlib
-import itertools
 import queue
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -20,7 +18,7 @@ from tiering.residency import Tier
 
 from .accounts import Accounts
 from .caches import Caches
-from .chat import Prompt, breakpoints_of, encode, messages_of, notes_on, split_prompts
+from .chat import Prompt, encode, split_prompts
 from .config import EngineConfig
 from .errors import EngineClosed
 from .explainer import Explainer
@@ -28,22 +26,19 @@ from .facts import facts
 from .flashinfer import Load
 from .gpu_figures import figures_of
 from .handle import Handle, Stream
+from .incoming import Incoming
 from .loop import EngineLoop
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
 from .out_of_memory import lower, pool_setting
 from .params import RequestOptions, SamplingParams
 from .recorded import Recorded, served
-from .request import Marks, Request
+from .request import Request
 from .results import Delta, Result
 from .retained import RetainsPrefixes
 from .salt import Salt, owner_of
-from .sampling import Dice
 from .scheduler import Scheduler
-from .sequence import Sequence as EngineSequence
-from .sequence import blocks_needed
 from .steering import Steering
-from .text import ReplyText, special_ids
 from .tiers import WrapDevice, WrapStore, open_tiers
 
 if TYPE_CHECKING:
@@ -82,7 +77,6 @@ class Engine(RetainsPrefixes, Recorded):
         self.config = config = config or EngineConfig()
         self._closed = False
         self._closing = threading.Lock()
-        self._ids = itertools.count(1)
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         if config.num_threads is not None:
             torch.set_num_threads(config.num_threads)
@@ -100,6 +94,12 @@ class Engine(RetainsPrefixes, Recorded):
             )
             self.model, self.layout, self.namespace = tiers.model, tiers.layout, tiers.namespace
             self._cache = tiers.cache
+            self._incoming = Incoming(
+                tiers.model,
+                block_tokens=config.block_tokens,
+                num_slots=tiers.pool.num_slots,
+                deterministic=config.deterministic,
+            )
             self.caches = Caches(
                 tiers.cache.retaining,
                 block_tokens=config.block_tokens,
@@ -228,7 +228,7 @@ class Engine(RetainsPrefixes, Recorded):
     ) -> list[Handle]:
         """`submit` for prompts that arrive together: all of them, or none where one is refused."""
         params, options = params or SamplingParams(), options or RequestOptions()
-        requests = [self._request(prompt, params, options, on_delta) for prompt in prompts]
+        requests = [self._incoming.request(prompt, params, options, on_delta) for prompt in prompts]
         # in the order of their tokens, so that what shares a prefix comes together and finds it
         together = sorted(requests, key=lambda request: request.prompt.astype(">u4").tobytes())
         self._steering.tenants.saw(options.tenant)
@@ -245,63 +245,6 @@ class Engine(RetainsPrefixes, Recorded):
 
     def _cancel(self, request: Request) -> None:
         self._inbox.put(Cancel(request))  # also after Stop: what is left then is cancelled anyway
-
-    def _request(
-        self,
-        prompt: Prompt,
-        params: SamplingParams,
-        options: RequestOptions,
-        on_delta: Callable[[Delta], None] | None,
-    ) -> Request:
-        model, block_tokens = self.model, self.config.block_tokens
-        if params.max_tokens == 0 and options.cache != "readwrite":
-            raise ValueError(f"warming a prompt writes to the cache, which cache={options.cache!r} rules out")
-        if params.stops and model.tokenizer is None:
-            raise ValueError(
-                "this model has no tokenizer, so its replies have no text that could hold a stop text"
-            )
-        tokens = encode(prompt, model.tokenizer, model.vocab_size)
-        room = model.max_len - len(tokens)
-        if room < min(params.max_tokens, 1):
-            raise ValueError(
-                f"the prompt has {len(tokens)} tokens; prompt and reply may have {model.max_len}"
-            )
-        if params.max_tokens == 0:
-            tokens = tokens[: len(tokens) // block_tokens * block_tokens]
-        request = Request(
-            number=next(self._ids),
-            prompt=tokens,
-            params=params,
-            options=options.with_breakpoints(breakpoints_of(prompt, tokens, model.tokenizer)),
-            max_tokens=min(params.max_tokens, room),
-            marks=Marks(submitted_s=time.monotonic()),
-            sink=on_delta,
-            cache_notes=notes_on(prompt, model.tokenizer),
-            messages=messages_of(prompt),
-        )
-        num_blocks = blocks_needed(len(tokens), request.max_tokens, block_tokens)
-        if num_blocks > self._tiers.pool.num_slots:
-            raise ValueError(
-                f"prompt and reply need {num_blocks} blocks of {block_tokens} tokens, the device pool has "
-                f"{self._tiers.pool.num_slots}; raise device_bytes or lower max_tokens"
-            )
-        salt = Salt(options, len(tokens), block_tokens)
-        request.sequences = [self._sequence(request, salt, index) for index in range(params.n)]
-        return request
-
-    def _sequence(self, request: Request, salt: Salt, index: int) -> EngineSequence:
-        params = request.params
-        return EngineSequence(
-            request=request,
-            eos_ids=self.model.eos_ids,
-            stop_ids=frozenset(params.stop_token_ids) | special_ids(params.stops, self.model.tokenizer),
-            block_tokens=self.config.block_tokens,
-            deterministic=self.config.deterministic,
-            salt=salt,
-            text=ReplyText(self.model.tokenizer, params.stops),
-            dice=Dice(params.seed, index),
-            index=index,
-        )
 
     # --- the cache ------------------------------------------------------------------------------------------------
 
