@@ -1,6 +1,5 @@
 """`Store` on a local disk."""
 
-import logging
 import os
 import threading
 import time
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 _GIB: Final = 1 << 30
 
