@@ -80,9 +80,6 @@ def _product(*, pairs: bool, adds: bool = False, fetches: bool = False, num_rows
     for each k.
     """
 
-    def load_left(builder: Any, address: Any) -> Any:
-        return splat(builder, fetch(builder, address, I32 if pairs else F32))
-
     def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
         left, left_row, left_step, right, sums, factors, num_steps = given
         row, register = ir.Constant(I64, ROW_BYTES), ir.Constant(I64, REGISTER_BYTES)
@@ -108,7 +105,10 @@ def _product(*, pairs: bool, adds: bool = False, fetches: bool = False, num_rows
             column = builder.add(left, builder.mul(step, left_step))
             if fetches:
                 bring(builder, _at(builder, factors, step, FETCH_BYTES))
-            numbers = [load_left(builder, _at(builder, column, left_row, i)) for i in range(num_rows)]
+            numbers = [
+                splat(builder, fetch(builder, _at(builder, column, left_row, i), I32 if pairs else F32))
+                for i in range(num_rows)
+            ]
             return {
                 (i, j): _multiplied(builder, numbers[i], lanes[j], now[i, j], pairs=pairs) for i, j in places
             }

@@ -1,6 +1,5 @@
 """`Store` on a local disk."""
 
-import logging
 import os
 import threading
 import time
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 _GIB: Final = 1 << 30
 
@@ -116,15 +114,7 @@ class LmdbStore(Closing):
         rates: Callable[[], Rates | None] | None = None,
     ) -> None:
         limits = Limits(capacity_bytes=capacity_bytes, min_free_bytes=min_free_bytes, ttl_s=ttl_s)
-        if sync_interval_s < 0:
-            raise ValueError(f"sync_interval_s must not be negative, got {sync_interval_s}")
-        if master_key is not None and len(master_key) != MASTER_KEY_BYTES:
-            raise ValueError(f"a master key has {MASTER_KEY_BYTES} bytes, not {len(master_key)}")
-        if durability not in DURABILITIES:
-            raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, got {durability!r}")
-        check_compression(compression)
-        if read_threads < 1:
-            raise ValueError(f"read_threads must be at least 1, got {read_threads}")
+        _check_options(durability, master_key, sync_interval_s, compression, read_threads)
         baselines = Baselines(layout, learn_tokens)
         self._format = RecordFormat(namespace, layout, encodes=compression != "off", baselines=baselines)
         self._now_ns = now_ns
@@ -388,3 +378,18 @@ class LmdbStore(Closing):
     @property
     def _tables(self) -> Tables:
         return self._lender.current
+
+
+def _check_options(
+    durability: str, master_key: bytes | None, sync_interval_s: float, compression: str, read_threads: int
+) -> None:
+    """Raise ValueError for what cannot be meant."""
+    if sync_interval_s < 0:
+        raise ValueError(f"sync_interval_s must not be negative, got {sync_interval_s}")
+    if master_key is not None and len(master_key) != MASTER_KEY_BYTES:
+        raise ValueError(f"a master key has {MASTER_KEY_BYTES} bytes, not {len(master_key)}")
+    if durability not in DURABILITIES:
+        raise ValueError(f"durability must be one of {', '.join(DURABILITIES)}, got {durability!r}")
+    check_compression(compression)
+    if read_threads < 1:
+        raise ValueError(f"read_threads must be at least 1, got {read_threads}")
