@@ -118,7 +118,7 @@ class Tree:
             meta.root,
             meta.depth,
             np.frombuffer(b"".join(keys), np.uint8),
-            np.cumsum([len(key) for key in keys]),
+            np.fromiter(map(len, keys), np.int64).cumsum(),
             first_pages,
             sizes,
         )

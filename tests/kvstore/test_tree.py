@@ -102,8 +102,10 @@ def test_all_levels_are_walked(tmp_path, num_keys, key_bytes, depth):
         keys = filled(environment, num_keys, key_bytes)
         assert environment.stat()["depth"] == depth
         with environment.begin(buffers=True) as txn:
-            found = Tree(environment).find(txn, keys, file_bytes(tmp_path))
+            walk = Tree(environment)
+            found = walk.find(txn, keys, file_bytes(tmp_path))
             assert assert_as_lmdb(found, txn, keys) == num_keys
+            assert len(walk.find(txn, [], file_bytes(tmp_path)).begins) == 0
 
 
 def test_an_empty_tree_is_left_to_lmdb(tmp_path):
