@@ -88,8 +88,10 @@ def _last_up_to(at: Any, page: Any, page_bytes: Any, is_leaf: Any, key: Any) -> 
         or upper > page_bytes
     ):
         return 0, False
-    low, high = 0 if is_leaf else 1, (lower - _PAGE_HEAD) // 2
-    found, is_exact = 0, False
+    low: Any = 0 if is_leaf else 1
+    high: Any = (lower - _PAGE_HEAD) // 2
+    found: Any = 0
+    is_exact = False
     if not is_leaf and high > 0:
         found = _node(at, 0, upper, page_bytes)
         if found == 0:

@@ -35,10 +35,16 @@ READ_BYTES: Final = 2 << 20
 """What is asked for at once, where as much lies together: of smaller requests a disk reads less in the same time, and each takes a turn of
 Python's; larger ones leave less to do meanwhile.
 """
-READS_AHEAD: Final = 3
-"""So many more requests are on their way while what one has brought is looked at."""
-_READERS: Final = 4
-"""Threads that wait for these, for all callers: more requests at once make no disk faster that was measured."""
+_FIRST_BYTES: Final = 1 << 20
+"""What is asked for first: it is there sooner, and looked at while the next is read."""
+READS_AHEAD: Final = 5
+"""So many more requests have memory while what one has brought is looked at. It is more than are on their way at once, as a disk may tell of all
+at the same time: what they have brought is looked at while others are on their way.
+"""
+_READERS: Final = 2
+"""Threads that wait for these, for all callers, so as many are on their way: more made no disk faster that was measured, but have it tell
+of them later.
+"""
 _MOST_WAIT_S: Final = 0.1
 """For one's turn to look at values, and for a thread to begin with a read: milliseconds, unless somebody hangs in a page that the
 disk does not give, who must not stop others.
@@ -274,12 +280,14 @@ def _by_lmdb(
 def _runs(places: list[_Place]) -> Iterator[list[_Place]]:
     """Values that are read with one request, in the order in which they lie."""
     run: list[_Place] = []
+    most_bytes = min(_FIRST_BYTES, READ_BYTES)
     for place in places:
         if run:
             gap_bytes = place.begin - run[-1].begin - run[-1].num_bytes
-            if gap_bytes > _GAP_BYTES or place.begin + place.num_bytes - run[0].begin > READ_BYTES:
+            if gap_bytes > _GAP_BYTES or place.begin + place.num_bytes - run[0].begin > most_bytes:
                 yield run
                 run = []
+                most_bytes = READ_BYTES
         run.append(place)
     if run:
         yield run
@@ -290,6 +298,9 @@ def _parted(places: list[_Place]) -> tuple[list[_Place], list[_Place]]:
     in_memory: list[_Place] = []
     absent: list[_Place] = []
     for run in _runs(places):
+        if all(pages_absent(place.address, 1) for place in run):
+            absent += run  # it is no matter whether some of the rest is there
+            continue
         begin, end = run[0].address, run[-1].address + run[-1].num_bytes
         num_absent = pages_absent(begin, end - begin)
         num_present = (end - 1) // mmap.PAGESIZE - begin // mmap.PAGESIZE + 1 - num_absent

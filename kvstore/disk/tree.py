@@ -107,7 +107,7 @@ class Tree:
         return map_bytes, begin if is_same else None
 
     def _found(self, begin: int, commit: int, keys: Sequence[bytes], file_bytes: int) -> Found | None:
-        meta = self._meta(begin, commit)
+        meta = _newest(begin, self.page_bytes, commit)
         if meta is None:
             return None
         first_pages, sizes = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
@@ -118,28 +118,24 @@ class Tree:
             meta.root,
             meta.depth,
             np.frombuffer(b"".join(keys), np.uint8),
-            np.cumsum([len(key) for key in keys]),
+            np.fromiter(map(len, keys), np.int64).cumsum(),
             first_pages,
             sizes,
         )
         begins = np.where(first_pages < 0, -1, first_pages * self.page_bytes + VALUE_OFFSET)
         return Found(begin, begins, sizes)
 
-    def _meta(self, begin: int, commit: int) -> Meta | None:
-        """Of the newest commit, which is this one or a later one; None if it is not as it should be."""
-        both = [ctypes.string_at(begin + page * self.page_bytes, Meta.num_bytes) for page in (0, 1)]
-        try:
-            page, meta = max(enumerate(map(Meta, both)), key=lambda one: one[1].commit)
-        except ValueError:
-            return None
-        # the next commit but one is written over it
-        is_whole = ctypes.string_at(begin + page * self.page_bytes, Meta.num_bytes) == both[page]
-        is_known = (meta.number, meta.kind, meta.version, meta.page_bytes, meta.flags) == (
-            page,
-            _META,
-            _VERSION,
-            self.page_bytes,
-            0,
-        )
-        is_tree = 0 < meta.depth <= _MOST_DEPTH and meta.root <= meta.last_page < _NO_PAGE
-        return meta if is_whole and is_known and is_tree and meta.commit >= commit else None
+
+def _newest(begin: int, page_bytes: int, commit: int) -> Meta | None:
+    """What the map at that address says of the newest commit, which is this one or a later one; None if it is not as it should be."""
+    both = [ctypes.string_at(begin + page * page_bytes, Meta.num_bytes) for page in (0, 1)]
+    try:
+        page, meta = max(enumerate(map(Meta, both)), key=lambda one: one[1].commit)
+    except ValueError:
+        return None
+    # the next commit but one is written over it
+    is_whole = ctypes.string_at(begin + page * page_bytes, Meta.num_bytes) == both[page]
+    told = meta.number, meta.kind, meta.version, meta.page_bytes, meta.flags
+    is_known = told == (page, _META, _VERSION, page_bytes, 0)
+    is_tree = 0 < meta.depth <= _MOST_DEPTH and meta.root <= meta.last_page < _NO_PAGE
+    return meta if is_whole and is_known and is_tree and meta.commit >= commit else None

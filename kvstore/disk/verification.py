@@ -89,7 +89,19 @@ def is_short(environment: Path) -> bool:
 class Meta:
     """What one of the two meta pages of LMDB's data format 1 says, on 64-bit machines. Raises ValueError for what is none."""
 
-    # number, kind, magic, version, bytes of a page; of the main database flags, depth and root; last page, number of the commit
+    number: int
+    """The page's own."""
+    kind: int
+    version: int
+    page_bytes: int
+    flags: int
+    """Of the main database, as `depth` and `root`."""
+    depth: int
+    root: int
+    last_page: int
+    commit: int
+    """Its number: a transaction has that of the last one before it."""
+    # with the magic after the kind
     _form: Final = struct.Struct("<Q2xH4xII16xI44x4xHH32xQQQ")
     num_bytes: Final = _form.size
 

@@ -6,16 +6,17 @@ import os
 import subprocess
 import sys
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from kvstore import BlockLayout, MissReason, StoreFailed
-from kvstore.disk import payload_file, read_ahead
+from kvstore.disk import payload_file, tree
 from kvstore.disk.buffers import Buffers, huge_pages
 from kvstore.disk.page_cache import drop, share_absent
 from kvstore.testing import LAWS, assert_holds, fill, noise, read, reasons
@@ -107,7 +108,7 @@ def test_while_one_request_is_looked_at_others_read_on(open_lmdb, nothing_in_mem
     monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
     store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
     refs, blocks = fill(store, 12)
-    preadv, together, names = os.preadv, threading.Barrier(1 + payload_file.READS_AHEAD), []
+    preadv, together, names = os.preadv, threading.Barrier(1 + payload_file._READERS), []
 
     def waiting(file, buffers, offset):
         names.append(threading.current_thread().name)
@@ -121,30 +122,43 @@ def test_while_one_request_is_looked_at_others_read_on(open_lmdb, nothing_in_mem
     assert len(set(names[: together.parties])) == together.parties
 
 
-@pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("absent", [0, 1])
-def test_where_values_are_not_in_memory_others_look_for_them_too(open_lmdb, monkeypatch, absent, fails):
-    """For each but the first, whose place tells it; it is no matter whether they find it."""
-    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: absent)
-    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
-    refs, blocks = fill(store, 12)
-    touch, touched = payload_file.PayloadFile._touch, []
-
-    def noted(file, keys):
-        touched.extend(keys)
-        if fails:
-            raise OSError(errno.EIO, "input/output error")
-        touch(file, keys)
-
-    def at_once(read):
-        future = Future()
-        read_ahead._do(future, read)
-        return future
-
-    monkeypatch.setattr(payload_file.PayloadFile, "_touch", noted)
-    monkeypatch.setattr(store._tables._payload._finders, "put", at_once)
+def test_what_the_walk_is_not_sure_of_lmdb_is_asked_for(open_lmdb, nothing_in_memory, monkeypatch, requests):
+    """Some, and all."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 6)
     assert_holds(store, refs, blocks)
-    assert sorted(touched) == (sorted(store._form.entry_key(ref.key) for ref in refs[1:]) if absent else [])
+    find, every = tree.finding(), [1]
+
+    def unsure(*arguments: Any):
+        find(*arguments)
+        arguments[7][:: every[0]] = -1
+
+    monkeypatch.setattr(tree, "finding", lambda: unsure)
+    for every[0], are_read in ((2, True), (1, False)):
+        requests.clear()
+        assert_holds(store, refs, blocks)
+        assert bool(requests) is are_read
+
+
+def test_where_the_walk_finds_what_lmdb_does_not_it_counts_as_absent_unless_it_is_proven(
+    open_lmdb, nothing_in_memory, monkeypatch
+):
+    """As it may in a tree that is damaged: another record's place is no record of this block."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    others, _ = fill(store, 1, seed=1)
+    store.delete_many([others[0].key])
+    find = tree.finding()
+
+    def misled(*arguments: Any):
+        find(*arguments)
+        firsts, sizes = arguments[7:]
+        firsts[:], sizes[:] = firsts.max(), sizes[firsts.argmax()]
+
+    monkeypatch.setattr(tree, "finding", lambda: misled)
+    assert reasons(store, [*refs, *others]) == [None] * 4 + [MissReason.ABSENT]
+    assert store.stats().damaged_blocks == 0
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -297,6 +311,7 @@ def test_no_more_memory_is_taken_for_reads_ahead_than_for_the_largest_record(
 READ_THAT_HANGS = """
 import sys, threading
 from pathlib import Path
+from typing import Any
 
 from kvstore.disk import payload_file
 from kvstore.testing import fill, read
@@ -527,7 +542,7 @@ def test_a_file_system_that_takes_its_word_back_is_read_through_the_page_cache(
 
 def test_another_layout_of_pages_is_left_to_lmdb(open_lmdb, nothing_in_memory, monkeypatch, requests):
     """Whoever changes LMDB's format: its own answer is compared with ours once, and counts."""
-    monkeypatch.setattr(payload_file, "_PAGE_HEADER_BYTES", 24)
+    monkeypatch.setattr(tree, "VALUE_OFFSET", 24)
     store = open_lmdb()
     refs, blocks = fill(store, 4)
     assert_holds(store, refs, blocks)
