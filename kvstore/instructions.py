@@ -260,6 +260,7 @@ def fence(_context: Any) -> Any:
 
     return types.void(), emit
 
+
 XXH3_SECRET: Final = np.frombuffer(
     bytes.fromhex(
         "b8fe6c3923a44bbe7c01812cf721ad1cded46de9839097db7240a4a4b7b3671f"

@@ -87,7 +87,11 @@ def xxh3(data: Any) -> Any:
     sums = _eight_sums()
     for lane in range(8):
         sums[lane] = _SUMS[lane]
-    at, keys, begin = np.int64(sums.ctypes.data), np.int64(XXH3_SECRET.ctypes.data), np.int64(data.ctypes.data)
+    at, keys, begin = (
+        np.int64(sums.ctypes.data),
+        np.int64(XXH3_SECRET.ctypes.data),
+        np.int64(data.ctypes.data),
+    )
     for block in range((data.size - 1) // _BLOCK_BYTES):
         add_block(at, begin + _BLOCK_BYTES * block, keys)
         _mix(sums)
@@ -231,9 +235,7 @@ def _look(table: Any, target: Any, word: Any) -> Any:
 
 
 @njit(**_COMPILED)
-def _decode_streams(
-    payload: Any, ends: Any, table: Any, plane: Any, num_items: Any, ahead: Any
-) -> None:
+def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: Any, ahead: Any) -> None:
     base, begin = np.int64(payload.ctypes.data), np.int64(plane.ctypes.data)
     ahead_end = ahead + payload.size
     quarter = num_items // 16 * 4
