@@ -74,8 +74,8 @@ class EngineConfig:
         "auto" does unless the disk is measured to be so fast that reads would become slower by it (docs/durability.md).
     disk_key_file: a file with the key that blocks on disk are encrypted with, 32 bytes or 64 hexadecimal digits; None
         leaves them readable. It must not lie on the disk that it is to protect (docs/privacy.md).
-    disk_read_threads: while one waits for the disk another decompresses. "auto" is one for each core that this process may
-        use, 2 to 8: more take the processor from each other, which costs more than waiting does.
+    disk_read_threads: while one waits for the disk another decompresses. "auto" is one more than this process may use
+        cores, 2 to 8: no more decompress at once than there are cores, and the disk is not left idle when one ends.
     disk_queue_bytes: of blocks, in host memory, that may wait to be written at the same time. What must leave host memory
         while as much waits is dropped, and counted; loads never wait for writes.
     restore_wait_s: for how long at most a start waits until it knows what the disk holds. What takes longer goes on while
@@ -305,7 +305,7 @@ def read_threads(value: int | str) -> int:
     """How many threads read from disk, where `disk_read_threads` says this."""
     if isinstance(value, int):
         return value
-    return min(max(num_cores(), 2), _MOST_READ_THREADS)
+    return min(num_cores() + 1, _MOST_READ_THREADS)
 
 
 def _decided(value: int | str) -> int:

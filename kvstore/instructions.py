@@ -77,6 +77,21 @@ def copy(_context: Any, _target: Any, _source: Any, _num_bytes: Any) -> Any:
 
 
 @intrinsic
+def fetch(_context: Any, _address: Any) -> Any:
+    """Have what is at an address come into the second cache. Nothing happens where there is nothing."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        pointer = _at(builder, given[0], ir.IntType(8))
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, *[number] * 3])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        builder.call(function, [pointer, number(0), number(2), number(1)])  # to be read; second cache; data
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+@intrinsic
 def in_turn(_context: Any, _number: Any) -> Any:
     """The number; what is written before is before what is written behind in the code as well.
 
@@ -244,6 +259,7 @@ def fence(_context: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(), emit
+
 
 XXH3_SECRET: Final = np.frombuffer(
     bytes.fromhex(

@@ -19,6 +19,7 @@ from kvstore.instructions import (
     array_at,
     copy,
     fence,
+    fetch,
     folded_product,
     in_turn,
     join_block,
@@ -86,7 +87,11 @@ def xxh3(data: Any) -> Any:
     sums = _eight_sums()
     for lane in range(8):
         sums[lane] = _SUMS[lane]
-    at, keys, begin = np.int64(sums.ctypes.data), np.int64(XXH3_SECRET.ctypes.data), np.int64(data.ctypes.data)
+    at, keys, begin = (
+        np.int64(sums.ctypes.data),
+        np.int64(XXH3_SECRET.ctypes.data),
+        np.int64(data.ctypes.data),
+    )
     for block in range((data.size - 1) // _BLOCK_BYTES):
         add_block(at, begin + _BLOCK_BYTES * block, keys)
         _mix(sums)
@@ -182,8 +187,11 @@ def encode(
 
 
 @njit(**_COMPILED)
-def decode(payload: Any, begin: Any, end: Any, table: Any, plane: Any, num_items: Any) -> Any:
-    """Fill the first `num_items` of `plane`, which may have more, from `payload[begin:end]`. Whether that can be what was encoded."""
+def decode(payload: Any, begin: Any, end: Any, table: Any, plane: Any, num_items: Any, ahead: Any) -> Any:
+    """Fill the first `num_items` of `plane`, which may have more, from `payload[begin:end]`. Whether that can be what was encoded.
+
+    Meanwhile what lies at the address `ahead`, as much as the payload, is fetched into the caches: it is read next.
+    """
     base = np.int64(payload.ctypes.data)
     if end - begin < _HEAD_BYTES:
         return False
@@ -195,7 +203,7 @@ def decode(payload: Any, begin: Any, end: Any, table: Any, plane: Any, num_items
         ends[stream + 1] = ends[stream] + np.int64(load4(base + begin + 4 * stream))
     if ends[4] != end:
         return False
-    _decode_streams(payload, ends, table, plane, num_items)
+    _decode_streams(payload, ends, table, plane, num_items, ahead)
     positions = base + begin + _HEAD_BYTES
     for number in range(num_absent):
         position = np.int64(load4(positions + 4 * number))
@@ -227,8 +235,9 @@ def _look(table: Any, target: Any, word: Any) -> Any:
 
 
 @njit(**_COMPILED)
-def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: Any) -> None:
+def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: Any, ahead: Any) -> None:
     base, begin = np.int64(payload.ctypes.data), np.int64(plane.ctypes.data)
+    ahead_end = ahead + payload.size
     quarter = num_items // 16 * 4
     o0, o1, o2, o3 = begin, begin + quarter, begin + 2 * quarter, begin + 3 * quarter
     p0, p1, p2, p3 = 8 * (base + ends[0]), 8 * (base + ends[1]), 8 * (base + ends[2]), 8 * (base + ends[3])
@@ -248,6 +257,10 @@ def _decode_streams(payload: Any, ends: Any, table: Any, plane: Any, num_items: 
                 o1, w1 = _look(table, o1, w1)
                 o2, w2 = _look(table, o2, w2)
                 o3, w3 = _look(table, o3, w3)
+            if ahead < ahead_end:  # a turn gives some 80 elements of 2 bytes, whose payload has some 110
+                fetch(ahead)
+                fetch(ahead + 64)
+                ahead += 128
             p0, p1, p2, p3 = _behind(p0, w0), _behind(p1, w1), _behind(p2, w2), _behind(p3, w3)
     # the streams do not end together
     o0, p0 = _decode_stream(payload, p0, table, o0, begin + quarter)
@@ -427,7 +440,8 @@ def restore(
         payload = array_at(source, num_bytes, plane)
         if checksums.size and xxh3(payload) != checksums[i, 0]:
             continue
-        if not decode(payload, begin, end, table, plane, num_items):
+        ahead = records[i + 1] + header_bytes if i + 1 < records.size else source
+        if not decode(payload, begin, end, table, plane, num_items, ahead):
             continue
         found = _joined(
             target,

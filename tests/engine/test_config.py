@@ -163,8 +163,8 @@ def test_settings_from_a_file_must_be_known():
         config_from({"hots_bytes": 1})
 
 
-@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (3, 3), (64, 8)])
-def test_a_thread_a_core_reads_from_disk(monkeypatch, cores, threads):
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 3), (3, 4), (64, 8)])
+def test_a_thread_more_than_there_are_cores_reads_from_disk(monkeypatch, cores, threads):
     monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(cores)))
     assert EngineConfig(device="cpu").resolve().disk_read_threads == threads
     assert EngineConfig(device="cpu", disk_read_threads=3).resolve().disk_read_threads == 3

@@ -82,7 +82,7 @@ def test_of_many_blocks_larger_batches_are_read_first_and_the_last_ones_are_smal
     on_disk(tiers, *range(40))
     request = tiers.admit(prompt(*range(40)))
     tiers.plan()
-    assert [len(read.ids) for read in tiers.moves(Read)] == [8, 8, 6, 4, 3, 2, 1], "as many as may be"
+    assert [len(read.ids) for read in tiers.moves(Read)] == [8, 8, 6, 4, 4, 2], "as many as may be"
     tiers.complete(tiers.moves(Read)[0].number)
     tiers.plan()
     assert [len(read.ids) for read in tiers.moves(Read)][-4:] == [2, 2, 2, 2]

@@ -126,7 +126,9 @@ def bench_disk(
     copies: Annotated[int, typer.Option(help="Of its KV, under different names.", min=1)] = 3,
     threads: Annotated[
         str | None,
-        typer.Option(help="Numbers of threads, comma-separated; default: 1, 2, 4 .. to two a core."),
+        typer.Option(
+            help="Numbers of threads, comma-separated; default: 1, 2, 4 .. to two a core, and an engine's."
+        ),
     ] = None,
     read_batch_blocks: Annotated[
         int | None, typer.Option(help="The fewest blocks in one read; default: an engine's.", min=1)

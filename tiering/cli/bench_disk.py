@@ -119,8 +119,11 @@ def engine_sizes() -> IndexConfig:
 
 
 def default_threads() -> tuple[int, ...]:
-    """1, 2, 4 and so on, to two a core: while one waits for the disk, another decodes."""
-    return tuple(1 << bit for bit in range((2 * num_cores()).bit_length()))
+    """1, 2, 4 and so on, to two a core: while one waits for the disk, another decodes; and as many as an engine has."""
+    from engine.config import read_threads
+
+    doubled = {1 << bit for bit in range((2 * num_cores()).bit_length())}
+    return tuple(sorted(doubled | {read_threads("auto")}))
 
 
 def run(bench: DiskBench, json_path: Path | None) -> None:
