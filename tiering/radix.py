@@ -16,7 +16,8 @@ A block's id does not change when its node is split: all state by block is in th
 
 import secrets
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,23 +25,27 @@ from numpy.typing import NDArray
 from tiering.fingerprints import fingerprints
 from tiering.following import Following
 from tiering.kernels import kernels
-from tiering.nodes import COUNT, FIRST, LAST, NEWEST, ROOT, UP, Nodes, Tokens
+from tiering.nodes import COUNT, FIRST, LAST, NEWEST, ROOT, UP, Nodes
 from tiering.onwards import onwards
 from tiering.planting import Plants
 from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
 from tiering.watch import Watch
 
+Tokens = NDArray[np.int32]
+
 _TOKEN = np.dtype("<i4")
-_NOTHING: Final[Ids] = np.empty(0, dtype=np.intp)
 
 
 class NodeLists(NamedTuple):
-    """Nodes: their numbers and those of the nodes above, NO_NODE for the root; tokens and ids of their blocks."""
+    """Nodes: their numbers and those of the nodes above, NO_NODE for the root; the tokens of their blocks; the blocks of all, and
+    how many each has.
+    """
 
     numbers: list[int]
     ups: list[int]
     edges: list[bytes]
-    ids: list[Ids]
+    ids: Ids
+    counts: NDArray[np.int64]
 
 
 class RadixIndex:
@@ -95,11 +100,8 @@ class RadixIndex:
 
     def match_below(self, block: int, tokens: Tokens) -> Ids:
         """`match` for tokens that follow `block`, NO_BLOCK for the start: takes the same time at any depth."""
-        prompt = self._whole_blocks(tokens)
-        num_blocks = len(prompt) // self._block_tokens
-        path: Ids = np.empty(num_blocks, dtype=np.intp)
-        num = self._nodes.descend(prompt, num_blocks, self._residency.parent, block, path)
-        return path if num == num_blocks else path[:num].copy()
+        path, num = self._descend(block, self._whole_blocks(tokens))
+        return path if num == len(path) else path[:num].copy()
 
     def tokens_up(self, block: int, num_blocks: int = 1) -> list[bytes]:
         """The tokens of a block, of its parent and so on, of so many on the way up: block_tokens little-endian int32 each."""
@@ -133,7 +135,13 @@ class RadixIndex:
         nodes.
         """
         return onwards(
-            self._nodes, self._residency.node, self._node_of(block), self._next(block), wanted, same, most_blocks
+            self._nodes,
+            self._residency.node,
+            self._node_of(block),
+            self._next(block),
+            wanted,
+            same,
+            most_blocks,
         )
 
     def following(self, block: int) -> Following:
@@ -149,11 +157,12 @@ class RadixIndex:
         """What these numbers name, as far as there is such a node."""
         nodes, cells = self._nodes, self._nodes.cells
         found = [number for number in numbers if nodes.is_there(number)]
-        ids = [nodes.along(nodes.after, cells[number, FIRST], cells[number, COUNT]) for number in found]
+        ids, counts = nodes.blocks_of(found)
         ups = [cells[number, UP] for number in found]
-        return NodeLists(
-            found, [NO_NODE if up == ROOT else up for up in ups], [nodes.edge(each) for each in ids], ids
-        )
+        data = nodes.tokens.take(ids, axis=0).ravel().data.cast("B")
+        ends = (np.cumsum(counts) * self._block_bytes).tolist()
+        edges = [bytes(data[start:end]) for start, end in pairwise([0, *ends])]
+        return NodeLists(found, [NO_NODE if up == ROOT else up for up in ups], edges, ids, counts)
 
     # ---- changing
 
@@ -177,7 +186,7 @@ class RadixIndex:
         return self._add(parent, np.frombuffer(edge, dtype=_TOKEN))
 
     def append(self, parent: int, edge: bytes) -> Ids:
-        """`extend` where the caller knows that nothing which begins with the first block of `edge` follows `parent`."""
+        """`extend` where the caller knows that nothing which begins with the first of its blocks, of which there are some, follows."""
         return self._append(parent, np.frombuffer(edge, dtype=_TOKEN))
 
     def plant(
@@ -252,12 +261,18 @@ class RadixIndex:
         """The block that follows in the same node, less than 0 if there is none."""
         return NO_BLOCK if block == NO_BLOCK else self._nodes.after.item(block)
 
+    def _descend(self, block: int, prompt: Tokens) -> tuple[Ids, int]:
+        """Room for a prompt's blocks behind this one, and how many of the first are known and in it."""
+        assert block == NO_BLOCK or self._residency.cells.node[block] != NO_NODE, (
+            "the block is not in the index"
+        )
+        path: Ids = np.empty(len(prompt) // self._block_tokens, dtype=np.intp)
+        return path, self._nodes.descend(prompt, len(path), block, path)
+
     def _add(self, parent: int, prompt: Tokens) -> Ids:
         """Follow a prompt from a block on, and add what is missing of it."""
-        num_blocks = len(prompt) // self._block_tokens
-        path: Ids = np.empty(num_blocks, dtype=np.intp)
-        num = self._nodes.descend(prompt, num_blocks, self._residency.parent, parent, path)
-        if num < num_blocks:
+        path, num = self._descend(parent, prompt)
+        if num < len(path):
             last = path.item(num - 1) if num else parent
             path[num:] = self._append(last, prompt[num * self._block_tokens :])
         return path
@@ -279,7 +294,9 @@ class RadixIndex:
         residency.fingerprint[ids] = fingerprints(prompt.tobytes(), self._block_bytes, before)
         self._num_blocks += num_blocks
         start, cells = 0, nodes.cells
-        if node != ROOT and cells[node, NEWEST] == ROOT and cells[node, COUNT] < most:  # a leaf grows in place
+        if (
+            node != ROOT and cells[node, NEWEST] == ROOT and cells[node, COUNT] < most
+        ):  # a leaf grows in place
             start = min(most - cells[node, COUNT], num_blocks)
             nodes.lay(ids[:start], prompt[: start * self._block_tokens])
             nodes.lengthen(node, ids[:start], residency.node)
@@ -319,7 +336,7 @@ class RadixIndex:
     def check(self) -> None:
         """Raise AssertionError unless tree and residency agree. Takes time in proportion to the index."""
         residency, nodes = self._residency, self._nodes
-        nodes.check(residency.parent)
+        nodes.check()
         num_blocks = 0
         for number in range(1, nodes.num_numbers):
             if nodes.is_there(number):
