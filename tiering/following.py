@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tiering.node import Node, ids_of
+from tiering.nodes import FIRST, ROOT, Nodes
 from tiering.residency import Ids
 
 
@@ -16,39 +16,42 @@ class Following:
     passed over; what was made or cut off meanwhile is not among it.
     """
 
-    def __init__(self, node: Node, end: int) -> None:
-        """From the last of the first `end` blocks of a node on, all of them for 0."""
+    def __init__(self, nodes: Nodes, node: int, block: int) -> None:
+        """From a block of a node on; the root and NO_BLOCK for all blocks."""
+        self._nodes = nodes
         self._first = node
-        self._of_first = frozenset(ids_of([self._first.ids])[max(end - 1, 0) :].tolist())
+        self._of_first = frozenset(nodes.run(block).tolist())
         """Of the first node's blocks those that count: it may become shorter at both ends."""
-        self._nodes = deque([self._first])
-        self._open = [self._first]
+        self._found = deque([(node, nodes.life(node))])
+        self._open = [(node, nodes.life(node))]
 
     def collect(self, num_nodes: int) -> bool:
         """Look for what follows so many more of the nodes. Whether there are others still."""
         for _ in range(min(num_nodes, len(self._open))):
-            children = self._open.pop().all_children()
-            self._nodes += children
-            self._open += children
+            node, life = self._open.pop()
+            if self._nodes.life(node) == life:
+                children = [(child, self._nodes.life(child)) for child in self._nodes.children(node)]
+                self._found += children
+                self._open += children
         return bool(self._open)
 
     def parents_first(self, num_blocks: int) -> Ids:
         """The ids of the next, of about so many blocks; empty when all were taken."""
-        return self._take(self._nodes.popleft, num_blocks)
+        return self._take(self._found.popleft, num_blocks)
 
     def children_first(self, num_blocks: int) -> Ids:
         """The same from the other end."""
-        return self._take(self._nodes.pop, num_blocks, reverse=True)
+        return self._take(self._found.pop, num_blocks, reverse=True)
 
-    def _take(self, pop: "Callable[[], Node]", num_blocks: int, *, reverse: bool = False) -> Ids:
+    def _take(self, pop: Callable[[], tuple[int, int]], num_blocks: int, *, reverse: bool = False) -> Ids:
         parts: list[Ids] = []
         taken = 0
-        while self._nodes and taken < num_blocks:
-            node = pop()
-            if node.up is None:
-                continue  # it has left the index
-            ids = ids_of([node.ids])
-            if node is self._first:
+        while self._found and taken < num_blocks:
+            node, life = pop()
+            if node == ROOT or self._nodes.life(node) != life:
+                continue  # it has no blocks, or has left the index
+            ids = self._nodes.run(self._nodes.cells[node, FIRST])
+            if node == self._first:
                 ids = ids[[block in self._of_first for block in ids.tolist()]]
             parts.append(ids[::-1] if reverse else ids)
             taken += len(ids)

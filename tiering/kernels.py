@@ -32,6 +32,15 @@ class Kernels:
     enter: Callable[..., int]
     free_blocks: Callable[..., int]
     chain: Callable[..., int]
+    find_child: Callable[..., int]
+    descend: Callable[..., int]
+    link: Callable[..., int]
+    unlink: Callable[..., int]
+    put_all: Callable[..., int]
+    lay: Callable[..., int]
+    name_run: Callable[..., int]
+    along: Callable[..., int]
+    are_tail: Callable[..., int]
     sort_by_copies: Callable[..., int]
     sort_by_ties: Callable[..., int]
     find_nowhere: Callable[..., int]
@@ -68,6 +77,11 @@ def _blocks(name: str, *arguments: str) -> Function:
     return Function("tiering.loops.blocks", name, sources, arguments, keeps_gil=True)
 
 
+def _tree(name: str, *arguments: str) -> Function:
+    sources = ("tiering.loops.tree", "tiering.loops.states")
+    return Function("tiering.loops.tree", name, sources, arguments, keeps_gil=True)
+
+
 # Columns, some of which are changed; `_IDS` are only read, and may be a part of an array, or back to front.
 _LONGS, _INTS, _FLAGS, _BYTES, _SHORTS = (
     f"{item} 1" for item in ("int64", "int32", "bool", "uint8", "int16")
@@ -77,6 +91,9 @@ _NEW_LONGS, _NEW_INTS, _NEW_FLAGS, _NEW_BYTES, _NEW_SHORTS = (
 )
 _STATE, _READERS, _HELD = "uint8 2", "int16 2", "uint16 2"
 _IDS, _FOUND = "int64 1 strided", _NEW_LONGS
+_TOKENS = "int32 1 anywhere"
+_NODES, _NEW_NODES = "int32 2", "int32 2 written"
+_SLOTS_OF_CHILDREN, _NEW_SLOTS, _KEYS = "uint64 1", "uint64 1 written", "uint64 1"
 _RULE, _TIES = ("int64", "bool"), (_STATE, _READERS, _INTS, _FLAGS, _HELD)
 
 _FUNCTIONS: Final = (
@@ -112,6 +129,20 @@ _FUNCTIONS: Final = (
     _blocks("nearest_tiers", _STATE, _IDS, _FOUND),
     _blocks("num_usable", _STATE, _FLAGS, "int64", _IDS),
     _blocks("num_absent", _STATE, _FLAGS, _IDS),
+    _tree(
+        "find_child", _TOKENS, "int64", "int64", _INTS, _NODES, _SLOTS_OF_CHILDREN, _KEYS, "int64"
+    ),
+    _tree(
+        "descend",
+        *(_TOKENS, "int64", "int64", _INTS, _INTS, _NEW_NODES, _SLOTS_OF_CHILDREN, _KEYS, "int64", "int64", _FOUND),
+    ),
+    _tree("link", _INTS, "int64", _NEW_NODES, _NEW_SLOTS, _KEYS, "int64"),
+    _tree("unlink", _INTS, "int64", _NEW_NODES, _NEW_SLOTS, _KEYS, "int64"),
+    _tree("put_all", _SLOTS_OF_CHILDREN, _NEW_SLOTS),
+    _tree("lay", _NEW_INTS, _NEW_INTS, "int64", _TOKENS, _IDS),
+    _tree("name_run", _NEW_INTS, _INTS, "int64", "int64"),
+    _tree("along", _INTS, "int64", _FOUND),
+    _tree("are_tail", _INTS, _IDS, "int64", "int64"),
 )
 
 _SLOT_BYTES: Final = (4, 8)

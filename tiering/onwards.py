@@ -5,7 +5,7 @@ from typing import Final
 
 import numpy as np
 
-from tiering.node import NOWHERE, Node
+from tiering.nodes import FIRST, NEWEST, ROOT, TAKEN, Nodes
 
 _MOST_ALIKE: Final = 64
 """Children that are compared with a prompt to find the one that is most like it: those that were added last."""
@@ -13,38 +13,31 @@ _MOST_ONWARDS: Final = 64
 """Nodes that `onwards` goes through."""
 
 
-def onwards(node: Node, at: int, wanted: bytes, same: int, most_bytes: int) -> bytes:
-    """The tokens of `RadixIndex.onwards` behind byte `at` of a node's edge."""
-    if at < len(node.edge):
-        edge = node.edge[at:]
-    elif (child := _most_alike(node, wanted, same)) is not None:
-        node, edge = child, child.edge
-    else:
-        return b""
-    parts, left = [edge], most_bytes - len(edge)
-    for _ in range(_MOST_ONWARDS):
-        if left <= 0 or node.children is None:
+def onwards(nodes: Nodes, node: int, below: int, wanted: bytes, same: int, most_blocks: int) -> bytes:
+    """The tokens of `RadixIndex.onwards`: from the block `below` of a node on, or behind the node for NO_BLOCK."""
+    cells, parts = nodes.cells, []
+    if below < 0 and (node := _most_alike(nodes, node, wanted, same)) != ROOT:
+        below = cells[node, FIRST]
+    for _ in range(_MOST_ONWARDS + 1):
+        if below < 0 or most_blocks <= 0:
             break
-        node = node.hot if node.hot is not NOWHERE else next(node.each_child())
-        parts.append(node.edge)
-        left -= len(node.edge)
-    if left < 0:
-        parts[-1] = parts[-1][:left]
+        ids = nodes.along(nodes.after, below, most_blocks)
+        parts.append(nodes.edge(ids))
+        most_blocks -= len(ids)
+        node = cells[node, TAKEN] or cells[node, NEWEST]
+        below = cells[node, FIRST]  # NO_BLOCK for the root, which stands for none
     return b"".join(parts)
 
 
-def _most_alike(node: Node, wanted: bytes, same: int) -> Node | None:
-    """The child of `node` for `onwards`; None if there is none."""
-    children = node.children
-    if not isinstance(children, dict):
-        return children
-    some = list(islice(reversed(children.values()), _MOST_ALIKE))
-    if node.hot is not NOWHERE:
-        some.insert(0, node.hot)
-    if not wanted:
-        return some[0]
-    firsts = b"".join(child.edge[: len(wanted)] for child in some)
-    there = np.frombuffer(firsts, dtype="<i4").reshape(len(some), -1)
+def _most_alike(nodes: Nodes, node: int, wanted: bytes, same: int) -> int:
+    """The child of a node for `onwards`, ROOT if there is none."""
+    some = list(islice(nodes.children(node), _MOST_ALIKE))
+    if taken := nodes.cells[node, TAKEN]:
+        some.insert(0, taken)
+    if len(some) < 2 or not wanted:
+        return some[0] if some else ROOT
+    firsts = nodes.tokens[[nodes.cells[child, FIRST] for child in some]]
+    there = firsts[:, : len(wanted) // firsts.itemsize]
     differ = there ^ np.frombuffer(wanted, dtype="<i4")
     num_alike = np.logical_and.accumulate((differ & same) == 0, axis=1).sum(axis=1)
     num_alike[(num_alike < there.shape[1]) & (differ & ~same).any(axis=1)] = -1

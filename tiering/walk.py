@@ -71,8 +71,8 @@ def walk(holdings: Holdings) -> Steps[list[Nodes]]:
 def _look(holdings: Holdings, numbers: Sequence[int]) -> Nodes:
     residency = holdings.residency
     found = holdings.radix.nodes(numbers)
-    ids = np.frombuffer(b"".join(found.ids), dtype=np.int32).astype(np.intp)
-    blocks = np.array([*map(len, found.ids)], dtype=np.int64) // np.int32().itemsize
+    ids = np.concatenate([np.empty(0, dtype=np.intp), *found.ids])
+    blocks = np.array([*map(len, found.ids)], dtype=np.int64)
     ends = np.cumsum(blocks)
     starts = ends - blocks
     first, last = ids[starts], ids[ends - 1]

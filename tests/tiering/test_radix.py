@@ -16,8 +16,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tiering.descent import Spans
-from tiering.node import Express, Node
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier
 
@@ -25,14 +23,6 @@ BLOCK_TOKENS = 2
 # Token ids whose bytes look alike, so that a comparison that is out of step by a byte or a token would be noticed.
 TOKEN = st.sampled_from([0, 1, 256, -1])
 PROMPT = st.lists(TOKEN, max_size=26)
-SPANS = [
-    Spans(hops=1, span_bytes=1, node_bytes=1 << 20),
-    Spans(hops=2, span_bytes=20, node_bytes=16),
-    Spans(hops=2, span_bytes=1, node_bytes=1 << 20, kept_bytes=60),
-]
-"""Express edges over a hop or two, where by default it takes sixteen."""
-
-
 def tokens_of(numbers):
     return np.array(numbers, dtype=np.int32)
 
@@ -48,12 +38,14 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(
         max_node_blocks=st.sampled_from([1, 2, 4, 128]),
-        spans=st.sampled_from(SPANS),
+        alike=st.booleans(),
         prompts=st.lists(PROMPT, min_size=2, max_size=5),
     )
-    def make(self, max_node_blocks, spans, prompts):
+    def make(self, max_node_blocks, alike, prompts):
         self.residency = Residency(4)
-        self.index = RadixIndex(BLOCK_TOKENS, self.residency, max_node_blocks, spans)
+        self.index = RadixIndex(BLOCK_TOKENS, self.residency, max_node_blocks)
+        if alike:  # all blocks have the same hash
+            self.index._nodes._keys = np.zeros(BLOCK_TOKENS + 2, dtype=np.uint64)
         self.oracle = {}
         for prompt in prompts:
             self.insert(prompt)

@@ -1,0 +1,230 @@
+"""What the radix index is made of: runs of blocks without a branch, as numbers in arrays.
+
+    array      shape, dtype                 what
+    records    [nodes, 8] int32             of each node what tiering.loops.tree names; half a cache line
+    slots      [a power of two] uint64      a table of all children: 32 bits of a hash of (the node above, the first block), and a number
+    tokens     [blocks, tokens] int32       of each block
+    after      [blocks] int32               the block that follows in the same node, NO_BLOCK for a node's last one
+
+The table only says where to look: a child is one if its tokens are equal. Places are tried in a row, and at most half of them are taken.
+The hash follows numbers that nobody knows, so that nobody can choose prompts for which all places are taken.
+"""
+
+import secrets
+from collections.abc import Iterator
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiering.kernels import kernels
+from tiering.residency import NO_BLOCK, Ids
+
+ROOT: Final = 0
+"""These two, and the names of a record's places, are those of tiering.loops.tree, which only a compiler imports."""
+UP, FIRST, LAST, COUNT, NEWEST, OLDER, NEWER, TAKEN = range(8)
+
+_FEW: Final = 16
+_NO_ROOM: Final[Ids] = np.empty(0, dtype=np.intp)
+Tokens = NDArray[np.int32]
+
+
+class Nodes:
+    """Nodes by number, the root first; the tokens of their blocks; and who is whose child.
+
+    Not thread-safe. Arrays are replaced when they grow. Methods take numbers of nodes that are there.
+    """
+
+    def __init__(self, block_tokens: int) -> None:
+        self.block_tokens = block_tokens
+        self._kernels = kernels()
+        self._keys = np.frombuffer(secrets.token_bytes(8 * (block_tokens + 2)), dtype=np.uint64)
+        self._slots = np.zeros(_FEW, dtype=np.uint64)
+        self._records = np.zeros((_FEW, 8), dtype=np.int32)
+        self._records[ROOT, [FIRST, LAST]] = NO_BLOCK
+        self.cells: memoryview[Any] = self._records.data
+        """The records for one node at a time: `cells[number, UP]`."""
+        self._lives: NDArray[np.int32] = np.zeros(_FEW, dtype=np.int32)
+        self._free: list[int] = []
+        self.num_numbers = 1
+        """Nodes have smaller numbers; not each of these names one."""
+        self.tokens: Tokens = np.zeros((0, block_tokens), dtype=np.int32)
+        self._edges = self.tokens.ravel()
+        self.after: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+
+    def __len__(self) -> int:
+        """Number of nodes, without the root."""
+        return self.num_numbers - 1 - len(self._free)
+
+    # ---- the blocks
+
+    def grow(self, num_blocks: int) -> None:
+        """Have room for as many blocks as the residency has."""
+        had = len(self.after)
+        if num_blocks > had:
+            # zeros commits no memory until it is written to
+            tokens, after = np.zeros((num_blocks, self.block_tokens), np.int32), np.zeros(num_blocks, np.int32)
+            tokens[:had], after[:had] = self.tokens, self.after
+            self.tokens, self.after, self._edges = tokens, after, tokens.ravel()
+
+    def lay(self, ids: Ids, tokens: Tokens) -> None:
+        """These blocks are in one node, in this order, and have these tokens."""
+        self._kernels.lay(self._edges, self.after, self.block_tokens, tokens, ids)
+
+    def edge(self, ids: Ids) -> bytes:
+        """The tokens of blocks, block_tokens little-endian int32 each."""
+        return self.tokens.take(ids, axis=0).tobytes()
+
+    def run(self, block: int) -> Ids:
+        """A block and those behind it in the same node; empty for NO_BLOCK."""
+        return self.along(self.after, block)
+
+    def along(self, links: NDArray[np.int32], block: int, most: int | None = None) -> Ids:
+        """A block, the one that `links` names for it, and so on, until there is none or they are so many."""
+        num = self._kernels.along(links, block, _NO_ROOM) if most is None else most
+        ids: Ids = np.empty(num, dtype=np.intp)
+        return ids[: self._kernels.along(links, block, ids)] if num else ids
+
+    # ---- the way down
+
+    def descend(self, prompt: Tokens, num_blocks: int, node: int, block: int, path: Ids) -> int:
+        """Write down the blocks that the prompt goes on with behind a block of that node, NO_BLOCK for the root. How many."""
+        return self._kernels.descend(
+            prompt,
+            num_blocks,
+            self.block_tokens,
+            self._edges,
+            self.after,
+            self._records,
+            self._slots,
+            self._keys,
+            node,
+            block,
+            path,
+        )
+
+    def child(self, node: int, prompt: Tokens) -> int:
+        """The child that begins with the first block of a prompt, ROOT if there is none."""
+        return self._find(prompt, 0, node)
+
+    def like(self, node: int, block: int) -> int:
+        """The child that begins with the same tokens as a block."""
+        return self._find(self._edges, block * self.block_tokens, node)
+
+    def _find(self, tokens: Tokens, at: int, node: int) -> int:
+        return self._kernels.find_child(
+            tokens, at, self.block_tokens, self._edges, self._records, self._slots, self._keys, node
+        )
+
+    def children(self, node: int) -> Iterator[int]:
+        """The children, those first that were added last."""
+        cells, child = self.cells, self.cells[node, NEWEST]
+        while child != ROOT:
+            yield child
+            child = cells[child, OLDER]
+
+    # ---- changes
+
+    # `node`: the column that names the node of each block.
+
+    def new(self, up: int, first: int, last: int, node: NDArray[np.int32]) -> int:
+        """A node of blocks that were laid, below one that has no child which begins likewise. Its number."""
+        number = self._free.pop() if self._free else self._fresh()
+        if 2 * len(self) > len(self._slots):
+            larger = np.zeros(2 * len(self._slots), dtype=np.uint64)
+            self._kernels.put_all(self._slots, larger)
+            self._slots = larger
+        cells = self.cells
+        cells[number, UP], cells[number, FIRST], cells[number, LAST] = up, first, last
+        cells[number, COUNT] = self._kernels.name_run(node, self.after, first, number)
+        cells[number, NEWEST] = cells[number, TAKEN] = ROOT
+        self._link(number)
+        return number
+
+    def _fresh(self) -> int:
+        number = self.num_numbers
+        if number == len(self._records):
+            records = np.zeros((2 * number, 8), dtype=np.int32)
+            records[:number] = self._records
+            self._records, self.cells = records, records.data
+            self._lives = np.concatenate([self._lives, np.zeros(number, dtype=np.int32)])
+        self.num_numbers = number + 1
+        return number
+
+    def lengthen(self, leaf: int, ids: Ids, node: NDArray[np.int32]) -> None:
+        """Blocks that were laid follow the last one of a leaf, in it."""
+        cells, first = self.cells, ids.item(0)
+        self.after[cells[leaf, LAST]] = first
+        cells[leaf, LAST] = ids.item(-1)
+        cells[leaf, COUNT] += self._kernels.name_run(node, self.after, first, leaf)
+
+    def shorten(self, leaf: int, num_blocks: int, last: int) -> None:
+        """A leaf loses so many blocks at its end, all behind `last`."""
+        self.after[last] = NO_BLOCK
+        self.cells[leaf, LAST] = last
+        self.cells[leaf, COUNT] -= num_blocks
+
+    def take_out(self, number: int) -> None:
+        """A node without children leaves; its number may be another's later."""
+        self._unlink(number)
+        cells = self.cells
+        cells[number, UP] = ROOT
+        cells[number, COUNT] = 0
+        self._lives[number] += 1
+        self._free.append(number)
+
+    def split(self, lower: int, block: int, node: NDArray[np.int32]) -> int:
+        """Move the blocks of a node up to this one, not its last, into a new one above it; return that."""
+        cells = self.cells
+        up, first, below = cells[lower, UP], cells[lower, FIRST], self.after.item(block)
+        self._unlink(lower)
+        self.after[block] = NO_BLOCK
+        upper = self.new(up, first, block, node)
+        cells = self.cells
+        cells[lower, UP], cells[lower, FIRST] = upper, below
+        cells[lower, COUNT] -= cells[upper, COUNT]
+        self._link(lower)
+        return upper
+
+    def _link(self, number: int) -> None:
+        self._kernels.link(
+            self._edges, self.block_tokens, self._records, self._slots, self._keys, number
+        )
+
+    def _unlink(self, number: int) -> None:
+        was_there = self._kernels.unlink(
+            self._edges, self.block_tokens, self._records, self._slots, self._keys, number
+        )
+        assert was_there, "the table of children lacks one"
+
+    # ---- who is who
+
+    def is_there(self, number: int) -> bool:
+        """Whether a number names a node, the root not."""
+        return number != ROOT and self.cells[number, COUNT] > 0
+
+    def life(self, number: int) -> int:
+        """Another for each node that has had the number."""
+        return self._lives.item(number)
+
+    # ---- conservation
+
+    def check(self) -> None:
+        """Raise AssertionError unless each node is its parent's child once, and is found by its first block."""
+        there = [number for number in range(1, self.num_numbers) if self.is_there(number)]
+        assert len(set(self._free)) == len(self._free), "a node's number is free twice"
+        assert sorted([*there, *self._free]) == list(range(1, self.num_numbers)), "a node's number is lost"
+        entries = np.sort(self._slots[self._slots != 0] & np.uint64(0xFFFFFFFF)).tolist()
+        assert entries == there, "the table of children has others than there are"
+        cells, met = self.cells, []
+        for node in (ROOT, *there):
+            newer = ROOT
+            for child in self.children(node):
+                assert cells[child, UP] == node, "a child knows another parent"
+                assert cells[child, NEWER] == newer, "a child knows another brother"
+                assert self.like(node, cells[child, FIRST]) == child, "a child is not found"
+                newer = child
+                met.append(child)
+            taken = cells[node, TAKEN]
+            assert taken == ROOT or cells[taken, UP] == node, "the child taken last is gone"
+        assert sorted(met) == there, "a node is nobody's child"

@@ -1,0 +1,107 @@
+"""Many runs of new blocks entered into the radix index at once, as far as they meet nothing that is there."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiering.fingerprints import add_fingerprints
+from tiering.nodes import COUNT, NEWEST, ROOT, Nodes
+from tiering.residency import NO_BLOCK, Ids, Residency
+from tiering.watch import Watch
+
+
+class Plants:
+    """One call of `RadixIndex.plant`, which says what its arguments are."""
+
+    def __init__(self, nodes: Nodes, residency: Residency, max_node_blocks: int, watch: Watch) -> None:
+        self._nodes, self._residency, self._watch = nodes, residency, watch
+        self._max_node_blocks = max_node_blocks
+
+    def plant(
+        self,
+        tokens: bytes,
+        lengths: Sequence[int],
+        tails: Sequence[int],
+        after: Sequence[int],
+        alone: Sequence[bool],
+        seed: int,
+    ) -> tuple[Ids, int]:
+        """The ids of the first runs' blocks, and how many runs these are."""
+        assert max(lengths, default=0) <= self._max_node_blocks, "a run is longer than a node may be"
+        nodes, residency = self._nodes, self._residency
+        ids = residency.allocate(sum(lengths))
+        nodes.grow(residency.capacity)
+        prompt, size = np.frombuffer(tokens, dtype="<i4"), nodes.block_tokens
+        numbers, stop = list[int](), 0
+        for length, tail, run, only in zip(lengths, tails, after, alone, strict=True):
+            up = numbers[run] if run >= 0 else self._ending_at(tail)
+            if up is None:
+                break
+            piece = ids[stop : stop + length]
+            nodes.lay(piece, prompt[stop * size :])
+            number = self._plant_one(up, piece, only=only)
+            if number is None:
+                break
+            stop += length
+            numbers.append(number)
+        residency.free(ids[stop:])
+        ids, num_runs = ids[:stop], len(numbers)
+        if num_runs:
+            self._fill_in(ids, tokens, lengths[:num_runs], tails[:num_runs], after[:num_runs], seed)
+        return ids, num_runs
+
+    def _ending_at(self, block: int) -> int | None:
+        """The node whose last block this is, the root for NO_BLOCK; None if its node goes on."""
+        if block == NO_BLOCK:
+            return ROOT
+        if self._nodes.after.item(block) != NO_BLOCK:
+            return None
+        node = self._residency.cells.node[block]
+        assert node > ROOT, "the block is not in the index"
+        return node
+
+    def _plant_one(self, up: int, ids: Ids, *, only: bool) -> int | None:
+        """A run below the last block of a node: in it, if that is a leaf, will stay a run, and has room.
+
+        None, and no change, if what follows that block begins likewise.
+        """
+        nodes, cells = self._nodes, self._nodes.cells
+        is_leaf = up != ROOT and cells[up, NEWEST] == ROOT
+        if only and is_leaf and cells[up, COUNT] + len(ids) <= self._max_node_blocks:
+            nodes.lengthen(up, ids, self._residency.node)
+            self._watch.note(up)
+            return up
+        if not is_leaf and nodes.like(up, ids.item(0)) != ROOT:
+            return None
+        number = nodes.new(up, ids.item(0), ids.item(-1), self._residency.node)
+        self._watch.note(number)
+        return number
+
+    def _fill_in(
+        self,
+        ids: Ids,
+        tokens: bytes,
+        lengths: Sequence[int],
+        tails: Sequence[int],
+        after: Sequence[int],
+        seed: int,
+    ) -> None:
+        """The columns of blocks that were planted."""
+        residency, block_bytes = self._residency, 4 * self._nodes.block_tokens
+        counts, behind = np.array(lengths), np.array(after)
+        stops = np.cumsum(counts)
+        above: NDArray[np.intp] = np.where(behind >= 0, ids[stops[behind] - 1], np.array(tails))
+        residency.parent[ids[1:]] = ids[:-1]
+        residency.parent[ids[stops - counts]] = above
+        residency.num_children[ids] = 1
+        residency.num_children[ids[stops - 1]] = 0
+        np.add.at(residency.num_children, above[above != NO_BLOCK], 1)
+        befores = np.where(above == NO_BLOCK, np.uint64(seed), residency.fingerprint[above])
+        chain: list[int] = []
+        ends = stops.tolist()
+        for end, length, run, before in zip(ends, lengths, after, befores.tolist(), strict=True):
+            if run >= 0:
+                before = chain[ends[run] - 1]
+            add_fingerprints(tokens, block_bytes, end - length, length, before, chain)
+        residency.fingerprint[ids] = np.array(chain, dtype=np.uint64)
