@@ -2,11 +2,12 @@
 
     array      shape, dtype                 what
     records    [nodes, 8] int32             of each node what tiering.loops.tree names; half a cache line
-    slots      [a power of two] uint64      a table of all children: 32 bits of a hash of (the node above, the first block), and a number
     tokens     [blocks, tokens] int32       of each block
-    after      [blocks] int32               the block that follows in the same node, NO_BLOCK for a node's last one
+    after      [blocks] int32               the block that follows in the same node; of a node's last one less than 0: see `taken`
+    slots      [a power of two] uint64      a table of the blocks that begin nodes: 32 bits of a hash of the tokens and of the block
+                                            above, and the block
 
-The table only says where to look: a child is one if its tokens are equal. Places are tried in a row, and at most half of them are taken.
+The table only says where to look: a child is one if its tokens are equal, and if it follows that block. Places are tried in a row, and at most half of them are taken.
 The hash follows numbers that nobody knows, so that nobody can choose prompts for which all places are taken.
 """
 
@@ -22,11 +23,13 @@ from tiering.residency import NO_BLOCK, Ids
 
 ROOT: Final = 0
 """These two, and the names of a record's places, are those of tiering.loops.tree, which only a compiler imports."""
-UP, FIRST, LAST, COUNT, NEWEST, OLDER, NEWER, TAKEN = range(8)
+UP, FIRST, LAST, COUNT, NEWEST, OLDER, NEWER, LIFE = range(8)
 
 _FEW: Final = 16
 _NO_ROOM: Final[Ids] = np.empty(0, dtype=np.intp)
 Tokens = NDArray[np.int32]
+Links = NDArray[np.int32]
+"""A column that names a block, or a node, for each block."""
 
 
 class Nodes:
@@ -44,13 +47,13 @@ class Nodes:
         self._records[ROOT, [FIRST, LAST]] = NO_BLOCK
         self.cells: memoryview[Any] = self._records.data
         """The records for one node at a time: `cells[number, UP]`."""
-        self._lives: NDArray[np.int32] = np.zeros(_FEW, dtype=np.int32)
         self._free: list[int] = []
         self.num_numbers = 1
         """Nodes have smaller numbers; not each of these names one."""
         self.tokens: Tokens = np.zeros((0, block_tokens), dtype=np.int32)
         self._edges = self.tokens.ravel()
         self.after: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
+        self._top = np.full(1, NO_BLOCK, dtype=np.int32)
 
     def __len__(self) -> int:
         """Number of nodes, without the root."""
@@ -79,7 +82,7 @@ class Nodes:
         """A block and those behind it in the same node; empty for NO_BLOCK."""
         return self.along(self.after, block)
 
-    def along(self, links: NDArray[np.int32], block: int, most: int | None = None) -> Ids:
+    def along(self, links: Links, block: int, most: int | None = None) -> Ids:
         """A block, the one that `links` names for it, and so on, until there is none or they are so many."""
         num = self._kernels.along(links, block, _NO_ROOM) if most is None else most
         ids: Ids = np.empty(num, dtype=np.intp)
@@ -87,34 +90,39 @@ class Nodes:
 
     # ---- the way down
 
-    def descend(self, prompt: Tokens, num_blocks: int, node: int, block: int, path: Ids) -> int:
-        """Write down the blocks that the prompt goes on with behind a block of that node, NO_BLOCK for the root. How many."""
+    def descend(self, prompt: Tokens, num_blocks: int, parent: Links, above: int, path: Ids) -> int:
+        """Write down the blocks that a prompt goes on with behind a block, NO_BLOCK for the root. How many."""
         return self._kernels.descend(
             prompt,
             num_blocks,
             self.block_tokens,
             self._edges,
+            parent,
             self.after,
-            self._records,
+            self._top,
             self._slots,
             self._keys,
-            node,
-            block,
+            above,
             path,
         )
 
-    def child(self, node: int, prompt: Tokens) -> int:
-        """The child that begins with the first block of a prompt, ROOT if there is none."""
-        return self._find(prompt, 0, node)
-
-    def like(self, node: int, block: int) -> int:
-        """The child that begins with the same tokens as a block."""
-        return self._find(self._edges, block * self.block_tokens, node)
-
-    def _find(self, tokens: Tokens, at: int, node: int) -> int:
+    def like(self, block: int, parent: Links, above: int) -> int:
+        """The first block of a node that follows the last one of another, and has the same tokens as `block`; NO_BLOCK if there is none."""
         return self._kernels.find_child(
-            tokens, at, self.block_tokens, self._edges, self._records, self._slots, self._keys, node
+            self._edges,
+            block * self.block_tokens,
+            self.block_tokens,
+            self._edges,
+            parent,
+            self._slots,
+            self._keys,
+            above,
         )
+
+    def taken(self, node: int) -> int:
+        """The first block of the child that was taken or added last, NO_BLOCK if that is gone."""
+        follows = self._top.item() if node == ROOT else self.after.item(self.cells[node, LAST])
+        return max(NO_BLOCK, -2 - follows)
 
     def children(self, node: int) -> Iterator[int]:
         """The children, those first that were added last."""
@@ -127,7 +135,7 @@ class Nodes:
 
     # `node`: the column that names the node of each block.
 
-    def new(self, up: int, first: int, last: int, node: NDArray[np.int32]) -> int:
+    def new(self, up: int, first: int, last: int, node: Links) -> int:
         """A node of blocks that were laid, below one that has no child which begins likewise. Its number."""
         number = self._free.pop() if self._free else self._fresh()
         if 2 * len(self) > len(self._slots):
@@ -137,7 +145,7 @@ class Nodes:
         cells = self.cells
         cells[number, UP], cells[number, FIRST], cells[number, LAST] = up, first, last
         cells[number, COUNT] = self._kernels.name_run(node, self.after, first, number)
-        cells[number, NEWEST] = cells[number, TAKEN] = ROOT
+        cells[number, NEWEST] = ROOT
         self._link(number)
         return number
 
@@ -147,11 +155,10 @@ class Nodes:
             records = np.zeros((2 * number, 8), dtype=np.int32)
             records[:number] = self._records
             self._records, self.cells = records, records.data
-            self._lives = np.concatenate([self._lives, np.zeros(number, dtype=np.int32)])
         self.num_numbers = number + 1
         return number
 
-    def lengthen(self, leaf: int, ids: Ids, node: NDArray[np.int32]) -> None:
+    def lengthen(self, leaf: int, ids: Ids, node: Links) -> None:
         """Blocks that were laid follow the last one of a leaf, in it."""
         cells, first = self.cells, ids.item(0)
         self.after[cells[leaf, LAST]] = first
@@ -170,10 +177,10 @@ class Nodes:
         cells = self.cells
         cells[number, UP] = ROOT
         cells[number, COUNT] = 0
-        self._lives[number] += 1
+        cells[number, LIFE] += 1
         self._free.append(number)
 
-    def split(self, lower: int, block: int, node: NDArray[np.int32]) -> int:
+    def split(self, lower: int, block: int, node: Links) -> int:
         """Move the blocks of a node up to this one, not its last, into a new one above it; return that."""
         cells = self.cells
         up, first, below = cells[lower, UP], cells[lower, FIRST], self.after.item(block)
@@ -187,15 +194,22 @@ class Nodes:
         return upper
 
     def _link(self, number: int) -> None:
-        self._kernels.link(
-            self._edges, self.block_tokens, self._records, self._slots, self._keys, number
-        )
+        self._kernels.link(*self._linked(), number)
 
     def _unlink(self, number: int) -> None:
-        was_there = self._kernels.unlink(
-            self._edges, self.block_tokens, self._records, self._slots, self._keys, number
-        )
+        was_there = self._kernels.unlink(*self._linked(), number)
         assert was_there, "the table of children lacks one"
+
+    def _linked(self) -> tuple[Any, ...]:
+        return (
+            self._edges,
+            self.block_tokens,
+            self._records,
+            self.after,
+            self._top,
+            self._slots,
+            self._keys,
+        )
 
     # ---- who is who
 
@@ -205,26 +219,27 @@ class Nodes:
 
     def life(self, number: int) -> int:
         """Another for each node that has had the number."""
-        return self._lives.item(number)
+        return self.cells[number, LIFE]
 
     # ---- conservation
 
-    def check(self) -> None:
+    def check(self, parent: Links) -> None:
         """Raise AssertionError unless each node is its parent's child once, and is found by its first block."""
+        cells = self.cells
         there = [number for number in range(1, self.num_numbers) if self.is_there(number)]
         assert len(set(self._free)) == len(self._free), "a node's number is free twice"
         assert sorted([*there, *self._free]) == list(range(1, self.num_numbers)), "a node's number is lost"
         entries = np.sort(self._slots[self._slots != 0] & np.uint64(0xFFFFFFFF)).tolist()
-        assert entries == there, "the table of children has others than there are"
-        cells, met = self.cells, []
+        assert entries == sorted(cells[node, FIRST] + 1 for node in there), "the table has other children"
+        met = []
         for node in (ROOT, *there):
-            newer = ROOT
+            newer, firsts = ROOT, [NO_BLOCK]
             for child in self.children(node):
+                firsts.append(cells[child, FIRST])
                 assert cells[child, UP] == node, "a child knows another parent"
-                assert cells[child, NEWER] == newer, "a child knows another brother"
-                assert self.like(node, cells[child, FIRST]) == child, "a child is not found"
+                assert cells[child, NEWER] == newer, "a child knows another sibling"
+                assert self.like(firsts[-1], parent, cells[node, LAST]) == firsts[-1], "a child is not found"
                 newer = child
                 met.append(child)
-            taken = cells[node, TAKEN]
-            assert taken == ROOT or cells[taken, UP] == node, "the child taken last is gone"
+            assert self.taken(node) in firsts, "the child taken last is gone"
         assert sorted(met) == there, "a node is nobody's child"

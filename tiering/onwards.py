@@ -5,7 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from tiering.nodes import FIRST, NEWEST, ROOT, TAKEN, Nodes
+from tiering.nodes import FIRST, NEWEST, ROOT, Links, Nodes
+from tiering.residency import NO_BLOCK
 
 _MOST_ALIKE: Final = 64
 """Children that are compared with a prompt to find the one that is most like it: those that were added last."""
@@ -13,30 +14,34 @@ _MOST_ONWARDS: Final = 64
 """Nodes that `onwards` goes through."""
 
 
-def onwards(nodes: Nodes, node: int, below: int, wanted: bytes, same: int, most_blocks: int) -> bytes:
-    """The tokens of `RadixIndex.onwards`: from the block `below` of a node on, or behind the node for NO_BLOCK."""
-    cells, parts = nodes.cells, []
-    if below < 0 and (node := _most_alike(nodes, node, wanted, same)) != ROOT:
-        below = cells[node, FIRST]
+def onwards(
+    nodes: Nodes, node_of: Links, node: int, below: int, wanted: bytes, same: int, most_blocks: int
+) -> bytes:
+    """The tokens of `RadixIndex.onwards`: from the block `below` of a node on, or behind the node if that is less than 0."""
+    parts: list[bytes] = []
+    if below < 0:
+        below = _most_alike(nodes, node, wanted, same)
     for _ in range(_MOST_ONWARDS + 1):
         if below < 0 or most_blocks <= 0:
             break
         ids = nodes.along(nodes.after, below, most_blocks)
         parts.append(nodes.edge(ids))
         most_blocks -= len(ids)
-        node = cells[node, TAKEN] or cells[node, NEWEST]
-        below = cells[node, FIRST]  # NO_BLOCK for the root, which stands for none
+        node = node_of.item(below)
+        below = nodes.taken(node)
+        if below < 0 and (newest := nodes.cells[node, NEWEST]) != ROOT:
+            below = nodes.cells[newest, FIRST]
     return b"".join(parts)
 
 
 def _most_alike(nodes: Nodes, node: int, wanted: bytes, same: int) -> int:
-    """The child of a node for `onwards`, ROOT if there is none."""
-    some = list(islice(nodes.children(node), _MOST_ALIKE))
-    if taken := nodes.cells[node, TAKEN]:
+    """The first block of the child of a node for `onwards`, NO_BLOCK if there is none."""
+    some = [nodes.cells[child, FIRST] for child in islice(nodes.children(node), _MOST_ALIKE)]
+    if (taken := nodes.taken(node)) != NO_BLOCK:
         some.insert(0, taken)
     if len(some) < 2 or not wanted:
-        return some[0] if some else ROOT
-    firsts = nodes.tokens[[nodes.cells[child, FIRST] for child in some]]
+        return some[0] if some else NO_BLOCK
+    firsts = nodes.tokens[some]
     there = firsts[:, : len(wanted) // firsts.itemsize]
     differ = there ^ np.frombuffer(wanted, dtype="<i4")
     num_alike = np.logical_and.accumulate((differ & same) == 0, axis=1).sum(axis=1)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiering.fingerprints import add_fingerprints
-from tiering.nodes import COUNT, NEWEST, ROOT, Nodes
+from tiering.nodes import COUNT, LAST, NEWEST, ROOT, Nodes
 from tiering.residency import NO_BLOCK, Ids, Residency
 from tiering.watch import Watch
 
@@ -55,7 +55,7 @@ class Plants:
         """The node whose last block this is, the root for NO_BLOCK; None if its node goes on."""
         if block == NO_BLOCK:
             return ROOT
-        if self._nodes.after.item(block) != NO_BLOCK:
+        if self._nodes.after.item(block) >= 0:
             return None
         node = self._residency.cells.node[block]
         assert node > ROOT, "the block is not in the index"
@@ -72,7 +72,8 @@ class Plants:
             nodes.lengthen(up, ids, self._residency.node)
             self._watch.note(up)
             return up
-        if not is_leaf and nodes.like(up, ids.item(0)) != ROOT:
+        above = cells[up, LAST]
+        if not is_leaf and nodes.like(ids.item(0), self._residency.parent, above) != NO_BLOCK:
             return None
         number = nodes.new(up, ids.item(0), ids.item(-1), self._residency.node)
         self._watch.note(number)

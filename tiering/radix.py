@@ -98,7 +98,7 @@ class RadixIndex:
         prompt = self._whole_blocks(tokens)
         num_blocks = len(prompt) // self._block_tokens
         path: Ids = np.empty(num_blocks, dtype=np.intp)
-        num = self._nodes.descend(prompt, num_blocks, self._node_of(block), block, path)
+        num = self._nodes.descend(prompt, num_blocks, self._residency.parent, block, path)
         return path if num == num_blocks else path[:num].copy()
 
     def tokens_up(self, block: int, num_blocks: int = 1) -> list[bytes]:
@@ -133,7 +133,7 @@ class RadixIndex:
         nodes.
         """
         return onwards(
-            self._nodes, self._node_of(block), self._next(block), wanted, same, most_blocks
+            self._nodes, self._residency.node, self._node_of(block), self._next(block), wanted, same, most_blocks
         )
 
     def following(self, block: int) -> Following:
@@ -249,14 +249,14 @@ class RadixIndex:
         return node
 
     def _next(self, block: int) -> int:
-        """The block that follows in the same node, NO_BLOCK if there is none."""
+        """The block that follows in the same node, less than 0 if there is none."""
         return NO_BLOCK if block == NO_BLOCK else self._nodes.after.item(block)
 
     def _add(self, parent: int, prompt: Tokens) -> Ids:
         """Follow a prompt from a block on, and add what is missing of it."""
         num_blocks = len(prompt) // self._block_tokens
         path: Ids = np.empty(num_blocks, dtype=np.intp)
-        num = self._nodes.descend(prompt, num_blocks, self._node_of(parent), parent, path)
+        num = self._nodes.descend(prompt, num_blocks, self._residency.parent, parent, path)
         if num < num_blocks:
             last = path.item(num - 1) if num else parent
             path[num:] = self._append(last, prompt[num * self._block_tokens :])
@@ -266,7 +266,7 @@ class RadixIndex:
         """Allocate blocks for a prompt, which differ from all that follows `last`, below that."""
         residency, nodes, most = self._residency, self._nodes, self._max_node_blocks
         node = self._node_of(last)
-        if self._next(last) != NO_BLOCK:
+        if self._next(last) >= 0:
             node = self._split(node, last)
         num_blocks = len(prompt) // self._block_tokens
         ids = residency.allocate(num_blocks)
@@ -319,7 +319,7 @@ class RadixIndex:
     def check(self) -> None:
         """Raise AssertionError unless tree and residency agree. Takes time in proportion to the index."""
         residency, nodes = self._residency, self._nodes
-        nodes.check()
+        nodes.check(residency.parent)
         num_blocks = 0
         for number in range(1, nodes.num_numbers):
             if nodes.is_there(number):

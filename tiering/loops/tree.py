@@ -1,6 +1,8 @@
 """The way down the radix tree, and its table of children: see tiering.nodes.
 
-A prompt, and the tokens of all blocks one after another by id, are flat: block n begins at n * block_tokens.
+A prompt, and the tokens of all blocks one after another by id (`edges`), are flat: block n begins at n * block_tokens. `after` says of a
+block which one follows in the same node; of a node's last block it says -2 - n, where n begins the child that was taken last, or
+NO_BLOCK if that is gone. `top` says the same of the root. So the way down is one read a block, and nodes are not looked at.
 """
 
 from typing import Any, Final
@@ -13,9 +15,9 @@ from tiering.loops.states import INSIDE, NO_BLOCK
 ROOT: Final = 0
 """The number of the root: no node is a child of that number, so it stands for none as well."""
 
-UP, FIRST, LAST, COUNT, NEWEST, OLDER, NEWER, TAKEN = range(8)
+UP, FIRST, LAST, COUNT, NEWEST, OLDER, NEWER, LIFE = range(8)
 """What a node's record says: the node above; its first and last block, and how many it has; the child that was added last; the
-children of the same node that were added before and after this one; the child that was taken last. Numbers, ROOT for none."""
+children of the same node that were added before and after this one; how often the number was given back."""
 
 _RUN: Final = 64
 """Blocks that are compared at once where their ids follow each other."""
@@ -34,10 +36,10 @@ def _same(prompt: Any, at: int, edges: Any, start: int, num: int) -> Any:
 
 
 @njit(**INSIDE)
-def _tag(tokens: Any, at: int, keys: Any, node: int) -> Any:
-    """Multilinear hash of a block behind a node: to who does not know the keys any two are alike in one of 2**32 cases."""
+def _tag(tokens: Any, at: int, keys: Any, above: int) -> Any:
+    """Multilinear hash of a block and the one that it follows: to who does not know the keys any two are alike in one of 2**32 cases."""
     num = len(keys) - 2
-    tag = keys[num] + keys[num + 1] * np.uint64(node)
+    tag = keys[num] + keys[num + 1] * np.uint64(above + 1)
     for step in range(num):
         tag += keys[step] * np.uint64(np.uint32(tokens[at + step]))
     return tag >> _HALF
@@ -54,22 +56,20 @@ def _put(slots: Any, entry: Any) -> None:
 
 @njit(**INSIDE)
 def find_child(
-    tokens: Any, at: int, block_tokens: int, edges: Any, nodes: Any, slots: Any, keys: Any, node: int
+    tokens: Any, at: int, block_tokens: int, edges: Any, parent: Any, slots: Any, keys: Any, above: int
 ) -> Any:
-    """The child of a node that begins with the block of tokens from `at` on, ROOT if there is none."""
-    tag = _tag(tokens, at, keys, node)
+    """The block that begins a node, follows the last one of another (NO_BLOCK for the root), and has the tokens from `at` on; or NO_BLOCK."""
+    tag = _tag(tokens, at, keys, above)
     mask = len(slots) - 1
     place = np.int64(tag) & mask
     while slots[place] != 0:
         if slots[place] >> _HALF == tag:
-            child = np.int64(slots[place] & _LOW)
-            # its tokens are what counts: others may have the same tag
-            if nodes[child, UP] == node and _same(
-                tokens, at, edges, nodes[child, FIRST] * block_tokens, block_tokens
-            ):
-                return child
+            block = np.int64(slots[place] & _LOW) - 1
+            # what it is and follows is what counts: others may have the same tag
+            if _same(tokens, at, edges, block * block_tokens, block_tokens) and parent[block] == above:
+                return block
         place = (place + 1) & mask
-    return ROOT
+    return NO_BLOCK
 
 
 def descend(
@@ -77,65 +77,77 @@ def descend(
     num_blocks: int,
     block_tokens: int,
     edges: Any,
+    parent: Any,
     after: Any,
-    nodes: Any,
+    top: Any,
     slots: Any,
     keys: Any,
-    node: int,
-    block: int,
+    above: int,
     path: Any,
 ) -> Any:
-    """The blocks that the prompt goes on with behind a block of a node, NO_BLOCK for the root. How many."""
+    """The blocks that the prompt goes on with behind a block, NO_BLOCK for the root. How many."""
     at = 0
-    this = NO_BLOCK if block == NO_BLOCK else after[block]
     while at < num_blocks:
-        if this == NO_BLOCK:
-            child = np.int64(nodes[node, TAKEN])
-            if child == ROOT or not _same(
-                prompt, at * block_tokens, edges, nodes[child, FIRST] * block_tokens, block_tokens
+        this = np.int64(top[0] if above == NO_BLOCK else after[above])
+        if this < 0:
+            this = -2 - this
+            if this < 0 or not _same(
+                prompt, at * block_tokens, edges, this * block_tokens, block_tokens
             ):
-                child = find_child(prompt, at * block_tokens, block_tokens, edges, nodes, slots, keys, node)
-                if child == ROOT:
+                this = find_child(prompt, at * block_tokens, block_tokens, edges, parent, slots, keys, above)
+                if this == NO_BLOCK:
                     return at
-                nodes[node, TAKEN] = child
-            node, this = child, nodes[child, FIRST]
+                if above == NO_BLOCK:
+                    top[0] = -2 - this
+                else:
+                    after[above] = -2 - this
+            path[at] = above = this
+            at += 1
+            continue
         num, most = 1, min(num_blocks - at, _RUN)
         while num < most and after[this + num - 1] == this + num:
             num += 1
         if not _same(prompt, at * block_tokens, edges, this * block_tokens, num * block_tokens):
             num = 0
-            while _same(
-                prompt, (at + num) * block_tokens, edges, (this + num) * block_tokens, block_tokens
-            ):
+            while _same(prompt, (at + num) * block_tokens, edges, (this + num) * block_tokens, block_tokens):
                 path[at + num] = this + num
                 num += 1
             return at + num
         for step in range(num):
             path[at + step] = this + step
         at += num
-        this = after[this + num - 1]
+        above = this + num - 1
     return at
 
 
-def link(edges: Any, block_tokens: int, nodes: Any, slots: Any, keys: Any, number: int) -> None:
+def link(
+    edges: Any, block_tokens: int, nodes: Any, after: Any, top: Any, slots: Any, keys: Any, number: int
+) -> None:
     """A node is the newest child of the one above it, which has none that begins like it."""
-    up = nodes[number, UP]
-    newest = nodes[up, NEWEST]
+    up, first = nodes[number, UP], nodes[number, FIRST]
+    newest, above = nodes[up, NEWEST], np.int64(nodes[up, LAST])
     nodes[number, OLDER], nodes[number, NEWER] = newest, ROOT
     if newest != ROOT:
         nodes[newest, NEWER] = number
-    nodes[up, NEWEST] = nodes[up, TAKEN] = number
-    tag = _tag(edges, nodes[number, FIRST] * block_tokens, keys, up)
-    _put(slots, tag << _HALF | np.uint64(number))
+    nodes[up, NEWEST] = number
+    if above == NO_BLOCK:
+        top[0] = -2 - first
+    else:
+        after[above] = -2 - first
+    tag = _tag(edges, first * block_tokens, keys, above)
+    _put(slots, tag << _HALF | np.uint64(first + 1))
 
 
-def unlink(edges: Any, block_tokens: int, nodes: Any, slots: Any, keys: Any, number: int) -> Any:
-    """A node is no child of the one above it any more. False, and nothing more is changed, if the table did not have it."""
+def unlink(
+    edges: Any, block_tokens: int, nodes: Any, after: Any, top: Any, slots: Any, keys: Any, number: int
+) -> Any:
+    """A node is no child of the one above it any more. False, and no change, if the table did not have it."""
     up, older, newer = nodes[number, UP], nodes[number, OLDER], nodes[number, NEWER]
-    tag = _tag(edges, nodes[number, FIRST] * block_tokens, keys, up)
+    first, above = nodes[number, FIRST], np.int64(nodes[up, LAST])
+    tag = _tag(edges, first * block_tokens, keys, above)
     mask = len(slots) - 1
     place = np.int64(tag) & mask
-    entry = tag << _HALF | np.uint64(number)
+    entry = tag << _HALF | np.uint64(first + 1)
     while slots[place] != entry:
         if slots[place] == 0:
             return False
@@ -155,8 +167,11 @@ def unlink(edges: Any, block_tokens: int, nodes: Any, slots: Any, keys: Any, num
         nodes[newer, OLDER] = older
     else:
         nodes[up, NEWEST] = older
-    if nodes[up, TAKEN] == number:
-        nodes[up, TAKEN] = ROOT
+    if above == NO_BLOCK:
+        if top[0] == -2 - first:
+            top[0] = NO_BLOCK
+    elif after[above] == -2 - first:
+        after[above] = NO_BLOCK
     return True
 
 
@@ -179,7 +194,7 @@ def lay(edges: Any, after: Any, block_tokens: int, tokens: Any, ids: Any) -> Non
 def name_run(node: Any, after: Any, block: int, number: int) -> Any:
     """A block and those after it are in the node of that number from now on. How many they are."""
     num = 0
-    while block != NO_BLOCK:
+    while block >= 0:
         node[block] = number
         block = after[block]
         num += 1
@@ -189,7 +204,7 @@ def name_run(node: Any, after: Any, block: int, number: int) -> Any:
 def along(links: Any, block: int, ids: Any) -> Any:
     """A block, the one that a column names for it, and so on, as many as there is room for. How many; without room, how many there would be."""
     num = 0
-    while block != NO_BLOCK and (num < len(ids) or len(ids) == 0):
+    while block >= 0 and (num < len(ids) or len(ids) == 0):
         if len(ids):
             ids[num] = block
         block = links[block]
