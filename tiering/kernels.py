@@ -40,6 +40,7 @@ class Kernels:
     lay: Callable[..., int]
     name_run: Callable[..., int]
     along: Callable[..., int]
+    gather: Callable[..., int]
     are_tail: Callable[..., int]
     sort_by_copies: Callable[..., int]
     sort_by_ties: Callable[..., int]
@@ -141,6 +142,7 @@ _FUNCTIONS: Final = (
     _tree("lay", _NEW_INTS, _NEW_INTS, "int64", _TOKENS, _IDS),
     _tree("name_run", _NEW_INTS, _INTS, "int64", "int64"),
     _tree("along", _INTS, "int64", _FOUND),
+    _tree("gather", "int32 2", _INTS, _IDS, _FOUND),
     _tree("are_tail", _INTS, _IDS, "int64", "int64"),
 )
 

@@ -12,7 +12,7 @@ The hash follows numbers that nobody knows, so that nobody can choose prompts fo
 """
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -66,7 +66,10 @@ class Nodes:
         had = len(self.after)
         if num_blocks > had:
             # zeros commits no memory until it is written to
-            tokens, after = np.zeros((num_blocks, self.block_tokens), np.int32), np.zeros(num_blocks, np.int32)
+            tokens, after = (
+                np.zeros((num_blocks, self.block_tokens), np.int32),
+                np.zeros(num_blocks, np.int32),
+            )
             tokens[:had], after[:had] = self.tokens, self.after
             self.tokens, self.after, self._edges = tokens, after, tokens.ravel()
 
@@ -130,6 +133,14 @@ class Nodes:
         while child != ROOT:
             yield child
             child = cells[child, OLDER]
+
+    def blocks_of(self, numbers: Sequence[int]) -> tuple[Ids, NDArray[np.int64]]:
+        """The blocks of nodes, one node after the other, and how many each has."""
+        rows = np.array(numbers, dtype=np.intp)
+        counts = self._records[rows, COUNT].astype(np.int64)
+        ids: Ids = np.empty(counts.sum(), dtype=np.intp)
+        self._kernels.gather(self._records, self.after, rows, ids)
+        return ids, counts
 
     # ---- changes
 
@@ -219,7 +230,8 @@ class Nodes:
 
     def life(self, number: int) -> int:
         """Another for each node that has had the number."""
-        return self.cells[number, LIFE]
+        life: int = self.cells[number, LIFE]
+        return life
 
     # ---- conservation
 

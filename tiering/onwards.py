@@ -36,7 +36,7 @@ def onwards(
 
 def _most_alike(nodes: Nodes, node: int, wanted: bytes, same: int) -> int:
     """The first block of the child of a node for `onwards`, NO_BLOCK if there is none."""
-    some = [nodes.cells[child, FIRST] for child in islice(nodes.children(node), _MOST_ALIKE)]
+    some: list[int] = [nodes.cells[child, FIRST] for child in islice(nodes.children(node), _MOST_ALIKE)]
     if (taken := nodes.taken(node)) != NO_BLOCK:
         some.insert(0, taken)
     if len(some) < 2 or not wanted:

@@ -16,6 +16,7 @@ A block's id does not change when its node is split: all state by block is in th
 
 import secrets
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -24,23 +25,28 @@ from numpy.typing import NDArray
 from tiering.fingerprints import fingerprints
 from tiering.following import Following
 from tiering.kernels import kernels
-from tiering.nodes import COUNT, FIRST, LAST, NEWEST, ROOT, UP, Nodes, Tokens
+from tiering.nodes import COUNT, FIRST, LAST, NEWEST, ROOT, UP, Nodes
 from tiering.onwards import onwards
 from tiering.planting import Plants
 from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
 from tiering.watch import Watch
+
+Tokens = NDArray[np.int32]
 
 _TOKEN = np.dtype("<i4")
 _NOTHING: Final[Ids] = np.empty(0, dtype=np.intp)
 
 
 class NodeLists(NamedTuple):
-    """Nodes: their numbers and those of the nodes above, NO_NODE for the root; tokens and ids of their blocks."""
+    """Nodes: their numbers and those of the nodes above, NO_NODE for the root; the tokens of their blocks; the blocks of all, and
+    how many each has.
+    """
 
     numbers: list[int]
     ups: list[int]
     edges: list[bytes]
-    ids: list[Ids]
+    ids: Ids
+    counts: NDArray[np.int64]
 
 
 class RadixIndex:
@@ -133,7 +139,13 @@ class RadixIndex:
         nodes.
         """
         return onwards(
-            self._nodes, self._residency.node, self._node_of(block), self._next(block), wanted, same, most_blocks
+            self._nodes,
+            self._residency.node,
+            self._node_of(block),
+            self._next(block),
+            wanted,
+            same,
+            most_blocks,
         )
 
     def following(self, block: int) -> Following:
@@ -149,11 +161,12 @@ class RadixIndex:
         """What these numbers name, as far as there is such a node."""
         nodes, cells = self._nodes, self._nodes.cells
         found = [number for number in numbers if nodes.is_there(number)]
-        ids = [nodes.along(nodes.after, cells[number, FIRST], cells[number, COUNT]) for number in found]
+        ids, counts = nodes.blocks_of(found)
         ups = [cells[number, UP] for number in found]
-        return NodeLists(
-            found, [NO_NODE if up == ROOT else up for up in ups], [nodes.edge(each) for each in ids], ids
-        )
+        data = nodes.tokens.take(ids, axis=0).ravel().data.cast("B")
+        ends = (np.cumsum(counts) * self._block_bytes).tolist()
+        edges = [bytes(data[start:end]) for start, end in pairwise([0, *ends])]
+        return NodeLists(found, [NO_NODE if up == ROOT else up for up in ups], edges, ids, counts)
 
     # ---- changing
 
@@ -279,7 +292,9 @@ class RadixIndex:
         residency.fingerprint[ids] = fingerprints(prompt.tobytes(), self._block_bytes, before)
         self._num_blocks += num_blocks
         start, cells = 0, nodes.cells
-        if node != ROOT and cells[node, NEWEST] == ROOT and cells[node, COUNT] < most:  # a leaf grows in place
+        if (
+            node != ROOT and cells[node, NEWEST] == ROOT and cells[node, COUNT] < most
+        ):  # a leaf grows in place
             start = min(most - cells[node, COUNT], num_blocks)
             nodes.lay(ids[:start], prompt[: start * self._block_tokens])
             nodes.lengthen(node, ids[:start], residency.node)

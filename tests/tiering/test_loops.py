@@ -355,6 +355,18 @@ def test_touch_place_of_and_forget(rng, columns):
 ELSEWHERE = {
     "test_eligible": {"is_eligible", "are_eligible", "walk", "first_behind"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},
+    "test_radix": {
+        "find_child",
+        "descend",
+        "link",
+        "unlink",
+        "put_all",
+        "lay",
+        "name_run",
+        "along",
+        "gather",
+        "are_tail",
+    },
 }
 
 

@@ -1,7 +1,6 @@
 """The radix index finds exactly what a set of tuples finds."""
 
 import gc
-import sys
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tiering.nodes import COUNT, LAST, OLDER, UP
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier
 
@@ -23,6 +23,8 @@ BLOCK_TOKENS = 2
 # Token ids whose bytes look alike, so that a comparison that is out of step by a byte or a token would be noticed.
 TOKEN = st.sampled_from([0, 1, 256, -1])
 PROMPT = st.lists(TOKEN, max_size=26)
+
+
 def tokens_of(numbers):
     return np.array(numbers, dtype=np.int32)
 
@@ -301,18 +303,24 @@ def test_removed_ids_come_back_for_the_next_path():
     "damage",
     [
         lambda index: setattr(index, "_num_blocks", 4),
-        lambda index: index._free_numbers.append(0),
-        lambda index: index._nodes.append(None),
+        lambda index: index._nodes._free.append(0),
+        lambda index: index._nodes._free.append(1),
+        lambda index: index._nodes.take_out(2),
+        lambda index: index._nodes.after.__setitem__(0, -1),
+        lambda index: index._nodes.after.__setitem__(1, 2 - 4),
+        lambda index: index._nodes.after.__setitem__(1, 0 - 2),
+        lambda index: index._nodes.tokens.__setitem__(2, 7),
+        lambda index: index._nodes._slots.__setitem__(slice(None), 0),
         lambda index: index._residency.node.__setitem__(0, 0),
         lambda index: index._residency.parent.__setitem__(1, 2),
         lambda index: index._residency.parent.__setitem__(0, 3),
         lambda index: index._residency.num_children.__setitem__(1, 1),
         lambda index: index._residency.num_children.__setitem__(0, 2),
         lambda index: index._residency.live.__setitem__(4, False),
-        lambda index: setattr(index._nodes[0], "edge", index._nodes[0].edge[:-4]),
-        lambda index: setattr(index._root.children, "up", None),
-        lambda index: setattr(index._root.children, "hot", index._root),
-        lambda index: index._root.children.children.clear(),
+        lambda index: index._nodes.cells.__setitem__((1, COUNT), 1),
+        lambda index: index._nodes.cells.__setitem__((2, LAST), 0),
+        lambda index: index._nodes.cells.__setitem__((2, UP), 1),
+        lambda index: index._nodes.cells.__setitem__((2, OLDER), 1),
     ],
 )
 def test_check_sees_damage(damage):
@@ -323,7 +331,7 @@ def test_check_sees_damage(damage):
         index.check()
 
 
-# ---- express edges and the garbage collector
+# ---- chains of nodes
 
 
 def chat(num_turns, turn_blocks=8):
@@ -336,60 +344,45 @@ def chat(num_turns, turn_blocks=8):
     return index, whole
 
 
-@pytest.mark.parametrize(
-    ("num_turns", "turn_blocks", "laid"), [(40, 8, 2), (15, 8, 0), (40, 128, 0), (40, 64, 2)]
-)
-def test_chains_of_many_short_nodes_get_express_edges(num_turns, turn_blocks, laid):
+@pytest.mark.parametrize(("num_turns", "turn_blocks"), [(40, 8), (150, 1), (40, 128)])
+def test_a_path_of_many_nodes_is_found_whichever_children_were_taken_last(num_turns, turn_blocks):
     index, whole = chat(num_turns, turn_blocks)
-    index.match(whole)
-    ways = index._descent._laid
-    before = len(ways)
-    ids = index.match(whole)
-    assert len(ways) == before, "what is laid is used"
-    assert sum(node.express is express for node, express in ways) >= laid
-    assert (before > 0) == (laid > 0)
-    assert ids.tolist() == index.insert(whole).tolist()
+    ids = index.match(whole)  # the children beside it were taken last
+    assert len(ids) == num_turns * turn_blocks
+    assert index.match(whole).tolist() == index.insert(whole).tolist() == ids.tolist()
+    assert index.path(ids.item(-1)).tolist() == ids.tolist()
     index.check()
 
 
-def test_the_collector_leaves_an_index_alone():
-    """A full collection would look at every node of it, in all processes of which it is a part."""
-    index, _ = chat(40)
-    assert index._descent._laid, "express edges as well"
-    for seed in range(10, 14):
-        index.insert(random_tokens(seed, 16))
-    children = [node.children for node in (index._root, *index._nodes)]
-    assert len(index._root.children) == 6, "a table that grew, which has it tracked again"
-    for part in (index._nodes, *index._nodes, *filter(None, children)):
-        assert not gc.is_tracked(part)
-    assert not any(type(each) in (Node, Express) for each in gc.get_objects()), "isinstance would ask proxies"
+def test_blocks_whose_hashes_are_equal_are_told_apart_by_their_tokens():
+    """Behind one block, behind different ones, and as some of them leave."""
+    index = RadixIndex(1, Residency(4))
+    index._nodes._keys = np.zeros(3, dtype=np.uint64)
+    prompts = [tokens_of([above, own]) for above in range(6) for own in range(6)]
+    paths = [index.insert(prompt).tolist() for prompt in prompts]
+    assert len({tuple(path) for path in paths}) == 36
+    for gone in range(0, 36, 5):
+        index.remove(np.array(paths[gone][1:], dtype=np.intp))
+        paths[gone].pop()
+        index.check()
+        assert [index.match(prompt).tolist() for prompt in prompts] == paths
 
 
-def test_an_index_that_is_dropped_leaves_nothing_behind():
-    """Reference counts have to suffice, since nobody looks for cycles of nodes."""
-    index, _ = chat(40)
-    edges = [node.edge for node in index._nodes if node is not None]
-    before = [sys.getrefcount(edge) for edge in edges]
-    gc.disable()
-    try:
-        del index
-        assert [sys.getrefcount(edge) for edge in edges] == [count - 1 for count in before]
-    finally:
-        gc.enable()
+def test_hashes_follow_numbers_of_their_own():
+    """So that nobody can make prompts whose blocks all look alike to the table."""
+    tables = [RadixIndex(16, Residency(4))._nodes for _ in range(2)]
+    assert len({nodes._keys.tobytes() for nodes in tables}) == 2
 
 
-def test_what_leaves_an_index_leaves_nothing_behind():
-    index, _ = chat(40)
-    edges = [node.edge for node in index._nodes if node is not None]
-    gc.disable()
-    try:
-        index.remove(index.subtree(NO_BLOCK)[::-1])
-        assert not len(index)
-        assert {sys.getrefcount(edge) for edge in edges} == {
-            3
-        }  # by the list, by its name here, and by the call
-    finally:
-        gc.enable()
+def test_the_index_makes_no_objects_for_the_garbage_collector():
+    """A full collection would look at each, in all processes of which an index is a part."""
+    index = RadixIndex(16, Residency(8192))
+    index.insert(random_tokens(0, 16))
+    gc.collect()
+    before = len(gc.get_objects())
+    ids = [index.insert(random_tokens(seed, 64)) for seed in range(1, 300)]
+    assert len(ids) == 299
+    assert len(gc.get_objects()) < before + 300, "no more than the arrays that were handed out"
 
 
 def test_what_is_asked_below_a_block_is_what_follows_it():
@@ -399,3 +392,16 @@ def test_what_is_asked_below_a_block_is_what_follows_it():
         above = ids[num - 1] if num else NO_BLOCK
         assert index.match_below(above, whole[num * 16 :]).tolist() == ids[num:]
     assert index.match_below(ids[3], whole[3 * 16 :]).tolist() == []
+
+
+def test_what_leaves_while_it_is_gone_through_is_passed_over():
+    """And so is what takes its number afterwards."""
+    index = RadixIndex(1, Residency(4))
+    first = index.insert(tokens_of([1, 2]))
+    second = index.insert(tokens_of([1, 3]))
+    following = index.following(first.item(0))
+    assert following.collect(1), "those below are yet to be looked at"
+    index.remove(second[1:])
+    index.insert(tokens_of([1, 4]))
+    found = following.parents_first(10).tolist() + following.parents_first(10).tolist()
+    assert found == [first.item(0), first.item(1)]

@@ -82,7 +82,7 @@ def descend(
     top: Any,
     slots: Any,
     keys: Any,
-    above: int,
+    above: Any,
     path: Any,
 ) -> Any:
     """The blocks that the prompt goes on with behind a block, NO_BLOCK for the root. How many."""
@@ -91,9 +91,7 @@ def descend(
         this = np.int64(top[0] if above == NO_BLOCK else after[above])
         if this < 0:
             this = -2 - this
-            if this < 0 or not _same(
-                prompt, at * block_tokens, edges, this * block_tokens, block_tokens
-            ):
+            if this < 0 or not _same(prompt, at * block_tokens, edges, this * block_tokens, block_tokens):
                 this = find_child(prompt, at * block_tokens, block_tokens, edges, parent, slots, keys, above)
                 if this == NO_BLOCK:
                     return at
@@ -212,9 +210,20 @@ def along(links: Any, block: int, ids: Any) -> Any:
     return num
 
 
+def gather(nodes: Any, after: Any, numbers: Any, ids: Any) -> None:
+    """The blocks of nodes, one node after the other."""
+    at = 0
+    for number in numbers:
+        block = nodes[number, FIRST]
+        while block >= 0:
+            ids[at] = block
+            block = after[block]
+            at += 1
+
+
 def are_tail(parent: Any, ids: Any, start: int, end: int) -> Any:
     """Whether each of ids[start:end] follows the next of them."""
-    for at in range(start, end - 1):
-        if parent[ids[at]] != ids[at + 1]:
-            return False
-    return True
+    num = start + 1
+    while num < end and parent[ids[num - 1]] == ids[num]:
+        num += 1
+    return num == end
