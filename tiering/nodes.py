@@ -4,8 +4,8 @@
     records    [nodes, 8] int32             of each node what tiering.loops.tree names; half a cache line
     tokens     [blocks, tokens] int32       of each block
     after      [blocks] int32               the block that follows in the same node; of a node's last one less than 0: see `taken`
-    slots      [a power of two] uint64      a table of the blocks that begin nodes: 32 bits of a hash of the tokens and of the block
-                                            above, and the block
+    slots      [a power of two, 2] uint64   a table of the blocks that begin nodes: 32 bits of a hash of the tokens and of the block
+                                            above, and the block; the block above
 
 The table only says where to look: a child is one if its tokens are equal, and if it follows that block. Places are tried in a row, and at most half of them are taken.
 The hash follows numbers that nobody knows, so that nobody can choose prompts for which all places are taken.
@@ -42,7 +42,7 @@ class Nodes:
         self.block_tokens = block_tokens
         self._kernels = kernels()
         self._keys = np.frombuffer(secrets.token_bytes(8 * (block_tokens + 2)), dtype=np.uint64)
-        self._slots = np.zeros(_FEW, dtype=np.uint64)
+        self._slots = np.zeros((_FEW, 2), dtype=np.uint64)
         self._records = np.zeros((_FEW, 8), dtype=np.int32)
         self._records[ROOT, [FIRST, LAST]] = NO_BLOCK
         self.cells: memoryview[Any] = self._records.data
@@ -93,14 +93,13 @@ class Nodes:
 
     # ---- the way down
 
-    def descend(self, prompt: Tokens, num_blocks: int, parent: Links, above: int, path: Ids) -> int:
+    def descend(self, prompt: Tokens, num_blocks: int, above: int, path: Ids) -> int:
         """Write down the blocks that a prompt goes on with behind a block, NO_BLOCK for the root. How many."""
         return self._kernels.descend(
             prompt,
             num_blocks,
             self.block_tokens,
             self._edges,
-            parent,
             self.after,
             self._top,
             self._slots,
@@ -109,14 +108,13 @@ class Nodes:
             path,
         )
 
-    def like(self, block: int, parent: Links, above: int) -> int:
+    def like(self, block: int, above: int) -> int:
         """The first block of a node that follows the last one of another, and has the same tokens as `block`; NO_BLOCK if there is none."""
         return self._kernels.find_child(
             self._edges,
             block * self.block_tokens,
             self.block_tokens,
             self._edges,
-            parent,
             self._slots,
             self._keys,
             above,
@@ -150,7 +148,7 @@ class Nodes:
         """A node of blocks that were laid, below one that has no child which begins likewise. Its number."""
         number = self._free.pop() if self._free else self._fresh()
         if 2 * len(self) > len(self._slots):
-            larger = np.zeros(2 * len(self._slots), dtype=np.uint64)
+            larger = np.zeros((2 * len(self._slots), 2), dtype=np.uint64)
             self._kernels.put_all(self._slots, larger)
             self._slots = larger
         cells = self.cells
@@ -235,13 +233,13 @@ class Nodes:
 
     # ---- conservation
 
-    def check(self, parent: Links) -> None:
+    def check(self) -> None:
         """Raise AssertionError unless each node is its parent's child once, and is found by its first block."""
         cells = self.cells
         there = [number for number in range(1, self.num_numbers) if self.is_there(number)]
         assert len(set(self._free)) == len(self._free), "a node's number is free twice"
         assert sorted([*there, *self._free]) == list(range(1, self.num_numbers)), "a node's number is lost"
-        entries = np.sort(self._slots[self._slots != 0] & np.uint64(0xFFFFFFFF)).tolist()
+        entries = np.sort(self._slots[self._slots[:, 0] != 0, 0] & np.uint64(0xFFFFFFFF)).tolist()
         assert entries == sorted(cells[node, FIRST] + 1 for node in there), "the table has other children"
         met = []
         for node in (ROOT, *there):
@@ -250,7 +248,7 @@ class Nodes:
                 firsts.append(cells[child, FIRST])
                 assert cells[child, UP] == node, "a child knows another parent"
                 assert cells[child, NEWER] == newer, "a child knows another sibling"
-                assert self.like(firsts[-1], parent, cells[node, LAST]) == firsts[-1], "a child is not found"
+                assert self.like(firsts[-1], cells[node, LAST]) == firsts[-1], "a child is not found"
                 newer = child
                 met.append(child)
             assert self.taken(node) in firsts, "the child taken last is gone"

@@ -67,14 +67,12 @@ class Plants:
         None, and no change, if what follows that block begins likewise.
         """
         nodes, cells, first = self._nodes, self._nodes.cells, ids.item(0)
-        above = cells[up, LAST]
-        self._residency.cells.parent[first] = above  # at once: children are told apart by what they follow
         is_leaf = up != ROOT and cells[up, NEWEST] == ROOT
         if only and is_leaf and cells[up, COUNT] + len(ids) <= self._max_node_blocks:
             nodes.lengthen(up, ids, self._residency.node)
             self._watch.note(up)
             return up
-        if not is_leaf and nodes.like(first, self._residency.parent, above) != NO_BLOCK:
+        if not is_leaf and nodes.like(first, cells[up, LAST]) != NO_BLOCK:
             return None
         number = nodes.new(up, first, ids.item(-1), self._residency.node)
         self._watch.note(number)

@@ -104,7 +104,7 @@ class RadixIndex:
         prompt = self._whole_blocks(tokens)
         num_blocks = len(prompt) // self._block_tokens
         path: Ids = np.empty(num_blocks, dtype=np.intp)
-        num = self._nodes.descend(prompt, num_blocks, self._residency.parent, block, path)
+        num = self._nodes.descend(prompt, num_blocks, block, path)
         return path if num == num_blocks else path[:num].copy()
 
     def tokens_up(self, block: int, num_blocks: int = 1) -> list[bytes]:
@@ -269,7 +269,7 @@ class RadixIndex:
         """Follow a prompt from a block on, and add what is missing of it."""
         num_blocks = len(prompt) // self._block_tokens
         path: Ids = np.empty(num_blocks, dtype=np.intp)
-        num = self._nodes.descend(prompt, num_blocks, self._residency.parent, parent, path)
+        num = self._nodes.descend(prompt, num_blocks, parent, path)
         if num < num_blocks:
             last = path.item(num - 1) if num else parent
             path[num:] = self._append(last, prompt[num * self._block_tokens :])
@@ -334,7 +334,7 @@ class RadixIndex:
     def check(self) -> None:
         """Raise AssertionError unless tree and residency agree. Takes time in proportion to the index."""
         residency, nodes = self._residency, self._nodes
-        nodes.check(residency.parent)
+        nodes.check()
         num_blocks = 0
         for number in range(1, nodes.num_numbers):
             if nodes.is_there(number):

@@ -46,30 +46,39 @@ def _tag(tokens: Any, at: int, keys: Any, above: int) -> Any:
 
 
 @njit(**INSIDE)
-def _put(slots: Any, entry: Any) -> None:
+def _put(slots: Any, entry: Any, above: Any) -> None:
     mask = len(slots) - 1
     place = np.int64(entry >> _HALF) & mask
-    while slots[place] != 0:
+    while slots[place, 0] != 0:
         place = (place + 1) & mask
-    slots[place] = entry
+    slots[place, 0], slots[place, 1] = entry, above
 
 
 @njit(**INSIDE)
-def find_child(
-    tokens: Any, at: int, block_tokens: int, edges: Any, parent: Any, slots: Any, keys: Any, above: int
-) -> Any:
+def find_child(tokens: Any, at: int, block_tokens: int, edges: Any, slots: Any, keys: Any, above: int) -> Any:
     """The block that begins a node, follows the last one of another (NO_BLOCK for the root), and has the tokens from `at` on; or NO_BLOCK."""
     tag = _tag(tokens, at, keys, above)
     mask = len(slots) - 1
     place = np.int64(tag) & mask
-    while slots[place] != 0:
-        if slots[place] >> _HALF == tag:
-            block = np.int64(slots[place] & _LOW) - 1
-            # what it is and follows is what counts: others may have the same tag
-            if _same(tokens, at, edges, block * block_tokens, block_tokens) and parent[block] == above:
+    while slots[place, 0] != 0:
+        if slots[place, 0] >> _HALF == tag and np.int64(slots[place, 1]) == above + 1:
+            block = np.int64(slots[place, 0] & _LOW) - 1
+            # its tokens are what counts: others may have the same tag
+            if _same(tokens, at, edges, block * block_tokens, block_tokens):
                 return block
         place = (place + 1) & mask
     return NO_BLOCK
+
+
+@njit(**INSIDE)
+def _child(
+    prompt: Any, at: int, block_tokens: int, edges: Any, slots: Any, keys: Any, above: int, follows: int
+) -> Any:
+    """`find_child`, the one that was taken last first."""
+    taken = -2 - follows
+    if taken >= 0 and _same(prompt, at, edges, taken * block_tokens, block_tokens):
+        return taken
+    return find_child(prompt, at, block_tokens, edges, slots, keys, above)
 
 
 def descend(
@@ -77,7 +86,6 @@ def descend(
     num_blocks: int,
     block_tokens: int,
     edges: Any,
-    parent: Any,
     after: Any,
     top: Any,
     slots: Any,
@@ -87,24 +95,26 @@ def descend(
 ) -> Any:
     """The blocks that the prompt goes on with behind a block, NO_BLOCK for the root. How many."""
     at = 0
+    if above == NO_BLOCK and num_blocks:
+        this = _child(prompt, 0, block_tokens, edges, slots, keys, NO_BLOCK, np.int64(top[0]))
+        if this == NO_BLOCK:
+            return 0
+        top[0] = -2 - this
+        path[0] = above = this
+        at = 1
     while at < num_blocks:
-        this = np.int64(top[0] if above == NO_BLOCK else after[above])
-        if this < 0:
-            this = -2 - this
-            if this < 0 or not _same(prompt, at * block_tokens, edges, this * block_tokens, block_tokens):
-                this = find_child(prompt, at * block_tokens, block_tokens, edges, parent, slots, keys, above)
-                if this == NO_BLOCK:
-                    return at
-                if above == NO_BLOCK:
-                    top[0] = -2 - this
-                else:
-                    after[above] = -2 - this
-            path[at] = above = this
-            at += 1
-            continue
-        num, most = 1, min(num_blocks - at, _RUN)
-        while num < most and after[this + num - 1] == this + num:
-            num += 1
+        this = np.int64(after[above])
+        num, most = 0, min(num_blocks - at, _RUN)
+        end = above
+        if this >= 0:
+            num, end = 1, this
+            while num < most and after[end] == end + 1:
+                num += 1
+                end += 1
+        child, follows = NO_BLOCK, np.int64(after[end])
+        if follows < 0 and at + num < num_blocks:
+            # before the tokens up to there are compared: both wait for memory, so they do at once
+            child = _child(prompt, (at + num) * block_tokens, block_tokens, edges, slots, keys, end, follows)
         if not _same(prompt, at * block_tokens, edges, this * block_tokens, num * block_tokens):
             num = 0
             while _same(prompt, (at + num) * block_tokens, edges, (this + num) * block_tokens, block_tokens):
@@ -114,7 +124,14 @@ def descend(
         for step in range(num):
             path[at + step] = this + step
         at += num
-        above = this + num - 1
+        above = end
+        if child != NO_BLOCK:
+            if follows != -2 - child:
+                after[above] = -2 - child
+            path[at] = above = child
+            at += 1
+        elif follows < 0:
+            return at
     return at
 
 
@@ -133,7 +150,7 @@ def link(
     else:
         after[above] = -2 - first
     tag = _tag(edges, first * block_tokens, keys, above)
-    _put(slots, tag << _HALF | np.uint64(first + 1))
+    _put(slots, tag << _HALF | np.uint64(first + 1), np.uint64(above + 1))
 
 
 def unlink(
@@ -146,19 +163,19 @@ def unlink(
     mask = len(slots) - 1
     place = np.int64(tag) & mask
     entry = tag << _HALF | np.uint64(first + 1)
-    while slots[place] != entry:
-        if slots[place] == 0:
+    while slots[place, 0] != entry:
+        if slots[place, 0] == 0:
             return False
         place = (place + 1) & mask
     # what lies behind is moved up, unless it would come to lie before the place that its tag names
     at = (place + 1) & mask
-    while slots[at] != 0:
-        home = np.int64(slots[at] >> _HALF) & mask
+    while slots[at, 0] != 0:
+        home = np.int64(slots[at, 0] >> _HALF) & mask
         if (at - home) & mask >= (at - place) & mask:
-            slots[place] = slots[at]
+            slots[place, 0], slots[place, 1] = slots[at, 0], slots[at, 1]
             place = at
         at = (at + 1) & mask
-    slots[place] = 0
+    slots[place, 0] = 0
     if older != ROOT:
         nodes[older, NEWER] = newer
     if newer != ROOT:
@@ -176,8 +193,8 @@ def unlink(
 def put_all(slots: Any, larger: Any) -> None:
     """Fill a larger table with what is in one."""
     for place in range(len(slots)):
-        if slots[place] != 0:
-            _put(larger, slots[place])
+        if slots[place, 0] != 0:
+            _put(larger, slots[place, 0], slots[place, 1])
 
 
 def lay(edges: Any, after: Any, block_tokens: int, tokens: Any, ids: Any) -> None:
