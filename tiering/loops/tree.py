@@ -94,40 +94,42 @@ def descend(
     path: Any,
 ) -> Any:
     """The blocks that the prompt goes on with behind a block, NO_BLOCK for the root. How many."""
-    at = 0
-    if above == NO_BLOCK and num_blocks:
-        this = _child(prompt, 0, block_tokens, edges, slots, keys, NO_BLOCK, np.int64(top[0]))
-        if this == NO_BLOCK:
-            return 0
-        top[0] = -2 - this
-        path[0] = above = this
-        at = 1
-    while at < num_blocks:
+    at, this = 0, NO_BLOCK
+    if above != NO_BLOCK:
         this = np.int64(after[above])
-        num, most = 0, min(num_blocks - at, _RUN)
-        end = above
+    elif num_blocks:
+        above = _child(prompt, 0, block_tokens, edges, slots, keys, NO_BLOCK, np.int64(top[0]))
+        if above == NO_BLOCK:
+            return 0
+        top[0] = -2 - above
+        path[0] = above
+        at, this = 1, np.int64(after[above])
+    while at < num_blocks:
+        # the blocks from `this` to `end` have ids that follow each other; none where the node ends with `above`
+        num, end, most = 0, above, min(num_blocks - at, _RUN)
         if this >= 0:
             num, end = 1, this
             while num < most and after[end] == end + 1:
-                num += 1
-                end += 1
-        child, follows = NO_BLOCK, np.int64(after[end])
+                num, end = num + 1, end + 1
+        # what comes then is looked for before these are compared: both wait for memory, and so do it at once
+        child, then = NO_BLOCK, np.int64(after[end])
+        follows = then
         if follows < 0 and at + num < num_blocks:
-            # before the tokens up to there are compared: both wait for memory, so they do at once
             child = _child(prompt, (at + num) * block_tokens, block_tokens, edges, slots, keys, end, follows)
+            if child != NO_BLOCK:
+                then = np.int64(after[child])
         if not _same(prompt, at * block_tokens, edges, this * block_tokens, num * block_tokens):
-            num = 0
-            while _same(prompt, (at + num) * block_tokens, edges, (this + num) * block_tokens, block_tokens):
-                path[at + num] = this + num
-                num += 1
-            return at + num
+            while _same(prompt, at * block_tokens, edges, this * block_tokens, block_tokens):
+                path[at] = this
+                at, this = at + 1, this + 1
+            return at
         for step in range(num):
             path[at + step] = this + step
         at += num
-        above = end
+        above, this = end, then
         if child != NO_BLOCK:
             if follows != -2 - child:
-                after[above] = -2 - child
+                after[end] = -2 - child
             path[at] = above = child
             at += 1
         elif follows < 0:
