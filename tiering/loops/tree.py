@@ -94,7 +94,7 @@ def descend(
     path: Any,
 ) -> Any:
     """The blocks that the prompt goes on with behind a block, NO_BLOCK for the root. How many."""
-    at, this = 0, NO_BLOCK
+    at, this = 0, np.int64(NO_BLOCK)
     if above != NO_BLOCK:
         this = np.int64(after[above])
     elif num_blocks:
