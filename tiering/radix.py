@@ -17,7 +17,7 @@ A block's id does not change when its node is split: all state by block is in th
 import secrets
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +34,6 @@ from tiering.watch import Watch
 Tokens = NDArray[np.int32]
 
 _TOKEN = np.dtype("<i4")
-_NOTHING: Final[Ids] = np.empty(0, dtype=np.intp)
 
 
 class NodeLists(NamedTuple):
@@ -101,11 +100,8 @@ class RadixIndex:
 
     def match_below(self, block: int, tokens: Tokens) -> Ids:
         """`match` for tokens that follow `block`, NO_BLOCK for the start: takes the same time at any depth."""
-        prompt = self._whole_blocks(tokens)
-        num_blocks = len(prompt) // self._block_tokens
-        path: Ids = np.empty(num_blocks, dtype=np.intp)
-        num = self._nodes.descend(prompt, num_blocks, block, path)
-        return path if num == num_blocks else path[:num].copy()
+        path, num = self._descend(block, self._whole_blocks(tokens))
+        return path if num == len(path) else path[:num].copy()
 
     def tokens_up(self, block: int, num_blocks: int = 1) -> list[bytes]:
         """The tokens of a block, of its parent and so on, of so many on the way up: block_tokens little-endian int32 each."""
@@ -190,7 +186,7 @@ class RadixIndex:
         return self._add(parent, np.frombuffer(edge, dtype=_TOKEN))
 
     def append(self, parent: int, edge: bytes) -> Ids:
-        """`extend` where the caller knows that nothing which begins with the first block of `edge` follows `parent`."""
+        """`extend` where the caller knows that nothing which begins with the first of its blocks, of which there are some, follows."""
         return self._append(parent, np.frombuffer(edge, dtype=_TOKEN))
 
     def plant(
@@ -265,12 +261,18 @@ class RadixIndex:
         """The block that follows in the same node, less than 0 if there is none."""
         return NO_BLOCK if block == NO_BLOCK else self._nodes.after.item(block)
 
+    def _descend(self, block: int, prompt: Tokens) -> tuple[Ids, int]:
+        """Room for a prompt's blocks behind this one, and how many of the first are known and in it."""
+        assert block == NO_BLOCK or self._residency.cells.node[block] != NO_NODE, (
+            "the block is not in the index"
+        )
+        path: Ids = np.empty(len(prompt) // self._block_tokens, dtype=np.intp)
+        return path, self._nodes.descend(prompt, len(path), block, path)
+
     def _add(self, parent: int, prompt: Tokens) -> Ids:
         """Follow a prompt from a block on, and add what is missing of it."""
-        num_blocks = len(prompt) // self._block_tokens
-        path: Ids = np.empty(num_blocks, dtype=np.intp)
-        num = self._nodes.descend(prompt, num_blocks, parent, path)
-        if num < num_blocks:
+        path, num = self._descend(parent, prompt)
+        if num < len(path):
             last = path.item(num - 1) if num else parent
             path[num:] = self._append(last, prompt[num * self._block_tokens :])
         return path
