@@ -70,7 +70,8 @@ def extension(path: Tokens, seed: int, number: int) -> Tokens:
 
 def in_any_order(num: int, seed: int) -> list[int]:
     """The numbers below `num`, shuffled."""
-    return np.random.default_rng([seed, _ORDER]).permutation(num).tolist()
+    numbers: list[int] = np.random.default_rng([seed, _ORDER]).permutation(num).tolist()
+    return numbers
 
 
 def digest(prompts: Iterable[Tokens]) -> str:
