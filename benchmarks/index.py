@@ -36,13 +36,15 @@ from benchmarks.workloads_index import (
 from tiering.cli.environment import environment
 from tiering.cli.markdown import table
 from tiering.residency import Ids, Tier
+from tiering.slot_table import SlotTable
 
 SHAPES = ("one run", "256 nodes", "a branch each block")
 _SIZES = (1_000, 10_000, 100_000)
 _OWN_BLOCKS, _SHARED_BLOCKS = 32, 64
 _SAMPLE = 400
 """Prefixes of a tree that are looked up, or inserted anew."""
-_ROUNDS = 5
+_ROUNDS = 15
+"""In which the smallest and the largest tree are measured in turns."""
 _TOGETHER = "a prompt of 1,536 tokens: match, touch, insertion"
 _Row = dict[str, Any]
 
@@ -141,17 +143,17 @@ class Paths:
         for shape, paths in self.by_shape.items():
             longest = paths[PROMPT_TOKENS]
             # the first time: nothing remembers the way, and the siblings were taken last
-            cold = timed(lambda tokens=longest: self._use(tokens), 1, warm=0)  # type: ignore[misc]
+            cold = timed(partial(self._use, longest), 1, warm=0)
             found.append(row(f"match {_short(PROMPT_TOKENS)}, {shape}, the first time", cold))
             for num_tokens, tokens in paths.items():
-                took = timed(lambda tokens=tokens: self._use(tokens), repeats)  # type: ignore[misc]
+                took = timed(partial(self._use, tokens), repeats)
                 found.append(row(f"match {_short(num_tokens)}, {shape}", took))
             half = longest.copy()
             half[PROMPT_TOKENS // 2] += 1
-            found.append(row(f"match half of 128k, {shape}", timed(lambda p=half: self._use(p), repeats)))  # type: ignore[misc]
+            found.append(row(f"match half of 128k, {shape}", timed(partial(self._use, half), repeats)))
             found.append(self._insertions(longest, shape, repeats))
             ids = self._tree.radix.match(longest)
-            found.append(row(f"lease and release 128k, {shape}", timed(lambda p=ids: self._hold(p), repeats)))  # type: ignore[misc]
+            found.append(row(f"lease and release 128k, {shape}", timed(partial(self._hold, ids), repeats)))
         missing = run(PROMPT_TOKENS, self._seed, number=99)
         found.append(row("match none of 128k", timed(lambda: self._use(missing), repeats)))
         return found + self._requests(repeats)
@@ -172,7 +174,7 @@ class Paths:
         for shape in SHAPES[:2]:
             for num_tokens in (1024, PROMPT_TOKENS):
                 tokens = self.by_shape[shape][num_tokens]
-                took = timed(lambda p=tokens: self._request(p), repeats)  # type: ignore[misc]
+                took = timed(partial(self._request, tokens), repeats)
                 found.append(row(f"admit and release {_short(num_tokens)}, {shape}", took))
         return found
 
@@ -214,15 +216,16 @@ def short_prompts(tree: Tree, num_prefixes: int, seed: int) -> list[_Row]:
     return [row("match 1,536", took), row("insert 1,536, 1,024 known", inserted)]
 
 
+def _make_room(tree: Tree, device: SlotTable, num_blocks: int) -> None:
+    """So many blocks leave the device, whose slots these are."""
+    tree.index.make_room(device.num_free + num_blocks)
+
+
 def evictions(tree: Tree, repeats: int) -> list[_Row]:
     """The least recently used leaves, one by one and a thousand at a time: whatever else there is of them stays."""
     device = tree.holdings.slots[Tier.DEVICE]
-
-    def evict(num: int) -> None:
-        tree.index.make_room(device.num_free + num)
-
-    one = timed(lambda: evict(1), 20 * repeats, warm=50)
-    many = timed(lambda: evict(1000), max(3, repeats // 4), warm=1)
+    one = timed(partial(_make_room, tree, device, 1), 20 * repeats, warm=50)
+    many = timed(partial(_make_room, tree, device, 1000), max(3, repeats // 4), warm=1)
     return [row("evict one", one), row("evict 1,000, a block", many, 1000)]
 
 
@@ -234,7 +237,7 @@ def other_evictions(seed: int, repeats: int) -> list[_Row]:
     tree.enter_all(prefixes(2000, seed), Tier.DEVICE, Tier.HOST)
     device = tree.holdings.slots[Tier.DEVICE]
     for num in (1, 1000):
-        took = timed(lambda num=num: tree.index.make_room(device.num_free + num), max(3, repeats // num))  # type: ignore[misc]
+        took = timed(partial(_make_room, tree, device, num), max(3, repeats // num))
         found.append(row(f"evict {num:,} that host memory has, a block", took, num))
     tree = Tree(1, 1, blocks)
     tree.enter_all(prefixes(2000, seed), Tier.DISK)

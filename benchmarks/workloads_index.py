@@ -70,8 +70,8 @@ def extension(path: Tokens, seed: int, number: int) -> Tokens:
 
 def in_any_order(num: int, seed: int) -> list[int]:
     """The numbers below `num`, shuffled."""
-    order: list[int] = np.random.default_rng([seed, _ORDER]).permutation(num).tolist()
-    return order
+    numbers: list[int] = np.random.default_rng([seed, _ORDER]).permutation(num).tolist()
+    return numbers
 
 
 def digest(prompts: Iterable[Tokens]) -> str:
