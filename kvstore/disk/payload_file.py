@@ -116,13 +116,7 @@ class PayloadFile:
             with self._turn(self._alone):
                 for position in unsure:
                     found[position] = _by_lmdb(txn, keys, position, examine)
-        in_memory, absent = _parted(places)
-        if in_memory:
-            with self._turn(self._at_once):
-                spans = [Span(place.address, place.num_bytes) for place in in_memory]
-                for place, _ in self._looked_at(in_memory, spans, prove, found):
-                    found[place.position] = _by_lmdb(txn, keys, place.position, examine)
-        with closing(self._read(absent)) as runs:
+        with closing(self._held(*_parted(places))) as runs:
             for run, spans in runs:
                 with self._turn(self._at_once):
                     for place, span in self._looked_at(run, spans, prove, found):
@@ -196,30 +190,42 @@ class PayloadFile:
             if has_place:
                 places.release()
 
-    def _read(self, places: list[_Place]) -> Generator[tuple[list[_Place], list[Span]], None, None]:
+    def _held(
+        self, in_memory: list[_Place], absent: list[_Place]
+    ) -> Generator[tuple[list[_Place], list[Span]], None, None]:
         """Values and their bytes, which hold until the next ones are asked for. To be closed: reads may be on their way.
 
-        While one run's values are looked at, the next ones are read by other threads.
+        Those in memory come first, where they are. While they, and then one run's values, are looked at, the next ones are read by other threads.
         """
-        if not places:
+        in_map = [Span(place.address, place.num_bytes) for place in in_memory]
+        if not absent:
+            if in_memory:
+                yield in_memory, in_map
             return
-        runs = list(_runs(places))
+        runs = list(_runs(absent))
         num_bytes = max(self._span(run)[1] for run in runs)
         num_buffers = min(len(runs), 1 + READS_AHEAD, max(1, _MOST_BYTES // num_bytes))
         with self._buffers.lent(num_buffers * num_bytes) as memory:
             address = np.frombuffer(memory, np.uint8).ctypes.data
             buffers = [memory[number * num_bytes : (number + 1) * num_bytes] for number in range(num_buffers)]
-            reads: list[Future[None]] = []  # of the runs after the first
+            reads: list[Future[None]] = []
+
+            def put(end: int) -> None:
+                reads.extend(
+                    self._readers.put(partial(self._fill, buffers[number % num_buffers], runs[number]))
+                    for number in range(len(reads), min(end, len(runs)))
+                )
+
             try:
+                put(num_buffers)
+                if in_memory:
+                    yield in_memory, in_map
                 for number, run in enumerate(runs):
-                    reads += [
-                        self._readers.put(partial(self._fill, buffers[later % num_buffers], runs[later]))
-                        for later in range(len(reads) + 1, min(number + num_buffers, len(runs)))
-                    ]
-                    if number == 0 or is_taken_back(reads[number - 1], _MOST_WAIT_S):
+                    put(number + num_buffers)
+                    if is_taken_back(reads[number], _MOST_WAIT_S):
                         self._fill(buffers[number % num_buffers], run)
                     else:
-                        reads[number - 1].result()
+                        reads[number].result()
                     at = address + number % num_buffers * num_bytes - self._span(run)[0]
                     yield run, [Span(at + one.begin, one.num_bytes) for one in run]
             finally:

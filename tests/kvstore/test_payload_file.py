@@ -104,11 +104,11 @@ def test_a_record_longer_than_a_request_is_one(open_lmdb, nothing_in_memory, req
 
 
 def test_while_one_request_is_looked_at_others_read_on(open_lmdb, nothing_in_memory, monkeypatch):
-    """No more of them than there are buffers for, and by other threads: here none ends before all that may have begun."""
+    """By as many threads as there are for that: here none ends before each has begun."""
     monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
     store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
     refs, blocks = fill(store, 12)
-    preadv, together, names = os.preadv, threading.Barrier(1 + payload_file._READERS), []
+    preadv, together, names = os.preadv, threading.Barrier(payload_file._READERS), []
 
     def waiting(file, buffers, offset):
         names.append(threading.current_thread().name)
@@ -120,6 +120,30 @@ def test_while_one_request_is_looked_at_others_read_on(open_lmdb, nothing_in_mem
     assert_holds(store, refs, blocks)
     assert len(names) == len(refs)
     assert len(set(names[: together.parties])) == together.parties
+
+
+def test_reads_begin_before_what_is_in_memory_is_looked_at(open_lmdb, monkeypatch):
+    store = open_lmdb()
+    refs, blocks = fill(store, 6)
+    assert_holds(store, refs, blocks)
+    begun, preadv, unpack, seen = threading.Event(), os.preadv, store._format.unpack, []
+
+    def noted(file, buffers, offset):
+        begun.set()
+        return preadv(file, buffers, offset)
+
+    def waiting(record, ref, out):
+        seen.append(begun.wait(10.0))
+        return unpack(record, ref, out)
+
+    def some_absent(address: int, num_bytes: int) -> int:
+        return int(address // 4096 // 4 % 3 > 0)
+
+    monkeypatch.setattr(payload_file, "pages_absent", some_absent)
+    monkeypatch.setattr(payload_file.os, "preadv", noted)
+    monkeypatch.setattr(store._format, "unpack", waiting)
+    assert_holds(store, refs, blocks)
+    assert seen == [True] * 6
 
 
 def test_what_the_walk_is_not_sure_of_lmdb_is_asked_for(open_lmdb, nothing_in_memory, monkeypatch, requests):
