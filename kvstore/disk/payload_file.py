@@ -1,10 +1,10 @@
 """The records' data file, read past LMDB's map where its pages are not in memory.
 
-LMDB finds a value and hands out its address in the map. What is not in memory there comes as its pages are touched: the kernel
+LMDB hands out a value's address in the map. What is not in memory there comes as its pages are touched: the kernel
 makes room for each page, maps it, keeps a copy beside the one in host memory, and ends the process if the disk fails (SIGBUS).
-So LMDB is asked where a value lies, and what is not in memory is read from there, in the order in which it lies, several values
+So it is only found where a value lies, and what is not in memory is read from there, in the order in which it lies, several values
 with one request, into buffers, some requests ahead of what is looked at. What is in memory is looked at where it is. See
-docs/adr/0010 and 0012.
+docs/adr/0010 and 0021.
 """
 
 import errno
