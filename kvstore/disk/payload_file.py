@@ -82,7 +82,7 @@ class PayloadFile:
     def __init__(self, environment: lmdb.Environment) -> None:
         """Where the file system does not read past the page cache (O_DIRECT), the rest is done all the same."""
         self._environment = environment
-        self._tree = Tree(environment)
+        self._tree = Tree(environment, lambda: self._num_bytes)
         self._path = path = Path(environment.path()) / "data.mdb"
         with lmdb_errors(f"opening {path}"):
             try:
@@ -130,10 +130,10 @@ class PayloadFile:
         self, txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes]
     ) -> tuple[list[_Place], list[int]]:
         """Where values lie, in that order, and the positions of those of which only LMDB can say."""
-        file_bytes = self._num_bytes
-        found = self._tree.find(txn, keys, file_bytes)
+        found = self._tree.find(txn, keys)
         if found is None:
             return [], list(range(len(keys)))
+        file_bytes = self._num_bytes  # now: what was found may have been written since this began
         order = np.argsort(found.begins).tolist()
         begins, sizes = found.begins.tolist(), found.sizes.tolist()
         sure = [position for position in order if begins[position] >= 0 and sizes[position] <= _MOST_BYTES]
@@ -168,7 +168,7 @@ class PayloadFile:
         with self._environment.begin(buffers=True) as txn:
             cursor = txn.cursor()
             if cursor.first():
-                self._tree.find(txn, [bytes(cursor.key())], self._num_bytes)
+                self._tree.find(txn, [bytes(cursor.key())])
 
     @property
     def _num_bytes(self) -> int:

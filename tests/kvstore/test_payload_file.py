@@ -136,10 +136,7 @@ def test_reads_begin_before_what_is_in_memory_is_looked_at(open_lmdb, monkeypatc
         seen.append(begun.wait(10.0))
         return unpack(record, ref, out)
 
-    def some_absent(address: int, num_bytes: int) -> int:
-        return int(address // 4096 // 4 % 3 > 0)
-
-    monkeypatch.setattr(payload_file, "pages_absent", some_absent)
+    monkeypatch.setattr(payload_file, "_parted", lambda places: (places[:2], places[2:]))
     monkeypatch.setattr(payload_file.os, "preadv", noted)
     monkeypatch.setattr(store._format, "unpack", waiting)
     assert_holds(store, refs, blocks)
@@ -592,6 +589,28 @@ def test_records_are_found_after_the_map_has_moved(open_lmdb, nothing_in_memory,
     more, those = fill(store, 4, seed=1)
     assert_holds(store, [*refs, *more], [*blocks, *those])
     assert requests
+
+
+def test_records_are_found_that_are_written_while_they_are_looked_for(
+    open_lmdb, nothing_in_memory, monkeypatch, tmp_path
+):
+    """And make the file longer: what lies behind its former end is no damage."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    newest, sizes = tree._newest, [data_file(tmp_path).stat().st_size]
+
+    def growing(*arguments: Any):
+        if len(sizes) == 1:
+            fill(store, 8, seed=1)
+            store.put_many(refs, blocks)
+            sizes.append(data_file(tmp_path).stat().st_size)
+        return newest(*arguments)
+
+    monkeypatch.setattr(tree, "_newest", growing)
+    assert_holds(store, refs, blocks)
+    assert sizes[1] > sizes[0]
+    assert store.stats().fresh_starts == 0
 
 
 def test_what_is_not_in_memory_is_told_from_what_is(open_lmdb, tmp_path, requests):
