@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -27,7 +27,8 @@ from kvstore.disk.buffers import Buffers
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
 from kvstore.disk.read_ahead import ReadAhead, is_taken_back
-from kvstore.disk.tree import VALUE_OFFSET, Tree
+from kvstore.disk.tree import VALUE_OFFSET, Tree, finding
+from kvstore.errors import StoreFailed
 from kvstore.reasons import MissReason
 from kvstore.span import Span
 
@@ -160,7 +161,11 @@ class PayloadFile:
                 yield place, span
 
     def make_ready(self, num_calls: int) -> None:
-        """Have what so many calls need that read at once, unless there is little to be read: memory, threads, and where the map lies."""
+        """Have what so many calls need that read at once: the code that finds places, and where there is much to be read memory, threads, and
+        where the map lies.
+        """
+        with suppress(StoreFailed):  # LMDB is asked then
+            finding()
         if self._num_bytes < _LEAST_BYTES:
             return
         self._buffers.make(num_calls)
