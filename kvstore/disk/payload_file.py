@@ -1,10 +1,10 @@
 """The records' data file, read past LMDB's map where its pages are not in memory.
 
-LMDB finds a value and hands out its address in the map. What is not in memory there comes as its pages are touched: the kernel
+LMDB hands out a value's address in the map. What is not in memory there comes as its pages are touched: the kernel
 makes room for each page, maps it, keeps a copy beside the one in host memory, and ends the process if the disk fails (SIGBUS).
-So LMDB is asked where a value lies, and what is not in memory is read from there, in the order in which it lies, several values
+So it is only found where a value lies, and what is not in memory is read from there, in the order in which it lies, several values
 with one request, into buffers, some requests ahead of what is looked at. What is in memory is looked at where it is. See
-docs/adr/0010 and 0012.
+docs/adr/0010 and 0022.
 """
 
 import errno
@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, wait
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -27,7 +27,8 @@ from kvstore.disk.buffers import Buffers
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
 from kvstore.disk.read_ahead import ReadAhead, is_taken_back
-from kvstore.disk.tree import VALUE_OFFSET, Tree
+from kvstore.disk.tree import VALUE_OFFSET, Tree, finding
+from kvstore.errors import StoreFailed
 from kvstore.reasons import MissReason
 from kvstore.span import Span
 
@@ -82,7 +83,7 @@ class PayloadFile:
     def __init__(self, environment: lmdb.Environment) -> None:
         """Where the file system does not read past the page cache (O_DIRECT), the rest is done all the same."""
         self._environment = environment
-        self._tree = Tree(environment)
+        self._tree = Tree(environment, lambda: self._num_bytes)
         self._path = path = Path(environment.path()) / "data.mdb"
         with lmdb_errors(f"opening {path}"):
             try:
@@ -116,13 +117,7 @@ class PayloadFile:
             with self._turn(self._alone):
                 for position in unsure:
                     found[position] = _by_lmdb(txn, keys, position, examine)
-        in_memory, absent = _parted(places)
-        if in_memory:
-            with self._turn(self._at_once):
-                spans = [Span(place.address, place.num_bytes) for place in in_memory]
-                for place, _ in self._looked_at(in_memory, spans, prove, found):
-                    found[place.position] = _by_lmdb(txn, keys, place.position, examine)
-        with closing(self._read(absent)) as runs:
+        with closing(self._held(*_parted(places))) as runs:
             for run, spans in runs:
                 with self._turn(self._at_once):
                     for place, span in self._looked_at(run, spans, prove, found):
@@ -136,10 +131,10 @@ class PayloadFile:
         self, txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes]
     ) -> tuple[list[_Place], list[int]]:
         """Where values lie, in that order, and the positions of those of which only LMDB can say."""
-        file_bytes = self._num_bytes
-        found = self._tree.find(txn, keys, file_bytes)
+        found = self._tree.find(txn, keys)
         if found is None:
             return [], list(range(len(keys)))
+        file_bytes = self._num_bytes  # now: what was found may have been written since this began
         order = np.argsort(found.begins).tolist()
         begins, sizes = found.begins.tolist(), found.sizes.tolist()
         sure = [position for position in order if begins[position] >= 0 and sizes[position] <= _MOST_BYTES]
@@ -166,7 +161,11 @@ class PayloadFile:
                 yield place, span
 
     def make_ready(self, num_calls: int) -> None:
-        """Have what so many calls need that read at once, unless there is little to be read: memory, threads, and where the map lies."""
+        """Have what so many calls need that read at once: the code that finds places, and where there is much to be read memory, threads, and
+        where the map lies.
+        """
+        with suppress(StoreFailed):  # LMDB is asked then
+            finding()
         if self._num_bytes < _LEAST_BYTES:
             return
         self._buffers.make(num_calls)
@@ -174,7 +173,7 @@ class PayloadFile:
         with self._environment.begin(buffers=True) as txn:
             cursor = txn.cursor()
             if cursor.first():
-                self._tree.find(txn, [bytes(cursor.key())], self._num_bytes)
+                self._tree.find(txn, [bytes(cursor.key())])
 
     @property
     def _num_bytes(self) -> int:
@@ -196,30 +195,42 @@ class PayloadFile:
             if has_place:
                 places.release()
 
-    def _read(self, places: list[_Place]) -> Generator[tuple[list[_Place], list[Span]], None, None]:
+    def _held(
+        self, in_memory: list[_Place], absent: list[_Place]
+    ) -> Generator[tuple[list[_Place], list[Span]], None, None]:
         """Values and their bytes, which hold until the next ones are asked for. To be closed: reads may be on their way.
 
-        While one run's values are looked at, the next ones are read by other threads.
+        Those in memory come first, where they are. While they, and then one run's values, are looked at, the next ones are read by other threads.
         """
-        if not places:
+        in_map = [Span(place.address, place.num_bytes) for place in in_memory]
+        if not absent:
+            if in_memory:
+                yield in_memory, in_map
             return
-        runs = list(_runs(places))
+        runs = list(_runs(absent))
         num_bytes = max(self._span(run)[1] for run in runs)
         num_buffers = min(len(runs), 1 + READS_AHEAD, max(1, _MOST_BYTES // num_bytes))
         with self._buffers.lent(num_buffers * num_bytes) as memory:
             address = np.frombuffer(memory, np.uint8).ctypes.data
             buffers = [memory[number * num_bytes : (number + 1) * num_bytes] for number in range(num_buffers)]
-            reads: list[Future[None]] = []  # of the runs after the first
+            reads: list[Future[None]] = []
+
+            def put(end: int) -> None:
+                reads.extend(
+                    self._readers.put(partial(self._fill, buffers[number % num_buffers], runs[number]))
+                    for number in range(len(reads), min(end, len(runs)))
+                )
+
             try:
+                put(num_buffers)
+                if in_memory:
+                    yield in_memory, in_map
                 for number, run in enumerate(runs):
-                    reads += [
-                        self._readers.put(partial(self._fill, buffers[later % num_buffers], runs[later]))
-                        for later in range(len(reads) + 1, min(number + num_buffers, len(runs)))
-                    ]
-                    if number == 0 or is_taken_back(reads[number - 1], _MOST_WAIT_S):
+                    put(number + num_buffers)
+                    if is_taken_back(reads[number], _MOST_WAIT_S):
                         self._fill(buffers[number % num_buffers], run)
                     else:
-                        reads[number - 1].result()
+                        reads[number].result()
                     at = address + number % num_buffers * num_bytes - self._span(run)[0]
                     yield run, [Span(at + one.begin, one.num_bytes) for one in run]
             finally:

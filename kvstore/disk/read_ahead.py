@@ -63,7 +63,7 @@ class ReadAhead:
 
 def is_taken_back(read: "Future[None]", after_s: float) -> bool:
     """Whether no thread has begun with a read, nor ever will; one may for so many seconds."""
-    if not read.cancelled():
+    if not read.done():
         wait([read], after_s)
     return read.cancel()
 

@@ -1,4 +1,4 @@
-"""Where LMDB's values lie, found by a walk of our own in its map. See docs/adr/0021.
+"""Where LMDB's values lie, found by a walk of our own in its map. See docs/adr/0022.
 
 LMDB finds one key after the other, with Python in between, and its binding touches the first page of each value that it finds: where that
 is not in memory the disk is waited for. Here all keys are looked for in one call, without Python's lock, and no value is touched.
@@ -62,27 +62,28 @@ class Tree:
     LMDB's answer about one value is compared with ours, once for each map: if they differ it is asked about all.
     """
 
-    def __init__(self, environment: lmdb.Environment) -> None:
-        self._environment = environment
+    def __init__(self, environment: lmdb.Environment, file_bytes: Callable[[], int]) -> None:
+        """`file_bytes`: of the environment's file, as it is when that is called."""
+        self._environment, self._file_bytes = environment, file_bytes
         self.page_bytes: Final = int(environment.stat()["psize"])
         self._map: tuple[int, int | None] | None = None
         """Its size, which changes whenever it moves, and its address: None where LMDB does not lay out its pages as we think."""
 
-    def find(
-        self, txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes], file_bytes: int
-    ) -> Found | None:
-        """Where the values under these keys lie in the file, of which there are so many bytes; None if LMDB is to be asked about all.
+    def find(self, txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes]) -> Found | None:
+        """Where the values under these keys lie in the file; None if LMDB is to be asked about all.
 
         That may be of a commit since the transaction began: this keeps the pages of all that come after it as well.
         """
         map_bytes = int(self._environment.info()["map_size"])
-        if self._map is None or self._map[0] != map_bytes:
-            self._map = self._learned(txn, keys, map_bytes, file_bytes)
-        begin = None if self._map is None else self._map[1]
-        return None if begin is None else self._found(begin, txn.id(), keys, file_bytes)
+        known = self._map
+        if known is None or known[0] != map_bytes:
+            self._map = known = self._learned(txn, keys, map_bytes)
+        begin = None if known is None else known[1]
+        meta = None if begin is None else _newest(begin, self.page_bytes, txn.id())
+        return None if begin is None or meta is None else self._found(begin, meta, keys)
 
     def _learned(
-        self, txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes], map_bytes: int, file_bytes: int
+        self, txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes], map_bytes: int
     ) -> tuple[int, int | None] | None:
         """None as long as there is no value to learn it from that has pages for itself."""
         cursor = txn.cursor()
@@ -99,21 +100,23 @@ class Tree:
             page - self.page_bytes * int.from_bytes(ctypes.string_at(page, 8), "little") for page in pages
         }
         begin = begins.pop()
+        meta = None if begins else _newest(begin, self.page_bytes, txn.id())
+        if meta is not None and meta.commit != txn.id():  # there, the value may lie elsewhere
+            return None
         try:
-            found = None if begins else self._found(begin, txn.id(), [key], file_bytes)
+            found = None if meta is None else self._found(begin, meta, [key])
         except StoreFailed:  # it cannot be compiled
             found = None
         is_same = found is not None and (begin + found.begins[0], found.sizes[0]) == (places[1], value.size)
         return map_bytes, begin if is_same else None
 
-    def _found(self, begin: int, commit: int, keys: Sequence[bytes], file_bytes: int) -> Found | None:
-        meta = _newest(begin, self.page_bytes, commit)
-        if meta is None:
-            return None
+    def _found(self, begin: int, meta: Meta, keys: Sequence[bytes]) -> Found:
+        # the file's size is asked for behind the meta page: it may have grown for that commit
+        num_pages = min(meta.last_page + 1, self._file_bytes() // self.page_bytes)
         first_pages, sizes = np.empty(len(keys), np.int64), np.empty(len(keys), np.int64)
         finding()(
             begin,
-            min(meta.last_page + 1, file_bytes // self.page_bytes),
+            num_pages,
             self.page_bytes,
             meta.root,
             meta.depth,

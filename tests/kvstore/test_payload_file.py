@@ -104,11 +104,11 @@ def test_a_record_longer_than_a_request_is_one(open_lmdb, nothing_in_memory, req
 
 
 def test_while_one_request_is_looked_at_others_read_on(open_lmdb, nothing_in_memory, monkeypatch):
-    """No more of them than there are buffers for, and by other threads: here none ends before all that may have begun."""
+    """By as many threads as there are for that: here none ends before each has begun."""
     monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
     store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
     refs, blocks = fill(store, 12)
-    preadv, together, names = os.preadv, threading.Barrier(1 + payload_file._READERS), []
+    preadv, together, names = os.preadv, threading.Barrier(payload_file._READERS), []
 
     def waiting(file, buffers, offset):
         names.append(threading.current_thread().name)
@@ -120,6 +120,27 @@ def test_while_one_request_is_looked_at_others_read_on(open_lmdb, nothing_in_mem
     assert_holds(store, refs, blocks)
     assert len(names) == len(refs)
     assert len(set(names[: together.parties])) == together.parties
+
+
+def test_reads_begin_before_what_is_in_memory_is_looked_at(open_lmdb, monkeypatch):
+    store = open_lmdb()
+    refs, blocks = fill(store, 6)
+    assert_holds(store, refs, blocks)
+    begun, preadv, unpack, seen = threading.Event(), os.preadv, store._format.unpack, []
+
+    def noted(file, buffers, offset):
+        begun.set()
+        return preadv(file, buffers, offset)
+
+    def waiting(record, ref, out):
+        seen.append(begun.wait(10.0))
+        return unpack(record, ref, out)
+
+    monkeypatch.setattr(payload_file, "_parted", lambda places: (places[:2], places[2:]))
+    monkeypatch.setattr(payload_file.os, "preadv", noted)
+    monkeypatch.setattr(store._format, "unpack", waiting)
+    assert_holds(store, refs, blocks)
+    assert seen == [True] * 6
 
 
 def test_what_the_walk_is_not_sure_of_lmdb_is_asked_for(open_lmdb, nothing_in_memory, monkeypatch, requests):
@@ -568,6 +589,28 @@ def test_records_are_found_after_the_map_has_moved(open_lmdb, nothing_in_memory,
     more, those = fill(store, 4, seed=1)
     assert_holds(store, [*refs, *more], [*blocks, *those])
     assert requests
+
+
+def test_records_are_found_that_are_written_while_they_are_looked_for(
+    open_lmdb, nothing_in_memory, monkeypatch, tmp_path
+):
+    """And make the file longer: what lies behind its former end is no damage."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    newest, sizes = tree._newest, [data_file(tmp_path).stat().st_size]
+
+    def growing(*arguments: Any):
+        if len(sizes) == 1:
+            fill(store, 8, seed=1)
+            store.put_many(refs, blocks)
+            sizes.append(data_file(tmp_path).stat().st_size)
+        return newest(*arguments)
+
+    monkeypatch.setattr(tree, "_newest", growing)
+    assert_holds(store, refs, blocks)
+    assert sizes[1] > sizes[0]
+    assert store.stats().fresh_starts == 0
 
 
 def test_what_is_not_in_memory_is_told_from_what_is(open_lmdb, tmp_path, requests):

@@ -30,8 +30,8 @@ def opened(folder: Path, map_bytes: int = 256 << 20) -> Iterator[lmdb.Environmen
         yield environment
 
 
-def file_bytes(folder: Path) -> int:
-    return (folder / "data.mdb").stat().st_size
+def walk_of(environment: lmdb.Environment) -> Tree:
+    return Tree(environment, lambda: (Path(environment.path()) / "data.mdb").stat().st_size)
 
 
 def address(value: memoryview) -> int:
@@ -61,7 +61,7 @@ def test_it_is_what_lmdb_finds(tmp_path_factory, seed, most_key_bytes, num_keys,
     rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("tree")
     keys = [rng.bytes(rng.integers(1, most_key_bytes, endpoint=True)) for _ in range(num_keys)]
     with opened(folder) as environment:
-        walk = Tree(environment)
+        walk = walk_of(environment)
         for _ in range(num_commits):
             with environment.begin(write=True) as txn:
                 for key in keys:
@@ -76,7 +76,7 @@ def test_it_is_what_lmdb_finds(tmp_path_factory, seed, most_key_bytes, num_keys,
                 b"a",
             ]
             with environment.begin(buffers=True) as txn:
-                found = walk.find(txn, asked, file_bytes(folder))
+                found = walk.find(txn, asked)
                 if found is not None:
                     assert_as_lmdb(found, txn, asked)
                 else:  # there was nothing to learn the map's place from
@@ -102,35 +102,35 @@ def test_all_levels_are_walked(tmp_path, num_keys, key_bytes, depth):
         keys = filled(environment, num_keys, key_bytes)
         assert environment.stat()["depth"] == depth
         with environment.begin(buffers=True) as txn:
-            walk = Tree(environment)
-            found = walk.find(txn, keys, file_bytes(tmp_path))
+            walk = walk_of(environment)
+            found = walk.find(txn, keys)
             assert assert_as_lmdb(found, txn, keys) == num_keys
-            assert len(walk.find(txn, [], file_bytes(tmp_path)).begins) == 0
+            assert len(walk.find(txn, []).begins) == 0
 
 
 def test_an_empty_tree_is_left_to_lmdb(tmp_path):
     with opened(tmp_path) as environment:
-        walk = Tree(environment)
+        walk = walk_of(environment)
         with environment.begin(buffers=True) as txn:
-            assert walk.find(txn, [b"key"], file_bytes(tmp_path)) is None
+            assert walk.find(txn, [b"key"]) is None
         [key] = filled(environment, 1)
         with environment.begin(buffers=True) as txn:
-            assert walk.find(txn, [key], file_bytes(tmp_path)) is not None
+            assert walk.find(txn, [key]) is not None
         with environment.begin(write=True) as txn:
             txn.delete(key)
         with environment.begin(buffers=True) as txn:
-            assert walk.find(txn, [key], file_bytes(tmp_path)) is None
+            assert walk.find(txn, [key]) is None
 
 
 def test_the_map_may_move(tmp_path):
     """It is found again, as LMDB gives its size with it."""
     with opened(tmp_path, 16 << 20) as environment:
-        walk, keys = Tree(environment), filled(environment, 100)
+        walk, keys = walk_of(environment), filled(environment, 100)
         begins = set()
         for map_bytes in (16 << 20, 1 << 30, 2 << 30):
             environment.set_mapsize(map_bytes)
             with environment.begin(buffers=True) as txn:
-                found = walk.find(txn, keys, file_bytes(tmp_path))
+                found = walk.find(txn, keys)
                 assert assert_as_lmdb(found, txn, keys) == 100
                 begins.add(found.map_begin)
         assert len(begins) > 1
@@ -148,20 +148,20 @@ def assert_since(found: Found, keys: list[bytes], version: int) -> None:
 def test_a_transaction_keeps_what_was_committed_since(tmp_path):
     """Its own meta page is overwritten by the next commit but one, and more commits do what they like with pages that nobody has."""
     with opened(tmp_path) as environment:
-        walk, keys = Tree(environment), filled(environment, 60)
+        walk, keys = walk_of(environment), filled(environment, 60)
         with environment.begin(buffers=True) as txn:
-            found = walk.find(txn, keys, file_bytes(tmp_path))
+            found = walk.find(txn, keys)
             assert_since(found, keys, 0)
             for version in range(1, 8):
                 filled(environment, 60, version=version)
-                later = walk.find(txn, keys, file_bytes(tmp_path))
+                later = walk.find(txn, keys)
                 assert_since(later, keys, version)
                 assert_since(found, keys, 0)
 
 
 def test_a_writer_may_commit_at_any_moment(tmp_path):
     with opened(tmp_path) as environment:
-        walk, keys, ended = Tree(environment), filled(environment, 60), threading.Event()
+        walk, keys, ended = walk_of(environment), filled(environment, 60), threading.Event()
         committed = [0]
 
         def write() -> None:
@@ -172,13 +172,26 @@ def test_a_writer_may_commit_at_any_moment(tmp_path):
 
         writer = threading.Thread(target=write)
         writer.start()
-        while not ended.is_set():
-            version = committed[0]
-            with environment.begin(buffers=True) as txn:
-                found = walk.find(txn, keys, file_bytes(tmp_path))
-                if found is not None:  # two commits while one looked twice
-                    assert_since(found, keys, version)
-        writer.join()
+        try:
+            while not ended.is_set():
+                version = committed[0]
+                with environment.begin(buffers=True) as txn:
+                    found = walk.find(txn, keys)
+                    if found is not None:  # two commits while it looked twice
+                        assert_since(found, keys, version)
+        finally:
+            writer.join()
+
+
+def test_the_maps_place_is_not_learned_from_a_value_that_has_moved(tmp_path):
+    """As LMDB's answer would be another than ours; the next transaction tells it."""
+    with opened(tmp_path) as environment:
+        walk, keys = walk_of(environment), filled(environment, 10)
+        with environment.begin(buffers=True) as txn:
+            filled(environment, 10, version=1)
+            assert walk.find(txn, keys) is None
+        with environment.begin(buffers=True) as txn:
+            assert_since(walk.find(txn, keys), keys, 1)
 
 
 def test_no_value_is_touched(tmp_path):
@@ -186,10 +199,10 @@ def test_no_value_is_touched(tmp_path):
         keys = filled(environment, 100)
     drop(tmp_path / "data.mdb")
     with opened(tmp_path) as environment, environment.begin(buffers=True) as txn:
-        walk = Tree(environment)
-        walk.find(txn, keys[:1], file_bytes(tmp_path))
+        walk = walk_of(environment)
+        walk.find(txn, keys[:1])
         drop(tmp_path / "data.mdb")
-        found = walk.find(txn, keys, file_bytes(tmp_path))
+        found = walk.find(txn, keys)
         places = [
             (found.map_begin + begin, size) for begin, size in zip(found.begins, found.sizes, strict=True)
         ]
@@ -307,13 +320,13 @@ def test_another_format_is_left_to_lmdb(tmp_path, monkeypatch, name, value):
     """Whatever of it is another: its own answer is compared with ours, once for a map."""
     monkeypatch.setattr(tree, name, value)
     with opened(tmp_path) as environment:
-        walk, keys = Tree(environment), filled(environment, 10)
+        walk, keys = walk_of(environment), filled(environment, 10)
         for _ in range(2):
             with environment.begin(buffers=True) as txn:
-                assert walk.find(txn, keys, file_bytes(tmp_path)) is None
+                assert walk.find(txn, keys) is None
         monkeypatch.undo()
         with environment.begin(buffers=True) as txn:
-            assert walk.find(txn, keys, file_bytes(tmp_path)) is None
+            assert walk.find(txn, keys) is None
 
 
 def test_where_nothing_can_be_compiled_lmdb_is_asked(tmp_path, monkeypatch):
@@ -322,8 +335,8 @@ def test_where_nothing_can_be_compiled_lmdb_is_asked(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tree, "finding", fail)
     with opened(tmp_path) as environment, environment.begin(buffers=True) as txn:
-        assert Tree(environment).find(txn, [b"key"], file_bytes(tmp_path)) is None
+        assert walk_of(environment).find(txn, [b"key"]) is None
     with opened(tmp_path) as environment:
         keys = filled(environment, 3)
         with environment.begin(buffers=True) as txn:
-            assert Tree(environment).find(txn, keys, file_bytes(tmp_path)) is None
+            assert walk_of(environment).find(txn, keys) is None
