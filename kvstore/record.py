@@ -133,12 +133,10 @@ class RecordFormat:
         """The buffers' bytes. Raises ValueError unless there is one for each block, each can be written, and has a block's size."""
         if len(refs) != len(out):
             raise ValueError(f"{len(refs)} blocks but {len(out)} buffers")
-        buffers = [as_bytes(buffer) for buffer in out]
+        buffers, block_bytes = [as_bytes(buffer) for buffer in out], self.layout.block_bytes
         for buffer in buffers:
-            if buffer.size != self.layout.block_bytes:
-                raise ValueError(
-                    f"a buffer of {buffer.size} bytes where a block has {self.layout.block_bytes}"
-                )
+            if buffer.size != block_bytes:
+                raise ValueError(f"a buffer of {buffer.size} bytes where a block has {block_bytes}")
             if not buffer.flags.writeable:
                 raise ValueError("a block is to be read into a buffer that cannot be written")
         return buffers

@@ -24,6 +24,7 @@ from rich.console import Console
 from kvstore.cores import num_cores
 from kvstore.disk import LmdbStore
 from kvstore.disk.page_cache import drop, share_absent
+from kvstore.pages import Pages
 from kvstore.store import BlockRef
 from tiering.batches import batches
 from tiering.cli.disk_media import Blocks, FileEach, Job, Medium, Memory, PlainLmdb, RawFile
@@ -148,7 +149,10 @@ def measure(bench: DiskBench, tell: Callable[[str], None]) -> dict[str, Any]:
             put(written, refs, blocks)
         demotions = []
         rows: dict[tuple[str, str, int], Row] = {}
-        out = np.ones((len(blocks), kv.layout.block_bytes), np.uint8)
+        out = Pages(len(blocks) * kv.layout.block_bytes).bytes.reshape(
+            len(blocks), -1
+        )  # as an engine's slots
+        out.fill(1)
         for repeat in range(bench.repeats):
             tell(f"repeat {repeat + 1} of {bench.repeats}")
             for name, state, threads, medium in _readings(media, bench.threads):
