@@ -160,9 +160,16 @@ def _served_runs(
         with _engine(bench, part, model, partial(_Weighing, stored_bytes=stored_bytes)) as engine:
             model.forwards.clear()  # those of its start
             began_s = time.perf_counter()
-            seen = [_seen(result) for result in _served(engine, part, bench.clients)]
-            steps = steps_of(model.forwards, began_s)
-            runs.append(EngineRun(seen=seen, steps=steps, stored_bytes=stored_bytes, core=engine.core))
+            results, came_s = _served(engine, part, bench.clients)
+            runs.append(
+                EngineRun(
+                    seen=[_seen(result) for result in results],
+                    came_s=[came - began_s for came in came_s],
+                    steps=steps_of(model.forwards, began_s),
+                    stored_bytes=stored_bytes,
+                    core=engine.core,
+                )
+            )
             shares.append(processor_share(model.forwards))
             if len(runs) == bench.repeats:
                 return runs, shares, engine.stats()["cache"]
@@ -278,16 +285,22 @@ def _token_s(forwards: Sequence[Forward]) -> float:
     )
 
 
-def _served(engine: Engine, part: _Part, clients: int | None) -> list[Result]:
-    """The engine's answers, in the order of the requests."""
+def _served(engine: Engine, part: _Part, clients: int | None) -> tuple[list[Result], list[float]]:
+    """The engine's answers, in the order of the requests, and when each came (perf_counter): later than it was to, on a busy machine."""
     params = [SamplingParams(max_tokens=new, ignore_eos=True) for new in part.new_tokens]
     options = [RequestOptions(hints=_in_tokens(hints)) for hints in part.hints]
     handles: dict[int, Handle] = {}
+    came_s = [0.0] * len(part.prompts)
+
+    def ask(number: int) -> None:
+        came_s[number] = time.perf_counter()
+        handles[number] = engine.submit(part.prompts[number], params[number], options=options[number])
+
     if clients is None:
         began_s = time.perf_counter()
         for number in sorted(range(len(part.prompts)), key=lambda each: (part.at_s[each], each)):
             time.sleep(max(0.0, began_s + part.at_s[number] - time.perf_counter()))
-            handles[number] = engine.submit(part.prompts[number], params[number], options=options[number])
+            ask(number)
     else:
         numbers, lock = iter(range(len(part.prompts))), threading.Lock()
 
@@ -296,9 +309,7 @@ def _served(engine: Engine, part: _Part, clients: int | None) -> list[Result]:
                 with lock:
                     if (number := next(numbers, None)) is None:
                         return
-                    handles[number] = engine.submit(
-                        part.prompts[number], params[number], options=options[number]
-                    )
+                    ask(number)
                 handles[number].result()
 
         threads = [threading.Thread(target=client) for _ in range(clients)]
@@ -309,7 +320,7 @@ def _served(engine: Engine, part: _Part, clients: int | None) -> list[Result]:
     results = [handles[number].result() for number in range(len(part.prompts))]
     if failed := next((result.error for result in results if result.error is not None), None):
         raise RuntimeError(f"a request failed: {failed}")
-    return results
+    return results, came_s
 
 
 def _in_tokens(hints: Hints) -> CacheHints:

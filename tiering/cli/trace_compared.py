@@ -147,8 +147,8 @@ def page(runs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> str:
                 )
         for figure, (engine, _) in run["ttft_s"].items():
             errors = {told: f"{each['ttft_s'][figure]:+.1%}" for told, each in run["if_told"].items()}
-            apart = f"{run['apart']['ttft_s'][figure][0] / engine:.1%}"
-            times.append({"trace": name, "TTFT": figure, "engine's runs apart": apart, **errors})
+            itself = f"{run['apart']['ttft_s'][figure][0] / engine:.1%}"
+            times.append({"trace": name, "TTFT": figure, "engine's runs apart": itself, **errors})
     bounded = [row for row in rows if row["bound"] is not None]
     return (
         "# The simulator beside the engine\n\n`kvtide bench trace`\n\n"
