@@ -9,7 +9,7 @@ from tiering.costs import Costs
 from tiering.decision import Chooser
 from tiering.index_config import IndexConfig
 from tiering.keeping import Hints, Told
-from tiering.moves import Demote, Promote
+from tiering.moves import Demote, Promote, Read
 from tiering.replay import Asked, Replay, ReplayConfig
 from tiering.step_costs import MoveCosts, Part, SameSteps, Scatter, Step, StepCosts, terms
 
@@ -189,6 +189,18 @@ def test_a_step_that_the_run_had_takes_what_it_took_there():
     assert same.took_s([second, first], 1.0, random) == 0.4
     assert same.took_s([first, second], 8.0, random) == 0.8
     assert same.took_s([Part(0, 21, decode=False)], 1e6, random) == pytest.approx(2.0, rel=0.2)
+
+
+def test_a_read_that_takes_too_long_is_waited_for_until_its_deadline():
+    """Also while its answer is still to come: an engine's loop wakes then, and computes."""
+    prompts = [list(range(start, start + 24)) for start in range(0, 400, 100)]
+    asking = [*(asked(start, prompt) for start, prompt in zip(range(0, 400, 100), prompts, strict=True))]
+    asking.append(asked(400, prompts[0]))
+    for read_s, load_s in ((2.0, 2.0), (30.0, 10.0)):
+        moves = {Read: MoveCosts(latency_s=read_s)}
+        last = Replay(config(device=8, host=8, disk=100, moves=moves)).run(asking)[-1]
+        assert last.load_s == pytest.approx(load_s)
+        assert (last.found["disk"] > 0) is (read_s < load_s + 1)
 
 
 def test_where_the_time_went_is_told_and_adds_up():
