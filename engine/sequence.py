@@ -6,13 +6,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.context import Context
 from tiering.keeping import Told
-from tiering.keeping.admission import NO_HINTS
-from tiering.lease import Lease
+from tiering.keeping.admission import KINDS, NO_HINTS
 from tiering.leases import CacheUse, Wait
 from tiering.owners import Ownership
 from tiering.ranks import Rank
-from tiering.swaps import Stash
 
 from .chunk import Chunk
 from .request import Request
@@ -21,28 +20,20 @@ from .salt import Salt
 from .sampling import Choice, Dice, Draw
 from .text import ReplyText
 
-_TEXT, _CHAT = 0, 1  # kinds of requests, which may be used again differently
-
 CACHE_USES = {"readwrite": CacheUse.READ_WRITE, "read": CacheUse.READ, "off": CacheUse.OFF}
 
 
 @dataclass(slots=True, eq=False)
-class Sequence:
+class Sequence(Context):
     """A prompt, one reply so far, and what they hold. Only the loop's thread changes it.
 
     What it holds it may lose at any time to an older request (see `tiering.admission`, whose `Request` this is). Its
-    tokens stay, and their KV is found, loaded, brought back or computed again when it is next admitted::
-
-        tokens       prompt                  reply
-                     |---------------------|--------|
-        context      what is prefilled after an admission; at first the prompt
-        gaps         [start, end) of it that are still to be computed; None until the loads are over, or it begins early
-        num_computed tokens whose KV is there once there are no gaps; what follows is fed one at a time
+    tokens stay, and their KV is found, loaded, brought back or computed again when it is next admitted. `gaps` are known when the
+    loads are over, or it begins early.
     """
 
     request: Request
     eos_ids: frozenset[int]
-    block_tokens: int
     deterministic: bool
     salt: Salt
     text: ReplyText
@@ -55,21 +46,14 @@ class Sequence:
     num_told: int = 0
     """Tokens of the reply that a stream has shown."""
     # kept by Admission
-    lease: Lease | None = None
-    stash: Stash | None = None
     arrival: int = 0
     overtaken: int = 0
     waits: Wait = Wait.FOR_ROOM
     # of this admission
-    gaps: list[tuple[int, int]] | None = None
-    num_computed: int = 0
     early_s: float | None = None
     """When the prefill began, if that was before all blocks had arrived ..."""
     lost_before: int = 0
     """... and how many had been lost by then."""
-    # beyond it
-    kept_tokens: int = 0
-    """Tokens whose KV was there when the stash was made."""
 
     # --- for admission --------------------------------------------------------------------------------------------
 
@@ -135,37 +119,21 @@ class Sequence:
         hints = self.request.options.hints
         return Told(
             output_tokens=len(self.reply),
-            kind=_TEXT if self.request.messages is None else _CHAT,
+            kind=KINDS["prompt" if self.request.messages is None else "chat"],
             hints=NO_HINTS if hints is None else hints.in_blocks(self.block_tokens),
         )
 
-    def num_used_blocks(self) -> int:
-        """About to be preempted: how far the slots hold what this request has computed and nobody else can find."""
-        if not self.reply:
-            return 0
-        assert self.lease is not None, "only what is admitted is preempted"
-        if self.gaps == []:
-            self.kept_tokens = self.num_computed
-            return self._blocks(self.kept_tokens)
-        # what came back is there, but a gap before it may not have been filled yet
-        num_blocks = self._blocks(self.kept_tokens)
-        is_there = self._is_back and self.lease.ready[len(self.lease.ids) : num_blocks].all()
-        return num_blocks if is_there else 0
+    @property
+    def has_replied(self) -> bool:
+        """See Context."""
+        return bool(self.reply)
 
     def preempted(self) -> None:
-        """The device is gone; what could be saved is in the stash."""
-        self.gaps = None
-        if self.stash is None:
-            self.kept_tokens = 0
+        """See Context. It waits as it did before: what its prompt takes is told, and learned, of the time that computes it."""
+        Context.preempted(self)  # super() does not know a class with slots
         marks = self.request.marks
-        if not marks.computed_s:  # it waits as it did before: what its prompt takes is told, and learned, of the time that computes it
+        if not marks.computed_s:
             marks.admitted_s = marks.loaded_s = 0.0
-
-    @property
-    def _is_back(self) -> bool:
-        """Whether what was in the stash is on the device again."""
-        assert self.lease is not None, "only what is admitted has anything on the device"
-        return self.kept_tokens > 0 and bool(self.lease.ready[self._blocks(self.kept_tokens) - 1])
 
     @property
     def _known(self) -> NDArray[np.int32]:
@@ -174,15 +142,12 @@ class Sequence:
             np.concatenate([self.prompt, np.array(self.reply, dtype=np.int32)]) if self.reply else self.prompt
         )
 
-    def _blocks(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.block_tokens)
-
     # --- one prompt, several replies ------------------------------------------------------------------------------
 
     @property
     def num_prompt_blocks(self) -> int:
         """Blocks that hold the prompt: what another reply to it shares or copies."""
-        return self._blocks(len(self.prompt))
+        return self.num_blocks(len(self.prompt))
 
     @property
     def num_forks(self) -> int:
@@ -196,11 +161,6 @@ class Sequence:
     # --- computing ------------------------------------------------------------------------------------------------
 
     @property
-    def loading(self) -> bool:
-        """Admitted, with blocks still on their way to the device."""
-        return self.lease is not None and self.lease.num_loading > 0
-
-    @property
     def arriving(self) -> bool:
         """Admitted, and of all blocks that are still on their way the first layers are there."""
         return self.lease is not None and self.lease.is_arriving
@@ -209,7 +169,7 @@ class Sequence:
         """All blocks are `arriving`: find out what is left to compute if they arrive."""
         assert self.lease is not None, "only an admitted sequence can be prefilled"
         self.early_s, self.lost_before = time.monotonic(), self.lease.num_lost
-        self._find_gaps()
+        self._begin()
 
     def forget_prefill(self) -> None:
         """It was begun early, and does not count: when the loads are over it begins anew."""
@@ -228,24 +188,15 @@ class Sequence:
     def begin_prefill(self) -> None:
         """The last load is over: find out what is left to compute."""
         if self.gaps is None:
-            self._find_gaps()
+            self._begin()
             self._loaded(time.monotonic())
 
     def _loaded(self, when_s: float) -> None:
         self.request.marks.loaded_s = self.request.marks.loaded_s or when_s
 
-    def _find_gaps(self) -> None:
-        assert self.lease is not None, "only an admitted sequence can be prefilled"
-        if self._is_back:
-            context = self.kept_tokens
-        else:
-            # a reply is computed again as it was the first time where bits matter, else as fast as a prompt
-            context = len(self.prompt) if self.deterministic else self.num_tokens
-        runs = self.lease.gaps(self._blocks(context))
-        self.gaps = [
-            (start * self.block_tokens, min(end * self.block_tokens, context)) for start, end in runs
-        ]
-        self.num_computed = context
+    def _begin(self) -> None:
+        # a reply is computed again as it was the first time where bits matter, else as fast as a prompt
+        self.find_gaps(len(self.prompt) if self.deterministic else self.num_tokens)
 
     def next_end(self, max_tokens: int, multiple: int | None) -> int:
         """Where the next part of the context to compute ends, if it may have `max_tokens`; or at a multiple."""
@@ -277,15 +228,7 @@ class Sequence:
 
     def computed(self, chunk: Chunk) -> None:
         """That chunk has been computed."""
-        if chunk.decode:
-            self.num_computed = chunk.end
-            return
-        assert self.gaps is not None, "a chunk was computed that was not asked for"
-        _, end = self.gaps[0]
-        if chunk.end == end:
-            self.gaps.pop(0)
-        else:
-            self.gaps[0] = (chunk.end, end)
+        self.advance(chunk.end, decode=chunk.decode)
 
     @property
     def num_tokens(self) -> int:

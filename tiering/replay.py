@@ -21,13 +21,13 @@ from kvstore.block import KEY_BYTES
 from kvstore.reports import TierName
 from kvstore.store import HIT
 from tiering.admission import Admission
+from tiering.context import Context
 from tiering.decision import Chooser
 from tiering.driver import Driver
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.keeping import Hints, Told
 from tiering.keeping.admission import NO_HINTS
-from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
 from tiering.moves import (
     Answer,
@@ -47,8 +47,7 @@ from tiering.moves import (
 from tiering.owners import EVERYBODYS
 from tiering.radix import Tokens
 from tiering.ranks import Rank
-from tiering.step_costs import MoveCosts, Part, Scatter, StepCosts
-from tiering.swaps import Stash
+from tiering.step_costs import MoveCosts, Part, StepTimes
 
 _REPLY_TOKEN: Final = 1 << 23
 """From here on are the tokens of replies, which no prompt has. Below any mark (IndexConfig.mark_shift)."""
@@ -65,9 +64,7 @@ class ReplayConfig:
     """Of blocks on disk, in the order in which they are written; any more take their mean."""
     block_bytes: int = 1
     """Of a block in memory: what a chooser reckons with."""
-    steps: StepCosts
-    scatter: Scatter | None = None
-    """How far steps are from what they cost; None: each takes just that."""
+    steps: StepTimes
     moves: Mapping[type, MoveCosts] = field(default_factory=dict)
 
 
@@ -83,17 +80,27 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seen:
-    """What became of one: blocks found by tier, and seconds from its coming to its first token."""
+    """What became of one: blocks found by tier, and seconds from its coming to its first token, and of these until it was admitted,
+    and then until what it found was there: the rest is its prefill.
+    """
 
     found: Mapping[TierName, int]
     ttft_s: float
+    queue_s: float
+    load_s: float
+
+    @property
+    def prefill_s(self) -> float:
+        """From the end of its loads to its first token."""
+        return self.ttft_s - self.queue_s - self.load_s
 
 
-class _Request:
+class _Request(Context):
     """One on its way: what Admission and the scheduler keep of it."""
 
     def __init__(self, number: int, asked: Asked, block_tokens: int) -> None:
-        self.number, self.asked, self.block_tokens = number, asked, block_tokens
+        super().__init__(block_tokens=block_tokens)
+        self.number, self.asked = number, asked
         self.prompt = asked.prompt
         self.priority = 0
         self.cache_use, self.ownership = CacheUse.READ_WRITE, EVERYBODYS
@@ -102,12 +109,8 @@ class _Request:
         # equal prompts get equal replies, which are cached once
         self._replied = _REPLY_TOKEN + crc32(asked.prompt.tobytes()) % _REPLY_TOKEN
         self.num_replied = 0
-        self.lease: Lease | None = None
-        self.stash: Stash | None = None
         self.arrival = self.overtaken = 0
         self.waits = Wait.FOR_ROOM
-        self.gaps: list[tuple[int, int]] | None = None
-        self.num_computed = self.kept_tokens = 0
         self.came_s = asked.at_s
         self.admitted_s = self.loaded_s = 0.0
         self.seen: Seen | None = None
@@ -135,56 +138,15 @@ class _Request:
         """What an engine tells of a request that has ended."""
         return Told(output_tokens=self.num_replied, hints=self.asked.hints)
 
-    def num_used_blocks(self) -> int:
-        """As an engine's Sequence: what this one has computed for itself is copied down, and back."""
-        if not self.num_replied:
-            return 0
-        assert self.lease is not None, "only what is admitted is preempted"
-        if self.gaps == []:
-            self.kept_tokens = self.num_computed
-            return self._blocks(self.kept_tokens)
-        num_blocks = self._blocks(self.kept_tokens)
-        is_there = self._is_back and self.lease.ready[len(self.lease.ids) : num_blocks].all()
-        return num_blocks if is_there else 0
-
-    def preempted(self) -> None:
-        self.gaps = None
-        if self.stash is None:
-            self.kept_tokens = 0
-
     @property
-    def _is_back(self) -> bool:
-        assert self.lease is not None, "only what is admitted has anything on the device"
-        return self.kept_tokens > 0 and bool(self.lease.ready[self._blocks(self.kept_tokens) - 1])
-
-    def _blocks(self, num_tokens: int) -> int:
-        return -(-num_tokens // self.block_tokens)
-
-    @property
-    def loading(self) -> bool:
-        return self.lease is not None and self.lease.num_loading > 0
+    def has_replied(self) -> bool:
+        return self.num_replied > 0
 
     def begin(self, now_s: float) -> None:
         """The last load is over: find out what is left to compute."""
         if self.gaps is None:
-            assert self.lease is not None, "only what is admitted is computed"
-            size, context = self.block_tokens, self.kept_tokens if self._is_back else self.num_tokens
-            runs = self.lease.gaps(self._blocks(context))
-            self.gaps = [(start * size, min(end * size, context)) for start, end in runs]
-            self.num_computed = context
+            self.find_gaps(self.num_tokens)
             self.loaded_s = now_s
-
-    def advance(self, part: Part) -> None:
-        """That has been computed."""
-        end = part.start + part.num_tokens
-        if part.decode:
-            self.num_computed = end
-            return
-        assert self.gaps, "it was asked for"
-        if end == self.gaps[0][1]:
-            self.gaps.pop(0)
-        else:
-            self.gaps[0] = (end, self.gaps[0][1])
 
 
 class Replay:
@@ -257,9 +219,7 @@ class Replay:
                 self._places.sleep(arrivals[0][0] if arrivals else None)
 
     def _took_s(self, step: list[tuple[_Request, Part]]) -> float:
-        expected_s = self._config.steps.seconds(part for _, part in step)
-        scatter = self._config.scatter
-        return expected_s if scatter is None else scatter.drawn(expected_s, self._random)
+        return self._config.steps.took_s([part for _, part in step], self._places.now_s, self._random)
 
     # --- steps: as engine.scheduler fills them ------------------------------------------------------------------------
 
@@ -300,16 +260,13 @@ class Replay:
 
     def _computed(self, step: list[tuple[_Request, Part]]) -> None:
         for request, part in step:
-            request.advance(part)
-            first, end = (
-                part.start // self._block_tokens,
-                (part.start + part.num_tokens) // self._block_tokens,
-            )
+            request.advance(part.end, decode=part.decode)
+            first, end = part.start // self._block_tokens, part.end // self._block_tokens
             if end > first:
                 assert request.lease is not None, "what is computed has a lease"
                 self._places.publish(request.lease, request.known[: request.num_computed], first, end)
         for request, part in step:
-            is_last = part.start + part.num_tokens == request.num_tokens
+            is_last = part.end == request.num_tokens
             if is_last and not request.gaps:
                 self._accept(request)
 
@@ -318,9 +275,15 @@ class Replay:
         now_s = self._places.now_s
         assert request.lease is not None, "it was computed"
         if request.seen is None:
-            request.seen = Seen(found=request.lease.cached_blocks_by_tier(), ttft_s=now_s - request.came_s)
-            load_s, prefill_s = request.loaded_s - request.admitted_s, now_s - request.loaded_s
-            self._places.computed(request.lease, len(request.prompt), load_s=load_s, prefill_s=prefill_s)
+            request.seen = seen = Seen(
+                found=request.lease.cached_blocks_by_tier(),
+                ttft_s=now_s - request.came_s,
+                queue_s=request.admitted_s - request.came_s,
+                load_s=request.loaded_s - request.admitted_s,
+            )
+            self._places.computed(
+                request.lease, len(request.prompt), load_s=seen.load_s, prefill_s=seen.prefill_s
+            )
         request.num_replied += 1
         if request.num_replied >= request.asked.max_tokens:
             self._requests.remove(request)
@@ -342,6 +305,7 @@ class _Places(Driver):
         # one thread copies up, one down, one writes; some read
         self._free_s: dict[str, list[float]] = defaultdict(lambda: [0.0])
         self._free_s["read"] = [0.0] * config.index.read_threads
+        self._num_ended = self._num_told = 0
         self._keys = itertools.count(1)
         self._stored_bytes = itertools.chain(
             config.stored_bytes, itertools.repeat(sum(config.stored_bytes) // len(config.stored_bytes))
@@ -350,7 +314,7 @@ class _Places(Driver):
     # --- time -----------------------------------------------------------------------------------------------------
 
     def take_in(self) -> bool:
-        """Take in the answers that have come, and start what follows. Whether any had."""
+        """Take in the answers that have come, and start what follows. Whether since the last call anything has ended, or made room."""
         answers = []
         while self._due and self._due[0][0] <= self.now_s:
             answers.append(heappop(self._due)[2])
@@ -358,14 +322,18 @@ class _Places(Driver):
         for answer in answers:
             self._index.answer(answer)
         self._start_moves()
-        return bool(answers)
+        self._num_ended += len(answers)
+        num_events = self._num_ended + self._index.num_expired + self._index.num_changes
+        news, self._num_told = num_events > self._num_told, num_events
+        return news
 
     def sleep(self, until_s: float | None) -> None:
-        """Nothing can be computed: go on to the next answer, or to this time if that is sooner."""
+        """Nothing can be computed: go on to the next answer, or to this time, or to when something has taken too long."""
         times_s = [self._due[0][0]] if self._due else []
         times_s += [] if until_s is None else [until_s]
-        if not times_s and (deadline_s := self._index.deadline_s()) is not None:
-            times_s = [deadline_s]
+        deadline_s = self._index.deadline_s()
+        if deadline_s is not None and (deadline_s > self.now_s or not times_s):
+            times_s.append(deadline_s)
         assert times_s, "somebody waits, and nothing is on its way"
         self.now_s = max(self.now_s, min(times_s))
 

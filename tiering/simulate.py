@@ -181,7 +181,8 @@ class Simulation:
             self._writes[Tier.DEVICE] += end - start
         if self._takes_time:
             self._ttft_s.append(self._now_s - request.at_s)
-        self._index.release(lease, Told(output_tokens=request.output_tokens, hints=request.hints))
+        told = Told(output_tokens=request.output_tokens, kind=request.kind, hints=request.hints)
+        self._index.release(lease, told)
         self._start_moves()
 
     def _admit(self, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Lease:

@@ -25,7 +25,7 @@ import zstandard
 
 from kvstore.closing import Closing
 from tiering.keeping import Hints
-from tiering.keeping.admission import NO_HINTS
+from tiering.keeping.admission import KINDS, NO_HINTS
 
 FORMAT: Final = "kvtide-trace"
 VERSION: Final = 1
@@ -48,6 +48,8 @@ class TraceRequest:
     """0 where the trace does not say."""
     output_tokens: int
     hints: Hints = NO_HINTS
+    kind: int = 0
+    """See Told.kind."""
     reply_blocks: list[int] = field(default_factory=list)
     """Of a recorded one: the blocks that its reply completed, behind those of the prompt."""
     found: Mapping[str, int] | None = None
@@ -157,7 +159,8 @@ def read_trace(path: Path) -> Iterator[TraceRequest]:
         first_s = at_s if first_s is None else first_s
         blocks = [numbers.setdefault(each, len(numbers)) for each in ids]
         hints = getattr(row, "hints", None) or NO_HINTS  # none but our own has some
-        request = TraceRequest(at_s - first_s, blocks, input_tokens, output_tokens, hints)
+        kind = KINDS.get(getattr(row, "kind", None) or "", 0)  # likewise
+        request = TraceRequest(at_s - first_s, blocks, input_tokens, output_tokens, hints, kind)
         if isinstance(row, Row) and (row.found is not None or row.reply_blocks):
             reply_blocks = [numbers.setdefault(each, len(numbers)) for each in row.reply_blocks]
             request = replace(request, reply_blocks=reply_blocks, found=row.found, ttft_s=row.ttft_s)

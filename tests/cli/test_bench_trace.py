@@ -7,8 +7,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tiering.cli.app import app
-from tiering.cli.trace_compared import compared, gates
-from tiering.cli.trace_costs import Step, step_costs
+from tiering.cli.trace_compared import GATED, compared, gates, quantile
+from tiering.cli.trace_costs import Forward, processor_share, step_costs, steps_of
 from tiering.cli.trace_prompts import Prompts
 from tiering.replay import Seen
 from tiering.step_costs import Part, StepCosts, terms
@@ -89,41 +89,67 @@ def test_a_part_without_blocks_is_refused(tmp_path):
 def test_costs_are_found_again():
     costs = StepCosts(step_s=0.01, token_s=1e-3, pair_s=1e-7, decode_s=2e-3, context_s=1e-6)
     random = np.random.default_rng(0)
-    steps, now_s = [], 0.0
+    forwards, now_s = [], 7.0
     for number in range(200):
         parts = [Part(int(random.integers(0, 4000)), 1, decode=True) for _ in range(number % 4)]
         if number % 3 or not parts:
             parts.append(Part(int(random.integers(0, 3000)), int(random.integers(1, 500)), decode=False))
         took_s = costs.seconds(parts)
-        steps.append(Step(tuple(parts), now_s, now_s + took_s - 0.001))  # a part of it lies between two steps
+        # a part of it lies between two steps
+        forwards.append(Forward(tuple(parts), now_s, now_s + took_s - 0.001, 0.5 * (took_s - 0.001)))
         now_s += took_s + (1.0 if number % 10 == 0 else 0.0)
-    found, scatter = step_costs(steps)
-    assert np.allclose(scatter.parts, 1.0, atol=0.02)
-    for step in steps:
-        assert found.seconds(step.parts) == pytest.approx(costs.seconds(step.parts), rel=0.02)
+    steps = steps_of(forwards, 7.0)
+    found = step_costs(steps)
+    assert steps[0].began_s == 0.0
     assert terms(steps[0].parts)[0] == 1
+    for step in steps:
+        assert step.took_s == pytest.approx(costs.seconds(step.parts), rel=0.02)
+        assert found.seconds(step.parts) == pytest.approx(costs.seconds(step.parts), rel=0.02)
+    assert processor_share(forwards) == pytest.approx(0.5)
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
 
 
+def test_quantiles_are_of_many_values_about_them():
+    random = np.random.default_rng(0)
+    values = random.exponential(size=2000)
+    for part in (0.1, 0.5, 0.9):
+        assert quantile(values, part) == pytest.approx(float(np.quantile(values, part)), rel=0.03)
+    assert quantile(np.array([3.0]), 0.9) == pytest.approx(3.0)
+    assert quantile(np.array([1.0, 2.0]), 0.5) == pytest.approx(1.5)
+    near, far = [0.1] * 50 + [0.2] * 50, [0.1] * 51 + [0.2] * 49
+    assert abs(quantile(np.array(near), 0.5) - quantile(np.array(far), 0.5)) < 0.01
+
+
 def test_means_are_compared_and_beside_them_stands_how_far_runs_are_apart():
     def run(found: list[tuple[int, int, float]]):
-        return [Seen(found={"device": device, "host": host}, ttft_s=ttft_s) for device, host, ttft_s in found]
+        return [
+            Seen(found={"device": device, "host": host}, ttft_s=ttft_s, queue_s=0.5, load_s=0.0)
+            for device, host, ttft_s in found
+        ]
 
     engine = [run([(6, 0, 1.0), (0, 10, 3.0)]), run([(4, 0, 1.0), (0, 10, 4.0)])]
     simulated = [run([(5, 0, 1.5), (0, 8, 3.0)])]
-    told = compared(engine, simulated, 100)
+    told = compared(engine, {GATED: simulated, "nothing": [run([(5, 0, 1.5), (0, 8, 7.5)])]}, 100)
     assert told["hit_rate"]["device"] == pytest.approx([0.05, 0.05])
     assert told["hit_rate"]["host"] == pytest.approx([0.10, 0.08])
     assert told["hit_rate"]["all"] == pytest.approx([0.15, 0.13])
     assert told["ttft_s"]["mean"] == pytest.approx([2.25, 2.25])
     assert told["apart"]["hit_rate"]["device"] == pytest.approx([0.02, 0.0])
+    assert told["spent_s"]["prefill"] == pytest.approx([1.75, 1.75])
+    assert told["if_told"][GATED]["hit_rate"]["host"] == pytest.approx(-0.02)
+    assert told["if_told"]["nothing"]["ttft_s"]["mean"] == pytest.approx(1.0)
+    assert told["if_told"]["nothing"]["spent_s"] == pytest.approx(
+        {"queue": 0.0, "load": 0.0, "prefill": 2.25}
+    )
     rows = {row["name"]: (row["value"], row["holds"]) for row in gates("a", told)}
     assert rows["error of a: hit rate, host"] == (2.0, False)
     assert rows["error of a: TTFT, mean"] == (0.0, True)
     assert rows["engine against itself, a: hit rate, device"] == (2.0, None)
     assert rows["engine against itself, a: TTFT, mean"] == (22.22, None)
+    assert rows["part of the error of a: mean TTFT, prefill"] == (0.0, None)
+    assert rows["told nothing, error of a: TTFT, mean"] == (100.0, None)
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -147,7 +173,11 @@ def test_the_replay_finds_what_the_engine_found(tmp_path, how):
     rates = run["hit_rate"]
     assert abs(rates["all"][0] - rates["all"][1]) < 0.05
     gates = {gate["name"]: gate["holds"] for gate in figures["gates"]}
-    assert len(gates) == 7 + 7
+    assert len(gates) == 7 + 3 + 7 + 2 * 3
+    errors = run["if_told"]
+    assert list(errors) == ["costs", GATED, "own times"]
+    assert all(error.keys() == {"hit_rate", "ttft_s", "spent_s"} for error in errors.values())
+    assert 0 < run["processor_share"][0] < 1.1
     assert result.exit_code == (1 if False in gates.values() else 0)
     assert (tmp_path / "found.md").read_text().startswith("# The simulator beside the engine")
     assert "| a | hit rate, device |" in result.output

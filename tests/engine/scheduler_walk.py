@@ -196,7 +196,7 @@ class CountedSequence(Sequence):
             ready = self.lease.ready.tolist()
             holes = [end for _, end in self.gaps if ready[end // self.block_tokens :].count(True)]
             self.counts["gaps before what is there"] += bool(holes)
-            came_back = self.saved is not None and self._is_back
+            came_back = self.saved is not None and self.is_back
             self.counts["stashes lost on the way in"] += self.saved is not None and not came_back
             self.counts["stashes back"] += came_back
             self.saved = None

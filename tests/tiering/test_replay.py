@@ -1,5 +1,7 @@
 """The replay beside what is known: when steps end, who waits for whom, and what an engine that serves the same finds."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -7,9 +9,9 @@ from tiering.costs import Costs
 from tiering.decision import Chooser
 from tiering.index_config import IndexConfig
 from tiering.keeping import Hints, Told
-from tiering.moves import Demote, Promote
+from tiering.moves import Demote, Promote, Read
 from tiering.replay import Asked, Replay, ReplayConfig
-from tiering.step_costs import MoveCosts, Part, Scatter, StepCosts, terms
+from tiering.step_costs import MoveCosts, Part, SameSteps, Scatter, Step, StepCosts, terms
 
 BLOCK = 4
 STEPS = StepCosts(step_s=1.0, token_s=0.1, decode_s=0.5)
@@ -135,21 +137,83 @@ def test_a_chooser_is_asked_and_learns_from_the_virtual_clock():
     assert replay._index.stats()["load_or_compute"]["ended"] > 0
 
 
+ONE = StepCosts(step_s=1.0, token_s=0.0)
+
+
+def prompts(took_s, num_tokens=20, from_s=0.0, every_s=0.0) -> list[Step]:
+    """Steps of one chunk each."""
+    parts = (Part(0, num_tokens, decode=False),)
+    return [Step(parts, from_s + number * every_s, each) for number, each in enumerate(took_s)]
+
+
 def test_steps_scatter_as_they_are_told_to_and_by_the_seed():
     asking = [asked(0, range(400))]
-    [plain], [twice] = Replay(config()).run(asking), Replay(config(scatter=Scatter([1.0], [2.0]))).run(asking)
+    [plain] = Replay(config(steps=ONE)).run(asking)
+    [twice] = Replay(config(steps=Scatter(ONE, prompts([2.0])))).run(asking)
     assert twice.ttft_s == pytest.approx(2 * plain.ttft_s)
-    scattered = config(scatter=Scatter([1.0, 1.0, 1.0], [0.5, 1.0, 1.5]))
+    scattered = config(steps=Scatter(ONE, prompts([0.5, 1.0, 1.5])))
     times = [Replay(scattered, seed=seed).run(asking)[0].ttft_s for seed in (0, 0, 1)]
     assert times[0] == times[1] != times[2]
 
 
-def test_large_steps_scatter_as_large_ones_did():
+def test_steps_with_as_long_prompts_scatter_alike_whatever_they_cost():
     random = np.random.default_rng(0)
-    scatter = Scatter([10.0] * 40 + [1.0] * 40, [20.0] * 40 + [0.5] * 40)
-    for expected_s, took_s in ((0.5, 0.25), (1.0, 0.5), (11.0, 22.0)):
-        drawn = [scatter.drawn(expected_s, random) for _ in range(20)]
+    costs = StepCosts(step_s=1.0, token_s=0.1, context_s=1.0)
+    reply = (Part(9, 1, decode=True),)  # costs as much as a prompt of a hundred tokens
+    steps = [*prompts([22.0] * 40, 100), *prompts([1.5] * 40, 10), *[Step(reply, 0.0, 11.0)] * 40]
+    scatter = Scatter(costs, steps)
+    for parts, took_s in ((reply, 11.0), (steps[0].parts, 22.0), (steps[40].parts, 1.5)):
+        drawn = [scatter.took_s(parts, 0.0, random) for _ in range(20)]
         assert drawn == pytest.approx([took_s] * 20)
+
+
+def test_a_machine_is_slow_when_it_was():
+    """A minute of steps that take what they cost, and one of steps that take three times that."""
+    random = np.random.default_rng(0)
+    steps = [*prompts([1.0] * 60, every_s=1.0), *prompts([3.0] * 20, from_s=60.0, every_s=3.0)]
+    scatter = Scatter(ONE, steps)
+    assert [scatter.pace(now_s) for now_s in (0.0, 30.0, 90.0)] == pytest.approx([1.0, 1.0, 3.0], rel=1e-3)
+    assert 1.0 < scatter.pace(60.0) < 3.0
+    assert scatter.pace(1e6) == pytest.approx(120 / 80), "where nothing is near it was as in the whole run"
+    drawn = [scatter.took_s(steps[0].parts, now_s, random) for now_s in (30.0, 90.0) for _ in range(20)]
+    assert drawn == pytest.approx([1.0] * 20 + [3.0] * 20, rel=0.05)
+    always = Scatter(ONE, steps, math.inf)
+    assert always.pace(30.0) == always.pace(90.0) == pytest.approx(1.5)
+
+
+def test_a_step_that_the_run_had_takes_what_it_took_there():
+    random = np.random.default_rng(0)
+    first, second = Part(0, 7, decode=False), Part(12, 1, decode=True)
+    steps = [Step((first, second), 0.0, 0.4), Step((first, second), 9.0, 0.8), *prompts([2.0] * 16, 20)]
+    same = SameSteps(ONE, steps)
+    assert same.took_s([second, first], 1.0, random) == 0.4
+    assert same.took_s([first, second], 8.0, random) == 0.8
+    assert same.took_s([Part(0, 21, decode=False)], 1e6, random) == pytest.approx(2.0, rel=0.2)
+
+
+def test_a_read_that_takes_too_long_is_waited_for_until_its_deadline():
+    """Also while its answer is still to come: an engine's loop wakes then, and computes."""
+    prompts = [list(range(start, start + 24)) for start in range(0, 400, 100)]
+    asking = [*(asked(start, prompt) for start, prompt in zip(range(0, 400, 100), prompts, strict=True))]
+    asking.append(asked(400, prompts[0]))
+    for read_s, load_s in ((2.0, 2.0), (30.0, 10.0)):
+        moves = {Read: MoveCosts(latency_s=read_s)}
+        last = Replay(config(device=8, host=8, disk=100, moves=moves)).run(asking)[-1]
+        assert last.load_s == pytest.approx(load_s)
+        assert (last.found["disk"] > 0) is (read_s < load_s + 1)
+
+
+def test_where_the_time_went_is_told_and_adds_up():
+    moves = {Promote: MoveCosts(latency_s=3.0)}
+    one, other = list(range(24)), list(range(100, 124))
+    asking = [asked(0, one), asked(100, other), asked(200, one), asked(200, one)]
+    seen = Replay(config(device=8, host=20, moves=moves)).run(asking)
+    assert seen[0].queue_s == seen[0].load_s == 0
+    assert seen[0].prefill_s == seen[0].ttft_s
+    assert seen[2].load_s >= 3.0
+    assert any(each.queue_s > 0 for each in seen)
+    for each in seen:
+        assert each.queue_s + each.load_s + each.prefill_s == pytest.approx(each.ttft_s)
 
 
 def test_the_admission_is_told_the_hints(monkeypatch):

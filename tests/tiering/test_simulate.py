@@ -11,6 +11,7 @@ import pytest
 from benchmarks.simulate import AGENTS, KNOWN
 from tiering.durations import BlockTimes
 from tiering.index import Index
+from tiering.keeping import Hints, Told
 from tiering.simulate import Outcome, Simulation, SimulationConfig
 from tiering.trace import TraceRequest, read_trace
 
@@ -166,3 +167,14 @@ def test_the_simulator_needs_no_torch(tmp_path):
 def test_an_outcome_of_nothing_hits_nothing():
     empty = Outcome(num_requests=0, num_blocks=0, hits_by_tier={}, writes_by_tier={}, num_computed=0)
     assert (empty.hits, empty.hit_rate) == (0, 0.0)
+
+
+def test_the_admission_is_told_what_rows_say(monkeypatch):
+    simulation, said = Simulation(SimulationConfig(device_blocks=8)), []
+    release = simulation._index.release
+    monkeypatch.setattr(
+        simulation._index, "release", lambda lease, told: (said.append(told), release(lease, told))
+    )
+    hints = Hints(goes_on=True)
+    simulation.run([TraceRequest(0.0, [1, 2], 32, 7, hints, kind=1)])
+    assert said == [Told(output_tokens=7, kind=1, hints=hints)]

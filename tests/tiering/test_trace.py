@@ -60,6 +60,12 @@ def test_a_trace_is_read_as_it_is_used(put):
         next(requests)
 
 
+def test_a_recorded_chat_is_told_from_a_prompt(put):
+    rows = [f'{{"at_s": 0, "blocks": [1], "kind": "{kind}"}}' for kind in ("prompt", "chat", "warm", "new")]
+    path = put("\n".join([OWN.split("\n")[1], *rows, '{"at_s": 0, "blocks": [1]}', ""]))
+    assert [each.kind for each in read_trace(path)] == [0, 1, 0, 0, 0]
+
+
 def test_our_own_rows_may_have_hints(tmp_path, put):
     said = Hints(goes_on=False, shared_blocks=1, breakpoints=(1, 2))
     with TraceWriter(tmp_path / "hinted.jsonl", block_tokens=16) as writer:

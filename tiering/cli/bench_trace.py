@@ -1,8 +1,8 @@
 """`kvtide bench trace`: a trace through the real engine, and through the simulator with the same configuration: how far it errs.
 
 The engine serves a part of each trace with tokens made from its blocks, which become smaller. What its steps took, in this very run, and
-what moves between its tiers took before it, are what the replay on the virtual clock is told; which request finds what, and how
-long each waits, it has to find out by itself.
+what moves between its tiers took before it, are what the replay on the virtual clock is told (`trace_simulated`); which request
+finds what, and how long each waits, it has to find out by itself.
 """
 
 import contextlib
@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 from rich.console import Console
 
 from engine import CacheHints, EngineConfig, RequestOptions, Result, SamplingParams
@@ -29,21 +28,19 @@ from tiering.cli.environment import environment
 from tiering.cli.host_memory import wait_for_host_memory
 from tiering.cli.markdown import write
 from tiering.cli.prompts import load
-from tiering.cli.trace_compared import compared, gates, page
-from tiering.cli.trace_costs import Step, Timed, move_costs, step_costs
+from tiering.cli.trace_compared import GATED, compared, gates, page
+from tiering.cli.trace_costs import Forward, Timed, move_costs, processor_share, step_costs, steps_of
 from tiering.cli.trace_prompts import Prompts, Tokens
+from tiering.cli.trace_simulated import EngineRun, simulated
 from tiering.costs import Costs
 from tiering.decision import Chooser
-from tiering.index_config import IndexConfig
 from tiering.keeping import Hints
-from tiering.replay import Asked, Replay, ReplayConfig, Seen
+from tiering.replay import Asked, Seen
 
 if TYPE_CHECKING:
     from kvstore.store import Readable
 
 _BLOCK_TOKENS: Final = 16
-_SIMULATIONS: Final = 8
-"""Of each part: what a step takes is drawn from what steps took, so they differ as the engine's runs do."""
 _LEAST_DEVICE: Final = 1.25
 """Times the longest prompt, with its reply, that the device holds where nothing is said."""
 
@@ -108,24 +105,23 @@ def _of_one(bench: TraceBench, trace: Path, model: Timed, console: Console) -> d
     with _engine(bench, part, model, load="always") as engine:
         moves = move_costs(engine, engine.core.device_slots // 2, bench.seed)
     part = dataclasses.replace(part, at_s=_times(bench, part, model))
-    model.steps.clear()
-    happened, stats, core, stored_bytes = _happened(bench, trace.name, part, model, console)
-    costs, scatter = step_costs(model.steps)
-    replay = ReplayConfig(
-        index=core,
+    runs, shares, stats = _served_runs(bench, trace.name, part, model, console)
+    costs = step_costs([step for run in runs for step in run.steps])
+    console.print(f"{trace.name}: the same, simulated", style="dim")
+    seen = simulated(
+        runs,
+        _asked(part),
+        costs=costs,
+        moves=moves,
         max_num_seqs=bench.max_num_seqs,
         max_batch_tokens=bench.max_batch_tokens,
-        stored_bytes=stored_bytes or (1,),
         block_bytes=stats["block_bytes"],
-        steps=costs,
-        scatter=scatter,
-        moves=moves,
+        chooser=partial(_chooser, bench),
+        clients=bench.clients,
     )
-    console.print(f"{trace.name}: the same, simulated", style="dim")
-    replays = [Replay(replay, _chooser(bench), seed=seed) for seed in range(_SIMULATIONS)]
-    seen = [each.run(_asked(part), clients=bench.clients) for each in replays]
     num_blocks = sum(len(prompt) // _BLOCK_TOKENS for prompt in part.prompts)
-    found = compared(happened, seen, num_blocks)
+    found = compared([run.seen for run in runs], seen, num_blocks)
+    core = runs[-1].core
     return {
         "trace": trace.name,
         "requests": len(part.prompts),
@@ -138,37 +134,45 @@ def _of_one(bench: TraceBench, trace: Path, model: Timed, console: Console) -> d
         "disk_bytes": core.disk_bytes,
         "disk_blocks_at_the_end": stats["tiers"]["disk"]["blocks"],
         **found,
-        "steps": {
-            "engine": len(model.steps) / bench.repeats,
-            "simulated": statistics.mean(each.num_steps for each in replays),
-        },
+        "steps": [len(run.steps) for run in runs],
+        "processor_share": shares if model.device.type == "cpu" else None,
         "costs": {
             "steps": dataclasses.asdict(costs),
-            "scatter": np.percentile(scatter.parts, (5, 25, 50, 75, 95)).tolist(),
             "moves": {kind.__name__.lower(): dataclasses.asdict(cost) for kind, cost in moves.items()},
         },
         "gates": gates(trace.name.partition(".")[0], found),
-        "engine": [[dataclasses.asdict(each) for each in run] for run in happened],
-        "simulated": [dataclasses.asdict(each) for each in seen[0]],
+        "engine": [[dataclasses.asdict(each) for each in run.seen] for run in runs],
+        "simulated": [dataclasses.asdict(each) for each in seen[GATED][0]],
     }
 
 
-def _happened(
+def _served_runs(
     bench: TraceBench, name: str, part: _Part, model: Timed, console: Console
-) -> tuple[list[list[Seen]], dict[str, Any], IndexConfig, list[int]]:
-    """What became of the requests in each run; of the last one the figures of its cache, how the core was told to work, and
-    what blocks took on disk, in the order in which they were written.
-    """
+) -> tuple[list[EngineRun], list[float], dict[str, Any]]:
+    """What became of the requests in each run, the share of a processor that each had, and figures of the last one's cache."""
     told = f"{name}: {len(part.prompts)} requests, over {part.at_s[-1]:.0f} s"
-    happened: list[list[Seen]] = []
+    runs: list[EngineRun] = []
+    shares: list[float] = []
     while True:
-        console.print(f"{told}, {len(happened) + 1} of {bench.repeats}", style="dim")
+        console.print(f"{told}, {len(runs) + 1} of {bench.repeats}", style="dim")
         # a new one: an admission has learned nothing yet, as in the simulation
         stored_bytes: list[int] = []
         with _engine(bench, part, model, partial(_Weighing, stored_bytes=stored_bytes)) as engine:
-            happened.append([_seen(result) for result in _served(engine, part, bench.clients)])
-            if len(happened) == bench.repeats:
-                return happened, engine.stats()["cache"], engine.core, stored_bytes
+            model.forwards.clear()  # those of its start
+            began_s = time.perf_counter()
+            results, came_s = _served(engine, part, bench.clients)
+            runs.append(
+                EngineRun(
+                    seen=[_seen(result) for result in results],
+                    came_s=[came - began_s for came in came_s],
+                    steps=steps_of(model.forwards, began_s),
+                    stored_bytes=stored_bytes,
+                    core=engine.core,
+                )
+            )
+            shares.append(processor_share(model.forwards))
+            if len(runs) == bench.repeats:
+                return runs, shares, engine.stats()["cache"]
 
 
 class _Weighing(FaultStore):
@@ -267,28 +271,36 @@ def _times(bench: TraceBench, part: _Part, model: Timed) -> list[float]:
         return [0.0] * len(part.at_s)
     if bench.speed is not None:
         return [at_s / bench.speed for at_s in part.at_s]
-    work_s = sum(map(len, part.prompts)) * _token_s(model.steps)
+    work_s = sum(map(len, part.prompts)) * _token_s(model.forwards)
     span_s = max(part.at_s[-1], 1e-3)
     return [at_s * work_s / bench.load / span_s for at_s in part.at_s]
 
 
-def _token_s(steps: Sequence[Step]) -> float:
-    """What a prompt's token takes in the largest of these steps."""
-    sizes = [sum(part.num_tokens for part in step.parts) for step in steps]
-    pairs = zip(steps, sizes, strict=True)
-    return statistics.median((s.ended_s - s.began_s) / size for s, size in pairs if size == max(sizes))
+def _token_s(forwards: Sequence[Forward]) -> float:
+    """What a prompt's token takes in the largest of these."""
+    sizes = [sum(part.num_tokens for part in each.parts) for each in forwards]
+    pairs = zip(forwards, sizes, strict=True)
+    return statistics.median(
+        (each.ended_s - each.began_s) / size for each, size in pairs if size == max(sizes)
+    )
 
 
-def _served(engine: Engine, part: _Part, clients: int | None) -> list[Result]:
-    """The engine's answers, in the order of the requests."""
+def _served(engine: Engine, part: _Part, clients: int | None) -> tuple[list[Result], list[float]]:
+    """The engine's answers, in the order of the requests, and when each came (perf_counter): later than it was to, on a busy machine."""
     params = [SamplingParams(max_tokens=new, ignore_eos=True) for new in part.new_tokens]
     options = [RequestOptions(hints=_in_tokens(hints)) for hints in part.hints]
     handles: dict[int, Handle] = {}
+    came_s = [0.0] * len(part.prompts)
+
+    def ask(number: int) -> None:
+        came_s[number] = time.perf_counter()
+        handles[number] = engine.submit(part.prompts[number], params[number], options=options[number])
+
     if clients is None:
         began_s = time.perf_counter()
         for number in sorted(range(len(part.prompts)), key=lambda each: (part.at_s[each], each)):
             time.sleep(max(0.0, began_s + part.at_s[number] - time.perf_counter()))
-            handles[number] = engine.submit(part.prompts[number], params[number], options=options[number])
+            ask(number)
     else:
         numbers, lock = iter(range(len(part.prompts))), threading.Lock()
 
@@ -297,9 +309,7 @@ def _served(engine: Engine, part: _Part, clients: int | None) -> list[Result]:
                 with lock:
                     if (number := next(numbers, None)) is None:
                         return
-                    handles[number] = engine.submit(
-                        part.prompts[number], params[number], options=options[number]
-                    )
+                    ask(number)
                 handles[number].result()
 
         threads = [threading.Thread(target=client) for _ in range(clients)]
@@ -310,7 +320,7 @@ def _served(engine: Engine, part: _Part, clients: int | None) -> list[Result]:
     results = [handles[number].result() for number in range(len(part.prompts))]
     if failed := next((result.error for result in results if result.error is not None), None):
         raise RuntimeError(f"a request failed: {failed}")
-    return results
+    return results, came_s
 
 
 def _in_tokens(hints: Hints) -> CacheHints:
@@ -330,4 +340,5 @@ def _asked(part: _Part) -> list[Asked]:
 
 def _seen(result: Result) -> Seen:
     found = {tier: num // _BLOCK_TOKENS for tier, num in result.usage.cached_by_tier.items()}
-    return Seen(found=found, ttft_s=result.timings.ttft_s)
+    timings = result.timings
+    return Seen(found=found, ttft_s=timings.ttft_s, queue_s=timings.queue_s, load_s=timings.load_s)

@@ -17,7 +17,7 @@ from engine.model import Model
 from engine.pool import DevicePool
 from tiering.fitting import fit
 from tiering.moves import Demote, Promote, Read, SwapIn, SwapOut, Write
-from tiering.step_costs import MoveCosts, Part, Scatter, StepCosts, terms
+from tiering.step_costs import MoveCosts, Part, Step, StepCosts, terms
 
 _NEXT_WITHIN_S: Final = 0.02
 """A step that begins so soon after another was not waited for: what lies between is the loop's own work."""
@@ -31,25 +31,26 @@ _WAYS: Final[tuple[tuple[Literal["host", "disk"], str, str], ...]] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One forward: what it computed, and when it began and ended (perf_counter)."""
+class Forward:
+    """One forward: what it computed, when it began and ended (perf_counter), and how long its thread had a processor."""
 
     parts: tuple[Part, ...]
     began_s: float
     ended_s: float
+    thread_s: float
 
 
 class Timed(Model):
-    """A model that notes what each of its steps took; else the one that it is made of."""
+    """A model that notes what each of its forwards took; else the one that it is made of."""
 
     def __init__(self, model: Model) -> None:
         self.__dict__.update(vars(model))
-        self.steps: list[Step] = []
-        self._began_s = 0.0
+        self.forwards: list[Forward] = []
+        self._began_s = self._thread_s = 0.0
         self._parts: tuple[Part, ...] = ()
 
     def batch(self, chunks: Sequence[Chunk], pool: DevicePool, **settings: Any) -> Batch:
-        self._began_s = time.perf_counter()
+        self._began_s, self._thread_s = time.perf_counter(), time.thread_time()
         self._parts = tuple(Part(chunk.start, len(chunk.tokens), chunk.decode) for chunk in chunks)
         return super().batch(chunks, pool, **settings)
 
@@ -57,25 +58,37 @@ class Timed(Model):
         self, batch: Batch, pool: DevicePool, before_layer: Callable[[int], None] | None = None
     ) -> torch.Tensor:
         logits = super().forward(batch, pool, before_layer)
-        self.steps.append(Step(self._parts, self._began_s, time.perf_counter()))
+        thread_s = time.thread_time() - self._thread_s
+        self.forwards.append(Forward(self._parts, self._began_s, time.perf_counter(), thread_s))
         return logits
 
 
-def step_costs(steps: Sequence[Step]) -> tuple[StepCosts, Scatter]:
-    """Fitted to these, at least one: each up to when the next begins, where that was not waited for. And how they scatter."""
-    gaps = [after.began_s - step.ended_s for step, after in itertools.pairwise(steps)]
+def steps_of(forwards: Sequence[Forward], from_s: float) -> list[Step]:
+    """Steps of a run that began then, at least one: each up to when the next begins, where that was not waited for."""
+    gaps = [after.began_s - forward.ended_s for forward, after in itertools.pairwise(forwards)]
     short = [gap for gap in gaps if gap < _NEXT_WITHIN_S]
     usual = statistics.median(short) if short else 0.0
-    took = [
-        step.ended_s - step.began_s + (gap if gap < _NEXT_WITHIN_S else usual)
-        for step, gap in zip(steps, [*gaps, usual], strict=True)
+    return [
+        Step(
+            forward.parts,
+            forward.began_s - from_s,
+            forward.ended_s - forward.began_s + (gap if gap < _NEXT_WITHIN_S else usual),
+        )
+        for forward, gap in zip(forwards, [*gaps, usual], strict=True)
     ]
+
+
+def step_costs(steps: Sequence[Step]) -> StepCosts:
+    """Fitted to these, at least one."""
     rows = np.stack([terms(step.parts) for step in steps])
-    step_s, token_s, pair_s, decode_s, context_s = fit(
-        rows, np.array(took), np.ones(len(steps)), _DOUBTS
-    ).tolist()
-    costs = StepCosts(step_s=step_s, token_s=token_s, pair_s=pair_s, decode_s=decode_s, context_s=context_s)
-    return costs, Scatter([costs.seconds(step.parts) for step in steps], took)
+    took_s = np.array([step.took_s for step in steps])
+    step_s, token_s, pair_s, decode_s, context_s = fit(rows, took_s, np.ones(len(steps)), _DOUBTS).tolist()
+    return StepCosts(step_s=step_s, token_s=token_s, pair_s=pair_s, decode_s=decode_s, context_s=context_s)
+
+
+def processor_share(forwards: Sequence[Forward]) -> float:
+    """For what part of the time that forwards took the thread that computes had a processor: what others took of it is missing."""
+    return sum(each.thread_s for each in forwards) / sum(each.ended_s - each.began_s for each in forwards)
 
 
 def move_costs(engine: Engine, num_blocks: int, seed: int) -> dict[type, MoveCosts]:

@@ -50,6 +50,10 @@ class Hints:
 NO_HINTS: Final = Hints()
 
 
+KINDS: Final = {"prompt": 0, "chat": 1}
+"""Told.kind of what an engine serves, by what recordings call it."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Told:
     """What a caller says of a request that has ended."""
