@@ -440,8 +440,7 @@ class Index:
 
         Between plans, for whoever may come long after the last one: it must not find what has expired since then.
         """
-        self._now_s = self._holdings.order.now_s = max(now_s, self._now_s)
-        self._outbox.at(self._now_s)
+        self._now_s = self._holdings.order.now_s = self._outbox.now_s = max(now_s, self._now_s)
         self._expiry.at(self._now_s)
         self._holdings.at(self._now_s)
 
@@ -750,6 +749,7 @@ class Index:
         self._expiry.check()
         self._restore.check()
         self._sizes.check()
+        self._outbox.check()
         self._leases.check()
         self.retention.check()
         self._swaps.check()

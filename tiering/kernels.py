@@ -18,7 +18,7 @@ class Kernels:
     is_eligible: Callable[..., int]
     are_eligible: Callable[..., int]
     walk: Callable[..., int]
-    first_behind: Callable[..., int]
+    rewind: Callable[..., int]
     place_of: Callable[..., int]
     touch: Callable[..., int]
     forget: Callable[..., int]
@@ -39,6 +39,8 @@ class Kernels:
     nearest_tiers: Callable[..., int]
     num_usable: Callable[..., int]
     num_absent: Callable[..., int]
+    num_in: Callable[..., int]
+    sum_of: Callable[..., int]
     change_slots: Mapping[int, Callable[..., int]]
     """By the bytes of a slot's number."""
     free_slots: Mapping[int, Callable[..., int]]
@@ -87,7 +89,7 @@ _FUNCTIONS: Final = (
         *(_LONGS, _LONGS, "int64", "int64", _NEW_LONGS, _INTS, _LONGS),
         *(*_RULE, *_TIES, _FOUND),
     ),
-    _order("first_behind", "int64", _LONGS, *_RULE, *_TIES, _IDS),
+    _order("rewind", _LONGS, _NEW_LONGS, _NEW_LONGS, _LONGS, _LONGS, "bool", *_TIES, _IDS),
     _order("place_of", _LONGS, "int64", "int64"),
     _order("touch", _NEW_LONGS, _IDS, "int64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
@@ -112,6 +114,8 @@ _FUNCTIONS: Final = (
     _blocks("nearest_tiers", _STATE, _IDS, _FOUND),
     _blocks("num_usable", _STATE, _FLAGS, "int64", _IDS),
     _blocks("num_absent", _STATE, _FLAGS, _IDS),
+    _blocks("num_in", _BYTES, "int64", _IDS),
+    _blocks("sum_of", _INTS, _IDS),
 )
 
 _SLOT_BYTES: Final = (4, 8)

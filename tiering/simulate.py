@@ -226,10 +226,11 @@ class Simulation:
 
     def _written(self, move: Write) -> Written:
         """It has succeeded, with keys that no other block has: nothing is found by them here."""
-        blocks, first = move.unkeyed.tolist(), self._num_keys
-        self._num_keys += len(blocks)
-        keys = [number.to_bytes(KEY_BYTES, "little") for number in range(first, self._num_keys)]
-        return Written(move.number, (1,) * len(move.ids), tuple(zip(blocks, keys, strict=True)))
+        first, num_keys = self._num_keys, len(move.unkeyed)
+        self._num_keys += num_keys
+        keys = np.zeros((num_keys, KEY_BYTES // 8), dtype="<u8")
+        keys[:, 0] = np.arange(first, first + num_keys)
+        return Written(move.number, (1,) * len(move.ids), keys.tobytes())
 
     # --- time -----------------------------------------------------------------------------------------------------
 

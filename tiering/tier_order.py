@@ -5,8 +5,8 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from tiering.policies.lru import Which
 from tiering.policies.policy import Ask, Name, Policy, PolicyError, Standing
+from tiering.policies.view import Which
 from tiering.residency import NO_BLOCK, Ids, Residency, Tier
 
 _FEW_BLOCKS: Final = 16  # asked about one by one before it pays to look at all at once

@@ -211,9 +211,8 @@ class Writes:
 
     def written(self, move: Write, answer: Written) -> None:
         """A write is over; keep the keys that it computed."""
-        ids, keys = zip(*answer.keys, strict=True) if answer.keys else ((), ())
-        rows = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
-        self._holdings.residency.set_keys(np.array(ids, dtype=np.intp), rows)
+        keys = np.frombuffer(answer.keys, dtype=np.uint8).reshape(-1, KEY_BYTES)
+        self._holdings.residency.set_keys(move.unkeyed[: len(keys)], keys)
         self._holdings.read_ended(HOST, move.ids)
         self._entry.write(sum(answer.stored_bytes) - len(move.ids) * self._reserved_bytes)
         if answer.error is None:

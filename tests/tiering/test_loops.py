@@ -352,8 +352,20 @@ def test_touch_place_of_and_forget(rng, columns):
     assert deepest.tolist() == expected
 
 
+@in_rounds
+def test_num_in(rng, columns):
+    ids, state = some(rng), columns.state[HOST]
+    assert kernels().num_in(state, PRESENT, ids) == sum(state[block] == PRESENT for block in ids.tolist())
+
+
+@in_rounds
+def test_sum_of(rng, columns):
+    ids = some(rng)
+    assert kernels().sum_of(columns.place, ids) == sum(columns.place[ids].tolist())
+
+
 ELSEWHERE = {
-    "test_eligible": {"is_eligible", "are_eligible", "walk", "first_behind"},
+    "test_eligible": {"is_eligible", "are_eligible", "walk", "rewind"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},
 }
 

@@ -88,6 +88,22 @@ def drop_copies(states: Any, readers: Any, old: int, ids: Any) -> Any:
     return True
 
 
+def num_in(states: Any, wanted: int, ids: Any) -> Any:
+    """How many copies are in that state."""
+    num = 0
+    for at in range(len(ids)):
+        num += states[ids[at]] == wanted
+    return num
+
+
+def sum_of(place: Any, ids: Any) -> Any:
+    """What copies take together, where places are bytes."""
+    total = 0
+    for at in range(len(ids)):
+        total += place[ids[at]]
+    return total
+
+
 def add_readers(readers: Any, states: Any, change: int, ids: Any) -> Any:
     """More copies, or fewer, read places that are whole; False, and no change, if one is not whole or nobody reads it."""
     for at in range(len(ids)):
