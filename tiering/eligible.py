@@ -32,3 +32,7 @@ class Eligible:
     def arguments(self) -> tuple[Any, ...]:
         """What the loops are given that ask it: the rule, and columns as they are now."""
         return self.number, self._host_slots.num_usable > 0, *self._residency.ties
+
+    def columns(self) -> tuple[Any, ...]:
+        """The same without the rule: stamps, and what any rule is asked of."""
+        return self._residency.stamp, self._host_slots.num_usable > 0, *self._residency.ties

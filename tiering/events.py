@@ -61,6 +61,13 @@ class EventLog:
         return found
 
 
+class NoEvents(EventLog):
+    """Nobody watches: nothing is noted."""
+
+    def append(self, kind: str, **facts: Any) -> None:
+        """Nothing."""
+
+
 class Growth:
     """Counts that only grow, as events: one for each that has grown since it last looked."""
 

@@ -314,5 +314,5 @@ class Eviction(Removal):
 
     def _give_up_on_disk(self, victims: Ids, num_bytes: int) -> None:
         """Give up the first of these that have so many bytes together."""
-        freed = np.cumsum(self._holdings.residency.place[DISK][victims])
-        self.give_up(DISK, victims[: int(np.searchsorted(freed, num_bytes)) + 1])
+        num = self._kernels.num_with(self._holdings.residency.place[DISK], num_bytes, victims)
+        self.give_up(DISK, victims[:num])

@@ -177,6 +177,8 @@ class Holdings:
         One beside those of preempted requests is left to loads, which requests that run may be waiting for.
         """
         table = self.slots[HOST]
+        if table.num_usable <= self.host_target:
+            return 0
         needed = table.count(SlotState.PRIVATE) + min(1, self.host_target)
         return max(0, table.num_usable - max(self.host_target, needed))
 

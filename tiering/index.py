@@ -440,15 +440,19 @@ class Index:
 
         Between plans, for whoever may come long after the last one: it must not find what has expired since then.
         """
-        self._now_s = self._holdings.order.now_s = self._outbox.now_s = max(now_s, self._now_s)
-        self._expiry.at(self._now_s)
+        if now_s > self._now_s:
+            self._now_s = self._holdings.order.now_s = self._outbox.now_s = now_s
+        if not self._expiry.off:
+            self._expiry.at(self._now_s)
         self._holdings.at(self._now_s)
 
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
         self.at(now_s)
-        self._expiry.plan()
-        self.retention.plan(restoring=self.restoring)
+        restoring = self.restoring
+        if not self._expiry.off:
+            self._expiry.plan()
+        self.retention.plan(restoring=restoring)
         self._holes.expire(self._now_s, self._drop_behind)
         self._loads.expire()
         self._writes.expire()
@@ -456,11 +460,11 @@ class Index:
         if not can_read:
             self._loads.give_up(MissReason.TIER_OFF)
         self._loads.plan()
-        if not self.restoring:  # or what is there already would be written again
+        if not restoring:  # or what is there already would be written again
             self._writes.plan(disk_ready=can_write)
         self._sizes.plan(writing=self._outbox.blocks_in_flight(Write) > 0)
         self._loads.give_way()
-        self._uses.plan(self._now_s, disk_ready=can_write and not self.restoring)
+        self._uses.plan(self._now_s, disk_ready=can_write and not restoring)
         self._note_what_happened(can_read=can_read, can_write=can_write)
         return self._outbox.take()
 

@@ -40,6 +40,7 @@ class Kernels:
     num_usable: Callable[..., int]
     num_absent: Callable[..., int]
     num_in: Callable[..., int]
+    num_with: Callable[..., int]
     sum_of: Callable[..., int]
     change_slots: Mapping[int, Callable[..., int]]
     """By the bytes of a slot's number."""
@@ -115,6 +116,7 @@ _FUNCTIONS: Final = (
     _blocks("num_usable", _STATE, _FLAGS, "int64", _IDS),
     _blocks("num_absent", _STATE, _FLAGS, _IDS),
     _blocks("num_in", _BYTES, "int64", _IDS),
+    _blocks("num_with", _INTS, "int64", _IDS),
     _blocks("sum_of", _INTS, _IDS),
 )
 

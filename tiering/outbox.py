@@ -90,7 +90,10 @@ class Outbox:
 
     def expire(self, kind: type, deadline_s: float) -> list[Transfer]:
         """The moves of this kind that have been in flight for `deadline_s`; each is told once and is overdue then."""
-        late, flights = list[Transfer](), self._awaited[kind]
+        flights = self._awaited[kind]
+        if not flights:
+            return []
+        late = list[Transfer]()
         while flights and self.now_s - next(iter(flights.values())).since_s >= deadline_s:
             number, flight = next(iter(flights.items()))
             self._overdue[kind][number] = flights.pop(number)

@@ -13,6 +13,7 @@ from kvstore.store import HIT
 from tiering.costs import LOADED_FROM
 from tiering.decision import LOADS
 from tiering.durations import BlockTimes, CurveTimes, Knowing
+from tiering.events import NoEvents
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.keeping import Told, admission_named
@@ -130,8 +131,13 @@ class Simulation:
         self._chooses = config.load == "auto"
         chooser = Knowing(config.times) if isinstance(config.times, CurveTimes) and self._chooses else None
         self._index = Index(
-            config.index, bytes(KEY_BYTES), block_bytes=1, chooser=chooser, seed=0
-        )  # the same each time
+            config.index,
+            bytes(KEY_BYTES),
+            block_bytes=1,
+            events=NoEvents(),
+            chooser=chooser,
+            seed=0,  # the same each time
+        )
         self._now_s = 0.0
         self._due: list[tuple[float, int, Answer]] = []
         """A heap of answers, and when they are given."""

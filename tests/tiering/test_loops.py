@@ -359,6 +359,13 @@ def test_num_in(rng, columns):
 
 
 @in_rounds
+def test_num_with(rng, columns):
+    ids, least = some(rng), rng.integers(-1, 30).item()
+    enough = [n for n in range(1, len(ids) + 1) if sum(columns.place[ids[:n]].tolist()) >= least]
+    assert kernels().num_with(columns.place, least, ids) == min(enough, default=len(ids))
+
+
+@in_rounds
 def test_sum_of(rng, columns):
     ids = some(rng)
     assert kernels().sum_of(columns.place, ids) == sum(columns.place[ids].tolist())

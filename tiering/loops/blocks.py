@@ -104,6 +104,16 @@ def sum_of(place: Any, ids: Any) -> Any:
     return total
 
 
+def num_with(place: Any, least: int, ids: Any) -> Any:
+    """How many of the first copies take so much together; all if they do not."""
+    total = 0
+    for at in range(len(ids)):
+        total += place[ids[at]]
+        if total >= least:
+            return at + 1
+    return len(ids)
+
+
 def add_readers(readers: Any, states: Any, change: int, ids: Any) -> Any:
     """More copies, or fewer, read places that are whole; False, and no change, if one is not whole or nobody reads it."""
     for at in range(len(ids)):

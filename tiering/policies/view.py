@@ -60,7 +60,7 @@ class View:
     ) -> None:
         """See `LRU.view`."""
         self._lru, self._wanted = lru, wanted
-        self._residency, self._places = residency, lru.places
+        self._residency, self.places = residency, lru.places
         self._eligible = eligible
         self.rule = eligible if isinstance(eligible, Eligible) else None
         """Who says which blocks it sees, if that is a rule."""
@@ -73,7 +73,7 @@ class View:
 
         Blocks that were never touched are not seen. Changes nothing that a later peek would answer differently.
         """
-        heads, cursors = self._places.cells
+        heads, cursors = self.places.cells
         number = self.number
         if k < 1 or heads[number] > self._lru.now:
             return np.empty(0, dtype=np.intp)
@@ -91,7 +91,7 @@ class View:
     def _filtered(self, k: int) -> Ids:
         """The same where no rule says who is eligible."""
         found: list[Ids] = []
-        heads, cursors = self._places.cells
+        heads, cursors = self.places.cells
         for ids in self._lru.upwards(heads[self.number], cursors[self.number], k + 2, self._wanted):
             hits = ids[self._eligible(ids)][:k]
             if len(hits):
@@ -104,7 +104,7 @@ class View:
     def first(self) -> int:
         """The only block of `peek(1)`, NO_BLOCK if there is none."""
         if self.rule is not None:
-            heads, cursors = self._places.cells
+            heads, cursors = self.places.cells
             number = self.number
             cursors[number] = found = self._lru.find_one(heads[number], cursors[number], self.rule)
             heads[number] = self._residency.cells.stamp[found] if found >= 0 else self._lru.now + 1
@@ -117,7 +117,7 @@ class View:
         if self.rule is not None:
             self._seen_by.rewind(ids)
             return
-        heads, _ = self._places.cells
+        heads, _ = self.places.cells
         head, stamp = heads[self.number], self._residency.stamp
         if not head:
             return
@@ -125,15 +125,9 @@ class View:
         behind = ids[(stamp[ids] <= head) & (stamp[ids] > 0)]
         self.look_from(stamp[behind[self._eligible(behind)]].min(initial=head + 1).item())
 
-    def rewind_all(self, rewind: Callable[..., int], numbers: NDArray[np.int64], ids: Ids) -> None:
-        """Likewise for all views of these numbers, which have rules, as this one has."""
-        assert self.rule is not None, "what has no rule is set back alone"
-        _, has_host, *ties = self.rule.arguments()
-        rewind(numbers, *self._places.columns, self._residency.stamp, has_host, *ties, ids)
-
     def look_from(self, stamp: int) -> None:
         """Blocks that were used at this stamp or later may be eligible that were not."""
-        heads, cursors = self._places.cells
+        heads, cursors = self.places.cells
         if stamp <= heads[self.number]:
             heads[self.number], cursors[self.number] = stamp, NO_BLOCK
 
@@ -163,5 +157,6 @@ class SeenBy:
 
     def rewind(self, ids: Ids) -> None:
         """See `View.rewind`."""
-        if (first := self._first) is not None:
-            first.rewind_all(self._rewind, self._numbers, ids)
+        first = self._first
+        if first is not None and first.rule is not None:
+            self._rewind(self._numbers, *first.places.columns, *first.rule.columns(), ids)
