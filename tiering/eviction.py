@@ -71,7 +71,7 @@ class Eviction(Removal):
             done = len(victims) == short
             if done:
                 self.evict_device(victims)
-                done = not self._holdings.holds or self._free_device_beside_held(num_slots)
+                done = not self._holdings.holds.are_any or self._free_device_beside_held(num_slots)
         if fair:
             shares.asked(DEVICE)
         return done
@@ -113,24 +113,29 @@ class Eviction(Removal):
         if not self._holdings.slots[HOST].num_usable:
             self.give_up(DEVICE, victims)
             return
-        state = self._holdings.residency.state
+        if self._holdings.holds.are_any:
+            elsewhere = self._holdings.residency.state[HOST][victims] != ABSENT
+            victims = victims[~elsewhere | self._holdings.may_leave(DEVICE, victims)]
         # on its way to host memory is as good as there: only a read brings a copy beside an idle one on the device,
         # and what it reads from stays
-        on_host = state[HOST][victims] != ABSENT
-        if self._holdings.holds:
-            victims = victims[~on_host | self._holdings.may_leave(DEVICE, victims)]
-            on_host = state[HOST][victims] != ABSENT
-        self.leave(DEVICE, victims[on_host])
-        down = victims[~on_host]
+        elsewhere, alone, stored = self._by_way_down(victims)
+        self.leave(DEVICE, elsewhere)
         if self._entry.asks(HOST):
+            down = victims[~np.isin(victims, elsewhere)] if len(elsewhere) else victims
             # what has to wait is rejected: somebody needs its place now
             down = self._without(DEVICE, down, self._verdicts(HOST, down) != Verdict.ADMIT)
-        wants_host = state[DISK][down] != PRESENT
-        if self._holdings.holds:
-            wants_host |= self._holdings.holds.are_held_in(HOST, down)
-        self._move_down(down[wants_host], self.host_slots)
+            _, alone, stored = self._by_way_down(down)
+        self._move_down(alone, self.host_slots)
         # a block that only the disk has would load slowly: it may have a free host slot, but nobody's place
-        self._move_down(down[~wants_host], self._take_host)
+        self._move_down(stored, self._take_host)
+
+    def _by_way_down(self, victims: Ids) -> tuple[Ids, Ids, Ids]:
+        """Those that host memory has or expects; of the others, those that should be there, and those that the disk has as well."""
+        residency = self._holdings.residency
+        found = np.empty((3, len(victims)), dtype=np.intp)
+        self._kernels.sort_by_way_down(residency.state, residency.held, victims, *found, self._counts)
+        elsewhere, alone, stored = (row[:num] for row, num in zip(found, self._counts.tolist(), strict=True))
+        return elsewhere, alone, stored
 
     def admitted_to_disk(self, ids: Ids) -> Ids:
         """Of host blocks, children before parents, those that may be written. What has to wait stays; what is rejected goes."""
@@ -143,7 +148,7 @@ class Eviction(Removal):
     def _verdicts(self, tier: Tier, ids: Ids) -> Verdicts:
         """Whether blocks may enter a tier; those that a user holds may."""
         verdicts = self._entry.verdicts(tier, ids)
-        if self._holdings.holds:
+        if self._holdings.holds.are_any:
             verdicts[self._holdings.holds.are_held(ids)] = Verdict.ADMIT
         return verdicts
 
@@ -162,13 +167,13 @@ class Eviction(Removal):
         self._holdings.shares.asked(HOST)
         # making that room may have dropped a victim, as the descendant of a block that went for good
         victims = victims[self._holdings.residency.state[DEVICE][victims] == PRESENT]
-        if self._holdings.holds:
+        if self._holdings.holds.are_any:
             held = self._holdings.holds.are_held(victims)
             # nothing that is not held leads to what is
             victims = np.concatenate([victims[~held], victims[held]])
         num_kept = min(len(slots), len(victims))
         going, staying = victims[: len(victims) - num_kept], victims[len(victims) - num_kept :]
-        if self._holdings.holds:
+        if self._holdings.holds.are_any:
             going = going[~self._holdings.would_be_missed(going)]
         self.give_up(DEVICE, going)
         # beyond a hole it may have been below one of those
@@ -198,15 +203,20 @@ class Eviction(Removal):
             self._holdings.failed(HOST, move.ids)
         if move.then_free:
             self.num_leaving -= len(move.ids)
-            unused = self._holdings.residency.stamp[move.ids] == move.stamps
-            unleased = self._holdings.residency.leases[move.ids] == 0
-            going = move.ids[unused & unleased]
-            if self._holdings.holds:
+            going = self._unused(move)
+            if self._holdings.holds.are_any:
                 going = going[self._holdings.may_leave(DEVICE, going)]
             if error is None:
                 self.leave(DEVICE, going)
             else:
                 self.give_up(DEVICE, going)
+
+    def _unused(self, move: Demote) -> Ids:
+        """What nobody has used since it was asked to be copied down."""
+        residency = self._holdings.residency
+        found: Ids = np.empty(len(move.ids), dtype=np.intp)
+        num = self._kernels.find_unused(residency.stamp, move.stamps, residency.leases, move.ids, found)
+        return found[:num]
 
     # --- host -----------------------------------------------------------------------------------------------------
 
@@ -240,8 +250,8 @@ class Eviction(Removal):
             return
         # who computes a block may end before it is there: then this was the last copy
         residency = self._holdings.residency
-        last = ~(residency.present(DEVICE, ids) | residency.present(DISK, ids))
-        if np.count_nonzero(last):
+        if self._kernels.num_last_in(residency.state, HOST, ids):
+            last = ~(residency.present(DEVICE, ids) | residency.present(DISK, ids))
             going = ~self._holdings.holds.are_held(ids)
             self.gone(ids[last & going], MissReason.EVICTED)
             ids = ids[~last | going]

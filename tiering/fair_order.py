@@ -48,6 +48,8 @@ class FairOrder:
 
     def peek(self, k: int) -> Ids:
         """See `View.peek`; of several owners the blocks of who stands furthest above its part come first."""
+        if not (self._shares.on or self._ranks.in_use):
+            return self.plain.peek(k)
         return self._peek(k, only_over=False)
 
     def peek_over(self, k: int) -> Ids:

@@ -405,6 +405,8 @@ class Index:
         on_disk = isinstance(move, Read | Write)
         num_bytes = num_stored_bytes if on_disk else num_arrived * self._block_bytes
         self._outbox.transfers.ended(move, took_s, num_failed, num_bytes)
+        if not self.events.are_kept:
+            return
         if num_arrived:
             facts: dict[str, Any] = {"bytes": num_bytes} if on_disk else {}
             self.events.append(_KINDS[type(move)], blocks=num_arrived, **facts, seconds=took_s)
@@ -473,6 +475,8 @@ class Index:
 
     def _note_what_happened(self, *, can_read: bool, can_write: bool) -> None:
         """Tell what has left since the last plan, and whether the disk is left alone, or works again."""
+        if not self.events.are_kept:
+            return
         self._growth.look(
             [
                 *self._eviction.evicted,

@@ -128,13 +128,17 @@ class Writes:
         num_asked = 0
         if self._holdings.disk_is_over:
             return 0  # what is too much there goes first, a part in each plan
-        parted = self._holdings.shares.on or bool(self._holdings.holds)
+        parted = self._holdings.shares.on or self._holdings.holds.are_any
+        if (
+            not parted and len(ids) > self._batch
+        ):  # for all at once, as far as older blocks make it for the first
+            self._disk_room(ids[: self._batch], num_blocks=len(ids))
         for batch in self._batches(ids):
             if parted:  # what gave room may have taken what follows it along
                 batch = batch[self._holdings.is_host_dirty(batch)]
                 if not len(batch):
                     continue
-            room = self._disk_room(batch)
+            room = self._disk_room(batch, len(batch))
             batch = batch[: room // self._reserved_bytes]
             if len(batch):
                 self._send(batch)
@@ -146,7 +150,7 @@ class Writes:
     def _batches(self, ids: Ids) -> Iterator[Ids]:
         """Parts of these, those that are held on disk first; where owners have quotas, each of one owner's."""
         groups = [ids]
-        if self._holdings.holds:
+        if self._holdings.holds.are_any:
             held = self._holdings.holds.are_held_in(DISK, ids)
             groups = [ids[held], ids[~held]]
         if self._holdings.shares.on:
@@ -156,12 +160,15 @@ class Writes:
             for start in range(0, len(group), self._batch):
                 yield group[start : start + self._batch]
 
-    def _disk_room(self, batch: Ids) -> int:
-        """The bytes that the disk has for a batch, of those that it may take at most. What is held there is worth more than all else."""
+    def _disk_room(self, batch: Ids, num_blocks: int) -> int:
+        """The bytes that the disk has for a batch, and what follows it, of those that so many blocks may take at most.
+
+        What is held there is worth more than all else.
+        """
         residency, holds = self._holdings.residency, self._holdings.holds
-        held = bool(holds) and holds.are_held_in(DISK, batch[:1]).item()
+        held = holds.are_any and holds.are_held_in(DISK, batch[:1]).item()
         return self._eviction.disk_room(
-            len(batch) * self._reserved_bytes,
+            num_blocks * self._reserved_bytes,
             used_before=self._holdings.order.now + 1 if held else residency.stamp[batch].min().item(),
             owner=residency.cells.owner[batch.item(0)],
         )
@@ -214,10 +221,11 @@ class Writes:
         keys = np.frombuffer(answer.keys, dtype=np.uint8).reshape(-1, KEY_BYTES)
         self._holdings.residency.set_keys(move.unkeyed[: len(keys)], keys)
         self._holdings.read_ended(HOST, move.ids)
-        self._entry.write(sum(answer.stored_bytes) - len(move.ids) * self._reserved_bytes)
+        num_bytes = sum(answer.stored_bytes)
+        self._entry.write(num_bytes - len(move.ids) * self._reserved_bytes)
         if answer.error is None:
             self._holdings.arrived(DISK, move.ids, np.array(answer.stored_bytes, dtype=np.int64))
-            self.num_bytes += sum(answer.stored_bytes)
+            self.num_bytes += num_bytes
         else:
             self._holdings.failed(DISK, move.ids)
             self.num_failed += len(move.ids)
@@ -273,7 +281,7 @@ class Writes:
             for tier in (tier for tier in (DEVICE, HOST) if tier < sweep.to):
                 below = (state[tier + 1 :, sweep.ids] == PRESENT).any(axis=0)
                 going = (state[tier, sweep.ids] == PRESENT) & below & (leases[sweep.ids] == 0)
-                if self._holdings.holds:
+                if self._holdings.holds.are_any:
                     going &= self._holdings.may_leave(tier, sweep.ids)
                 self._holdings.left(tier, sweep.ids[going])
         state, live = self._holdings.residency.state[:, sweep.ids], self._holdings.residency.live[sweep.ids]
