@@ -45,6 +45,7 @@ class Kernels:
     num_absent: Callable[..., int]
     num_in: Callable[..., int]
     num_with: Callable[..., int]
+    oldest_of: Callable[..., int]
     sum_of: Callable[..., int]
     change_slots: Mapping[int, Callable[..., int]]
     """By the bytes of a slot's number."""
@@ -125,6 +126,7 @@ _FUNCTIONS: Final = (
     _blocks("num_absent", _STATE, _FLAGS, _IDS),
     _blocks("num_in", _BYTES, "int64", _IDS),
     _blocks("num_with", _INTS, "int64", _IDS),
+    _blocks("oldest_of", _LONGS, _IDS),
     _blocks("sum_of", _INTS, _IDS),
 )
 

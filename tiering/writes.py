@@ -64,7 +64,7 @@ class Writes:
         self._reserved_bytes = reserved_bytes
         self._batch, self._budget, self._deadline_s = batch, budget, deadline_s
         self._clean_share = clean_share
-        self._find_unkeyed = kernels().find_unkeyed
+        self._kernels = kernels()
         self._sweep: Sweep | None = None
         self.num_failed = 0
         """Blocks whose write failed; they stay in host memory."""
@@ -169,7 +169,9 @@ class Writes:
         held = holds.are_any and holds.are_held_in(DISK, batch[:1]).item()
         return self._eviction.disk_room(
             num_blocks * self._reserved_bytes,
-            used_before=self._holdings.order.now + 1 if held else residency.stamp[batch].min().item(),
+            used_before=self._holdings.order.now + 1
+            if held
+            else self._kernels.oldest_of(residency.stamp, batch),
             owner=residency.cells.owner[batch.item(0)],
         )
 
@@ -177,7 +179,7 @@ class Writes:
         self._holdings.read_begins(HOST, batch)
         self._holdings.expect(DISK, batch, self._reserved_bytes)
         self._entry.write(len(batch) * self._reserved_bytes)
-        slots = self._holdings.residency.place[HOST, batch]
+        slots = self._holdings.residency.place[HOST][batch]
         self._outbox.send(Write(self._outbox.next_number(), batch, slots, self._unkeyed(batch)))
 
     def _unkeyed(self, ids: Ids) -> Ids:
@@ -186,7 +188,7 @@ class Writes:
         room, had = 4 * len(ids), np.empty(len(ids), dtype=np.bool_)
         while True:
             found: Ids = np.empty(room, dtype=np.intp)
-            num = self._find_unkeyed(residency.parent, residency.has_key, ids, had, found)
+            num = self._kernels.find_unkeyed(residency.parent, residency.has_key, ids, had, found)
             if num >= 0:
                 return found[:num]
             room *= 2

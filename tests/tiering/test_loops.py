@@ -366,6 +366,12 @@ def test_num_with(rng, columns):
 
 
 @in_rounds
+def test_oldest_of(rng, columns):
+    ids = some(rng)
+    assert kernels().oldest_of(columns.stamp, ids) == min(columns.stamp[ids].tolist(), default=0)
+
+
+@in_rounds
 def test_sum_of(rng, columns):
     ids = some(rng)
     assert kernels().sum_of(columns.place, ids) == sum(columns.place[ids].tolist())

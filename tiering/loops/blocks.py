@@ -114,6 +114,15 @@ def num_with(place: Any, least: int, ids: Any) -> Any:
     return len(ids)
 
 
+def oldest_of(stamp: Any, ids: Any) -> Any:
+    """The least of their stamps; 0 of none."""
+    oldest = 0
+    for at in range(len(ids)):
+        if at == 0 or stamp[ids[at]] < oldest:
+            oldest = stamp[ids[at]]
+    return oldest
+
+
 def add_readers(readers: Any, states: Any, change: int, ids: Any) -> Any:
     """More copies, or fewer, read places that are whole; False, and no change, if one is not whole or nobody reads it."""
     for at in range(len(ids)):
