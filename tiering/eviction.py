@@ -118,16 +118,18 @@ class Eviction(Removal):
             victims = victims[~elsewhere | self._holdings.may_leave(DEVICE, victims)]
         # on its way to host memory is as good as there: only a read brings a copy beside an idle one on the device,
         # and what it reads from stays
+        num_indexed = len(self._holdings.radix)
         elsewhere, alone, stored = self._by_way_down(victims)
         self.leave(DEVICE, elsewhere)
         if self._entry.asks(HOST):
             down = victims[~np.isin(victims, elsewhere)] if len(elsewhere) else victims
             # what has to wait is rejected: somebody needs its place now
             down = self._without(DEVICE, down, self._verdicts(HOST, down) != Verdict.ADMIT)
+            num_indexed = len(self._holdings.radix)
             _, alone, stored = self._by_way_down(down)
-        self._move_down(alone, self.host_slots)
+        self._move_down(alone, self.host_slots, num_indexed)
         # a block that only the disk has would load slowly: it may have a free host slot, but nobody's place
-        self._move_down(stored, self._take_host)
+        self._move_down(stored, self._take_host, num_indexed)
 
     def _by_way_down(self, victims: Ids) -> tuple[Ids, Ids, Ids]:
         """Those that host memory has or expects; of the others, those that should be there, and those that the disk has as well."""
@@ -158,15 +160,20 @@ class Eviction(Removal):
             return ids
         return ids[~np.isin(ids, self.reject(tier, ids[rejected]))]
 
-    def _move_down(self, victims: Ids, take_slots: Callable[[int], Ids]) -> None:
-        """Ask for copies to as many host slots as there are. The youngest are worth most; the others go."""
+    def _move_down(self, victims: Ids, take_slots: Callable[[int], Ids], num_indexed: int) -> None:
+        """Ask for copies to as many host slots as there are. The youngest are worth most; the others go.
+
+        `num_indexed`: blocks of the index when these were on the device.
+        """
         if not len(victims):
             return
+        residency = self._holdings.residency
         self._holdings.shares.ask_for(HOST, victims)
         slots = take_slots(len(victims))
         self._holdings.shares.asked(HOST)
-        # making that room may have dropped a victim, as the descendant of a block that went for good
-        victims = victims[self._holdings.residency.state[DEVICE][victims] == PRESENT]
+        if len(self._holdings.radix) != num_indexed:
+            # making room may have dropped a victim, as the descendant of a block that went for good
+            victims = victims[residency.state[DEVICE][victims] == PRESENT]
         if self._holdings.holds.are_any:
             held = self._holdings.holds.are_held(victims)
             # nothing that is not held leads to what is
@@ -175,10 +182,12 @@ class Eviction(Removal):
         going, staying = victims[: len(victims) - num_kept], victims[len(victims) - num_kept :]
         if self._holdings.holds.are_any:
             going = going[~self._holdings.would_be_missed(going)]
-        self.give_up(DEVICE, going)
-        # beyond a hole it may have been below one of those
-        staying = staying[self._holdings.residency.present(DEVICE, staying)]
-        self._return_host(slots[len(staying) :])
+        if len(going):
+            self.give_up(DEVICE, going)
+            # beyond a hole it may have been below one of those
+            staying = staying[residency.present(DEVICE, staying)]
+        if len(slots) > len(staying):
+            self._return_host(slots[len(staying) :])
         self.demote(staying, slots[: len(staying)], then_free=True)
 
     def demote(self, ids: Ids, host_slots: Ids, *, then_free: bool) -> None:

@@ -285,10 +285,11 @@ class Holdings:
         self.residency.finish_write(tier, ids)
         if tier is DISK:
             assert stored_bytes is not None, "a disk copy has a size"
-            self.disk_bytes += int(stored_bytes.sum()) - self._bytes_of(ids)
             if self.owners.several:
                 self.shares.change_use(DISK, ids, stored_bytes - self.residency.place[DISK][ids])
+            self.disk_bytes -= self._bytes_of(ids)
             self.residency.place[DISK][ids] = stored_bytes
+            self.disk_bytes += self._bytes_of(ids)
             self.residency.told[ids] = 0
         else:
             self.slots[tier].turn(self.residency.place[tier][ids], SlotState.IN_FLIGHT, SlotState.INDEXED)

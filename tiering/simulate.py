@@ -188,7 +188,8 @@ class Simulation:
         if self._takes_time:
             self._ttft_s.append(self._now_s - request.at_s)
         self._index.release(lease, Told(output_tokens=request.output_tokens, hints=request.hints))
-        self._start_moves()
+        if not self._index.idle:
+            self._start_moves()
 
     def _admit(self, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Lease:
         while True:
