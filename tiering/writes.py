@@ -94,7 +94,9 @@ class Writes:
             # a batch at a time: writing single blocks would commit once for each
             if excess > 0:
                 wanted = self._allowed(max(excess, self._batch))
-                self._write(self._eviction.admitted_to_disk(self._holdings.host_dirty.plain.peek(wanted)))
+                ids = self._eviction.admitted_to_disk(self._holdings.host_dirty.plain.peek(wanted))
+                self._make_room(ids)
+                self._write(ids)
             elif self._holdings.shares.on:
                 self._write_of_owners()
 
@@ -146,6 +148,17 @@ class Writes:
             elif not parted:
                 break
         return num_asked
+
+    @property
+    def _parted(self) -> bool:
+        """Whether not all blocks are alike: somebody holds some, or owners have quotas."""
+        return self._holdings.shares.on or self._holdings.holds.are_any
+
+    def _make_room(self, ids: Ids) -> None:
+        """Have what is older than all of these, least recently used first, leave the disk for several batches at once."""
+        if len(ids) > self._batch and not (self._parted or self._holdings.disk_is_over):
+            most_blocks = self._holdings.disk_capacity_bytes // self._reserved_bytes
+            self._disk_room(ids[: self._batch], num_blocks=min(len(ids), most_blocks))
 
     def _batches(self, ids: Ids) -> Iterator[Ids]:
         """Parts of these, those that are held on disk first; where owners have quotas, each of one owner's."""
