@@ -130,11 +130,7 @@ class Writes:
         num_asked = 0
         if self._holdings.disk_is_over:
             return 0  # what is too much there goes first, a part in each plan
-        parted = self._holdings.shares.on or self._holdings.holds.are_any
-        if (
-            not parted and len(ids) > self._batch
-        ):  # for all at once, as far as older blocks make it for the first
-            self._disk_room(ids[: self._batch], num_blocks=len(ids))
+        parted = self._parted
         for batch in self._batches(ids):
             if parted:  # what gave room may have taken what follows it along
                 batch = batch[self._holdings.is_host_dirty(batch)]
