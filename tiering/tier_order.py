@@ -27,10 +27,6 @@ class Victims(Protocol):
         """The only one of `peek(1)`, or NO_BLOCK."""
         ...
 
-    def rewind(self, ids: Ids) -> None:
-        """These may go now although nobody touched them."""
-        ...
-
     def check(self) -> None:
         """Raise AssertionError if a block is missing."""
         ...
@@ -165,9 +161,6 @@ class TierOrder:
             self._coming = coming  # the same request will `peek`
             return NO_BLOCK
         return found.item(0)
-
-    def rewind(self, ids: Ids) -> None:
-        """Nothing: a policy is asked anew each time."""
 
     def _ask(self, k: int) -> Ask:
         """What tells standings while `k` blocks are chosen: meanwhile nobody leases, copies or gives back."""
