@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tiering.audience import Audience
+from tiering.audience import Audience, Audiences
 from tiering.eligible import Eligible
 from tiering.fair_order import FairOrder
 from tiering.fingerprints import fingerprints
@@ -25,7 +25,6 @@ from tiering.kernels import kernels
 from tiering.owners import NOBODY, Owners, Ownership
 from tiering.policies.lru import LRU
 from tiering.policies.policy import Policy
-from tiering.policies.view import View
 from tiering.quotas import Quotas, Shares
 from tiering.radix import RadixIndex
 from tiering.ranks import Rank, Ranks
@@ -39,10 +38,6 @@ from tiering.tier_order import ROOT, TierOrder, Victims
 ABSENT, WRITING, PRESENT = map(int, State)  # numpy compares with an int in a fifth of the time
 _INDEXED = SlotState.INDEXED  # members of an enum take longer to look up
 DEVICE, HOST, DISK = Tier.DEVICE, Tier.HOST, Tier.DISK
-
-
-def _seen(*by_tier: tuple[FairOrder | View, ...]) -> tuple[Audience, ...]:
-    return tuple(map(Audience, by_tier))
 
 
 class Holdings:
@@ -121,22 +116,16 @@ class Holdings:
             self.host_dirty,
             self.disk_victims,
         )
-        # Who may see blocks although nobody touched them, when copies are begun, are whole, go or are no longer read, by tier: an enum
-        # takes long to be hashed, as a key of a dict. A tier that is absent now never comes, and nobody looks for its blocks.
-        has_disk = disk_bytes > 0
-        clean, victims = (self.host_clean,) * (host_slots > 0), (self.host_victims,) * (host_slots > 0)
-        host_views = (*clean, *victims, *(self.host_stored, self.host_dirty) * has_disk)
-        device_views, disk_views = (self.device_victims,), (self.disk_victims,) * has_disk
-        self._see_begun = _seen(clean, (), ())
-        self._see_whole = _seen(
-            (*device_views, *disk_views),
-            host_views,
-            (*clean, *(self.host_stored,) * has_disk, *disk_views),
+        self._see = Audiences(
+            device_victims=self.device_victims,
+            host_victims=self.host_victims,
+            host_clean=self.host_clean,
+            host_stored=self.host_stored,
+            host_dirty=self.host_dirty,
+            disk_victims=self.disk_victims,
+            has_host=host_slots > 0,
+            has_disk=disk_bytes > 0,
         )
-        self._see_gone = _seen(victims, (), (*victims, *(self.host_dirty,) * has_disk))
-        self._see_unread = _seen(device_views, host_views, disk_views)
-        self._views = (*device_views, *host_views, *disk_views)
-        self._see_all, self._see_on_device = Audience(self._views), Audience(device_views)
         self._see_fair = Audience(self._fair_orders)
 
     def _eligible(self, rule: int) -> Eligible:
@@ -251,12 +240,12 @@ class Holdings:
     def let_go(self, hold: Hold) -> None:
         """Undo `hold`."""
         self.holds.release(hold)
-        self._see_all.show(hold.ids)
+        self._see.all.show(hold.ids)
 
     def show_held(self) -> None:
         """There may be host memory where there was none: what is held may leave the device."""
         for hold in self.holds:
-            self._see_on_device.show(hold.ids)
+            self._see.on_device.show(hold.ids)
 
     # --- transitions ----------------------------------------------------------------------------------------------
 
@@ -269,12 +258,12 @@ class Holdings:
             self.shares.change_use(tier, ids, self.residency.place[DISK][ids] if tier is DISK else 1)
         if (order := self.tier_orders[tier]) is not None:
             order.begun(ids)
-        self._see_begun[tier].show(ids)
+        self._see.begun[tier].show(ids)
 
     def arrived(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
         """The copies are whole. `stored_bytes` is what they take on disk."""
         self._is_whole(tier, ids, stored_bytes)
-        self._see_whole[tier].show(ids)
+        self._see.whole[tier].show(ids)
 
     def arrived_to_be_read(self, tier: Tier, ids: Ids) -> None:
         """`arrived` and `read_begins` in one, for what is on its way through: nobody may take the places in between."""
@@ -315,7 +304,7 @@ class Holdings:
             self.disk_bytes -= self._bytes_of(ids)
         else:
             self.slots[tier].free(self.residency.place[tier][ids], slot_state)
-        self._see_gone[tier].show(ids)
+        self._see.gone[tier].show(ids)
 
     def _count(self, tier: Tier, ids: Ids, sign: int) -> None:
         """Called when the state of `ids` in `tier` has become (+1) or has ceased to be (-1) PRESENT."""
@@ -342,7 +331,7 @@ class Holdings:
     def read_ended(self, tier: Tier, ids: Ids) -> None:
         """That copy is over."""
         self.residency.drop_readers(tier, ids)
-        self._see_unread[tier].show(ids)
+        self._see.unread[tier].show(ids)
 
     # --- for plug-ins ---------------------------------------------------------------------------------------------
 
@@ -426,7 +415,7 @@ class Holdings:
     def will_compute(self, ids: Ids) -> None:
         """A request is going to fill these blocks on the device, whether they have a place there already or not."""
         self.residency.computing[ids] = True
-        self._see_begun[DEVICE].show(ids)
+        self._see.begun[DEVICE].show(ids)
 
     def wont_compute(self, ids: Ids) -> None:
         """It has done so, or will not."""
@@ -541,7 +530,7 @@ class Holdings:
         self.ranks.check()
         self._stems.check()
         self.holds.check()
-        for view in self._views:
+        for view in self._see.orders:
             view.check()
         for table in self.slots:
             table.check()
