@@ -8,7 +8,7 @@ from typing import Final
 from kvstore.code import Function, loaded
 
 _SOURCES: Final = tuple(
-    f"kvstore.{name}" for name in ("head", "huffman", "instructions", "loops", "planes", "scratch")
+    f"kvstore.{name}" for name in ("head", "huffman", "instructions", "loops", "planes", "scratch", "xxh3")
 )
 
 

@@ -1,4 +1,4 @@
-"""The loops of one block, to be compiled: a Huffman code's, XXH3, and the way back from a payload to elements that are proven.
+"""The loops of one block, to be compiled: a Huffman code's, and the way back from a payload to elements that are proven.
 
 Importing this takes numba, some tenths of a second; kvstore.kernels compiles what is here when it is first needed. What the code and
 the payload are says docs/block-format.md. No loop reads or writes outside the arrays that it is given, whatever bytes these hold.
@@ -14,13 +14,10 @@ from kvstore.head import CHECKSUM, CHECKSUMS_BEGIN, OPEN_BEGIN, OPEN_END, TOKENS
 from kvstore.huffman import BROKEN, PROVEN, UNTRIED
 from kvstore.instructions import (
     XXH3_SECRET,
-    add_block,
-    add_stripe,
     array_at,
     copy,
     fence,
     fetch,
-    folded_product,
     in_turn,
     join_block,
     leading_zeros,
@@ -31,6 +28,7 @@ from kvstore.instructions import (
 )
 from kvstore.planes import join_words
 from kvstore.scratch import on_stack
+from kvstore.xxh3 import BLOCK_BYTES, FIRST_SUMS, eight_sums, ended, mix, xxh3
 
 _U64: Final = np.uint64
 _MASK: Final = np.uint64((1 << huffman.MOST_BITS) - 1)
@@ -51,96 +49,10 @@ _COMPILED: Final[dict[str, Any]] = {"_nrt": False}
 """Without numba's memory: see kvstore.scratch."""
 
 _join_words: Final = njit(**_COMPILED)(join_words)
-_eight_sums: Final = on_stack(types.uint64, 8)
 _two_blocks: Final = on_stack(types.uint64, 256)
 _five_ends: Final = on_stack(types.int64, 5)
 
-# XXH3: the first sums, the keys with which they are mixed after each 1,024 bytes, and those of the end.
-_SUMS: Final = np.array(
-    [
-        0xC2B2AE3D,
-        0x9E3779B185EBCA87,
-        0xC2B2AE3D27D4EB4F,
-        0x165667B19E3779F9,
-        0x85EBCA77C2B2AE63,
-        0x85EBCA77,
-        0x27D4EB2F165667C5,
-        0x9E3779B1,
-    ],
-    np.uint64,
-)
-_MIXING: Final = XXH3_SECRET[128:].view(np.uint64).copy()
-_MERGING: Final = XXH3_SECRET[11:75].copy().view(np.uint64)
-_PRIME_32: Final = np.uint64(0x9E3779B1)
-_PRIME_64: Final = np.uint64(0x9E3779B185EBCA87)
-_PRIME_END: Final = np.uint64(0x165667919E3779F9)
-_SHORT_BYTES: Final = 240
-_BLOCK_BYTES: Final = 1024
 _CHECKSUM_BYTES: Final = CHECKSUM.size
-
-
-@njit(**_COMPILED)
-def xxh3(data: Any) -> Any:
-    """XXH3-64 with seed 0 of more than 128 bytes."""
-    if data.size <= _SHORT_BYTES:
-        return _xxh3_short(data)
-    sums = _eight_sums()
-    for lane in range(8):
-        sums[lane] = _SUMS[lane]
-    at, keys, begin = (
-        np.int64(sums.ctypes.data),
-        np.int64(XXH3_SECRET.ctypes.data),
-        np.int64(data.ctypes.data),
-    )
-    for block in range((data.size - 1) // _BLOCK_BYTES):
-        add_block(at, begin + _BLOCK_BYTES * block, keys)
-        _mix(sums)
-    return _ended(sums, begin, data.size)
-
-
-@njit(**_COMPILED)
-def _mix(sums: Any) -> None:
-    """What follows each 1,024 bytes."""
-    for lane in range(8):
-        number = sums[lane]
-        sums[lane] = ((number ^ (number >> _U64(47))) ^ _MIXING[lane]) * _PRIME_32
-
-
-@njit(**_COMPILED)
-def _ended(sums: Any, begin: Any, num_bytes: Any) -> Any:
-    """XXH3 of so many bytes at an address, when the sums have all but the last 1,024 or fewer of them."""
-    at, keys = np.int64(sums.ctypes.data), np.int64(XXH3_SECRET.ctypes.data)
-    done = (num_bytes - 1) // _BLOCK_BYTES * _BLOCK_BYTES
-    for stripe in range((num_bytes - 1 - done) // 64):
-        add_stripe(at, begin + done + 64 * stripe, keys + 8 * stripe)
-    add_stripe(at, begin + num_bytes - 64, keys + 121)
-    number = _U64(num_bytes) * _PRIME_64
-    for pair in range(0, 8, 2):
-        number += folded_product(sums[pair] ^ _MERGING[pair], sums[pair + 1] ^ _MERGING[pair + 1])
-    return _spread(number)
-
-
-@njit(**_COMPILED)
-def _xxh3_short(data: Any) -> Any:
-    secret, begin = np.int64(XXH3_SECRET.ctypes.data), np.int64(data.ctypes.data)
-    number = _U64(data.size) * _PRIME_64
-    for at in range(0, 128, 16):
-        number += _mixed(begin + at, secret + at)
-    number = _spread(number)
-    for at in range(128, data.size // 16 * 16, 16):
-        number += _mixed(begin + at, secret + at - 125)
-    return _spread(number + _mixed(begin + data.size - 16, secret + 119))
-
-
-@njit(**_COMPILED)
-def _mixed(begin: Any, secret: Any) -> Any:
-    return folded_product(load8(begin) ^ load8(secret), load8(begin + 8) ^ load8(secret + 8))
-
-
-@njit(**_COMPILED)
-def _spread(number: Any) -> Any:
-    number = (number ^ (number >> _U64(37))) * _PRIME_END
-    return number ^ (number >> _U64(32))
 
 
 def encode(
@@ -353,16 +265,16 @@ def _joined(
 
     Where each 1,024 bytes have one row of numbers, in one pass, which leaves nothing in the caches if that can be; else in two.
     """
-    items, channels = _BLOCK_BYTES // numbers.itemsize, numbers.shape[1]
+    items, channels = BLOCK_BYTES // numbers.itemsize, numbers.shape[1]
     of_group = min(group_rows * channels, num_items)
     num_blocks = num_items // items
     if num_items % items or of_group % items or num_blocks == 0:
         _join_words(array_at(target, num_items, numbers), numbers, group_rows, first_bit, coded, second, low)
         return xxh3(array_at(target, num_items * numbers.itemsize, coded))
-    sums, unused, memory = _eight_sums(), _eight_sums(), _two_blocks()
+    sums, unused, memory = eight_sums(), eight_sums(), _two_blocks()
     window = np.int64(memory.ctypes.data)
     for lane in range(8):
-        sums[lane] = _SUMS[lane]
+        sums[lane] = FIRST_SUMS[lane]
     keys, num_bits = np.int64(XXH3_SECRET.ctypes.data), 8 * numbers.itemsize
     is_whole = first_bit == num_bits - 8
     sums_at, unused_at = np.int64(sums.ctypes.data), np.int64(unused.ctypes.data)
@@ -383,17 +295,17 @@ def _joined(
         else:
             _wrapped(row, at, window, items)
             subtrahend = window
-        words = target + block * _BLOCK_BYTES
+        words = target + block * BLOCK_BYTES
         planes = coded_at + first, second_at + first, low_at + 2 * first
         if block == num_blocks - 1:
             join_block(words, subtrahend, *planes, is_whole, unused_at, keys, numbers)
         elif target % 64:
             join_block(words, subtrahend, *planes, is_whole, sums_at, keys, numbers)
-            _mix(sums)
+            mix(sums)
         else:
             stream_block(words, subtrahend, *planes, is_whole, sums_at, keys, numbers)
-            _mix(sums)
-    return _ended(sums, target, num_items * numbers.itemsize)
+            mix(sums)
+    return ended(sums, target, num_items * numbers.itemsize)
 
 
 @njit(**_COMPILED)

@@ -124,7 +124,7 @@ def test_no_bytes_have_it_read_or_write_out_of_bounds(data):
 @settings(max_examples=40)
 @given(st.integers(0, 1 << 30), st.integers(129, 400) | st.integers(129, 5000))
 def test_checksums_are_those_of_the_library(seed, num_bytes):
-    from kvstore.loops import xxh3  # takes numba
+    from kvstore.xxh3 import xxh3  # takes numba
 
     data = np.random.default_rng(seed).integers(0, 256, num_bytes, dtype=np.uint8)
     assert xxh3(data) == xxhash.xxh3_64_intdigest(data)
