@@ -116,9 +116,8 @@ class RadixIndex:
 
     def subtree(self, block: int) -> Ids:
         """The ids of `block` and all that follow it, each after its parent; the whole index for NO_BLOCK."""
-        nodes = self._nodes
+        nodes, stack = self._nodes, [self._node_of(block)]
         parts = [nodes.run(block)]
-        stack = [self._node_of(block)]
         while stack:
             for child in nodes.children(stack.pop()):
                 parts.append(nodes.run(nodes.cells[child, FIRST]))
@@ -293,11 +292,9 @@ class RadixIndex:
             before = residency.cells.fingerprint[last]
         residency.fingerprint[ids] = fingerprints(prompt.tobytes(), self._block_bytes, before)
         self._num_blocks += num_blocks
-        start, cells = 0, nodes.cells
-        if (
-            node != ROOT and cells[node, NEWEST] == ROOT and cells[node, COUNT] < most
-        ):  # a leaf grows in place
-            start = min(most - cells[node, COUNT], num_blocks)
+        start, count = 0, nodes.cells[node, COUNT]
+        if node != ROOT and nodes.cells[node, NEWEST] == ROOT and count < most:  # a leaf grows in place
+            start = min(most - count, num_blocks)
             nodes.lay(ids[:start], prompt[: start * self._block_tokens])
             nodes.lengthen(node, ids[:start], residency.node)
             self.watch.note(node)
