@@ -30,6 +30,7 @@ UP, FIRST, LAST, COUNT, NEWEST, OLDER, NEWER, LIFE = range(8)
 
 _FEW: Final = 16
 _RECORD_BYTES: Final = 32
+_MOST_LIVES: Final = 2**31 - 1
 _MOVED_PLACES: Final = 16
 """Of the older table with each new node: all of it long before the other is half full."""
 _NO_TABLE: Final[NDArray[np.uint64]] = np.zeros((0, 2), dtype=np.uint64)
@@ -215,7 +216,9 @@ class Nodes:
         cells = self.cells
         cells[number, UP] = ROOT
         cells[number, COUNT] = 0
-        cells[number, LIFE] += 1
+        cells[number, LIFE] = (
+            cells[number, LIFE] + 1
+        ) & _MOST_LIVES  # the number given back last is given out next
         self._free.append(number)
 
     def split(self, lower: int, block: int, node: Links) -> int:
@@ -256,7 +259,7 @@ class Nodes:
         return number != ROOT and self.cells[number, COUNT] > 0
 
     def life(self, number: int) -> int:
-        """Another for each node that has had the number."""
+        """Another for each node that has had the number, of any that followed one another for days."""
         life: int = self.cells[number, LIFE]
         return life
 

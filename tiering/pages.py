@@ -30,10 +30,13 @@ class Pages:
         return np.frombuffer(self._map, dtype=dtype)
 
     def grow(self, num_bytes: int) -> None:
-        """Have so many. Whoever has an array over these pages keeps it: then, and where the system moves no pages, all is copied."""
+        """Have so many. Whoever has an array over these pages keeps it: then, and where the system moves no pages, all is copied.
+
+        Raises MemoryError, and nothing has changed.
+        """
         try:
             self._map.resize(num_bytes)
-        except (BufferError, SystemError):
+        except (BufferError, SystemError, OSError):
             larger = _zeros(num_bytes)
             larger[: len(self._map)] = self._map
             self._map = larger
@@ -42,7 +45,10 @@ class Pages:
 
 
 def _zeros(num_bytes: int) -> mmap.mmap:
-    zeros = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        zeros = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"no room for {num_bytes} bytes: {error}") from error
     _prefer_huge(zeros)
     return zeros
 

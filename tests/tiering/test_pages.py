@@ -23,6 +23,14 @@ def test_what_was_written_is_there_after_growing_and_zeros_behind(num_pages):
     array[:] = 1
 
 
+def test_what_there_is_no_room_for_is_refused_and_changes_nothing():
+    pages = Pages(4)
+    pages.array(np.int32)[:] = 7
+    with pytest.raises(MemoryError, match="no room"):
+        pages.grow(2**62)
+    assert pages.array(np.int32).tolist() == [7]
+
+
 def test_who_holds_an_array_keeps_what_was_there():
     pages = Pages(12)
     held = pages.array(np.int32)

@@ -16,7 +16,7 @@ from hypothesis.stateful import (
 )
 
 from tiering import nodes, pages
-from tiering.nodes import COUNT, FIRST, LAST, NEWER, NEWEST, OLDER, UP
+from tiering.nodes import COUNT, FIRST, LAST, LIFE, NEWER, NEWEST, OLDER, UP
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier
 
@@ -446,6 +446,35 @@ def test_what_is_compiled_reads_no_tokens_that_are_not_there():
         with pytest.raises(AssertionError, match="not in the index"):
             call(ids.item(0))
     index.check()
+
+
+def test_a_number_may_be_given_out_more_often_than_it_can_be_counted():
+    """An engine that evicts as many nodes as it adds gives out the same number all the time."""
+    _, index, _, branch = chain_and_branch()
+    number = index._residency.node.item(branch[-1])
+    index._nodes.cells[number, LIFE] = 2**31 - 1
+    life = index._nodes.life(number)
+    index.remove(branch[-1:])
+    assert index._nodes.life(number) != life
+    assert index._residency.node[index.insert(tokens_of([7]))].tolist() == [number]
+    index.check()
+
+
+def test_tokens_are_found_beyond_where_32_bits_count_them():
+    """Blocks so long, and ids so high, that the place of a token is no int32; most of that memory is never touched."""
+    block_tokens = 2**17
+    residency = Residency(2**14 + 8)
+    index = RadixIndex(block_tokens, residency)
+    residency.allocate(2**14)
+    whole = np.arange(3 * block_tokens, dtype=np.int32)
+    ids = index.insert(whole)
+    assert ids.min() * block_tokens >= 2**31
+    other = whole.copy()
+    other[2 * block_tokens] = -1
+    index.insert(other)
+    assert index.match(whole).tolist() == ids.tolist()
+    assert index.match(other).tolist()[:2] == ids[:2].tolist()
+    assert index.tokens_up(ids.item(-1)) == [whole[2 * block_tokens :].tobytes()]
 
 
 def test_hashes_follow_numbers_of_their_own():
