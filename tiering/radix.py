@@ -105,6 +105,7 @@ class RadixIndex:
 
     def tokens_up(self, block: int, num_blocks: int = 1) -> list[bytes]:
         """The tokens of a block, of its parent and so on, of so many on the way up: block_tokens little-endian int32 each."""
+        self._node_of(block)
         ids = self._nodes.along(self._residency.parent, block, num_blocks)
         assert len(ids) == num_blocks, "so many blocks do not lead to this one"
         edge, size = self._nodes.edge(ids), self._block_bytes
@@ -112,6 +113,7 @@ class RadixIndex:
 
     def path(self, block: int) -> Ids:
         """The ids from the first block of the prefix down to `block`, inclusive; empty for NO_BLOCK."""
+        self._node_of(block)
         return self._nodes.along(self._residency.parent, block)[::-1].copy()
 
     def subtree(self, block: int) -> Ids:
@@ -249,11 +251,13 @@ class RadixIndex:
         return np.ascontiguousarray(tokens[: len(tokens) // self._block_tokens * self._block_tokens])
 
     def _node_of(self, block: int) -> int:
-        """The number of a block's node, the root's for NO_BLOCK."""
+        """The number of a block's node, the root's for NO_BLOCK. Asked before what is compiled begins at a block: it would read anywhere."""
         if block == NO_BLOCK:
             return ROOT
         node = self._residency.cells.node[block]
-        assert node != NO_NODE, "the block is not in the index"
+        assert block >= 0 and node > ROOT, (
+            "the block is not in the index"
+        )  # an id that was never given out has a 0 there
         return node
 
     def _next(self, block: int) -> int:
@@ -262,9 +266,7 @@ class RadixIndex:
 
     def _descend(self, block: int, prompt: Tokens) -> tuple[Ids, int]:
         """Room for a prompt's blocks behind this one, and how many of the first are known and in it."""
-        assert block == NO_BLOCK or self._residency.cells.node[block] != NO_NODE, (
-            "the block is not in the index"
-        )
+        self._node_of(block)
         path: Ids = np.empty(len(prompt) // self._block_tokens, dtype=np.intp)
         return path, self._nodes.descend(prompt, len(path), block, path)
 
@@ -315,7 +317,7 @@ class RadixIndex:
 
     def _trim(self, node: int, deepest: int, num_blocks: int, parent: int) -> None:
         """Take the last blocks of a leaf, of which the first follows `parent`, off its end."""
-        assert node != NO_NODE, "the block is not in the index"
+        assert node > ROOT, "the block is not in the index"
         nodes, cells = self._nodes, self._nodes.cells
         assert cells[node, LAST] == deepest and cells[node, NEWEST] == ROOT, (
             "a block with children cannot leave the index: give the deepest first"

@@ -436,15 +436,27 @@ def test_arrays_grow_without_being_copied(monkeypatch):
 
 
 def test_what_is_compiled_reads_no_tokens_that_are_not_there():
-    """Runs with fewer tokens than they have blocks, a block that has left the index."""
+    """Runs with fewer tokens than they have blocks; blocks that have left the index, were never there, or are no block."""
     index = RadixIndex(4, Residency(4))
     ids = index.insert(tokens_of(range(8)))
     with pytest.raises(AssertionError, match="other tokens"):
         index.plant(bytes(16), [2], [NO_BLOCK], [-1], [True])
-    index.remove(ids[::-1])
-    for call in (index.subtree, index.following):
-        with pytest.raises(AssertionError, match="not in the index"):
-            call(ids.item(0))
+    index.remove(ids[1:])
+    calls = (
+        index.subtree,
+        index.following,
+        index.path,
+        index.tokens_up,
+        lambda block: index.match_below(block, tokens_of(range(4))),
+        lambda block: index.extend(block, bytes(16)),
+        lambda block: index.remove(np.array([block])),
+    )
+    for call in calls:
+        for block in (ids.item(1), 2, -4):  # the last would be the first one, counted from the end
+            with pytest.raises(AssertionError, match="the index"):
+                call(block)
+        with pytest.raises(IndexError):
+            call(10**7)
     index.check()
 
 
