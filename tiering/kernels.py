@@ -36,7 +36,7 @@ class Kernels:
     descend: Callable[..., int]
     link: Callable[..., int]
     unlink: Callable[..., int]
-    put_all: Callable[..., int]
+    move_places: Callable[..., int]
     lay: Callable[..., int]
     name_run: Callable[..., int]
     along: Callable[..., int]
@@ -103,7 +103,7 @@ _IDS, _FOUND = "int64 1 strided", _NEW_LONGS
 _TOKENS = "int32 1 anywhere"
 _NODES = "int32 2 written"
 _TABLE, _NEW_TABLE, _KEYS = "uint64 2", "uint64 2 written", "uint64 1"
-_LINKED = (_INTS, "int64", _NODES, _NEW_INTS, _NEW_INTS, _NEW_TABLE, _KEYS)
+_LINKED = (_INTS, "int64", _NODES, _NEW_INTS, _NEW_INTS, _NEW_TABLE, _NEW_TABLE, _KEYS)
 _RULE, _TIES = ("int64", "bool"), (_STATE, _READERS, _INTS, _FLAGS, _HELD)
 
 _FUNCTIONS: Final = (
@@ -143,14 +143,14 @@ _FUNCTIONS: Final = (
     _blocks("nearest_tiers", _STATE, _IDS, _FOUND),
     _blocks("num_usable", _STATE, _FLAGS, "int64", _IDS),
     _blocks("num_absent", _STATE, _FLAGS, _IDS),
-    _tree("find_child", _TOKENS, "int64", "int64", _INTS, _TABLE, _KEYS, "int64"),
+    _tree("find_child", _TOKENS, "int64", "int64", _INTS, _TABLE, _TABLE, _KEYS, "int64"),
     _tree(
         "descend",
-        *(_TOKENS, "int64", "int64", _INTS, _NEW_INTS, _NEW_INTS, _TABLE, _KEYS, "int64", _FOUND),
+        *(_TOKENS, "int64", "int64", _INTS, _NEW_INTS, _NEW_INTS, _TABLE, _TABLE, _KEYS, "int64", _FOUND),
     ),
     _tree("link", *_LINKED, "int64"),
     _tree("unlink", *_LINKED, "int64"),
-    _tree("put_all", _TABLE, _NEW_TABLE),
+    _tree("move_places", _TABLE, _NEW_TABLE, "int64", "int64"),
     _tree("lay", _NEW_INTS, _NEW_INTS, "int64", _TOKENS, _IDS),
     _tree("name_run", _NEW_INTS, _INTS, "int64", "int64"),
     _tree("along", _INTS, "int64", _FOUND),

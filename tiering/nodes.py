@@ -8,6 +8,8 @@
                                             above, and the block; the block above
 
 The table only says where to look: a child is one if its tokens are equal, and if it follows that block. Places are tried in a row, and at most half of them are taken.
+Where more would be, a table of twice the places takes over, and what the older one has goes there a few places at a time, as nodes are added: no
+addition takes long. The other arrays grow by pages that are moved (`tiering.pages`), for the same reason.
 The hash follows numbers that nobody knows, so that nobody can choose prompts for which all places are taken.
 """
 
@@ -19,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiering.kernels import kernels
+from tiering.pages import Pages
 from tiering.residency import NO_BLOCK, Ids
 
 ROOT: Final = 0
@@ -26,6 +29,11 @@ ROOT: Final = 0
 UP, FIRST, LAST, COUNT, NEWEST, OLDER, NEWER, LIFE = range(8)
 
 _FEW: Final = 16
+_RECORD_BYTES: Final = 32
+_MOST_LIVES: Final = 2**31 - 1
+_MOVED_PLACES: Final = 16
+"""Of the older table with each new node: all of it long before the other is half full."""
+_NO_TABLE: Final[NDArray[np.uint64]] = np.zeros((0, 2), dtype=np.uint64)
 _NO_ROOM: Final[Ids] = np.empty(0, dtype=np.intp)
 Tokens = NDArray[np.int32]
 Links = NDArray[np.int32]
@@ -35,7 +43,8 @@ Links = NDArray[np.int32]
 class Nodes:
     """Nodes by number, the root first; the tokens of their blocks; and who is whose child.
 
-    Not thread-safe. Arrays are replaced when they grow. Methods take numbers of nodes that are there.
+    Not thread-safe. Arrays are replaced when they grow: who keeps one meanwhile has what was, and has all of it copied.
+    Methods take numbers of nodes that are there.
     """
 
     def __init__(self, block_tokens: int) -> None:
@@ -43,16 +52,16 @@ class Nodes:
         self._kernels = kernels()
         self._keys = np.frombuffer(secrets.token_bytes(8 * (block_tokens + 2)), dtype=np.uint64)
         self._slots = np.zeros((_FEW, 2), dtype=np.uint64)
-        self._records = np.zeros((_FEW, 8), dtype=np.int32)
+        self._older, self._num_moved = _NO_TABLE, 0
+        """The table that had become too small, and how many of its places were moved to the other."""
+        self._pages_of_records = Pages(_FEW * _RECORD_BYTES)
+        self._pages_of_tokens, self._pages_of_after = Pages(4 * block_tokens), Pages(4)
+        self._lay_out_records()
+        self._lay_out_blocks()
         self._records[ROOT, [FIRST, LAST]] = NO_BLOCK
-        self.cells: memoryview[Any] = self._records.data
-        """The records for one node at a time: `cells[number, UP]`."""
         self._free: list[int] = []
         self.num_numbers = 1
         """Nodes have smaller numbers; not each of these names one."""
-        self.tokens: Tokens = np.zeros((0, block_tokens), dtype=np.int32)
-        self._edges = self.tokens.ravel()
-        self.after: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self._top = np.full(1, NO_BLOCK, dtype=np.int32)
 
     def __len__(self) -> int:
@@ -63,15 +72,18 @@ class Nodes:
 
     def grow(self, num_blocks: int) -> None:
         """Have room for as many blocks as the residency has."""
-        had = len(self.after)
-        if num_blocks > had:
-            # zeros commits no memory until it is written to
-            tokens, after = (
-                np.zeros((num_blocks, self.block_tokens), np.int32),
-                np.zeros(num_blocks, np.int32),
-            )
-            tokens[:had], after[:had] = self.tokens, self.after
-            self.tokens, self.after, self._edges = tokens, after, tokens.ravel()
+        if num_blocks > len(self.after):
+            del self.tokens, self.after, self._edges  # pages can be moved while there is no array over them
+            try:
+                self._pages_of_tokens.grow(4 * self.block_tokens * num_blocks)
+                self._pages_of_after.grow(4 * num_blocks)
+            finally:
+                self._lay_out_blocks()
+
+    def _lay_out_blocks(self) -> None:
+        self._edges: Links = self._pages_of_tokens.array(np.int32)
+        self.tokens: Tokens = self._edges.reshape(-1, self.block_tokens)
+        self.after: Links = self._pages_of_after.array(np.int32)
 
     def lay(self, ids: Ids, tokens: Tokens) -> None:
         """These blocks are in one node, in this order, and have these tokens."""
@@ -103,6 +115,7 @@ class Nodes:
             self.after,
             self._top,
             self._slots,
+            self._older,
             self._keys,
             above,
             path,
@@ -116,6 +129,7 @@ class Nodes:
             self.block_tokens,
             self._edges,
             self._slots,
+            self._older,
             self._keys,
             above,
         )
@@ -148,9 +162,11 @@ class Nodes:
         """A node of blocks that were laid, below one that has no child which begins likewise. Its number."""
         number = self._free.pop() if self._free else self._fresh()
         if 2 * len(self) > len(self._slots):
-            larger = np.zeros((2 * len(self._slots), 2), dtype=np.uint64)
-            self._kernels.put_all(self._slots, larger)
-            self._slots = larger
+            assert not len(self._older), "a table is full before it has what the older one had"
+            self._older, self._num_moved = self._slots, 0
+            self._slots = np.zeros((2 * len(self._slots), 2), dtype=np.uint64)
+        if len(self._older):
+            self._move_places()
         cells = self.cells
         cells[number, UP], cells[number, FIRST], cells[number, LAST] = up, first, last
         cells[number, COUNT] = self._kernels.name_run(node, self.after, first, number)
@@ -158,14 +174,28 @@ class Nodes:
         self._link(number)
         return number
 
+    def _move_places(self) -> None:
+        end = min(self._num_moved + _MOVED_PLACES, len(self._older))
+        self._kernels.move_places(self._older, self._slots, self._num_moved, end)
+        self._num_moved = end
+        if end == len(self._older):
+            self._older, self._num_moved = _NO_TABLE, 0
+
     def _fresh(self) -> int:
         number = self.num_numbers
         if number == len(self._records):
-            records = np.zeros((2 * number, 8), dtype=np.int32)
-            records[:number] = self._records
-            self._records, self.cells = records, records.data
+            del self._records, self.cells
+            try:
+                self._pages_of_records.grow(2 * number * _RECORD_BYTES)
+            finally:
+                self._lay_out_records()
         self.num_numbers = number + 1
         return number
+
+    def _lay_out_records(self) -> None:
+        self._records: NDArray[np.int32] = self._pages_of_records.array(np.int32).reshape(-1, 8)
+        self.cells: memoryview[Any] = self._records.data
+        """The records for one node at a time: `cells[number, UP]`."""
 
     def lengthen(self, leaf: int, ids: Ids, node: Links) -> None:
         """Blocks that were laid follow the last one of a leaf, in it."""
@@ -186,13 +216,14 @@ class Nodes:
         cells = self.cells
         cells[number, UP] = ROOT
         cells[number, COUNT] = 0
-        cells[number, LIFE] += 1
+        cells[number, LIFE] = (
+            cells[number, LIFE] + 1
+        ) & _MOST_LIVES  # the number given back last is given out next
         self._free.append(number)
 
     def split(self, lower: int, block: int, node: Links) -> int:
         """Move the blocks of a node up to this one, not its last, into a new one above it; return that."""
-        cells = self.cells
-        up, first, below = cells[lower, UP], cells[lower, FIRST], self.after.item(block)
+        up, first, below = self.cells[lower, UP], self.cells[lower, FIRST], self.after.item(block)
         self._unlink(lower)
         self.after[block] = NO_BLOCK
         upper = self.new(up, first, block, node)
@@ -217,6 +248,7 @@ class Nodes:
             self.after,
             self._top,
             self._slots,
+            self._older,
             self._keys,
         )
 
@@ -227,7 +259,7 @@ class Nodes:
         return number != ROOT and self.cells[number, COUNT] > 0
 
     def life(self, number: int) -> int:
-        """Another for each node that has had the number."""
+        """Another for each node that has had the number, of any that followed one another for days."""
         life: int = self.cells[number, LIFE]
         return life
 
@@ -239,8 +271,7 @@ class Nodes:
         there = [number for number in range(1, self.num_numbers) if self.is_there(number)]
         assert len(set(self._free)) == len(self._free), "a node's number is free twice"
         assert sorted([*there, *self._free]) == list(range(1, self.num_numbers)), "a node's number is lost"
-        entries = np.sort(self._slots[self._slots[:, 0] != 0, 0] & np.uint64(0xFFFFFFFF)).tolist()
-        assert entries == sorted(cells[node, FIRST] + 1 for node in there), "the table has other children"
+        self._check_tables(sorted(cells[node, FIRST] for node in there))
         met = []
         for node in (ROOT, *there):
             newer, firsts = ROOT, [NO_BLOCK]
@@ -253,3 +284,14 @@ class Nodes:
                 met.append(child)
             assert self.taken(node) in firsts, "the child taken last is gone"
         assert sorted(met) == there, "a node is nobody's child"
+
+    def _check_tables(self, firsts: list[int]) -> None:
+        """Both together have these blocks; what was moved is in the newer one, and the rest is not."""
+        newer, moved, left = (
+            (table[:, 0] & np.uint64(0xFFFFFFFF)).astype(np.int64) - 1
+            for table in (self._slots, self._older[: self._num_moved], self._older[self._num_moved :])
+        )
+        newer, moved, left = newer[newer >= 0], moved[moved >= 0], left[left >= 0]
+        assert sorted([*newer.tolist(), *left.tolist()]) == firsts, "the table has other children"
+        assert np.isin(moved, newer).all(), "a child is only where nobody will look"
+        assert 2 * len(newer) <= len(self._slots), "the table is too full"

@@ -30,6 +30,9 @@ class Plants:
         """The ids of the first runs' blocks, and how many runs these are."""
         assert max(lengths, default=0) <= self._max_node_blocks, "a run is longer than a node may be"
         nodes, residency = self._nodes, self._residency
+        assert len(tokens) == 4 * nodes.block_tokens * sum(lengths), (
+            "runs have other tokens"
+        )  # what is compiled reads on
         ids = residency.allocate(sum(lengths))
         nodes.grow(residency.capacity)
         prompt, size = np.frombuffer(tokens, dtype="<i4"), nodes.block_tokens
@@ -66,13 +69,13 @@ class Plants:
 
         None, and no change, if what follows that block begins likewise.
         """
-        nodes, cells, first = self._nodes, self._nodes.cells, ids.item(0)
-        is_leaf = up != ROOT and cells[up, NEWEST] == ROOT
-        if only and is_leaf and cells[up, COUNT] + len(ids) <= self._max_node_blocks:
+        nodes, first = self._nodes, ids.item(0)
+        is_leaf = up != ROOT and nodes.cells[up, NEWEST] == ROOT
+        if only and is_leaf and nodes.cells[up, COUNT] + len(ids) <= self._max_node_blocks:
             nodes.lengthen(up, ids, self._residency.node)
             self._watch.note(up)
             return up
-        if not is_leaf and nodes.like(first, cells[up, LAST]) != NO_BLOCK:
+        if not is_leaf and nodes.like(first, nodes.cells[up, LAST]) != NO_BLOCK:
             return None
         number = nodes.new(up, first, ids.item(-1), self._residency.node)
         self._watch.note(number)

@@ -105,6 +105,7 @@ class RadixIndex:
 
     def tokens_up(self, block: int, num_blocks: int = 1) -> list[bytes]:
         """The tokens of a block, of its parent and so on, of so many on the way up: block_tokens little-endian int32 each."""
+        self._node_of(block)
         ids = self._nodes.along(self._residency.parent, block, num_blocks)
         assert len(ids) == num_blocks, "so many blocks do not lead to this one"
         edge, size = self._nodes.edge(ids), self._block_bytes
@@ -112,13 +113,13 @@ class RadixIndex:
 
     def path(self, block: int) -> Ids:
         """The ids from the first block of the prefix down to `block`, inclusive; empty for NO_BLOCK."""
+        self._node_of(block)
         return self._nodes.along(self._residency.parent, block)[::-1].copy()
 
     def subtree(self, block: int) -> Ids:
         """The ids of `block` and all that follow it, each after its parent; the whole index for NO_BLOCK."""
-        nodes = self._nodes
+        nodes, stack = self._nodes, [self._node_of(block)]
         parts = [nodes.run(block)]
-        stack = [self._node_of(block)]
         while stack:
             for child in nodes.children(stack.pop()):
                 parts.append(nodes.run(nodes.cells[child, FIRST]))
@@ -250,11 +251,13 @@ class RadixIndex:
         return np.ascontiguousarray(tokens[: len(tokens) // self._block_tokens * self._block_tokens])
 
     def _node_of(self, block: int) -> int:
-        """The number of a block's node, the root's for NO_BLOCK."""
+        """The number of a block's node, the root's for NO_BLOCK. Asked before what is compiled begins at a block: it would read anywhere."""
         if block == NO_BLOCK:
             return ROOT
         node = self._residency.cells.node[block]
-        assert node != NO_NODE, "the block is not in the index"
+        assert block >= 0 and node > ROOT, (
+            "the block is not in the index"
+        )  # an id that was never given out has a 0 there
         return node
 
     def _next(self, block: int) -> int:
@@ -263,9 +266,7 @@ class RadixIndex:
 
     def _descend(self, block: int, prompt: Tokens) -> tuple[Ids, int]:
         """Room for a prompt's blocks behind this one, and how many of the first are known and in it."""
-        assert block == NO_BLOCK or self._residency.cells.node[block] != NO_NODE, (
-            "the block is not in the index"
-        )
+        self._node_of(block)
         path: Ids = np.empty(len(prompt) // self._block_tokens, dtype=np.intp)
         return path, self._nodes.descend(prompt, len(path), block, path)
 
@@ -293,11 +294,9 @@ class RadixIndex:
             before = residency.cells.fingerprint[last]
         residency.fingerprint[ids] = fingerprints(prompt.tobytes(), self._block_bytes, before)
         self._num_blocks += num_blocks
-        start, cells = 0, nodes.cells
-        if (
-            node != ROOT and cells[node, NEWEST] == ROOT and cells[node, COUNT] < most
-        ):  # a leaf grows in place
-            start = min(most - cells[node, COUNT], num_blocks)
+        start, count = 0, nodes.cells[node, COUNT]
+        if node != ROOT and nodes.cells[node, NEWEST] == ROOT and count < most:  # a leaf grows in place
+            start = min(most - count, num_blocks)
             nodes.lay(ids[:start], prompt[: start * self._block_tokens])
             nodes.lengthen(node, ids[:start], residency.node)
             self.watch.note(node)
@@ -318,7 +317,7 @@ class RadixIndex:
 
     def _trim(self, node: int, deepest: int, num_blocks: int, parent: int) -> None:
         """Take the last blocks of a leaf, of which the first follows `parent`, off its end."""
-        assert node != NO_NODE, "the block is not in the index"
+        assert node > ROOT, "the block is not in the index"
         nodes, cells = self._nodes, self._nodes.cells
         assert cells[node, LAST] == deepest and cells[node, NEWEST] == ROOT, (
             "a block with children cannot leave the index: give the deepest first"

@@ -39,6 +39,7 @@ from kvstore.block import KEY_BYTES, BlockKey
 from kvstore.reports import TierName
 from tiering.cells import Cells
 from tiering.kernels import kernels
+from tiering.pages import Pages
 
 # Ids are intp wherever they travel (numpy gathers by intp twice as fast as by int32) and int32 at rest.
 Ids = NDArray[np.intp]
@@ -111,12 +112,13 @@ class Residency:
     """What says who uses a block: the columns state, readers, leases, computing and held."""
 
     def __init__(self, capacity: int = 1024) -> None:
-        """Make room for `capacity` blocks; more are made by doubling, which pauses for the copy."""
+        """Make room for `capacity` blocks; more are made by doubling, which pauses for the copy of the columns by tier, and of the keys."""
         if not 1 <= capacity <= _MAX_BLOCKS:
             raise ValueError(f"capacity must be between 1 and {_MAX_BLOCKS} blocks, not {capacity}")
         self._kernels = kernels()
         self.has_terms = False
         """Whether any block ever had another `term` than 0: else nobody writes there, and it takes no memory."""
+        self._pages = {name: Pages(np.dtype(dtype).itemsize) for name, dtype in _COLUMNS.items()}
         self._capacity = 0
         self._num_fresh = 0  # ids from here on were never given out
         self._num_free = 0  # freed ids: _free[:_num_free], a stack
@@ -229,14 +231,20 @@ class Residency:
                 grown[tuple(slice(0, n) for n in old.shape)] = old
             setattr(self, name, grown)
 
-        for name, dtype in _COLUMNS.items():
-            column(name, (capacity,), dtype)
         for name, dtype in _TIER_COLUMNS.items():
             column(name, (tiers, capacity), dtype)
         column("key", (capacity, KEY_BYTES), np.uint8)
-        self._capacity = capacity
-        self.ties = self.state, self.readers, self.leases, self.computing, self.held
-        self.cells = Cells.of(self)
+        for name in ("ties", "cells", *_COLUMNS):  # pages are moved while nothing is made of them
+            vars(self).pop(name, None)
+        try:
+            for name, dtype in _COLUMNS.items():
+                self._pages[name].grow(capacity * np.dtype(dtype).itemsize)
+            self._capacity = capacity
+        finally:
+            for name, dtype in _COLUMNS.items():
+                setattr(self, name, self._pages[name].array(dtype))
+            self.ties = self.state, self.readers, self.leases, self.computing, self.held
+            self.cells = Cells.of(self)
 
     # ---- copies of a block in the tiers
 

@@ -15,7 +15,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tiering.nodes import COUNT, LAST, OLDER, UP
+from tiering import nodes, pages
+from tiering.nodes import COUNT, FIRST, LAST, LIFE, NEWER, NEWEST, OLDER, UP
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier
 
@@ -181,7 +182,10 @@ class Machine(RuleBasedStateMachine):
             assert ids.tolist() == self.expected(path)
 
 
-def test_the_index_follows_a_set_of_tuples():
+def test_the_index_follows_a_set_of_tuples(monkeypatch):
+    """With a table that is being replaced by a larger one at most times."""
+    monkeypatch.setattr(nodes, "_FEW", 2)
+    monkeypatch.setattr(nodes, "_MOVED_PLACES", 2)
     run_state_machine_as_test(
         Machine, settings=settings(max_examples=130, stateful_step_count=40, deadline=None, derandomize=True)
     )
@@ -321,6 +325,13 @@ def test_removed_ids_come_back_for_the_next_path():
         lambda index: index._nodes.cells.__setitem__((2, LAST), 0),
         lambda index: index._nodes.cells.__setitem__((2, UP), 1),
         lambda index: index._nodes.cells.__setitem__((2, OLDER), 1),
+        lambda index: index._nodes.cells.__setitem__((2, FIRST), 2),
+        lambda index: index._nodes.cells.__setitem__((2, NEWEST), 1),
+        lambda index: index._nodes.cells.__setitem__((2, NEWER), 1),
+        lambda index: index._nodes._top.__setitem__(0, -2 - 1),
+        lambda index: setattr(index._nodes, "_keys", index._nodes._keys + np.uint64(1 << 40)),
+        lambda index: setattr(index._nodes, "_older", index._nodes._slots.copy()),
+        lambda index: setattr(index._nodes, "_slots", index._nodes._slots[:4]),
     ],
 )
 def test_check_sees_damage(damage):
@@ -368,10 +379,120 @@ def test_blocks_whose_hashes_are_equal_are_told_apart_by_their_tokens():
         assert [index.match(prompt).tolist() for prompt in prompts] == paths
 
 
+def widened(num_removed=0):
+    """An index whose table was just replaced by a larger one, and the ids of its blocks, of which the first are gone."""
+    index = RadixIndex(1, Residency(4))
+    ids = [index.insert(tokens_of([number])).item() for number in range(65)]
+    assert len(index._nodes._older) == 128, "a part of it was moved only"
+    for block in ids[:num_removed]:
+        index.remove(np.array([block], dtype=np.intp))
+        index.check()
+    return index, ids
+
+
+@pytest.mark.parametrize("num_removed", [0, 1, 40, 65])
+def test_children_are_found_while_their_table_is_replaced(num_removed):
+    """In the older and in the newer one, and those that left meanwhile in neither, until the older one is gone."""
+    index, ids = widened(num_removed)
+    for number, block in enumerate(ids):
+        assert index.match(tokens_of([number])).tolist() == [block][: number >= num_removed]
+    for number in range(65, 73):
+        index.insert(tokens_of([number]))
+        index.check()
+    assert not len(index._nodes._older)
+    for number, block in enumerate(ids[num_removed:], num_removed):
+        assert index.match(tokens_of([number])).tolist() == [block]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda nodes: setattr(nodes, "_num_moved", 128),
+        lambda nodes: setattr(nodes, "_num_moved", 0),
+        lambda nodes: setattr(nodes, "_older", np.zeros((128, 2), dtype=np.uint64)),
+    ],
+)
+def test_check_sees_a_table_that_is_half_replaced_wrongly(damage):
+    index, _ = widened()
+    damage(index._nodes)
+    with pytest.raises(AssertionError):
+        index.check()
+
+
+def test_arrays_grow_without_being_copied(monkeypatch):
+    """Nothing here keeps an array while another is made: a copy would stop whoever computes for long."""
+    made = []
+    zeros = pages._zeros
+    monkeypatch.setattr(pages, "_zeros", lambda num_bytes: made.append(num_bytes) or zeros(num_bytes))
+    index = RadixIndex(16, Residency(4))
+    num_made = len(made)
+    for seed in range(40):
+        index.insert(random_tokens(seed, 20 * 16))
+        index.insert(np.concatenate([random_tokens(seed, 10 * 16), random_tokens(99, 16)]))
+    run = random_tokens(77, 2 * 16)
+    assert index.plant(run.tobytes(), [1, 1], [NO_BLOCK] * 2, [-1] * 2, [False] * 2)[1] == 2
+    index.check()
+    assert len(made) == num_made
+
+
+def test_what_is_compiled_reads_no_tokens_that_are_not_there():
+    """Runs with fewer tokens than they have blocks; blocks that have left the index, were never there, or are no block."""
+    index = RadixIndex(4, Residency(4))
+    ids = index.insert(tokens_of(range(8)))
+    with pytest.raises(AssertionError, match="other tokens"):
+        index.plant(bytes(16), [2], [NO_BLOCK], [-1], [True])
+    index.remove(ids[1:])
+    calls = (
+        index.subtree,
+        index.following,
+        index.path,
+        index.tokens_up,
+        lambda block: index.match_below(block, tokens_of(range(4))),
+        lambda block: index.extend(block, bytes(16)),
+        lambda block: index.remove(np.array([block])),
+    )
+    for call in calls:
+        for block in (ids.item(1), 2, -4):  # the last would be the first one, counted from the end
+            with pytest.raises(AssertionError, match="the index"):
+                call(block)
+        with pytest.raises(IndexError):
+            call(10**7)
+    index.check()
+
+
+def test_a_number_may_be_given_out_more_often_than_it_can_be_counted():
+    """An engine that evicts as many nodes as it adds gives out the same number all the time."""
+    _, index, _, branch = chain_and_branch()
+    number = index._residency.node.item(branch[-1])
+    index._nodes.cells[number, LIFE] = 2**31 - 1
+    life = index._nodes.life(number)
+    index.remove(branch[-1:])
+    assert index._nodes.life(number) != life
+    assert index._residency.node[index.insert(tokens_of([7]))].tolist() == [number]
+    index.check()
+
+
+def test_tokens_are_found_beyond_where_32_bits_count_them():
+    """Blocks so long, and ids so high, that the place of a token is no int32; most of that memory is never touched."""
+    block_tokens = 2**17
+    residency = Residency(2**14 + 8)
+    index = RadixIndex(block_tokens, residency)
+    residency.allocate(2**14)
+    whole = np.arange(3 * block_tokens, dtype=np.int32)
+    ids = index.insert(whole)
+    assert ids.min() * block_tokens >= 2**31
+    other = whole.copy()
+    other[2 * block_tokens] = -1
+    index.insert(other)
+    assert index.match(whole).tolist() == ids.tolist()
+    assert index.match(other).tolist()[:2] == ids[:2].tolist()
+    assert index.tokens_up(ids.item(-1)) == [whole[2 * block_tokens :].tobytes()]
+
+
 def test_hashes_follow_numbers_of_their_own():
     """So that nobody can make prompts whose blocks all look alike to the table."""
     tables = [RadixIndex(16, Residency(4))._nodes for _ in range(2)]
-    assert len({nodes._keys.tobytes() for nodes in tables}) == 2
+    assert len({table._keys.tobytes() for table in tables}) == 2
 
 
 def test_the_index_makes_no_objects_for_the_garbage_collector():

@@ -13,6 +13,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tiering import pages
 from tiering.residency import NO_BLOCK, NO_NODE, Residency, State, Tier
 
 TIERS = st.sampled_from(list(Tier))
@@ -362,3 +363,28 @@ def test_one_blocks_columns_are_those_of_all():
         assert residency.present(Tier.HOST, ids(last)).all()
         residency.leases[last] = 3
         assert residency.cells.leases[last] == 3
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_columns_grow_with_what_is_in_them(monkeypatch, held):
+    """And without being copied, unless somebody holds one: who does keeps what was there."""
+    made = []
+    zeros = pages._zeros
+    residency = Residency(4)
+    ids = residency.allocate(4)
+    residency.begin_write(Tier.HOST, ids[:2], 7)
+    residency.cells.stamp[3] = 5
+    residency.lease(ids)
+    monkeypatch.setattr(pages, "_zeros", lambda num_bytes: made.append(num_bytes) or zeros(num_bytes))
+    stamp = residency.stamp if held else None
+    residency.allocate(10_000)
+    assert len(made) == held
+    if stamp is not None:
+        residency.stamp[:] = 1
+        assert stamp.tolist() == [0, 0, 0, 5]
+    else:
+        assert residency.stamp[:5].tolist() == [0, 0, 0, 5, 0]
+    assert residency.leases.sum() == 4
+    assert residency.place[Tier.HOST, :3].tolist() == [7, 7, 0]
+    assert residency.cells.live[10_003]
+    assert residency.ties[2] is residency.leases

@@ -23,6 +23,9 @@ _RUN: Final = 64
 """Blocks that are compared at once where their ids follow each other."""
 _LOW: Final = np.uint64(0xFFFFFFFF)
 _HALF: Final = np.uint64(32)
+_VOID: Final = np.uint64(1 << 32)
+_ALL: Final = np.uint64(0xFFFFFFFFFFFFFFFF)
+"""These two are at a place of a table that is taken by no child: no block is behind it, and it follows none."""
 
 
 @njit(**INSIDE)
@@ -55,9 +58,8 @@ def _put(slots: Any, entry: Any, above: Any) -> None:
 
 
 @njit(**INSIDE)
-def find_child(tokens: Any, at: int, block_tokens: int, edges: Any, slots: Any, keys: Any, above: int) -> Any:
-    """The block that begins a node, follows the last one of another (NO_BLOCK for the root), and has the tokens from `at` on; or NO_BLOCK."""
-    tag = _tag(tokens, at, keys, above)
+def _find(tokens: Any, at: int, block_tokens: int, edges: Any, slots: Any, tag: Any, above: int) -> Any:
+    """`find_child` in one of the tables."""
     mask = len(slots) - 1
     place = np.int64(tag) & mask
     while slots[place, 0] != 0:
@@ -71,14 +73,34 @@ def find_child(tokens: Any, at: int, block_tokens: int, edges: Any, slots: Any, 
 
 
 @njit(**INSIDE)
+def find_child(
+    tokens: Any, at: int, block_tokens: int, edges: Any, slots: Any, older: Any, keys: Any, above: int
+) -> Any:
+    """The block that begins a node, follows the last one of another (NO_BLOCK for the root), and has the tokens from `at` on; or NO_BLOCK."""
+    tag = _tag(tokens, at, keys, above)
+    block = _find(tokens, at, block_tokens, edges, slots, tag, above)
+    if block == NO_BLOCK and len(older):
+        block = _find(tokens, at, block_tokens, edges, older, tag, above)
+    return block
+
+
+@njit(**INSIDE)
 def _child(
-    prompt: Any, at: int, block_tokens: int, edges: Any, slots: Any, keys: Any, above: int, follows: int
+    prompt: Any,
+    at: int,
+    block_tokens: int,
+    edges: Any,
+    slots: Any,
+    older: Any,
+    keys: Any,
+    above: int,
+    follows: int,
 ) -> Any:
     """`find_child`, the one that was taken last first."""
     taken = -2 - follows
     if taken >= 0 and _same(prompt, at, edges, taken * block_tokens, block_tokens):
         return taken
-    return find_child(prompt, at, block_tokens, edges, slots, keys, above)
+    return find_child(prompt, at, block_tokens, edges, slots, older, keys, above)
 
 
 def descend(
@@ -89,6 +111,7 @@ def descend(
     after: Any,
     top: Any,
     slots: Any,
+    older: Any,
     keys: Any,
     above: Any,
     path: Any,
@@ -98,7 +121,7 @@ def descend(
     if above != NO_BLOCK:
         this = np.int64(after[above])
     elif num_blocks:
-        above = _child(prompt, 0, block_tokens, edges, slots, keys, NO_BLOCK, np.int64(top[0]))
+        above = _child(prompt, 0, block_tokens, edges, slots, older, keys, NO_BLOCK, np.int64(top[0]))
         if above == NO_BLOCK:
             return 0
         top[0] = -2 - above
@@ -115,7 +138,9 @@ def descend(
         child, then = NO_BLOCK, np.int64(after[end])
         follows = then
         if follows < 0 and at + num < num_blocks:
-            child = _child(prompt, (at + num) * block_tokens, block_tokens, edges, slots, keys, end, follows)
+            child = _child(
+                prompt, (at + num) * block_tokens, block_tokens, edges, slots, older, keys, end, follows
+            )
             if child != NO_BLOCK:
                 then = np.int64(after[child])
         if not _same(prompt, at * block_tokens, edges, this * block_tokens, num * block_tokens):
@@ -138,7 +163,15 @@ def descend(
 
 
 def link(
-    edges: Any, block_tokens: int, nodes: Any, after: Any, top: Any, slots: Any, keys: Any, number: int
+    edges: Any,
+    block_tokens: int,
+    nodes: Any,
+    after: Any,
+    top: Any,
+    slots: Any,
+    _older: Any,
+    keys: Any,
+    number: int,
 ) -> None:
     """A node is the newest child of the one above it, which has none that begins like it."""
     up, first = nodes[number, UP], nodes[number, FIRST]
@@ -155,16 +188,11 @@ def link(
     _put(slots, tag << _HALF | np.uint64(first + 1), np.uint64(above + 1))
 
 
-def unlink(
-    edges: Any, block_tokens: int, nodes: Any, after: Any, top: Any, slots: Any, keys: Any, number: int
-) -> Any:
-    """A node is no child of the one above it any more. False, and no change, if the table did not have it."""
-    up, older, newer = nodes[number, UP], nodes[number, OLDER], nodes[number, NEWER]
-    first, above = nodes[number, FIRST], np.int64(nodes[up, LAST])
-    tag = _tag(edges, first * block_tokens, keys, above)
+@njit(**INSIDE)
+def _take(slots: Any, entry: Any) -> Any:
+    """Take a child out of the table. Whether it was there."""
     mask = len(slots) - 1
-    place = np.int64(tag) & mask
-    entry = tag << _HALF | np.uint64(first + 1)
+    place = np.int64(entry >> _HALF) & mask
     while slots[place, 0] != entry:
         if slots[place, 0] == 0:
             return False
@@ -178,12 +206,49 @@ def unlink(
             place = at
         at = (at + 1) & mask
     slots[place, 0] = 0
-    if older != ROOT:
-        nodes[older, NEWER] = newer
-    if newer != ROOT:
-        nodes[newer, OLDER] = older
+    return True
+
+
+@njit(**INSIDE)
+def _void(older: Any, entry: Any) -> Any:
+    """Make a child's place in the older table one that is taken by none: others stay where they are, for they are counted off. Whether it was there."""
+    mask = len(older) - 1
+    place = np.int64(entry >> _HALF) & mask
+    while older[place, 0] != entry:
+        if older[place, 0] == 0:
+            return False
+        place = (place + 1) & mask
+    older[place, 0], older[place, 1] = _VOID, _ALL
+    return True
+
+
+def unlink(
+    edges: Any,
+    block_tokens: int,
+    nodes: Any,
+    after: Any,
+    top: Any,
+    slots: Any,
+    older: Any,
+    keys: Any,
+    number: int,
+) -> Any:
+    """A node is no child of the one above it any more. False, and no change, if no table had it."""
+    up, before, behind = nodes[number, UP], nodes[number, OLDER], nodes[number, NEWER]
+    first, above = nodes[number, FIRST], np.int64(nodes[up, LAST])
+    tag = _tag(edges, first * block_tokens, keys, above)
+    entry = tag << _HALF | np.uint64(first + 1)
+    was_there = _take(slots, entry)
+    if len(older):
+        was_there |= _void(older, entry)
+    if not was_there:
+        return False
+    if before != ROOT:
+        nodes[before, NEWER] = behind
+    if behind != ROOT:
+        nodes[behind, OLDER] = before
     else:
-        nodes[up, NEWEST] = older
+        nodes[up, NEWEST] = before
     if above == NO_BLOCK:
         if top[0] == -2 - first:
             top[0] = NO_BLOCK
@@ -192,11 +257,11 @@ def unlink(
     return True
 
 
-def put_all(slots: Any, larger: Any) -> None:
-    """Fill a larger table with what is in one."""
-    for place in range(len(slots)):
-        if slots[place, 0] != 0:
-            _put(larger, slots[place, 0], slots[place, 1])
+def move_places(older: Any, slots: Any, start: int, end: int) -> None:
+    """Put what is at these places of a table into a larger one. It stays where it is as well: what lies behind is found past it."""
+    for place in range(start, end):
+        if older[place, 0] & _LOW != 0:
+            _put(slots, older[place, 0], older[place, 1])
 
 
 def lay(edges: Any, after: Any, block_tokens: int, tokens: Any, ids: Any) -> None:
