@@ -16,6 +16,7 @@ from numba.core import config
 from engine import native
 from kvstore import code, kernels
 from kvstore.code import Function, compiled, target
+from kvstore.disk import tree
 from kvstore.errors import StoreFailed
 from tiering import kernels as core_kernels
 
@@ -217,6 +218,25 @@ def test_the_next_place_is_taken_where_one_cannot_be_written(tmp_path, compiles,
     assert halves([refused])
     assert compiles == ["halve"] * 3
     assert "compiled code cannot be kept" in caplog.messages[0]
+
+
+def test_a_folder_that_cannot_be_listed_keeps_code_all_the_same(tmp_path, compiles, monkeypatch):
+    def refused(folder: Path, pattern: str) -> None:
+        raise OSError("Stale file handle")
+
+    monkeypatch.setattr(Path, "glob", refused)
+    assert halves([tmp_path])
+    assert halves([tmp_path])
+    assert compiles == ["halve"]
+
+
+def test_that_it_compiles_is_told_before_it_does(tmp_path, compiles, caplog):
+    """It takes seconds, on all cores. What is kept is loaded without a word."""
+    caplog.set_level("INFO", "kvstore.code")
+    assert halves([tmp_path])
+    assert halves([tmp_path])
+    assert [record.functions for record in caplog.records] == ["tests.kvstore.odd_loops.halve"]
+    assert caplog.messages[0].startswith("compiling for this machine, once")
 
 
 def test_several_processes_at_once_compile_and_keep_the_same(tmp_path):
@@ -511,7 +531,7 @@ def test_numba_is_asked_where_a_file_has_settings_of_its(tmp_path, monkeypatch):
 
 def of_all_kernels(monkeypatch) -> list[Function]:
     found: list[Function] = []
-    for module in (kernels, native, core_kernels):
+    for module in (kernels, native, core_kernels, tree):
         monkeypatch.setattr(
             module, "loaded", lambda *functions: found.extend(functions) or [None] * len(functions)
         )
@@ -521,6 +541,7 @@ def of_all_kernels(monkeypatch) -> list[Function]:
     native.attending.__wrapped__(words, words)
     native.computing.__wrapped__(words, words)
     native.watching.__wrapped__()
+    tree.finding.__wrapped__()
     return found
 
 
@@ -550,7 +571,7 @@ def imported(module: str) -> set[str]:
 def test_the_sources_that_are_told_are_all(monkeypatch):
     """Or code of an older source would be found. What loads it is none: of `engine.native` only numbers are taken."""
     functions = of_all_kernels(monkeypatch)
-    assert len(functions) == 39
+    assert len(functions) == 50
     for function in functions:
         made_of = imported(function.module) - imported("kvstore.code")
         assert made_of <= set(function.sources), function
