@@ -13,7 +13,9 @@ class Eligible:
     """One of tiering.rules over what a residency says of a block now. Changes nothing."""
 
     def __init__(self, rule: int, residency: Residency, host_slots: SlotTable) -> None:
-        self._rule, self._residency, self._host_slots = rule, residency, host_slots
+        self.number = rule
+        """In tiering.rules."""
+        self._residency, self._host_slots = residency, host_slots
         self._are_eligible, self._is_eligible = kernels().are_eligible, kernels().is_eligible
 
     def __call__(self, ids: Ids) -> Mask:
@@ -29,4 +31,8 @@ class Eligible:
 
     def arguments(self) -> tuple[Any, ...]:
         """What the loops are given that ask it: the rule, and columns as they are now."""
-        return self._rule, self._host_slots.num_usable > 0, *self._residency.ties
+        return self.number, self._host_slots.num_usable > 0, *self._residency.ties
+
+    def columns(self) -> tuple[Any, ...]:
+        """The same without the rule: stamps, and what any rule is asked of."""
+        return self._residency.stamp, self._host_slots.num_usable > 0, *self._residency.ties

@@ -30,6 +30,9 @@ class EventLog:
         changed                                      the settings, as they are now
     """
 
+    are_kept = True
+    """Whether anything is noted: where it is not, nobody need say what has happened."""
+
     def __init__(self, now_s: Callable[[], float] = time.time) -> None:
         """`now_s`: seconds since the epoch."""
         self._now_s = now_s
@@ -59,6 +62,15 @@ class EventLog:
                 _, at_s, kind, facts = entry
                 found.append(Event(number=wanted, at_s=at_s, kind=kind, facts=facts))
         return found
+
+
+class NoEvents(EventLog):
+    """Nobody watches: nothing is noted."""
+
+    are_kept = False
+
+    def append(self, kind: str, **facts: Any) -> None:
+        """Nothing."""
 
 
 class Growth:

@@ -71,7 +71,7 @@ class Eviction(Removal):
             done = len(victims) == short
             if done:
                 self.evict_device(victims)
-                done = not self._holdings.holds or self._free_device_beside_held(num_slots)
+                done = not self._holdings.holds.are_any or self._free_device_beside_held(num_slots)
         if fair:
             shares.asked(DEVICE)
         return done
@@ -113,24 +113,31 @@ class Eviction(Removal):
         if not self._holdings.slots[HOST].num_usable:
             self.give_up(DEVICE, victims)
             return
-        state = self._holdings.residency.state
+        if self._holdings.holds.are_any:
+            elsewhere = self._holdings.residency.state[HOST][victims] != ABSENT
+            victims = victims[~elsewhere | self._holdings.may_leave(DEVICE, victims)]
         # on its way to host memory is as good as there: only a read brings a copy beside an idle one on the device,
         # and what it reads from stays
-        on_host = state[HOST][victims] != ABSENT
-        if self._holdings.holds:
-            victims = victims[~on_host | self._holdings.may_leave(DEVICE, victims)]
-            on_host = state[HOST][victims] != ABSENT
-        self.leave(DEVICE, victims[on_host])
-        down = victims[~on_host]
+        num_indexed = len(self._holdings.radix)
+        elsewhere, alone, stored = self._by_way_down(victims)
+        self.leave(DEVICE, elsewhere)
         if self._entry.asks(HOST):
+            down = victims[~np.isin(victims, elsewhere)] if len(elsewhere) else victims
             # what has to wait is rejected: somebody needs its place now
             down = self._without(DEVICE, down, self._verdicts(HOST, down) != Verdict.ADMIT)
-        wants_host = state[DISK][down] != PRESENT
-        if self._holdings.holds:
-            wants_host |= self._holdings.holds.are_held_in(HOST, down)
-        self._move_down(down[wants_host], self.host_slots)
+            num_indexed = len(self._holdings.radix)
+            _, alone, stored = self._by_way_down(down)
+        self._move_down(alone, self.host_slots, num_indexed)
         # a block that only the disk has would load slowly: it may have a free host slot, but nobody's place
-        self._move_down(down[~wants_host], self._take_host)
+        self._move_down(stored, self._take_host, num_indexed)
+
+    def _by_way_down(self, victims: Ids) -> tuple[Ids, Ids, Ids]:
+        """Those that host memory has or expects; of the others, those that should be there, and those that the disk has as well."""
+        residency = self._holdings.residency
+        found = np.empty((3, len(victims)), dtype=np.intp)
+        self._kernels.sort_by_way_down(residency.state, residency.held, victims, *found, self._counts)
+        elsewhere, alone, stored = (row[:num] for row, num in zip(found, self._counts.tolist(), strict=True))
+        return elsewhere, alone, stored
 
     def admitted_to_disk(self, ids: Ids) -> Ids:
         """Of host blocks, children before parents, those that may be written. What has to wait stays; what is rejected goes."""
@@ -143,7 +150,7 @@ class Eviction(Removal):
     def _verdicts(self, tier: Tier, ids: Ids) -> Verdicts:
         """Whether blocks may enter a tier; those that a user holds may."""
         verdicts = self._entry.verdicts(tier, ids)
-        if self._holdings.holds:
+        if self._holdings.holds.are_any:
             verdicts[self._holdings.holds.are_held(ids)] = Verdict.ADMIT
         return verdicts
 
@@ -153,27 +160,34 @@ class Eviction(Removal):
             return ids
         return ids[~np.isin(ids, self.reject(tier, ids[rejected]))]
 
-    def _move_down(self, victims: Ids, take_slots: Callable[[int], Ids]) -> None:
-        """Ask for copies to as many host slots as there are. The youngest are worth most; the others go."""
+    def _move_down(self, victims: Ids, take_slots: Callable[[int], Ids], num_indexed: int) -> None:
+        """Ask for copies to as many host slots as there are. The youngest are worth most; the others go.
+
+        `num_indexed`: blocks of the index when these were on the device.
+        """
         if not len(victims):
             return
+        residency = self._holdings.residency
         self._holdings.shares.ask_for(HOST, victims)
         slots = take_slots(len(victims))
         self._holdings.shares.asked(HOST)
-        # making that room may have dropped a victim, as the descendant of a block that went for good
-        victims = victims[self._holdings.residency.state[DEVICE][victims] == PRESENT]
-        if self._holdings.holds:
+        if len(self._holdings.radix) != num_indexed:
+            # making room may have dropped a victim, as the descendant of a block that went for good
+            victims = victims[residency.state[DEVICE][victims] == PRESENT]
+        if self._holdings.holds.are_any:
             held = self._holdings.holds.are_held(victims)
             # nothing that is not held leads to what is
             victims = np.concatenate([victims[~held], victims[held]])
         num_kept = min(len(slots), len(victims))
         going, staying = victims[: len(victims) - num_kept], victims[len(victims) - num_kept :]
-        if self._holdings.holds:
+        if self._holdings.holds.are_any:
             going = going[~self._holdings.would_be_missed(going)]
-        self.give_up(DEVICE, going)
-        # beyond a hole it may have been below one of those
-        staying = staying[self._holdings.residency.present(DEVICE, staying)]
-        self._return_host(slots[len(staying) :])
+        if len(going):
+            self.give_up(DEVICE, going)
+            # beyond a hole it may have been below one of those
+            staying = staying[residency.present(DEVICE, staying)]
+        if len(slots) > len(staying):
+            self._return_host(slots[len(staying) :])
         self.demote(staying, slots[: len(staying)], then_free=True)
 
     def demote(self, ids: Ids, host_slots: Ids, *, then_free: bool) -> None:
@@ -198,15 +212,20 @@ class Eviction(Removal):
             self._holdings.failed(HOST, move.ids)
         if move.then_free:
             self.num_leaving -= len(move.ids)
-            unused = self._holdings.residency.stamp[move.ids] == move.stamps
-            unleased = self._holdings.residency.leases[move.ids] == 0
-            going = move.ids[unused & unleased]
-            if self._holdings.holds:
+            going = self._unused(move)
+            if self._holdings.holds.are_any:
                 going = going[self._holdings.may_leave(DEVICE, going)]
             if error is None:
                 self.leave(DEVICE, going)
             else:
                 self.give_up(DEVICE, going)
+
+    def _unused(self, move: Demote) -> Ids:
+        """What nobody has used since it was asked to be copied down."""
+        residency = self._holdings.residency
+        found: Ids = np.empty(len(move.ids), dtype=np.intp)
+        num = self._kernels.find_unused(residency.stamp, move.stamps, residency.leases, move.ids, found)
+        return found[:num]
 
     # --- host -----------------------------------------------------------------------------------------------------
 
@@ -240,8 +259,8 @@ class Eviction(Removal):
             return
         # who computes a block may end before it is there: then this was the last copy
         residency = self._holdings.residency
-        last = ~(residency.present(DEVICE, ids) | residency.present(DISK, ids))
-        if np.count_nonzero(last):
+        if self._kernels.num_last_in(residency.state, HOST, ids):
+            last = ~(residency.present(DEVICE, ids) | residency.present(DISK, ids))
             going = ~self._holdings.holds.are_held(ids)
             self.gone(ids[last & going], MissReason.EVICTED)
             ids = ids[~last | going]
@@ -314,5 +333,5 @@ class Eviction(Removal):
 
     def _give_up_on_disk(self, victims: Ids, num_bytes: int) -> None:
         """Give up the first of these that have so many bytes together."""
-        freed = np.cumsum(self._holdings.residency.place[DISK][victims])
-        self.give_up(DISK, victims[: int(np.searchsorted(freed, num_bytes)) + 1])
+        num = self._kernels.num_with(self._holdings.residency.place[DISK], num_bytes, victims)
+        self.give_up(DISK, victims[:num])

@@ -7,7 +7,8 @@ import numpy as np
 
 from tiering.first_to_go import FirstToGo
 from tiering.owners import NOBODY
-from tiering.policies.lru import LRU, View, Which
+from tiering.policies.lru import LRU
+from tiering.policies.view import View, Which
 from tiering.quotas import Shares, split
 from tiering.ranks import Rank, Ranks
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, Tier
@@ -47,6 +48,8 @@ class FairOrder:
 
     def peek(self, k: int) -> Ids:
         """See `View.peek`; of several owners the blocks of who stands furthest above its part come first."""
+        if not (self._shares.on or self._ranks.in_use):
+            return self.plain.peek(k)
         return self._peek(k, only_over=False)
 
     def peek_over(self, k: int) -> Ids:
@@ -60,14 +63,23 @@ class FairOrder:
         found = self.peek(1)
         return found.item() if len(found) else NO_BLOCK
 
-    def rewind(self, ids: Ids) -> None:
-        """See `View.rewind`."""
-        self.plain.rewind(ids)
-        if self._parts:
-            there = {_ALL, *self._residency.owner[ids].tolist()}
-            for (owner, _), view in self._parts.items():
-                if owner in there:
-                    view.rewind(ids)
+    @property
+    def view(self) -> View | None:
+        """The view of all blocks alike, where it goes by a rule; None where a policy orders them."""
+        plain = self.plain.view if isinstance(self.plain, FirstToGo) else self.plain
+        return plain if isinstance(plain, View) else None
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether there are parts, to be told as well."""
+        return bool(self._parts)
+
+    def rewind_parts(self, ids: Ids) -> None:
+        """See `View.rewind`: of the parts; of what these are made of the Audience tells."""
+        there = {_ALL, *self._residency.owner[ids].tolist()}
+        for (owner, _), part in self._parts.items():
+            if owner in there:
+                part.rewind(ids)
 
     def became_normal(self, stamp: int) -> None:
         """Blocks that were used at this stamp or later may be normal that were high."""

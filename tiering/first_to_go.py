@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from tiering.policies.lru import View, Which
+from tiering.policies.view import View, Which
 from tiering.residency import Ids, Mask, Residency, State, Tier
 
 _ABSENT = State.ABSENT
@@ -43,7 +43,7 @@ class FirstToGo:
         eligible: Which,
     ) -> None:
         """`view`: of all of the tier's blocks, with the same `eligible`: see `LRU.view`."""
-        self._tier, self._residency, self._view, self._eligible = tier, residency, view, eligible
+        self._tier, self._residency, self.view, self._eligible = tier, residency, view, eligible
         self._runs: deque[_Run] = deque()
         self._look_through_at = _LEAST_RUNS
         self._parts: dict[int | None, list[tuple[FirstToGo, Callable[[Ids], Mask]]]] = {}
@@ -97,9 +97,9 @@ class FirstToGo:
             if not missing:
                 return np.concatenate(found)
         if not found:
-            return self._view.peek(k)
+            return self.view.peek(k)
         first = np.concatenate(found)
-        others = self._view.peek(k)
+        others = self.view.peek(k)
         return np.concatenate([first, others[~np.isin(others, first)][:missing]])
 
     def first(self) -> int:
@@ -110,15 +110,15 @@ class FirstToGo:
             left = left[self._eligible(left)]
             if len(left):
                 return left.item(0)
-        return self._view.first()
+        return self.view.first()
 
     def rewind(self, ids: Ids) -> None:
         """See `View.rewind`."""
-        self._view.rewind(ids)
+        self.view.rewind(ids)
 
     def look_from(self, stamp: int) -> None:
         """See `View.look_from`."""
-        self._view.look_from(stamp)
+        self.view.look_from(stamp)
 
     def _forget(self) -> None:
         """Drop the first runs, as far as all of their blocks have left or been used again."""
@@ -133,7 +133,7 @@ class FirstToGo:
 
     def check(self) -> None:
         """Raise AssertionError unless what goes first is in order."""
-        self._view.check()
+        self.view.check()
         stamps = [run.stamp for run in self._runs]
         assert stamps == sorted(set(stamps)), "who ended first does not go first"
         parent, stamp = self._residency.parent, self._residency.stamp

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.audience import Audience, Audiences
 from tiering.eligible import Eligible
 from tiering.fair_order import FairOrder
 from tiering.fingerprints import fingerprints
@@ -33,9 +34,6 @@ from tiering.slot_table import SlotState, SlotTable
 from tiering.stems import Stems
 from tiering.terms import Terms
 from tiering.tier_order import ROOT, TierOrder, Victims
-
-_Seen = tuple[tuple[Victims, ...], ...]
-"""By tier: an enum takes long to be hashed, as a key of a dict."""
 
 ABSENT, WRITING, PRESENT = map(int, State)  # numpy compares with an int in a fifth of the time
 _INDEXED = SlotState.INDEXED  # members of an enum take longer to look up
@@ -118,21 +116,17 @@ class Holdings:
             self.host_dirty,
             self.disk_victims,
         )
-        # Who may see blocks although nobody touched them, when copies are begun, are whole, go or are no longer read. A tier that
-        # is absent now never comes, and nobody looks for its blocks.
-        has_disk = disk_bytes > 0
-        clean, victims = (self.host_clean,) * (host_slots > 0), (self.host_victims,) * (host_slots > 0)
-        host_views = (*clean, *victims, *(self.host_stored, self.host_dirty) * has_disk)
-        device_views, disk_views = (self.device_victims,), (self.disk_victims,) * has_disk
-        self._see_begun: _Seen = (clean, (), ())
-        self._see_whole: _Seen = (
-            (*device_views, *disk_views),
-            host_views,
-            (*clean, *(self.host_stored,) * has_disk, *disk_views),
+        self._see = Audiences(
+            device_victims=self.device_victims,
+            host_victims=self.host_victims,
+            host_clean=self.host_clean,
+            host_stored=self.host_stored,
+            host_dirty=self.host_dirty,
+            disk_victims=self.disk_victims,
+            has_host=host_slots > 0,
+            has_disk=disk_bytes > 0,
         )
-        self._see_gone: _Seen = (victims, (), (*victims, *(self.host_dirty,) * has_disk))
-        self._see_unread: _Seen = (device_views, host_views, disk_views)
-        self._views = (*device_views, *host_views, *disk_views)
+        self._see_fair = Audience(self._fair_orders)
 
     def _eligible(self, rule: int) -> Eligible:
         return Eligible(rule, self.residency, self.slots[HOST])
@@ -172,6 +166,8 @@ class Holdings:
         One beside those of preempted requests is left to loads, which requests that run may be waiting for.
         """
         table = self.slots[HOST]
+        if table.num_usable <= self.host_target:
+            return 0
         needed = table.count(SlotState.PRIVATE) + min(1, self.host_target)
         return max(0, table.num_usable - max(self.host_target, needed))
 
@@ -244,12 +240,12 @@ class Holdings:
     def let_go(self, hold: Hold) -> None:
         """Undo `hold`."""
         self.holds.release(hold)
-        self._show(self._views, hold.ids)
+        self._see.all.show(hold.ids)
 
     def show_held(self) -> None:
         """There may be host memory where there was none: what is held may leave the device."""
         for hold in self.holds:
-            self._show((self.device_victims,), hold.ids)
+            self._see.on_device.show(hold.ids)
 
     # --- transitions ----------------------------------------------------------------------------------------------
 
@@ -257,17 +253,17 @@ class Holdings:
         """A copy is on its way: into slots that were taken IN_FLIGHT, or into that many bytes of disk each."""
         self.residency.begin_write(tier, ids, places)
         if tier is DISK:
-            self.disk_bytes += int(self.residency.place[DISK][ids].sum())
+            self.disk_bytes += self._bytes_of(ids)
         if self.owners.several:
             self.shares.change_use(tier, ids, self.residency.place[DISK][ids] if tier is DISK else 1)
         if (order := self.tier_orders[tier]) is not None:
             order.begun(ids)
-        self._show(self._see_begun[tier], ids)
+        self._see.begun[tier].show(ids)
 
     def arrived(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
         """The copies are whole. `stored_bytes` is what they take on disk."""
         self._is_whole(tier, ids, stored_bytes)
-        self._show(self._see_whole[tier], ids)
+        self._see.whole[tier].show(ids)
 
     def arrived_to_be_read(self, tier: Tier, ids: Ids) -> None:
         """`arrived` and `read_begins` in one, for what is on its way through: nobody may take the places in between."""
@@ -278,10 +274,11 @@ class Holdings:
         self.residency.finish_write(tier, ids)
         if tier is DISK:
             assert stored_bytes is not None, "a disk copy has a size"
-            self.disk_bytes += int(stored_bytes.sum() - self.residency.place[DISK][ids].sum())
             if self.owners.several:
                 self.shares.change_use(DISK, ids, stored_bytes - self.residency.place[DISK][ids])
+            self.disk_bytes -= self._bytes_of(ids)
             self.residency.place[DISK][ids] = stored_bytes
+            self.disk_bytes += self._bytes_of(ids)
             self.residency.told[ids] = 0
         else:
             self.slots[tier].turn(self.residency.place[tier][ids], SlotState.IN_FLIGHT, SlotState.INDEXED)
@@ -304,23 +301,28 @@ class Holdings:
         if (order := self.tier_orders[tier]) is not None:
             order.left(ids)
         if tier is DISK:
-            self.disk_bytes -= int(self.residency.place[DISK][ids].sum())
+            self.disk_bytes -= self._bytes_of(ids)
         else:
             self.slots[tier].free(self.residency.place[tier][ids], slot_state)
-        self._show(self._see_gone[tier], ids)
+        self._see.gone[tier].show(ids)
 
     def _count(self, tier: Tier, ids: Ids, sign: int) -> None:
         """Called when the state of `ids` in `tier` has become (+1) or has ceased to be (-1) PRESENT."""
         if tier is DEVICE:
             return
+        state = self.residency.state
         if tier is HOST:
-            dirty, change = ids[self.residency.state[DISK][ids] != PRESENT], sign
+            self.num_dirty_host += sign * (len(ids) - self._kernels.num_in(state[DISK], PRESENT, ids))
         else:
             self.num_disk_blocks += sign * len(ids)
-            dirty, change = ids[self.residency.state[HOST][ids] == PRESENT], -sign
-        self.num_dirty_host += change * len(dirty)
+            self.num_dirty_host -= sign * self._kernels.num_in(state[HOST], PRESENT, ids)
         if self.owners.several:
-            self.shares.change_dirty(dirty, change)
+            dirty = state[DISK][ids] != PRESENT if tier is HOST else state[HOST][ids] == PRESENT
+            self.shares.change_dirty(ids[dirty], sign if tier is HOST else -sign)
+
+    def _bytes_of(self, ids: Ids) -> int:
+        """What copies take on disk, or were given there."""
+        return self._kernels.sum_of(self.residency.place[DISK], ids)
 
     def read_begins(self, tier: Tier, ids: Ids) -> None:
         """A copy out of these places is in flight: they may not be freed."""
@@ -329,13 +331,7 @@ class Holdings:
     def read_ended(self, tier: Tier, ids: Ids) -> None:
         """That copy is over."""
         self.residency.drop_readers(tier, ids)
-        self._show(self._see_unread[tier], ids)
-
-    @staticmethod
-    def _show(views: tuple[Victims, ...], ids: Ids) -> None:
-        if len(ids):
-            for view in views:
-                view.rewind(ids)
+        self._see.unread[tier].show(ids)
 
     # --- for plug-ins ---------------------------------------------------------------------------------------------
 
@@ -395,7 +391,7 @@ class Holdings:
     ) -> None:
         """Blocks were used before a restart, and some by nobody since: see `LRU.recalled`, `Ranks.recalled`."""
         self.order.recalled(ids[untouched], uses[untouched])
-        self._show(self._fair_orders, self.ranks.recalled(ids, uses, untouched, ranks))
+        self._see_fair.show(self.ranks.recalled(ids, uses, untouched, ranks))
 
     def release(self, path: Ids, rank: Rank = Rank.NORMAL) -> None:
         """Undo `lease`. The end of a use is a use."""
@@ -419,7 +415,7 @@ class Holdings:
     def will_compute(self, ids: Ids) -> None:
         """A request is going to fill these blocks on the device, whether they have a place there already or not."""
         self.residency.computing[ids] = True
-        self._show(self._see_begun[DEVICE], ids)
+        self._see.begun[DEVICE].show(ids)
 
     def wont_compute(self, ids: Ids) -> None:
         """It has done so, or will not."""
@@ -495,7 +491,7 @@ class Holdings:
             self.residency.rank[ids] = Rank.NORMAL
         if self.owners.several:
             for path in self._stems.leaving(ids):
-                self._show(self._fair_orders, path)
+                self._see_fair.show(path)
 
     def in_use(self, ids: Ids) -> Mask:
         """Which of the blocks a request or a user holds, or have a copy in flight."""
@@ -534,7 +530,7 @@ class Holdings:
         self.ranks.check()
         self._stems.check()
         self.holds.check()
-        for view in self._views:
+        for view in self._see.orders:
             view.check()
         for table in self.slots:
             table.check()

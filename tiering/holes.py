@@ -27,6 +27,8 @@ class Holes:
     def expire(self, now_s: float, drop: Callable[[int], bool]) -> None:
         """`drop` what is below holes that were not filled in time; what is in use it leaves, for a later call."""
         self._now_s = now_s
+        if not self._found_s:
+            return
         for block, found_s in list(self._found_s.items()):
             healed = not self._holdings.residency.live.item(block) or not self._holdings.is_nowhere(block)
             if healed or (now_s - found_s > self._ttl_s and drop(block)):

@@ -405,6 +405,8 @@ class Index:
         on_disk = isinstance(move, Read | Write)
         num_bytes = num_stored_bytes if on_disk else num_arrived * self._block_bytes
         self._outbox.transfers.ended(move, took_s, num_failed, num_bytes)
+        if not self.events.are_kept:
+            return
         if num_arrived:
             facts: dict[str, Any] = {"bytes": num_bytes} if on_disk else {}
             self.events.append(_KINDS[type(move)], blocks=num_arrived, **facts, seconds=took_s)
@@ -440,16 +442,19 @@ class Index:
 
         Between plans, for whoever may come long after the last one: it must not find what has expired since then.
         """
-        self._now_s = self._holdings.order.now_s = max(now_s, self._now_s)
-        self._outbox.at(self._now_s)
-        self._expiry.at(self._now_s)
+        if now_s > self._now_s:
+            self._now_s = self._holdings.order.now_s = self._outbox.now_s = now_s
+        if not self._expiry.off:
+            self._expiry.at(self._now_s)
         self._holdings.at(self._now_s)
 
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
         self.at(now_s)
-        self._expiry.plan()
-        self.retention.plan(restoring=self.restoring)
+        restoring = self.restoring
+        if not self._expiry.off:
+            self._expiry.plan()
+        self.retention.plan(restoring=restoring)
         self._holes.expire(self._now_s, self._drop_behind)
         self._loads.expire()
         self._writes.expire()
@@ -457,11 +462,11 @@ class Index:
         if not can_read:
             self._loads.give_up(MissReason.TIER_OFF)
         self._loads.plan()
-        if not self.restoring:  # or what is there already would be written again
+        if not restoring:  # or what is there already would be written again
             self._writes.plan(disk_ready=can_write)
         self._sizes.plan(writing=self._outbox.blocks_in_flight(Write) > 0)
         self._loads.give_way()
-        self._uses.plan(self._now_s, disk_ready=can_write and not self.restoring)
+        self._uses.plan(self._now_s, disk_ready=can_write and not restoring)
         self._note_what_happened(can_read=can_read, can_write=can_write)
         return self._outbox.take()
 
@@ -470,6 +475,8 @@ class Index:
 
     def _note_what_happened(self, *, can_read: bool, can_write: bool) -> None:
         """Tell what has left since the last plan, and whether the disk is left alone, or works again."""
+        if not self.events.are_kept:
+            return
         self._growth.look(
             [
                 *self._eviction.evicted,
@@ -750,6 +757,7 @@ class Index:
         self._expiry.check()
         self._restore.check()
         self._sizes.check()
+        self._outbox.check()
         self._leases.check()
         self.retention.check()
         self._swaps.check()

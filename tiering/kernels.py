@@ -18,7 +18,7 @@ class Kernels:
     is_eligible: Callable[..., int]
     are_eligible: Callable[..., int]
     walk: Callable[..., int]
-    first_behind: Callable[..., int]
+    rewind: Callable[..., int]
     place_of: Callable[..., int]
     touch: Callable[..., int]
     forget: Callable[..., int]
@@ -43,12 +43,20 @@ class Kernels:
     gather: Callable[..., int]
     are_tail: Callable[..., int]
     sort_by_copies: Callable[..., int]
+    sort_by_way_down: Callable[..., int]
+    num_last_in: Callable[..., int]
+    find_unused: Callable[..., int]
+    num_keyed: Callable[..., int]
     sort_by_ties: Callable[..., int]
     find_nowhere: Callable[..., int]
     find_unkeyed: Callable[..., int]
     nearest_tiers: Callable[..., int]
     num_usable: Callable[..., int]
     num_absent: Callable[..., int]
+    num_in: Callable[..., int]
+    num_with: Callable[..., int]
+    oldest_of: Callable[..., int]
+    sum_of: Callable[..., int]
     change_slots: Mapping[int, Callable[..., int]]
     """By the bytes of a slot's number."""
     free_slots: Mapping[int, Callable[..., int]]
@@ -106,7 +114,7 @@ _FUNCTIONS: Final = (
         *(_LONGS, _LONGS, "int64", "int64", _NEW_LONGS, _INTS, _LONGS),
         *(*_RULE, *_TIES, _FOUND),
     ),
-    _order("first_behind", "int64", _LONGS, *_RULE, *_TIES, _IDS),
+    _order("rewind", _LONGS, _NEW_LONGS, _NEW_LONGS, _LONGS, _LONGS, "bool", *_TIES, _IDS),
     _order("place_of", _LONGS, "int64", "int64"),
     _order("touch", _NEW_LONGS, _IDS, "int64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
@@ -125,6 +133,10 @@ _FUNCTIONS: Final = (
     ),
     _blocks("chain", _NEW_INTS, _NEW_INTS, "int64", _IDS),
     _blocks("sort_by_copies", _STATE, "int64", _IDS, _FOUND, _FOUND, _NEW_LONGS),
+    _blocks("sort_by_way_down", _STATE, _HELD, _IDS, _FOUND, _FOUND, _FOUND, _NEW_LONGS),
+    _blocks("num_last_in", _STATE, "int64", _IDS),
+    _blocks("find_unused", _LONGS, _IDS, _INTS, _IDS, _FOUND),
+    _blocks("num_keyed", _FLAGS, _IDS),
     _blocks("sort_by_ties", _INTS, _STATE, _READERS, _HELD, _NEW_INTS, _INTS, _IDS, _FOUND, _FOUND),
     _blocks("find_nowhere", _FLAGS, _STATE, _IDS, _FOUND),
     _blocks("find_unkeyed", _INTS, _NEW_FLAGS, _IDS, _NEW_FLAGS, _FOUND),
@@ -144,6 +156,10 @@ _FUNCTIONS: Final = (
     _tree("along", _INTS, "int64", _FOUND),
     _tree("gather", "int32 2", _INTS, _IDS, _FOUND),
     _tree("are_tail", _INTS, _IDS, "int64", "int64"),
+    _blocks("num_in", _BYTES, "int64", _IDS),
+    _blocks("num_with", _INTS, "int64", _IDS),
+    _blocks("oldest_of", _LONGS, _IDS),
+    _blocks("sum_of", _INTS, _IDS),
 )
 
 _SLOT_BYTES: Final = (4, 8)

@@ -108,13 +108,15 @@ class Lease:
 
         To be asked when `num_loading` is 0 or `is_arriving`: any other block that is on its way counts as missing.
         """
-        there = self.ready[:num_blocks] | self.arriving[:num_blocks]
-        (missing,) = (~there).nonzero()
-        if not len(missing):
+        there = (self.ready[:num_blocks] | self.arriving[:num_blocks]).tobytes()
+        first, last = there.find(0), there.rfind(0)
+        if first < 0:
             return []
-        first, last = missing.item(0), missing.item(-1)
-        if last - first + 1 == len(missing):  # what follows the match, mostly
+        if last - first + 1 == there.count(0):  # what follows the match, mostly
             return [(first, last + 1)]
-        ends = (np.diff(missing) > 1).nonzero()[0]
-        starts = [first, *missing[ends + 1].tolist()]
-        return list(zip(starts, [*(missing[ends] + 1).tolist(), last + 1], strict=True))
+        gaps = []
+        while first >= 0:
+            end = there.find(1, first)
+            gaps.append((first, end if end >= 0 else len(there)))
+            first = there.find(0, gaps[-1][1])
+        return gaps

@@ -112,7 +112,9 @@ class Loads:
         """
         residency = self._holdings.residency
         ids = lease.ids[positions]
-        self._wanted.update(zip(ids.tolist(), ((lease, p) for p in positions.tolist()), strict=True))
+        self._wanted.update(
+            {block: (lease, p) for block, p in zip(ids.tolist(), positions.tolist(), strict=True)}
+        )
         lease.num_loading += len(ids)
         on_host = residency.state[HOST, ids] == PRESENT
         self._promote(ids[on_host])
@@ -181,7 +183,8 @@ class Loads:
         for load in self._timed:
             if load.lease.num_loading and self._outbox.now_s >= load.until_s:
                 self._stop_waiting(load)
-        self._timed = [load for load in self._timed if load.lease.num_loading and not load.is_late]
+        if self._timed:
+            self._timed = [load for load in self._timed if load.lease.num_loading and not load.is_late]
         for move in self._outbox.expire(Read, self._deadline_s):
             assert isinstance(move, Read), "reads were asked for"
             self._overdue.update(move.ids.tolist())

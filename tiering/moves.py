@@ -1,6 +1,5 @@
 """What the core asks others to do, and what they answer. Plain values: nothing here runs anything."""
 
-from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 from kvstore.block import BlockKey
@@ -10,8 +9,7 @@ from tiering.residency import Ids
 from tiering.terms import Term
 
 
-@dataclass(frozen=True, slots=True)
-class Demote:
+class Demote(NamedTuple):
     """Copy device slots to host slots."""
 
     number: int
@@ -24,8 +22,7 @@ class Demote:
     """Whether the device copy is given up once the host has it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Promote:
+class Promote(NamedTuple):
     """Copy host slots to device slots."""
 
     number: int
@@ -47,8 +44,7 @@ Lineage: TypeAlias = tuple[tuple[Ancestor, ...], dict[int, BlockKey]]
 """Blocks whose keys must be computed, parents first; and the keys that the chain starts from, by block id (-1: the root)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """Compute the keys of blocks and write them from host slots to disk."""
 
     number: int
@@ -61,8 +57,7 @@ class Write:
     """
 
 
-@dataclass(frozen=True, slots=True)
-class Read:
+class Read(NamedTuple):
     """Read blocks from disk into host slots, every check included."""
 
     number: int
@@ -71,8 +66,7 @@ class Read:
     host_slots: Ids
 
 
-@dataclass(frozen=True, slots=True)
-class SwapOut:
+class SwapOut(NamedTuple):
     """Copy a preempted request's own device slots to host slots."""
 
     number: int
@@ -80,8 +74,7 @@ class SwapOut:
     host_slots: Ids
 
 
-@dataclass(frozen=True, slots=True)
-class SwapIn:
+class SwapIn(NamedTuple):
     """Copy a request's own blocks back from host slots to device slots."""
 
     number: int
@@ -89,15 +82,13 @@ class SwapIn:
     device_slots: Ids
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(NamedTuple):
     """Delete records. Nobody waits for the answer; must run before any Write that was asked for later."""
 
     keys: tuple[BlockKey, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Touch:
+class Touch(NamedTuple):
     """Note when blocks on disk were last used, on the clock of `plan`. Nobody waits for it, and it may fail.
 
     Must run after any Write that was asked for earlier, and before any that was asked for later: that one knows nothing
@@ -115,16 +106,14 @@ class Wanted(NamedTuple):
     rank: Rank = Rank.NORMAL
 
 
-@dataclass(frozen=True, slots=True)
-class Retain:
+class Retain(NamedTuple):
     """Note what was said of blocks on disk. As for Touch; who stores nothing of it ignores it."""
 
     keys: tuple[BlockKey, ...]
     wanted: tuple[Wanted, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Unname:
+class Unname(NamedTuple):
     """Delete the record of a named cache that is over. As for Retain."""
 
     key: bytes
@@ -133,27 +122,24 @@ class Unname:
 Move: TypeAlias = Demote | Promote | SwapOut | SwapIn | Write | Read | Forget | Touch | Retain | Unname
 
 
-@dataclass(frozen=True, slots=True)
-class Copied:
+class Copied(NamedTuple):
     """A copy between device and host is over."""
 
     number: int
     error: Exception | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """A Write is over. Without an error `stored_bytes` has an entry a block."""
 
     number: int
     stored_bytes: tuple[int, ...] = ()
-    keys: tuple[tuple[int, BlockKey], ...] = ()
-    """Every key that was computed, by block id; valid even if the write failed."""
+    keys: bytes = b""
+    """The keys that were computed, one behind the other: of the move's `unkeyed` from the first on; valid even if the write failed."""
     error: Exception | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class HasRead:
+class HasRead(NamedTuple):
     """A Read is over. Without an error `outcomes` has an entry a block."""
 
     number: int

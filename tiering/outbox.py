@@ -1,20 +1,17 @@
 """Moves that the core has asked for: to be taken by the driver, and then in flight until they are answered."""
 
-from collections import Counter
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, NamedTuple, TypeVar
 
-from tiering.moves import Forget, Move, Retain, Touch, Unname
-from tiering.transfers import Transfer, Transfers
+from tiering.moves import Demote, Move, Promote, Read, SwapIn, SwapOut, Write
+from tiering.transfers import NAMES, Transfer, Transfers
 
 _Kind = TypeVar("_Kind", bound=Transfer)
+_ANSWERED: Final = (Demote, Promote, SwapOut, SwapIn, Read, Write)
 
 
-@dataclass(slots=True)
-class _Flight:
+class _Flight(NamedTuple):
     move: Transfer
     since_s: float
-    overdue: bool = False
 
 
 class Outbox:
@@ -23,14 +20,17 @@ class Outbox:
     def __init__(self) -> None:
         self._last_number = 0
         self._new: list[Move] = []
-        self._in_flight: dict[int, _Flight] = {}
-        self._blocks: Counter[type] = Counter()
-        self._overdue: Counter[type] = Counter()
+        self._awaited: dict[type, dict[int, _Flight]] = {kind: {} for kind in NAMES}
+        """What is not over, nor overdue, by kind: in the order in which it was asked for."""
+        self._overdue: dict[type, dict[int, _Flight]] = {kind: {} for kind in NAMES}
+        self._blocks = dict.fromkeys(NAMES, 0)
         self.transfers = Transfers()
         self.now_s = 0.0
-        """The time as of the last `at`."""
+        """The time: whoever knows it sets it. What is sent from here on is in flight since then."""
         self.num_expired = 0
         """Moves that have become overdue, ever."""
+        self.hangs = False
+        """Whether something has taken too long and is still not over."""
 
     def next_number(self) -> int:
         """A number for the next move. Numbers are never reused."""
@@ -40,9 +40,10 @@ class Outbox:
     def send(self, move: Move) -> None:
         """Ask for a move."""
         self._new.append(move)
-        if not isinstance(move, Forget | Touch | Retain | Unname):
-            self._in_flight[move.number] = _Flight(move, self.now_s)
-            self._blocks[type(move)] += _num_blocks(move)
+        kind = type(move)
+        if isinstance(move, _ANSWERED):
+            self._awaited[kind][move.number] = _Flight(move, self.now_s)
+            self._blocks[kind] += len(move.host_slots)
             self.transfers.asked(move)
 
     def take(self) -> list[Move]:
@@ -52,24 +53,34 @@ class Outbox:
 
     def answered(self, number: int) -> tuple[Transfer, float]:
         """The move that is over, and how long ago it was asked for. Each is answered once."""
-        flight = self._in_flight.pop(number)
-        if flight.overdue:
-            self._overdue[type(flight.move)] -= 1
-        else:
-            self._blocks[type(flight.move)] -= _num_blocks(flight.move)
+        for kind, flights in self._awaited.items():
+            if number in flights:
+                flight = flights.pop(number)
+                self._blocks[kind] -= len(flight.move.host_slots)
+                return flight.move, self.now_s - flight.since_s
+        flight = self._flight(number)
+        del self._overdue[type(flight.move)][number]
+        self.hangs = any(self._overdue.values())
         return flight.move, self.now_s - flight.since_s
 
     def in_flight(self, number: int) -> Transfer:
         """A move that is not over."""
-        return self._in_flight[number].move
+        return self._flight(number).move
+
+    def _flight(self, number: int) -> _Flight:
+        for flights in (*self._awaited.values(), *self._overdue.values()):
+            if number in flights:
+                return flights[number]
+        raise KeyError(number)
 
     def numbers(self, kind: type) -> list[int]:
         """The moves of this kind that are not over."""
-        return [number for number, flight in self._in_flight.items() if type(flight.move) is kind]
+        return [*self._awaited[kind], *self._overdue[kind]]
 
     def moves(self, kind: type[_Kind]) -> list[_Kind]:
         """The moves of this kind that are not over."""
-        return [flight.move for flight in self._in_flight.values() if isinstance(flight.move, kind)]
+        flights = (*self._awaited[kind].values(), *self._overdue[kind].values())
+        return [flight.move for flight in flights if isinstance(flight.move, kind)]
 
     def blocks_in_flight(self, kind: type) -> int:
         """Blocks of all moves of this kind that are neither over nor overdue."""
@@ -77,54 +88,48 @@ class Outbox:
 
     # --- time -----------------------------------------------------------------------------------------------------
 
-    def at(self, now_s: float) -> None:
-        """It is `now_s`: what is sent from here on is in flight since then."""
-        self.now_s = now_s
-
     def expire(self, kind: type, deadline_s: float) -> list[Transfer]:
         """The moves of this kind that have been in flight for `deadline_s`; each is told once and is overdue then."""
-        late = [
-            flight
-            for flight in self._in_flight.values()
-            if type(flight.move) is kind and not flight.overdue and self.now_s - flight.since_s >= deadline_s
-        ]
-        for flight in late:
-            flight.overdue = True
-            self.num_expired += 1
-            self._overdue[kind] += 1
-            self._blocks[kind] -= _num_blocks(flight.move)
-        return [flight.move for flight in late]
+        flights = self._awaited[kind]
+        if not flights:
+            return []
+        late = list[Transfer]()
+        while flights and self.now_s - next(iter(flights.values())).since_s >= deadline_s:
+            number, flight = next(iter(flights.items()))
+            self._overdue[kind][number] = flights.pop(number)
+            self._blocks[kind] -= len(flight.move.host_slots)
+            late.append(flight.move)
+        if late:
+            self.hangs = True
+            self.num_expired += len(late)
+        return late
 
     def num_overdue(self, kind: type) -> int:
         """Moves of this kind that took too long and are still not over."""
-        return self._overdue[kind]
+        return len(self._overdue[kind])
 
     def oldest_s(self, kind: type) -> float | None:
         """Since when the oldest move of this kind is in flight that is not overdue; None if there is none."""
-        return min(
-            (
-                flight.since_s
-                for flight in self._in_flight.values()
-                if type(flight.move) is kind and not flight.overdue
-            ),
-            default=None,
-        )
-
-    @property
-    def hangs(self) -> bool:
-        """Whether something has taken too long and is still not over."""
-        return any(self._overdue.values())
+        flights = self._awaited[kind]
+        return next(iter(flights.values())).since_s if flights else None
 
     @property
     def is_moving(self) -> bool:
         """Whether something is in flight that is not overdue."""
-        return any(self._blocks.values())
+        return any(self._awaited.values())
 
     @property
     def idle(self) -> bool:
         """Whether nothing is asked for and nothing is in flight, save what is overdue."""
         return not self._new and not self.is_moving
 
-
-def _num_blocks(move: Transfer) -> int:
-    return len(move.host_slots)
+    def check(self) -> None:
+        """Raise AssertionError unless what is in flight is counted, and in order."""
+        for kind, flights in self._awaited.items():
+            blocks = sum(len(flight.move.host_slots) for flight in flights.values())
+            assert blocks == self._blocks[kind], (
+                f"{blocks} blocks are in flight, {self._blocks[kind]} counted"
+            )
+            since_s = [flight.since_s for flight in flights.values()]
+            assert since_s == sorted(since_s), "an older move comes behind a later one"
+        assert self.hangs == any(self._overdue.values()), "something hangs, or nothing does"

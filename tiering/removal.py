@@ -24,7 +24,7 @@ class Removal:
         self._holdings, self._holes = holdings, holes
         self._outbox = outbox
         self._kernels, self._remembers = kernels(), remembers
-        self._counts = np.zeros(2, dtype=np.int64)
+        self._counts = np.zeros(3, dtype=np.int64)
         self.departed = Departed()
         """What was given up for good."""
         self.evicted = [0] * len(Tier)
@@ -67,7 +67,7 @@ class Removal:
         elsewhere, last = np.empty(len(ids), dtype=np.intp), np.empty(len(ids), dtype=np.intp)
         state = self._holdings.residency.state
         self._kernels.sort_by_copies(state, int(tier), ids, elsewhere, last, self._counts)
-        num_elsewhere, num_last = self._counts.tolist()
+        num_elsewhere, num_last, _ = self._counts.tolist()
         return elsewhere[:num_elsewhere], last[:num_last]
 
     def _by_ties(self, ids: Ids) -> tuple[Ids, Ids]:
@@ -231,5 +231,5 @@ class Removal:
         """Have the records of these blocks deleted. Their residency is the caller's business."""
         if len(ids):
             residency = self._holdings.residency
-            assert np.count_nonzero(residency.has_key[ids]) == len(ids), "a stored block has a key"
+            assert self._kernels.num_keyed(residency.has_key, ids) == len(ids), "a stored block has a key"
             self._outbox.send(Forget(tuple(residency.keys_of(ids))))

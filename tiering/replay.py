@@ -357,5 +357,5 @@ class _Places(Driver):
         heappush(self._due, (ends_s, move.number, answer))
 
     def _written(self, move: Write) -> Written:
-        keys = tuple((each, next(self._keys).to_bytes(KEY_BYTES, "little")) for each in move.unkeyed.tolist())
+        keys = b"".join(next(self._keys).to_bytes(KEY_BYTES, "little") for _ in range(len(move.unkeyed)))
         return Written(move.number, tuple(itertools.islice(self._stored_bytes, len(move.ids))), keys)

@@ -13,6 +13,7 @@ from kvstore.store import HIT
 from tiering.costs import LOADED_FROM
 from tiering.decision import LOADS
 from tiering.durations import BlockTimes, CurveTimes, Knowing
+from tiering.events import NoEvents
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.keeping import Told, admission_named
@@ -130,8 +131,13 @@ class Simulation:
         self._chooses = config.load == "auto"
         chooser = Knowing(config.times) if isinstance(config.times, CurveTimes) and self._chooses else None
         self._index = Index(
-            config.index, bytes(KEY_BYTES), block_bytes=1, chooser=chooser, seed=0
-        )  # the same each time
+            config.index,
+            bytes(KEY_BYTES),
+            block_bytes=1,
+            events=NoEvents(),
+            chooser=chooser,
+            seed=0,  # the same each time
+        )
         self._now_s = 0.0
         self._due: list[tuple[float, int, Answer]] = []
         """A heap of answers, and when they are given."""
@@ -183,7 +189,8 @@ class Simulation:
             self._ttft_s.append(self._now_s - request.at_s)
         told = Told(output_tokens=request.output_tokens, kind=request.kind, hints=request.hints)
         self._index.release(lease, told)
-        self._start_moves()
+        if not self._index.idle:
+            self._start_moves()
 
     def _admit(self, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Lease:
         while True:
@@ -227,10 +234,11 @@ class Simulation:
 
     def _written(self, move: Write) -> Written:
         """It has succeeded, with keys that no other block has: nothing is found by them here."""
-        blocks, first = move.unkeyed.tolist(), self._num_keys
-        self._num_keys += len(blocks)
-        keys = [number.to_bytes(KEY_BYTES, "little") for number in range(first, self._num_keys)]
-        return Written(move.number, (1,) * len(move.ids), tuple(zip(blocks, keys, strict=True)))
+        first, num_keys = self._num_keys, len(move.unkeyed)
+        self._num_keys += num_keys
+        keys = np.zeros((num_keys, KEY_BYTES // 8), dtype="<u8")
+        keys[:, 0] = np.arange(first, first + num_keys)
+        return Written(move.number, (1,) * len(move.ids), keys.tobytes())
 
     # --- time -----------------------------------------------------------------------------------------------------
 

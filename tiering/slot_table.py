@@ -38,6 +38,8 @@ class SlotTable:
         self._kernels = kernels()
         self._states = np.zeros(num_slots, dtype=np.uint8)
         self._counts = [num_slots, 0, 0, 0, 0]
+        self.num_usable = num_slots
+        """All but those that are RETIRED."""
         # FREE slots: a stack, _free[:_num_stacked], int32 at rest; and below it those from _num_fresh on, of which the lowest
         # goes first. What lies above the stack is not written to, and so takes no memory.
         self._free = np.zeros(num_slots, dtype=np.int32)
@@ -52,6 +54,7 @@ class SlotTable:
         self._free[: self._num_stacked] = stacked
         self._states = np.concatenate([self._states, np.zeros(more, dtype=np.uint8)])
         self._counts[SlotState.FREE] += more
+        self.num_usable += more
 
     def retire(self, n: int) -> int:
         """Take up to `n` FREE slots out of service, those first that would be given out last. How many it were."""
@@ -62,6 +65,7 @@ class SlotTable:
         self._free[: self._num_stacked] = self._free[n : n + self._num_stacked].copy()
         self._states[slots] = SlotState.RETIRED
         self._move(n, SlotState.FREE, SlotState.RETIRED)
+        self.num_usable -= n
         return n
 
     def restore(self, n: int) -> int:
@@ -71,6 +75,7 @@ class SlotTable:
         self._put_below(slots)
         self._states[slots] = SlotState.FREE
         self._move(len(slots), SlotState.RETIRED, SlotState.FREE)
+        self.num_usable += len(slots)
         return len(slots)
 
     def _stack_fresh(self) -> None:
@@ -89,11 +94,6 @@ class SlotTable:
     def num_slots(self) -> int:
         """All slots, whatever their state."""
         return len(self._states)
-
-    @property
-    def num_usable(self) -> int:
-        """All but those that are RETIRED."""
-        return len(self._states) - self._counts[_RETIRED]
 
     @property
     def num_free(self) -> int:
@@ -174,6 +174,7 @@ class SlotTable:
             f"{free} free + {private} private + {indexed} indexed + {in_flight} in flight + {retired} retired"
             f" != {self.num_slots}"
         )
+        assert self.num_usable == self.num_slots - retired, f"{self.num_usable} slots are usable"
         assert counts == self._counts, f"states hold {counts}, the counts say {self._counts}"
         stack = self._free[: self._num_stacked]
         assert len(stack) + self.num_slots - self._num_fresh == free, "a free slot is lost"

@@ -126,12 +126,12 @@ class StoreCalls:
             return HasRead(move.number, error=error)
 
     def _write(self, move: Write, lineage: Lineage) -> Written:
-        computed: tuple[tuple[int, BlockKey], ...] = ()
+        computed = b""
         try:
             ancestors, keys = lineage
             for block in ancestors:
                 keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
-            computed = tuple((block.id, keys[block.id]) for block in ancestors)
+            computed = b"".join([keys[block.id] for block in ancestors])
             by_id = {block.id: block for block in ancestors}
             blocks = [by_id[block] for block in move.ids.tolist()]
             refs = [

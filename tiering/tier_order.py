@@ -5,8 +5,8 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from tiering.policies.lru import Which
 from tiering.policies.policy import Ask, Name, Policy, PolicyError, Standing
+from tiering.policies.view import Which
 from tiering.residency import NO_BLOCK, Ids, Residency, Tier
 
 _FEW_BLOCKS: Final = 16  # asked about one by one before it pays to look at all at once
@@ -25,10 +25,6 @@ class Victims(Protocol):
 
     def first(self) -> int:
         """The only one of `peek(1)`, or NO_BLOCK."""
-        ...
-
-    def rewind(self, ids: Ids) -> None:
-        """These may go now although nobody touched them."""
         ...
 
     def check(self) -> None:
@@ -165,9 +161,6 @@ class TierOrder:
             self._coming = coming  # the same request will `peek`
             return NO_BLOCK
         return found.item(0)
-
-    def rewind(self, ids: Ids) -> None:
-        """Nothing: a policy is asked anew each time."""
 
     def _ask(self, k: int) -> Ask:
         """What tells standings while `k` blocks are chosen: meanwhile nobody leases, copies or gives back."""

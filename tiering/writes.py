@@ -64,7 +64,7 @@ class Writes:
         self._reserved_bytes = reserved_bytes
         self._batch, self._budget, self._deadline_s = batch, budget, deadline_s
         self._clean_share = clean_share
-        self._find_unkeyed = kernels().find_unkeyed
+        self._kernels = kernels()
         self._sweep: Sweep | None = None
         self.num_failed = 0
         """Blocks whose write failed; they stay in host memory."""
@@ -94,7 +94,9 @@ class Writes:
             # a batch at a time: writing single blocks would commit once for each
             if excess > 0:
                 wanted = self._allowed(max(excess, self._batch))
-                self._write(self._eviction.admitted_to_disk(self._holdings.host_dirty.plain.peek(wanted)))
+                ids = self._eviction.admitted_to_disk(self._holdings.host_dirty.plain.peek(wanted))
+                self._make_room(ids)
+                self._write(ids)
             elif self._holdings.shares.on:
                 self._write_of_owners()
 
@@ -128,13 +130,13 @@ class Writes:
         num_asked = 0
         if self._holdings.disk_is_over:
             return 0  # what is too much there goes first, a part in each plan
-        parted = self._holdings.shares.on or bool(self._holdings.holds)
+        parted = self._parted
         for batch in self._batches(ids):
             if parted:  # what gave room may have taken what follows it along
                 batch = batch[self._holdings.is_host_dirty(batch)]
                 if not len(batch):
                     continue
-            room = self._disk_room(batch)
+            room = self._disk_room(batch, len(batch))
             batch = batch[: room // self._reserved_bytes]
             if len(batch):
                 self._send(batch)
@@ -143,10 +145,21 @@ class Writes:
                 break
         return num_asked
 
+    @property
+    def _parted(self) -> bool:
+        """Whether not all blocks are alike: somebody holds some, or owners have quotas."""
+        return self._holdings.shares.on or self._holdings.holds.are_any
+
+    def _make_room(self, ids: Ids) -> None:
+        """Have what is older than all of these, least recently used first, leave the disk for several batches at once."""
+        if len(ids) > self._batch and not (self._parted or self._holdings.disk_is_over):
+            most_blocks = self._holdings.disk_capacity_bytes // self._reserved_bytes
+            self._disk_room(ids[: self._batch], num_blocks=min(len(ids), most_blocks))
+
     def _batches(self, ids: Ids) -> Iterator[Ids]:
         """Parts of these, those that are held on disk first; where owners have quotas, each of one owner's."""
         groups = [ids]
-        if self._holdings.holds:
+        if self._holdings.holds.are_any:
             held = self._holdings.holds.are_held_in(DISK, ids)
             groups = [ids[held], ids[~held]]
         if self._holdings.shares.on:
@@ -156,13 +169,18 @@ class Writes:
             for start in range(0, len(group), self._batch):
                 yield group[start : start + self._batch]
 
-    def _disk_room(self, batch: Ids) -> int:
-        """The bytes that the disk has for a batch, of those that it may take at most. What is held there is worth more than all else."""
+    def _disk_room(self, batch: Ids, num_blocks: int) -> int:
+        """The bytes that the disk has for a batch, and what follows it, of those that so many blocks may take at most.
+
+        What is held there is worth more than all else.
+        """
         residency, holds = self._holdings.residency, self._holdings.holds
-        held = bool(holds) and holds.are_held_in(DISK, batch[:1]).item()
+        held = holds.are_any and holds.are_held_in(DISK, batch[:1]).item()
         return self._eviction.disk_room(
-            len(batch) * self._reserved_bytes,
-            used_before=self._holdings.order.now + 1 if held else residency.stamp[batch].min().item(),
+            num_blocks * self._reserved_bytes,
+            used_before=self._holdings.order.now + 1
+            if held
+            else self._kernels.oldest_of(residency.stamp, batch),
             owner=residency.cells.owner[batch.item(0)],
         )
 
@@ -170,7 +188,7 @@ class Writes:
         self._holdings.read_begins(HOST, batch)
         self._holdings.expect(DISK, batch, self._reserved_bytes)
         self._entry.write(len(batch) * self._reserved_bytes)
-        slots = self._holdings.residency.place[HOST, batch]
+        slots = self._holdings.residency.place[HOST][batch]
         self._outbox.send(Write(self._outbox.next_number(), batch, slots, self._unkeyed(batch)))
 
     def _unkeyed(self, ids: Ids) -> Ids:
@@ -179,7 +197,7 @@ class Writes:
         room, had = 4 * len(ids), np.empty(len(ids), dtype=np.bool_)
         while True:
             found: Ids = np.empty(room, dtype=np.intp)
-            num = self._find_unkeyed(residency.parent, residency.has_key, ids, had, found)
+            num = self._kernels.find_unkeyed(residency.parent, residency.has_key, ids, had, found)
             if num >= 0:
                 return found[:num]
             room *= 2
@@ -211,14 +229,14 @@ class Writes:
 
     def written(self, move: Write, answer: Written) -> None:
         """A write is over; keep the keys that it computed."""
-        ids, keys = zip(*answer.keys, strict=True) if answer.keys else ((), ())
-        rows = np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, KEY_BYTES)
-        self._holdings.residency.set_keys(np.array(ids, dtype=np.intp), rows)
+        keys = np.frombuffer(answer.keys, dtype=np.uint8).reshape(-1, KEY_BYTES)
+        self._holdings.residency.set_keys(move.unkeyed[: len(keys)], keys)
         self._holdings.read_ended(HOST, move.ids)
-        self._entry.write(sum(answer.stored_bytes) - len(move.ids) * self._reserved_bytes)
+        num_bytes = sum(answer.stored_bytes)
+        self._entry.write(num_bytes - len(move.ids) * self._reserved_bytes)
         if answer.error is None:
             self._holdings.arrived(DISK, move.ids, np.array(answer.stored_bytes, dtype=np.int64))
-            self.num_bytes += sum(answer.stored_bytes)
+            self.num_bytes += num_bytes
         else:
             self._holdings.failed(DISK, move.ids)
             self.num_failed += len(move.ids)
@@ -274,7 +292,7 @@ class Writes:
             for tier in (tier for tier in (DEVICE, HOST) if tier < sweep.to):
                 below = (state[tier + 1 :, sweep.ids] == PRESENT).any(axis=0)
                 going = (state[tier, sweep.ids] == PRESENT) & below & (leases[sweep.ids] == 0)
-                if self._holdings.holds:
+                if self._holdings.holds.are_any:
                     going &= self._holdings.may_leave(tier, sweep.ids)
                 self._holdings.left(tier, sweep.ids[going])
         state, live = self._holdings.residency.state[:, sweep.ids], self._holdings.residency.live[sweep.ids]

@@ -470,7 +470,7 @@ class MemoryModel:
         ancestors, keys = self.index.lineage(move)
         for block in ancestors:
             keys[block.id] = chain_key(keys[block.parent_id], block.tokens)
-        computed = tuple((block.id, keys[block.id]) for block in ancestors)
+        computed = b"".join(keys[block.id] for block in ancestors)
         prefixes = self._prefixes()
         for block, key in keys.items():  # those that were known among them, and the root's
             expected = ROOT_KEY if block == NO_BLOCK else self.key_of(prefixes[block])

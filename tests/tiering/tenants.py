@@ -76,10 +76,10 @@ class Tenants:
                 self.index.answer(WasRead(move.number, (HIT,) * len(move.ids)))
             case Write():
                 keys = []
-                for block in move.unkeyed.tolist():
+                for _ in range(len(move.unkeyed)):
                     self.num_keys += 1
-                    keys.append((block, self.num_keys.to_bytes(KEY_BYTES, "little")))
-                self.index.answer(Written(move.number, (1,) * len(move.ids), tuple(keys)))
+                    keys.append(self.num_keys.to_bytes(KEY_BYTES, "little"))
+                self.index.answer(Written(move.number, (1,) * len(move.ids), b"".join(keys)))
 
     def there(self, prompt):
         """Its blocks, by the nearest tier."""

@@ -8,6 +8,7 @@ import pytest
 from tiering import rules
 from tiering.eligible import Eligible
 from tiering.policies.lru import LRU
+from tiering.policies.view import SeenBy
 from tiering.radix import RadixIndex
 from tiering.residency import Residency, State, Tier
 from tiering.slot_table import SlotTable
@@ -108,3 +109,22 @@ def test_a_view_goes_back_only_to_what_it_may_see(everything):
         assert view.first() == second, "nobody has told it"
         view.rewind(np.array([second, first]))
         assert view.first() == first
+
+
+def test_views_that_are_set_back_together_stand_where_each_alone_would(everything):
+    residency, order, blocks = everything
+    host = SlotTable(1)
+    pairs = [[order.view(Eligible(rule, residency, host)) for rule in MEANINGS] for _ in range(2)]
+    together = SeenBy(pairs[0])
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        ids = rng.permutation(len(blocks))[: rng.integers(len(blocks))]
+        residency.readers[:, ids] ^= 1  # some are seen no more, and some again
+        seen = [[view.first() for view in views] for views in pairs]
+        assert seen[0] == seen[1]
+        ids = rng.permutation(len(blocks))[:9]
+        together.rewind(ids)
+        for view in pairs[1]:
+            view.rewind(ids)
+        assert [view.first() for view in pairs[0]] == [view.first() for view in pairs[1]]
+        SeenBy([]).rewind(ids)

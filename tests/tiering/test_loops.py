@@ -352,8 +352,76 @@ def test_touch_place_of_and_forget(rng, columns):
     assert deepest.tolist() == expected
 
 
+@in_rounds
+def test_num_in(rng, columns):
+    ids, state = some(rng), columns.state[HOST]
+    assert kernels().num_in(state, PRESENT, ids) == sum(state[block] == PRESENT for block in ids.tolist())
+
+
+@in_rounds
+def test_num_with(rng, columns):
+    ids, least = some(rng), rng.integers(-1, 30).item()
+    enough = [n for n in range(1, len(ids) + 1) if sum(columns.place[ids[:n]].tolist()) >= least]
+    assert kernels().num_with(columns.place, least, ids) == min(enough, default=len(ids))
+
+
+@in_rounds
+def test_oldest_of(rng, columns):
+    ids = some(rng)
+    assert kernels().oldest_of(columns.stamp, ids) == min(columns.stamp[ids].tolist(), default=0)
+
+
+@in_rounds
+def test_sum_of(rng, columns):
+    ids = some(rng)
+    assert kernels().sum_of(columns.place, ids) == sum(columns.place[ids].tolist())
+
+
+@in_rounds
+def test_num_last_in(rng, columns):
+    ids, tier = some(rng), int(rng.integers(3))
+    others = [other for other in range(3) if other != tier]
+    last = [all(columns.state[other, block] != PRESENT for other in others) for block in ids.tolist()]
+    assert kernels().num_last_in(columns.state, tier, ids) == sum(last)
+
+
+@in_rounds
+def test_num_keyed(rng, columns):
+    ids = some(rng)
+    assert kernels().num_keyed(columns.has_key, ids) == sum(columns.has_key[ids].tolist())
+
+
+@in_rounds
+def test_find_unused(rng, columns):
+    ids, found = some(rng), room()
+    stamps = columns.stamp[ids] + rng.integers(0, 2, len(ids))
+    expected = [
+        block
+        for block, stamp in zip(ids.tolist(), stamps.tolist(), strict=True)
+        if columns.stamp[block] == stamp and not columns.leases[block]
+    ]
+    num = kernels().find_unused(columns.stamp, stamps, columns.leases, ids, found)
+    assert found[:num].tolist() == expected
+
+
+@in_rounds
+def test_sort_by_way_down(rng, columns):
+    ids, found, counts = some(rng), [room(), room(), room()], np.zeros(3, dtype=np.int64)
+    in_host = [block for block in ids.tolist() if columns.state[HOST, block] != ABSENT]
+    others = [block for block in ids.tolist() if block not in in_host]
+    stored = [
+        block for block in others if columns.state[DISK, block] == PRESENT and not columns.held[HOST, block]
+    ]
+    kernels().sort_by_way_down(columns.state, columns.held, ids, *found, counts)
+    assert [row[:num].tolist() for row, num in zip(found, counts.tolist(), strict=True)] == [
+        in_host,
+        [block for block in others if block not in stored],
+        stored,
+    ]
+
+
 ELSEWHERE = {
-    "test_eligible": {"is_eligible", "are_eligible", "walk", "first_behind"},
+    "test_eligible": {"is_eligible", "are_eligible", "walk", "rewind"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},
     "test_radix": {
         "find_child",

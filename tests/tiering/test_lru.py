@@ -390,12 +390,12 @@ def test_a_rewind_to_what_lies_ahead_keeps_the_place():
     a, b = chains.use(1, 2, 3), chains.use(4)
     chains.hidden = {a[2]}
     chains.view.peek(1)
-    place = chains.view._head, chains.view._cursor
+    place = [each[chains.view.number] for each in chains.view.places.cells]
     chains.view.rewind(array(b))
     chains.view.rewind(
         chains.index.insert(np.array([5], dtype=np.int32))
     )  # never touched: nowhere in the log
-    assert (chains.view._head, chains.view._cursor) == place
+    assert [each[chains.view.number] for each in chains.view.places.cells] == place
     chains.view.rewind(array([]))
     assert chains.view.peek(9).tolist() == [a[1], a[0], *b]
 

@@ -11,7 +11,7 @@ from kvstore.reasons import MissReason
 from tests.tiering.progress import Progress
 from tests.tiering.small_tiers import model, prompt, stats
 from tiering.eviction import Eviction
-from tiering.policies.lru import View
+from tiering.policies.view import View
 from tiering.removal import Removal
 from tiering.residency import NO_BLOCK, State, Tier
 

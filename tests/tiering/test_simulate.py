@@ -1,6 +1,7 @@
 """The simulator runs the core: what it counts, that tiers add up, and that time passes as it is given."""
 
 import itertools
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,8 +13,11 @@ from benchmarks.simulate import AGENTS, KNOWN
 from tiering.durations import BlockTimes
 from tiering.index import Index
 from tiering.keeping import Hints, Told
+from tiering.moves import Forget
+from tiering.outbox import Outbox
 from tiering.simulate import Outcome, Simulation, SimulationConfig
 from tiering.trace import TraceRequest, read_trace
+from tiering.writes import Writes
 
 TRACES = Path(__file__).resolve().parents[2] / "benchmarks" / "traces"
 
@@ -95,6 +99,49 @@ def test_what_is_not_explained_is_found_all_the_same():
         found.append(simulation.run(head))
     assert found[0] == found[1]
     assert all(found[0].hits_by_tier.values())
+
+
+def some_requests():
+    """Paths that branch, some of which come again, in tiers that have room for few."""
+    rng = random.Random(7)
+    paths = [
+        [rng.randrange(3), *(1000 * at + step for step in range(rng.randrange(1, 60)))] for at in range(40)
+    ]
+    return [tuple(path[: rng.randrange(1, len(path) + 1)]) for path in rng.choices(paths, k=300)]
+
+
+@pytest.mark.parametrize("times", [BlockTimes(), BlockTimes(compute_s=0.01, write_s=0.05, demote_s=0.002)])
+def test_room_for_all_batches_of_a_plan_is_what_room_for_each_would_be(monkeypatch, times):
+    sizes = {"device_blocks": 80, "host_blocks": 150, "disk_blocks": 4000, "admission": "all", "times": times}
+    deleted = []
+    send = Outbox.send
+    monkeypatch.setattr(Outbox, "send", lambda outbox, move: deleted.append(move) or send(outbox, move))
+    found = []
+    for at_once in (True, False):
+        if not at_once:
+            monkeypatch.setattr(Writes, "_make_room", lambda _writes, _ids: None)
+        deleted.clear()
+        # few places on disk for batches of sixteen, which follow from its size
+        with monkeypatch.context() as smaller:
+            smaller.setattr(SimulationConfig, "index", small_disk(SimulationConfig.index))
+            outcome = run(some_requests(), **sizes)
+        keys = [move.keys for move in deleted if isinstance(move, Forget)]
+        found.append((outcome, list(itertools.chain(*keys)), len(keys)))
+    (at_once, deleted_at_once, fewer), (each, deleted_each, more) = found
+    assert at_once == each
+    assert deleted_at_once == deleted_each
+    assert 0 < fewer < more
+
+
+def small_disk(index):
+    return property(lambda config: replace(index.fget(config), disk_bytes=320, write_batch_share=0.05))
+
+
+def test_nobody_notes_events_in_a_simulation():
+    simulation = Simulation(SimulationConfig(device_blocks=2, host_blocks=4))
+    simulation.run(requests([(1, 2), (3, 4), (5, 6)], 1.0))
+    assert simulation._index.stats()["transfers"]["demote"]["blocks"]
+    assert not simulation._index.events.after(0)
 
 
 @pytest.mark.parametrize("policy", ["lru", "fifo", "s3fifo", "arc"])

@@ -88,6 +88,41 @@ def drop_copies(states: Any, readers: Any, old: int, ids: Any) -> Any:
     return True
 
 
+def num_in(states: Any, wanted: int, ids: Any) -> Any:
+    """How many copies are in that state."""
+    num = 0
+    for at in range(len(ids)):
+        num += states[ids[at]] == wanted
+    return num
+
+
+def sum_of(place: Any, ids: Any) -> Any:
+    """What copies take together, where places are bytes."""
+    total = 0
+    for at in range(len(ids)):
+        total += place[ids[at]]
+    return total
+
+
+def num_with(place: Any, least: int, ids: Any) -> Any:
+    """How many of the first copies take so much together; all if they do not."""
+    total = 0
+    for at in range(len(ids)):
+        total += place[ids[at]]
+        if total >= least:
+            return at + 1
+    return len(ids)
+
+
+def oldest_of(stamp: Any, ids: Any) -> Any:
+    """The least of their stamps; 0 of none."""
+    oldest = 0
+    for at in range(len(ids)):
+        if at == 0 or stamp[ids[at]] < oldest:
+            oldest = stamp[ids[at]]
+    return oldest
+
+
 def add_readers(readers: Any, states: Any, change: int, ids: Any) -> Any:
     """More copies, or fewer, read places that are whole; False, and no change, if one is not whole or nobody reads it."""
     for at in range(len(ids)):
@@ -182,6 +217,57 @@ def sort_by_copies(state: Any, tier: int, ids: Any, elsewhere: Any, last: Any, c
             elsewhere[num_elsewhere] = block
             num_elsewhere += 1
     counts[0], counts[1] = num_elsewhere, num_last
+
+
+def sort_by_way_down(
+    state: Any, held: Any, ids: Any, elsewhere: Any, alone: Any, stored: Any, counts: Any
+) -> None:
+    """Of blocks on the device, those that host memory has or expects; of the others, those that are to be there, as the disk has
+    them not or somebody holds them there, and those that the disk has. `counts`: how many of each.
+    """
+    num_elsewhere = num_alone = num_stored = 0
+    for at in range(len(ids)):
+        block = ids[at]
+        if state[HOST, block] != ABSENT:
+            elsewhere[num_elsewhere] = block
+            num_elsewhere += 1
+        elif state[DISK, block] != PRESENT or held[HOST, block] != 0:
+            alone[num_alone] = block
+            num_alone += 1
+        else:
+            stored[num_stored] = block
+            num_stored += 1
+    counts[0], counts[1], counts[2] = num_elsewhere, num_alone, num_stored
+
+
+def num_last_in(state: Any, tier: int, ids: Any) -> Any:
+    """How many blocks no other tier has whole."""
+    num = 0
+    for at in range(len(ids)):
+        whole = False
+        for other in range(len(state)):
+            if other != tier and state[other, ids[at]] == PRESENT:
+                whole = True
+        num += not whole
+    return num
+
+
+def find_unused(stamp: Any, stamps: Any, leases: Any, ids: Any, found: Any) -> Any:
+    """Blocks that nobody has used since they had these stamps, or holds. How many."""
+    num = 0
+    for at in range(len(ids)):
+        if stamp[ids[at]] == stamps[at] and leases[ids[at]] == 0:
+            found[num] = ids[at]
+            num += 1
+    return num
+
+
+def num_keyed(has_key: Any, ids: Any) -> Any:
+    """How many have one."""
+    num = 0
+    for at in range(len(ids)):
+        num += has_key[ids[at]]
+    return num
 
 
 def sort_by_ties(

@@ -133,10 +133,12 @@ def walk(
     return num
 
 
-def first_behind(
-    head: int,
+def rewind(
+    numbers: Any,
+    heads: Any,
+    cursors: Any,
+    rules: Any,
     stamp: Any,
-    rule: int,
     has_host: Any,
     state: Any,
     readers: Any,
@@ -144,19 +146,21 @@ def first_behind(
     computing: Any,
     held: Any,
     ids: Any,
-) -> Any:
-    """The oldest stamp, up to `head`, of these blocks that meet a rule; 0 if there is none."""
-    oldest = 0
-    for at in range(len(ids)):
-        block = ids[at]
-        this = stamp[block]
-        if (
-            0 < this <= head
-            and (oldest == 0 or this < oldest)
-            and is_eligible(rule, has_host, block, state, readers, leases, computing, held)
-        ):
-            oldest = this
-    return oldest
+) -> None:
+    """Set the views of these numbers back to the oldest of the blocks that they may see and have gone past: see tiering.policies.view."""
+    for number in numbers:
+        head, oldest = heads[number], 0
+        for at in range(len(ids)):
+            block = ids[at]
+            this = stamp[block]
+            if (
+                0 < this <= head
+                and (oldest == 0 or this < oldest)
+                and is_eligible(rules[number], has_host, block, state, readers, leases, computing, held)
+            ):
+                oldest = this
+        if oldest:
+            heads[number], cursors[number] = oldest, NO_BLOCK
 
 
 def touch(stamp: Any, path: Any, now: int) -> None:

@@ -1,27 +1,22 @@
 """Least recently used, children before parents."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tiering.eligible import Eligible
 from tiering.kernels import kernels
+from tiering.policies.view import Entries, Places, View, Which
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency
 from tiering.rules import EVERY_BLOCK
 from tiering.slot_table import SlotTable
 
 _PAST = 1 << 40  # stamps that are left for touches from before the first one
 
-Which = Callable[[Ids], Mask]
-"""Of which blocks something holds."""
-Entries = Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]
-"""Which entries are wanted, by their stamps and their deepest blocks."""
-
 _SLICE_ENTRIES = 1024  # entries that are looked through at once for wanted ones
 _MAX_CHUNK = 512  # blocks that `upwards` tells at once
-_NOTHING: Final[Ids] = np.empty(0, dtype=np.intp)
 
 
 class LRU:
@@ -49,6 +44,8 @@ class LRU:
         self._residency = residency
         self._min_log_entries = min_log_entries
         self._kernels = kernels()
+        self.places = Places()
+        """Where its views stand."""
         self._every_block = Eligible(EVERY_BLOCK, residency, SlotTable(0))
         self._now = 0
         self.now_s = 0.0
@@ -152,7 +149,7 @@ class LRU:
             # none, the entry is dead, as it should be.
             self._cells[2][self._kernels.place_of(self._stamps, self._num, stamp)] = parent
 
-    def view(self, eligible: "Eligible | Which", wanted: Entries | None = None) -> "View":
+    def view(self, eligible: Eligible | Which, wanted: Entries | None = None) -> View:
         """A reader of the order that sees only the blocks for which `eligible(ids)` is true.
 
         `eligible`: a rule, or what takes an intp array of ids and returns a mask of the same length; it must change nothing.
@@ -296,89 +293,3 @@ class LRU:
         logged = list(self.upwards(0, NO_BLOCK, _MAX_CHUNK))
         found = np.sort(np.concatenate([*logged, np.empty(0, dtype=np.intp)]))
         assert np.array_equal(found, blocks), f"{len(blocks)} blocks were touched, the log has {len(found)}"
-
-
-class View:
-    """The eligible blocks in eviction order. Keeps a place in the log before which nothing is eligible."""
-
-    def __init__(
-        self,
-        lru: LRU,
-        residency: Residency,
-        eligible: Eligible | Which,
-        wanted: Entries | None = None,
-    ) -> None:
-        self._lru, self._wanted = lru, wanted
-        self._residency = residency
-        self._eligible = eligible
-        self._first_behind = kernels().first_behind
-        self._head = 0  # no block with an older stamp is eligible
-        # Nor is one below this block with the head's own stamp; NO_BLOCK: any of that stamp may be.
-        self._cursor = NO_BLOCK
-
-    def peek(self, k: int) -> Ids:
-        """Up to `k` eligible ids in eviction order: the older stamp first, the deeper first within one stamp.
-
-        Blocks that were never touched are not seen. Changes nothing that a later peek would answer differently.
-        """
-        if k < 1 or self._head > self._lru.now:
-            return np.empty(0, dtype=np.intp)
-        if isinstance(self._eligible, Eligible):
-            found = self._lru.find(self._head, self._cursor, k, self._eligible)
-        else:
-            found = self._filtered(k, self._eligible)
-        if not len(found):
-            self._head, self._cursor = self._lru.now + 1, NO_BLOCK
-            return found
-        self._cursor = found.item(0)
-        self._head = self._residency.cells.stamp[self._cursor]
-        return found
-
-    def _filtered(self, k: int, eligible: Which) -> Ids:
-        """The same where no rule says who is eligible."""
-        found: list[Ids] = []
-        for ids in self._lru.upwards(self._head, self._cursor, k + 2, self._wanted):
-            hits = ids[eligible(ids)][:k]
-            if len(hits):
-                found.append(hits)
-                k -= len(hits)
-                if not k:
-                    break
-        return np.concatenate([*found, _NOTHING]) if len(found) != 1 else found[0]
-
-    def first(self) -> int:
-        """The only block of `peek(1)`, NO_BLOCK if there is none."""
-        if isinstance(self._eligible, Eligible):
-            self._cursor = self._lru.find_one(self._head, self._cursor, self._eligible)
-            self._head = self._residency.cells.stamp[self._cursor] if self._cursor >= 0 else self._lru.now + 1
-            return self._cursor
-        found = self.peek(1)
-        return found.item() if len(found) else NO_BLOCK
-
-    def rewind(self, ids: Ids) -> None:
-        """These blocks were not eligible and may be so now although nobody touched them: look at those that are again."""
-        if not self._head:
-            return
-        stamp = self._residency.stamp
-        # only if they are to be seen, or each round would look again, in vain, at all that follows
-        if isinstance(self._eligible, Eligible):
-            first = self._first_behind(self._head, stamp, *self._eligible.arguments(), ids)
-        else:
-            behind = ids[(stamp[ids] <= self._head) & (stamp[ids] > 0)]
-            first = stamp[behind[self._eligible(behind)]].min(initial=self._head + 1).item()
-            first = first if first <= self._head else 0
-        if first:
-            self._head, self._cursor = first, NO_BLOCK
-
-    def look_from(self, stamp: int) -> None:
-        """Blocks that were used at this stamp or later may be eligible that were not."""
-        if stamp <= self._head:
-            self._head, self._cursor = stamp, NO_BLOCK
-
-    def check(self) -> None:
-        """Raise AssertionError if a block before the view's place is eligible: somebody forgot to rewind."""
-        seen = self.peek(1)
-        fresh = View(self._lru, self._residency, self._eligible).peek(1)
-        assert np.array_equal(seen, fresh), (
-            f"the view starts at {seen.tolist()}, eligible is {fresh.tolist()}"
-        )

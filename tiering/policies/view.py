@@ -1,0 +1,162 @@
+"""Readers of the order of uses that see only some of the blocks, and where each of them stands."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tiering.eligible import Eligible
+from tiering.kernels import kernels
+from tiering.residency import NO_BLOCK, Ids, Mask, Residency
+
+if TYPE_CHECKING:
+    from tiering.policies.lru import LRU
+
+Which = Callable[[Ids], Mask]
+"""Of which blocks something holds."""
+Entries = Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]
+"""Which entries are wanted, by their stamps and their deepest blocks."""
+
+_NO_RULE: Final = -1
+_NOTHING: Final[Ids] = np.empty(0, dtype=np.intp)
+
+
+class Places:
+    """The places of all views of an order, by number, so that one loop can set back several of them.
+
+        column     meaning
+        head       no block with an older stamp is eligible
+        cursor     nor is one below this block with the head's own stamp; NO_BLOCK: any of that stamp may be
+        rule       of tiering.rules, or -1
+
+    The arrays are replaced when there are more views: read them each time.
+    """
+
+    def __init__(self) -> None:
+        self.columns: tuple[NDArray[np.int64], ...] = (np.zeros(0, dtype=np.int64),) * 3
+        """head, cursor and rule."""
+        self.cells: tuple[memoryview[Any], ...] = ()
+        """Head and cursor, one at a time."""
+
+    def add(self, rule: int) -> int:
+        """The number of a new view, which has seen nothing yet."""
+        number = len(self.columns[0])
+        first = (0, NO_BLOCK, rule)
+        self.columns = tuple(np.append(old, new) for old, new in zip(self.columns, first, strict=True))
+        self.cells = tuple(column.data for column in self.columns[:2])
+        return number
+
+
+class View:
+    """The eligible blocks in eviction order. Keeps a place in the log before which nothing is eligible."""
+
+    def __init__(
+        self,
+        lru: "LRU",
+        residency: Residency,
+        eligible: Eligible | Which,
+        wanted: Entries | None = None,
+    ) -> None:
+        """See `LRU.view`."""
+        self._lru, self._wanted = lru, wanted
+        self._residency, self.places = residency, lru.places
+        self._eligible = eligible
+        self.rule = eligible if isinstance(eligible, Eligible) else None
+        """Who says which blocks it sees, if that is a rule."""
+        self.number = lru.places.add(_NO_RULE if self.rule is None else self.rule.number)
+        """Of its place."""
+        self._seen_by = SeenBy([self] if self.rule is not None else [])
+
+    def peek(self, k: int) -> Ids:
+        """Up to `k` eligible ids in eviction order: the older stamp first, the deeper first within one stamp.
+
+        Blocks that were never touched are not seen. Changes nothing that a later peek would answer differently.
+        """
+        heads, cursors = self.places.cells
+        number = self.number
+        if k < 1 or heads[number] > self._lru.now:
+            return np.empty(0, dtype=np.intp)
+        if self.rule is not None:
+            found = self._lru.find(heads[number], cursors[number], k, self.rule)
+        else:
+            found = self._filtered(k)
+        if not len(found):
+            heads[number], cursors[number] = self._lru.now + 1, NO_BLOCK
+            return found
+        cursors[number] = first = found.item(0)
+        heads[number] = self._residency.cells.stamp[first]
+        return found
+
+    def _filtered(self, k: int) -> Ids:
+        """The same where no rule says who is eligible."""
+        found: list[Ids] = []
+        heads, cursors = self.places.cells
+        for ids in self._lru.upwards(heads[self.number], cursors[self.number], k + 2, self._wanted):
+            hits = ids[self._eligible(ids)][:k]
+            if len(hits):
+                found.append(hits)
+                k -= len(hits)
+                if not k:
+                    break
+        return np.concatenate([*found, _NOTHING]) if len(found) != 1 else found[0]
+
+    def first(self) -> int:
+        """The only block of `peek(1)`, NO_BLOCK if there is none."""
+        if self.rule is not None:
+            heads, cursors = self.places.cells
+            number = self.number
+            cursors[number] = found = self._lru.find_one(heads[number], cursors[number], self.rule)
+            heads[number] = self._residency.cells.stamp[found] if found >= 0 else self._lru.now + 1
+            return found
+        one = self.peek(1)
+        return one.item() if len(one) else NO_BLOCK
+
+    def rewind(self, ids: Ids) -> None:
+        """These blocks were not eligible and may be so now although nobody touched them: look at those that are again."""
+        if self.rule is not None:
+            self._seen_by.rewind(ids)
+            return
+        heads, _ = self.places.cells
+        head, stamp = heads[self.number], self._residency.stamp
+        if not head:
+            return
+        # only if they are to be seen, or each round would look again, in vain, at all that follows
+        behind = ids[(stamp[ids] <= head) & (stamp[ids] > 0)]
+        self.look_from(stamp[behind[self._eligible(behind)]].min(initial=head + 1).item())
+
+    def look_from(self, stamp: int) -> None:
+        """Blocks that were used at this stamp or later may be eligible that were not."""
+        heads, cursors = self.places.cells
+        if stamp <= heads[self.number]:
+            heads[self.number], cursors[self.number] = stamp, NO_BLOCK
+
+    def check(self) -> None:
+        """Raise AssertionError if a block before the view's place is eligible: somebody forgot to rewind."""
+        seen = self.peek(1)
+        fresh = next(
+            (
+                found[:1]
+                for ids in self._lru.upwards(0, NO_BLOCK, 64)
+                if len(found := ids[self._eligible(ids)])
+            ),
+            _NOTHING,
+        )
+        assert np.array_equal(seen, fresh), (
+            f"the view starts at {seen.tolist()}, eligible is {fresh.tolist()}"
+        )
+
+
+class SeenBy:
+    """Views by rules of one order, over the same columns: set back together, in one pass over the blocks that they may see again."""
+
+    def __init__(self, views: Sequence[View]) -> None:
+        self._first = views[0] if views else None
+        self._numbers = np.array([view.number for view in views], dtype=np.int64)
+        self._rewind = kernels().rewind
+
+    def rewind(self, ids: Ids) -> None:
+        """See `View.rewind`."""
+        first = self._first
+        if first is not None and first.rule is not None:
+            self._rewind(self._numbers, *first.places.columns, *first.rule.columns(), ids)
