@@ -44,8 +44,9 @@ class EngineConfig:
         slower there) and bfloat16 on CUDA.
     kv_dtype: of the cached keys and values; "auto" is bfloat16, half of float32 at no visible loss.
     attention: "flashinfer" computes it by FlashInfer's kernels, on CUDA in bfloat16 or float16 with kv_dtype the same;
-        "sdpa" by torch's scaled_dot_product_attention, everywhere. "auto" is "flashinfer" where it is installed and
-        agrees with "sdpa" when the engine starts, and "sdpa" in deterministic mode; `Engine.stats` says which, and why.
+        "sdpa" by torch's scaled_dot_product_attention, everywhere, save that on the CPU prompts attend by a kernel of our own where it has
+        one. "auto" is "flashinfer" where it is installed and agrees with "sdpa" when the engine starts, and "sdpa" in deterministic mode;
+        `Engine.stats` says which, and why.
     block_tokens: tokens in one block, 16 or 32: smaller shares more, larger has less bookkeeping.
     device_bytes: of the block pool beside the model; "auto" is a share of what is free: 15 % and at most 1 GiB on the CPU,
         device_memory_fraction on CUDA.

@@ -6,6 +6,7 @@ from typing import Any
 from .config import EngineConfig
 from .gpu_figures import card_in_words
 from .kernels import NO_CUDA
+from .lanes import has_lanes
 from .sizes import format_bytes
 from .tiers import Tiers
 
@@ -18,6 +19,10 @@ def facts(tiers: Tiers, config: EngineConfig, figures: dict[str, Any]) -> str:
     coming = "" if ready == tiers.slab.num_slots else ", being made ready"
     off = tiers.flashinfer_off
     why = "" if off in (None, NO_CUDA) else f", not flashinfer: {off}"
+    has_own = tiers.kernels is None and has_lanes(
+        model.device, tiers.pool.dtype, model.dtype, layout.head_dim
+    )
+    own = "; of prompts by a kernel of our own" if has_own else ""
 
     def size(num_blocks: int) -> str:
         num_tokens, num_bytes = num_blocks * layout.block_tokens, num_blocks * layout.block_bytes
@@ -26,7 +31,7 @@ def facts(tiers: Tiers, config: EngineConfig, figures: dict[str, Any]) -> str:
     lines = [
         f"kvtide  model   {model.name} ({model.architecture}), identity {tiers.namespace}",
         f"        device  {model.device}{card_in_words(figures['gpu'])}, {computes}",
-        f"                attention by {tiers.attention}{why}",
+        f"                attention by {tiers.attention}{why}{own}",
         f"                {size(tiers.pool.num_slots)}",
         f"        host    {size(tiers.slab.num_slots)}{coming}",
     ]

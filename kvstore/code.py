@@ -137,7 +137,10 @@ def compiled(
             sys, "frozen", False
         ):  # its executable is the program itself, which would be begun once more, and so on
             raise StoreFailed("a frozen program has no Python that compiles: run what it needs once unfrozen")
-        made = _compile([functions[number] for number in missing])
+        wanted = [functions[number] for number in missing]
+        facts = {"functions": ", ".join(f"{one.module}.{one.name}" for one in wanted)}
+        _log.info("compiling for this machine, once, in some seconds: %(functions)s", facts, extra=facts)
+        made = _compile(wanted)
         for number, code in zip(missing, made, strict=True):
             found[number] = code
             shelves[number].keep(code)
@@ -238,9 +241,10 @@ class _Shelf:
         _MOST_KEPT that were used nor was used lately. A process that has loaded its code needs the file no more.
         """
         used_s = {}
-        for path in folder.glob(f"{self._whose}*"):
-            with suppress(OSError):  # another deletes as well
-                used_s[path] = path.stat().st_mtime
+        with suppress(OSError):  # what may be written need not be listed
+            for path in folder.glob(f"{self._whose}*"):
+                with suppress(OSError):  # another deletes as well
+                    used_s[path] = path.stat().st_mtime
         for path in sorted(used_s, key=used_s.__getitem__, reverse=True)[_MOST_KEPT:]:
             if used_s[path] < time.time() - _LATELY_S:
                 with suppress(OSError):

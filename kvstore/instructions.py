@@ -4,6 +4,7 @@ What is here is called from compiled functions alone. Addresses are int64, need 
 to it that they lie within an array.
 """
 
+import platform
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ intrinsic: Any = extending.intrinsic
 _LANES: Final = ir.VectorType(ir.IntType(64), 8)
 _NEIGHBOURS: Final = ir.Constant(ir.VectorType(ir.IntType(32), 8), [1, 0, 3, 2, 5, 4, 7, 6])
 _STRIPE_BYTES: Final = 64
+_IS_X86: Final = platform.machine().lower() in ("x86_64", "amd64")
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
@@ -252,9 +254,15 @@ stream_block: Final = _joining(past_caches=True)
 
 @intrinsic
 def fence(_context: Any) -> Any:
-    """Whoever sees what this thread writes from now on sees what it has written so far, past the caches too."""
+    """Whoever sees what this thread writes from now on sees what it has written so far, past the caches too.
+
+    LLVM's own fence may be a locked instruction on x86, of which LLVM does not say that it is one for what goes past the caches.
+    """
 
     def emit(context: Any, builder: Any, _s: Any, _given: Any) -> Any:
+        if _IS_X86:
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(builder.module.declare_intrinsic("llvm.x86.sse.sfence", (), kind), [])
         builder.fence("seq_cst")
         return context.get_dummy_value()
 

@@ -17,6 +17,7 @@ from engine.batch import build_batch
 from engine.chunk import Chunk
 from engine.flashinfer import FlashInfer, FlashInferCall, load_wrapper, workspace_bytes
 from engine.kernels import TOLERANCE_EPS, Disagrees, check_agreement
+from engine.lanes import has_lanes
 from engine.model import Model, random_model
 from engine.pool import DevicePool
 from kvstore.block import BlockLayout
@@ -418,6 +419,16 @@ def test_start_says_which_attention_computes(windowed):
     Engine(windowed, config, announce=facts.append, load_flashinfer=lambda: NoWindow).close()
     assert "attention by flashinfer\n" in facts[0]
     assert "attention by sdpa, not flashinfer: " in facts[1]
+
+
+@pytest.mark.parametrize("head_dim", [16, 20])
+def test_start_says_whether_prompts_attend_by_a_kernel_of_our_own(head_dim):
+    facts: list[str] = []
+    model = random_model(CASES["llama"].config(head_dim=head_dim))
+    Engine(model, EngineConfig(device_bytes="16MiB", host_bytes=0), announce=facts.append).close()
+    is_own = has_lanes(torch.device("cpu"), torch.bfloat16, torch.float32, head_dim)
+    assert ("attention by sdpa; of prompts by a kernel of our own\n" in facts[0]) == is_own
+    assert ("attention by sdpa\n" in facts[0]) != is_own
 
 
 # --- the real one -----------------------------------------------------------------------------------------------------

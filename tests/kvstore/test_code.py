@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,9 +17,11 @@ from numba.core import config
 from engine import native
 from kvstore import code, kernels
 from kvstore.code import Function, compiled, target
+from kvstore.disk import tree
 from kvstore.errors import StoreFailed
 from tiering import kernels as core_kernels
 
+ROOT = Path(code.__file__).parents[1]
 ODD = "tests.kvstore.odd_loops"
 HALVE = Function(ODD, "halve", (ODD,), ("int64 1 written", "int64"))
 
@@ -217,6 +220,25 @@ def test_the_next_place_is_taken_where_one_cannot_be_written(tmp_path, compiles,
     assert halves([refused])
     assert compiles == ["halve"] * 3
     assert "compiled code cannot be kept" in caplog.messages[0]
+
+
+def test_a_folder_that_cannot_be_listed_keeps_code_all_the_same(tmp_path, compiles, monkeypatch):
+    def refused(folder: Path, pattern: str) -> None:
+        raise OSError("Stale file handle")
+
+    monkeypatch.setattr(Path, "glob", refused)
+    assert halves([tmp_path])
+    assert halves([tmp_path])
+    assert compiles == ["halve"]
+
+
+def test_that_it_compiles_is_told_before_it_does(tmp_path, compiles, caplog):
+    """It takes seconds, on all cores. What is kept is loaded without a word."""
+    caplog.set_level("INFO", "kvstore.code")
+    assert halves([tmp_path])
+    assert halves([tmp_path])
+    assert [record.functions for record in caplog.records] == ["tests.kvstore.odd_loops.halve"]
+    assert caplog.messages[0].startswith("compiling for this machine, once")
 
 
 def test_several_processes_at_once_compile_and_keep_the_same(tmp_path):
@@ -509,9 +531,12 @@ def test_numba_is_asked_where_a_file_has_settings_of_its(tmp_path, monkeypatch):
     assert "opt: 1" in target.__wrapped__().settings
 
 
+LOADING = (kernels, native, core_kernels, tree)
+
+
 def of_all_kernels(monkeypatch) -> list[Function]:
     found: list[Function] = []
-    for module in (kernels, native, core_kernels):
+    for module in LOADING:
         monkeypatch.setattr(
             module, "loaded", lambda *functions: found.extend(functions) or [None] * len(functions)
         )
@@ -521,6 +546,7 @@ def of_all_kernels(monkeypatch) -> list[Function]:
     native.attending.__wrapped__(words, words)
     native.computing.__wrapped__(words, words)
     native.watching.__wrapped__()
+    tree.finding.__wrapped__()
     return found
 
 
@@ -549,9 +575,18 @@ def imported(module: str) -> set[str]:
 
 def test_the_sources_that_are_told_are_all(monkeypatch):
     """Or code of an older source would be found. What loads it is none: of `engine.native` only numbers are taken."""
-    functions = of_all_kernels(monkeypatch)
-    assert len(functions) == 39
-    for function in functions:
+    texts = {
+        path: path.read_text("utf-8")
+        for name in ("kvstore", "tiering", "engine")
+        for path in (ROOT / name).rglob("*.py")
+    }
+    loads = {
+        path
+        for path, text in texts.items()
+        if re.search(r"^from \S+ import .*\bloaded\b", text, re.MULTILINE)
+    }
+    assert loads == {Path(module.__file__) for module in LOADING}
+    for function in of_all_kernels(monkeypatch):
         made_of = imported(function.module) - imported("kvstore.code")
         assert made_of <= set(function.sources), function
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore import code, codec
-from kvstore.disk import store as disk_store
+from kvstore.disk import changes
 from kvstore.errors import StoreFailed
 from kvstore.kernels import kernels
 from kvstore.testing import assert_holds, fill
@@ -78,7 +78,7 @@ def test_opening_a_store_does_not_wait_for_compiling(open_lmdb, monkeypatch):
         compiling.set()
         assert go_on.wait(10.0)
 
-    monkeypatch.setattr(disk_store, "kernels", slow)
+    monkeypatch.setattr(changes, "kernels", slow)
     store = open_lmdb()
     assert compiling.wait(10.0)
     go_on.set()
@@ -88,7 +88,7 @@ def test_opening_a_store_does_not_wait_for_compiling(open_lmdb, monkeypatch):
 @pytest.mark.parametrize(("compression", "compiles"), [("on", True), ("auto", True), ("off", False)])
 def test_a_store_that_encodes_nothing_compiles_nothing(open_lmdb, monkeypatch, compression, compiles):
     asked = []
-    monkeypatch.setattr(disk_store, "kernels", lambda: asked.append(1))
+    monkeypatch.setattr(changes, "kernels", lambda: asked.append(1))
     store = open_lmdb(compression=compression)
     store._writer.run(lambda: None)
     assert bool(asked) is compiles

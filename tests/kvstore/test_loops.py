@@ -1,13 +1,17 @@
 """The way back from a payload to elements that are proven: the same bytes in one pass as in two, wherever they are wanted."""
 
+import platform
+
 import numpy as np
+import pytest
 import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvstore.code import _Shelf
 from kvstore.codec import addresses
 from kvstore.huffman import BROKEN, PROVEN, Code
-from kvstore.kernels import kernels
+from kvstore.kernels import _restore, kernels
 from tests.kvstore.test_huffman import coded
 
 FORMS = [(16, 7), (16, 8), (32, 23)]
@@ -18,6 +22,17 @@ SHAPES = [
 ]
 """Groups, rows of each, channels. Of the first each 1,024 bytes are of one group, with rows that are shorter and longer; of the last they are not."""
 GUARD_BYTES = 128
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have other instructions")
+@pytest.mark.parametrize("word_bytes", [2, 4])
+def test_what_was_written_past_the_caches_is_there_for_others(word_bytes):
+    """Before anybody is told: by an instruction that is meant for that."""
+    made = kernels()  # it is kept from then on
+    assert made.restore[word_bytes]
+    code = _Shelf(_restore(word_bytes), None).find()
+    assert code is not None
+    assert b"\x0f\xae\xf8" in code, "no sfence"
 
 
 def placed(num_bytes: int, offset: int) -> tuple[np.ndarray, np.ndarray]:
