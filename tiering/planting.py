@@ -57,7 +57,8 @@ class Plants:
         residency.free(ids[stop:])
         ids, num_runs = ids[:stop], len(numbers)
         if num_runs:
-            self._fill_in(ids, Runs(tokens, *(each[:num_runs] for each in runs[1:])), seed)
+            entered = Runs(tokens, lengths[:num_runs], tails[:num_runs], after[:num_runs], alone[:num_runs])
+            self._fill_in(ids, entered, seed)
         return ids, num_runs
 
     def _ending_at(self, block: int) -> int | None:
