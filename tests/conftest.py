@@ -37,6 +37,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _compiled() -> None:
+    """What blocks are encoded and decoded by. In a fresh tree it takes half a minute to be compiled: a first write would take longer
+    than a disk is waited for, and its blocks would stay where they are.
+    """
+    from kvstore.kernels import kernels
+
+    kernels()
+
+
 @pytest.fixture(scope="session")
 def tokenizer() -> Any:
     """A token for each byte, a few words, and a chat template."""

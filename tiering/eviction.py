@@ -293,7 +293,8 @@ class Eviction(Removal):
         """
         holdings = self._holdings
         while (over := holdings.disk_bytes + num_bytes - holdings.disk_capacity_bytes) > 0:
-            num_about = 1 + over * holdings.num_disk_blocks // holdings.disk_bytes
+            # of a disk that is smaller than one record there is nothing to give up
+            num_about = 1 + over * holdings.num_disk_blocks // max(1, holdings.disk_bytes)
             holdings.shares.asks(DISK, owner, num_bytes)
             victims = holdings.disk_victims.peek(min(num_about, _DISK_BATCH))
             may_go = holdings.residency.stamp[victims] < used_before

@@ -46,7 +46,6 @@ class Kernels:
     sort_by_way_down: Callable[..., int]
     num_last_in: Callable[..., int]
     find_unused: Callable[..., int]
-    num_keyed: Callable[..., int]
     sort_by_ties: Callable[..., int]
     find_nowhere: Callable[..., int]
     find_unkeyed: Callable[..., int]
@@ -136,7 +135,6 @@ _FUNCTIONS: Final = (
     _blocks("sort_by_way_down", _STATE, _HELD, _IDS, _FOUND, _FOUND, _FOUND, _NEW_LONGS),
     _blocks("num_last_in", _STATE, "int64", _IDS),
     _blocks("find_unused", _LONGS, _IDS, _INTS, _IDS, _FOUND),
-    _blocks("num_keyed", _FLAGS, _IDS),
     _blocks("sort_by_ties", _INTS, _STATE, _READERS, _HELD, _NEW_INTS, _INTS, _IDS, _FOUND, _FOUND),
     _blocks("find_nowhere", _FLAGS, _STATE, _IDS, _FOUND),
     _blocks("find_unkeyed", _INTS, _NEW_FLAGS, _IDS, _NEW_FLAGS, _FOUND),

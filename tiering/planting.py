@@ -1,6 +1,7 @@
 """Many runs of new blocks entered into the radix index at once, as far as they meet nothing that is there."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,23 +12,31 @@ from tiering.residency import NO_BLOCK, Ids, Residency
 from tiering.watch import Watch
 
 
+class Runs(NamedTuple):
+    """Runs of new blocks, in the order in which they are entered."""
+
+    tokens: bytes
+    """Of all blocks, run by run."""
+    lengths: Sequence[int]
+    """Blocks of each run, at most max_node_blocks."""
+    tails: Sequence[int]
+    """The block that each follows, NO_BLOCK for none, unless it follows the last block of one of these runs ..."""
+    after: Sequence[int]
+    """... whose number is here, which is -1 for the others."""
+    alone: Sequence[bool]
+    """Whether no other run that will come follows the same block."""
+
+
 class Plants:
-    """One call of `RadixIndex.plant`, which says what its arguments are."""
+    """One call of `RadixIndex.plant`."""
 
     def __init__(self, nodes: Nodes, residency: Residency, max_node_blocks: int, watch: Watch) -> None:
         self._nodes, self._residency, self._watch = nodes, residency, watch
         self._max_node_blocks = max_node_blocks
 
-    def plant(
-        self,
-        tokens: bytes,
-        lengths: Sequence[int],
-        tails: Sequence[int],
-        after: Sequence[int],
-        alone: Sequence[bool],
-        seed: int,
-    ) -> tuple[Ids, int]:
+    def plant(self, runs: Runs, seed: int) -> tuple[Ids, int]:
         """The ids of the first runs' blocks, and how many runs these are."""
+        tokens, lengths, tails, after, alone = runs
         assert max(lengths, default=0) <= self._max_node_blocks, "a run is longer than a node may be"
         nodes, residency = self._nodes, self._residency
         assert len(tokens) == 4 * nodes.block_tokens * sum(lengths), (
@@ -51,7 +60,8 @@ class Plants:
         residency.free(ids[stop:])
         ids, num_runs = ids[:stop], len(numbers)
         if num_runs:
-            self._fill_in(ids, tokens, lengths[:num_runs], tails[:num_runs], after[:num_runs], seed)
+            entered = Runs(tokens, lengths[:num_runs], tails[:num_runs], after[:num_runs], alone[:num_runs])
+            self._fill_in(ids, entered, seed)
         return ids, num_runs
 
     def _ending_at(self, block: int) -> int | None:
@@ -81,16 +91,9 @@ class Plants:
         self._watch.note(number)
         return number
 
-    def _fill_in(
-        self,
-        ids: Ids,
-        tokens: bytes,
-        lengths: Sequence[int],
-        tails: Sequence[int],
-        after: Sequence[int],
-        seed: int,
-    ) -> None:
+    def _fill_in(self, ids: Ids, runs: Runs, seed: int) -> None:
         """The columns of blocks that were planted."""
+        tokens, lengths, tails, after, _ = runs
         residency, block_bytes = self._residency, 4 * self._nodes.block_tokens
         counts, behind = np.array(lengths), np.array(after)
         stops = np.cumsum(counts)

@@ -27,7 +27,7 @@ from tiering.following import Following
 from tiering.kernels import kernels
 from tiering.nodes import COUNT, FIRST, LAST, NEWEST, ROOT, UP, Nodes
 from tiering.onwards import onwards
-from tiering.planting import Plants
+from tiering.planting import Plants, Runs
 from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
 from tiering.watch import Watch
 
@@ -190,25 +190,14 @@ class RadixIndex:
         """`extend` where the caller knows that nothing which begins with the first of its blocks, of which there are some, follows."""
         return self._append(parent, np.frombuffer(edge, dtype=_TOKEN))
 
-    def plant(
-        self,
-        tokens: bytes,
-        lengths: Sequence[int],
-        tails: Sequence[int],
-        after: Sequence[int],
-        alone: Sequence[bool],
-    ) -> tuple[Ids, int]:
+    def plant(self, runs: Runs) -> tuple[Ids, int]:
         """`extend` for many runs of new blocks, in microseconds each, as far as they meet nothing that is there.
-
-        tokens: of all blocks, run by run.   lengths: blocks of each run, at most max_node_blocks.   tails: the block
-        that each follows, NO_BLOCK for none, unless it follows the last block of a run of this call: that run's number
-        is in `after`, which is -1 for the others.   alone: whether no other run that will come follows the same block.
 
         Answers the ids of the first runs' blocks, and how many runs these are: it ends at one whose first block is there
         already, or that follows a block behind which its node goes on. `extend` takes that one.
         """
         plants = Plants(self._nodes, self._residency, self._max_node_blocks, self.watch)
-        ids, num_runs = plants.plant(tokens, lengths, tails, after, alone, self.seed)
+        ids, num_runs = plants.plant(runs, self.seed)
         self._num_blocks += len(ids)
         return ids, num_runs
 

@@ -231,5 +231,6 @@ class Removal:
         """Have the records of these blocks deleted. Their residency is the caller's business."""
         if len(ids):
             residency = self._holdings.residency
-            assert self._kernels.num_keyed(residency.has_key, ids) == len(ids), "a stored block has a key"
+            num_keyed = self._kernels.num_in(residency.has_key.view(np.uint8), True, ids)
+            assert num_keyed == len(ids), "a stored block has a key"
             self._outbox.send(Forget(tuple(residency.keys_of(ids))))

@@ -14,6 +14,7 @@ from tiering.found import Found
 from tiering.holdings import ABSENT, DISK, Holdings
 from tiering.moves import Forget, Wanted
 from tiering.outbox import Outbox
+from tiering.planting import Runs
 from tiering.residency import NO_BLOCK, Ids, block_keys
 from tiering.retention import Retention
 
@@ -154,13 +155,14 @@ class _Entering:
         after = after[: end - first]
         inside = after >= first
         start, stop = found.starts[[first, end]].tolist()
-        ids, num_runs = holdings.radix.plant(
-            found.tokens[start:stop].tobytes(),
-            np.diff(found.starts[first : end + 1]).tolist(),
-            np.where(inside, NO_BLOCK, self._tails[after]).tolist(),
-            np.where(inside, after - first, -1).tolist(),
-            found.alone[first:end].tolist(),
+        runs = Runs(
+            tokens=found.tokens[start:stop].tobytes(),
+            lengths=np.diff(found.starts[first : end + 1]).tolist(),
+            tails=np.where(inside, NO_BLOCK, self._tails[after]).tolist(),
+            after=np.where(inside, after - first, -1).tolist(),
+            alone=found.alone[first:end].tolist(),
         )
+        ids, num_runs = holdings.radix.plant(runs)
         end = first + num_runs
         ends = found.starts[first + 1 : end + 1]
         self._tails[first:end] = ids[ends - start - 1]

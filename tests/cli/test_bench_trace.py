@@ -122,6 +122,24 @@ def test_quantiles_are_of_many_values_about_them():
     assert abs(quantile(np.array(near), 0.5) - quantile(np.array(far), 0.5)) < 0.01
 
 
+@pytest.mark.parametrize(
+    ("part", "weights"),
+    [
+        # of beta distributions whose parameters are whole numbers, which are polynomials: 3x^2 - 2x^3
+        (0.5, [7 / 27, 13 / 27, 7 / 27]),
+        # 6x^2 - 8x^3 + 3x^4
+        (0.4, [67 / 256, 109 / 256, 67 / 256, 13 / 256]),
+        # x^9
+        (0.9, [(at**9 - (at - 1) ** 9) / 9**9 for at in range(1, 10)]),
+    ],
+)
+def test_quantiles_weigh_as_harrell_and_davis_say(part, weights):
+    """Each value by what the beta distribution of (n + 1) p and (n + 1) (1 - p) has between (i - 1) / n and i / n."""
+    num = len(weights)
+    steps = [quantile(np.array([0.0] * at + [1.0] * (num - at)), part) for at in range(num)]
+    assert steps == pytest.approx([sum(weights[at:]) for at in range(num)], abs=1e-4)
+
+
 def test_means_are_compared_and_beside_them_stands_how_far_runs_are_apart():
     def run(found: list[tuple[int, int, float]]):
         return [
@@ -144,11 +162,11 @@ def test_means_are_compared_and_beside_them_stands_how_far_runs_are_apart():
         {"queue": 0.0, "load": 0.0, "prefill": 2.25}
     )
     rows = {row["name"]: (row["value"], row["holds"]) for row in gates("a", told)}
-    assert rows["error of a: hit rate, host"] == (2.0, False)
-    assert rows["error of a: TTFT, mean"] == (0.0, True)
+    assert rows[f"told {GATED}, error of a: hit rate, host"] == (2.0, False)
+    assert rows[f"told {GATED}, error of a: TTFT, mean"] == (0.0, True)
     assert rows["engine against itself, a: hit rate, device"] == (2.0, None)
     assert rows["engine against itself, a: TTFT, mean"] == (22.22, None)
-    assert rows["part of the error of a: mean TTFT, prefill"] == (0.0, None)
+    assert rows[f"told {GATED}, part of the error of a: mean TTFT, prefill"] == (0.0, None)
     assert rows["told nothing, error of a: TTFT, mean"] == (100.0, None)
 
 
@@ -179,7 +197,10 @@ def test_the_replay_finds_what_the_engine_found(tmp_path, how):
     assert all(error.keys() == {"hit_rate", "ttft_s", "spent_s"} for error in errors.values())
     assert 0 < run["processor_share"][0] < 1.1
     assert result.exit_code == (1 if False in gates.values() else 0)
-    assert (tmp_path / "found.md").read_text().startswith("# The simulator beside the engine")
+    page = (tmp_path / "found.md").read_text()
+    assert page.startswith("# The simulator beside the engine")
+    assert f"| simulated, told {GATED} |" in page, "whoever reads a figure sees what was known"
+    assert page.index("was told of these very runs") < page.index("| trace | figure |")
     assert "| a | hit rate, device |" in result.output
 
 

@@ -356,6 +356,7 @@ def test_touch_place_of_and_forget(rng, columns):
 def test_num_in(rng, columns):
     ids, state = some(rng), columns.state[HOST]
     assert kernels().num_in(state, PRESENT, ids) == sum(state[block] == PRESENT for block in ids.tolist())
+    assert kernels().num_in(columns.has_key.view(np.uint8), True, ids) == sum(columns.has_key[ids].tolist())
 
 
 @in_rounds
@@ -383,12 +384,6 @@ def test_num_last_in(rng, columns):
     others = [other for other in range(3) if other != tier]
     last = [all(columns.state[other, block] != PRESENT for other in others) for block in ids.tolist()]
     assert kernels().num_last_in(columns.state, tier, ids) == sum(last)
-
-
-@in_rounds
-def test_num_keyed(rng, columns):
-    ids = some(rng)
-    assert kernels().num_keyed(columns.has_key, ids) == sum(columns.has_key[ids].tolist())
 
 
 @in_rounds

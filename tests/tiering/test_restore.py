@@ -18,6 +18,7 @@ from tiering.found import MOST_RUN_BLOCKS, arranged
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.moves import Forget, Write
+from tiering.planting import Runs
 from tiering.policies.lru import LRU
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier
@@ -379,13 +380,14 @@ def test_planting_is_extending(batch, known_share):
         end = min(first + batch, found.num_runs)
         after = found.after[first:end].tolist()
         start, stop = found.starts[[first, end]].tolist()
-        ids, num_runs = planted.plant(
-            found.tokens[start:stop].tobytes(),
-            np.diff(found.starts[first : end + 1]).tolist(),
-            [NO_BLOCK if run >= first else tails[run] for run in after],
-            [run - first if run >= first else -1 for run in after],
-            found.alone[first:end].tolist(),
+        runs = Runs(
+            tokens=found.tokens[start:stop].tobytes(),
+            lengths=np.diff(found.starts[first : end + 1]).tolist(),
+            tails=[NO_BLOCK if run >= first else tails[run] for run in after],
+            after=[run - first if run >= first else -1 for run in after],
+            alone=found.alone[first:end].tolist(),
         )
+        ids, num_runs = planted.plant(runs)
         planted.check()
         for run in range(first, first + num_runs):
             tails[run] = ids.item(int(found.starts[run + 1]) - start - 1)
@@ -408,9 +410,10 @@ def test_a_run_that_no_node_may_hold_is_not_planted():
     index = RadixIndex(BLOCK_TOKENS, Residency(), max_node_blocks=2)
     tokens = np.arange(3 * BLOCK_TOKENS, dtype="<i4").tobytes()
     with pytest.raises(AssertionError, match="longer than a node"):
-        index.plant(tokens, [3], [NO_BLOCK], [-1], [True])
+        index.plant(Runs(tokens, [3], [NO_BLOCK], [-1], [True]))
     index.check()
-    assert index.plant(tokens, [2, 1], [NO_BLOCK] * 2, [-1, 0], [True] * 2)[0].tolist() == [0, 1, 2]
+    ids, _ = index.plant(Runs(tokens, [2, 1], [NO_BLOCK] * 2, [-1, 0], [True] * 2))
+    assert ids.tolist() == [0, 1, 2]
     index.check()
 
 

@@ -183,6 +183,17 @@ def test_a_write_does_not_make_a_disk_smaller_all_at_once(monkeypatch):
     assert stats(tiers, "disk")["blocks"] == 4
 
 
+def test_a_disk_that_is_smaller_than_one_record_takes_none():
+    tiers = model(2, 2, 4)
+    on_disk(tiers, 1)
+    tiers.index.change(disk_bytes=RECORD_BYTES - 1)
+    tiers.settle()
+    for name in (2, 3, 4, 5):
+        tiers.run(prompt(name))
+    tiers.settle()
+    assert (stats(tiers, "disk")["blocks"], stats(tiers, "disk")["bytes"]) == (0, 0)
+
+
 def test_a_larger_disk_takes_more():
     tiers = model(device=8, host=8, disk=1)
     on_disk(tiers, 1)

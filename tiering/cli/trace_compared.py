@@ -15,6 +15,13 @@ _TIERS: Final = ("device", "host", "disk")
 _HIT_POINTS, _TTFT_PERCENT = 1.0, 10.0
 """What the simulator may err by."""
 
+_TOLD_OF_THE_RUNS: Final = (
+    "Each run of the engine is replayed. Whatever is simulated here was told of these very runs: when requests came, unless clients ask one after the other; what steps cost, "
+    f"fitted to them, and how they scatter; what blocks took on disk; and, where it says *{GATED}*, how fast the machine was when. So bounds are held by who knows how the "
+    "machine was, and what is tested is who is admitted when, what is found in which tier, and what is computed together. p50 and p90 are Harrell's and Davis' quantiles."
+)
+"""What a reader has to know of all that is said of simulations."""
+
 Figures = dict[str, dict[str, float]]
 """Hit rates by tier, seconds to the first token, and where these went."""
 
@@ -106,11 +113,11 @@ def gates(name: str, told: dict[str, Any]) -> list[dict[str, Any]]:
 
     mean_s = told["ttft_s"]["mean"][0]
     for tier, error in told["if_told"][GATED]["hit_rate"].items():
-        row("error of", f"hit rate, {tier}", abs(error), _HIT_POINTS, "points")
+        row(f"told {GATED}, error of", f"hit rate, {tier}", abs(error), _HIT_POINTS, "points")
     for figure, error in told["if_told"][GATED]["ttft_s"].items():
-        row("error of", f"TTFT, {figure}", abs(error), _TTFT_PERCENT, "%")
+        row(f"told {GATED}, error of", f"TTFT, {figure}", abs(error), _TTFT_PERCENT, "%")
     for part, error in told["if_told"][GATED]["spent_s"].items():
-        row("part of the error of", f"mean TTFT, {part}", error / mean_s, None, "%")
+        row(f"told {GATED}, part of the error of", f"mean TTFT, {part}", error / mean_s, None, "%")
     for tier, apart in told["apart"]["hit_rate"].items():
         row("engine against itself,", f"hit rate, {tier}", apart[0], None, "points")
     for figure, apart in told["apart"]["ttft_s"].items():
@@ -141,7 +148,7 @@ def page(runs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> str:
                         "figure": f"{title} {figure}" if kind == "spent_s" else f"{title}, {figure}",
                         "engine": engine,
                         "its_runs_apart": apart[0],
-                        "simulated": simulated,
+                        f"simulated, told {GATED}": simulated,
                         "simulations_apart": apart[1],
                     }
                 )
@@ -152,8 +159,10 @@ def page(runs: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]]) -> str:
     bounded = [row for row in rows if row["bound"] is not None]
     return (
         "# The simulator beside the engine\n\n`kvtide bench trace`\n\n"
+        f"{_TOLD_OF_THE_RUNS}\n\n"
         f"{table(figures, list(figures[0]))}\n\n"
-        "How far the TTFT errs, by what the simulator is told of steps: what they cost; how fast the machine was when as well; and what each took\n\n"
+        "How far the TTFT errs, by what the simulator is told of steps, with requests that come when they came in each case: what steps cost; how fast the "
+        "machine was when as well; and what each took\n\n"
         f"{table(times, list(times[0]))}\n\n"
         f"{table(bounded, ('name', 'value', 'bound', 'unit', 'holds'))}"
     )

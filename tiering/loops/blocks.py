@@ -89,7 +89,7 @@ def drop_copies(states: Any, readers: Any, old: int, ids: Any) -> Any:
 
 
 def num_in(states: Any, wanted: int, ids: Any) -> Any:
-    """How many copies are in that state."""
+    """How many copies are in that state; or blocks, of which a flag says something, as bytes."""
     num = 0
     for at in range(len(ids)):
         num += states[ids[at]] == wanted
@@ -259,14 +259,6 @@ def find_unused(stamp: Any, stamps: Any, leases: Any, ids: Any, found: Any) -> A
         if stamp[ids[at]] == stamps[at] and leases[ids[at]] == 0:
             found[num] = ids[at]
             num += 1
-    return num
-
-
-def num_keyed(has_key: Any, ids: Any) -> Any:
-    """How many have one."""
-    num = 0
-    for at in range(len(ids)):
-        num += has_key[ids[at]]
     return num
 
 
