@@ -232,4 +232,4 @@ class Removal:
         if len(ids):
             residency = self._holdings.residency
             assert self._kernels.num_keyed(residency.has_key, ids) == len(ids), "a stored block has a key"
-            self._outbox.send(Forget(tuple(residency.keys_of(ids))))
+            self._outbox.send(Forget(residency.key[ids]))

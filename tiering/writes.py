@@ -115,7 +115,7 @@ class Writes:
     @property
     def hang(self) -> bool:
         """Whether a write has taken too long and is not over."""
-        return self._outbox.num_overdue(Write) > 0
+        return self._outbox.hangs and self._outbox.num_overdue(Write) > 0
 
     def deadline_s(self) -> float | None:
         """When `expire` will have something to give up, unless it ends before; None for never."""
