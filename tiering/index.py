@@ -472,7 +472,8 @@ class Index:
         self._sizes.plan(writing=self._outbox.blocks_in_flight(Write) > 0)
         self._loads.give_way()
         self._uses.plan(self._now_s, disk_ready=can_write and not restoring)
-        self._note_what_happened(can_read=can_read, can_write=can_write)
+        if self.events.are_kept:
+            self._note_what_happened(can_read=can_read, can_write=can_write)
         return self._outbox.take()
 
     def _drop_behind(self, hole: int) -> bool:
@@ -480,8 +481,6 @@ class Index:
 
     def _note_what_happened(self, *, can_read: bool, can_write: bool) -> None:
         """Tell what has left since the last plan, and whether the disk is left alone, or works again."""
-        if not self.events.are_kept:
-            return
         self._growth.look(
             [
                 *self._eviction.evicted,
@@ -686,7 +685,8 @@ class Index:
         """Whether the disk may be read: it is, and neither fails nor hangs."""
         if not self.config.disk_bytes or self._now_s < self._reads_rest.until_s:
             return False
-        return self._outbox.num_overdue(Read) < self.config.max_overdue_reads
+        num_overdue = self._outbox.num_overdue(Read) if self._outbox.hangs else 0
+        return num_overdue < self.config.max_overdue_reads
 
     @property
     def _can_write(self) -> bool:

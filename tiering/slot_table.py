@@ -111,7 +111,7 @@ class SlotTable:
     def take(self, n: int, state: SlotState) -> Slots | None:
         """Turn `n` FREE slots into `state` and return them; None, and no change, if there are not so many."""
         assert int(state) not in (_FREE, _RETIRED), "a slot is taken for some use"
-        if n > self.num_free:
+        if n > self._counts[_FREE]:
             return None
         slots = np.empty(n, dtype=np.intp)
         new, stacked = int(state), self._num_stacked

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -116,7 +117,7 @@ def test_a_slot_that_is_somebody_elses_is_refused():
         made = Memory(residency, table, Tier.HOST)
         change(made, slots[2:])
         copies, before = Copies(Tier.HOST, residency, table, Tier.DISK), made.said()
-        for end in (lambda copies=copies: copies.arrived(ids), lambda copies=copies: copies.left(ids, 1)):
+        for end in (partial(copies.arrived, ids), partial(copies.left, ids, 1)):
             with pytest.raises(AssertionError, match="slot"):
                 end()
             assert made.said() == before
