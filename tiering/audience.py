@@ -16,15 +16,14 @@ class Audience:
         fair = [order for order in orders if isinstance(order, FairOrder)]
         views = [order for order in orders if isinstance(order, View)]
         views += [order.view for order in fair if order.view is not None]
-        self._seen_by, self._fair = SeenBy(views), fair
+        self._seen_by, self._fair = SeenBy(views) if views else None, fair
 
     def show(self, ids: Ids) -> None:
         """These may go now, as far as each lets them: see `View.rewind`."""
-        if not len(ids):
-            return
-        self._seen_by.rewind(ids)
+        if self._seen_by is not None and len(ids):
+            self._seen_by.rewind(ids)
         for order in self._fair:
-            if order.has_parts:
+            if order.parts:
                 order.rewind_parts(ids)
 
 

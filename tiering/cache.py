@@ -284,7 +284,7 @@ class TieredCache(Driver, Closing):
         assert self._calls is not None, "the disk is moved to and from only where there is a store"
         match move:
             case Read():
-                self._calls.read(move)
+                self._calls.read(move, self._index.refs(move))
             case Write():
                 self._calls.write(move, self._index.lineage(move))
             case Forget():

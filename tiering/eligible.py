@@ -15,7 +15,7 @@ class Eligible:
     def __init__(self, rule: int, residency: Residency, host_slots: SlotTable) -> None:
         self.number = rule
         """In tiering.rules."""
-        self._residency, self._host_slots = residency, host_slots
+        self.residency, self.host_slots = residency, host_slots
         self._are_eligible, self._is_eligible = kernels().are_eligible, kernels().is_eligible
 
     def __call__(self, ids: Ids) -> Mask:
@@ -31,8 +31,4 @@ class Eligible:
 
     def arguments(self) -> tuple[Any, ...]:
         """What the loops are given that ask it: the rule, and columns as they are now."""
-        return self.number, self._host_slots.num_usable > 0, *self._residency.ties
-
-    def columns(self) -> tuple[Any, ...]:
-        """The same without the rule: stamps, and what any rule is asked of."""
-        return self._residency.stamp, self._host_slots.num_usable > 0, *self._residency.ties
+        return self.number, self.host_slots.num_usable > 0, *self.residency.ties

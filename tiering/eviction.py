@@ -168,9 +168,11 @@ class Eviction(Removal):
         if not len(victims):
             return
         residency = self._holdings.residency
-        self._holdings.shares.ask_for(HOST, victims)
+        if fair := self._holdings.shares.on:
+            self._holdings.shares.ask_for(HOST, victims)
         slots = take_slots(len(victims))
-        self._holdings.shares.asked(HOST)
+        if fair:
+            self._holdings.shares.asked(HOST)
         if len(self._holdings.radix) != num_indexed:
             # making room may have dropped a victim, as the descendant of a block that went for good
             victims = victims[residency.state[DEVICE][victims] == PRESENT]
@@ -295,12 +297,13 @@ class Eviction(Removal):
         while (over := holdings.disk_bytes + num_bytes - holdings.disk_capacity_bytes) > 0:
             # of a disk that is smaller than one record there is nothing to give up
             num_about = 1 + over * holdings.num_disk_blocks // max(1, holdings.disk_bytes)
-            holdings.shares.asks(DISK, owner, num_bytes)
+            if fair := holdings.shares.on:
+                holdings.shares.asks(DISK, owner, num_bytes)
             victims = holdings.disk_victims.peek(min(num_about, _DISK_BATCH))
             may_go = holdings.residency.stamp[victims] < used_before
-            if holdings.shares.on:
+            if fair:
                 may_go = self._gives_way(victims, may_go, owner)
-            holdings.shares.asked(DISK)
+                holdings.shares.asked(DISK)
             victims = victims[may_go]
             before = holdings.disk_bytes
             self._give_up_on_disk(victims, over)

@@ -44,7 +44,8 @@ class FairOrder:
         self._tier, self._order, self._residency = tier, order, residency
         self._shares, self._ranks, self.plain = shares, ranks, plain
         self._eligible, self._block_size = eligible, block_size
-        self._parts: dict[_Part, View | FirstToGo] = {}
+        self.parts: dict[_Part, View | FirstToGo] = {}
+        """Those that there are, to be told as well."""
 
     def peek(self, k: int) -> Ids:
         """See `View.peek`; of several owners the blocks of who stands furthest above its part come first."""
@@ -69,21 +70,16 @@ class FairOrder:
         plain = self.plain.view if isinstance(self.plain, FirstToGo) else self.plain
         return plain if isinstance(plain, View) else None
 
-    @property
-    def has_parts(self) -> bool:
-        """Whether there are parts, to be told as well."""
-        return bool(self._parts)
-
     def rewind_parts(self, ids: Ids) -> None:
         """See `View.rewind`: of the parts; of what these are made of the Audience tells."""
         there = {_ALL, *self._residency.owner[ids].tolist()}
-        for (owner, _), part in self._parts.items():
+        for (owner, _), part in self.parts.items():
             if owner in there:
                 part.rewind(ids)
 
     def became_normal(self, stamp: int) -> None:
         """Blocks that were used at this stamp or later may be normal that were high."""
-        for (_, rank), view in self._parts.items():
+        for (_, rank), view in self.parts.items():
             if rank is Rank.NORMAL:
                 view.look_from(stamp)
 
@@ -160,9 +156,9 @@ class FairOrder:
         return np.concatenate(found)
 
     def _part(self, owner: int, rank: Rank | None) -> View | FirstToGo:
-        part = self._parts.get((owner, rank))
+        part = self.parts.get((owner, rank))
         if part is None:
-            part = self._parts[owner, rank] = self._made(owner, rank)
+            part = self.parts[owner, rank] = self._made(owner, rank)
         return part
 
     def _made(self, owner: int, rank: Rank | None) -> View | FirstToGo:
@@ -199,5 +195,5 @@ class FairOrder:
     def check(self) -> None:
         """Raise AssertionError if a block is missing from its part."""
         self.plain.check()
-        for view in self._parts.values():
+        for view in self.parts.values():
             view.check()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiering.audience import Audience, Audiences
+from tiering.copies import Copies
 from tiering.eligible import Eligible
 from tiering.fair_order import FairOrder
 from tiering.fingerprints import fingerprints
@@ -80,6 +81,11 @@ class Holdings:
         self.terms = Terms(self.residency)
         # by tier; an enum takes long to be hashed, as a key of a dict
         self.slots = (SlotTable(device_slots), SlotTable(host_slots - later_host_slots))
+        device, host = self.slots
+        self._copies = (
+            Copies(DEVICE, self.residency, device, other=DISK),
+            Copies(HOST, self.residency, host, other=DISK),
+        )
         self.host_target = host_slots
         """How many host slots may be in service, of those that are there and those that are to come."""
         self.disk_capacity_bytes = disk_bytes
@@ -99,11 +105,11 @@ class Holdings:
             view = self.order.view(device_victim)
             plain_device = self._first_to_go = FirstToGo(DEVICE, self.residency, view, device_victim)
         if policy is not None:
-            plain_device = device = TierOrder(
+            plain_device = device_order = TierOrder(
                 DEVICE, self.residency, policy(device_slots), device_victim, device_victim.of
             )
-            plain_host = host = TierOrder(HOST, self.residency, policy(max(1, host_slots)), host_victim)
-            self.tier_orders = (device, host, None)
+            plain_host = host_order = TierOrder(HOST, self.residency, policy(max(1, host_slots)), host_victim)
+            self.tier_orders = (device_order, host_order, None)
         self.device_victims = self._fair(DEVICE, plain_device, device_victim)
         self.host_victims = self._fair(HOST, plain_host, host_victim)
         self.host_clean = self._fair_view(HOST, self._eligible(HOST_CLEAN))
@@ -271,54 +277,58 @@ class Holdings:
         self.residency.add_readers(tier, ids)
 
     def _is_whole(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
-        self.residency.finish_write(tier, ids)
-        if tier is DISK:
+        if tier is not DISK:
+            num_stored = self._copies[tier].arrived(ids)
+            if tier is HOST:
+                self._count_in_host(ids, num_stored, +1)
+        else:
             assert stored_bytes is not None, "a disk copy has a size"
+            self.residency.finish_write(DISK, ids)
             if self.owners.several:
                 self.shares.change_use(DISK, ids, stored_bytes - self.residency.place[DISK][ids])
             self.disk_bytes -= self._bytes_of(ids)
             self.residency.place[DISK][ids] = stored_bytes
             self.disk_bytes += self._bytes_of(ids)
             self.residency.told[ids] = 0
-        else:
-            self.slots[tier].turn(self.residency.place[tier][ids], SlotState.IN_FLIGHT, SlotState.INDEXED)
-        self._count(tier, ids, +1)
+            self._count_on_disk(ids, +1)
 
     def failed(self, tier: Tier, ids: Ids) -> None:
         """The copies will not come; their places are free again."""
-        self.residency.drop(tier, ids, WRITING)
-        self._vacate(tier, ids, SlotState.IN_FLIGHT)
+        self._vacate(tier, ids, WRITING)
 
     def left(self, tier: Tier, ids: Ids) -> None:
         """Give up copies that nobody reads; their places are free again."""
-        self.residency.drop(tier, ids, PRESENT)
-        self._count(tier, ids, -1)
-        self._vacate(tier, ids, SlotState.INDEXED)
+        self._vacate(tier, ids, PRESENT)
 
-    def _vacate(self, tier: Tier, ids: Ids, slot_state: SlotState) -> None:
+    def _vacate(self, tier: Tier, ids: Ids, state: int) -> None:
+        if tier is not DISK:
+            num_stored = self._copies[tier].left(ids, state)
+            if tier is HOST and state == PRESENT:
+                self._count_in_host(ids, num_stored, -1)
+        else:
+            self.residency.drop(DISK, ids, state)
+            self.disk_bytes -= self._bytes_of(ids)
+            if state == PRESENT:
+                self._count_on_disk(ids, -1)
         if self.owners.several:
             self.shares.change_use(tier, ids, -self.residency.place[DISK][ids] if tier is DISK else -1)
         if (order := self.tier_orders[tier]) is not None:
             order.left(ids)
-        if tier is DISK:
-            self.disk_bytes -= self._bytes_of(ids)
-        else:
-            self.slots[tier].free(self.residency.place[tier][ids], slot_state)
         self._see.gone[tier].show(ids)
 
-    def _count(self, tier: Tier, ids: Ids, sign: int) -> None:
-        """Called when the state of `ids` in `tier` has become (+1) or has ceased to be (-1) PRESENT."""
-        if tier is DEVICE:
-            return
-        state = self.residency.state
-        if tier is HOST:
-            self.num_dirty_host += sign * (len(ids) - self._kernels.num_in(state[DISK], PRESENT, ids))
-        else:
-            self.num_disk_blocks += sign * len(ids)
-            self.num_dirty_host -= sign * self._kernels.num_in(state[HOST], PRESENT, ids)
+    def _count_in_host(self, ids: Ids, num_stored: int, sign: int) -> None:
+        """Called when host memory has come (+1), or has ceased (-1), to have `ids` whole, of which the disk has `num_stored`."""
+        self.num_dirty_host += sign * (len(ids) - num_stored)
         if self.owners.several:
-            dirty = state[DISK][ids] != PRESENT if tier is HOST else state[HOST][ids] == PRESENT
-            self.shares.change_dirty(ids[dirty], sign if tier is HOST else -sign)
+            self.shares.change_dirty(ids[self.residency.state[DISK][ids] != PRESENT], sign)
+
+    def _count_on_disk(self, ids: Ids, sign: int) -> None:
+        """The same of the disk."""
+        in_host = self.residency.state[HOST]
+        self.num_disk_blocks += sign * len(ids)
+        self.num_dirty_host -= sign * self._kernels.num_in(in_host, PRESENT, ids)
+        if self.owners.several:
+            self.shares.change_dirty(ids[in_host[ids] == PRESENT], -sign)
 
     def _bytes_of(self, ids: Ids) -> int:
         """What copies take on disk, or were given there."""

@@ -18,7 +18,7 @@ import numpy as np
 from kvstore.block import BlockKey
 from kvstore.reasons import MissReason
 from kvstore.reports import Removed
-from kvstore.store import ReadOutcome
+from kvstore.store import BlockRef, ReadOutcome
 from tiering.by_hand import ByHand
 from tiering.choosing import Choosing
 from tiering.decision import Chooser
@@ -431,6 +431,10 @@ class Index:
         """What it takes to compute the keys for a write that is not over."""
         return self._writes.lineage(move.unkeyed)
 
+    def refs(self, move: Read) -> tuple[BlockRef, ...]:
+        """What a store is asked for in a read that is not over: identities of its blocks, in its order."""
+        return self._loads.refs(move)
+
     def arriving(self, number: int) -> None:
         """The first layers of what a Promote or SwapIn brings are there; its answer is still to come."""
         move = self._outbox.in_flight(number)
@@ -444,15 +448,16 @@ class Index:
         """
         if now_s > self._now_s:
             self._now_s = self._holdings.order.now_s = self._outbox.now_s = now_s
-        if not self._expiry.off:
+        if not self._expiry.terms.are_endless:
             self._expiry.at(self._now_s)
-        self._holdings.at(self._now_s)
+        if self._holdings.ranks.in_use:
+            self._holdings.at(self._now_s)
 
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
         self.at(now_s)
         restoring = self.restoring
-        if not self._expiry.off:
+        if not self._expiry.terms.are_endless:
             self._expiry.plan()
         self.retention.plan(restoring=restoring)
         self._holes.expire(self._now_s, self._drop_behind)
@@ -467,7 +472,8 @@ class Index:
         self._sizes.plan(writing=self._outbox.blocks_in_flight(Write) > 0)
         self._loads.give_way()
         self._uses.plan(self._now_s, disk_ready=can_write and not restoring)
-        self._note_what_happened(can_read=can_read, can_write=can_write)
+        if self.events.are_kept:
+            self._note_what_happened(can_read=can_read, can_write=can_write)
         return self._outbox.take()
 
     def _drop_behind(self, hole: int) -> bool:
@@ -475,8 +481,6 @@ class Index:
 
     def _note_what_happened(self, *, can_read: bool, can_write: bool) -> None:
         """Tell what has left since the last plan, and whether the disk is left alone, or works again."""
-        if not self.events.are_kept:
-            return
         self._growth.look(
             [
                 *self._eviction.evicted,
@@ -679,12 +683,14 @@ class Index:
     @property
     def _can_read(self) -> bool:
         """Whether the disk may be read: it is, and neither fails nor hangs."""
-        hangs = self._outbox.num_overdue(Read) >= self.config.max_overdue_reads
-        return self.config.disk_bytes > 0 and not hangs and self._reads_rest.over(self._now_s)
+        if not self.config.disk_bytes or self._now_s < self._reads_rest.until_s:
+            return False
+        num_overdue = self._outbox.num_overdue(Read) if self._outbox.hangs else 0
+        return num_overdue < self.config.max_overdue_reads
 
     @property
     def _can_write(self) -> bool:
-        works = not self._writes.hang and self._writes_rest.over(self._now_s)
+        works = self._now_s >= self._writes_rest.until_s and not self._writes.hang
         return self.config.disk_bytes > 0 and works
 
     # --- figures --------------------------------------------------------------------------------------------------

@@ -29,6 +29,8 @@ class Kernels:
     place_copies: Callable[..., int]
     drop_copies: Callable[..., int]
     add_readers: Callable[..., int]
+    copies_arrive: Callable[..., int]
+    copies_leave: Callable[..., int]
     enter: Callable[..., int]
     free_blocks: Callable[..., int]
     chain: Callable[..., int]
@@ -85,6 +87,11 @@ def _blocks(name: str, *arguments: str) -> Function:
     return Function("tiering.loops.blocks", name, sources, arguments, keeps_gil=True)
 
 
+def _copies(name: str, *arguments: str) -> Function:
+    sources = ("tiering.loops.copies", "tiering.loops.states")
+    return Function("tiering.loops.copies", name, sources, arguments, keeps_gil=True)
+
+
 def _tree(name: str, *arguments: str) -> Function:
     sources = ("tiering.loops.tree", "tiering.loops.states")
     return Function("tiering.loops.tree", name, sources, arguments, keeps_gil=True)
@@ -124,6 +131,12 @@ _FUNCTIONS: Final = (
     _blocks("place_copies", _NEW_BYTES, _NEW_INTS, "int64", _IDS, _IDS),
     _blocks("drop_copies", _NEW_BYTES, _SHORTS, "int64", _IDS),
     _blocks("add_readers", _NEW_SHORTS, _BYTES, "int64", _IDS),
+    _copies("copies_arrive", "uint8 2 written", "int32 2", "int64", _NEW_BYTES, "int64", _IDS),
+    _copies(
+        "copies_leave",
+        *("uint8 2 written", _READERS, "int32 2", "int64", _NEW_BYTES, _NEW_INTS),
+        *("int64", "int64", "int64", _IDS),
+    ),
     _blocks("enter", _NEW_FLAGS, _NEW_INTS, _NEW_INTS, _IDS),
     _blocks(
         "free_blocks",

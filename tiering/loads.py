@@ -83,8 +83,8 @@ class Loads:
         """Who waits for a block on its way to the device, and at which position of its path."""
         self._timed: list[_Load] = []
         """Loads that are waited for until some time only."""
-        self._reads: dict[int, _Load] = {}
-        """Of which load a read is that is not over, by the move's number."""
+        self._reads: dict[int, tuple[_Load, Ids]] = {}
+        """Of which load a read is that is not over, and at which positions of its path, by the move's number."""
         self._overdue: set[int] = set()
         """Blocks whose read took too long and is not over: their host places are not to be touched until it is."""
         self._arrived: list[Ids] = []
@@ -147,7 +147,8 @@ class Loads:
 
         Loads for which there has been no place are given up.
         """
-        self._send_arrived()
+        if self._arrived:
+            self._send_arrived()
         while self._loads:
             load = self._loads[0]
             num_reading = self._outbox.blocks_in_flight(Read)
@@ -180,6 +181,8 @@ class Loads:
 
         And let leases wait no more whose time is over: their reads go on.
         """
+        if not self._reads and not self._timed:
+            return
         for load in self._timed:
             if load.lease.num_loading and self._outbox.now_s >= load.until_s:
                 self._stop_waiting(load)
@@ -238,16 +241,17 @@ class Loads:
         ids = load.lease.ids[positions]
         self._holdings.read_begins(DISK, ids)
         self._holdings.expect(HOST, ids, slots)
-        refs = self._refs(ids, positions, load.tokens)
         load.asked_blocks += len(ids)
         for some in batches(len(ids), num_left, self._budget, self._threads, self._batch):
-            move = Read(self._outbox.next_number(), ids[some], refs[some], slots[some])
-            self._reads[move.number] = load
+            move = Read(self._outbox.next_number(), ids[some], slots[some])
+            self._reads[move.number] = load, positions[some]
             load.num_reads += 1
             self._outbox.send(move)
 
-    def _refs(self, ids: Ids, positions: Ids, tokens: Tokens) -> tuple[BlockRef, ...]:
-        """What a store is asked for, of blocks at these positions of a path with these tokens."""
+    def refs(self, move: Read) -> tuple[BlockRef, ...]:
+        """What a store is asked for in a read that is not over: made only for who has a store, as it takes longer than all else of it."""
+        load, positions = self._reads[move.number]
+        ids, tokens = move.ids, load.tokens
         residency, holdings = self._holdings.residency, self._holdings
         parents = residency.parent[ids].astype(np.intp)
         assert residency.has_key[ids].all(), "a stored block has a key"
@@ -284,7 +288,7 @@ class Loads:
         lost: Ids = move.ids[~hit]
         if len(lost):
             self._did_not_come(lost, [reason for reason in reasons if reason is not None], answer.error)
-        self._note_end(self._reads.pop(move.number), is_whole=not len(lost))
+        self._note_end(self._reads.pop(move.number)[0], is_whole=not len(lost))
         return lost
 
     def _note_end(self, load: _Load, *, is_whole: bool) -> None:
@@ -332,10 +336,9 @@ class Loads:
             self._arrived.append(ids)
 
     def _send_arrived(self) -> None:
-        if self._arrived:
-            ids, self._arrived = np.concatenate(self._arrived), []
-            place = self._holdings.residency.place
-            self._outbox.send(Promote(self._outbox.next_number(), ids, place[HOST][ids], place[DEVICE][ids]))
+        ids, self._arrived = np.concatenate(self._arrived), []
+        place = self._holdings.residency.place
+        self._outbox.send(Promote(self._outbox.next_number(), ids, place[HOST][ids], place[DEVICE][ids]))
 
     @property
     def has_arrived(self) -> bool:
@@ -390,10 +393,9 @@ class Loads:
             )
         positions = [load.unread for load in self._loads]
         assert all(len(each) and (np.diff(each) > 0).all() for each in positions), "reads are out of order"
-        reads = Counter(map(id, self._reads.values()))
-        assert all(load.num_reads == reads[id(load)] for load in self._reads.values()), (
-            "a read is not counted"
-        )
+        loads = [load for load, _ in self._reads.values()]
+        reads = Counter(map(id, loads))
+        assert all(load.num_reads == reads[id(load)] for load in loads), "a read is not counted"
         assert set(self._reads) == set(self._outbox.numbers(Read)), (
             "a read is nobody's, or is over and is not forgotten"
         )

@@ -2,8 +2,11 @@
 
 from typing import NamedTuple, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
 from kvstore.block import BlockKey
-from kvstore.store import BlockRef, ReadOutcome
+from kvstore.store import ReadOutcome
 from tiering.ranks import Rank
 from tiering.residency import Ids
 from tiering.terms import Term
@@ -58,11 +61,10 @@ class Write(NamedTuple):
 
 
 class Read(NamedTuple):
-    """Read blocks from disk into host slots, every check included."""
+    """Read blocks from disk into host slots, every check included. `Index.refs` has what a store is asked for."""
 
     number: int
     ids: Ids
-    refs: tuple[BlockRef, ...]
     host_slots: Ids
 
 
@@ -85,7 +87,8 @@ class SwapIn(NamedTuple):
 class Forget(NamedTuple):
     """Delete records. Nobody waits for the answer; must run before any Write that was asked for later."""
 
-    keys: tuple[BlockKey, ...]
+    keys: NDArray[np.uint8]
+    """[n, KEY_BYTES]: `block_keys` makes keys of them, for who has a store."""
 
 
 class Touch(NamedTuple):

@@ -233,4 +233,4 @@ class Removal:
             residency = self._holdings.residency
             num_keyed = self._kernels.num_in(residency.has_key.view(np.uint8), True, ids)
             assert num_keyed == len(ids), "a stored block has a key"
-            self._outbox.send(Forget(tuple(residency.keys_of(ids))))
+            self._outbox.send(Forget(residency.key[ids]))

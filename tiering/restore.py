@@ -244,7 +244,7 @@ class _Entering:
     def forget(self, keys: NDArray[np.uint8]) -> None:
         """Have the records of these keys deleted, [n, KEY_BYTES]."""
         if len(keys):
-            self._outbox.send(Forget(tuple(block_keys(keys))))
+            self._outbox.send(Forget(keys))
 
 
 def _steps(found: Found) -> Iterator[tuple[int, int]]:

@@ -111,7 +111,7 @@ class SlotTable:
     def take(self, n: int, state: SlotState) -> Slots | None:
         """Turn `n` FREE slots into `state` and return them; None, and no change, if there are not so many."""
         assert int(state) not in (_FREE, _RETIRED), "a slot is taken for some use"
-        if n > self.num_free:
+        if n > self._counts[_FREE]:
             return None
         slots = np.empty(n, dtype=np.intp)
         new, stacked = int(state), self._num_stacked
@@ -141,6 +141,27 @@ class SlotTable:
             self._refuse(slots, from_state)
         self._num_stacked += len(slots)
         self._move(len(slots), old, _FREE)
+
+    # --- for copies, whose slots change in the same pass ----------------------------------------------------------
+
+    @property
+    def column(self) -> NDArray[np.uint8]:
+        """The slots' states themselves. Whoever changes some says so with `turned` or `freed`."""
+        return self._states
+
+    @property
+    def stack(self) -> tuple[NDArray[np.int32], int]:
+        """The free slots, and how many of them are on the stack: those that are freed go behind, the first of them last."""
+        return self._free, self._num_stacked
+
+    def turned(self, n: int, from_state: SlotState, to_state: SlotState) -> None:
+        """So many were changed in `column`; neither state is FREE."""
+        self._move(n, from_state, to_state)
+
+    def freed(self, n: int, from_state: SlotState) -> None:
+        """So many were made FREE in `column`, and put on the stack."""
+        self._num_stacked += n
+        self._move(n, from_state, _FREE)
 
     def _refuse(self, slots: Slots, state: SlotState) -> NoReturn:
         """Say why these cannot change from this state. A duplicate would be counted, and freed, twice."""

@@ -70,9 +70,9 @@ class StoreCalls:
 
     # --- what is asked for ----------------------------------------------------------------------------------------
 
-    def read(self, move: Read) -> None:
-        """Read into host slots; answered with a HasRead."""
-        self._readers.put(lambda: self._report(self._read(move)))
+    def read(self, move: Read, refs: Sequence[BlockRef]) -> None:
+        """Read into host slots; answered with a HasRead. `refs`: see Index.refs."""
+        self._readers.put(lambda: self._report(self._read(move, refs)))
 
     def write(self, move: Write, lineage: Lineage) -> None:
         """Compute the keys that are missing, and write; answered with a Written. `lineage`: see Index.lineage."""
@@ -118,10 +118,10 @@ class StoreCalls:
 
     # --- on the threads -------------------------------------------------------------------------------------------
 
-    def _read(self, move: Read) -> HasRead:
+    def _read(self, move: Read, refs: Sequence[BlockRef]) -> HasRead:
         try:
             views = [self._slab.view(slot) for slot in move.host_slots.tolist()]
-            return HasRead(move.number, tuple(self._store.get_many(move.refs, views)))
+            return HasRead(move.number, tuple(self._store.get_many(refs, views)))
         except Exception as error:  # noqa: BLE001 - the thread's top: whatever it is, the requests compute instead
             return HasRead(move.number, error=error)
 
@@ -178,7 +178,7 @@ class StoreCalls:
 
     def _forget(self, move: Forget) -> None:
         try:
-            self._store.delete_many(move.keys)
+            self._store.delete_many(block_keys(move.keys))
         except Exception:  # noqa: BLE001 - what cannot be deleted is bounded by the store and found at the next start
             self.num_failed_deletes += len(move.keys)
 

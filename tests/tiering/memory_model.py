@@ -44,7 +44,7 @@ from tiering.moves import (
 )
 from tiering.owners import EVERYBODYS, Ownership
 from tiering.ranks import Rank
-from tiering.residency import NO_BLOCK, State, Tier
+from tiering.residency import NO_BLOCK, State, Tier, block_keys
 from tiering.swaps import Stash
 from tiering.terms import Term
 
@@ -453,7 +453,7 @@ class MemoryModel:
         if error is not None:
             return HasRead(move.number, error=error)
         outcomes = []
-        for position, (ref, place) in enumerate(zip(move.refs, flight.destinations, strict=True)):
+        for position, (ref, place) in enumerate(zip(self.index.refs(move), flight.destinations, strict=True)):
             if position in misses:
                 self.disk.pop(ref.key, None)
             record = self.disk.get(ref.key)
@@ -512,7 +512,7 @@ class MemoryModel:
             if isinstance(job, Unname):
                 self.names.pop(job.key, None)
                 continue
-            for key in job.keys:
+            for key in block_keys(job.keys):
                 self.disk.pop(key, None)
 
     def _touch(self, touch):

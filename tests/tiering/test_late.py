@@ -70,7 +70,7 @@ class LateTraffic(Traffic):
         """All reads that were asked for end well, some of them late."""
         loads = self.model.index._loads
         reads = [number for number in self.model.flights if number in loads._reads]
-        self.seen["late reads"] += sum(loads._reads[number].is_late for number in reads)
+        self.seen["late reads"] += sum(loads._reads[number][0].is_late for number in reads)
         for number in reads:
             self.model.complete(number)
 

@@ -417,6 +417,7 @@ def test_sort_by_way_down(rng, columns):
 
 ELSEWHERE = {
     "test_eligible": {"is_eligible", "are_eligible", "walk", "rewind"},
+    "test_copies": {"copies_arrive", "copies_leave"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},
     "test_radix": {
         "find_child",

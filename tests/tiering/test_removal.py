@@ -13,7 +13,7 @@ from tests.tiering.small_tiers import model, prompt, stats
 from tiering.eviction import Eviction
 from tiering.policies.view import View
 from tiering.removal import Removal
-from tiering.residency import NO_BLOCK, State, Tier
+from tiering.residency import NO_BLOCK, State, Tier, block_keys
 
 
 def array(blocks):
@@ -187,7 +187,7 @@ def test_records_of_what_the_disk_gives_up_are_deleted():
     keys = [tree.residency.key_of(block) for block in path.tolist()]
     tree.holdings.disk_capacity_bytes = 0
     tree.eviction.fit_disk()
-    forgotten = [key for move in tree.index._outbox.take() for key in move.keys]
+    forgotten = [key for move in tree.index._outbox.take() for key in block_keys(move.keys)]
     assert sorted(forgotten) == sorted(keys)
     assert len(tree.radix) == 0
 

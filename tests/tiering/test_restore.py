@@ -21,7 +21,7 @@ from tiering.moves import Forget, Write
 from tiering.planting import Runs
 from tiering.policies.lru import LRU
 from tiering.radix import RadixIndex
-from tiering.residency import NO_BLOCK, Residency, Tier
+from tiering.residency import NO_BLOCK, Residency, Tier, block_keys
 
 ROOT_KEY = bytes(32)
 BLOCK_TOKENS = 2
@@ -169,7 +169,7 @@ def test_blocks_that_do_not_reach_the_root_are_deleted():
             orphans.append(meta.key)
     index = index_of(left)
     assert by_key(index).keys() == {meta.key for meta in left} - cut
-    forgotten = {key for move in index.plan(0.0) if isinstance(move, Forget) for key in move.keys}
+    forgotten = {key for move in index.plan(0.0) if isinstance(move, Forget) for key in block_keys(move.keys)}
     assert forgotten == set(orphans)
 
 
@@ -181,7 +181,7 @@ def test_a_circle_and_a_block_told_twice_and_two_keys_for_one_block_do_no_harm()
     index = index_of([*one, twin, below_twin, *circle, one[0]])
     known = by_key(index)
     assert len(known) == 3
-    forgotten = {key for move in index.plan(0.0) if isinstance(move, Forget) for key in move.keys}
+    forgotten = {key for move in index.plan(0.0) if isinstance(move, Forget) for key in block_keys(move.keys)}
     assert {b"a" * 32, b"b" * 32} <= forgotten
     assert len(forgotten) == 4
     assert not forgotten & known.keys()
@@ -274,7 +274,7 @@ def test_what_is_cleared_meanwhile_is_deleted_in_steps_too(monkeypatch):
     assert len(found.others) > 20
     forgotten = []
     for _ in index.restore(found):
-        forgotten += [move.keys for move in index.plan(0.0) if isinstance(move, Forget)]
+        forgotten += [block_keys(move.keys) for move in index.plan(0.0) if isinstance(move, Forget)]
         assert index.stats()["tiers"]["disk"]["restored_blocks"] <= len(found)
     assert max(map(len, forgotten)) <= max(20, MOST_RUN_BLOCKS)
     assert len(forgotten) > len(metas) // 40
@@ -304,7 +304,7 @@ def test_of_what_is_erased_meanwhile_the_public_prefix_stays():
     assert index.erase(mine)
     list(index.restore(arranged([BlockMetas.of(metas)], ROOT_KEY, NOW_NS)))
     index.check()
-    forgotten = {key for move in index.plan(0.0) if isinstance(move, Forget) for key in move.keys}
+    forgotten = {key for move in index.plan(0.0) if isinstance(move, Forget) for key in block_keys(move.keys)}
     assert forgotten == {meta.key for meta in metas[3:]}
     assert by_key(index).keys() == {meta.key for meta in metas[:3]}
 

@@ -15,6 +15,7 @@ from tiering.index import Index
 from tiering.keeping import Hints, Told
 from tiering.moves import Forget
 from tiering.outbox import Outbox
+from tiering.residency import block_keys
 from tiering.simulate import Outcome, Simulation, SimulationConfig
 from tiering.trace import TraceRequest, read_trace
 from tiering.writes import Writes
@@ -125,7 +126,7 @@ def test_room_for_all_batches_of_a_plan_is_what_room_for_each_would_be(monkeypat
         with monkeypatch.context() as smaller:
             smaller.setattr(SimulationConfig, "index", small_disk(SimulationConfig.index))
             outcome = run(some_requests(), **sizes)
-        keys = [move.keys for move in deleted if isinstance(move, Forget)]
+        keys = [block_keys(move.keys) for move in deleted if isinstance(move, Forget)]
         found.append((outcome, list(itertools.chain(*keys)), len(keys)))
     (at_once, deleted_at_once, fewer), (each, deleted_each, more) = found
     assert at_once == each

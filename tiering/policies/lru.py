@@ -47,7 +47,8 @@ class LRU:
         self.places = Places()
         """Where its views stand."""
         self._every_block = Eligible(EVERY_BLOCK, residency, SlotTable(0))
-        self._now = 0
+        self.now = 0
+        """The stamp of the latest touch."""
         self.now_s = 0.0
         """The time that touches have: whoever knows the time sets it."""
         place = np.zeros(2, dtype=np.int64)
@@ -88,7 +89,7 @@ class LRU:
         if num == len(self._stamps):
             self._compact()
             num = self._num
-        self._now = now = self._now + 1
+        self.now = now = self.now + 1
         self._kernels.touch(residency.stamp, path, now)
         stamps, times, deepest = self._cells
         stamps[num], times[num], deepest[num] = now, self.now_s, path.item(-1)
@@ -96,8 +97,8 @@ class LRU:
 
     def leave_past(self) -> None:
         """Touches from before may be told of later. To be called before the first touch."""
-        assert not self._now, "what was touched before is to be told of before the first touch"
-        self._now = _PAST
+        assert not self.now, "what was touched before is to be told of before the first touch"
+        self.now = _PAST
 
     def recall(self, times_s: NDArray[np.float64]) -> None:
         """There were touches before the first one, at these times in their order, numbered from 0; blocks come with `recalled`."""
@@ -237,11 +238,6 @@ class LRU:
         alive[: self._num_open] = True  # each is found by its number as long as blocks of it may come
         self._write_log(stamps[alive], self._times[entries][alive], deepest[alive])
 
-    @property
-    def now(self) -> int:
-        """The stamp of the latest touch."""
-        return self._now
-
     # ---- time
 
     def last_stamp(self, time_s: float) -> int:
@@ -282,7 +278,7 @@ class LRU:
         residency = self._residency
         stamps = self._stamps[: self._num].tolist()
         assert stamps == sorted(set(stamps)), "the log is out of order"
-        assert not stamps or stamps[-1] <= self._now, "the log is ahead of the time"
+        assert not stamps or stamps[-1] <= self.now, "the log is ahead of the time"
         open_stamps = list(range(1, self._num_open + 1))
         assert stamps[: self._num_open] == open_stamps, "a touch that may be told of is not in its place"
         assert self._num_waiting <= self._num_open <= self._num_waiting + 1, "a touch is told of out of turn"

@@ -151,12 +151,15 @@ class SeenBy:
     """Views by rules of one order, over the same columns: set back together, in one pass over the blocks that they may see again."""
 
     def __init__(self, views: Sequence[View]) -> None:
-        self._first = views[0] if views else None
+        self._of = (views[0].rule, views[0].places) if views else None
         self._numbers = np.array([view.number for view in views], dtype=np.int64)
         self._rewind = kernels().rewind
 
     def rewind(self, ids: Ids) -> None:
         """See `View.rewind`."""
-        first = self._first
-        if first is not None and first.rule is not None:
-            self._rewind(self._numbers, *first.places.columns, *first.rule.columns(), ids)
+        if self._of is None:
+            return
+        rule, places = self._of
+        assert rule is not None, "what goes by no rule is asked one by one"
+        residency, has_host = rule.residency, rule.host_slots.num_usable > 0
+        self._rewind(self._numbers, *places.columns, residency.stamp, has_host, *residency.ties, ids)
