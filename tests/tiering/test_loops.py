@@ -424,7 +424,7 @@ ELSEWHERE = {
         "descend",
         "link",
         "unlink",
-        "put_all",
+        "move_places",
         "lay",
         "name_run",
         "along",
