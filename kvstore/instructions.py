@@ -57,6 +57,29 @@ def store8(_context: Any, _address: Any, _number: Any) -> Any:
 
 
 @intrinsic
+def called(_context: Any, _function: Any, _first: Any, _second: Any, _third: Any, _fourth: Any) -> Any:
+    """What a C function at an address answers, an int64 or less, given four integers; more than it takes do no harm."""
+
+    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
+        word = ir.IntType(64)
+        kind = ir.FunctionType(word, [word] * 4)
+        return builder.call(_at(builder, given[0], kind), given[1:])
+
+    return types.int64(*[types.int64] * 5), emit
+
+
+@intrinsic
+def changed_if(_context: Any, _address: Any, _old: Any, _new: Any) -> Any:
+    """Whether the number at an address was the old one, and is the new one now, for all threads at once."""
+
+    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
+        pointer = _at(builder, given[0], ir.IntType(64))
+        return builder.extract_value(builder.cmpxchg(pointer, given[1], given[2], "seq_cst", "seq_cst"), 1)
+
+    return types.boolean(types.int64, types.int64, types.int64), emit
+
+
+@intrinsic
 def leading_zeros(_context: Any, _number: Any) -> Any:
     """How many of the upper bits of a number, which is not 0, are 0."""
 

@@ -13,9 +13,7 @@ import mmap
 import os
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, wait
 from contextlib import closing, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -26,7 +24,7 @@ from kvstore.cores import num_cores
 from kvstore.disk.buffers import Buffers
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
-from kvstore.disk.read_ahead import ReadAhead, is_taken_back
+from kvstore.disk.requests import Requests, serving
 from kvstore.disk.tree import VALUE_OFFSET, Tree, finding
 from kvstore.errors import StoreFailed
 from kvstore.reasons import MissReason
@@ -97,7 +95,7 @@ class PayloadFile:
         """To look at small values, which is nearly all done with the GIL: two threads would take it from each other at each, and from those
         that wait for the blocks.
         """
-        self._readers = ReadAhead("kvstore-read", _READERS)
+        self._readers = Requests("kvstore-read", _READERS, self._file)
 
     def examined(
         self,
@@ -166,6 +164,7 @@ class PayloadFile:
         """
         with suppress(StoreFailed):  # LMDB is asked then
             finding()
+            serving()
         if self._num_bytes < _LEAST_BYTES:
             return
         self._buffers.make(num_calls)
@@ -212,14 +211,14 @@ class PayloadFile:
         num_buffers = min(len(runs), 1 + READS_AHEAD, max(1, _MOST_BYTES // num_bytes))
         with self._buffers.lent(num_buffers * num_bytes) as memory:
             address = np.frombuffer(memory, np.uint8).ctypes.data
-            buffers = [memory[number * num_bytes : (number + 1) * num_bytes] for number in range(num_buffers)]
-            reads: list[Future[None]] = []
+            reads: list[int | None] = []
 
             def put(end: int) -> None:
-                reads.extend(
-                    self._readers.put(partial(self._fill, buffers[number % num_buffers], runs[number]))
-                    for number in range(len(reads), min(end, len(runs)))
-                )
+                for number in range(len(reads), min(end, len(runs))):
+                    begin, run_bytes = self._span(runs[number])
+                    reads.append(
+                        self._readers.put(address + number % num_buffers * num_bytes, run_bytes, begin)
+                    )
 
             try:
                 put(num_buffers)
@@ -227,15 +226,28 @@ class PayloadFile:
                     yield in_memory, in_map
                 for number, run in enumerate(runs):
                     put(number + num_buffers)
-                    if is_taken_back(reads[number], _MOST_WAIT_S):
-                        self._fill(buffers[number % num_buffers], run)
-                    else:
-                        reads[number].result()
+                    if not self._is_read(reads, number, run):
+                        first = number % num_buffers * num_bytes
+                        self._fill(memory[first : first + num_bytes], run)
                     at = address + number % num_buffers * num_bytes - self._span(run)[0]
                     yield run, [Span(at + one.begin, one.num_bytes) for one in run]
             finally:
                 # or they would write into what is another call's by then
-                wait([read for read in reads if not read.cancel()])
+                for read in reads:
+                    if read is not None:
+                        self._readers.drop(read)
+
+    def _is_read(self, reads: list[int | None], number: int, run: list[_Place]) -> bool:
+        """Whether another thread has read a run, all of it. What it could not read is read once more, by who can say why."""
+        read = reads[number]
+        if read is None:
+            return False
+        num_bytes = self._readers.answer(read, _MOST_WAIT_S)
+        reads[number] = None
+        if num_bytes is None:
+            return False
+        self._readers.free(read)
+        return self._span(run)[0] + num_bytes >= run[-1].begin + run[-1].num_bytes
 
     def _span(self, run: list[_Place]) -> tuple[int, int]:
         """Where in the file a run begins, and the bytes of its pages."""

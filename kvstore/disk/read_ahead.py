@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import Final, TypeAlias
 
@@ -59,13 +59,6 @@ class ReadAhead:
         while (queued := self._reads.get()) is not None:
             _do(*queued)
             del queued  # or it kept the caller's buffer until the next one
-
-
-def is_taken_back(read: "Future[None]", after_s: float) -> bool:
-    """Whether no thread has begun with a read, nor ever will; one may for so many seconds."""
-    if not read.done():
-        wait([read], after_s)
-    return read.cancel()
 
 
 def _do(future: "Future[None]", read: Read) -> None:

@@ -1,12 +1,15 @@
 """Small stores of every kind, by name, and a way to open disk stores one after the other."""
 
+import ctypes
 import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kvstore import BlockLayout, LmdbStore, MemoryStore, Namespace, Store
+from kvstore.disk import payload_file, requests
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -84,3 +87,35 @@ def crash() -> Callable[[LmdbStore], None]:
         store._resources.close()
 
     return end
+
+
+def read_by(monkeypatch: pytest.MonkeyPatch, preadv: Callable[[int, list[memoryview], int], int]) -> None:
+    """Have a store's files be read by this, as `os.preadv`, which raises OSError where a disk fails."""
+
+    @ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_long)
+    def pread(file: int, address: int, num_bytes: int, offset: int) -> int:
+        memory = (ctypes.c_ubyte * num_bytes).from_address(address)
+        try:
+            return preadv(file, [memoryview(memory).cast("B")], offset)
+        except OSError:
+            return -1
+
+    _KEPT.append(pread)  # a thread may still be about to call it
+    monkeypatch.setattr(payload_file.os, "preadv", preadv)
+    monkeypatch.setattr(_LIBC, "pread", ctypes.cast(pread, ctypes.c_void_p).value)
+
+
+class _Libc:
+    """What requests are served by, at this moment."""
+
+    @property
+    def pread(self) -> int:
+        return requests.functions.item(requests.PREAD)
+
+    @pread.setter
+    def pread(self, address: int) -> None:
+        requests.functions[requests.PREAD] = address
+
+
+_LIBC = _Libc()
+_KEPT: list[Any] = []
