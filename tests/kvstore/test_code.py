@@ -17,7 +17,7 @@ from numba.core import config
 from engine import native
 from kvstore import code, kernels
 from kvstore.code import Function, compiled, target
-from kvstore.disk import tree
+from kvstore.disk import requests, tree
 from kvstore.errors import StoreFailed
 from tiering import kernels as core_kernels
 
@@ -531,7 +531,7 @@ def test_numba_is_asked_where_a_file_has_settings_of_its(tmp_path, monkeypatch):
     assert "opt: 1" in target.__wrapped__().settings
 
 
-LOADING = (kernels, native, core_kernels, tree)
+LOADING = (kernels, native, core_kernels, requests, tree)
 
 
 def of_all_kernels(monkeypatch) -> list[Function]:
@@ -547,6 +547,8 @@ def of_all_kernels(monkeypatch) -> list[Function]:
     native.computing.__wrapped__(words, words)
     native.watching.__wrapped__()
     tree.finding.__wrapped__()
+    requests.serving.__wrapped__()
+    requests._taking_back.__wrapped__()
     return found
 
 
