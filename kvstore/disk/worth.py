@@ -1,10 +1,11 @@
 """Whether it pays to encode blocks on this disk, with this processor: `compression="auto"`."""
 
 import os
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,6 @@ from kvstore.baseline import Baselines
 from kvstore.block import KEY_BYTES, BlockLayout, Namespace
 from kvstore.disk.buffers import huge_pages
 from kvstore.disk.payload_file import READ_BYTES
-from kvstore.disk.read_ahead import ReadAhead
 from kvstore.record import RecordFormat
 from kvstore.store import BlockRef
 
@@ -110,22 +110,22 @@ def _disk_rate(data: Path, read_threads: int) -> float | None:
         offsets = iter(range(0, size - READ_BYTES + 1, READ_BYTES))
         num_bytes = [0] * read_threads
 
-        def read(thread: int) -> None:
-            num_bytes[thread] = _read_until(file, offsets, begin + _MOST_PROBE_S)
+        def read(number: int) -> None:
+            with suppress(OSError):  # of a file system that takes the flag and then reads otherwise
+                num_bytes[number] = _read_until(file, offsets, begin + _MOST_PROBE_S)
 
-        readers = ReadAhead("kvtide-probe", read_threads)
-        try:
-            reads = [readers.put(partial(read, thread)) for thread in range(read_threads)]
-            for thread, one in enumerate(reads):
-                if one.cancelled():  # there is no thread for it
-                    read(thread)
-                else:
-                    one.result()
-        finally:
-            readers.close()
+        threads = []
+        with suppress(RuntimeError):  # the system has no more threads
+            for number in range(1, read_threads):
+                thread = threading.Thread(
+                    target=read, args=(number,), name=f"kvtide-probe-{number}", daemon=True
+                )
+                thread.start()
+                threads.append(thread)
+        read(0)
+        for thread in threads:
+            thread.join()
         return sum(num_bytes) / max(time.monotonic() - begin, 1e-9) if any(num_bytes) else None
-    except OSError:  # a file system that takes the flag and then reads otherwise
-        return None
     finally:
         os.close(file)
 
