@@ -69,20 +69,24 @@ class Clocks:
     def running(self) -> Iterator["Clocks"]:
         """Clocks are on in the body of the `with`. Nothing may be computing when it begins or ends."""
         model = self._engine.model
-        head = model.hf.get_output_embeddings()
         with ExitStack() as stack:
             stack.enter_context(self._batches(model))
             stack.enter_context(self._forwards(model))
-            self._hook(stack, head, "logits")
-            for module in model.hf.modules():
-                if type(module).__name__.endswith("Attention"):
-                    self._hook(stack, module, "attention")
-                    for part in _products(module):
-                        self._hook(stack, part, "inner")
-            for part in _products(model.hf):
-                if part is not head:
-                    self._hook(stack, part, "products")
+            if model.decoder is None:  # which calls no modules, and lets nobody hook them
+                self._hook_all(stack, model.hf)
             yield self
+
+    def _hook_all(self, stack: ExitStack, hf: Any) -> None:
+        head = hf.get_output_embeddings()
+        self._hook(stack, head, "logits")
+        for module in hf.modules():
+            if type(module).__name__.endswith("Attention"):
+                self._hook(stack, module, "attention")
+                for part in _products(module):
+                    self._hook(stack, part, "inner")
+        for part in _products(hf):
+            if part is not head:
+                self._hook(stack, part, "products")
 
     def _hook(self, stack: ExitStack, module: torch.nn.Module, name: str) -> None:
         begun_s = 0.0

@@ -85,22 +85,14 @@ def find_child(
 
 
 @njit(**INSIDE)
-def _child(
-    prompt: Any,
-    at: int,
-    block_tokens: int,
-    edges: Any,
-    slots: Any,
-    older: Any,
-    keys: Any,
-    above: int,
-    follows: int,
-) -> Any:
-    """`find_child`, the one that was taken last first."""
+def _taken(prompt: Any, at: int, block_tokens: int, edges: Any, follows: int) -> Any:
+    """The child that was taken last, if it has the tokens from `at` on; or NO_BLOCK. Apart from `find_child`, so that it is part of the walk:
+    a call hands over each array by eight words.
+    """
     taken = -2 - follows
     if taken >= 0 and _same(prompt, at, edges, taken * block_tokens, block_tokens):
         return taken
-    return find_child(prompt, at, block_tokens, edges, slots, older, keys, above)
+    return np.int64(NO_BLOCK)
 
 
 def descend(
@@ -121,7 +113,9 @@ def descend(
     if above != NO_BLOCK:
         this = np.int64(after[above])
     elif num_blocks:
-        above = _child(prompt, 0, block_tokens, edges, slots, older, keys, NO_BLOCK, np.int64(top[0]))
+        above = _taken(prompt, 0, block_tokens, edges, np.int64(top[0]))
+        if above == NO_BLOCK:
+            above = find_child(prompt, 0, block_tokens, edges, slots, older, keys, NO_BLOCK)
         if above == NO_BLOCK:
             return 0
         top[0] = -2 - above
@@ -138,9 +132,10 @@ def descend(
         child, then = NO_BLOCK, np.int64(after[end])
         follows = then
         if follows < 0 and at + num < num_blocks:
-            child = _child(
-                prompt, (at + num) * block_tokens, block_tokens, edges, slots, older, keys, end, follows
-            )
+            child_at = (at + num) * block_tokens
+            child = _taken(prompt, child_at, block_tokens, edges, follows)
+            if child == NO_BLOCK:
+                child = find_child(prompt, child_at, block_tokens, edges, slots, older, keys, end)
             if child != NO_BLOCK:
                 then = np.int64(after[child])
         if not _same(prompt, at * block_tokens, edges, this * block_tokens, num * block_tokens):
