@@ -55,7 +55,7 @@ class Expiry:
     @property
     def off(self) -> bool:
         """Whether there is no time to live."""
-        return self.terms.are_endless
+        return self.terms.shortest_s == math.inf
 
     def at(self, now_s: float) -> None:
         """It is `now_s`: what was last used longer ago than its term says is over from here on."""

@@ -5,7 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tiering.nodes import FIRST, ROOT, Nodes
+from tiering.loops.states import FIRST, ROOT
+from tiering.nodes import Nodes
 from tiering.residency import Ids
 
 

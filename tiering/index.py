@@ -448,17 +448,14 @@ class Index:
         """
         if now_s > self._now_s:
             self._now_s = self._holdings.order.now_s = self._outbox.now_s = now_s
-        if not self._expiry.terms.are_endless:
-            self._expiry.at(self._now_s)
-        if self._holdings.ranks.in_use:
-            self._holdings.at(self._now_s)
+        self._expiry.at(self._now_s)
+        self._holdings.at(self._now_s)
 
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
         self.at(now_s)
         restoring = self.restoring
-        if not self._expiry.terms.are_endless:
-            self._expiry.plan()
+        self._expiry.plan()
         self.retention.plan(restoring=restoring)
         self._holes.expire(self._now_s, self._drop_behind)
         self._loads.expire()
@@ -683,14 +680,12 @@ class Index:
     @property
     def _can_read(self) -> bool:
         """Whether the disk may be read: it is, and neither fails nor hangs."""
-        if not self.config.disk_bytes or self._now_s < self._reads_rest.until_s:
-            return False
-        num_overdue = self._outbox.num_overdue(Read) if self._outbox.hangs else 0
-        return num_overdue < self.config.max_overdue_reads
+        hangs = self._outbox.num_overdue(Read) >= self.config.max_overdue_reads
+        return self.config.disk_bytes > 0 and not hangs and self._reads_rest.over(self._now_s)
 
     @property
     def _can_write(self) -> bool:
-        works = self._now_s >= self._writes_rest.until_s and not self._writes.hang
+        works = not self._writes.hang and self._writes_rest.over(self._now_s)
         return self.config.disk_bytes > 0 and works
 
     # --- figures --------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """What the radix index is made of: runs of blocks without a branch, as numbers in arrays.
 
     array      shape, dtype                 what
-    records    [nodes, 8] int32             of each node what tiering.loops.tree names; half a cache line
+    records    [nodes, 8] int32             of each node what tiering.loops.states names; half a cache line
     tokens     [blocks, tokens] int32       of each block
     after      [blocks] int32               the block that follows in the same node; of a node's last one less than 0: see `taken`
     slots      [a power of two, 2] uint64   a table of the blocks that begin nodes: 32 bits of a hash of the tokens and of the block
@@ -21,12 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiering.kernels import kernels
-from tiering.pages import Pages
+from tiering.loops.states import COUNT, FIRST, LAST, LIFE, NEWER, NEWEST, OLDER, ROOT, UP
+from tiering.pages import GrowingPages
 from tiering.residency import NO_BLOCK, Ids
-
-ROOT: Final = 0
-"""These two, and the names of a record's places, are those of tiering.loops.tree, which only a compiler imports."""
-UP, FIRST, LAST, COUNT, NEWEST, OLDER, NEWER, LIFE = range(8)
 
 _FEW: Final = 16
 _RECORD_BYTES: Final = 32
@@ -54,8 +51,8 @@ class Nodes:
         self._slots = np.zeros((_FEW, 2), dtype=np.uint64)
         self._older, self._num_moved = _NO_TABLE, 0
         """The table that had become too small, and how many of its places were moved to the other."""
-        self._pages_of_records = Pages(_FEW * _RECORD_BYTES)
-        self._pages_of_tokens, self._pages_of_after = Pages(4 * block_tokens), Pages(4)
+        self._pages_of_records = GrowingPages(_FEW * _RECORD_BYTES)
+        self._pages_of_tokens, self._pages_of_after = GrowingPages(4 * block_tokens), GrowingPages(4)
         self._lay_out_records()
         self._lay_out_blocks()
         self._records[ROOT, [FIRST, LAST]] = NO_BLOCK

@@ -5,7 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from tiering.nodes import FIRST, NEWEST, ROOT, Links, Nodes
+from tiering.loops.states import FIRST, NEWEST, ROOT
+from tiering.nodes import Links, Nodes
 from tiering.residency import NO_BLOCK
 
 _MOST_ALIKE: Final = 64

@@ -11,7 +11,7 @@ _HUGE_FROM_BYTES: Final = 4 << 20
 """From here on in huge pages, if the system has them: as numpy asks for its own arrays."""
 
 
-class Pages:
+class GrowingPages:
     """Zeros, which take memory once they are written to, and of which more can be had at any time: the system moves pages, in a
     hundredth of the time that a copy takes, and all of it on the one thread that nobody may keep waiting.
 

@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiering.fingerprints import add_fingerprints
-from tiering.nodes import COUNT, LAST, NEWEST, ROOT, Nodes
+from tiering.loops.states import COUNT, LAST, NEWEST, ROOT
+from tiering.nodes import Nodes
 from tiering.residency import NO_BLOCK, Ids, Residency
 from tiering.watch import Watch
 
 
-class Runs(NamedTuple):
+class NewRuns(NamedTuple):
     """Runs of new blocks, in the order in which they are entered."""
 
     tokens: bytes
@@ -34,7 +35,7 @@ class Plants:
         self._nodes, self._residency, self._watch = nodes, residency, watch
         self._max_node_blocks = max_node_blocks
 
-    def plant(self, runs: Runs, seed: int) -> tuple[Ids, int]:
+    def plant(self, runs: NewRuns, seed: int) -> tuple[Ids, int]:
         """The ids of the first runs' blocks, and how many runs these are."""
         tokens, lengths, tails, after, alone = runs
         assert max(lengths, default=0) <= self._max_node_blocks, "a run is longer than a node may be"
@@ -60,7 +61,9 @@ class Plants:
         residency.free(ids[stop:])
         ids, num_runs = ids[:stop], len(numbers)
         if num_runs:
-            entered = Runs(tokens, lengths[:num_runs], tails[:num_runs], after[:num_runs], alone[:num_runs])
+            entered = NewRuns(
+                tokens, lengths[:num_runs], tails[:num_runs], after[:num_runs], alone[:num_runs]
+            )
             self._fill_in(ids, entered, seed)
         return ids, num_runs
 
@@ -91,7 +94,7 @@ class Plants:
         self._watch.note(number)
         return number
 
-    def _fill_in(self, ids: Ids, runs: Runs, seed: int) -> None:
+    def _fill_in(self, ids: Ids, runs: NewRuns, seed: int) -> None:
         """The columns of blocks that were planted."""
         tokens, lengths, tails, after, _ = runs
         residency, block_bytes = self._residency, 4 * self._nodes.block_tokens

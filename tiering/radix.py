@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from tiering.fingerprints import fingerprints
 from tiering.following import Following
 from tiering.kernels import kernels
-from tiering.nodes import COUNT, FIRST, LAST, NEWEST, ROOT, UP, Nodes
+from tiering.loops.states import COUNT, FIRST, LAST, NEWEST, ROOT, UP
+from tiering.nodes import Nodes
 from tiering.onwards import onwards
-from tiering.planting import Plants, Runs
+from tiering.planting import NewRuns, Plants
 from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
 from tiering.watch import Watch
 
@@ -190,7 +191,7 @@ class RadixIndex:
         """`extend` where the caller knows that nothing which begins with the first of its blocks, of which there are some, follows."""
         return self._append(parent, np.frombuffer(edge, dtype=_TOKEN))
 
-    def plant(self, runs: Runs) -> tuple[Ids, int]:
+    def plant(self, runs: NewRuns) -> tuple[Ids, int]:
         """`extend` for many runs of new blocks, in microseconds each, as far as they meet nothing that is there.
 
         Answers the ids of the first runs' blocks, and how many runs these are: it ends at one whose first block is there

@@ -39,7 +39,7 @@ from kvstore.block import KEY_BYTES, BlockKey
 from kvstore.reports import TierName
 from tiering.cells import Cells
 from tiering.kernels import kernels
-from tiering.pages import Pages
+from tiering.pages import GrowingPages
 
 # Ids are intp wherever they travel (numpy gathers by intp twice as fast as by int32) and int32 at rest.
 Ids = NDArray[np.intp]
@@ -118,7 +118,7 @@ class Residency:
         self._kernels = kernels()
         self.has_terms = False
         """Whether any block ever had another `term` than 0: else nobody writes there, and it takes no memory."""
-        self._pages = {name: Pages(np.dtype(dtype).itemsize) for name, dtype in _COLUMNS.items()}
+        self._pages = {name: GrowingPages(np.dtype(dtype).itemsize) for name, dtype in _COLUMNS.items()}
         self._capacity = 0
         self._num_fresh = 0  # ids from here on were never given out
         self._num_free = 0  # freed ids: _free[:_num_free], a stack

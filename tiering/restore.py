@@ -14,7 +14,7 @@ from tiering.found import Found
 from tiering.holdings import ABSENT, DISK, Holdings
 from tiering.moves import Forget, Wanted
 from tiering.outbox import Outbox
-from tiering.planting import Runs
+from tiering.planting import NewRuns
 from tiering.residency import NO_BLOCK, Ids, block_keys
 from tiering.retention import Retention
 
@@ -155,7 +155,7 @@ class _Entering:
         after = after[: end - first]
         inside = after >= first
         start, stop = found.starts[[first, end]].tolist()
-        runs = Runs(
+        runs = NewRuns(
             tokens=found.tokens[start:stop].tobytes(),
             lengths=np.diff(found.starts[first : end + 1]).tolist(),
             tails=np.where(inside, NO_BLOCK, self._tails[after]).tolist(),

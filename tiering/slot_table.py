@@ -38,8 +38,6 @@ class SlotTable:
         self._kernels = kernels()
         self._states = np.zeros(num_slots, dtype=np.uint8)
         self._counts = [num_slots, 0, 0, 0, 0]
-        self.num_usable = num_slots
-        """All but those that are RETIRED."""
         # FREE slots: a stack, _free[:_num_stacked], int32 at rest; and below it those from _num_fresh on, of which the lowest
         # goes first. What lies above the stack is not written to, and so takes no memory.
         self._free = np.zeros(num_slots, dtype=np.int32)
@@ -54,7 +52,6 @@ class SlotTable:
         self._free[: self._num_stacked] = stacked
         self._states = np.concatenate([self._states, np.zeros(more, dtype=np.uint8)])
         self._counts[SlotState.FREE] += more
-        self.num_usable += more
 
     def retire(self, n: int) -> int:
         """Take up to `n` FREE slots out of service, those first that would be given out last. How many it were."""
@@ -65,7 +62,6 @@ class SlotTable:
         self._free[: self._num_stacked] = self._free[n : n + self._num_stacked].copy()
         self._states[slots] = SlotState.RETIRED
         self._move(n, SlotState.FREE, SlotState.RETIRED)
-        self.num_usable -= n
         return n
 
     def restore(self, n: int) -> int:
@@ -75,7 +71,6 @@ class SlotTable:
         self._put_below(slots)
         self._states[slots] = SlotState.FREE
         self._move(len(slots), SlotState.RETIRED, SlotState.FREE)
-        self.num_usable += len(slots)
         return len(slots)
 
     def _stack_fresh(self) -> None:
@@ -96,6 +91,11 @@ class SlotTable:
         return len(self._states)
 
     @property
+    def num_usable(self) -> int:
+        """All but those that are RETIRED."""
+        return len(self._states) - self._counts[_RETIRED]
+
+    @property
     def num_free(self) -> int:
         """Slots that `take` can give out."""
         return self._counts[_FREE]
@@ -111,7 +111,7 @@ class SlotTable:
     def take(self, n: int, state: SlotState) -> Slots | None:
         """Turn `n` FREE slots into `state` and return them; None, and no change, if there are not so many."""
         assert int(state) not in (_FREE, _RETIRED), "a slot is taken for some use"
-        if n > self._counts[_FREE]:
+        if n > self.num_free:
             return None
         slots = np.empty(n, dtype=np.intp)
         new, stacked = int(state), self._num_stacked
@@ -195,7 +195,6 @@ class SlotTable:
             f"{free} free + {private} private + {indexed} indexed + {in_flight} in flight + {retired} retired"
             f" != {self.num_slots}"
         )
-        assert self.num_usable == self.num_slots - retired, f"{self.num_usable} slots are usable"
         assert counts == self._counts, f"states hold {counts}, the counts say {self._counts}"
         stack = self._free[: self._num_stacked]
         assert len(stack) + self.num_slots - self._num_fresh == free, "a free slot is lost"

@@ -79,11 +79,9 @@ class Writes:
     @property
     def _max_dirty(self) -> int:
         """The most blocks in host memory, which may still be growing, that the disk need not have."""
-        holdings = self._holdings
-        num_slots, num_usable = holdings.host_target, holdings.slots[HOST].num_usable
-        too_many = holdings.num_host_slots_too_many if num_usable > num_slots else 0
-        num_slots = min(num_slots, num_usable)
-        return max(0, num_slots - max(1, int(num_slots * self._clean_share)) - too_many)
+        num_slots = self._holdings.num_host_slots
+        wanted = max(1, int(num_slots * self._clean_share)) + self._holdings.num_host_slots_too_many
+        return max(0, num_slots - wanted)
 
     # --- ahead of need --------------------------------------------------------------------------------------------
 
@@ -117,7 +115,7 @@ class Writes:
     @property
     def hang(self) -> bool:
         """Whether a write has taken too long and is not over."""
-        return self._outbox.hangs and self._outbox.num_overdue(Write) > 0
+        return self._outbox.num_overdue(Write) > 0
 
     def deadline_s(self) -> float | None:
         """When `expire` will have something to give up, unless it ends before; None for never."""

@@ -45,6 +45,19 @@ def brought(requests: Requests, num_bytes: int, offset: int) -> bytes:
     return memory[: max(answer, 0)].tobytes()
 
 
+def hanging_reads(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """From now on a read says when it has begun, and goes on when it is told to."""
+    begun, go_on, preadv = threading.Event(), threading.Event(), os.preadv
+
+    def hanging(file, buffers, offset):
+        begun.set()
+        assert go_on.wait(10.0)
+        return preadv(file, buffers, offset)
+
+    read_by(monkeypatch, hanging)
+    return begun, go_on
+
+
 def test_they_bring_what_the_file_has(content, tmp_path):
     """To several callers at once, more often than there are rows; and less where it ends."""
     wrong: list[tuple[int, int]] = []
@@ -78,16 +91,9 @@ def test_a_read_that_fails_says_so(content, tmp_path, monkeypatch):
 
 def test_what_no_thread_has_begun_with_is_taken_back_and_writes_nothing(content, tmp_path, monkeypatch):
     """While the only thread hangs: as many as there are rows, and no more."""
-    begun, go_on, preadv = threading.Event(), threading.Event(), os.preadv
-
-    def hanging(file, buffers, offset):
-        begun.set()
-        assert go_on.wait(10.0)
-        return preadv(file, buffers, offset)
-
     memory = np.zeros((100, 100), np.uint8)
     with opened(tmp_path, num_threads=1) as requests:
-        read_by(monkeypatch, hanging)
+        begun, go_on = hanging_reads(monkeypatch)
         first = requests.put(memory[0].ctypes.data, 100, 0)
         assert begun.wait(10.0)
         put = [requests.put(one.ctypes.data, 100, 0) for one in memory[1:]]
@@ -105,16 +111,9 @@ def test_what_no_thread_has_begun_with_is_taken_back_and_writes_nothing(content,
 
 
 def test_nobody_waits_for_what_is_dropped_unless_it_is_being_written(content, tmp_path, monkeypatch):
-    begun, go_on, preadv = threading.Event(), threading.Event(), os.preadv
-
-    def hanging(file, buffers, offset):
-        begun.set()
-        assert go_on.wait(10.0)
-        return preadv(file, buffers, offset)
-
     memory = np.zeros((2, 100), np.uint8)
     with opened(tmp_path, num_threads=1) as requests:
-        read_by(monkeypatch, hanging)
+        begun, go_on = hanging_reads(monkeypatch)
         numbers = [requests.put(one.ctypes.data, 100, 0) for one in memory]
         assert begun.wait(10.0)
         requests.drop(numbers[1])

@@ -16,8 +16,8 @@ from hypothesis.stateful import (
 )
 
 from tiering import nodes, pages
-from tiering.nodes import COUNT, FIRST, LAST, LIFE, NEWER, NEWEST, OLDER, UP
-from tiering.planting import Runs
+from tiering.loops.states import COUNT, FIRST, LAST, LIFE, NEWER, NEWEST, OLDER, UP
+from tiering.planting import NewRuns
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier
 
@@ -431,7 +431,7 @@ def test_arrays_grow_without_being_copied(monkeypatch):
         index.insert(random_tokens(seed, 20 * 16))
         index.insert(np.concatenate([random_tokens(seed, 10 * 16), random_tokens(99, 16)]))
     run = random_tokens(77, 2 * 16)
-    assert index.plant(Runs(run.tobytes(), [1, 1], [NO_BLOCK] * 2, [-1] * 2, [False] * 2))[1] == 2
+    assert index.plant(NewRuns(run.tobytes(), [1, 1], [NO_BLOCK] * 2, [-1] * 2, [False] * 2))[1] == 2
     index.check()
     assert len(made) == num_made
 
@@ -441,7 +441,7 @@ def test_what_is_compiled_reads_no_tokens_that_are_not_there():
     index = RadixIndex(4, Residency(4))
     ids = index.insert(tokens_of(range(8)))
     with pytest.raises(AssertionError, match="other tokens"):
-        index.plant(Runs(bytes(16), [2], [NO_BLOCK], [-1], [True]))
+        index.plant(NewRuns(bytes(16), [2], [NO_BLOCK], [-1], [True]))
     index.remove(ids[1:])
     calls = (
         index.subtree,

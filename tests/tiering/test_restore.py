@@ -18,7 +18,7 @@ from tiering.found import MOST_RUN_BLOCKS, arranged
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.moves import Forget, Write
-from tiering.planting import Runs
+from tiering.planting import NewRuns
 from tiering.policies.lru import LRU
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier, block_keys
@@ -380,7 +380,7 @@ def test_planting_is_extending(batch, known_share):
         end = min(first + batch, found.num_runs)
         after = found.after[first:end].tolist()
         start, stop = found.starts[[first, end]].tolist()
-        runs = Runs(
+        runs = NewRuns(
             tokens=found.tokens[start:stop].tobytes(),
             lengths=np.diff(found.starts[first : end + 1]).tolist(),
             tails=[NO_BLOCK if run >= first else tails[run] for run in after],
@@ -410,9 +410,9 @@ def test_a_run_that_no_node_may_hold_is_not_planted():
     index = RadixIndex(BLOCK_TOKENS, Residency(), max_node_blocks=2)
     tokens = np.arange(3 * BLOCK_TOKENS, dtype="<i4").tobytes()
     with pytest.raises(AssertionError, match="longer than a node"):
-        index.plant(Runs(tokens, [3], [NO_BLOCK], [-1], [True]))
+        index.plant(NewRuns(tokens, [3], [NO_BLOCK], [-1], [True]))
     index.check()
-    ids, _ = index.plant(Runs(tokens, [2, 1], [NO_BLOCK] * 2, [-1, 0], [True] * 2))
+    ids, _ = index.plant(NewRuns(tokens, [2, 1], [NO_BLOCK] * 2, [-1, 0], [True] * 2))
     assert ids.tolist() == [0, 1, 2]
     index.check()
 

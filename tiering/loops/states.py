@@ -1,4 +1,4 @@
-"""What loops over columns have in common: numbers of states and tiers, as they stand in them, and how a loop is compiled."""
+"""What loops over columns have in common: numbers of states, tiers and places, as they stand in them, and how a loop is compiled."""
 
 from typing import Any, Final
 
@@ -17,6 +17,12 @@ INDEXED: Final = 2
 IN_FLIGHT: Final = 3
 
 NO_BLOCK: Final = -1
+
+ROOT: Final = 0
+"""The number of the radix index' root: no node is a child of that number, so it stands for none as well."""
+UP, FIRST, LAST, COUNT, NEWEST, OLDER, NEWER, LIFE = range(8)
+"""What a node's record says: the node above; its first and last block, and how many it has; the child that was added last; the
+children of the same node that were added before and after this one; how often the number was given back."""
 
 INSIDE: Final[dict[str, Any]] = {"_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Of what is called by what is compiled: see kvstore.scratch."""

@@ -10,14 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from tiering.loops.states import INSIDE, NO_BLOCK
-
-ROOT: Final = 0
-"""The number of the root: no node is a child of that number, so it stands for none as well."""
-
-UP, FIRST, LAST, COUNT, NEWEST, OLDER, NEWER, LIFE = range(8)
-"""What a node's record says: the node above; its first and last block, and how many it has; the child that was added last; the
-children of the same node that were added before and after this one; how often the number was given back."""
+from tiering.loops.states import FIRST, INSIDE, LAST, NEWER, NEWEST, NO_BLOCK, OLDER, ROOT, UP
 
 _RUN: Final = 64
 """Blocks that are compared at once where their ids follow each other."""
