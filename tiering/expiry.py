@@ -55,12 +55,10 @@ class Expiry:
     @property
     def off(self) -> bool:
         """Whether there is no time to live."""
-        return self.terms.shortest_s == math.inf
+        return self.terms.are_endless
 
     def at(self, now_s: float) -> None:
-        """It is `now_s`: what was last used longer ago than its term says is over from here on."""
-        if self.off:
-            return
+        """It is `now_s`: what was last used longer ago than its term says is over from here on. To be called where there is a time to live."""
         self._now_s = now_s
         until = [self._holdings.order.last_stamp(now_s - lives_s) for lives_s in self.terms.lives_s]
         self._until, self._last = np.array(until, dtype=np.int64), max(until)
@@ -107,9 +105,7 @@ class Expiry:
     # --- in the background ----------------------------------------------------------------------------------------
 
     def plan(self) -> None:
-        """Let some of what is over go, if a round is due or under way."""
-        if self.off:
-            return
+        """Let some of what is over go, if a round is due or under way. As for `at`."""
         if self._place is None and self._now_s >= self._due_s:
             self._place = (0, NO_BLOCK)
         if self._place is not None:

@@ -448,14 +448,17 @@ class Index:
         """
         if now_s > self._now_s:
             self._now_s = self._holdings.order.now_s = self._outbox.now_s = now_s
-        self._expiry.at(self._now_s)
-        self._holdings.at(self._now_s)
+        if not self._expiry.terms.are_endless:
+            self._expiry.at(self._now_s)
+        if self._holdings.ranks.in_use:
+            self._holdings.at(self._now_s)
 
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
         self.at(now_s)
         restoring = self.restoring
-        self._expiry.plan()
+        if not self._expiry.terms.are_endless:
+            self._expiry.plan()
         self.retention.plan(restoring=restoring)
         self._holes.expire(self._now_s, self._drop_behind)
         self._loads.expire()

@@ -40,8 +40,8 @@ class Ranks:
         """Told of blocks whose rank is another now, by a use."""
 
     def at(self, now_s: float, became_normal: Callable[[int], None]) -> None:
-        """It is `now_s`. `became_normal`: told of a stamp from which on blocks may be normal that were high."""
-        if not self.in_use or now_s < self._due_s:
+        """It is `now_s`. `became_normal`: told of a stamp from which on blocks may be normal that were high. To be called where ranks are in use."""
+        if now_s < self._due_s:
             return
         self._due_s = now_s + self._high_s / ROUNDS
         until = self._order.last_stamp(now_s - self._high_s)

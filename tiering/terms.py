@@ -50,6 +50,8 @@ class Terms:
         self.lives_s = [max(term.own_s, self.default_s if term.by_default else 0.0) for term in self._terms]
         """How long after its last use a block lives, by number."""
         self.shortest_s = min(self.lives_s)
+        self.are_endless = self.shortest_s == math.inf
+        """Whether nothing is ever over. Asked at each step: an attribute is read fastest."""
 
     @property
     def are_used(self) -> bool:
