@@ -4,7 +4,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
 
-from kvstore.code import Function, loaded, target
+from kvstore.code import Function, loaded
+from kvstore.target import target
 
 _HAS: Final = frozenset(name[1:] for name in target().features.split(",") if name.startswith("+"))
 

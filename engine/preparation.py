@@ -7,7 +7,6 @@ from contextlib import suppress
 import torch
 
 from kvstore.errors import StoreError
-from kvstore.kernels import kernels as compiled_loops
 from tiering.kernels import kernels as core_loops
 
 from . import decoder, lanes, layers
@@ -28,8 +27,14 @@ def prepare_beside(shape: Shape, config: EngineConfig, chosen: Resources) -> Non
         _begin(lambda: lanes.prepare(device, stored, computed, shape.head_dim))
     if layers.may_pack(shape, device, computed):
         _begin(lambda: decoder.prepare(stored, computed))
-    if config.disk_path is not None and config.disk_compression != "off":
-        _begin(compiled_loops)
+    if config.disk_path is not None:
+        _begin(lambda: _load_for_disk(encodes=config.disk_compression != "off"))
+
+
+def _load_for_disk(*, encodes: bool) -> None:
+    from kvstore.disk.compiled import load_code  # needs lmdb, which nothing else does
+
+    load_code(encodes=encodes)
 
 
 def _begin(prepare: Callable[[], object]) -> None:

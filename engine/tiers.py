@@ -13,7 +13,6 @@ from kvstore.block import BlockLayout, Namespace
 from kvstore.cores import num_cores
 from kvstore.errors import StoreError, StoreFailed
 from kvstore.host import PIECE_BYTES, HostSlab
-from kvstore.kernels import kernels as compiled_loops
 from kvstore.store import Store
 from tiering.cache import TieredCache
 from tiering.costs import Costs
@@ -163,11 +162,6 @@ def open_tiers(
         cache.abandon
     )  # where the start fails after all; it does nothing where the cache was closed
     opening.start(cache.host_grows)
-    if store is not None and config.disk_compression != "off":
-        # The first time on a machine they are compiled, for seconds: more than a write may take. Where they may not be compiled
-        # blocks stay as they are.
-        with suppress(StoreError):
-            compiled_loops()
     return Tiers(
         model=model,
         layout=layout,

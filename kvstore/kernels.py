@@ -33,8 +33,7 @@ def kernels() -> Kernels:
     """The first call loads them, in milliseconds; where they are not kept it has them compiled, which takes seconds (docs/adr/0019). Who
     must not wait then has another thread call it before. Raises StoreFailed where numba is told not to compile.
     """
-    functions = [_split(2), _split(4), _join(2), _join(4), _ENCODE, _RECOGNISE, _restore(2), _restore(4)]
-    split2, split4, join2, join4, encode, recognise, restore2, restore4 = loaded(*functions)
+    split2, split4, join2, join4, encode, recognise, restore2, restore4 = loaded(*FUNCTIONS)
     return Kernels(
         split={2: split2, 4: split4},
         join={2: join2, 4: join4},
@@ -110,3 +109,10 @@ def _numbers(word_bytes: int) -> tuple[str, str, str]:
 
 def _low(word_bytes: int, *, written: bool) -> str:
     return "none" if word_bytes == 2 else _array("uint16", written=written)
+
+
+FUNCTIONS: Final = (
+    *(_split(2), _split(4), _join(2), _join(4)),
+    *(_ENCODE, _RECOGNISE, _restore(2), _restore(4)),
+)
+"""All that is compiled for this, as `kernels` takes it."""

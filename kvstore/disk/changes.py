@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Final, TypeAlias
 
 from kvstore.block import Namespace
+from kvstore.disk.compiled import load_code
 from kvstore.disk.directory import Directory
 from kvstore.disk.encoding import Encoding
 from kvstore.disk.environment import Unsound, lmdb_errors
@@ -22,7 +23,6 @@ from kvstore.disk.room import Room
 from kvstore.disk.tables import Tables
 from kvstore.disk.writer import Writer
 from kvstore.errors import StoreError, StoreFailed, StoreFull
-from kvstore.kernels import kernels
 from kvstore.steering import StoredName
 from kvstore.store import BlockMeta
 
@@ -80,8 +80,9 @@ class Changes:
             self.recovery.guarded(self._delete_lost)
         self.writer.post(self._sweep_terms)  # nobody waits for it
         self._encoding.load()
-        if self._encoding.encodes:
-            self.writer.post(kernels)  # a first read or write may have to wait for it, opening does not
+        with suppress(StoreError):  # who needs it is told
+            # where it has to be compiled first, a write that waited for it would seem to hang
+            load_code(encodes=self._encoding.encodes)
         self.writer.post(lambda: self._tables.make_ready(self._read_threads))
         self.writer.post(self._encoding.weigh)  # nobody waits for it
         self._fact_files.learn(self._namespace)

@@ -44,6 +44,8 @@ _SERVE: Final = Function(
     ("int64 2 written", "int64 1 written", "int64 1 written", "int64", "int64 1", "int64"),
 )
 _TAKE_BACK: Final = Function("kvstore.disk.request_loop", "take_back", _SOURCES, ("int64",), keeps_gil=True)
+FUNCTIONS: Final = (_SERVE, _TAKE_BACK)
+"""All that is compiled for this."""
 
 _libc: Final = ctypes.PyDLL(None)
 """What is called so keeps the GIL: it takes less than to give it up, and wait for it behind others."""

@@ -38,6 +38,9 @@ _FIND: Final = Function(
     ),
 )
 
+FUNCTIONS: Final = (_FIND,)
+"""All that is compiled for this."""
+
 
 @cache
 def finding() -> Callable[..., int]:

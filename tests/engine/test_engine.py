@@ -413,12 +413,3 @@ def test_a_prefix_that_nobody_has_used_for_the_ttl_is_computed_anew(tiny_llama_d
             assert [result.token_ids for result in results] == [reference(prompt)] * 2
             assert sum(engine.lookup(prompt).values()) == 0
             assert engine.stats()["cache"]["expired"] > 0
-
-
-@pytest.mark.parametrize(("compression", "waits"), [("auto", True), ("off", False)])
-def test_no_write_has_to_wait_for_the_compiler(tiny_llama_dir, tmp_path, monkeypatch, compression, waits):
-    """What a disk encodes blocks with is compiled when an engine has started: the first time that may take longer than a write may."""
-    asked = []
-    monkeypatch.setattr("engine.tiers.compiled_loops", lambda: asked.append(True))
-    with engine_on(tiny_llama_dir, disk_path=tmp_path, disk_compression=compression):
-        assert bool(asked) == waits

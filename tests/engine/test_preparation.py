@@ -15,7 +15,7 @@ from kvstore.errors import StoreFailed
 from tests.engine.families import CASES
 from tiering.kernels import kernels as core_kernels
 
-ALL = {"attention", "core", "layers", "loops"}
+ALL = {"attention", "core", "layers", "disk and codec"}
 
 
 @pytest.fixture
@@ -23,13 +23,13 @@ def asked(monkeypatch) -> list[str]:
     found: list[str] = []
 
     def refuse(name: str) -> Any:
-        def ask(*_: object) -> None:
-            found.append(name)
+        def ask(*_: object, encodes: bool = False) -> None:
+            found.append(f"{name} and codec" if encodes else name)
             raise StoreFailed("it cannot be compiled")  # which is for whoever needs it
 
         return ask
 
-    monkeypatch.setattr(preparation, "compiled_loops", refuse("loops"))
+    monkeypatch.setattr("kvstore.disk.compiled.load_code", refuse("disk"))
     monkeypatch.setattr(preparation, "core_loops", refuse("core"))
     monkeypatch.setattr(preparation.lanes, "prepare", refuse("attention"))
     monkeypatch.setattr(preparation.decoder, "prepare", refuse("layers"))
@@ -41,8 +41,8 @@ def asked(monkeypatch) -> list[str]:
     ("family", "settings", "wanted"),
     [
         ("llama", {}, ALL),
-        ("llama", {"disk_path": None}, ALL - {"loops"}),
-        ("llama", {"disk_compression": "off"}, ALL - {"loops"}),
+        ("llama", {"disk_path": None}, ALL - {"disk and codec"}),
+        ("llama", {"disk_compression": "off"}, ALL - {"disk and codec"} | {"disk"}),
         ("llama", {"kv_dtype": "float16"}, ALL - {"attention"}),
         ("phi3", {}, ALL - {"layers"}),
     ],

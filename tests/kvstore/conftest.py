@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from kvstore import BlockLayout, LmdbStore, MemoryStore, Namespace, Store
+from kvstore import BlockLayout, LmdbStore, MemoryStore, Namespace, Store, code
+from kvstore.code import Function
 from kvstore.disk import payload_file, requests
+from tests.kvstore.halved import HALVE
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -119,3 +121,23 @@ class _Libc:
 
 _LIBC = _Libc()
 _KEPT: list[Any] = []
+
+
+@pytest.fixture(scope="session")
+def halving() -> bytes:
+    """The code of `halve`, compiled once."""
+    [made] = code._compile([HALVE])
+    return made
+
+
+@pytest.fixture
+def compiles(halving, monkeypatch) -> list[str]:
+    """What was asked to be compiled; it answers at once."""
+    asked: list[str] = []
+
+    def answer(functions: list[Function]) -> list[bytes]:
+        asked.extend(one.name for one in functions)
+        return [halving] * len(functions)
+
+    monkeypatch.setattr(code, "_compile", answer)
+    return asked

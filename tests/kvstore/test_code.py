@@ -1,7 +1,6 @@
-"""Machine code is kept, found again only if it is what it says, and takes no array that it was not compiled for."""
+"""Functions are compiled once, by a process of its own, and take no array that they were not compiled for."""
 
 import ast
-import os
 import re
 import subprocess
 import sys
@@ -12,224 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numba.core import config
 
 from engine import native
 from kvstore import code, kernels
-from kvstore.code import Function, compiled, target
+from kvstore.code import Function, compiled
+from kvstore.disk import compiled as compiled_for_disk
 from kvstore.disk import requests, tree
 from kvstore.errors import StoreFailed
+from tests.kvstore.halved import HALVE, ODD, halves
 from tiering import kernels as core_kernels
 
 ROOT = Path(code.__file__).parents[1]
-ODD = "tests.kvstore.odd_loops"
-HALVE = Function(ODD, "halve", (ODD,), ("int64 1 written", "int64"))
-
-
-@pytest.fixture(scope="module")
-def halving() -> bytes:
-    """The code of `halve`, compiled once."""
-    [made] = code._compile([HALVE])
-    return made
-
-
-@pytest.fixture
-def compiles(halving, monkeypatch) -> list[str]:
-    """What was asked to be compiled; it answers at once."""
-    asked: list[str] = []
-
-    def answer(functions: list[Function]) -> list[bytes]:
-        asked.extend(one.name for one in functions)
-        return [halving] * len(functions)
-
-    monkeypatch.setattr(code, "_compile", answer)
-    return asked
-
-
-def halves(folders: list[Path]) -> bool:
-    [halve] = compiled([HALVE], folders)
-    numbers = np.arange(5)
-    return halve(numbers, 2) == 5 and numbers.tolist() == [0, 0, 1, 1, 2]
-
-
-def test_what_is_kept_is_not_compiled_again(tmp_path, compiles):
-    folder = tmp_path / "made" / "with its parents"
-    assert halves([folder])
-    assert halves([folder])
-    assert compiles == ["halve"]
-    assert len(list(folder.iterdir())) == 1
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda kept: b"",
-        lambda kept: kept[: len(kept) // 2],
-        lambda kept: kept[:100] + bytes(512) + kept[612:],
-        lambda kept: bytes(len(kept)),
-        lambda kept: kept + b"\0",
-        lambda kept: kept.replace(b"kvtide code 2", b"kvtide code 1"),
-        lambda kept: bytes([kept[-1] ^ 1]).join([kept[:-1], b""]),
-    ],
-    ids=["nothing", "half", "a page of zeros", "zeros", "more", "another format", "a bit"],
-)
-def test_what_is_damaged_is_compiled_anew_and_mended(tmp_path, compiles, damage):
-    """Whatever a loss of power, or a disk, has left: run, it would end the process."""
-    assert halves([tmp_path])
-    [file] = tmp_path.iterdir()
-    whole = file.read_bytes()
-    file.write_bytes(damage(whole))
-    assert halves([tmp_path])
-    assert compiles == ["halve"] * 2
-    assert file.read_bytes() == whole
-    assert halves([tmp_path])
-    assert compiles == ["halve"] * 2
-
-
-def test_whatever_it_depends_on_has_code_of_its_own(tmp_path, compiles, monkeypatch):
-    """Another processor, fewer instructions, other settings or versions; each goes on finding its own."""
-    at = target()
-    others = [
-        ("target", lambda: at),
-        ("target", lambda: code.Target("another", at.features, True, "")),
-        ("target", lambda: code.Target(at.cpu, "+sse2", True, "")),
-        ("target", lambda: code.Target(at.cpu, at.features, True, '{"NUMBA_OPT": "1"}')),
-        ("_version", lambda name: f"another {name}"),
-    ]
-    for _ in range(2):
-        for name, other in others:
-            with monkeypatch.context() as patch:
-                patch.setattr(code, name, other)
-                assert halves([tmp_path])
-    assert len(compiles) == len(others) == len(list(tmp_path.iterdir()))
-
-
-def test_a_file_under_another_ones_name_is_not_run(tmp_path, compiles, monkeypatch):
-    """As after a copy by hand from another machine."""
-    assert halves([tmp_path])
-    [file] = tmp_path.iterdir()
-    monkeypatch.setattr(code, "_version", lambda name: f"another {name}")
-    assert halves([tmp_path])
-    [other] = set(tmp_path.iterdir()) - {file}
-    other.write_bytes(file.read_bytes())
-    assert halves([tmp_path])
-    assert compiles == ["halve"] * 3
-
-
-@pytest.mark.parametrize("mode", [0o664, 0o646])
-def test_code_that_others_may_have_written_is_not_run(mode, tmp_path, compiles):
-    """As in a folder that several users share: the checksum is no secret."""
-    assert halves([tmp_path])
-    [file] = tmp_path.iterdir()
-    file.chmod(mode)
-    assert halves([tmp_path])
-    assert compiles == ["halve"] * 2
-    assert not file.stat().st_mode & 0o022
-    assert halves([tmp_path])
-    assert compiles == ["halve"] * 2
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_code_of_another_user_is_not_run(tmp_path, compiles):
-    assert halves([tmp_path])
-    [file] = tmp_path.iterdir()
-    os.chown(file, 65534, 65534)
-    assert halves([tmp_path])
-    assert compiles == ["halve"] * 2
-
-
-VERSION = f"""
-import sys
-from pathlib import Path
-import numpy as np
-from kvstore import code
-version, folder, made = sys.argv[1:]
-own, compiles = code._source, []
-code._source = lambda module: own(module) + version.encode()
-code._compile = lambda functions: compiles.append(functions) or [Path(made).read_bytes()]
-[halve] = code.compiled([code.{HALVE}], [Path(folder)])
-assert halve(np.arange(5), 2) == 5
-print(len(compiles))
-"""
-
-
-def test_versions_that_start_in_turn_find_each_its_own(tmp_path, halving):
-    """Two releases, or two checkouts, that share a place: neither compiles twice."""
-    (tmp_path / "made").write_bytes(halving)
-    compiles = []
-    for version in ("first", "second", "first"):
-        asked = [sys.executable, "-c", VERSION, version, str(tmp_path / "code"), str(tmp_path / "made")]
-        compiles.append(int(subprocess.run(asked, capture_output=True, text=True, check=True).stdout))
-    assert compiles == [1, 1, 0]
-    assert len(list((tmp_path / "code").iterdir())) == 2
-
-
-def age(path: Path, by_s: float) -> None:
-    os.utime(path, (path.stat().st_mtime - by_s,) * 2)
-
-
-def test_code_that_nobody_has_used_for_long_gives_way(tmp_path, compiles, monkeypatch):
-    """And what an ended process has left of its own. What was used within a day stays, however many there are."""
-    monkeypatch.setattr(code, "_MOST_KEPT", 3)
-    assert halves([tmp_path])
-    [first] = tmp_path.iterdir()
-    part, strange = tmp_path / f"{first.name}x81_p", tmp_path / "loops.other-12.code"
-    part.write_bytes(b"half")
-    strange.write_bytes(b"of another function")
-    for path in (part, strange):
-        age(path, 100 * 86_400.0)
-    age(first, 50 * 86_400.0)
-    made = {first}
-    for version in range(6):
-        monkeypatch.setattr(code, "_source", lambda module, of=version: f"{of} {module}".encode())
-        assert halves([tmp_path])
-        [new] = set(tmp_path.iterdir()) - made - {part, strange}
-        made.add(new)
-        age(new, (20 - version) * 3_600.0)  # all within a day
-        assert part.exists() == (version < 1)
-        assert first.exists() == (version < 2)
-    assert set(tmp_path.iterdir()) == made - {first} | {strange}
-    oldest = min(made - {first}, key=lambda path: path.stat().st_mtime)
-    age(oldest, 86_400.0)
-    monkeypatch.setattr(code, "_source", lambda module: f"the last {module}".encode())
-    assert halves([tmp_path])
-    assert len(set(tmp_path.iterdir()) - {strange}) == 6
-    assert not oldest.exists()
-
-
-def test_code_that_is_found_counts_as_used(tmp_path, compiles):
-    """Noted at most once in a while, so that most starts write nothing."""
-    assert halves([tmp_path])
-    [file] = tmp_path.iterdir()
-    for days, is_noted in ((0.01, False), (40.0, True)):
-        age(file, days * 86_400.0)
-        before = file.stat().st_mtime
-        assert halves([tmp_path])
-        assert (file.stat().st_mtime > before) == is_noted
-    assert compiles == ["halve"]
-
-
-def test_the_next_place_is_taken_where_one_cannot_be_written(tmp_path, compiles, caplog):
-    (tmp_path / "file").write_bytes(b"")
-    refused, other = tmp_path / "file" / "folder", tmp_path / "other"
-    assert halves([refused, other])
-    assert halves([refused, other])
-    assert compiles == ["halve"]
-    assert caplog.messages == []
-    assert halves([refused])
-    assert halves([refused])
-    assert compiles == ["halve"] * 3
-    assert "compiled code cannot be kept" in caplog.messages[0]
-
-
-def test_a_folder_that_cannot_be_listed_keeps_code_all_the_same(tmp_path, compiles, monkeypatch):
-    def refused(folder: Path, pattern: str) -> None:
-        raise OSError("Stale file handle")
-
-    monkeypatch.setattr(Path, "glob", refused)
-    assert halves([tmp_path])
-    assert halves([tmp_path])
-    assert compiles == ["halve"]
 
 
 def test_that_it_compiles_is_told_before_it_does(tmp_path, compiles, caplog):
@@ -256,7 +48,7 @@ def test_several_processes_at_once_compile_and_keep_the_same(tmp_path):
 def test_threads_wait_for_one_that_compiles(monkeypatch):
     begun, go_on, asked = threading.Event(), threading.Event(), []
 
-    def slow(functions: tuple[Function, ...]) -> list[str]:
+    def slow(functions: list[Function]) -> list[str]:
         asked.append(functions)
         begun.set()
         assert go_on.wait(10.0)
@@ -306,7 +98,7 @@ def test_who_waits_is_not_interrupted_with_who_compiles(monkeypatch):
     first = threading.Thread(target=ask)
     first.start()
     assert begun.wait(10.0)
-    [future] = [one for one in code._futures.values() if not one.done()]
+    future = code._futures[HALVE]
     waits.set()
     first.join()
     assert isinstance(told[0], KeyboardInterrupt)
@@ -507,28 +299,7 @@ def test_whatever_is_in_the_path_of_modules_is_told_or_not_minded(tmp_path, monk
         compiled([HALVE], [tmp_path])
 
 
-# --- what it is made of and for ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("ENABLE_AVX", 0), ("DISABLE_JIT", 1), ("CPU_FEATURES", ""), ("CPU_FEATURES", "+sse2,-avx2")],
-)
-def test_it_is_compiled_for_no_more_than_numba_compiles_for(name, value, monkeypatch):
-    """Of instructions that it may not use LLVM ends the process."""
-    monkeypatch.setenv(f"NUMBA_{name}", str(value))
-    monkeypatch.setattr(config, name, value)
-    found = target.__wrapped__()
-    features = {feature[1:] for feature in found.features.split(",") if feature.startswith("+")}
-    assert found.may_compile == (name != "DISABLE_JIT")
-    assert not found.may_compile or not {"avx2", "avx512f", "avx512bf16"} & features
-    assert name in found.settings
-
-
-def test_numba_is_asked_where_a_file_has_settings_of_its(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Path(".numba_config.yaml").write_text("opt: 1\n")
-    assert "opt: 1" in target.__wrapped__().settings
+# --- what it is made of ----------------------------------------------------------------------------------------------
 
 
 LOADING = (kernels, native, core_kernels, requests, tree)
@@ -587,16 +358,7 @@ def test_the_sources_that_are_told_are_all(monkeypatch):
         for path, text in texts.items()
         if re.search(r"^from \S+ import .*\bloaded\b", text, re.MULTILINE)
     }
-    assert loads == {Path(module.__file__) for module in LOADING}
+    assert loads == {Path(module.__file__) for module in (*LOADING, compiled_for_disk)}
     for function in of_all_kernels(monkeypatch):
         made_of = imported(function.module) - imported("kvstore.code")
         assert made_of <= set(function.sources), function
-
-
-def test_numba_cache_dir_comes_first(tmp_path, monkeypatch):
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    place = code._path("kvstore.loops")
-    folders = list(code._folders(place))
-    assert folders[0] == tmp_path
-    assert folders[1].name == "__pycache__" or os.environ.get("PYTHONPYCACHEPREFIX")
-    assert len(folders) == 3

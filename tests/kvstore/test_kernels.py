@@ -1,16 +1,15 @@
 """What is compiled does what its definition in numpy does, wherever its arrays lie."""
 
-import threading
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore import code, codec
-from kvstore.disk import changes
+from kvstore.disk import requests, tree
 from kvstore.errors import StoreFailed
-from kvstore.kernels import kernels
+from kvstore.kernels import FUNCTIONS, kernels
+from kvstore.target import Target
 from kvstore.testing import assert_holds, fill
 
 FORMS = [(16, 7), (16, 8), (32, 23)]
@@ -71,32 +70,19 @@ def test_planes_are_those_of_the_definition_and_give_back_the_elements(data):
     assert np.array_equal(back, items)
 
 
-def test_opening_a_store_does_not_wait_for_compiling(open_lmdb, monkeypatch):
-    compiling, go_on = threading.Event(), threading.Event()
-
-    def slow():
-        compiling.set()
-        assert go_on.wait(10.0)
-
-    monkeypatch.setattr(changes, "kernels", slow)
-    store = open_lmdb()
-    assert compiling.wait(10.0)
-    go_on.set()
-    assert_holds(store, *fill(store, 2))
-
-
-@pytest.mark.parametrize(("compression", "compiles"), [("on", True), ("auto", True), ("off", False)])
-def test_a_store_that_encodes_nothing_compiles_nothing(open_lmdb, monkeypatch, compression, compiles):
+@pytest.mark.parametrize(("compression", "encodes"), [("on", True), ("auto", True), ("off", False)])
+def test_a_store_has_all_code_that_it_needs_when_it_is_open(open_lmdb, monkeypatch, compression, encodes):
+    """Where it has to be compiled that takes seconds: a write that waited for it would seem to hang. What encodes nothing needs none for it."""
     asked = []
-    monkeypatch.setattr(changes, "kernels", lambda: asked.append(1))
+    monkeypatch.setattr("kvstore.disk.compiled.loaded", lambda *functions: asked.extend(functions))
     store = open_lmdb(compression=compression)
-    store._writer.run(lambda: None)
-    assert bool(asked) is compiles
+    assert set(asked) == {*requests.FUNCTIONS, *tree.FUNCTIONS, *(FUNCTIONS if encodes else ())}
+    assert_holds(store, *fill(store, 2))
 
 
 def test_where_numba_may_not_compile_it_is_said_and_what_is_not_encoded_is_there(open_lmdb, monkeypatch):
     """Python's own loops would take a thousand times as long."""
-    monkeypatch.setattr(code, "target", lambda: code.Target("", "", False, ""))
+    monkeypatch.setattr(code, "target", lambda: Target("", "", False, ""))
     monkeypatch.setattr(code, "_futures", {})
     monkeypatch.setattr(codec, "kernels", kernels.__wrapped__)
     store = open_lmdb(compression="on")

@@ -8,7 +8,7 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvstore.code import _Shelf
+from kvstore.code import _shelf
 from kvstore.codec import addresses
 from kvstore.huffman import BROKEN, PROVEN, Code
 from kvstore.kernels import _restore, kernels
@@ -30,7 +30,7 @@ def test_what_was_written_past_the_caches_is_there_for_others(word_bytes):
     """Before anybody is told: by an instruction that is meant for that."""
     made = kernels()  # it is kept from then on
     assert made.restore[word_bytes]
-    code = _Shelf(_restore(word_bytes), None).find()
+    code = _shelf(_restore(word_bytes)).find()
     assert code is not None
     assert b"\x0f\xae\xf8" in code, "no sfence"
 
