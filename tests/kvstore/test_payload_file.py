@@ -428,7 +428,7 @@ def test_a_file_that_ends_within_a_record_is_not_touched(open_lmdb, nothing_in_m
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-@pytest.mark.parametrize("num_bytes", [1 << 20, 255 << 20])
+@pytest.mark.parametrize("num_bytes", [1 << 20, 255 << 20, 1 << 30])
 def test_a_tree_that_says_a_value_is_longer_than_the_file_is_not_believed(
     open_lmdb, monkeypatch, tmp_path, in_memory, num_bytes
 ):
@@ -447,6 +447,27 @@ def test_a_tree_that_says_a_value_is_longer_than_the_file_is_not_believed(
     store._writer.run(lambda: None)
     store.put_many(refs, blocks)
     assert_holds(store, refs, blocks)
+
+
+def test_values_that_lie_over_each_other_are_not_read_as_one(
+    open_lmdb, nothing_in_memory, monkeypatch, requests
+):
+    """As a damaged tree may have it: what is looked at of each was read for it, whatever lies behind the others' ends."""
+    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    find = tree.finding()
+
+    def misled(*arguments: Any):
+        find(*arguments)
+        firsts, sizes = arguments[7:]
+        firsts[1:], sizes[1:] = firsts[0] + np.arange(3), 100
+
+    monkeypatch.setattr(tree, "finding", lambda: misled)
+    requests.clear()
+    assert_holds(store, refs, blocks)
+    assert requests[0][1] * 4 >= store.stats().stored_bytes, "the first value was not read to its end"
+    assert store.stats().damaged_blocks == 0
 
 
 def test_a_disk_that_cannot_read_fails_the_batch_and_nothing_else(open_lmdb, nothing_in_memory, monkeypatch):
