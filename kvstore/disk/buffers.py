@@ -24,6 +24,8 @@ class Buffers:
         self._least_bytes, self._most_bytes = least_bytes, most_bytes
         self._lock = threading.Lock()  # two callers would be given the same
         self._free: list[memoryview] = []
+        self._left: list[memoryview] = []
+        """Never lent again: something may still be read into these."""
 
     def make(self, number: int) -> None:
         """Have so many lie ready, none of which is lent yet."""
@@ -31,16 +33,25 @@ class Buffers:
 
     @contextmanager
     def lent(self, num_bytes: int) -> Iterator[memoryview]:
-        """So many bytes of anything, until the body of the `with` ends."""
+        """So many bytes of anything, until the body of the `with` ends. Nothing may be on its way to them then; if it is interrupted
+        (KeyboardInterrupt) they are kept as they are, as it may not have come to see to that.
+        """
         with self._lock:
             whole = self._free.pop() if self._free else None
         if whole is None or len(whole) < num_bytes:
             whole = huge_pages(max(num_bytes, self._least_bytes))
+        was_interrupted = True
         try:
             yield whole[:num_bytes]
+            was_interrupted = False
+        except (Exception, GeneratorExit):
+            was_interrupted = False
+            raise
         finally:
             with self._lock:
-                if sum(map(len, self._free)) + len(whole) <= self._most_bytes:
+                if was_interrupted:
+                    self._left.append(whole)
+                elif sum(map(len, self._free)) + len(whole) <= self._most_bytes:
                     self._free.append(whole)
 
 

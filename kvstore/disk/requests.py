@@ -41,7 +41,7 @@ _SERVE: Final = Function(
     "kvstore.disk.request_loop",
     "serve",
     _SOURCES,
-    ("int64 2 written", "int64 1 written", "int64 1 written", "int64", "int64 1", "int64"),
+    ("int64 2 written", "int64 1 written", "int64 1 written", "int64 1 written", "int64 1", "int64"),
 )
 _TAKE_BACK: Final = Function("kvstore.disk.request_loop", "take_back", _SOURCES, ("int64",), keeps_gil=True)
 
@@ -133,8 +133,8 @@ class Requests:
             _taking_back()
         except StoreFailed:
             return
-        queued = self._queued.value
-        given = self._rows, self._queue, self._taken, queued, functions, self._file
+        # arrays, which a thread so keeps for as long as it runs, whatever becomes of who began it
+        given = self._rows, self._queue, self._taken, self._semaphore, functions, self._file
         with self._lock:
             for number in range(len(self._threads), self._num_threads):
                 name = f"{self._name}-{number}"

@@ -667,6 +667,28 @@ def test_buffers_are_used_again_and_nobody_has_anothers():
     assert list(map(len, buffers._free)) == [4 << 20], "both would be more than is kept"
 
 
+def test_memory_that_reads_may_be_on_their_way_to_is_not_lent_again(
+    open_lmdb, nothing_in_memory, monkeypatch
+):
+    """Where waiting for them was interrupted."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    payload = store._tables._payload
+    [ready] = payload._buffers._free
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(payload._readers, "answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read(store, refs)
+    monkeypatch.undo()
+    assert payload._buffers._free == []
+    assert payload._buffers._left == [ready]
+    assert_holds(store, refs, blocks)
+
+
 def test_memory_to_read_into_is_ready_where_there_is_much_to_read(open_lmdb, monkeypatch):
     """A small file is read before it could be taken."""
     monkeypatch.setattr(payload_file, "_LEAST_BYTES", 1 << 20)
