@@ -88,14 +88,14 @@ class PayloadFile:
                 self._file = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
             except OSError:
                 self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._buffers = Buffers((1 + READS_AHEAD) * READ_BYTES, _MOST_BYTES)
+        self._readers = Requests("kvstore-read", _READERS, self._file)
+        self._buffers = Buffers((1 + READS_AHEAD) * READ_BYTES, _MOST_BYTES, self._readers.is_awaited)
         self._at_once = threading.BoundedSemaphore(num_cores())
         """More threads than cores that look at values would take the GIL from each other several times in each."""
         self._alone = threading.BoundedSemaphore(1)
         """To look at small values, which is nearly all done with the GIL: two threads would take it from each other at each, and from those
         that wait for the blocks.
         """
-        self._readers = Requests("kvstore-read", _READERS, self._file)
 
     def examined(
         self,
@@ -133,6 +133,9 @@ class PayloadFile:
         if found is None:
             return [], list(range(len(keys)))
         file_bytes = self._num_bytes  # now: what was found may have been written since this began
+        # or what a damaged tree calls a value would be looked at where there is no memory, by LMDB's binding as well
+        if np.any((found.begins >= 0) & (found.begins + found.sizes > file_bytes)):
+            raise Unsound(f"{self._path} ends at {file_bytes}, within a record")
         order = np.argsort(found.begins).tolist()
         begins, sizes = found.begins.tolist(), found.sizes.tolist()
         sure = [position for position in order if begins[position] >= 0 and sizes[position] <= _MOST_BYTES]
@@ -140,9 +143,6 @@ class PayloadFile:
             _Place(position, found.map_begin + begins[position], begins[position], sizes[position])
             for position in sure
         ]
-        # or what a damaged tree calls a value would be looked at where there is no memory
-        if any(place.begin + place.num_bytes > file_bytes for place in places):
-            raise Unsound(f"{self._path} ends at {file_bytes}, within a record")
         return places, sorted({*range(len(keys))}.difference(sure))
 
     def _looked_at(
@@ -301,13 +301,15 @@ def _by_lmdb(
 
 
 def _runs(places: list[_Place]) -> Iterator[list[_Place]]:
-    """Values that are read with one request, in the order in which they lie."""
+    """Values that are read with one request, in the order in which they lie. None of a run lies over another, as it may in a damaged tree:
+    the last one of a run ends last.
+    """
     run: list[_Place] = []
     most_bytes = min(_FIRST_BYTES, READ_BYTES)
     for place in places:
         if run:
             gap_bytes = place.begin - run[-1].begin - run[-1].num_bytes
-            if gap_bytes > _GAP_BYTES or place.begin + place.num_bytes - run[0].begin > most_bytes:
+            if not 0 <= gap_bytes <= _GAP_BYTES or place.begin + place.num_bytes - run[0].begin > most_bytes:
                 yield run
                 run = []
                 most_bytes = READ_BYTES

@@ -38,13 +38,13 @@ def serve(rows: Any, queue: Any, taken: Any, queued: Any, functions: Any, file: 
     """Read until a request comes that has no bytes.
 
     `rows` [n, ROW] and `queue` [n] are those of kvstore.disk.requests; `taken` [1] counts what all threads have taken from the queue;
-    `queued`: the address of the semaphore that is posted for each request. `functions` [3]: addresses, looked at anew each time.
+    `queued`: the words of the semaphore that is posted for each request. `functions` [3]: addresses, looked at anew each time.
     """
     num_rows = queue.size
     of_rows, of_taken = np.int64(rows.ctypes.data), np.int64(taken.ctypes.data)
-    of_functions = np.int64(functions.ctypes.data)
+    of_functions, of_queued = np.int64(functions.ctypes.data), np.int64(queued.ctypes.data)
     while True:
-        while called(_word(of_functions, WAIT), queued, 0, 0, 0) & _INT:
+        while called(_word(of_functions, WAIT), of_queued, 0, 0, 0) & _INT:
             pass  # a signal has come
         number = _word(of_taken, 0)
         while not changed_if(of_taken, number, number + 1):

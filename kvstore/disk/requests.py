@@ -41,7 +41,7 @@ _SERVE: Final = Function(
     "kvstore.disk.request_loop",
     "serve",
     _SOURCES,
-    ("int64 2 written", "int64 1 written", "int64 1 written", "int64", "int64 1", "int64"),
+    ("int64 2 written", "int64 1 written", "int64 1 written", "int64 1 written", "int64 1", "int64"),
 )
 _TAKE_BACK: Final = Function("kvstore.disk.request_loop", "take_back", _SOURCES, ("int64",), keeps_gil=True)
 FUNCTIONS: Final = (_SERVE, _TAKE_BACK)
@@ -126,6 +126,12 @@ class Requests:
         if self.answer(number, 0.0) is not None:
             self.free(number)
 
+    def is_awaited(self, address: int, num_bytes: int) -> bool:
+        """Whether a request that is not done goes to any of so many bytes at an address."""
+        begins = self._rows[:, ADDRESS]
+        reach = (begins < address + num_bytes) & (begins + self._rows[:, NUM_BYTES] > address)
+        return bool((reach & np.isin(self._rows[:, STATE], (QUEUED, BEGUN))).any())
+
     def begin(self) -> None:
         """Have the threads run, as far as the system has so many, and they can be compiled."""
         if len(self._threads) == self._num_threads:
@@ -135,8 +141,8 @@ class Requests:
             _taking_back()
         except StoreFailed:
             return
-        queued = self._queued.value
-        given = self._rows, self._queue, self._taken, queued, functions, self._file
+        # arrays, which a thread so keeps for as long as it runs, whatever becomes of who began it
+        given = self._rows, self._queue, self._taken, self._semaphore, functions, self._file
         with self._lock:
             for number in range(len(self._threads), self._num_threads):
                 name = f"{self._name}-{number}"
@@ -154,6 +160,7 @@ class Requests:
 
     def close(self) -> None:
         """No request may be on its way, and none may be put any more."""
+        self._rows[self._rows[:, STATE] == DONE, STATE] = FREE  # of callers that were interrupted
         for _ in self._threads:
             while self._put(0, 0, 0) is None:
                 time.sleep(0.001)  # what was taken back is about to leave the queue

@@ -428,7 +428,7 @@ def test_a_file_that_ends_within_a_record_is_not_touched(open_lmdb, nothing_in_m
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
-@pytest.mark.parametrize("num_bytes", [1 << 20, 255 << 20])
+@pytest.mark.parametrize("num_bytes", [1 << 20, 255 << 20, 1 << 30])
 def test_a_tree_that_says_a_value_is_longer_than_the_file_is_not_believed(
     open_lmdb, monkeypatch, tmp_path, in_memory, num_bytes
 ):
@@ -447,6 +447,27 @@ def test_a_tree_that_says_a_value_is_longer_than_the_file_is_not_believed(
     store._writer.run(lambda: None)
     store.put_many(refs, blocks)
     assert_holds(store, refs, blocks)
+
+
+def test_values_that_lie_over_each_other_are_not_read_as_one(
+    open_lmdb, nothing_in_memory, monkeypatch, requests
+):
+    """As a damaged tree may have it: what is looked at of each was read for it, whatever lies behind the others' ends."""
+    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    find = tree.finding()
+
+    def misled(*arguments: Any):
+        find(*arguments)
+        firsts, sizes = arguments[7:]
+        firsts[1:], sizes[1:] = firsts[0] + np.arange(3), 100
+
+    monkeypatch.setattr(tree, "finding", lambda: misled)
+    requests.clear()
+    assert_holds(store, refs, blocks)
+    assert requests[0][1] * 4 >= store.stats().stored_bytes, "the first value was not read to its end"
+    assert store.stats().damaged_blocks == 0
 
 
 def test_a_disk_that_cannot_read_fails_the_batch_and_nothing_else(open_lmdb, nothing_in_memory, monkeypatch):
@@ -644,6 +665,34 @@ def test_buffers_are_used_again_and_nobody_has_anothers():
     with buffers.lent(4 << 20), buffers.lent(4 << 20):  # the large one, and one in place of the other
         assert buffers._free == []
     assert list(map(len, buffers._free)) == [4 << 20], "both would be more than is kept"
+
+
+def test_memory_that_a_read_is_on_its_way_to_is_not_lent_again(open_lmdb, nothing_in_memory, monkeypatch):
+    """As waiting for it was interrupted, and once more where it is dropped. Else it is."""
+    store = open_lmdb()
+    refs, blocks = fill(store, 4)
+    assert_holds(store, refs, blocks)
+    payload = store._tables._payload
+    [ready] = payload._buffers._free
+
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as hanging:
+        begun, go_on = hang_at(hanging, {*range(0, 1 << 20, 4096)})
+        hanging.setattr(payload._readers, "answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read(store, refs)
+        assert begun.acquire(timeout=10.0)
+        assert (payload._buffers._free, payload._buffers._left) == ([], [ready])
+        go_on.set()
+    assert_holds(store, refs, blocks)
+    [another] = payload._buffers._free
+    with monkeypatch.context() as refusing:
+        refusing.setattr(payload._readers, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read(store, refs)
+    assert (payload._buffers._free, payload._buffers._left) == ([another], [ready])
 
 
 def test_memory_to_read_into_is_ready_where_there_is_much_to_read(open_lmdb, monkeypatch):

@@ -1,7 +1,9 @@
 """Reads that other threads make, in compiled code: what comes is what the file has, and whose request hangs is alone with that."""
 
+import gc
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,3 +125,16 @@ def test_nobody_waits_for_what_is_dropped_unless_it_is_being_written(content, tm
         monkeypatch.undo()
         brought(requests, 100, 0)
     assert not memory[1].any()
+
+
+def test_threads_keep_what_they_wait_for(content, tmp_path):
+    """Of one that nobody has closed: what comes to lie there would be taken for a semaphore else, and changed."""
+    file = os.open(tmp_path / "data", os.O_RDONLY)
+    requests = Requests("test-read", 1, file)
+    assert brought(requests, 100, 0) == content[:100]
+    arrays = requests._rows, requests._queue, requests._taken, requests._semaphore
+    kept = [weakref.ref(each) for each in arrays]
+    del requests, arrays
+    gc.collect()
+    assert all(each() is not None for each in kept)
+    os.close(file)
