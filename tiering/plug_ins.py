@@ -12,7 +12,7 @@ def plug_in(what: str, name: str, known: Iterable[str], base: type[_Base]) -> ty
 
     Raises ValueError for what is none, cannot be imported, or leaves something out.
     """
-    module, colon, attribute = name.partition(":")
+    module, colon, attribute = str(name).partition(":")
     if not (colon and module and attribute):
         raise ValueError(
             f"there is no {what} {name!r}: there are {', '.join(known)}, and package.module:Class"

@@ -155,7 +155,8 @@ def read_trace(path: Path) -> Iterator[TraceRequest]:
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             if name == "kvtide" and not line.endswith(b"\n"):
                 break  # cut off: who wrote it was killed
-            raise TraceError(f"{path}:{at}: {error}") from error
+            cut = "" if line.endswith(b"\n") else "; the file ends in this line: is it whole?"
+            raise TraceError(f"{path}:{at}: {error}{cut}") from error
         first_s = at_s if first_s is None else first_s
         blocks = [numbers.setdefault(each, len(numbers)) for each in ids]
         hints = getattr(row, "hints", None) or NO_HINTS  # none but our own has some

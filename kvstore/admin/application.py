@@ -150,9 +150,11 @@ def _of_router(error: web.HTTPException) -> Problem:
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
         return Problem(HTTPStatus.METHOD_NOT_ALLOWED, f"this takes {allowed}", headers={"Allow": allowed})
-    return Problem(
-        HTTPStatus(error.status), "nothing lies at this path" if error.status == 404 else error.reason
-    )
+    if error.status == HTTPStatus.NOT_FOUND:
+        return Problem(
+            HTTPStatus.NOT_FOUND, "nothing lies at this path; /openapi.json lists those that there are"
+        )
+    return Problem(HTTPStatus(error.status), error.reason)
 
 
 async def _send(request: web.Request, response: web.StreamResponse, timeout_s: float) -> bool:

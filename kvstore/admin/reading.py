@@ -23,7 +23,7 @@ def read_params(request: web.Request, kind: type[_T]) -> _T:
     try:
         return msgspec.convert(dict(query), kind, strict=False)
     except msgspec.ValidationError as error:
-        raise _misfit("the query", error) from error
+        raise _misfit("the query", error, kind) from error
 
 
 async def read_body(request: web.Request, kind: Any, *, timeout_s: float) -> Any:
@@ -45,7 +45,7 @@ async def read_body(request: web.Request, kind: Any, *, timeout_s: float) -> Any
     try:
         return msgspec.json.decode(data or b"{}", type=kind)
     except msgspec.ValidationError as error:
-        raise _misfit("the body", error) from error
+        raise _misfit("the body", error, kind) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise bad_request(f"the body is no JSON: {error}") from error
     except RecursionError:
@@ -70,11 +70,17 @@ def _too_long(request: web.Request) -> Problem:
     )
 
 
-def _misfit(what: str, error: msgspec.ValidationError) -> Problem:
-    """What msgspec says: what is wrong, and then where: "Expected `int`, got `str` - at `$.token_ids[0]`"."""
+def _misfit(what: str, error: msgspec.ValidationError, kind: Any) -> Problem:
+    """What msgspec says: what is wrong, and then where: "Expected `int`, got `str` - at `$.token_ids[0]`".
+
+    `kind`: what was to be read, whose names are told to who gave another.
+    """
     message, _, path = str(error).partition(" - at `")
     path = path.rstrip("`") or "$"
+    known = ""
     if (unknown := _UNKNOWN.fullmatch(message)) is not None:
+        if path == "$" and (fields := getattr(kind, "__struct_encode_fields__", ())):
+            known = f"; known are {', '.join(fields)}"
         path = f"{path}.{unknown[1]}"
     found = FieldError(path=path, message=message)
-    return Problem(HTTPStatus.BAD_REQUEST, f"{what} does not fit: {message}", errors=(found,))
+    return Problem(HTTPStatus.BAD_REQUEST, f"{what} does not fit: {message}{known}", errors=(found,))

@@ -190,7 +190,9 @@ def clear(path: Path, *, old: bool) -> int:
 def _held(path: Path) -> Iterator[Directory]:
     """The directory, for us alone. Raises FormatError if there is no store of this format."""
     if not (path / FORMAT / "lock").exists():
-        raise FormatError(f"{path} is no disk tier of kvtide's: there is no {FORMAT}/lock in it")
+        raise FormatError(
+            f"{path} is no disk tier of kvtide's: there is no {FORMAT}/lock in it; name what was given as disk_path"
+        )
     directory = Directory(path)
     try:
         yield directory

@@ -128,6 +128,15 @@ def test_what_published_models_cost(config, facts, token_bytes, windows):
     }
 
 
+def test_the_demos_model_has_a_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = models("demo")
+    assert done.exit_code == 0, done.output
+    assert "LlamaForCausalLM (llama) is served." in done.output
+    plan = CliRunner().invoke(app, ["plan", "--config", "demo", "--device-memory", "1GiB"])
+    assert plan.exit_code == 0, plan.output
+
+
 def test_the_same_for_people(config):
     done = models(config(GEMMA_3_1B))
     assert done.exit_code == 0

@@ -1,6 +1,7 @@
 """`kvtide serve` as an operator runs it: a process with a port, a file, signals, and a restart."""
 
 import json
+import logging
 import os
 import queue
 import re
@@ -18,9 +19,11 @@ from pathlib import Path
 import pytest
 
 from engine.config import EngineConfig, config_from
+from kvstore import json_logs
 from kvstore.admin import AdminConfig
 from tests.engine.engines import tokens
 from tests.engine.families import CASES
+from tiering.cli import serve
 from tiering.cli.serve_config import serve_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -252,6 +255,19 @@ def keep_busy(url: str) -> None:
             return
         threading.Event().wait(0.01)
     raise AssertionError(ask(url, "/admin/v1/tiers"))
+
+
+def test_what_libraries_log_is_lines_for_programs_too(monkeypatch, capsys):
+    library = logging.getLogger("transformers")
+    monkeypatch.setattr(library, "handlers", [logging.StreamHandler()])
+    monkeypatch.setattr(library, "propagate", False)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    json_logs.configure("info", "json")
+    serve._join_logs()
+    library.warning("a weight is odd")
+    assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == [
+        "a weight is odd"
+    ]
 
 
 def test_a_second_signal_ends_it_at_once(served, slow_model, tmp_path):

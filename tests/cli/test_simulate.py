@@ -87,7 +87,7 @@ def test_times_are_reported(simulate):
     ("options", "why"),
     [
         (["--device-blocks", "0"], "at least one block"),
-        (["--device-blocks", "many"], "is not a list of numbers"),
+        (["--device-blocks", "many"], "is not a list of whole numbers from 0 on"),
         (["--device-blocks", "1", "--disk-blocks", "1"], "host_blocks is 0"),
         (["--device-blocks", "1", "--policy", "best"], "there is no policy 'best'"),
         (["--device-blocks", "1", "--host-blocks", "1", "--policy", "min"], "a bound for one tier"),
@@ -100,6 +100,24 @@ def test_what_cannot_be_simulated_is_one_sentence(options, why, tmp_path):
     done = CliRunner().invoke(app, ["simulate", str(trace), *options])
     assert done.exit_code == 2
     assert why in " ".join(done.output.replace("│", " ").split())
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+def test_a_full_disk_is_one_sentence_and_a_failure(tmp_path):
+    trace = tmp_path / "a.jsonl"
+    trace.write_text(LINES[0], "utf-8")
+    done = CliRunner().invoke(app, ["simulate", str(trace), "--device-blocks", "4", "--json", "/dev/full"])
+    assert done.exit_code == 1
+    assert "kvtide: No space left on device" in done.output
+
+
+def test_a_trace_that_was_cut_off_says_so(tmp_path):
+    trace = tmp_path / "a.jsonl"
+    trace.write_text(LINES[0] + "\n" + LINES[0][:-9], "utf-8")
+    done = CliRunner().invoke(app, ["simulate", str(trace), "--device-blocks", "4"])
+    assert done.exit_code == 2
+    assert "a.jsonl:2:" in done.output
+    assert "the file ends in this line: is it whole?" in done.output
 
 
 @pytest.mark.parametrize("option", ["--json", "--html"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.params import RequestOptions, SamplingParams
+from engine.params import RequestOptions, SamplingParams, check_kinds
 
 
 @pytest.mark.parametrize(
@@ -71,3 +71,12 @@ def test_one_stop_text_need_not_be_in_a_list():
 def test_a_field_that_does_not_exist_is_named():
     with pytest.raises(TypeError, match="top_q"):
         SamplingParams(top_q=0.5)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    "given", [({"max_tokens": 8}, RequestOptions()), (SamplingParams(), SamplingParams())]
+)
+def test_what_is_neither_is_named(given):
+    check_kinds(SamplingParams(), RequestOptions())
+    with pytest.raises(ValueError, match=r"expected (SamplingParams|RequestOptions)\(...\), got"):
+        check_kinds(*given)

@@ -67,12 +67,11 @@ def test_a_sentence_that_is_gone_is_missed():
         corrected(TEXT, gone)
 
 
-def test_a_claim_picks_and_divides(monkeypatch):
+def test_a_claim_divides(monkeypatch):
     data = {"rows": [{"tier": "disk", "s": 3.0}, {"tier": "host", "s": 1.5}]}
     monkeypatch.setattr(claims, "newest", lambda theme: Result(RESULTS / f"{theme}.json", data))
-    both = "rows[tier=disk].s rows[tier=host].s"
     numbers = {
-        "low": Number(both, "{:.2f}", pick=min),
+        "low": Number("rows[tier=host].s", "{:.2f}"),
         "ratio": Number("rows[tier=disk].s", "{:.0f}", by="rows[tier=host].s"),
     }
     claim = Claim("a", "from {low} s, {ratio} times, see {report}", numbers)

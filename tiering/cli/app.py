@@ -54,7 +54,9 @@ def demo(
 
 @app.command()
 def models(
-    config: Annotated[Path, typer.Argument(help="A config.json, a directory with one, or a GGUF file.")],
+    config: Annotated[
+        Path, typer.Argument(help='A config.json, a directory with one, a GGUF file, or "demo".')
+    ],
     json: Annotated[bool, typer.Option("--json", help="One JSON object, with sizes in bytes.")] = False,
 ) -> None:
     """Say whether a model is served, and what its KV costs, without its weights. Exits with 0, 1 if not, 2 if unreadable."""
@@ -65,7 +67,9 @@ def models(
 
 @app.command()
 def plan(
-    config: Annotated[Path, typer.Option(help="A config.json, a directory with one, or a GGUF file.")],
+    config: Annotated[
+        Path, typer.Option(help='A config.json, a directory with one, a GGUF file, or "demo".')
+    ],
     device_memory: Annotated[
         str, typer.Option(help="For KV, beside the model's weights: 80GiB, 80GB or bytes.", metavar="SIZE")
     ],

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.checkpoint import NotLoaded, config_at
+from engine.demo_model import DEMO, demo_gguf
 from engine.sizes import format_bytes
 from engine.supported import NotServed, Shape, shape_of
 from kvstore.block import ITEMSIZES
@@ -16,10 +17,11 @@ BLOCK_TOKENS = 16
 
 
 def judge(place: Path) -> dict[str, Any]:
-    """All that can be said of the model at `place`, a config.json, a directory with one, or a GGUF file.
+    """All that can be said of the model at `place`: a config.json, a directory with one, a GGUF file, or "demo".
 
     Raises NotLoaded, with a sentence, for what says nothing that can be read.
     """
+    place = config_place(place)
     if not place.exists():
         raise NotLoaded(place, "there is no such file or directory")
     try:
@@ -31,6 +33,11 @@ def judge(place: Path) -> dict[str, Any]:
     except ValueError as error:
         raise NotLoaded(place, str(error)) from error
     return {"served": True, "reason": None, **_facts(shape)}
+
+
+def config_place(named: Path) -> Path:
+    """What a user names: itself, but for "demo", unless there is one. Raises ValueError where the demo's model is not installed."""
+    return demo_gguf() if str(named) == DEMO and not named.exists() else named
 
 
 def _facts(shape: Shape) -> dict[str, Any]:

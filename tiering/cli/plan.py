@@ -12,6 +12,7 @@ from engine.sizes import parse_bytes
 from kvstore.block import ITEMSIZES
 from kvstore.disk import capacity_within
 from kvstore.reports import TierName
+from tiering.cli.models import config_place
 from tiering.cli.plan_advice import Advice, advise, as_text, check_target, write
 from tiering.cli.plan_kv import KvCost, kv_cost
 from tiering.cli.plan_rates import Rates, rates
@@ -150,6 +151,7 @@ def make(options: Options) -> Made:
 
 
 def _kv(place: Path) -> KvCost:
+    place = config_place(place)
     if not place.exists():
         raise ValueError(f"cannot read --config {place}: there is no such file or directory")
     try:

@@ -26,6 +26,7 @@ _DRAIN_S: Final = 5.0
 """How long replies that are being computed may take to end."""
 _FLUSH_S: Final = 60.0
 """How long writing down what the disk does not have yet may take. systemd kills after 90 seconds by default."""
+_LIBRARIES: Final = ("huggingface_hub", "transformers")
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def run(
         checked_place(model)
     from engine import Engine  # loads torch, which what is refused need not wait for
 
+    _join_logs()
     with _Signals() as signals:
         announce = _log.info if log_format == "json" else _to_stderr
         with Engine(model, chosen.engine, announce=announce) as engine:
@@ -64,6 +66,14 @@ def run(
                 _log.warning("some replies had not ended after %g seconds, and are cut off", _DRAIN_S)
             engine.close(_FLUSH_S)
     return 0
+
+
+def _join_logs() -> None:
+    """What the libraries of models tell goes where all else does: they print it themselves, in a form of their own."""
+    for name in _LIBRARIES:
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
 
 
 @contextlib.contextmanager

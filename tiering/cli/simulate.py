@@ -1,5 +1,6 @@
 """`kvtide simulate`: what caches of given sizes would have found of a trace, by the engine's own core."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -9,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import product
 from math import log
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -201,9 +202,11 @@ def simulate(
         if num_processes > 1 and len(wanted) > 1:
             kernels()  # or each process would have them compiled
             pool = stack.enter_context(
-                ProcessPoolExecutor(num_processes, get_context("spawn"), _search, (sys.path,))
+                ProcessPoolExecutor(num_processes, get_context("spawn"), _begin, (sys.path,))
             )
-            done = pool.map(_run, *zip(*wanted, strict=True))
+            stack.push(_stopped)
+            started = [pool.submit(_run, *each) for each in wanted]
+            done = (each.result() for each in started)
         else:
             done = (_run(*each) for each in wanted)
         runs = []
@@ -214,9 +217,17 @@ def simulate(
     return runs
 
 
-def _search(path: list[str]) -> None:
-    """In another process: find the same plug-ins as in this one."""
+def _begin(path: list[str]) -> None:
+    """In another process: find the same plug-ins as in this one, which alone is told of Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.path[:] = path
+
+
+def _stopped(kind: type[BaseException] | None, *_: object) -> None:
+    """On Ctrl-C end the other processes, of which each would finish its run first, and take seconds."""
+    if kind is not None and issubclass(kind, KeyboardInterrupt):
+        for process in active_children():
+            process.terminate()
 
 
 class _Kept:

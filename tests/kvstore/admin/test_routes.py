@@ -241,6 +241,13 @@ def test_changes_are_a_flat_object(server, raw):
     assert ask(server.url, f"{V1}/config", "PATCH", raw=raw).status == 400
 
 
+def test_who_misspells_is_told_what_there_is(server):
+    asked = ask(server.url, f"{V1}/explain", "POST", {"prompt": "a"}).json["detail"]
+    assert asked.startswith("the body does not fit: Object contains unknown field `prompt`; known are text, ")
+    assert "known are limit" in ask(server.url, f"{V1}/requests?size=3").json["detail"]
+    assert "/openapi.json lists" in ask(server.url, f"{V1}/promts").json["detail"]
+
+
 def test_what_the_subject_does_not_take_is_a_bad_request(server):
     reply = ask(server.url, f"{V1}/explain", "POST", {"text": "a", "tenant": "\n"})
     assert reply.status == 400
