@@ -1,27 +1,33 @@
 """Who may see blocks again although nobody touched them: told together."""
 
 from collections.abc import Sequence
+from typing import Final, Self
 
 from tiering.fair_order import FairOrder
 from tiering.policies.view import SeenBy, View
 from tiering.residency import Ids
 
 _Orders = tuple[FairOrder | View, ...]
+_ByTier = tuple[_Orders, _Orders, _Orders]
+_NOBODY: Final[_ByTier] = ((), (), ())
 
 
-class Audience:
+class Audience(SeenBy):
     """Orders of blocks that may go. Views by a rule are set back in one pass; a policy that is a plug-in is asked anew each time."""
 
     def __init__(self, orders: Sequence[FairOrder | View] = ()) -> None:
-        fair = [order for order in orders if isinstance(order, FairOrder)]
+        self._fair = [order for order in orders if isinstance(order, FairOrder)]
         views = [order for order in orders if isinstance(order, View)]
-        views += [order.view for order in fair if order.view is not None]
-        self._seen_by, self._fair = SeenBy(views) if views else None, fair
+        super().__init__([*views, *(order.view for order in self._fair if order.view is not None)])
 
     def show(self, ids: Ids) -> None:
         """These may go now, as far as each lets them: see `View.rewind`."""
-        if self._seen_by is not None and len(ids):
-            self._seen_by.rewind(ids)
+        if len(ids):
+            self.rewind(ids)
+            self.show_parts(ids)
+
+    def show_parts(self, ids: Ids) -> None:
+        """The same to those only that go by no rule: the loop that has changed copies has set back the others."""
         for order in self._fair:
             if order.parts:
                 order.rewind_parts(ids)
@@ -35,6 +41,22 @@ class Audiences:
     def __init__(
         self,
         *,
+        begun: _ByTier = _NOBODY,
+        whole: _ByTier = _NOBODY,
+        gone: _ByTier = _NOBODY,
+        unread: _ByTier = _NOBODY,
+    ) -> None:
+        self.begun, self.whole, self.gone, self.unread = (
+            tuple(map(Audience, each)) for each in (begun, whole, gone, unread)
+        )
+        self.orders: _Orders = tuple(order for orders in unread for order in orders)
+        """All that are looked at."""
+        self.on_device, self.all = self.unread[0], Audience(self.orders)
+
+    @classmethod
+    def of(
+        cls,
+        *,
         device_victims: FairOrder,
         host_victims: FairOrder,
         host_clean: FairOrder,
@@ -43,19 +65,14 @@ class Audiences:
         disk_victims: FairOrder,
         has_host: bool,
         has_disk: bool,
-    ) -> None:
+    ) -> Self:
         """A tier that is absent now never comes, and nobody looks for its blocks."""
         clean, victims = (host_clean,) * has_host, (host_victims,) * has_host
         host: _Orders = (*clean, *victims, *(host_stored, host_dirty) * has_disk)
         device, disk = (device_victims,), (disk_victims,) * has_disk
-        self.begun = _told(clean, (), ())
-        self.whole = _told((*device, *disk), host, (*clean, *(host_stored,) * has_disk, *disk))
-        self.gone = _told(victims, (), (*victims, *(host_dirty,) * has_disk))
-        self.unread = _told(device, host, disk)
-        self.orders: _Orders = (*device, *host, *disk)
-        """All that are looked at."""
-        self.on_device, self.all = Audience(device), Audience(self.orders)
-
-
-def _told(*by_tier: _Orders) -> tuple[Audience, ...]:
-    return tuple(map(Audience, by_tier))
+        return cls(
+            begun=(clean, (), ()),
+            whole=((*device, *disk), host, (*clean, *(host_stored,) * has_disk, *disk)),
+            gone=(victims, (), (*victims, *(host_dirty,) * has_disk)),
+            unread=(device, host, disk),
+        )

@@ -9,8 +9,8 @@ from kvstore.reports import Removed
 from tiering.errands import Steps
 from tiering.events import EventLog
 from tiering.eviction import Eviction
-from tiering.holdings import PRESENT, Holdings
-from tiering.residency import Ids, Mask, Tier
+from tiering.holdings import Holdings
+from tiering.residency import PRESENT, Ids, Mask, Tier
 from tiering.writes import Sweep, Writes
 
 _COLLECT_NODES: Final = 512

@@ -26,9 +26,9 @@ class Eligible:
 
     def of(self, block: int) -> bool:
         """Whether it holds of one."""
-        rule, has_host, *columns = self.arguments()
-        return bool(self._is_eligible(rule, has_host, block, *columns))
+        rule, host_counts, *columns = self.arguments()
+        return bool(self._is_eligible(rule, host_counts, block, *columns))
 
     def arguments(self) -> tuple[Any, ...]:
-        """What the loops are given that ask it: the rule, and columns as they are now."""
-        return self.number, self.host_slots.num_usable > 0, *self.residency.ties
+        """What the loops are given that ask it: the rule, what is counted of host memory, and columns as they are now."""
+        return self.number, self.host_slots.counts, *self.residency.ties

@@ -5,10 +5,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from tiering.holdings import DEVICE, DISK, HOST, PRESENT, Holdings
+from tiering.holdings import Holdings
 from tiering.keeping.admission import Admission, Departing, Ended, Told, Verdict, Verdicts
 from tiering.keeping.endurance import Endurance
-from tiering.residency import Ids, Tier
+from tiering.residency import DEVICE, DISK, HOST, PRESENT, Ids, Tier
 
 _AGAIN_S: Final = 1.0
 """For so long nobody is asked again when all that might have been written has to wait."""

@@ -13,14 +13,14 @@ import numpy as np
 from kvstore.reasons import MissReason
 from kvstore.store import NO_OWNER
 from tiering.entry import Entry
-from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, Holdings
+from tiering.holdings import Holdings
 from tiering.holes import Holes
 from tiering.keeping.admission import Verdict, Verdicts
 from tiering.moves import Demote, Promote
 from tiering.outbox import Outbox
 from tiering.owners import NOBODY
 from tiering.removal import Removal
-from tiering.residency import NO_BLOCK, Ids, Mask, Tier
+from tiering.residency import ABSENT, DEVICE, DISK, HOST, NO_BLOCK, PRESENT, Ids, Mask, Tier
 from tiering.slot_table import SlotState
 
 _DISK_BATCH = 64  # the most victims that are looked at in one go

@@ -1,14 +1,4 @@
-"""What each tier holds: the one place where a block enters or leaves a tier.
-
-A copy's life in a tier, and the slot's that it lies in::
-
-    ABSENT --expect--> WRITING --arrived--> PRESENT --left--> ABSENT
-      FREE             IN_FLIGHT            INDEXED           FREE
-                          |
-                          +----failed--> ABSENT
-
-Disk has bytes instead of slots: `expect` reserves, `arrived` says what was really taken.
-"""
+"""What each tier holds, whose it is, who may go, and how a block leaves for good."""
 
 from typing import Any
 
@@ -22,26 +12,36 @@ from tiering.fair_order import FairOrder
 from tiering.fingerprints import fingerprints
 from tiering.first_to_go import FirstToGo
 from tiering.holds import Hold, Holds
-from tiering.kernels import kernels
+from tiering.loops.states import DIRTY, DISK_BLOCKS, DISK_BYTES
 from tiering.owners import NOBODY, Owners, Ownership
 from tiering.policies.lru import LRU
 from tiering.policies.policy import Policy
 from tiering.quotas import Quotas, Shares
 from tiering.radix import RadixIndex
 from tiering.ranks import Rank, Ranks
-from tiering.residency import NO_BLOCK, Ids, Mask, Residency, State, Tier
+from tiering.residency import (
+    ABSENT,
+    DEVICE,
+    DISK,
+    HOST,
+    NO_BLOCK,
+    PRESENT,
+    WRITING,
+    Ids,
+    Mask,
+    Residency,
+    Tier,
+)
 from tiering.rules import DEVICE_VICTIM, DISK_VICTIM, HOST_CLEAN, HOST_DIRTY, HOST_STORED, HOST_VICTIM
 from tiering.slot_table import SlotState, SlotTable
 from tiering.stems import Stems
 from tiering.terms import Terms
 from tiering.tier_order import ROOT, TierOrder, Victims
 
-ABSENT, WRITING, PRESENT = map(int, State)  # numpy compares with an int in a fifth of the time
 _INDEXED = SlotState.INDEXED  # members of an enum take longer to look up
-DEVICE, HOST, DISK = Tier.DEVICE, Tier.HOST, Tier.DISK
 
 
-class Holdings:
+class Holdings(Copies):
     """Residency, radix index, eviction order and slot tables, kept in step with each other.
 
     Not thread-safe: the core's thread owns it.
@@ -67,35 +67,18 @@ class Holdings:
         `chooses`: whether blocks may be told to go first from the device, which a policy knows nothing of. `quotas`: see Shares;
         `high_s`: see Ranks; `seed`: see RadixIndex.
         """
-        self._kernels = kernels()
-        self.residency = Residency(device_slots + host_slots)
-        self.radix = RadixIndex(block_tokens, self.residency, seed=seed)
-        self.order = LRU(self.residency)
-        self.owners = Owners()
-        self.shares = Shares(
-            self.residency, self.owners, quotas, capacity=self._capacity_of, total=self._total_of
-        )
-        self.ranks = Ranks(self.residency, self.order, high_s)
-        self._stems = Stems(self.residency, self.radix)
-        self.holds = Holds(self.residency)
-        self.terms = Terms(self.residency)
-        # by tier; an enum takes long to be hashed, as a key of a dict
-        self.slots = (SlotTable(device_slots), SlotTable(host_slots - later_host_slots))
-        device, host = self.slots
-        self._copies = (
-            Copies(DEVICE, self.residency, device, other=DISK),
-            Copies(HOST, self.residency, host, other=DISK),
-        )
+        residency, owners = Residency(device_slots + host_slots), Owners()
+        shares = Shares(residency, owners, quotas, capacity=self._capacity_of, total=self._total_of)
+        tables = SlotTable(device_slots), SlotTable(host_slots - later_host_slots)
+        super().__init__(residency, LRU(residency), owners, shares, *tables)
+        self.radix = RadixIndex(block_tokens, residency, seed=seed)
+        self.ranks = Ranks(residency, self.order, high_s)
+        self._stems = Stems(residency, self.radix)
+        self.holds = Holds(residency)
+        self.terms = Terms(residency)
         self.host_target = host_slots
         """How many host slots may be in service, of those that are there and those that are to come."""
         self.disk_capacity_bytes = disk_bytes
-        self.disk_bytes = 0
-        """Bytes on disk, reservations of writes in flight included."""
-        self.num_disk_blocks = 0
-        self.num_dirty_host = 0
-        """Blocks in host memory that have no finished copy on disk."""
-        self.tier_orders: tuple[TierOrder | None, ...] = (None, None, None)
-        """The order of a plug-in, where there is one, by tier. The disk has none: what survives a restart is the last use."""
         device_victim, host_victim = self._eligible(DEVICE_VICTIM), self._eligible(HOST_VICTIM)
         plain_device: Victims = self.order.view(device_victim)
         plain_host: Victims = self.order.view(host_victim)
@@ -122,7 +105,7 @@ class Holdings:
             self.host_dirty,
             self.disk_victims,
         )
-        self._see = Audiences(
+        self._see = Audiences.of(
             device_victims=self.device_victims,
             host_victims=self.host_victims,
             host_clean=self.host_clean,
@@ -253,96 +236,6 @@ class Holdings:
         for hold in self.holds:
             self._see.on_device.show(hold.ids)
 
-    # --- transitions ----------------------------------------------------------------------------------------------
-
-    def expect(self, tier: Tier, ids: Ids, places: Ids | int) -> None:
-        """A copy is on its way: into slots that were taken IN_FLIGHT, or into that many bytes of disk each."""
-        self.residency.begin_write(tier, ids, places)
-        if tier is DISK:
-            self.disk_bytes += self._bytes_of(ids)
-        if self.owners.several:
-            self.shares.change_use(tier, ids, self.residency.place[DISK][ids] if tier is DISK else 1)
-        if (order := self.tier_orders[tier]) is not None:
-            order.begun(ids)
-        self._see.begun[tier].show(ids)
-
-    def arrived(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
-        """The copies are whole. `stored_bytes` is what they take on disk."""
-        self._is_whole(tier, ids, stored_bytes)
-        self._see.whole[tier].show(ids)
-
-    def arrived_to_be_read(self, tier: Tier, ids: Ids) -> None:
-        """`arrived` and `read_begins` in one, for what is on its way through: nobody may take the places in between."""
-        self._is_whole(tier, ids)
-        self.residency.add_readers(tier, ids)
-
-    def _is_whole(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] | None = None) -> None:
-        if tier is not DISK:
-            num_stored = self._copies[tier].arrived(ids)
-            if tier is HOST:
-                self._count_in_host(ids, num_stored, +1)
-        else:
-            assert stored_bytes is not None, "a disk copy has a size"
-            self.residency.finish_write(DISK, ids)
-            if self.owners.several:
-                self.shares.change_use(DISK, ids, stored_bytes - self.residency.place[DISK][ids])
-            self.disk_bytes -= self._bytes_of(ids)
-            self.residency.place[DISK][ids] = stored_bytes
-            self.disk_bytes += self._bytes_of(ids)
-            self.residency.told[ids] = 0
-            self._count_on_disk(ids, +1)
-
-    def failed(self, tier: Tier, ids: Ids) -> None:
-        """The copies will not come; their places are free again."""
-        self._vacate(tier, ids, WRITING)
-
-    def left(self, tier: Tier, ids: Ids) -> None:
-        """Give up copies that nobody reads; their places are free again."""
-        self._vacate(tier, ids, PRESENT)
-
-    def _vacate(self, tier: Tier, ids: Ids, state: int) -> None:
-        if tier is not DISK:
-            num_stored = self._copies[tier].left(ids, state)
-            if tier is HOST and state == PRESENT:
-                self._count_in_host(ids, num_stored, -1)
-        else:
-            self.residency.drop(DISK, ids, state)
-            self.disk_bytes -= self._bytes_of(ids)
-            if state == PRESENT:
-                self._count_on_disk(ids, -1)
-        if self.owners.several:
-            self.shares.change_use(tier, ids, -self.residency.place[DISK][ids] if tier is DISK else -1)
-        if (order := self.tier_orders[tier]) is not None:
-            order.left(ids)
-        self._see.gone[tier].show(ids)
-
-    def _count_in_host(self, ids: Ids, num_stored: int, sign: int) -> None:
-        """Called when host memory has come (+1), or has ceased (-1), to have `ids` whole, of which the disk has `num_stored`."""
-        self.num_dirty_host += sign * (len(ids) - num_stored)
-        if self.owners.several:
-            self.shares.change_dirty(ids[self.residency.state[DISK][ids] != PRESENT], sign)
-
-    def _count_on_disk(self, ids: Ids, sign: int) -> None:
-        """The same of the disk."""
-        in_host = self.residency.state[HOST]
-        self.num_disk_blocks += sign * len(ids)
-        self.num_dirty_host -= sign * self._kernels.num_in(in_host, PRESENT, ids)
-        if self.owners.several:
-            self.shares.change_dirty(ids[in_host[ids] == PRESENT], -sign)
-
-    def _bytes_of(self, ids: Ids) -> int:
-        """What copies take on disk, or were given there."""
-        return self._kernels.sum_of(self.residency.place[DISK], ids)
-
-    def read_begins(self, tier: Tier, ids: Ids) -> None:
-        """A copy out of these places is in flight: they may not be freed."""
-        self.residency.add_readers(tier, ids)
-
-    def read_ended(self, tier: Tier, ids: Ids) -> None:
-        """That copy is over."""
-        self.residency.drop_readers(tier, ids)
-        self._see.unread[tier].show(ids)
-
     # --- for plug-ins ---------------------------------------------------------------------------------------------
 
     def found(self, path: Ids, tiers: NDArray[np.int8]) -> None:
@@ -460,11 +353,11 @@ class Holdings:
         if (order := self.tier_orders[tier]) is not None:
             order.left(np.array([block], dtype=np.intp))
         if tier is DISK:
-            self.disk_bytes -= place
-            self.num_disk_blocks -= 1
+            self._tallied[DISK_BYTES] -= place
+            self._tallied[DISK_BLOCKS] -= 1
         else:
             self.slots[tier].free_one(place, _INDEXED)
-            self.num_dirty_host -= tier is HOST
+            self._tallied[DIRTY] -= tier is HOST
         several = self.owners.several
         if several:
             self.shares.change_use_of(tier, cells.owner[block], -place if tier is DISK else -1)
@@ -532,8 +425,7 @@ class Holdings:
 
     def check(self) -> None:
         """Raise AssertionError unless arrays, index, order, slot tables and counters agree."""
-        residency = self.residency
-        residency.check()
+        super().check()
         self.radix.check()
         self.order.check()
         self.shares.check()
@@ -542,28 +434,6 @@ class Holdings:
         self.holds.check()
         for view in self._see.orders:
             view.check()
-        for table in self.slots:
-            table.check()
-        ids = np.flatnonzero(residency.live)
-        for tier in (DEVICE, HOST):
-            self._check_slots(tier, ids)
-        on_disk = ids[residency.state[DISK][ids] != ABSENT]
-        assert self.disk_bytes == residency.place[DISK][on_disk].sum(), "disk bytes do not add up"
-        dirty = (residency.state[HOST][ids] == PRESENT) & (residency.state[DISK][ids] != PRESENT)
-        assert self.num_dirty_host == dirty.sum(), f"{self.num_dirty_host} dirty counted, {dirty.sum()} found"
-        stored = ids[residency.state[DISK][ids] == PRESENT]
-        assert self.num_disk_blocks == len(stored), f"{self.num_disk_blocks} counted, {len(stored)} on disk"
+        residency = self.residency
+        stored = np.flatnonzero(residency.live & (residency.state[DISK] == PRESENT))
         assert residency.has_key[stored].all(), "a stored block has no key"
-
-    def _check_slots(self, tier: Tier, ids: Ids) -> None:
-        state = self.residency.state[tier][ids]
-        for block_state, slot_state in (
-            (State.PRESENT, SlotState.INDEXED),
-            (State.WRITING, SlotState.IN_FLIGHT),
-        ):
-            places = self.residency.place[tier][ids[state == block_state]]
-            table = self.slots[tier]
-            found = np.flatnonzero(table.states(np.arange(table.num_slots)) == slot_state)
-            assert sorted(places.tolist()) == sorted(found.tolist()), (
-                f"{tier.label}: {len(places)} blocks {block_state.name}, {len(found)} slots {slot_state.name}"
-            )

@@ -29,7 +29,7 @@ from tiering.eviction import Eviction, Room
 from tiering.expiry import Expiry
 from tiering.fingerprints import fingerprints
 from tiering.found import Found
-from tiering.holdings import DISK, HOST, PRESENT, Holdings
+from tiering.holdings import Holdings
 from tiering.holes import Holes
 from tiering.index_config import LIVE, IndexConfig, uses_told_within_s
 from tiering.keep import Keep
@@ -60,7 +60,7 @@ from tiering.owners import EVERYBODYS, Ownership
 from tiering.policies import policy_named
 from tiering.radix import Tokens
 from tiering.ranks import Rank
-from tiering.residency import Ids, Tier
+from tiering.residency import DISK, HOST, PRESENT, Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import Restore
 from tiering.retention import Retention

@@ -5,11 +5,11 @@ import numpy as np
 from kvstore.errors import StoreFull
 from tiering.by_hand import ByHand
 from tiering.errands import Steps
-from tiering.holdings import DISK, Holdings
+from tiering.holdings import Holdings
 from tiering.leases import CacheUse, Leases
 from tiering.owners import Ownership
 from tiering.radix import Tokens
-from tiering.residency import Ids, Tier
+from tiering.residency import DISK, Ids, Tier
 from tiering.retention import NameNow, Retention
 
 

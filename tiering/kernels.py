@@ -25,12 +25,10 @@ class Kernels:
     node_runs: Callable[..., int]
     take_slots: Callable[..., int]
     add: Callable[..., int]
-    change_state: Callable[..., int]
-    place_copies: Callable[..., int]
-    drop_copies: Callable[..., int]
-    add_readers: Callable[..., int]
+    copies_begin: Callable[..., int]
     copies_arrive: Callable[..., int]
     copies_leave: Callable[..., int]
+    copies_read: Callable[..., int]
     enter: Callable[..., int]
     free_blocks: Callable[..., int]
     chain: Callable[..., int]
@@ -49,15 +47,14 @@ class Kernels:
     num_last_in: Callable[..., int]
     find_unused: Callable[..., int]
     sort_by_ties: Callable[..., int]
+    take_keys: Callable[..., int]
     find_nowhere: Callable[..., int]
     find_unkeyed: Callable[..., int]
     nearest_tiers: Callable[..., int]
     num_usable: Callable[..., int]
     num_absent: Callable[..., int]
-    num_in: Callable[..., int]
     num_with: Callable[..., int]
     oldest_of: Callable[..., int]
-    sum_of: Callable[..., int]
     change_slots: Mapping[int, Callable[..., int]]
     """By the bytes of a slot's number."""
     free_slots: Mapping[int, Callable[..., int]]
@@ -87,8 +84,8 @@ def _blocks(name: str, *arguments: str) -> Function:
     return Function("tiering.loops.blocks", name, sources, arguments, keeps_gil=True)
 
 
-def _copies(name: str, *arguments: str) -> Function:
-    sources = ("tiering.loops.copies", "tiering.loops.states")
+def _copies(name: str, *arguments: str | tuple[str, ...]) -> Function:
+    sources = ("tiering.loops.copies", "tiering.loops.order", "tiering.loops.states", "tiering.rules")
     return Function("tiering.loops.copies", name, sources, arguments, keeps_gil=True)
 
 
@@ -108,9 +105,12 @@ _STATE, _READERS, _HELD = "uint8 2", "int16 2", "uint16 2"
 _IDS, _FOUND = "int64 1 strided", _NEW_LONGS
 _TOKENS = "int32 1 anywhere"
 _NODES = "int32 2 written"
-_TABLE, _NEW_TABLE, _KEYS = "uint64 2", "uint64 2 written", "uint64 1"
-_LINKED = (_INTS, "int64", _NODES, _NEW_INTS, _NEW_INTS, _NEW_TABLE, _NEW_TABLE, _KEYS)
-_RULE, _TIES = ("int64", "bool"), (_STATE, _READERS, _INTS, _FLAGS, _HELD)
+_CHILDREN, _NEW_CHILDREN, _KEYS = "uint64 2", "uint64 2 written", "uint64 1"
+_LINKED = (_INTS, "int64", _NODES, _NEW_INTS, _NEW_INTS, _NEW_CHILDREN, _NEW_CHILDREN, _KEYS)
+_RULE, _TIES = ("int64", _LONGS), (_STATE, _READERS, _INTS, _FLAGS, _HELD)
+_COPIES = ("uint8 2 written", "int32 2 written", "int16 2 written", *_TIES[2:], _LONGS, _NEW_LONGS)
+_TABLE, _VIEWS = (_NEW_BYTES, _NEW_INTS, _NEW_LONGS), (_NEW_LONGS, _NEW_LONGS, _LONGS)
+_SEEN = (_VIEWS, _LONGS, _LONGS)
 
 _FUNCTIONS: Final = (
     _order("is_eligible", *_RULE, "int64", *_TIES),
@@ -120,23 +120,17 @@ _FUNCTIONS: Final = (
         *(_LONGS, _LONGS, "int64", "int64", _NEW_LONGS, _INTS, _LONGS),
         *(*_RULE, *_TIES, _FOUND),
     ),
-    _order("rewind", _LONGS, _NEW_LONGS, _NEW_LONGS, _LONGS, _LONGS, "bool", *_TIES, _IDS),
+    _order("rewind", _LONGS, *_VIEWS, _LONGS, _LONGS, *_TIES, _IDS),
     _order("place_of", _LONGS, "int64", "int64"),
     _order("touch", _NEW_LONGS, _IDS, "int64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
     _blocks("node_runs", _INTS, _IDS, _FOUND),
-    _blocks("take_slots", _NEW_BYTES, _INTS, "int64", "int64", "int64", _FOUND),
+    _blocks("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
     _blocks("add", _NEW_INTS, "int64", _IDS),
-    _blocks("change_state", _NEW_BYTES, "int64", "int64", _IDS),
-    _blocks("place_copies", _NEW_BYTES, _NEW_INTS, "int64", _IDS, _IDS),
-    _blocks("drop_copies", _NEW_BYTES, _SHORTS, "int64", _IDS),
-    _blocks("add_readers", _NEW_SHORTS, _BYTES, "int64", _IDS),
-    _copies("copies_arrive", "uint8 2 written", "int32 2", "int64", _NEW_BYTES, "int64", _IDS),
-    _copies(
-        "copies_leave",
-        *("uint8 2 written", _READERS, "int32 2", "int64", _NEW_BYTES, _NEW_INTS),
-        *("int64", "int64", "int64", _IDS),
-    ),
+    _copies("copies_begin", _COPIES, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
+    _copies("copies_arrive", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
+    _copies("copies_leave", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", "int64", _IDS),
+    _copies("copies_read", _COPIES, *_SEEN, "int64", "int64", _IDS),
     _blocks("enter", _NEW_FLAGS, _NEW_INTS, _NEW_INTS, _IDS),
     _blocks(
         "free_blocks",
@@ -149,36 +143,47 @@ _FUNCTIONS: Final = (
     _blocks("num_last_in", _STATE, "int64", _IDS),
     _blocks("find_unused", _LONGS, _IDS, _INTS, _IDS, _FOUND),
     _blocks("sort_by_ties", _INTS, _STATE, _READERS, _HELD, _NEW_INTS, _INTS, _IDS, _FOUND, _FOUND),
+    _blocks("take_keys", "uint8 2", _FLAGS, _IDS, "uint8 2 written"),
     _blocks("find_nowhere", _FLAGS, _STATE, _IDS, _FOUND),
     _blocks("find_unkeyed", _INTS, _NEW_FLAGS, _IDS, _NEW_FLAGS, _FOUND),
     _blocks("nearest_tiers", _STATE, _IDS, _FOUND),
     _blocks("num_usable", _STATE, _FLAGS, "int64", _IDS),
     _blocks("num_absent", _STATE, _FLAGS, _IDS),
-    _tree("find_child", _TOKENS, "int64", "int64", _INTS, _TABLE, _TABLE, _KEYS, "int64"),
+    _tree("find_child", _TOKENS, "int64", "int64", _INTS, _CHILDREN, _CHILDREN, _KEYS, "int64"),
     _tree(
         "descend",
-        *(_TOKENS, "int64", "int64", _INTS, _NEW_INTS, _NEW_INTS, _TABLE, _TABLE, _KEYS, "int64", _FOUND),
+        *(
+            _TOKENS,
+            "int64",
+            "int64",
+            _INTS,
+            _NEW_INTS,
+            _NEW_INTS,
+            _CHILDREN,
+            _CHILDREN,
+            _KEYS,
+            "int64",
+            _FOUND,
+        ),
     ),
     _tree("link", *_LINKED, "int64"),
     _tree("unlink", *_LINKED, "int64"),
-    _tree("move_places", _TABLE, _NEW_TABLE, "int64", "int64"),
+    _tree("move_places", _CHILDREN, _NEW_CHILDREN, "int64", "int64"),
     _tree("lay", _NEW_INTS, _NEW_INTS, "int64", _TOKENS, _IDS),
     _tree("name_run", _NEW_INTS, _INTS, "int64", "int64"),
     _tree("along", _INTS, "int64", _FOUND),
     _tree("gather", "int32 2", _INTS, _IDS, _FOUND),
     _tree("are_tail", _INTS, _IDS, "int64", "int64"),
-    _blocks("num_in", _BYTES, "int64", _IDS),
     _blocks("num_with", _INTS, "int64", _IDS),
     _blocks("oldest_of", _LONGS, _IDS),
-    _blocks("sum_of", _INTS, _IDS),
 )
 
 _SLOT_BYTES: Final = (4, 8)
 _SLOTS: Final[dict[str, Callable[[int], Function]]] = {
     "change_slots": lambda bytes_: _blocks(
-        "change_slots", _NEW_BYTES, "int64", "int64", f"int{8 * bytes_} 1 strided"
+        "change_slots", _NEW_BYTES, _NEW_LONGS, "int64", "int64", f"int{8 * bytes_} 1 strided"
     ),
     "free_slots": lambda bytes_: _blocks(
-        "free_slots", _NEW_BYTES, _NEW_INTS, "int64", "int64", f"int{8 * bytes_} 1 strided"
+        "free_slots", _NEW_BYTES, _NEW_INTS, _NEW_LONGS, "int64", f"int{8 * bytes_} 1 strided"
     ),
 }

@@ -8,7 +8,7 @@ import numpy as np
 
 from tiering.eviction import Eviction, Room
 from tiering.expiry import Expiry
-from tiering.holdings import ABSENT, DEVICE, HOST, PRESENT, WRITING, Holdings
+from tiering.holdings import Holdings
 from tiering.holes import Holes
 from tiering.kernels import kernels
 from tiering.lease import Lease
@@ -18,7 +18,7 @@ from tiering.observer import Observer
 from tiering.owners import Ownership
 from tiering.radix import Tokens
 from tiering.ranks import Rank
-from tiering.residency import NO_BLOCK, Ids, Mask
+from tiering.residency import ABSENT, DEVICE, HOST, NO_BLOCK, PRESENT, WRITING, Ids, Mask
 from tiering.retention import Retention
 from tiering.slot_table import SlotState
 from tiering.swaps import Stash, StashState, Swaps

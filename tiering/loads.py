@@ -13,12 +13,12 @@ from kvstore.reasons import MissReason
 from kvstore.store import BlockRef
 from tiering.batches import batches
 from tiering.eviction import Eviction
-from tiering.holdings import DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
+from tiering.holdings import Holdings
 from tiering.lease import NOT_CACHED, Lease
 from tiering.moves import HasRead, Promote, Read
 from tiering.outbox import Outbox
 from tiering.radix import Tokens
-from tiering.residency import NO_BLOCK, Ids, Mask
+from tiering.residency import DEVICE, DISK, HOST, NO_BLOCK, PRESENT, WRITING, Ids, Mask
 
 _HOST_SHARE: Final = 4
 """While loads are passing through such a part of the host slots, or a batch is, no block that is nowhere else goes for more of

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from kvstore.reasons import MissReason
 from tiering.departed import Departed
 from tiering.expiry import Expiry
-from tiering.holdings import DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
+from tiering.holdings import Holdings
 from tiering.loads import Loads
 from tiering.observation import Observed
 from tiering.radix import Tokens
-from tiering.residency import NO_BLOCK, Ids, Tier
+from tiering.residency import DEVICE, DISK, HOST, NO_BLOCK, PRESENT, WRITING, Ids, Tier
 from tiering.restore import Restore
 
 _LEAST_ONWARDS_TOKENS: Final = 8192

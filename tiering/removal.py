@@ -2,14 +2,15 @@
 
 import numpy as np
 
+from kvstore.block import KEY_BYTES
 from kvstore.reasons import MissReason
 from tiering.departed import REASONS, Departed
-from tiering.holdings import DEVICE, DISK, PRESENT, Holdings
+from tiering.holdings import Holdings
 from tiering.holes import Holes
 from tiering.kernels import kernels
 from tiering.moves import Forget
 from tiering.outbox import Outbox
-from tiering.residency import Ids, Tier
+from tiering.residency import DEVICE, DISK, PRESENT, Ids, Tier
 
 _OTHERS = tuple(tuple(other for other in Tier if other is not tier) for tier in Tier)
 _EVICTED = REASONS.index(MissReason.EVICTED)
@@ -231,6 +232,7 @@ class Removal:
         """Have the records of these blocks deleted. Their residency is the caller's business."""
         if len(ids):
             residency = self._holdings.residency
-            num_keyed = self._kernels.num_in(residency.has_key.view(np.uint8), True, ids)
-            assert num_keyed == len(ids), "a stored block has a key"
-            self._outbox.send(Forget(residency.key[ids]))
+            keys = np.empty((len(ids), KEY_BYTES), dtype=np.uint8)
+            have_keys = self._kernels.take_keys(residency.key, residency.has_key, ids, keys)
+            assert have_keys, "a stored block has a key"
+            self._outbox.send(Forget(keys))

@@ -74,9 +74,12 @@ class State(IntEnum):
     PRESENT = 2  # whole and readable
 
 
+ABSENT, WRITING, PRESENT = map(
+    int, State
+)  # numpy takes 2 us to compare a small array with an IntEnum, and 0.4 us with an int
+DEVICE, HOST, DISK = Tier.DEVICE, Tier.HOST, Tier.DISK
+
 _NOT_IDLE = "a freed block must be live, absent everywhere, unleased, unread and childless"
-# numpy takes 2 us to compare a small array with an IntEnum, and 0.4 us with an int.
-_ABSENT, _WRITING, _PRESENT = map(int, State)
 
 
 class Residency:
@@ -110,6 +113,8 @@ class Residency:
     cells: Cells
     ties: tuple[NDArray[Any], ...]
     """What says who uses a block: the columns state, readers, leases, computing and held."""
+    columns: tuple[NDArray[Any], ...]
+    """What a change of a copy looks at, or changes: see tiering.loops.copies."""
 
     def __init__(self, capacity: int = 1024) -> None:
         """Make room for `capacity` blocks; more are made by doubling, which pauses for the copy of the columns by tier, and of the keys."""
@@ -234,7 +239,7 @@ class Residency:
         for name, dtype in _TIER_COLUMNS.items():
             column(name, (tiers, capacity), dtype)
         column("key", (capacity, KEY_BYTES), np.uint8)
-        for name in ("ties", "cells", *_COLUMNS):  # pages are moved while nothing is made of them
+        for name in ("ties", "columns", "cells", *_COLUMNS):  # pages are moved while nothing is made of them
             vars(self).pop(name, None)
         try:
             for name, dtype in _COLUMNS.items():
@@ -244,6 +249,7 @@ class Residency:
             for name, dtype in _COLUMNS.items():
                 setattr(self, name, self._pages[name].array(dtype))
             self.ties = self.state, self.readers, self.leases, self.computing, self.held
+            self.columns = (self.state, self.place, *self.ties[1:], self.stamp, self.told)
             self.cells = Cells.of(self)
 
     # ---- copies of a block in the tiers
@@ -251,34 +257,6 @@ class Residency:
     # Of thousands of ids state[tier].take(ids) takes less time than state[tier][ids], and a twentieth of that of state[tier, ids].
     # But it gives up Python's lock, and others that read or copy are quick to take it; of up to 500 ids [ids] is as fast, and
     # keeps it. A batch that has come is so few. count_nonzero takes a quarter of the time of all or any.
-
-    def begin_write(self, tier: int, ids: Ids, places: NDArray[np.int64] | Ids | int) -> None:
-        """ABSENT -> WRITING, at these places (slot numbers, or on disk stored bytes; 0 while not yet known)."""
-        if isinstance(places, int):
-            places = np.full(len(ids), places)
-        assert len(places) == len(ids), "each copy has a place"  # what is compiled reads on behind the end
-        is_new = self._kernels.place_copies(self.state[tier], self.place[tier], _WRITING, ids, places)
-        assert is_new, "a copy can be begun only where there is none"
-
-    def finish_write(self, tier: int, ids: Ids) -> None:
-        """WRITING -> PRESENT."""
-        were_begun = self._kernels.change_state(self.state[tier], _WRITING, _PRESENT, ids)
-        assert were_begun, "only a copy that was begun can be finished"
-
-    def drop(self, tier: int, ids: Ids, state: int = _PRESENT) -> None:
-        """PRESENT, or else WRITING -> ABSENT; nobody may be reading. The caller frees the place."""
-        could_go = self._kernels.drop_copies(self.state[tier], self.readers[tier], state, ids)
-        assert could_go, f"only a copy in state {state} can be dropped, and none with readers"
-
-    def add_readers(self, tier: int, ids: Ids) -> None:
-        """One more copy reads these PRESENT blocks of the tier."""
-        are_present = self._kernels.add_readers(self.readers[tier], self.state[tier], 1, ids)
-        assert are_present, "only a present copy can be read"
-
-    def drop_readers(self, tier: int, ids: Ids) -> None:
-        """One copy fewer reads these blocks of the tier."""
-        are_read = self._kernels.add_readers(self.readers[tier], self.state[tier], -1, ids)
-        assert are_read, "there is no reader to drop"
 
     def lease(self, path: Ids) -> None:
         """One more request holds the path; it must start at a first block (the eviction order relies on it)."""
@@ -295,7 +273,7 @@ class Residency:
 
     def present(self, tier: int, ids: Ids) -> Mask:
         """Which of the blocks the tier holds whole."""
-        mask: Mask = self.state[tier].take(ids) == _PRESENT
+        mask: Mask = self.state[tier].take(ids) == PRESENT
         return mask
 
     def is_only_in(self, tier: int, block: int) -> bool:
@@ -305,9 +283,9 @@ class Residency:
         return not (
             cells.num_children[block]
             or cells.leases[block]
-            or cells.state[tier][block] != _PRESENT
+            or cells.state[tier][block] != PRESENT
             or cells.readers[tier][block]
-            or device[block] + host[block] + disk[block] != _PRESENT
+            or device[block] + host[block] + disk[block] != PRESENT
         )
 
     def resident_anywhere(self, ids: Ids) -> Mask:

@@ -11,11 +11,11 @@ from tiering.errands import Steps
 from tiering.eviction import Eviction
 from tiering.expiry import Expiry
 from tiering.found import Found
-from tiering.holdings import ABSENT, DISK, Holdings
+from tiering.holdings import Holdings
 from tiering.moves import Forget, Wanted
 from tiering.outbox import Outbox
 from tiering.planting import NewRuns
-from tiering.residency import NO_BLOCK, Ids, block_keys
+from tiering.residency import ABSENT, DISK, NO_BLOCK, Ids, block_keys
 from tiering.retention import Retention
 
 _STEP_RUNS: Final = 192

@@ -10,14 +10,14 @@ import numpy as np
 from kvstore.block import TOKEN_ID_BYTES
 from tiering.events import EventLog
 from tiering.expiry import Expiry
-from tiering.holdings import DEVICE, DISK, HOST, PRESENT, Holdings
+from tiering.holdings import Holdings
 from tiering.holds import Hold
 from tiering.holes import Holes
 from tiering.moves import Retain, Unname, Wanted
 from tiering.outbox import Outbox
 from tiering.owners import Ownership
 from tiering.ranks import Rank
-from tiering.residency import NO_BLOCK, Ids, Tier
+from tiering.residency import DEVICE, DISK, HOST, NO_BLOCK, PRESENT, Ids, Tier
 from tiering.terms import Term
 
 

@@ -1,7 +1,8 @@
 """Tiers that become smaller or larger while requests go on."""
 
 from tiering.eviction import Eviction
-from tiering.holdings import HOST, Holdings
+from tiering.holdings import Holdings
+from tiering.residency import HOST
 from tiering.slot_table import SlotState
 
 _HOST_BATCH = 512  # clean copies that go in one plan: a tenth of a millisecond

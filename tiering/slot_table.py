@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tiering.kernels import kernels
+from tiering.loops.states import FRESH, STACKED
 
 Slots = NDArray[np.intp]
 
@@ -36,30 +37,36 @@ class SlotTable:
         if num_slots < 0:
             raise ValueError(f"num_slots must not be negative, it is {num_slots}")
         self._kernels = kernels()
-        self._states = np.zeros(num_slots, dtype=np.uint8)
-        self._counts = [num_slots, 0, 0, 0, 0]
-        # FREE slots: a stack, _free[:_num_stacked], int32 at rest; and below it those from _num_fresh on, of which the lowest
-        # goes first. What lies above the stack is not written to, and so takes no memory.
-        self._free = np.zeros(num_slots, dtype=np.int32)
-        self._num_stacked = self._num_fresh = 0
+        self.counts: NDArray[np.int64] = np.zeros(len(SlotState) + 2, dtype=np.int64)
+        """Slots by state; of the FREE ones those on the stack, and all that were ever given out: loops change these, and count here."""
+        self._counts: memoryview[int] = self.counts.data
+        self._counts[_FREE] = num_slots
+        # FREE slots: a stack, int32 at rest; and below it those that were never given out, of which the lowest goes first.
+        # What lies above the stack is not written to, and so takes no memory.
+        self._lay_out(np.zeros(num_slots, dtype=np.uint8), np.zeros(num_slots, dtype=np.int32))
+
+    def _lay_out(self, states: NDArray[np.uint8], free: NDArray[np.int32]) -> None:
+        self._states, self._free = states, free
+        self.columns = states, free, self.counts
+        """The slots' states, the stack of FREE ones, and the counts: for loops. Replaced when the table grows."""
 
     def grow(self, num_slots: int) -> None:
         """There are `num_slots` from now on, at least as many as before; new ones are FREE, and go after those that are."""
         more = num_slots - self.num_slots
         assert more >= 0, f"a tier of {self.num_slots} slots does not shrink to {num_slots}"
-        stacked = self._free[: self._num_stacked]
-        self._free = np.zeros(num_slots, dtype=np.int32)
-        self._free[: self._num_stacked] = stacked
-        self._states = np.concatenate([self._states, np.zeros(more, dtype=np.uint8)])
-        self._counts[SlotState.FREE] += more
+        free, num_stacked = np.zeros(num_slots, dtype=np.int32), self._counts[STACKED]
+        free[:num_stacked] = self._free[:num_stacked]
+        self._lay_out(np.concatenate([self._states, np.zeros(more, dtype=np.uint8)]), free)
+        self._counts[_FREE] += more
 
     def retire(self, n: int) -> int:
         """Take up to `n` FREE slots out of service, those first that would be given out last. How many it were."""
         n = max(0, min(n, self.num_free))
         self._stack_fresh()
         slots = self._free[:n].copy()
-        self._num_stacked -= n
-        self._free[: self._num_stacked] = self._free[n : n + self._num_stacked].copy()
+        self._counts[STACKED] -= n
+        left = self._counts[STACKED]
+        self._free[:left] = self._free[n : n + left].copy()
         self._states[slots] = SlotState.RETIRED
         self._move(n, SlotState.FREE, SlotState.RETIRED)
         return n
@@ -75,15 +82,15 @@ class SlotTable:
 
     def _stack_fresh(self) -> None:
         """Have all FREE slots on the stack, in the same order."""
-        self._put_below(np.arange(self._num_fresh, self.num_slots))
-        self._num_fresh = self.num_slots
+        self._put_below(np.arange(self._counts[FRESH], self.num_slots))
+        self._counts[FRESH] = self.num_slots
 
     def _put_below(self, slots: Slots) -> None:
         """Have the stack hand these out, in this order, after all that are on it."""
-        n, stacked = len(slots), self._num_stacked
+        n, stacked = len(slots), self._counts[STACKED]
         self._free[n : n + stacked] = self._free[:stacked].copy()
         self._free[:n] = slots[::-1]
-        self._num_stacked += n
+        self._counts[STACKED] += n
 
     @property
     def num_slots(self) -> int:
@@ -111,14 +118,10 @@ class SlotTable:
     def take(self, n: int, state: SlotState) -> Slots | None:
         """Turn `n` FREE slots into `state` and return them; None, and no change, if there are not so many."""
         assert int(state) not in (_FREE, _RETIRED), "a slot is taken for some use"
-        if n > self.num_free:
+        if n > self._counts[_FREE]:
             return None
         slots = np.empty(n, dtype=np.intp)
-        new, stacked = int(state), self._num_stacked
-        self._kernels.take_slots(self._states, self._free, stacked, self._num_fresh, new, slots)
-        self._num_stacked = max(0, stacked - n)
-        self._num_fresh += max(0, n - stacked)
-        self._move(n, _FREE, new)
+        self._kernels.take_slots(*self.columns, state, slots)
         return slots
 
     def turn(self, slots: Slots, from_state: SlotState, to_state: SlotState) -> None:
@@ -127,41 +130,15 @@ class SlotTable:
         assert _FREE not in (old, new), "take and free change what is FREE"
         assert _RETIRED not in (old, new), "retire and restore change what is RETIRED"
         assert old != new, "a slot changes its state, or need not be turned"
-        if not self._kernels.change_slots[slots.itemsize](self._states, old, new, slots):
+        if not self._kernels.change_slots[slots.itemsize](self._states, self.counts, old, new, slots):
             self._refuse(slots, from_state)
-        self._move(len(slots), old, new)
 
     def free(self, slots: Slots, from_state: SlotState) -> None:
         """Give back slots that are all in `from_state`. They may be handed out, and overwritten, at once."""
         old = int(from_state)
         assert old not in (_FREE, _RETIRED), "a slot is freed once"
-        if not self._kernels.free_slots[slots.itemsize](
-            self._states, self._free, self._num_stacked, old, slots
-        ):
+        if not self._kernels.free_slots[slots.itemsize](*self.columns, old, slots):
             self._refuse(slots, from_state)
-        self._num_stacked += len(slots)
-        self._move(len(slots), old, _FREE)
-
-    # --- for copies, whose slots change in the same pass ----------------------------------------------------------
-
-    @property
-    def column(self) -> NDArray[np.uint8]:
-        """The slots' states themselves. Whoever changes some says so with `turned` or `freed`."""
-        return self._states
-
-    @property
-    def stack(self) -> tuple[NDArray[np.int32], int]:
-        """The free slots, and how many of them are on the stack: those that are freed go behind, the first of them last."""
-        return self._free, self._num_stacked
-
-    def turned(self, n: int, from_state: SlotState, to_state: SlotState) -> None:
-        """So many were changed in `column`; neither state is FREE."""
-        self._move(n, from_state, to_state)
-
-    def freed(self, n: int, from_state: SlotState) -> None:
-        """So many were made FREE in `column`, and put on the stack."""
-        self._num_stacked += n
-        self._move(n, from_state, _FREE)
 
     def _refuse(self, slots: Slots, state: SlotState) -> NoReturn:
         """Say why these cannot change from this state. A duplicate would be counted, and freed, twice."""
@@ -177,11 +154,12 @@ class SlotTable:
         """`free` for one slot, in a tenth of the time."""
         found = self._states.item(slot)
         assert found == from_state != _FREE, f"slot {slot} must be {from_state.name}, found {found}"
-        self._free[self._num_stacked] = slot
-        self._num_stacked += 1
+        counts = self._counts
+        self._free[counts[STACKED]] = slot
+        counts[STACKED] += 1
         self._states[slot] = _FREE
-        self._counts[found] -= 1
-        self._counts[_FREE] += 1
+        counts[found] -= 1
+        counts[_FREE] += 1
 
     def _move(self, n: int, from_state: int, to_state: int) -> None:
         self._counts[from_state] -= n
@@ -190,15 +168,16 @@ class SlotTable:
     def check(self) -> None:
         """Raise AssertionError unless free + private + indexed + in flight + retired == total, each slot once."""
         counts = np.bincount(self._states, minlength=len(SlotState)).tolist()
-        free, private, indexed, in_flight, retired = self._counts
+        free, private, indexed, in_flight, retired, num_stacked, num_fresh = self._counts.tolist()
         assert free + private + indexed + in_flight + retired == self.num_slots, (
             f"{free} free + {private} private + {indexed} indexed + {in_flight} in flight + {retired} retired"
             f" != {self.num_slots}"
         )
-        assert counts == self._counts, f"states hold {counts}, the counts say {self._counts}"
-        stack = self._free[: self._num_stacked]
-        assert len(stack) + self.num_slots - self._num_fresh == free, "a free slot is lost"
-        assert not self._states[self._num_fresh :].any(), "a fresh slot is in use"
-        assert (stack < self._num_fresh).all(), "a fresh slot is in the free stack"
+        told = [free, private, indexed, in_flight, retired]
+        assert counts == told, f"states hold {counts}, the counts say {told}"
+        stack = self._free[:num_stacked]
+        assert len(stack) + self.num_slots - num_fresh == free, "a free slot is lost"
+        assert not self._states[num_fresh:].any(), "a fresh slot is in use"
+        assert (stack < num_fresh).all(), "a fresh slot is in the free stack"
         assert (self._states[stack] == SlotState.FREE).all(), "a slot in the free stack is in use"
         assert len(set(stack.tolist())) == len(stack), "a slot is in the free stack twice"

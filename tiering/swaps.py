@@ -6,11 +6,11 @@ from enum import Enum, auto
 import numpy as np
 
 from tiering.eviction import Eviction
-from tiering.holdings import DEVICE, HOST, Holdings
+from tiering.holdings import Holdings
 from tiering.lease import Lease
 from tiering.moves import SwapIn, SwapOut
 from tiering.outbox import Outbox
-from tiering.residency import Ids
+from tiering.residency import DEVICE, HOST, Ids
 from tiering.slot_table import SlotState
 
 

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 
-from tiering.holdings import DISK, PRESENT, Holdings
+from tiering.holdings import Holdings
 from tiering.moves import Touch
 from tiering.outbox import Outbox
-from tiering.residency import Ids, Mask
+from tiering.residency import DISK, PRESENT, Ids, Mask
 
 _BATCH_BLOCKS = 1024
 """In one Touch: some 20 ms of the writer's thread where entries fill many pages."""

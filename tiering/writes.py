@@ -8,11 +8,11 @@ import numpy as np
 from kvstore.block import KEY_BYTES, BlockKey
 from tiering.entry import Entry
 from tiering.eviction import Eviction
-from tiering.holdings import ABSENT, DEVICE, DISK, HOST, PRESENT, WRITING, Holdings
+from tiering.holdings import Holdings
 from tiering.kernels import kernels
 from tiering.moves import Ancestor, Lineage, Write, Written
 from tiering.outbox import Outbox
-from tiering.residency import NO_BLOCK, Ids, Tier
+from tiering.residency import ABSENT, DEVICE, DISK, HOST, NO_BLOCK, PRESENT, WRITING, Ids, Tier
 
 
 @dataclass(slots=True)
@@ -62,6 +62,7 @@ class Writes:
         self._holdings, self._eviction, self._outbox, self._entry = holdings, eviction, outbox, entry
         self._root_key = root_key
         self._reserved_bytes = reserved_bytes
+        self._reserved = np.full(batch, reserved_bytes)
         self._batch, self._budget, self._deadline_s = batch, budget, deadline_s
         self._clean_share = clean_share
         self._kernels = kernels()
@@ -73,6 +74,7 @@ class Writes:
 
     def resize(self, *, batch: int, budget: int, clean_share: float, deadline_s: float) -> None:
         """Other sizes of the work from now on."""
+        self._reserved = np.full(batch, self._reserved_bytes)
         self._batch, self._budget = batch, budget
         self._clean_share, self._deadline_s = clean_share, deadline_s
 
@@ -186,7 +188,7 @@ class Writes:
 
     def _send(self, batch: Ids) -> None:
         self._holdings.read_begins(HOST, batch)
-        self._holdings.expect(DISK, batch, self._reserved_bytes)
+        self._holdings.expect(DISK, batch, self._reserved[: len(batch)])
         self._entry.write(len(batch) * self._reserved_bytes)
         slots = self._holdings.residency.place[HOST][batch]
         self._outbox.send(Write(self._outbox.next_number(), batch, slots, self._unkeyed(batch)))

@@ -90,55 +90,6 @@ def test_add(rng, columns):
         columns.assert_changed_only(before, leases=expected)
 
 
-def usual(rng, are_right):
-    """Mostly ids of which a change is allowed, else any."""
-    return some(rng, [block for block in range(N) if are_right(block)] if rng.random() < 0.6 else range(N))
-
-
-@in_rounds
-def test_change_state_place_copies_and_drop_copies(rng, columns):
-    states, places = columns.state[HOST], columns.place
-    for name, old, new in (
-        ("change", WRITING, PRESENT),
-        ("place", ABSENT, WRITING),
-        ("drop", PRESENT, ABSENT),
-    ):
-        before, readers, there = states.tolist(), columns.readers[HOST], places.tolist()
-
-        def is_right(block, name=name, before=before, old=old, readers=readers):
-            return before[block] == old and (name != "drop" or readers[block] == 0)
-
-        ids, given = usual(rng, is_right), rng.integers(100, 200, N)
-        right = all(map(is_right, ids.tolist()))
-        if name == "change":
-            assert kernels().change_state(states, old, new, ids) == right
-        elif name == "drop":
-            assert kernels().drop_copies(states, readers, old, ids) == right
-        else:
-            assert kernels().place_copies(states, places, new, ids, given[: len(ids)]) == right
-            for block, place in zip(ids.tolist(), given.tolist(), strict=False):
-                there[block] = place if right else there[block]
-        assert states.tolist() == [
-            new if right and block in ids else state for block, state in enumerate(before)
-        ]
-        assert places.tolist() == there
-
-
-@in_rounds
-def test_add_readers(rng, columns):
-    states, readers = columns.state[DISK], columns.readers[DISK]
-    for change in (1, -1):
-        before = readers.tolist()
-
-        def is_right(block, before=before, change=change):
-            return states[block] == PRESENT and before[block] + change >= 0
-
-        ids = usual(rng, is_right)
-        right = all(map(is_right, ids.tolist()))
-        assert kernels().add_readers(readers, states, change, ids) == right
-        assert readers.tolist() == [n + change * (right and block in ids) for block, n in enumerate(before)]
-
-
 # ---- blocks
 
 
@@ -353,10 +304,14 @@ def test_touch_place_of_and_forget(rng, columns):
 
 
 @in_rounds
-def test_num_in(rng, columns):
-    ids, state = some(rng), columns.state[HOST]
-    assert kernels().num_in(state, PRESENT, ids) == sum(state[block] == PRESENT for block in ids.tolist())
-    assert kernels().num_in(columns.has_key.view(np.uint8), True, ids) == sum(columns.has_key[ids].tolist())
+def test_take_keys(rng, columns):
+    key, ids = rng.integers(0, 256, (N, 32), dtype=np.uint8), some(rng)
+    if rng.random() < 0.5:
+        ids = ids[columns.has_key[ids]]
+    keys = np.zeros((len(ids), 32), dtype=np.uint8)
+    have_keys = kernels().take_keys(key, columns.has_key, ids, keys)
+    assert have_keys == all(columns.has_key[ids].tolist())
+    assert not have_keys or keys.tolist() == key[ids].tolist()
 
 
 @in_rounds
@@ -370,12 +325,6 @@ def test_num_with(rng, columns):
 def test_oldest_of(rng, columns):
     ids = some(rng)
     assert kernels().oldest_of(columns.stamp, ids) == min(columns.stamp[ids].tolist(), default=0)
-
-
-@in_rounds
-def test_sum_of(rng, columns):
-    ids = some(rng)
-    assert kernels().sum_of(columns.place, ids) == sum(columns.place[ids].tolist())
 
 
 @in_rounds
@@ -417,7 +366,7 @@ def test_sort_by_way_down(rng, columns):
 
 ELSEWHERE = {
     "test_eligible": {"is_eligible", "are_eligible", "walk", "rewind"},
-    "test_copies": {"copies_arrive", "copies_leave"},
+    "test_copies": {"copies_begin", "copies_arrive", "copies_leave", "copies_read"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},
     "test_radix": {
         "find_child",
@@ -440,23 +389,21 @@ def test_no_loop_is_left_out():
     assert here.union(*ELSEWHERE.values()) == names
 
 
-@pytest.mark.parametrize("name", ["add", "change_state", "node_runs", "touch"])
+@pytest.mark.parametrize("name", ["add", "node_runs", "touch"])
 def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
     ids = np.arange(12, dtype=np.intp)
     for part in (ids[2:7], ids[::-1], ids[1::3]):
         part.flags.writeable = False
-        column, zeros = np.zeros(12, dtype=np.uint8), np.zeros(12, dtype=np.int32)
+        zeros = np.zeros(12, dtype=np.int32)
         stamp = np.zeros(12, dtype=np.int64)
         match name:
             case "add":
                 assert kernels().add(zeros, 1, part)
-            case "change_state":
-                assert kernels().change_state(column, 0, 1, part)
             case "touch":
                 kernels().touch(stamp, part, 1)
             case "node_runs":
                 ends = room()
                 assert kernels().node_runs(ids.astype(np.int32), part, ends) == len(part)
                 continue
-        changed = np.flatnonzero(column + zeros + stamp).tolist()
+        changed = np.flatnonzero(zeros + stamp).tolist()
         assert changed == sorted(part.tolist())

@@ -13,6 +13,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.tiering.plain_copies import PlainCopies
 from tiering.eligible import Eligible
 from tiering.policies import lru
 from tiering.policies.lru import LRU
@@ -60,6 +61,7 @@ class Machine(RuleBasedStateMachine):
         self.residency = Residency(8)
         self.index = RadixIndex(1, self.residency, max_node_blocks)
         self.policy = LRU(self.residency, min_log_entries=min_log)
+        self.copies = PlainCopies(self.residency, self.policy)
         # the device's by a rule, which is walked by compiled code, the others by masks
         rule = Eligible(DEVICE_VICTIM, self.residency, SlotTable(1))
         self.views = [
@@ -167,32 +169,32 @@ class Machine(RuleBasedStateMachine):
 
     def write(self, tier, records):
         ids = array([record.block for record in records])
-        self.residency.begin_write(tier, ids, ids)
+        self.copies.begin(tier, ids)
         for record in records:
             record.state[tier] = State.WRITING
 
     def finish(self, tier, records):
         ids = array([record.block for record in records])
-        self.residency.finish_write(tier, ids)
+        self.copies.finish(tier, ids)
         self.views[tier].rewind(ids)
         for record in records:
             record.state[tier] = State.PRESENT
 
     @rule(data=st.data(), tier=TIERS)
-    def begin_write(self, data, tier):
+    def begin(self, data, tier):
         self.write(
             tier, [self.oracle[path] for path in self.some(data, lambda record: not record.state[tier])]
         )
 
     @rule(data=st.data(), tier=TIERS)
-    def finish_write(self, data, tier):
+    def arrive(self, data, tier):
         paths = self.some(data, lambda record: record.state[tier] == State.WRITING)
         self.finish(tier, [self.oracle[path] for path in paths])
 
     @rule(data=st.data(), tier=TIERS)
     def begin_read(self, data, tier):
         paths = self.some(data, lambda record: record.state[tier] == State.PRESENT)
-        self.residency.add_readers(tier, array([self.oracle[path].block for path in paths]))
+        self.copies.read_begins(tier, array([self.oracle[path].block for path in paths]))
         for path in paths:
             self.oracle[path].readers[tier] += 1
 
@@ -201,7 +203,7 @@ class Machine(RuleBasedStateMachine):
         """A copy has ended and its source stays, as after a promotion or a demotion that failed."""
         paths = self.some(data, lambda record: record.readers[tier])
         ids = array([self.oracle[path].block for path in paths])
-        self.residency.drop_readers(tier, ids)
+        self.copies.read_ended(tier, ids)
         self.views[tier].rewind(ids)
         for path in paths:
             self.oracle[path].readers[tier] -= 1
@@ -229,7 +231,7 @@ class Machine(RuleBasedStateMachine):
         tier = self.full_tier(data)
         victims = self.views[tier].peek(k)
         assert victims.tolist() == self.expected_victims(tier, k)
-        self.residency.drop(tier, victims)
+        self.copies.left(tier, victims)
         blocks = {record.block: path for path, record in self.oracle.items()}
         for block in victims.tolist():
             self.oracle[blocks[block]].state[tier] = State.ABSENT
@@ -245,7 +247,7 @@ class Machine(RuleBasedStateMachine):
         absent = [record for record in records if not record.state[below]]
         self.write(below, absent)
         self.finish(below, absent)
-        self.residency.drop(tier, victims)
+        self.copies.left(tier, victims)
         for record in records:
             record.state[tier] = State.ABSENT
 

@@ -19,7 +19,7 @@ from tiering import nodes, pages
 from tiering.loops.states import COUNT, FIRST, LAST, LIFE, NEWER, NEWEST, OLDER, UP
 from tiering.planting import NewRuns
 from tiering.radix import RadixIndex
-from tiering.residency import NO_BLOCK, Residency, Tier
+from tiering.residency import NO_BLOCK, Residency, State, Tier
 
 BLOCK_TOKENS = 2
 # Token ids whose bytes look alike, so that a comparison that is out of step by a byte or a token would be noticed.
@@ -279,7 +279,7 @@ def test_only_leaves_can_be_removed_and_each_once(wrong):
 
 def test_a_block_that_a_tier_holds_cannot_be_removed():
     residency, index, trunk, _ = chain_and_branch()
-    residency.begin_write(Tier.DISK, trunk[-1:], 4096)
+    residency.state[Tier.DISK, trunk[-1]] = State.WRITING
     with pytest.raises(AssertionError, match="absent everywhere"):
         index.remove(trunk[-1:])
 

@@ -13,6 +13,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.tiering.plain_copies import PlainCopies
 from tiering import pages
 from tiering.residency import NO_BLOCK, NO_NODE, Residency, State, Tier
 
@@ -39,6 +40,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(capacity=st.integers(1, 6), data=st.data())
     def make(self, capacity, data):
         self.residency = Residency(capacity)
+        self.copies = PlainCopies(self.residency)
         self.oracle = {}
         self.allocate_a_chain(data, 3)
 
@@ -88,18 +90,18 @@ class Machine(RuleBasedStateMachine):
             del self.oracle[block]
         self.residency.free(ids(*chosen))
 
-    @rule(data=st.data(), tier=TIERS, place=st.integers(0, 2**31 - 100))
-    def begin_write(self, data, tier, place):
+    @rule(data=st.data(), tier=TIERS, num_bytes=st.integers(1, 2**31 - 1))
+    def begin(self, data, tier, num_bytes):
         chosen = self.draw(data, lambda record: record.state[tier] == State.ABSENT)
-        self.residency.begin_write(tier, chosen, np.arange(place, place + len(chosen)))
-        for i, block in enumerate(chosen.tolist()):
+        places = self.copies.begin(tier, chosen, num_bytes)
+        for block, place in zip(chosen.tolist(), places.tolist(), strict=True):
             self.oracle[block].state[tier] = State.WRITING
-            self.oracle[block].place[tier] = place + i
+            self.oracle[block].place[tier] = place
 
     @rule(data=st.data(), tier=TIERS)
-    def finish_write(self, data, tier):
+    def finish(self, data, tier):
         chosen = self.draw(data, lambda record: record.state[tier] == State.WRITING)
-        self.residency.finish_write(tier, chosen)
+        self.copies.finish(tier, chosen)
         for block in chosen.tolist():
             self.oracle[block].state[tier] = State.PRESENT
 
@@ -107,21 +109,21 @@ class Machine(RuleBasedStateMachine):
     def drop(self, data, tier):
         state = data.draw(st.sampled_from([State.WRITING, State.PRESENT]))
         chosen = self.draw(data, lambda record: record.state[tier] == state and not record.readers[tier])
-        self.residency.drop(tier, chosen, int(state))
+        self.copies.drop(tier, chosen, were_whole=state is State.PRESENT)
         for block in chosen.tolist():
             self.oracle[block].state[tier] = State.ABSENT
 
     @rule(data=st.data(), tier=TIERS)
-    def add_readers(self, data, tier):
+    def read_begins(self, data, tier):
         chosen = self.draw(data, lambda record: record.state[tier] == State.PRESENT)
-        self.residency.add_readers(tier, chosen)
+        self.copies.read_begins(tier, chosen)
         for block in chosen.tolist():
             self.oracle[block].readers[tier] += 1
 
     @rule(data=st.data(), tier=TIERS)
-    def drop_readers(self, data, tier):
+    def read_ended(self, data, tier):
         chosen = self.draw(data, lambda record: record.readers[tier])
-        self.residency.drop_readers(tier, chosen)
+        self.copies.read_ended(tier, chosen)
         for block in chosen.tolist():
             self.oracle[block].readers[tier] -= 1
 
@@ -156,7 +158,7 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def same(self):
-        self.residency.check()
+        self.copies.check()
         assert len(self.residency) == len(self.oracle)
         live = ids(*self.oracle)
         states = [list(record.state.values()) for record in self.oracle.values()]
@@ -229,13 +231,14 @@ def test_growing_keeps_every_column():
     residency = Residency(2)
     old = residency.allocate(2)
     residency.lease(old)
-    residency.begin_write(Tier.HOST, old, ids(5, 6))
-    residency.finish_write(Tier.HOST, old)
-    residency.add_readers(Tier.HOST, old)
+    copies = PlainCopies(residency)
+    slots = copies.begin(Tier.HOST, old)
+    copies.finish(Tier.HOST, old)
+    copies.read_begins(Tier.HOST, old)
     residency.set_keys(np.array([1]), np.frombuffer(b"k" * 32, np.uint8)[None])
     residency.allocate(100)
     assert residency.capacity >= 102
-    assert residency.place[Tier.HOST, old].tolist() == [5, 6]
+    assert residency.place[Tier.HOST, old].tolist() == slots.tolist()
     assert residency.readers[Tier.HOST, old].tolist() == residency.leases[old].tolist() == [1, 1]
     assert residency.nearest_tier(old).tolist() == [Tier.HOST] * 2
     assert residency.key_of(1) == b"k" * 32
@@ -247,9 +250,10 @@ def full():
     """0 is being written to the device, 1 is present there and read, 2 leased, 3 the child of 2, and 5 of 4."""
     residency = Residency(8)
     residency.allocate(6)
-    residency.begin_write(Tier.DEVICE, ids(0, 1), ids(0, 1))
-    residency.finish_write(Tier.DEVICE, ids(1))
-    residency.add_readers(Tier.DEVICE, ids(1))
+    copies = PlainCopies(residency)
+    copies.begin(Tier.DEVICE, ids(0, 1))
+    copies.finish(Tier.DEVICE, ids(1))
+    copies.read_begins(Tier.DEVICE, ids(1))
     residency.lease(ids(2))
     residency.parent[ids(3, 5)] = 2, 4
     residency.num_children[ids(2, 4)] = 1
@@ -260,14 +264,6 @@ def full():
 @pytest.mark.parametrize(
     "misuse",
     [
-        lambda residency: residency.begin_write(Tier.DEVICE, ids(3, 0), ids(2, 3)),
-        lambda residency: residency.begin_write(Tier.DEVICE, ids(3, 4), ids(2)),
-        lambda residency: residency.finish_write(Tier.DEVICE, ids(1)),
-        lambda residency: residency.finish_write(Tier.DEVICE, ids(3)),
-        lambda residency: residency.drop(Tier.DEVICE, ids(1)),
-        lambda residency: residency.drop(Tier.DEVICE, ids(0, 3)),
-        lambda residency: residency.add_readers(Tier.DEVICE, ids(0)),
-        lambda residency: residency.drop_readers(Tier.DEVICE, ids(0)),
         lambda residency: residency.release(ids(2, 3)),
         lambda residency: residency.free(ids(0)),
         lambda residency: residency.free(ids(1)),
@@ -325,11 +321,14 @@ def test_impossible_capacities_are_refused(capacity):
 def test_the_empty_array_is_fine_everywhere(full):
     none = ids()
     full.free(none)
-    full.begin_write(Tier.DISK, none, none)
-    full.finish_write(Tier.DISK, none)
-    full.drop(Tier.DISK, none)
-    full.add_readers(Tier.DISK, none)
-    full.drop_readers(Tier.DISK, none)
+    copies = PlainCopies(full)
+    for tier in Tier:
+        copies.begin(tier, none)
+        copies.finish(tier, none)
+        copies.left(tier, none)
+        copies.failed(tier, none)
+        copies.read_begins(tier, none)
+        copies.read_ended(tier, none)
     full.lease(none)
     full.release(none)
     assert full.allocate(0).tolist() == full.nearest_tier(none).tolist() == []
@@ -372,7 +371,7 @@ def test_columns_grow_with_what_is_in_them(monkeypatch, held):
     zeros = pages._zeros
     residency = Residency(4)
     ids = residency.allocate(4)
-    residency.begin_write(Tier.HOST, ids[:2], 7)
+    residency.state[Tier.HOST, ids[:2]], residency.place[Tier.HOST, ids[:2]] = State.WRITING, 7
     residency.cells.stamp[3] = 5
     residency.lease(ids)
     monkeypatch.setattr(pages, "_zeros", lambda num_bytes: made.append(num_bytes) or zeros(num_bytes))
@@ -387,4 +386,4 @@ def test_columns_grow_with_what_is_in_them(monkeypatch, held):
     assert residency.leases.sum() == 4
     assert residency.place[Tier.HOST, :3].tolist() == [7, 7, 0]
     assert residency.cells.live[10_003]
-    assert residency.ties[2] is residency.leases
+    assert residency.ties[2] is residency.leases is residency.columns[3]

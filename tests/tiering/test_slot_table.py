@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from tiering.loops.states import FRESH, STACKED
 from tiering.slot_table import SlotState, SlotTable
 
 USED_STATES = [SlotState.PRIVATE, SlotState.INDEXED, SlotState.IN_FLIGHT]
@@ -216,8 +217,8 @@ def test_a_negative_size_is_refused():
         lambda table: table._free.__setitem__(0, table._free[1]),
         lambda table: table._free.__setitem__(0, 0),
         lambda table: table._counts.__setitem__(0, 5),
-        lambda table: setattr(table, "_num_stacked", 1),
-        lambda table: setattr(table, "_num_fresh", 2),
+        lambda table: table.counts.__setitem__(STACKED, 1),
+        lambda table: table.counts.__setitem__(FRESH, 2),
     ],
 )
 def test_check_sees_damage(damage):

@@ -4,13 +4,25 @@ from typing import Any
 
 from numba import njit
 
-from tiering.loops.states import ABSENT, DEVICE, DISK, HOST, INSIDE, NO_BLOCK, PRESENT, WRITING
+from tiering.loops.states import (
+    ABSENT,
+    DEVICE,
+    DISK,
+    FREE,
+    FRESH,
+    HOST,
+    INSIDE,
+    NO_BLOCK,
+    PRESENT,
+    STACKED,
+    WRITING,
+)
 
 # --- slots: see tiering.slot_table -------------------------------------------------------------------------------------
 
 
 @njit(**INSIDE)
-def change_slots(states: Any, old: int, new: int, slots: Any) -> Any:
+def change_slots(states: Any, counts: Any, old: int, new: int, slots: Any) -> Any:
     """Slots that are all in one state, and each named once, are in another from now on; else False, and no change."""
     for at in range(len(slots)):
         if not 0 <= slots[at] < len(states) or states[slots[at]] != old:
@@ -18,11 +30,14 @@ def change_slots(states: Any, old: int, new: int, slots: Any) -> Any:
                 states[slots[before]] = old
             return False
         states[slots[at]] = new  # so that whoever comes a second time is found
+    counts[old] -= len(slots)
+    counts[new] += len(slots)
     return True
 
 
-def take_slots(states: Any, free: Any, num_stacked: int, num_fresh: int, state: int, slots: Any) -> None:
+def take_slots(states: Any, free: Any, counts: Any, state: int, slots: Any) -> None:
     """Give out slots: from the stack of free ones, then fresh ones."""
+    num_stacked, num_fresh = counts[STACKED], counts[FRESH]
     for at in range(len(slots)):
         if num_stacked:
             num_stacked -= 1
@@ -32,13 +47,17 @@ def take_slots(states: Any, free: Any, num_stacked: int, num_fresh: int, state: 
             num_fresh += 1
         states[slot] = state
         slots[at] = slot
+    counts[STACKED], counts[FRESH] = num_stacked, num_fresh
+    counts[FREE] -= len(slots)
+    counts[state] += len(slots)
 
 
-def free_slots(states: Any, free: Any, num_stacked: int, old: int, slots: Any) -> Any:
+def free_slots(states: Any, free: Any, counts: Any, old: int, slots: Any) -> Any:
     """`change_slots` to state 0, and put them on the stack, the first on top."""
-    if not change_slots(states, old, 0, slots):
+    if not change_slots(states, counts, old, FREE, slots):
         return False
-    top = num_stacked + len(slots) - 1
+    counts[STACKED] += len(slots)
+    top = counts[STACKED] - 1
     for at in range(len(slots)):
         free[top - at] = slots[at]
     return True
@@ -55,53 +74,6 @@ def add(counts: Any, change: int, path: Any) -> Any:
     for at in range(len(path)):
         counts[path[at]] += change
     return True
-
-
-def change_state(states: Any, old: int, new: int, ids: Any) -> Any:
-    """Copies that are all in one state are in another from now on; else False, and no change."""
-    for at in range(len(ids)):
-        if states[ids[at]] != old:
-            return False
-    for at in range(len(ids)):
-        states[ids[at]] = new
-    return True
-
-
-def place_copies(states: Any, place: Any, new: int, ids: Any, places: Any) -> Any:
-    """Copies of which there are none are in that state, at these places; else False, and no change."""
-    for at in range(len(ids)):
-        if states[ids[at]] != ABSENT:
-            return False
-    for at in range(len(ids)):
-        states[ids[at]] = new
-        place[ids[at]] = places[at]
-    return True
-
-
-def drop_copies(states: Any, readers: Any, old: int, ids: Any) -> Any:
-    """Copies that are all in one state are given up; False, and no change, if one is not or is being read."""
-    for at in range(len(ids)):
-        if states[ids[at]] != old or readers[ids[at]] != 0:
-            return False
-    for at in range(len(ids)):
-        states[ids[at]] = ABSENT
-    return True
-
-
-def num_in(states: Any, wanted: int, ids: Any) -> Any:
-    """How many copies are in that state; or blocks, of which a flag says something, as bytes."""
-    num = 0
-    for at in range(len(ids)):
-        num += states[ids[at]] == wanted
-    return num
-
-
-def sum_of(place: Any, ids: Any) -> Any:
-    """What copies take together, where places are bytes."""
-    total = 0
-    for at in range(len(ids)):
-        total += place[ids[at]]
-    return total
 
 
 def num_with(place: Any, least: int, ids: Any) -> Any:
@@ -121,16 +93,6 @@ def oldest_of(stamp: Any, ids: Any) -> Any:
         if at == 0 or stamp[ids[at]] < oldest:
             oldest = stamp[ids[at]]
     return oldest
-
-
-def add_readers(readers: Any, states: Any, change: int, ids: Any) -> Any:
-    """More copies, or fewer, read places that are whole; False, and no change, if one is not whole or nobody reads it."""
-    for at in range(len(ids)):
-        if states[ids[at]] != PRESENT or readers[ids[at]] + change < 0:
-            return False
-    for at in range(len(ids)):
-        readers[ids[at]] += change
-    return True
 
 
 def enter(live: Any, parent: Any, node: Any, ids: Any) -> None:
@@ -296,6 +258,16 @@ def sort_by_ties(
         if parent[going[at]] != NO_BLOCK:
             num_children[parent[going[at]]] += 1
     return num_going
+
+
+def take_keys(key: Any, has_key: Any, ids: Any, found: Any) -> Any:
+    """The keys of blocks; False if one has none."""
+    for at in range(len(ids)):
+        if not has_key[ids[at]]:
+            return False
+        for step in range(key.shape[1]):
+            found[at, step] = key[ids[at], step]
+    return True
 
 
 def find_nowhere(live: Any, state: Any, ids: Any, found: Any) -> Any:

@@ -4,7 +4,19 @@ from typing import Any
 
 from numba import njit
 
-from tiering.loops.states import ABSENT, DEVICE, DISK, HOST, INSIDE, NO_BLOCK, PRESENT
+from tiering.loops.states import (
+    ABSENT,
+    DEVICE,
+    DISK,
+    FREE,
+    HOST,
+    IN_FLIGHT,
+    INDEXED,
+    INSIDE,
+    NO_BLOCK,
+    PRESENT,
+    PRIVATE,
+)
 from tiering.rules import (
     DEVICE_VICTIM,
     DISK_VICTIM,
@@ -29,17 +41,22 @@ def _is_elsewhere(state: Any, computing: Any, block: int) -> Any:
 
 
 @njit(**INSIDE)
+def _has_slots(counts: Any) -> Any:
+    return counts[FREE] + counts[PRIVATE] + counts[INDEXED] + counts[IN_FLIGHT] > 0
+
+
+@njit(**INSIDE)
 def is_eligible(
-    rule: int, has_host: Any, block: int, state: Any, readers: Any, leases: Any, computing: Any, held: Any
+    rule: int, host_counts: Any, block: int, state: Any, readers: Any, leases: Any, computing: Any, held: Any
 ) -> Any:
-    """Whether a block meets a rule: see tiering.rules, which says what each means. `has_host`: whether there is host memory."""
+    """Whether a block meets a rule: see tiering.rules, which says what each means. `host_counts`: of the slots of host memory."""
     if rule == EVERY_BLOCK:
         return True
     tier = DEVICE if rule == DEVICE_VICTIM else DISK if rule == DISK_VICTIM else HOST
     if state[tier, block] != PRESENT or readers[tier, block] != 0:
         return False
     if rule == DEVICE_VICTIM:
-        kept = held[DEVICE, block] != 0 or (not has_host and _is_held(held, block))
+        kept = held[DEVICE, block] != 0 or (_is_held(held, block) and not _has_slots(host_counts))
         return leases[block] == 0 and not kept
     if rule == DISK_VICTIM:
         if held[DISK, block] != 0:
@@ -60,7 +77,7 @@ def is_eligible(
 
 def are_eligible(
     rule: int,
-    has_host: Any,
+    host_counts: Any,
     state: Any,
     readers: Any,
     leases: Any,
@@ -71,7 +88,7 @@ def are_eligible(
 ) -> None:
     """`is_eligible` of many."""
     for at in range(len(ids)):
-        mask[at] = is_eligible(rule, has_host, ids[at], state, readers, leases, computing, held)
+        mask[at] = is_eligible(rule, host_counts, ids[at], state, readers, leases, computing, held)
 
 
 # --- the order of uses ----------------------------------------------------------------------
@@ -99,7 +116,7 @@ def walk(
     parent: Any,
     stamp: Any,
     rule: int,
-    has_host: Any,
+    host_counts: Any,
     state: Any,
     readers: Any,
     leases: Any,
@@ -123,7 +140,7 @@ def walk(
             block = deepest[entry]
         # where the deepest block has a newer stamp a later touch went through it, and so through all above it
         while block != NO_BLOCK and stamp[block] == this and num < len(found):
-            if is_eligible(rule, has_host, block, state, readers, leases, computing, held):
+            if is_eligible(rule, host_counts, block, state, readers, leases, computing, held):
                 found[num] = block
                 num += 1
             block = parent[block]
@@ -133,13 +150,14 @@ def walk(
     return num
 
 
+@njit(**INSIDE)
 def rewind(
     numbers: Any,
     heads: Any,
     cursors: Any,
     rules: Any,
     stamp: Any,
-    has_host: Any,
+    host_counts: Any,
     state: Any,
     readers: Any,
     leases: Any,
@@ -156,7 +174,7 @@ def rewind(
             if (
                 0 < this <= head
                 and (oldest == 0 or this < oldest)
-                and is_eligible(rules[number], has_host, block, state, readers, leases, computing, held)
+                and is_eligible(rules[number], host_counts, block, state, readers, leases, computing, held)
             ):
                 oldest = this
         if oldest:

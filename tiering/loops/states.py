@@ -12,9 +12,17 @@ HOST: Final = 1
 DISK: Final = 2
 
 FREE: Final = 0
-"""This and the next two are of tiering.slot_table.SlotState."""
+"""This and the next four are tiering.slot_table.SlotState."""
+PRIVATE: Final = 1
 INDEXED: Final = 2
 IN_FLIGHT: Final = 3
+RETIRED: Final = 4
+STACKED, FRESH = 5, 6
+"""What a slot table counts behind the slots of each state: free ones on its stack, and those that were ever given out."""
+
+DISK_BYTES, DISK_BLOCKS, DIRTY = range(3)
+"""What a tally of copies says: bytes on disk, those of writes in flight included; whole blocks there; blocks whole in host memory that are
+not whole on disk."""
 
 NO_BLOCK: Final = -1
 

@@ -38,6 +38,8 @@ class Places:
         """head, cursor and rule."""
         self.cells: tuple[memoryview[Any], ...] = ()
         """Head and cursor, one at a time."""
+        self.are_filtered = False
+        """Whether any view goes by no rule, and so is to be told apart."""
 
     def add(self, rule: int) -> int:
         """The number of a new view, which has seen nothing yet."""
@@ -45,6 +47,7 @@ class Places:
         first = (0, NO_BLOCK, rule)
         self.columns = tuple(np.append(old, new) for old, new in zip(self.columns, first, strict=True))
         self.cells = tuple(column.data for column in self.columns[:2])
+        self.are_filtered |= rule == _NO_RULE
         return number
 
 
@@ -152,7 +155,7 @@ class SeenBy:
 
     def __init__(self, views: Sequence[View]) -> None:
         self._of = (views[0].rule, views[0].places) if views else None
-        self._numbers = np.array([view.number for view in views], dtype=np.int64)
+        self.numbers: NDArray[np.int64] = np.array([view.number for view in views], dtype=np.int64)
         self._rewind = kernels().rewind
 
     def rewind(self, ids: Ids) -> None:
@@ -161,5 +164,5 @@ class SeenBy:
             return
         rule, places = self._of
         assert rule is not None, "what goes by no rule is asked one by one"
-        residency, has_host = rule.residency, rule.host_slots.num_usable > 0
-        self._rewind(self._numbers, *places.columns, residency.stamp, has_host, *residency.ties, ids)
+        residency, counts = rule.residency, rule.host_slots.counts
+        self._rewind(self.numbers, *places.columns, residency.stamp, counts, *residency.ties, ids)

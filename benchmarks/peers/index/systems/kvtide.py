@@ -4,12 +4,11 @@ import numpy as np
 
 from benchmarks.peers.index.rows import Call
 from benchmarks.workloads_index import BLOCK_TOKENS, Tokens
-from tiering.holdings import ABSENT, DEVICE
 from tiering.index import Index as Core
 from tiering.index_config import IndexConfig
 from tiering.lease import Lease
 from tiering.moves import Copied, Demote
-from tiering.residency import Ids
+from tiering.residency import ABSENT, DEVICE, Ids
 from tiering.slot_table import SlotState
 
 _ROOT_KEY = bytes(32)
