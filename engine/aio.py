@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import IO, Any, Literal, Self
 
@@ -241,17 +242,25 @@ class AsyncEngine:
 
 
 async def _started(submit: Callable[[], list[Handle]]) -> list[Handle]:
-    """Run `submit` on a thread. Who is cancelled meanwhile leaves nothing that runs."""
-    handles = asyncio.ensure_future(asyncio.to_thread(submit))
+    """Run `submit` on a thread. Who is cancelled meanwhile leaves nothing that runs, also where the event loop ends."""
+    handles: Future[list[Handle]] = Future()
+
+    def start() -> None:
+        try:
+            handles.set_result(submit())
+        except Exception as error:  # noqa: BLE001 - who awaits gets it
+            handles.set_exception(error)
+
     try:
-        return await asyncio.shield(handles)
+        await asyncio.to_thread(start)
     except asyncio.CancelledError:
-        handles.add_done_callback(_call_off)
+        handles.add_done_callback(_call_off)  # on that thread: there may be no event loop by then
         raise
+    return handles.result()
 
 
-def _call_off(handles: "asyncio.Future[list[Handle]]") -> None:
-    if not handles.cancelled() and handles.exception() is None:
+def _call_off(handles: "Future[list[Handle]]") -> None:
+    if handles.exception() is None:
         for handle in handles.result():
             handle.cancel()
 

@@ -137,24 +137,51 @@ def test_asyncio_gets_the_same(tiny_text_dir):
     assert all(result.token_ids == alone.token_ids for result in many)
 
 
-def test_a_cancelled_task_calls_its_request_off(tiny_llama_dir):
+def held_until(event, post=lambda delta: None):
+    """Posts deltas, and holds the engine's loop at each until the event: replies do not run to their end meanwhile."""
+
+    def on_delta(delta):
+        post(delta)
+        assert event.wait(60)
+
+    return on_delta
+
+
+def test_a_cancelled_task_calls_its_request_off(tiny_llama_dir, monkeypatch):
+    begun, streamed, called_off = threading.Event(), threading.Event(), threading.Event()
+
     async def talk(engine):
         task = asyncio.create_task(engine.generate([tokens(0, 30), tokens(1, 30)], ENDLESS))
+        assert await asyncio.to_thread(begun.wait, 60)
         stream = engine.stream(tokens(2, 30), ENDLESS)
         await anext(stream)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
         await stream.aclose()
+        called_off.set()
 
     with engine_on(tiny_llama_dir) as engine:
+        submit_all = engine.submit_all
+
+        def watched(prompts, params, options, on_delta=None):
+            if on_delta is None:
+                handles = submit_all(prompts, params, options, on_delta=held_until(streamed))
+                begun.set()
+            else:
+                handles = submit_all(prompts, params, options, on_delta=held_until(called_off, on_delta))
+                streamed.set()
+            return handles
+
+        monkeypatch.setattr(engine, "submit_all", watched)
         asyncio.run(talk(AsyncEngine(engine)))
         assert not leaks_when_settled(engine)
-        assert engine.stats()["engine"]["generated_tokens"] < 3000, "or it has just run to its end"
+        assert engine.stats()["engine"]["generated_tokens"] < 30
 
 
 def test_a_task_that_is_cancelled_before_its_request_is_there_leaves_none(tiny_llama_dir, monkeypatch):
-    entered, go_on, sent = threading.Event(), threading.Event(), threading.Event()
+    """Nor does it where the event loop has ended when the request comes."""
+    entered, go_on, called_off = threading.Event(), threading.Event(), threading.Event()
 
     async def talk(engine):
         task = asyncio.create_task(engine.generate(tokens(0, 30), ENDLESS))
@@ -163,7 +190,6 @@ def test_a_task_that_is_cancelled_before_its_request_is_there_leaves_none(tiny_l
         with pytest.raises(asyncio.CancelledError):
             await task
         go_on.set()
-        assert await asyncio.to_thread(sent.wait, 60)
 
     with engine_on(tiny_llama_dir) as engine:
         submit_all = engine.submit_all
@@ -171,14 +197,13 @@ def test_a_task_that_is_cancelled_before_its_request_is_there_leaves_none(tiny_l
         def late(prompts, params, options):
             entered.set()
             assert go_on.wait(60)
-            handles = submit_all(prompts, params, options)
-            sent.set()
-            return handles
+            return submit_all(prompts, params, options, on_delta=held_until(called_off))
 
         monkeypatch.setattr(engine, "submit_all", late)
-        asyncio.run(talk(AsyncEngine(engine)))
+        asyncio.run(talk(AsyncEngine(engine)))  # waits for its threads at its end
+        called_off.set()
         assert not leaks_when_settled(engine)
-        assert engine.stats()["engine"]["generated_tokens"] < 3000, "or it has just run to its end"
+        assert engine.stats()["engine"]["generated_tokens"] < 30
 
 
 # ---- where a reply ends

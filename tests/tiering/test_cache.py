@@ -568,6 +568,7 @@ def test_each_end_of_a_move_wakes_the_loop(faulty, start):
     rig = start(faulty)
     rig.put_on_disk(1)
     rig.woken.clear()
+    rig.cache.pump()  # it has looked: what was announced late, of moves before, would keep others from waking it
     lease = rig.admit(prompt(1))
     while lease.num_loading:
         assert rig.woken.wait(GIVE_UP_S), "a move has ended and nobody was told"
@@ -577,8 +578,8 @@ def test_each_end_of_a_move_wakes_the_loop(faulty, start):
     rig.cache.release(lease)
 
 
-def test_the_loop_is_woken_once_for_all_that_comes_until_it_looks(faulty, start):
-    rig, wakes = start(faulty), []
+def test_the_loop_is_woken_once_for_all_that_comes_until_it_looks(start):
+    rig, wakes = start(None), []  # without a store, whose threads would announce as well
     rig.cache._wake = lambda: wakes.append(1)
     rig.cache.host_grows(HOST_SLOTS)
     rig.cache.host_grows(HOST_SLOTS)

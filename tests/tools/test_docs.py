@@ -3,6 +3,7 @@
 docs/LOG.md tells of what was tried, and decisions that were replaced of what was: they may name what is gone.
 """
 
+import ast
 import re
 from itertools import chain
 from pathlib import Path
@@ -33,7 +34,11 @@ LIVING = [name for name, text in PAGES.items() if "Status: replaced" not in text
 
 OTHERS = {
     *("MADV_WILLNEED", "MADV_POPULATE_READ", "read_ahead_kb"),  # the system's
-    *("--fail-with-body", "req_011CSHo"),  # curl's, and the beginning of an id in logs of a service
+    *(
+        "--fail-with-body",
+        "FileHandler",
+        "req_011CSHo",
+    ),  # curl's, logging's, and the beginning of an id in logs of a service
 }
 """What others call theirs, where our code does not happen to speak of it."""
 
@@ -52,6 +57,11 @@ for text in CODE.values():
 def quoted(text):
     """What stands in backticks, outside of blocks of code."""
     return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+def blocks(text, languages):
+    """Blocks of code of these languages."""
+    return re.findall(rf"^```(?:{languages})\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
 
 
 def has(owner, member):
@@ -97,10 +107,27 @@ def unknown_targets(told):
             yield target
 
 
+def unknown_in_programs(text):
+    """Attributes and arguments by name in blocks of Python that nobody's code speaks of, and imports of what is not there."""
+    for node in chain.from_iterable(ast.walk(ast.parse(block)) for block in blocks(text, "python")):
+        names = []
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            yield from (each.arg for each in node.keywords if each.arg and not has(node.func.id, each.arg))
+        if isinstance(node, ast.ImportFrom):
+            names = [*str(node.module).split("."), *(each.name for each in node.names)]
+        elif isinstance(node, ast.Attribute):
+            names = [node.attr]
+        yield from (name for name in names if name not in WORDS)
+
+
 def unknown_in(text):
     """All that is named and not there."""
     kinds = (unknown_names, unknown_options, unknown_files, unknown_targets)
-    return {each for told in quoted(text) for kind in kinds for each in kind(told)} - OTHERS
+    told = {each for told in quoted(text) for kind in kinds for each in kind(told)}
+    lines = "\n".join(blocks(text, "|sh")).splitlines()
+    ours = [line for line in lines if line.startswith(("kvtide ", "make ", "python -m "))]
+    told.update(each for line in ours for kind in (unknown_options, unknown_targets) for each in kind(line))
+    return (told | set(unknown_in_programs(text))) - OTHERS
 
 
 @pytest.mark.parametrize("page", LIVING)
@@ -112,6 +139,7 @@ def test_what_a_page_names_is_there(page):
     "told",
     [
         *("`tiering.node`", "`RadixIndex.find_nothing`", "`EngineConfig.disc_path`", "`takes_no_part()`", "`NoThing`"),
+        *("```sh\nkvtide disk --by-ear\n```", "```python\nEngineConfig(pitch=1)\n```", "```python\nengine.sing()\n```"),
         *("`kvtide serve --ports-of-call`", "`tiering/node.py`", "`make coffee-now`", "`docs/nowhere.md`"),
     ],
 )  # fmt: skip
