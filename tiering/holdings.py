@@ -163,7 +163,7 @@ class Holdings(Copies):
     @property
     def disk_is_over(self) -> bool:
         """Whether there is more on disk than may be."""
-        return self.disk_bytes > self.disk_capacity_bytes
+        return self._tallied[DISK_BYTES] > self.disk_capacity_bytes
 
     # --- whose it is ----------------------------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class Holdings(Copies):
             return
         root = self.radix.seed
         chain = [root, *self.residency.fingerprint[matched].tolist()]
-        chain += fingerprints(own.tobytes(), self.radix.block_tokens * own.itemsize, chain[-1]).tolist()
+        chain += fingerprints(own, self.radix.block_tokens, chain[-1]).tolist()
         positions = [*absent.tolist(), *range(len(matched), len(chain) - 1)]
         above = [chain[at] if at else ROOT for at in positions]
         order.coming([chain[at + 1] for at in positions], above, positions)

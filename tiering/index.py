@@ -305,8 +305,7 @@ class Index:
     ) -> None:
         """The blocks of these tokens from position `start` on were computed, and nobody is to find them: remember why."""
         radix = self._holdings.radix
-        whole = tokens[: len(tokens) // radix.block_tokens * radix.block_tokens].tobytes()
-        chain = fingerprints(whole, radix.block_tokens * tokens.itemsize, radix.seed)[start:]
+        chain = fingerprints(tokens, radix.block_tokens, radix.seed)[start:]
         self._eviction.departed.note(chain, len(Tier), reason, self._now_s)
 
     def num_matching(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> int:
@@ -456,7 +455,7 @@ class Index:
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
         self.at(now_s)
-        restoring = self.restoring
+        restoring = self._restore.under_way
         if not self._expiry.terms.are_endless:
             self._expiry.plan()
         self.retention.plan(restoring=restoring)
@@ -683,13 +682,16 @@ class Index:
     @property
     def _can_read(self) -> bool:
         """Whether the disk may be read: it is, and neither fails nor hangs."""
-        hangs = self._outbox.num_overdue(Read) >= self.config.max_overdue_reads
-        return self.config.disk_bytes > 0 and not hangs and self._reads_rest.over(self._now_s)
+        config, outbox = self.config, self._outbox
+        if not config.disk_bytes or self._now_s < self._reads_rest.until_s:
+            return False
+        return not outbox.hangs or outbox.num_overdue(Read) < config.max_overdue_reads
 
     @property
     def _can_write(self) -> bool:
-        works = not self._writes.hang and self._writes_rest.over(self._now_s)
-        return self.config.disk_bytes > 0 and works
+        if not self.config.disk_bytes or self._now_s < self._writes_rest.until_s:
+            return False
+        return not self._outbox.hangs or not self._writes.hang
 
     # --- figures --------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,9 @@ class Kernels:
     copies_read: Callable[..., int]
     enter: Callable[..., int]
     free_blocks: Callable[..., int]
+    follow: Callable[..., int]
     chain: Callable[..., int]
+    name_blocks: Callable[..., int]
     find_child: Callable[..., int]
     descend: Callable[..., int]
     link: Callable[..., int]
@@ -42,7 +44,7 @@ class Kernels:
     along: Callable[..., int]
     gather: Callable[..., int]
     are_tail: Callable[..., int]
-    sort_by_copies: Callable[..., int]
+    sort_leaving: Callable[..., int]
     sort_by_way_down: Callable[..., int]
     num_last_in: Callable[..., int]
     find_unused: Callable[..., int]
@@ -53,7 +55,7 @@ class Kernels:
     nearest_tiers: Callable[..., int]
     num_usable: Callable[..., int]
     num_absent: Callable[..., int]
-    num_with: Callable[..., int]
+    find_older: Callable[..., int]
     oldest_of: Callable[..., int]
     change_slots: Mapping[int, Callable[..., int]]
     """By the bytes of a slot's number."""
@@ -87,6 +89,11 @@ def _blocks(name: str, *arguments: str) -> Function:
 def _copies(name: str, *arguments: str | tuple[str, ...]) -> Function:
     sources = ("tiering.loops.copies", "tiering.loops.order", "tiering.loops.states", "tiering.rules")
     return Function("tiering.loops.copies", name, sources, arguments, keeps_gil=True)
+
+
+def _fingerprints(name: str, *arguments: str) -> Function:
+    sources = ("tiering.loops.fingerprints", "tiering.loops.states", "kvstore.instructions")
+    return Function("tiering.loops.fingerprints", name, sources, arguments, keeps_gil=True)
 
 
 def _tree(name: str, *arguments: str) -> Function:
@@ -137,9 +144,27 @@ _FUNCTIONS: Final = (
         *(_NEW_FLAGS, _INTS, _INTS, _STATE, _READERS),
         *(_NEW_INTS, _NEW_INTS, _NEW_LONGS, _NEW_INTS, _NEW_INTS, _NEW_FLAGS, _NEW_INTS, "int64", _IDS),
     ),
-    _blocks("chain", _NEW_INTS, _NEW_INTS, "int64", _IDS),
-    _blocks("sort_by_copies", _STATE, "int64", _IDS, _FOUND, _FOUND, _NEW_LONGS),
-    _blocks("sort_by_way_down", _STATE, _HELD, _IDS, _FOUND, _FOUND, _FOUND, _NEW_LONGS),
+    _blocks("follow", _NEW_INTS, _NEW_INTS, "int64", _IDS),
+    _blocks(
+        "sort_leaving",
+        *(
+            _INTS,
+            _STATE,
+            _READERS,
+            _HELD,
+            _NEW_INTS,
+            _INTS,
+            "int64",
+            _IDS,
+            _FOUND,
+            _FOUND,
+            _FOUND,
+            _NEW_LONGS,
+        ),
+    ),
+    _blocks("sort_by_way_down", _STATE, _HELD, _IDS, _FOUND, _NEW_LONGS),
+    _fingerprints("chain", _TOKENS, "int64", "uint64 1 written"),
+    _fingerprints("name_blocks", _INTS, "int64", _INTS, _KEYS, "uint64 1 written", _IDS),
     _blocks("num_last_in", _STATE, "int64", _IDS),
     _blocks("find_unused", _LONGS, _IDS, _INTS, _IDS, _FOUND),
     _blocks("sort_by_ties", _INTS, _STATE, _READERS, _HELD, _NEW_INTS, _INTS, _IDS, _FOUND, _FOUND),
@@ -174,7 +199,7 @@ _FUNCTIONS: Final = (
     _tree("along", _INTS, "int64", _FOUND),
     _tree("gather", "int32 2", _INTS, _IDS, _FOUND),
     _tree("are_tail", _INTS, _IDS, "int64", "int64"),
-    _blocks("num_with", _INTS, "int64", _IDS),
+    _blocks("find_older", _INTS, _LONGS, "int64", "int64", _IDS, _FOUND),
     _blocks("oldest_of", _LONGS, _IDS),
 )
 

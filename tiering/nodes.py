@@ -86,6 +86,12 @@ class Nodes:
         """These blocks are in one node, in this order, and have these tokens."""
         self._kernels.lay(self._edges, self.after, self.block_tokens, tokens, ids)
 
+    def name(
+        self, ids: Ids, parent: Links, seed: NDArray[np.uint64], fingerprint: NDArray[np.uint64]
+    ) -> None:
+        """Write down the fingerprints of blocks that were laid, each after its parent: see tiering.fingerprints."""
+        self._kernels.name_blocks(self._edges, self.block_tokens, parent, seed, fingerprint, ids)
+
     def edge(self, ids: Ids) -> bytes:
         """The tokens of blocks, block_tokens little-endian int32 each."""
         return self.tokens.take(ids, axis=0).tobytes()

@@ -29,6 +29,8 @@ class Outbox:
         """The time: whoever knows it sets it. What is sent from here on is in flight since then."""
         self.num_expired = 0
         """Moves that have become overdue, ever."""
+        self.hangs = False
+        """Whether something has taken too long and is still not over. Asked at each step: an attribute is read fastest."""
 
     def next_number(self) -> int:
         """A number for the next move. Numbers are never reused."""
@@ -58,6 +60,7 @@ class Outbox:
                 return flight.move, self.now_s - flight.since_s
         flight = self._flight(number)
         del self._overdue[type(flight.move)][number]
+        self.hangs = any(self._overdue.values())
         return flight.move, self.now_s - flight.since_s
 
     def in_flight(self, number: int) -> Transfer:
@@ -97,6 +100,7 @@ class Outbox:
             self._blocks[kind] -= len(flight.move.host_slots)
             late.append(flight.move)
         self.num_expired += len(late)
+        self.hangs |= bool(late)
         return late
 
     def num_overdue(self, kind: type) -> int:
@@ -107,11 +111,6 @@ class Outbox:
         """Since when the oldest move of this kind is in flight that is not overdue; None if there is none."""
         flights = self._awaited[kind]
         return next(iter(flights.values())).since_s if flights else None
-
-    @property
-    def hangs(self) -> bool:
-        """Whether something has taken too long and is still not over."""
-        return any(self._overdue.values())
 
     @property
     def is_moving(self) -> bool:
@@ -125,6 +124,7 @@ class Outbox:
 
     def check(self) -> None:
         """Raise AssertionError unless what is in flight is counted, and in order."""
+        assert self.hangs == any(self._overdue.values()), "something hangs, or does not"
         for kind, flights in self._awaited.items():
             blocks = sum(len(flight.move.host_slots) for flight in flights.values())
             assert blocks == self._blocks[kind], (

@@ -71,8 +71,7 @@ class RadixIndex:
         self._residency = residency
         self._nodes = Nodes(block_tokens)
         self._kernels = kernels()
-        self.seed = secrets.randbits(64) if seed is None else seed
-        """What the fingerprints of first blocks follow."""
+        self._seed = np.array([secrets.randbits(64) if seed is None else seed], dtype=np.uint64)
         self._block_tokens = block_tokens
         self._block_bytes = block_tokens * _TOKEN.itemsize
         self._max_node_blocks = max_node_blocks
@@ -83,6 +82,11 @@ class RadixIndex:
     def __len__(self) -> int:
         """Number of blocks in the index."""
         return self._num_blocks
+
+    @property
+    def seed(self) -> int:
+        """What the fingerprints of first blocks follow."""
+        return self._seed.item()
 
     @property
     def block_tokens(self) -> int:
@@ -198,7 +202,7 @@ class RadixIndex:
         already, or that follows a block behind which its node goes on. `extend` takes that one.
         """
         plants = Plants(self._nodes, self._residency, self._max_node_blocks, self.watch)
-        ids, num_runs = plants.plant(runs, self.seed)
+        ids, num_runs = plants.plant(runs, self._seed)
         self._num_blocks += len(ids)
         return ids, num_runs
 
@@ -277,12 +281,9 @@ class RadixIndex:
         num_blocks = len(prompt) // self._block_tokens
         ids = residency.allocate(num_blocks)
         nodes.grow(residency.capacity)
-        self._kernels.chain(residency.parent, residency.num_children, last, ids)
-        before = self.seed
+        self._kernels.follow(residency.parent, residency.num_children, last, ids)
         if last != NO_BLOCK:
             residency.cells.num_children[last] += 1
-            before = residency.cells.fingerprint[last]
-        residency.fingerprint[ids] = fingerprints(prompt.tobytes(), self._block_bytes, before)
         self._num_blocks += num_blocks
         start, count = 0, nodes.cells[node, COUNT]
         if node != ROOT and nodes.cells[node, NEWEST] == ROOT and count < most:  # a leaf grows in place
@@ -296,6 +297,7 @@ class RadixIndex:
             node = nodes.new(node, piece.item(0), piece.item(-1), residency.node)
             self.watch.note(node)
             start += most
+        nodes.name(ids, residency.parent, self._seed, residency.fingerprint)
         return ids
 
     def _split(self, lower: int, block: int) -> int:
@@ -346,7 +348,8 @@ class RadixIndex:
         assert residency.parent[ids].tolist() == [above, *ids[:-1].tolist()], "a block knows another parent"
         before = self.seed if above == NO_BLOCK else residency.cells.fingerprint[above]
         assert np.array_equal(
-            residency.fingerprint[ids], fingerprints(nodes.edge(ids), self._block_bytes, before)
+            residency.fingerprint[ids],
+            fingerprints(nodes.tokens.take(ids, axis=0).ravel(), self._block_tokens, before),
         ), "a block has another's fingerprint"
         counts = residency.num_children[ids]
         assert (counts[:-1] == 1).all(), "a block within a node has its successor for an only child"

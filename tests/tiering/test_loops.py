@@ -147,13 +147,13 @@ def test_node_runs(rng, columns):
 
 
 @in_rounds
-def test_chain(rng, columns):
+def test_follow(rng, columns):
     ids, above, before = some(rng), int(rng.integers(-1, N)), columns.copy()
     parents, num_children = list(before["parent"]), list(before["num_children"])
     for block, parent in zip(ids.tolist(), [above, *ids.tolist()], strict=False):
         parents[block] = parent
         num_children[block] = int(block != ids[-1])
-    kernels().chain(columns.parent, columns.num_children, above, ids)
+    kernels().follow(columns.parent, columns.num_children, above, ids)
     columns.assert_changed_only(before, parent=parents, num_children=num_children)
 
 
@@ -161,13 +161,24 @@ def test_chain(rng, columns):
 
 
 @in_rounds
-def test_sort_by_copies(rng, columns):
+def test_sort_leaving(rng, columns):
+    columns.state[:, rng.random(N) < 0.5] = PRESENT
+    columns.leases[rng.random(N) < 0.8] = 0
     ids, before, tier = some(rng), columns.copy(), Tier(rng.integers(3))
+    ids = np.array([block for block in reversed(columns.root_first) if block in ids], dtype=np.intp)
     there = [block for block in ids.tolist() if before["state"][tier][block] == PRESENT]
     others = [any(columns.state[other, block] for other in {0, 1, 2} - {tier}) for block in there]
-    elsewhere, last = columns.index()._eviction._by_copies(tier, ids)
-    assert elsewhere.tolist() == [block for block, other in zip(there, others, strict=True) if other]
-    assert last.tolist() == [block for block, other in zip(there, others, strict=True) if not other]
+    last = np.array([block for block, other in zip(there, others, strict=True) if not other], dtype=np.intp)
+    eviction = columns.index()._eviction
+    for name, column in vars(columns).items():
+        setattr(eviction._holdings.residency, name, column)
+    going, staying = eviction._by_ties(last)
+    leaving, num_elsewhere, stay = eviction._sorted(tier, ids)
+    assert leaving[:num_elsewhere].tolist() == [
+        block for block, other in zip(there, others, strict=True) if other
+    ]
+    assert leaving[num_elsewhere:].tolist() == going.tolist()
+    assert stay.tolist() == staying.tolist()
     columns.assert_changed_only(before)
 
 
@@ -315,10 +326,12 @@ def test_take_keys(rng, columns):
 
 
 @in_rounds
-def test_num_with(rng, columns):
-    ids, least = some(rng), rng.integers(-1, 30).item()
-    enough = [n for n in range(1, len(ids) + 1) if sum(columns.place[ids[:n]].tolist()) >= least]
-    assert kernels().num_with(columns.place, least, ids) == min(enough, default=len(ids))
+def test_find_older(rng, columns):
+    ids, least, before, found = some(rng), rng.integers(-1, 30).item(), rng.integers(0, 8).item(), room()
+    older = [block for block in ids.tolist() if columns.stamp[block] < before]
+    enough = [n for n in range(1, len(older) + 1) if sum(columns.place[older[:n]].tolist()) >= least]
+    num = kernels().find_older(columns.place, columns.stamp, least, before, ids, found)
+    assert found[:num].tolist() == older[: min(enough, default=len(older))]
 
 
 @in_rounds
@@ -350,14 +363,16 @@ def test_find_unused(rng, columns):
 
 @in_rounds
 def test_sort_by_way_down(rng, columns):
-    ids, found, counts = some(rng), [room(), room(), room()], np.zeros(3, dtype=np.int64)
+    ids, counts = some(rng), np.zeros(3, dtype=np.int64)
+    found = room(3 * len(ids))
     in_host = [block for block in ids.tolist() if columns.state[HOST, block] != ABSENT]
     others = [block for block in ids.tolist() if block not in in_host]
     stored = [
         block for block in others if columns.state[DISK, block] == PRESENT and not columns.held[HOST, block]
     ]
-    kernels().sort_by_way_down(columns.state, columns.held, ids, *found, counts)
-    assert [row[:num].tolist() for row, num in zip(found, counts.tolist(), strict=True)] == [
+    kernels().sort_by_way_down(columns.state, columns.held, ids, found, counts)
+    thirds = found.reshape(3, -1)
+    assert [row[:num].tolist() for row, num in zip(thirds, counts.tolist(), strict=True)] == [
         in_host,
         [block for block in others if block not in stored],
         stored,
@@ -367,6 +382,7 @@ def test_sort_by_way_down(rng, columns):
 ELSEWHERE = {
     "test_eligible": {"is_eligible", "are_eligible", "walk", "rewind"},
     "test_copies": {"copies_begin", "copies_arrive", "copies_leave", "copies_read"},
+    "test_fingerprints": {"chain", "name_blocks"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},
     "test_radix": {
         "find_child",
