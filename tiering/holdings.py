@@ -315,15 +315,6 @@ class Holdings(Copies):
         (followed,) = below.nonzero()
         self._first_to_go.put(ids[followed[-1] + 1 :] if len(followed) else ids, self.order.now)
 
-    def will_compute(self, ids: Ids) -> None:
-        """A request is going to fill these blocks on the device, whether they have a place there already or not."""
-        self.residency.computing[ids] = True
-        self._see.begun[DEVICE].show(ids)
-
-    def wont_compute(self, ids: Ids) -> None:
-        """It has done so, or will not."""
-        self.residency.computing[ids] = False
-
     def is_nowhere(self, block: int) -> bool:
         """Whether no tier holds the block or expects it."""
         device, host, disk = self.residency.cells.state

@@ -83,6 +83,8 @@ _KINDS: dict[type, str] = {
 }
 """What events call moves that have ended."""
 
+_ON_DISK = (Read, Write)  # a union would be made anew each time
+
 _GROWING = (
     *(("evicted", "blocks", {"tier": tier.label}) for tier in Tier),
     *(("dropped", "blocks", {"tier": tier.label}) for tier in Tier),
@@ -401,7 +403,7 @@ class Index:
     ) -> None:
         """Count a move that is over, and tell of it. `num_stored_bytes`: what it has read or written."""
         num_arrived = len(move.host_slots) - num_failed
-        on_disk = isinstance(move, Read | Write)
+        on_disk = isinstance(move, _ON_DISK)
         num_bytes = num_stored_bytes if on_disk else num_arrived * self._block_bytes
         self._outbox.transfers.ended(move, took_s, num_failed, num_bytes)
         if not self.events.are_kept:
@@ -721,7 +723,7 @@ class Index:
             "lookups": self._lookups.stats(),
             "admission": self._entry.stats(),
             "load_or_compute": None if self._choosing is None else self._choosing.stats(),
-            "transfers": self._outbox.transfers.stats(),
+            "transfers": self._outbox.stats(),
             "events": self.events.last,
             "leases": len(self._leases),
             "expired": self._expiry.num_expired,

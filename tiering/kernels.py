@@ -29,6 +29,7 @@ class Kernels:
     copies_arrive: Callable[..., int]
     copies_leave: Callable[..., int]
     copies_read: Callable[..., int]
+    copies_awaited: Callable[..., int]
     enter: Callable[..., int]
     free_blocks: Callable[..., int]
     follow: Callable[..., int]
@@ -50,9 +51,11 @@ class Kernels:
     find_unused: Callable[..., int]
     sort_by_ties: Callable[..., int]
     take_keys: Callable[..., int]
+    put_keys: Callable[..., int]
     find_nowhere: Callable[..., int]
     find_unkeyed: Callable[..., int]
     nearest_tiers: Callable[..., int]
+    found_in: Callable[..., int]
     num_usable: Callable[..., int]
     num_absent: Callable[..., int]
     find_older: Callable[..., int]
@@ -115,7 +118,10 @@ _NODES = "int32 2 written"
 _CHILDREN, _NEW_CHILDREN, _KEYS = "uint64 2", "uint64 2 written", "uint64 1"
 _LINKED = (_INTS, "int64", _NODES, _NEW_INTS, _NEW_INTS, _NEW_CHILDREN, _NEW_CHILDREN, _KEYS)
 _RULE, _TIES = ("int64", _LONGS), (_STATE, _READERS, _INTS, _FLAGS, _HELD)
-_COPIES = ("uint8 2 written", "int32 2 written", "int16 2 written", *_TIES[2:], _LONGS, _NEW_LONGS)
+_COPIES = (
+    *("uint8 2 written", "int32 2 written", "int16 2 written", _INTS, _NEW_FLAGS, _HELD),
+    *(_LONGS, _NEW_LONGS),
+)
 _TABLE, _VIEWS = (_NEW_BYTES, _NEW_INTS, _NEW_LONGS), (_NEW_LONGS, _NEW_LONGS, _LONGS)
 _SEEN = (_VIEWS, _LONGS, _LONGS)
 
@@ -138,6 +144,7 @@ _FUNCTIONS: Final = (
     _copies("copies_arrive", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_leave", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", "int64", _IDS),
     _copies("copies_read", _COPIES, *_SEEN, "int64", "int64", _IDS),
+    _copies("copies_awaited", _COPIES, *_SEEN, "bool", _IDS),
     _blocks("enter", _NEW_FLAGS, _NEW_INTS, _NEW_INTS, _IDS),
     _blocks(
         "free_blocks",
@@ -168,10 +175,12 @@ _FUNCTIONS: Final = (
     _blocks("num_last_in", _STATE, "int64", _IDS),
     _blocks("find_unused", _LONGS, _IDS, _INTS, _IDS, _FOUND),
     _blocks("sort_by_ties", _INTS, _STATE, _READERS, _HELD, _NEW_INTS, _INTS, _IDS, _FOUND, _FOUND),
+    _blocks("put_keys", "uint8 2 written", _NEW_FLAGS, _IDS, "uint8 2"),
     _blocks("take_keys", "uint8 2", _FLAGS, _IDS, "uint8 2 written"),
     _blocks("find_nowhere", _FLAGS, _STATE, _IDS, _FOUND),
     _blocks("find_unkeyed", _INTS, _NEW_FLAGS, _IDS, _NEW_FLAGS, _FOUND),
     _blocks("nearest_tiers", _STATE, _IDS, _FOUND),
+    _blocks("found_in", _STATE, _FLAGS, _IDS, "int8 1 written"),
     _blocks("num_usable", _STATE, _FLAGS, "int64", _IDS),
     _blocks("num_absent", _STATE, _FLAGS, _IDS),
     _tree("find_child", _TOKENS, "int64", "int64", _INTS, _CHILDREN, _CHILDREN, _KEYS, "int64"),

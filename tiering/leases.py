@@ -94,6 +94,8 @@ class Leases:
 
     def is_too_short(self, tokens: Tokens) -> bool:
         """Whether a prompt is shorter than is worth keeping."""
+        if not self.min_prefix_tokens:
+            return False
         block_tokens = self._block_tokens
         return len(tokens) // block_tokens * block_tokens < self.min_prefix_tokens
 
@@ -216,7 +218,7 @@ class Leases:
     ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
         holdings, num_matched = self._holdings, len(matched)
-        found_in = (self._observer.tiers(matched) if observed is None else observed.tiers).astype(np.int8)
+        found_in = self._observer.tiers(matched) if observed is None else observed.tiers
         holdings.found(matched, found_in)
         if len(absent):
             loading = holdings.slots[DEVICE].take(len(absent), _IN_FLIGHT)
@@ -259,7 +261,7 @@ class Leases:
         own = tokens[num_matched * block_tokens : num_blocks * block_tokens]
         known = radix.match_below(last, own)
         if not len(known):
-            new = radix.append(last, own.tobytes())
+            new = radix.append(last, own)
             return np.concatenate([matched, new]) if num_matched else new
         self._expiry.forget_path(known)
         known = known[residency.live[known]]
@@ -317,7 +319,6 @@ class Leases:
         indexed = slice(start, min(end, len(lease.ids)))
         filled = lease.ids[indexed][lease.filling[indexed]]
         lease.filling[indexed] = False
-        self._holdings.wont_compute(filled)
         self._holdings.arrived(DEVICE, filled)
         lease.indexable = tokens[:0] if self.is_too_short(tokens) else tokens
         self._extend(lease)

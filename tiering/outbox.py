@@ -1,6 +1,6 @@
 """Moves that the core has asked for: to be taken by the driver, and then in flight until they are answered."""
 
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from tiering.moves import Demote, Move, Promote, Read, SwapIn, SwapOut, Write
 from tiering.transfers import NAMES, Transfer, Transfers
@@ -44,7 +44,6 @@ class Outbox:
         if isinstance(move, _ANSWERED):
             self._awaited[kind][move.number] = _Flight(move, self.now_s)
             self._blocks[kind] += len(move.host_slots)
-            self.transfers.asked(move)
 
     def take(self) -> list[Move]:
         """The moves asked for since the last call, in the order in which they must be started."""
@@ -85,6 +84,16 @@ class Outbox:
     def blocks_in_flight(self, kind: type) -> int:
         """Blocks of all moves of this kind that are neither over nor overdue."""
         return self._blocks[kind]
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """Figures of all transfers: see Transfers. Any thread may ask."""
+        overdue = {kind: list(flights.values()) for kind, flights in self._overdue.items()}
+        return self.transfers.stats(
+            {
+                kind: blocks + sum(len(flight.move.host_slots) for flight in overdue[kind])
+                for kind, blocks in self._blocks.items()
+            }
+        )
 
     # --- time -----------------------------------------------------------------------------------------------------
 

@@ -191,9 +191,11 @@ class RadixIndex:
             )
         return self._add(parent, np.frombuffer(edge, dtype=_TOKEN))
 
-    def append(self, parent: int, edge: bytes) -> Ids:
-        """`extend` where the caller knows that nothing which begins with the first of its blocks, of which there are some, follows."""
-        return self._append(parent, np.frombuffer(edge, dtype=_TOKEN))
+    def append(self, parent: int, tokens: Tokens) -> Ids:
+        """`extend` by whole blocks where the caller knows that nothing which begins with the first of them, of which there are some,
+        follows.
+        """
+        return self._append(parent, self._whole_blocks(tokens))
 
     def plant(self, runs: NewRuns) -> tuple[Ids, int]:
         """`extend` for many runs of new blocks, in microseconds each, as far as they meet nothing that is there.
@@ -238,11 +240,13 @@ class RadixIndex:
     # ---- the tree
 
     def _whole_blocks(self, tokens: Tokens) -> Tokens:
-        if tokens.dtype != _TOKEN or tokens.ndim != 1:
+        if (tokens.dtype is not _TOKEN and tokens.dtype != _TOKEN) or tokens.ndim != 1:
             raise ValueError(
                 f"tokens must be a 1-D array of little-endian int32, not {tokens.ndim}-D of {tokens.dtype}"
             )
-        return np.ascontiguousarray(tokens[: len(tokens) // self._block_tokens * self._block_tokens])
+        if left := len(tokens) % self._block_tokens:
+            tokens = tokens[:-left]
+        return np.ascontiguousarray(tokens)
 
     def _node_of(self, block: int) -> int:
         """The number of a block's node, the root's for NO_BLOCK. Asked before what is compiled begins at a block: it would read anywhere."""
@@ -260,7 +264,8 @@ class RadixIndex:
 
     def _descend(self, block: int, prompt: Tokens) -> tuple[Ids, int]:
         """Room for a prompt's blocks behind this one, and how many of the first are known and in it."""
-        self._node_of(block)
+        if block != NO_BLOCK:
+            self._node_of(block)
         path: Ids = np.empty(len(prompt) // self._block_tokens, dtype=np.intp)
         return path, self._nodes.descend(prompt, len(path), block, path)
 

@@ -245,14 +245,14 @@ class Writes:
         keys = np.frombuffer(answer.keys, dtype=np.uint8).reshape(-1, KEY_BYTES)
         self._holdings.residency.set_keys(move.unkeyed[: len(keys)], keys)
         self._holdings.read_ended(HOST, move.ids)
-        num_bytes = sum(answer.stored_bytes)
-        self._entry.write(num_bytes - len(move.ids) * self._reserved_bytes)
+        before = self._holdings.disk_bytes - len(move.ids) * self._reserved_bytes
         if answer.error is None:
-            self._holdings.arrived(DISK, move.ids, np.array(answer.stored_bytes, dtype=np.int64))
-            self.num_bytes += num_bytes
+            self._holdings.arrived(DISK, move.ids, answer.stored_bytes)
+            self.num_bytes += self._holdings.disk_bytes - before
         else:
             self._holdings.failed(DISK, move.ids)
             self.num_failed += len(move.ids)
+        self._entry.write(self._holdings.disk_bytes - before - len(move.ids) * self._reserved_bytes)
 
     # --- sweeps ---------------------------------------------------------------------------------------------------
 

@@ -259,7 +259,7 @@ def test_find_unkeyed(rng, columns):
 
 
 @in_rounds
-def test_num_usable_nearest_tiers_and_num_absent(rng, columns):
+def test_num_usable_nearest_tiers_found_in_and_num_absent(rng, columns):
     columns.state[DEVICE, rng.random(N) < 0.6] = PRESENT
     columns.state[HOST, columns.state[HOST] == WRITING] = rng.choice([PRESENT, WRITING], p=[0.9, 0.1])
     columns.computing &= rng.random(N) < 0.3
@@ -281,7 +281,14 @@ def test_num_usable_nearest_tiers_and_num_absent(rng, columns):
 
     kernels().nearest_tiers(columns.state, path, tiers)
     rows = [[row[block] == PRESENT for row in before["state"]] for block in path.tolist()]
-    assert tiers[: len(path)].tolist() == [[*row, True].index(True) for row in rows]
+    nearest = [[*row, True].index(True) for row in rows]
+    assert tiers[: len(path)].tolist() == nearest
+    found = np.zeros(len(path), dtype=np.int8)
+    kernels().found_in(columns.state, columns.computing, path, found)
+    assert found.tolist() == [
+        3 if device[block] == WRITING or computing[block] else tier
+        for block, tier in zip(path.tolist(), nearest, strict=True)
+    ]
 
     absent = [block for block in path.tolist() if device[block] != PRESENT]
     pending = [device[block] == WRITING or computing[block] or host[block] == WRITING for block in absent]
@@ -315,7 +322,7 @@ def test_touch_place_of_and_forget(rng, columns):
 
 
 @in_rounds
-def test_take_keys(rng, columns):
+def test_take_keys_and_put_keys(rng, columns):
     key, ids = rng.integers(0, 256, (N, 32), dtype=np.uint8), some(rng)
     if rng.random() < 0.5:
         ids = ids[columns.has_key[ids]]
@@ -323,6 +330,14 @@ def test_take_keys(rng, columns):
     have_keys = kernels().take_keys(key, columns.has_key, ids, keys)
     assert have_keys == all(columns.has_key[ids].tolist())
     assert not have_keys or keys.tolist() == key[ids].tolist()
+
+    rows, expected = rng.integers(0, 256, (len(ids), 32), dtype=np.uint8), key.copy()
+    expected[ids] = rows
+    has_key = [has or block in ids for block, has in enumerate(columns.has_key.tolist())]
+    rows.flags.writeable = False
+    kernels().put_keys(key, columns.has_key, ids, rows)
+    assert key.tolist() == expected.tolist()
+    assert columns.has_key.tolist() == has_key
 
 
 @in_rounds
@@ -381,7 +396,7 @@ def test_sort_by_way_down(rng, columns):
 
 ELSEWHERE = {
     "test_eligible": {"is_eligible", "are_eligible", "walk", "rewind"},
-    "test_copies": {"copies_begin", "copies_arrive", "copies_leave", "copies_read"},
+    "test_copies": {"copies_begin", "copies_arrive", "copies_leave", "copies_read", "copies_awaited"},
     "test_fingerprints": {"chain", "name_blocks"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},
     "test_radix": {

@@ -289,6 +289,14 @@ def find_unused(stamp: Any, stamps: Any, leases: Any, ids: Any, found: Any) -> A
     return num
 
 
+def put_keys(key: Any, has_key: Any, ids: Any, keys: Any) -> None:
+    """Blocks have these keys."""
+    for at in range(len(ids)):
+        for step in range(key.shape[1]):
+            key[ids[at], step] = keys[at, step]
+        has_key[ids[at]] = True
+
+
 def take_keys(key: Any, has_key: Any, ids: Any, found: Any) -> Any:
     """The keys of blocks; False if one has none."""
     for at in range(len(ids)):
@@ -369,6 +377,17 @@ def nearest_tiers(state: Any, ids: Any, tiers: Any) -> None:
     for at in range(len(ids)):
         tier = 0
         while tier < len(state) and state[tier, ids[at]] != PRESENT:
+            tier += 1
+        tiers[at] = tier
+
+
+def found_in(state: Any, computing: Any, ids: Any, tiers: Any) -> None:
+    """The same of what a request has found, where the number of tiers stands for what is on its way to the device as well."""
+    for at in range(len(ids)):
+        block, tier = ids[at], 0
+        if state[DEVICE, block] == WRITING or computing[block]:
+            tier = len(state)
+        while tier < len(state) and state[tier, block] != PRESENT:
             tier += 1
         tiers[at] = tier
 
