@@ -457,22 +457,30 @@ class Index:
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
         self.at(now_s)
-        restoring = self._restore.under_way
+        restoring, loads, retention = self._restore.under_way, self._loads, self.retention
+        # parts are asked where they have something to do: most plans ask for little
         if not self._expiry.terms.are_endless:
             self._expiry.plan()
-        self.retention.plan(restoring=restoring)
-        self._holes.expire(self._now_s, self._drop_behind)
-        self._loads.expire()
-        self._writes.expire()
+        if restoring is not retention.restoring or self._now_s >= retention.due_s:
+            retention.plan(restoring=restoring)
+        if self._holes.found_s:
+            self._holes.expire(self._now_s, self._drop_behind)
+        if loads.reads or loads.timed:
+            loads.expire()
+        if self._outbox.blocks[Write]:
+            self._writes.expire()
         can_read, can_write = self._can_read, self._can_write
-        if not can_read:
-            self._loads.give_up(MissReason.TIER_OFF)
-        self._loads.plan()
+        if loads.waiting and not can_read:
+            loads.give_up(MissReason.TIER_OFF)
+        if loads.arrived or loads.waiting:
+            loads.plan()
         if not restoring:  # or what is there already would be written again
             self._writes.plan(disk_ready=can_write)
-        self._sizes.plan(writing=self._outbox.blocks_in_flight(Write) > 0)
-        self._loads.give_way()
-        self._uses.plan(self._now_s, disk_ready=can_write and not restoring)
+        self._sizes.plan(writing=self._outbox.blocks[Write] > 0)
+        if loads.waiting:
+            loads.give_way()
+        if self._uses.are_told:
+            self._uses.plan(self._now_s, disk_ready=can_write and not restoring)
         if self.events.are_kept:
             self._note_what_happened(can_read=can_read, can_write=can_write)
         return self._outbox.take()
@@ -698,9 +706,15 @@ class Index:
     # --- figures --------------------------------------------------------------------------------------------------
 
     @property
+    def has_work(self) -> bool:
+        """Whether a plan has something to do before a move is over."""
+        loads = self._loads
+        return bool(loads.arrived or loads.waiting or self._outbox.has_new or self._writes.sweeping)
+
+    @property
     def idle(self) -> bool:
         """Whether no move is asked for, none is in flight that is not overdue, and no sweep is under way."""
-        return self._outbox.idle and not self._loads.has_arrived and not self._writes.sweeping
+        return self._outbox.idle and not self._loads.arrived and not self._writes.sweeping
 
     def stats(self) -> dict[str, Any]:
         """A snapshot: blocks, slots and counts by tier. See docs/architecture.md for the meaning of each.
@@ -743,7 +757,7 @@ class Index:
         """What went to the disk and what came from it, for requests."""
         written, read = self._writes.num_bytes, self._loads.num_bytes
         return {
-            "writing_blocks": self._outbox.blocks_in_flight(Write),
+            "writing_blocks": self._outbox.blocks[Write],
             "failed_writes": self._writes.num_failed,
             "written_bytes": written,
             "read_bytes": read,

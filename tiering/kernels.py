@@ -22,7 +22,7 @@ class Kernels:
     place_of: Callable[..., int]
     touch: Callable[..., int]
     forget: Callable[..., int]
-    node_runs: Callable[..., int]
+    tail_runs: Callable[..., int]
     take_slots: Callable[..., int]
     add: Callable[..., int]
     copies_begin: Callable[..., int]
@@ -44,7 +44,6 @@ class Kernels:
     name_run: Callable[..., int]
     along: Callable[..., int]
     gather: Callable[..., int]
-    are_tail: Callable[..., int]
     sort_leaving: Callable[..., int]
     sort_by_way_down: Callable[..., int]
     num_last_in: Callable[..., int]
@@ -137,7 +136,7 @@ _FUNCTIONS: Final = (
     _order("place_of", _LONGS, "int64", "int64"),
     _order("touch", _NEW_LONGS, _IDS, "int64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
-    _blocks("node_runs", _INTS, _IDS, _FOUND),
+    _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
     _blocks("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
     _blocks("add", _NEW_INTS, "int64", _IDS),
     _copies("copies_begin", _COPIES, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
@@ -207,7 +206,6 @@ _FUNCTIONS: Final = (
     _tree("name_run", _NEW_INTS, _INTS, "int64", "int64"),
     _tree("along", _INTS, "int64", _FOUND),
     _tree("gather", "int32 2", _INTS, _IDS, _FOUND),
-    _tree("are_tail", _INTS, _IDS, "int64", "int64"),
     _blocks("find_older", _INTS, _LONGS, "int64", "int64", _IDS, _FOUND),
     _blocks("oldest_of", _LONGS, _IDS),
 )

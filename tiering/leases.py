@@ -102,13 +102,13 @@ class Leases:
     def _match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
         if use is CacheUse.OFF:
             return np.empty(0, dtype=np.intp)
-        usable_blocks = self.num_usable(tokens, compute_last=compute_last)
-        matched = self._holdings.radix.match(tokens[: usable_blocks * self._block_tokens])
-        residency = self._holdings.residency
+        holdings, usable_tokens = self._holdings, max(0, len(tokens) - compute_last)
+        matched = holdings.radix.match_below(NO_BLOCK, tokens[:usable_tokens])
+        residency = holdings.residency
         below = self._host_loads + (self._host_loads and disk_ready)
         num = self._kernels.num_usable(residency.state, residency.computing, below, matched)
         matched = matched if num == len(matched) else matched[:num]
-        if self._loads.are_any_overdue:  # and what is not on the device either way
+        if self._loads.overdue:  # and what is not on the device either way
             at_hand = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
             matched = _until(matched, ~at_hand & self._loads.is_overdue(matched))
         if self._expiry.is_any_over:
@@ -117,8 +117,7 @@ class Leases:
 
     def num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
         """Whole blocks of a prompt that may match."""
-        usable_tokens = max(0, len(tokens) - 1) if compute_last else len(tokens)
-        return usable_tokens // self._block_tokens
+        return max(0, len(tokens) - compute_last) // self._block_tokens
 
     def observe(self, tokens: Tokens, matched: Ids, *, compute_last: bool, use: CacheUse) -> Observed:
         """What there is of a prompt that `match` has answered this for."""
@@ -167,8 +166,9 @@ class Leases:
         absent = _NOTHING
         if num_absent:
             (absent,) = (self._holdings.residency.state[DEVICE].take(matched) != PRESENT).nonzero()
-        whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
-        self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
+        if self._holdings.tier_orders[DEVICE] is not None:
+            whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
+            self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
         num_missing = num_blocks - len(matched) + len(absent)
         room = self._room_beside(matched[absent], num_missing, ownership.owner)
         if room is Room.NO and not self._leases and self._retention.give_way():

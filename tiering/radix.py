@@ -220,10 +220,9 @@ class RadixIndex:
             return
         cells, start = residency.cells, 0
         ends: Ids = np.empty(len(ids), dtype=np.intp)
-        num_runs = self._kernels.node_runs(residency.node, ids, ends)
+        num_runs = self._kernels.tail_runs(residency.node, residency.parent, ids, ends)
+        assert num_runs >= 0, "a block with children cannot leave the index: give the deepest first"
         for end in ends[:num_runs].tolist():
-            are_tail = self._kernels.are_tail(residency.parent, ids, start, end)
-            assert are_tail, "a block with children cannot leave the index: give the deepest first"
             deepest, first = ids.item(start), ids.item(end - 1)
             self._trim(cells.node[deepest], deepest, end - start, cells.parent[first])
             start = end

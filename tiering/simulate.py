@@ -196,14 +196,14 @@ class Simulation:
             self._ttft_s.append(self._now_s - request.at_s)
         told = Told(output_tokens=request.output_tokens, kind=request.kind, hints=request.hints)
         self._index.release(lease, told)
-        if not self._index.idle:
+        if self._index.has_work:
             self._start_moves()
 
     def _admit(self, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Lease:
         while True:
             outcome = self._index.admit(tokens, len(tokens), chunk_blocks=len(tokens), compute_last=False)
             if isinstance(outcome, Lease):
-                if outcome.num_loading or not self._index.idle:
+                if self._index.has_work:
                     self._start_moves()
                 return outcome
             self._start_moves()

@@ -97,7 +97,7 @@ class Writes:
         if not disk_ready:
             return
         holdings = self._holdings
-        excess = holdings.num_dirty_host - self._outbox.blocks_in_flight(Write) - self._max_dirty
+        excess = holdings.num_dirty_host - self._outbox.blocks[Write] - self._max_dirty
         if excess <= 0 and not holdings.owners.several:
             return
         if self._entry.disk_waits:
@@ -114,7 +114,7 @@ class Writes:
     def _write_of_owners(self) -> None:
         """Likewise for each owner's part of host memory: what others keep clean is not there for it."""
         for owner, excess in self._holdings.shares.too_dirty(self._clean_share):
-            excess -= self._outbox.blocks_in_flight(Write)
+            excess -= self._outbox.blocks[Write]
             if excess > 0:
                 wanted = self._allowed(max(excess, self._batch))
                 self._write(self._eviction.admitted_to_disk(self._holdings.host_dirty.of(owner, wanted)))
@@ -134,7 +134,7 @@ class Writes:
         return None if since_s is None else since_s + self._deadline_s
 
     def _allowed(self, wanted: int) -> int:
-        return max(0, min(wanted, self._budget - self._outbox.blocks_in_flight(Write)))
+        return max(0, min(wanted, self._budget - self._outbox.blocks[Write]))
 
     def _write(self, ids: Ids) -> int:
         """Ask for writes of host blocks, in batches, as far as the disk has room. How many were asked for."""

@@ -138,12 +138,19 @@ def test_enter_and_free_blocks(rng, columns):
 
 
 @in_rounds
-def test_node_runs(rng, columns):
+def test_tail_runs(rng, columns):
     ids, ends = some(rng), room()
     nodes = [columns.node.item(block) for block in ids.tolist()]
     expected = [at for at in range(1, len(nodes) + 1) if at == len(nodes) or nodes[at] != nodes[at - 1]]
-    num = kernels().node_runs(columns.node, ids, ends)
-    assert ends[:num].tolist() == expected
+    columns.parent[ids[:-1]] = ids[1:]
+    assert ends[: kernels().tail_runs(columns.node, columns.parent, ids, ends)].tolist() == expected
+    if len(ids):
+        wrong = rng.integers(len(ids))
+        columns.parent[ids[wrong]] = NO_BLOCK
+        is_last = wrong + 1 in expected
+        assert kernels().tail_runs(columns.node, columns.parent, ids, ends) == (
+            len(expected) if is_last else -1
+        )
 
 
 @in_rounds
@@ -409,7 +416,6 @@ ELSEWHERE = {
         "name_run",
         "along",
         "gather",
-        "are_tail",
     },
 }
 
@@ -420,7 +426,7 @@ def test_no_loop_is_left_out():
     assert here.union(*ELSEWHERE.values()) == names
 
 
-@pytest.mark.parametrize("name", ["add", "node_runs", "touch"])
+@pytest.mark.parametrize("name", ["add", "tail_runs", "touch"])
 def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
     ids = np.arange(12, dtype=np.intp)
     for part in (ids[2:7], ids[::-1], ids[1::3]):
@@ -432,9 +438,9 @@ def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
                 assert kernels().add(zeros, 1, part)
             case "touch":
                 kernels().touch(stamp, part, 1)
-            case "node_runs":
+            case "tail_runs":
                 ends = room()
-                assert kernels().node_runs(ids.astype(np.int32), part, ends) == len(part)
+                assert kernels().tail_runs(ids.astype(np.int32), zeros, part, ends) == len(part)
                 continue
         changed = np.flatnonzero(zeros + stamp).tolist()
         assert changed == sorted(part.tolist())
