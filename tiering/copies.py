@@ -179,6 +179,26 @@ class Copies:
         )
         assert could_be, "only a whole copy is read, and as often as it is not any more"
 
+    def will_compute(self, ids: Ids) -> None:
+        """A request is going to fill these blocks on the device, whether they have a place there already or not."""
+        self._await(ids, are=True)
+        if self.order.places.are_filtered:
+            self._see.begun[DEVICE].show_parts(ids)
+
+    def wont_compute(self, ids: Ids) -> None:
+        """It will not. Of what has arrived this is known."""
+        self._await(ids, are=False)
+
+    def _await(self, ids: Ids, *, are: bool) -> None:
+        self._kernels.copies_awaited(
+            self.residency.columns,
+            self.order.places.columns,
+            self._see.begun[DEVICE].numbers,
+            self._host_counts,
+            are,
+            ids,
+        )
+
     # --- conservation ---------------------------------------------------------------------------------------------
 
     def check(self) -> None:

@@ -18,6 +18,13 @@ _BEHIND: Final[dict[type, tuple[TierName, TierName | None]]] = {
 }
 """Whose curve tells of a move, and whose of what is beside it: from disk a block comes by way of host memory."""
 
+_SECONDS_OF: Final[dict[type, str]] = {
+    Demote: "demote_s",
+    Promote: "promote_s",
+    Read: "read_s",
+    Write: "write_s",
+}
+
 ASSUMED_TOKEN_BYTES: Final = 131_072
 ASSUMED: Final = Curves(
     prefill=PrefillCurve(call_s=0.02, token_s=5.3e-5, pair_s=1.75e-9),
@@ -51,13 +58,8 @@ class BlockTimes:
 
     def move(self, kind: type, num_blocks: int, *, is_first: bool) -> float:  # noqa: ARG002 - nothing has a latency here
         """Seconds of a move, `is_first` if it does not follow another of its kind at once."""
-        each_s = {
-            Demote: self.demote_s,
-            Promote: self.promote_s,
-            Read: self.read_s,
-            Write: self.write_s,
-        }
-        return num_blocks * each_s[kind]
+        each_s: float = getattr(self, _SECONDS_OF[kind])
+        return num_blocks * each_s
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -23,6 +23,7 @@ from tiering.removal import Removal
 from tiering.residency import ABSENT, DEVICE, DISK, HOST, NO_BLOCK, PRESENT, Ids, Mask, Tier
 from tiering.slot_table import SlotState
 
+_ANY_STAMP = 1 << 62  # no block has so late a one
 _DISK_BATCH = 64  # the most victims that are looked at in one go
 
 
@@ -63,7 +64,7 @@ class Eviction(Removal):
     def _free_device(self, short: int, num_slots: int, owner: bytes) -> bool:
         """Have so many leave the device, for an owner that is going to have `num_slots` more; False if they cannot."""
         shares = self._holdings.shares
-        if fair := shares.on:
+        if fair := self._holdings.owners.several and shares.on:
             shares.asks(DEVICE, self._holdings.owners.number(owner), num_slots)
         done = short == 1 and self._evict_leaf()
         if not done:
@@ -134,10 +135,11 @@ class Eviction(Removal):
     def _by_way_down(self, victims: Ids) -> tuple[Ids, Ids, Ids]:
         """Those that host memory has or expects; of the others, those that should be there, and those that the disk has as well."""
         residency = self._holdings.residency
-        found = np.empty((3, len(victims)), dtype=np.intp)
-        self._kernels.sort_by_way_down(residency.state, residency.held, victims, *found, self._counts)
-        elsewhere, alone, stored = (row[:num] for row, num in zip(found, self._counts.tolist(), strict=True))
-        return elsewhere, alone, stored
+        num = len(victims)
+        found = np.empty(3 * num, dtype=np.intp)
+        self._kernels.sort_by_way_down(residency.state, residency.held, victims, found, self._counts)
+        num_elsewhere, num_alone, num_stored = self._counts.tolist()
+        return found[:num_elsewhere], found[num : num + num_alone], found[2 * num : 2 * num + num_stored]
 
     def admitted_to_disk(self, ids: Ids) -> Ids:
         """Of host blocks, children before parents, those that may be written. What has to wait stays; what is rejected goes."""
@@ -168,7 +170,7 @@ class Eviction(Removal):
         if not len(victims):
             return
         residency = self._holdings.residency
-        if fair := self._holdings.shares.on:
+        if fair := self._holdings.owners.several and self._holdings.shares.on:
             self._holdings.shares.ask_for(HOST, victims)
         slots = take_slots(len(victims))
         if fair:
@@ -239,7 +241,9 @@ class Eviction(Removal):
         """
         table, victims = self._holdings.slots[HOST], self._holdings.host_victims
         wanted = num_slots if enough is None else min(num_slots, enough)
-        if self._holdings.shares.shared(HOST):  # before anybody gives who has no more than its part
+        if self._holdings.owners.several and self._holdings.shares.shared(
+            HOST
+        ):  # before anybody gives who has no more than its part
             self._leave_clean(self._holdings.host_clean.peek_over(num_slots - table.num_free))
             self.give_up(HOST, victims.peek_over(wanted - table.num_free))
         self._leave_clean(self._holdings.host_clean.peek(num_slots - table.num_free))
@@ -297,16 +301,15 @@ class Eviction(Removal):
         while (over := holdings.disk_bytes + num_bytes - holdings.disk_capacity_bytes) > 0:
             # of a disk that is smaller than one record there is nothing to give up
             num_about = 1 + over * holdings.num_disk_blocks // max(1, holdings.disk_bytes)
-            if fair := holdings.shares.on:
+            if fair := holdings.owners.several and holdings.shares.on:
                 holdings.shares.asks(DISK, owner, num_bytes)
-            victims = holdings.disk_victims.peek(min(num_about, _DISK_BATCH))
-            may_go = holdings.residency.stamp[victims] < used_before
+            victims, older_than = holdings.disk_victims.peek(min(num_about, _DISK_BATCH)), used_before
             if fair:
-                may_go = self._gives_way(victims, may_go, owner)
+                are_older = holdings.residency.stamp[victims] < used_before
+                victims, older_than = victims[self._gives_way(victims, are_older, owner)], _ANY_STAMP
                 holdings.shares.asked(DISK)
-            victims = victims[may_go]
             before = holdings.disk_bytes
-            self._give_up_on_disk(victims, over)
+            self._give_up_on_disk(victims, over, used_before=older_than)
             if holdings.disk_bytes == before:
                 break
         return max(0, min(num_bytes, holdings.disk_capacity_bytes - holdings.disk_bytes))
@@ -332,10 +335,13 @@ class Eviction(Removal):
         """Give up as many of the least recently used as are more than the capacity, `num_blocks` at most. How many bytes."""
         before = self._holdings.disk_bytes
         victims = self._holdings.disk_victims.peek(num_blocks)
-        self._give_up_on_disk(victims, before - self._holdings.disk_capacity_bytes)
+        self._give_up_on_disk(victims, before - self._holdings.disk_capacity_bytes, used_before=_ANY_STAMP)
         return before - self._holdings.disk_bytes
 
-    def _give_up_on_disk(self, victims: Ids, num_bytes: int) -> None:
-        """Give up the first of these that have so many bytes together."""
-        num = self._kernels.num_with(self._holdings.residency.place[DISK], num_bytes, victims)
-        self.give_up(DISK, victims[:num])
+    def _give_up_on_disk(self, victims: Ids, num_bytes: int, *, used_before: int) -> None:
+        """Give up the first of these with an older stamp that have so many bytes together."""
+        residency, found = self._holdings.residency, np.empty(len(victims), dtype=np.intp)
+        num = self._kernels.find_older(
+            residency.place[DISK], residency.stamp, num_bytes, used_before, victims, found
+        )
+        self.give_up(DISK, found[:num])

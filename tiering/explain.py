@@ -152,8 +152,8 @@ def _beyond(observed: Observed, same: int) -> tuple[list[_Fate], Divergence | No
 
 def _departed(observed: Observed, start: int, end: int) -> list[_Fate | None]:
     """What is remembered of the blocks at positions [start, end); None of those of which nothing is."""
-    block_bytes = observed.block_tokens * observed.tokens.itemsize
-    chain = fingerprints(observed.tokens[: end * observed.block_tokens].tobytes(), block_bytes, observed.seed)
+    tokens = observed.tokens[: end * observed.block_tokens]
+    chain = fingerprints(tokens, observed.block_tokens, observed.seed)
     gone = observed.departed.find(chain[start:])
     fates: list[_Fate | None] = [None] * (end - start)
     for at, position in enumerate(gone.positions.tolist()):

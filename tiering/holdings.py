@@ -163,7 +163,7 @@ class Holdings(Copies):
     @property
     def disk_is_over(self) -> bool:
         """Whether there is more on disk than may be."""
-        return self.disk_bytes > self.disk_capacity_bytes
+        return self._tallied[DISK_BYTES] > self.disk_capacity_bytes
 
     # --- whose it is ----------------------------------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class Holdings(Copies):
             return
         root = self.radix.seed
         chain = [root, *self.residency.fingerprint[matched].tolist()]
-        chain += fingerprints(own.tobytes(), self.radix.block_tokens * own.itemsize, chain[-1]).tolist()
+        chain += fingerprints(own, self.radix.block_tokens, chain[-1]).tolist()
         positions = [*absent.tolist(), *range(len(matched), len(chain) - 1)]
         above = [chain[at] if at else ROOT for at in positions]
         order.coming([chain[at + 1] for at in positions], above, positions)
@@ -314,15 +314,6 @@ class Holdings(Copies):
         below[:-1] -= 1  # the next one of the path
         (followed,) = below.nonzero()
         self._first_to_go.put(ids[followed[-1] + 1 :] if len(followed) else ids, self.order.now)
-
-    def will_compute(self, ids: Ids) -> None:
-        """A request is going to fill these blocks on the device, whether they have a place there already or not."""
-        self.residency.computing[ids] = True
-        self._see.begun[DEVICE].show(ids)
-
-    def wont_compute(self, ids: Ids) -> None:
-        """It has done so, or will not."""
-        self.residency.computing[ids] = False
 
     def is_nowhere(self, block: int) -> bool:
         """Whether no tier holds the block or expects it."""

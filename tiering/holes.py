@@ -16,23 +16,20 @@ class Holes:
 
     def __init__(self, holdings: Holdings, ttl_s: float) -> None:
         self._holdings, self._ttl_s = holdings, ttl_s
-        self._now_s = 0.0
-        self._found_s: dict[int, float] = {}
+        self.found_s: dict[int, float] = {}
+        """When each was found to be one."""
 
     def prune(self, ids: Ids) -> None:
         """Blocks may have lost their last copy or lease: take those out of the index that have no more use there."""
         for block in self._holdings.prune(ids):
-            self._found_s.setdefault(block, self._now_s)
+            self.found_s.setdefault(block, self._holdings.order.now_s)
 
     def expire(self, now_s: float, drop: Callable[[int], bool]) -> None:
         """`drop` what is below holes that were not filled in time; what is in use it leaves, for a later call."""
-        self._now_s = now_s
-        if not self._found_s:
-            return
-        for block, found_s in list(self._found_s.items()):
+        for block, found_s in list(self.found_s.items()):
             healed = not self._holdings.residency.live.item(block) or not self._holdings.is_nowhere(block)
             if healed or (now_s - found_s > self._ttl_s and drop(block)):
-                del self._found_s[block]
+                del self.found_s[block]
 
     def check(self) -> None:
         """Raise AssertionError unless the tiers together reach back to the root everywhere but below known holes."""
@@ -42,5 +39,5 @@ class Holes:
         above = residency.parent[below].astype(np.intp)
         held_above = residency.resident_anywhere(above) | residency.computing[above]
         gap = residency.resident_anywhere(below) & ~held_above
-        unexplained = set(above[gap].tolist()) - self._found_s.keys()
+        unexplained = set(above[gap].tolist()) - self.found_s.keys()
         assert not unexplained, f"blocks {unexplained} are nowhere but have descendants that are"

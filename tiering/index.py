@@ -83,6 +83,8 @@ _KINDS: dict[type, str] = {
 }
 """What events call moves that have ended."""
 
+_ON_DISK = (Read, Write)  # a union would be made anew each time
+
 _GROWING = (
     *(("evicted", "blocks", {"tier": tier.label}) for tier in Tier),
     *(("dropped", "blocks", {"tier": tier.label}) for tier in Tier),
@@ -305,8 +307,7 @@ class Index:
     ) -> None:
         """The blocks of these tokens from position `start` on were computed, and nobody is to find them: remember why."""
         radix = self._holdings.radix
-        whole = tokens[: len(tokens) // radix.block_tokens * radix.block_tokens].tobytes()
-        chain = fingerprints(whole, radix.block_tokens * tokens.itemsize, radix.seed)[start:]
+        chain = fingerprints(tokens, radix.block_tokens, radix.seed)[start:]
         self._eviction.departed.note(chain, len(Tier), reason, self._now_s)
 
     def num_matching(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> int:
@@ -402,7 +403,7 @@ class Index:
     ) -> None:
         """Count a move that is over, and tell of it. `num_stored_bytes`: what it has read or written."""
         num_arrived = len(move.host_slots) - num_failed
-        on_disk = isinstance(move, Read | Write)
+        on_disk = isinstance(move, _ON_DISK)
         num_bytes = num_stored_bytes if on_disk else num_arrived * self._block_bytes
         self._outbox.transfers.ended(move, took_s, num_failed, num_bytes)
         if not self.events.are_kept:
@@ -456,22 +457,30 @@ class Index:
     def plan(self, now_s: float) -> list[Move]:
         """What to do next. `now_s`: as for `at`. Loads come before writes."""
         self.at(now_s)
-        restoring = self.restoring
+        restoring, loads, retention = self._restore.under_way, self._loads, self.retention
+        # parts are asked where they have something to do: most plans ask for little
         if not self._expiry.terms.are_endless:
             self._expiry.plan()
-        self.retention.plan(restoring=restoring)
-        self._holes.expire(self._now_s, self._drop_behind)
-        self._loads.expire()
-        self._writes.expire()
+        if restoring is not retention.restoring or self._now_s >= retention.due_s:
+            retention.plan(restoring=restoring)
+        if self._holes.found_s:
+            self._holes.expire(self._now_s, self._drop_behind)
+        if loads.reads or loads.timed:
+            loads.expire()
+        if self._outbox.blocks[Write]:
+            self._writes.expire()
         can_read, can_write = self._can_read, self._can_write
-        if not can_read:
-            self._loads.give_up(MissReason.TIER_OFF)
-        self._loads.plan()
+        if loads.waiting and not can_read:
+            loads.give_up(MissReason.TIER_OFF)
+        if loads.arrived or loads.waiting:
+            loads.plan()
         if not restoring:  # or what is there already would be written again
             self._writes.plan(disk_ready=can_write)
-        self._sizes.plan(writing=self._outbox.blocks_in_flight(Write) > 0)
-        self._loads.give_way()
-        self._uses.plan(self._now_s, disk_ready=can_write and not restoring)
+        self._sizes.plan(writing=self._outbox.blocks[Write] > 0)
+        if loads.waiting:
+            loads.give_way()
+        if self._uses.are_told:
+            self._uses.plan(self._now_s, disk_ready=can_write and not restoring)
         if self.events.are_kept:
             self._note_what_happened(can_read=can_read, can_write=can_write)
         return self._outbox.take()
@@ -683,20 +692,29 @@ class Index:
     @property
     def _can_read(self) -> bool:
         """Whether the disk may be read: it is, and neither fails nor hangs."""
-        hangs = self._outbox.num_overdue(Read) >= self.config.max_overdue_reads
-        return self.config.disk_bytes > 0 and not hangs and self._reads_rest.over(self._now_s)
+        config, outbox = self.config, self._outbox
+        if not config.disk_bytes or self._now_s < self._reads_rest.until_s:
+            return False
+        return not outbox.hangs or outbox.num_overdue(Read) < config.max_overdue_reads
 
     @property
     def _can_write(self) -> bool:
-        works = not self._writes.hang and self._writes_rest.over(self._now_s)
-        return self.config.disk_bytes > 0 and works
+        if not self.config.disk_bytes or self._now_s < self._writes_rest.until_s:
+            return False
+        return not self._outbox.hangs or not self._writes.hang
 
     # --- figures --------------------------------------------------------------------------------------------------
 
     @property
+    def has_work(self) -> bool:
+        """Whether a plan has something to do before a move is over."""
+        loads = self._loads
+        return bool(loads.arrived or loads.waiting or self._outbox.has_new or self._writes.sweeping)
+
+    @property
     def idle(self) -> bool:
         """Whether no move is asked for, none is in flight that is not overdue, and no sweep is under way."""
-        return self._outbox.idle and not self._loads.has_arrived and not self._writes.sweeping
+        return self._outbox.idle and not self._loads.arrived and not self._writes.sweeping
 
     def stats(self) -> dict[str, Any]:
         """A snapshot: blocks, slots and counts by tier. See docs/architecture.md for the meaning of each.
@@ -719,7 +737,7 @@ class Index:
             "lookups": self._lookups.stats(),
             "admission": self._entry.stats(),
             "load_or_compute": None if self._choosing is None else self._choosing.stats(),
-            "transfers": self._outbox.transfers.stats(),
+            "transfers": self._outbox.stats(),
             "events": self.events.last,
             "leases": len(self._leases),
             "expired": self._expiry.num_expired,
@@ -739,7 +757,7 @@ class Index:
         """What went to the disk and what came from it, for requests."""
         written, read = self._writes.num_bytes, self._loads.num_bytes
         return {
-            "writing_blocks": self._outbox.blocks_in_flight(Write),
+            "writing_blocks": self._outbox.blocks[Write],
             "failed_writes": self._writes.num_failed,
             "written_bytes": written,
             "read_bytes": read,

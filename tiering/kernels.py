@@ -22,16 +22,19 @@ class Kernels:
     place_of: Callable[..., int]
     touch: Callable[..., int]
     forget: Callable[..., int]
-    node_runs: Callable[..., int]
+    tail_runs: Callable[..., int]
     take_slots: Callable[..., int]
     add: Callable[..., int]
     copies_begin: Callable[..., int]
     copies_arrive: Callable[..., int]
     copies_leave: Callable[..., int]
     copies_read: Callable[..., int]
+    copies_awaited: Callable[..., int]
     enter: Callable[..., int]
     free_blocks: Callable[..., int]
+    follow: Callable[..., int]
     chain: Callable[..., int]
+    name_blocks: Callable[..., int]
     find_child: Callable[..., int]
     descend: Callable[..., int]
     link: Callable[..., int]
@@ -41,19 +44,20 @@ class Kernels:
     name_run: Callable[..., int]
     along: Callable[..., int]
     gather: Callable[..., int]
-    are_tail: Callable[..., int]
-    sort_by_copies: Callable[..., int]
+    sort_leaving: Callable[..., int]
     sort_by_way_down: Callable[..., int]
     num_last_in: Callable[..., int]
     find_unused: Callable[..., int]
     sort_by_ties: Callable[..., int]
     take_keys: Callable[..., int]
+    put_keys: Callable[..., int]
     find_nowhere: Callable[..., int]
     find_unkeyed: Callable[..., int]
     nearest_tiers: Callable[..., int]
+    found_in: Callable[..., int]
     num_usable: Callable[..., int]
     num_absent: Callable[..., int]
-    num_with: Callable[..., int]
+    find_older: Callable[..., int]
     oldest_of: Callable[..., int]
     change_slots: Mapping[int, Callable[..., int]]
     """By the bytes of a slot's number."""
@@ -89,6 +93,11 @@ def _copies(name: str, *arguments: str | tuple[str, ...]) -> Function:
     return Function("tiering.loops.copies", name, sources, arguments, keeps_gil=True)
 
 
+def _fingerprints(name: str, *arguments: str) -> Function:
+    sources = ("tiering.loops.fingerprints", "tiering.loops.states", "kvstore.instructions")
+    return Function("tiering.loops.fingerprints", name, sources, arguments, keeps_gil=True)
+
+
 def _tree(name: str, *arguments: str) -> Function:
     sources = ("tiering.loops.tree", "tiering.loops.states")
     return Function("tiering.loops.tree", name, sources, arguments, keeps_gil=True)
@@ -108,7 +117,10 @@ _NODES = "int32 2 written"
 _CHILDREN, _NEW_CHILDREN, _KEYS = "uint64 2", "uint64 2 written", "uint64 1"
 _LINKED = (_INTS, "int64", _NODES, _NEW_INTS, _NEW_INTS, _NEW_CHILDREN, _NEW_CHILDREN, _KEYS)
 _RULE, _TIES = ("int64", _LONGS), (_STATE, _READERS, _INTS, _FLAGS, _HELD)
-_COPIES = ("uint8 2 written", "int32 2 written", "int16 2 written", *_TIES[2:], _LONGS, _NEW_LONGS)
+_COPIES = (
+    *("uint8 2 written", "int32 2 written", "int16 2 written", _INTS, _NEW_FLAGS, _HELD),
+    *(_LONGS, _NEW_LONGS),
+)
 _TABLE, _VIEWS = (_NEW_BYTES, _NEW_INTS, _NEW_LONGS), (_NEW_LONGS, _NEW_LONGS, _LONGS)
 _SEEN = (_VIEWS, _LONGS, _LONGS)
 
@@ -124,29 +136,50 @@ _FUNCTIONS: Final = (
     _order("place_of", _LONGS, "int64", "int64"),
     _order("touch", _NEW_LONGS, _IDS, "int64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
-    _blocks("node_runs", _INTS, _IDS, _FOUND),
+    _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
     _blocks("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
     _blocks("add", _NEW_INTS, "int64", _IDS),
     _copies("copies_begin", _COPIES, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_arrive", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_leave", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", "int64", _IDS),
     _copies("copies_read", _COPIES, *_SEEN, "int64", "int64", _IDS),
+    _copies("copies_awaited", _COPIES, *_SEEN, "bool", _IDS),
     _blocks("enter", _NEW_FLAGS, _NEW_INTS, _NEW_INTS, _IDS),
     _blocks(
         "free_blocks",
         *(_NEW_FLAGS, _INTS, _INTS, _STATE, _READERS),
         *(_NEW_INTS, _NEW_INTS, _NEW_LONGS, _NEW_INTS, _NEW_INTS, _NEW_FLAGS, _NEW_INTS, "int64", _IDS),
     ),
-    _blocks("chain", _NEW_INTS, _NEW_INTS, "int64", _IDS),
-    _blocks("sort_by_copies", _STATE, "int64", _IDS, _FOUND, _FOUND, _NEW_LONGS),
-    _blocks("sort_by_way_down", _STATE, _HELD, _IDS, _FOUND, _FOUND, _FOUND, _NEW_LONGS),
+    _blocks("follow", _NEW_INTS, _NEW_INTS, "int64", _IDS),
+    _blocks(
+        "sort_leaving",
+        *(
+            _INTS,
+            _STATE,
+            _READERS,
+            _HELD,
+            _NEW_INTS,
+            _INTS,
+            "int64",
+            _IDS,
+            _FOUND,
+            _FOUND,
+            _FOUND,
+            _NEW_LONGS,
+        ),
+    ),
+    _blocks("sort_by_way_down", _STATE, _HELD, _IDS, _FOUND, _NEW_LONGS),
+    _fingerprints("chain", _TOKENS, "int64", "uint64 1 written"),
+    _fingerprints("name_blocks", _INTS, "int64", _INTS, _KEYS, "uint64 1 written", _IDS),
     _blocks("num_last_in", _STATE, "int64", _IDS),
     _blocks("find_unused", _LONGS, _IDS, _INTS, _IDS, _FOUND),
     _blocks("sort_by_ties", _INTS, _STATE, _READERS, _HELD, _NEW_INTS, _INTS, _IDS, _FOUND, _FOUND),
+    _blocks("put_keys", "uint8 2 written", _NEW_FLAGS, _IDS, "uint8 2"),
     _blocks("take_keys", "uint8 2", _FLAGS, _IDS, "uint8 2 written"),
     _blocks("find_nowhere", _FLAGS, _STATE, _IDS, _FOUND),
     _blocks("find_unkeyed", _INTS, _NEW_FLAGS, _IDS, _NEW_FLAGS, _FOUND),
     _blocks("nearest_tiers", _STATE, _IDS, _FOUND),
+    _blocks("found_in", _STATE, _FLAGS, _IDS, "int8 1 written"),
     _blocks("num_usable", _STATE, _FLAGS, "int64", _IDS),
     _blocks("num_absent", _STATE, _FLAGS, _IDS),
     _tree("find_child", _TOKENS, "int64", "int64", _INTS, _CHILDREN, _CHILDREN, _KEYS, "int64"),
@@ -173,8 +206,7 @@ _FUNCTIONS: Final = (
     _tree("name_run", _NEW_INTS, _INTS, "int64", "int64"),
     _tree("along", _INTS, "int64", _FOUND),
     _tree("gather", "int32 2", _INTS, _IDS, _FOUND),
-    _tree("are_tail", _INTS, _IDS, "int64", "int64"),
-    _blocks("num_with", _INTS, "int64", _IDS),
+    _blocks("find_older", _INTS, _LONGS, "int64", "int64", _IDS, _FOUND),
     _blocks("oldest_of", _LONGS, _IDS),
 )
 

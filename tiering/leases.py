@@ -94,19 +94,21 @@ class Leases:
 
     def is_too_short(self, tokens: Tokens) -> bool:
         """Whether a prompt is shorter than is worth keeping."""
+        if not self.min_prefix_tokens:
+            return False
         block_tokens = self._block_tokens
         return len(tokens) // block_tokens * block_tokens < self.min_prefix_tokens
 
     def _match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
         if use is CacheUse.OFF:
             return np.empty(0, dtype=np.intp)
-        usable_blocks = self.num_usable(tokens, compute_last=compute_last)
-        matched = self._holdings.radix.match(tokens[: usable_blocks * self._block_tokens])
-        residency = self._holdings.residency
+        holdings, usable_tokens = self._holdings, max(0, len(tokens) - compute_last)
+        matched = holdings.radix.match_below(NO_BLOCK, tokens[:usable_tokens])
+        residency = holdings.residency
         below = self._host_loads + (self._host_loads and disk_ready)
         num = self._kernels.num_usable(residency.state, residency.computing, below, matched)
         matched = matched if num == len(matched) else matched[:num]
-        if self._loads.are_any_overdue:  # and what is not on the device either way
+        if self._loads.overdue:  # and what is not on the device either way
             at_hand = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
             matched = _until(matched, ~at_hand & self._loads.is_overdue(matched))
         if self._expiry.is_any_over:
@@ -115,8 +117,7 @@ class Leases:
 
     def num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
         """Whole blocks of a prompt that may match."""
-        usable_tokens = max(0, len(tokens) - 1) if compute_last else len(tokens)
-        return usable_tokens // self._block_tokens
+        return max(0, len(tokens) - compute_last) // self._block_tokens
 
     def observe(self, tokens: Tokens, matched: Ids, *, compute_last: bool, use: CacheUse) -> Observed:
         """What there is of a prompt that `match` has answered this for."""
@@ -165,8 +166,9 @@ class Leases:
         absent = _NOTHING
         if num_absent:
             (absent,) = (self._holdings.residency.state[DEVICE].take(matched) != PRESENT).nonzero()
-        whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
-        self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
+        if self._holdings.tier_orders[DEVICE] is not None:
+            whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
+            self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
         num_missing = num_blocks - len(matched) + len(absent)
         room = self._room_beside(matched[absent], num_missing, ownership.owner)
         if room is Room.NO and not self._leases and self._retention.give_way():
@@ -216,7 +218,7 @@ class Leases:
     ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
         holdings, num_matched = self._holdings, len(matched)
-        found_in = (self._observer.tiers(matched) if observed is None else observed.tiers).astype(np.int8)
+        found_in = self._observer.tiers(matched) if observed is None else observed.tiers
         holdings.found(matched, found_in)
         if len(absent):
             loading = holdings.slots[DEVICE].take(len(absent), _IN_FLIGHT)
@@ -259,7 +261,7 @@ class Leases:
         own = tokens[num_matched * block_tokens : num_blocks * block_tokens]
         known = radix.match_below(last, own)
         if not len(known):
-            new = radix.append(last, own.tobytes())
+            new = radix.append(last, own)
             return np.concatenate([matched, new]) if num_matched else new
         self._expiry.forget_path(known)
         known = known[residency.live[known]]
@@ -317,7 +319,6 @@ class Leases:
         indexed = slice(start, min(end, len(lease.ids)))
         filled = lease.ids[indexed][lease.filling[indexed]]
         lease.filling[indexed] = False
-        self._holdings.wont_compute(filled)
         self._holdings.arrived(DEVICE, filled)
         lease.indexable = tokens[:0] if self.is_too_short(tokens) else tokens
         self._extend(lease)

@@ -78,16 +78,18 @@ class Loads:
         self._holdings, self._eviction, self._outbox = holdings, eviction, outbox
         self._root_key = root_key
         self._threads, self._batch, self._budget, self._deadline_s = threads, batch, budget, deadline_s
-        self._loads: list[_Load] = []
+        # what there is to do is asked at each step: attributes are read fastest
+        self.waiting: list[_Load] = []
+        """Those of which not all reads were asked for."""
         self._wanted: dict[int, tuple[Lease, int]] = {}
         """Who waits for a block on its way to the device, and at which position of its path."""
-        self._timed: list[_Load] = []
+        self.timed: list[_Load] = []
         """Loads that are waited for until some time only."""
-        self._reads: dict[int, tuple[_Load, Ids]] = {}
+        self.reads: dict[int, tuple[_Load, Ids]] = {}
         """Of which load a read is that is not over, and at which positions of its path, by the move's number."""
-        self._overdue: set[int] = set()
+        self.overdue: set[int] = set()
         """Blocks whose read took too long and is not over: their host places are not to be touched until it is."""
-        self._arrived: list[Ids] = []
+        self.arrived: list[Ids] = []
         """Blocks that are in host memory, and are to be copied up with the next plan."""
         self._since_s = 0.0
         """When a read was last asked for, or the first of the loads was begun if that is later."""
@@ -120,22 +122,22 @@ class Loads:
         self._promote(ids[on_host])
         load = _Load(lease, positions[~on_host], tokens, self._outbox.now_s, self.queued_blocks)
         if len(load.unread):
-            self._since_s = self._since_s if self._loads else self._outbox.now_s
-            self._loads.append(load)
+            self._since_s = self._since_s if self.waiting else self._outbox.now_s
+            self.waiting.append(load)
 
     @property
     def queued_blocks(self) -> int:
         """Blocks that are to be read, and have not come."""
-        return self._outbox.blocks_in_flight(Read) + sum(len(load.unread) for load in self._loads)
+        return self._outbox.blocks[Read] + sum(len(load.unread) for load in self.waiting)
 
     def wait_for(self, lease: Lease, deadline_s: float) -> None:
         """Let the lease whose load was started last wait no longer than so many seconds for what is on disk.
 
         What has not come then is computed; what is read all the same stays in host memory. What is in host memory is waited for.
         """
-        if self._loads and (load := self._loads[-1]).lease is lease:
+        if self.waiting and (load := self.waiting[-1]).lease is lease:
             load.until_s = self._outbox.now_s + deadline_s
-            self._timed.append(load)
+            self.timed.append(load)
 
     def take_late(self) -> list[CameLate]:
         """What has come late since the last call."""
@@ -147,12 +149,12 @@ class Loads:
 
         Loads for which there has been no place are given up.
         """
-        if self._arrived:
+        if self.arrived:
             self._send_arrived()
-        while self._loads:
-            load = self._loads[0]
-            num_reading = self._outbox.blocks_in_flight(Read)
-            num_passing = num_reading + self._outbox.blocks_in_flight(Promote)
+        while self.waiting:
+            load = self.waiting[0]
+            num_reading = self._outbox.blocks[Read]
+            num_passing = num_reading + self._outbox.blocks[Promote]
             enough = max(self._batch, self._holdings.num_host_slots // _HOST_SHARE)
             slots = self._eviction.host_slots(
                 min(self._budget - num_reading, len(load.unread)), enough=enough - num_passing
@@ -162,9 +164,9 @@ class Loads:
             self._since_s = self._outbox.now_s
             self._read(load, slots)
             if not len(load.unread):
-                self._loads.pop(0)
-        if self._loads and self._outbox.now_s - self._since_s >= self._deadline_s:
-            self.num_given_up += len(self._loads)
+                self.waiting.pop(0)
+        if self.waiting and self._outbox.now_s - self._since_s >= self._deadline_s:
+            self.num_given_up += len(self.waiting)
             self.give_up(MissReason.OVERDUE)
 
     def give_way(self) -> None:
@@ -172,8 +174,8 @@ class Loads:
 
         To be called when all has been asked for that can be.
         """
-        if self._loads and self._holdings.holds and not (self._outbox.is_moving or self._outbox.hangs):
-            self.num_given_up += len(self._loads)
+        if self.waiting and self._holdings.holds and not (self._outbox.is_moving or self._outbox.hangs):
+            self.num_given_up += len(self.waiting)
             self.give_up(MissReason.OVERDUE)
 
     def expire(self) -> None:
@@ -181,16 +183,14 @@ class Loads:
 
         And let leases wait no more whose time is over: their reads go on.
         """
-        if not self._reads and not self._timed:
-            return
-        for load in self._timed:
+        for load in self.timed:
             if load.lease.num_loading and self._outbox.now_s >= load.until_s:
                 self._stop_waiting(load)
-        if self._timed:
-            self._timed = [load for load in self._timed if load.lease.num_loading and not load.is_late]
+        if self.timed:
+            self.timed = [load for load in self.timed if load.lease.num_loading and not load.is_late]
         for move in self._outbox.expire(Read, self._deadline_s):
             assert isinstance(move, Read), "reads were asked for"
-            self._overdue.update(move.ids.tolist())
+            self.overdue.update(move.ids.tolist())
             self._lose(move.ids, MissReason.OVERDUE)
 
     def _stop_waiting(self, load: _Load) -> None:
@@ -198,10 +198,10 @@ class Loads:
         load.is_late = True
         self.num_late += 1
         if len(load.unread):
-            self._loads.remove(load)
+            self.waiting.remove(load)
         awaited = self._awaited_by(load.lease)
         state = self._holdings.residency.state[HOST]
-        self._overdue.update(awaited[state[awaited] == WRITING].tolist())
+        self.overdue.update(awaited[state[awaited] == WRITING].tolist())
         self._lose(awaited[state[awaited] != PRESENT], MissReason.LATE)
 
     def _awaited_by(self, lease: Lease) -> Ids:
@@ -212,27 +212,22 @@ class Loads:
 
     def give_up(self, reason: MissReason) -> None:
         """Do not read what has not been asked for yet: the requests compute it."""
-        loads, self._loads = self._loads, []
+        loads, self.waiting = self.waiting, []
         for load in loads:
             self._lose(load.lease.ids[load.unread], reason)
 
     def deadline_s(self) -> float | None:
         """When `expire` or `plan` will have something to give up, unless something ends before; None for never."""
-        since_s = [self._outbox.oldest_s(Read), self._since_s if self._loads else None]
+        since_s = [self._outbox.oldest_s(Read), self._since_s if self.waiting else None]
         ends_s = [each + self._deadline_s for each in since_s if each is not None]
-        ends_s += [load.until_s for load in self._timed if load.lease.num_loading]
+        ends_s += [load.until_s for load in self.timed if load.lease.num_loading]
         return min(ends_s, default=None)
-
-    @property
-    def are_any_overdue(self) -> bool:
-        """Whether a read takes too long."""
-        return bool(self._overdue)
 
     def is_overdue(self, ids: Ids) -> Mask:
         """Which of these blocks are being read by a read that takes too long: they cannot be loaded."""
-        if not self._overdue:
+        if not self.overdue:
             return np.zeros(len(ids), dtype=np.bool_)
-        return np.isin(ids, list(self._overdue))
+        return np.isin(ids, list(self.overdue))
 
     def _read(self, load: _Load, slots: Ids) -> None:
         """Ask for reads of the load's next blocks into these host slots, in batches."""
@@ -244,13 +239,13 @@ class Loads:
         load.asked_blocks += len(ids)
         for some in batches(len(ids), num_left, self._budget, self._threads, self._batch):
             move = Read(self._outbox.next_number(), ids[some], slots[some])
-            self._reads[move.number] = load, positions[some]
+            self.reads[move.number] = load, positions[some]
             load.num_reads += 1
             self._outbox.send(move)
 
     def refs(self, move: Read) -> tuple[BlockRef, ...]:
         """What a store is asked for in a read that is not over: made only for who has a store, as it takes longer than all else of it."""
-        load, positions = self._reads[move.number]
+        load, positions = self.reads[move.number]
         ids, tokens = move.ids, load.tokens
         residency, holdings = self._holdings.residency, self._holdings
         parents = residency.parent[ids].astype(np.intp)
@@ -270,8 +265,8 @@ class Loads:
     def was_read(self, move: Read, answer: HasRead) -> Ids:
         """A read is over: promote what arrived, give back what did not. Answers the blocks that did not come."""
         self._holdings.read_ended(DISK, move.ids)
-        if self._overdue:
-            self._overdue.difference_update(move.ids.tolist())
+        if self.overdue:
+            self.overdue.difference_update(move.ids.tolist())
         if answer.error is None:
             reasons = [outcome.reason for outcome in answer.outcomes]
         else:
@@ -281,14 +276,14 @@ class Loads:
         wanted = self._is_wanted(arrived)
         if len(passing := arrived[wanted]):
             self._holdings.arrived_to_be_read(HOST, passing)
-            self._arrived.append(passing)
+            self.arrived.append(passing)
         if len(staying := arrived[~wanted]):
             self._holdings.arrived(HOST, staying)
         self.num_bytes += self._holdings.residency.place[DISK][arrived].sum().item()
         lost: Ids = move.ids[~hit]
         if len(lost):
             self._did_not_come(lost, [reason for reason in reasons if reason is not None], answer.error)
-        self._note_end(self._reads.pop(move.number)[0], is_whole=not len(lost))
+        self._note_end(self.reads.pop(move.number)[0], is_whole=not len(lost))
         return lost
 
     def _note_end(self, load: _Load, *, is_whole: bool) -> None:
@@ -333,17 +328,12 @@ class Loads:
         """Have these blocks copied up, with all that come until the next plan: a copy for each read would cost more."""
         if len(ids):
             self._holdings.read_begins(HOST, ids)
-            self._arrived.append(ids)
+            self.arrived.append(ids)
 
     def _send_arrived(self) -> None:
-        ids, self._arrived = np.concatenate(self._arrived), []
+        ids, self.arrived = np.concatenate(self.arrived), []
         place = self._holdings.residency.place
         self._outbox.send(Promote(self._outbox.next_number(), ids, place[HOST][ids], place[DEVICE][ids]))
-
-    @property
-    def has_arrived(self) -> bool:
-        """Whether the next plan has blocks to copy up."""
-        return bool(self._arrived)
 
     def arriving(self, move: Promote) -> None:
         """The first layers of a copy up are there."""
@@ -372,7 +362,7 @@ class Loads:
         """The request ends: what is not being copied to the device already will not be."""
         if not lease.num_loading:
             return
-        self._loads = [load for load in self._loads if load.lease is not lease]
+        self.waiting = [load for load in self.waiting if load.lease is not lease]
         lease.num_loading = 0
         ids = self._awaited_by(lease)
         if not len(ids):
@@ -386,16 +376,16 @@ class Loads:
     def check(self) -> None:
         """Raise AssertionError unless what is to be copied up stays where it is, and has a place to go to."""
         residency = self._holdings.residency
-        for ids in self._arrived:
+        for ids in self.arrived:
             assert (residency.readers[HOST][ids] > 0).all(), "a block that is to be copied up may be evicted"
             assert (residency.state[DEVICE][ids] == WRITING).all(), (
                 "a block to be copied up has no place there"
             )
-        positions = [load.unread for load in self._loads]
+        positions = [load.unread for load in self.waiting]
         assert all(len(each) and (np.diff(each) > 0).all() for each in positions), "reads are out of order"
-        loads = [load for load, _ in self._reads.values()]
+        loads = [load for load, _ in self.reads.values()]
         reads = Counter(map(id, loads))
         assert all(load.num_reads == reads[id(load)] for load in loads), "a read is not counted"
-        assert set(self._reads) == set(self._outbox.numbers(Read)), (
+        assert set(self.reads) == set(self._outbox.numbers(Read)), (
             "a read is nobody's, or is over and is not forgotten"
         )

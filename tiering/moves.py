@@ -1,6 +1,6 @@
 """What the core asks others to do, and what they answer. Plain values: nothing here runs anything."""
 
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,11 +132,14 @@ class Copied(NamedTuple):
     error: Exception | None = None
 
 
+_NO_SIZES: Final = np.empty(0, dtype=np.int64)
+
+
 class Written(NamedTuple):
-    """A Write is over. Without an error `stored_bytes` has an entry a block."""
+    """A Write is over. Without an error `stored_bytes` has an entry a block, int64."""
 
     number: int
-    stored_bytes: tuple[int, ...] = ()
+    stored_bytes: NDArray[np.int64] = _NO_SIZES
     keys: bytes = b""
     """The keys that were computed, one behind the other: of the move's `unkeyed` from the first on; valid even if the write failed."""
     error: Exception | None = None

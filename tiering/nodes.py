@@ -60,6 +60,7 @@ class Nodes:
         self.num_numbers = 1
         """Nodes have smaller numbers; not each of these names one."""
         self._top = np.full(1, NO_BLOCK, dtype=np.int32)
+        self._tie()
 
     def __len__(self) -> int:
         """Number of nodes, without the root."""
@@ -70,12 +71,14 @@ class Nodes:
     def grow(self, num_blocks: int) -> None:
         """Have room for as many blocks as the residency has."""
         if num_blocks > len(self.after):
-            del self.tokens, self.after, self._edges  # pages can be moved while there is no array over them
+            # pages can be moved while there is no array over them
+            del self.tokens, self.after, self._edges, self._linked
             try:
                 self._pages_of_tokens.grow(4 * self.block_tokens * num_blocks)
                 self._pages_of_after.grow(4 * num_blocks)
             finally:
                 self._lay_out_blocks()
+                self._tie()
 
     def _lay_out_blocks(self) -> None:
         self._edges: Links = self._pages_of_tokens.array(np.int32)
@@ -85,6 +88,12 @@ class Nodes:
     def lay(self, ids: Ids, tokens: Tokens) -> None:
         """These blocks are in one node, in this order, and have these tokens."""
         self._kernels.lay(self._edges, self.after, self.block_tokens, tokens, ids)
+
+    def name(
+        self, ids: Ids, parent: Links, seed: NDArray[np.uint64], fingerprint: NDArray[np.uint64]
+    ) -> None:
+        """Write down the fingerprints of blocks that were laid, each after its parent: see tiering.fingerprints."""
+        self._kernels.name_blocks(self._edges, self.block_tokens, parent, seed, fingerprint, ids)
 
     def edge(self, ids: Ids) -> bytes:
         """The tokens of blocks, block_tokens little-endian int32 each."""
@@ -162,6 +171,7 @@ class Nodes:
             assert not len(self._older), "a table is full before it has what the older one had"
             self._older, self._num_moved = self._slots, 0
             self._slots = np.zeros((2 * len(self._slots), 2), dtype=np.uint64)
+            self._tie()
         if len(self._older):
             self._move_places()
         cells = self.cells
@@ -177,15 +187,17 @@ class Nodes:
         self._num_moved = end
         if end == len(self._older):
             self._older, self._num_moved = _NO_TABLE, 0
+            self._tie()
 
     def _fresh(self) -> int:
         number = self.num_numbers
         if number == len(self._records):
-            del self._records, self.cells
+            del self._records, self.cells, self._linked
             try:
                 self._pages_of_records.grow(2 * number * _RECORD_BYTES)
             finally:
                 self._lay_out_records()
+                self._tie()
         self.num_numbers = number + 1
         return number
 
@@ -231,14 +243,15 @@ class Nodes:
         return upper
 
     def _link(self, number: int) -> None:
-        self._kernels.link(*self._linked(), number)
+        self._kernels.link(*self._linked, number)
 
     def _unlink(self, number: int) -> None:
-        was_there = self._kernels.unlink(*self._linked(), number)
+        was_there = self._kernels.unlink(*self._linked, number)
         assert was_there, "the table of children lacks one"
 
-    def _linked(self) -> tuple[Any, ...]:
-        return (
+    def _tie(self) -> None:
+        """Put together what is linked, anew whenever one of the arrays was replaced."""
+        self._linked = (
             self._edges,
             self.block_tokens,
             self._records,

@@ -26,7 +26,7 @@ class Observed:
     block_tokens: int
     usable_blocks: int
     """Whole blocks that could have matched."""
-    tiers: NDArray[np.intp]
+    tiers: NDArray[np.int8]
     """[matched blocks]: the nearest tier that had each whole, `len(Tier)` for one on its way to the device."""
     known_blocks: int
     """Blocks that the index knew, the matched ones among them."""

@@ -9,19 +9,17 @@ from kvstore.reasons import MissReason
 from tiering.departed import Departed
 from tiering.expiry import Expiry
 from tiering.holdings import Holdings
+from tiering.kernels import kernels
 from tiering.loads import Loads
 from tiering.observation import Observed
 from tiering.radix import Tokens
-from tiering.residency import DEVICE, DISK, HOST, NO_BLOCK, PRESENT, WRITING, Ids, Tier
+from tiering.residency import DISK, HOST, NO_BLOCK, PRESENT, Ids
 from tiering.restore import Restore
 
 _LEAST_ONWARDS_TOKENS: Final = 8192
 _ONWARDS_BY_ASKED: Final = 2
 """What is cached instead is kept for so many tokens, or so many times what is left of the prompt if that is more: for as
 long as somebody may want the explanation."""
-
-
-_NO_TIERS: Final[NDArray[np.intp]] = np.empty(0, dtype=np.intp)
 
 
 class Observer:
@@ -42,7 +40,7 @@ class Observer:
         self._holdings, self._departed = holdings, departed
         self._loads, self._expiry = loads, expiry
         self._restore = restore
-        self._host_loads = host_loads
+        self._host_loads, self._found_in = host_loads, kernels().found_in
         self._same = (1 << mark_shift) - 1
 
     def observe(
@@ -83,14 +81,11 @@ class Observer:
             now_s=self._holdings.order.now_s,
         )
 
-    def tiers(self, matched: Ids) -> NDArray[np.intp]:
+    def tiers(self, matched: Ids) -> NDArray[np.int8]:
         """The nearest tier that has each of these blocks whole, `len(Tier)` for one on its way to the device."""
-        if not len(matched):
-            return _NO_TIERS
-        residency = self._holdings.residency
-        tiers = residency.nearest_tier(matched)
-        if np.count_nonzero(tiers):  # what the device has whole is on its way to nowhere
-            tiers[(residency.state[DEVICE][matched] == WRITING) | residency.computing[matched]] = len(Tier)
+        residency, tiers = self._holdings.residency, np.empty(len(matched), dtype=np.int8)
+        if len(matched):
+            self._found_in(residency.state, residency.computing, matched, tiers)
         return tiers
 
     def _why_not(self, block: int) -> MissReason:

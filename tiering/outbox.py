@@ -1,6 +1,6 @@
 """Moves that the core has asked for: to be taken by the driver, and then in flight until they are answered."""
 
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from tiering.moves import Demote, Move, Promote, Read, SwapIn, SwapOut, Write
 from tiering.transfers import NAMES, Transfer, Transfers
@@ -23,12 +23,15 @@ class Outbox:
         self._awaited: dict[type, dict[int, _Flight]] = {kind: {} for kind in NAMES}
         """What is not over, nor overdue, by kind: in the order in which it was asked for."""
         self._overdue: dict[type, dict[int, _Flight]] = {kind: {} for kind in NAMES}
-        self._blocks = dict.fromkeys(NAMES, 0)
+        self.blocks = dict.fromkeys(NAMES, 0)
+        """Blocks of all moves of a kind that are neither over nor overdue."""
         self.transfers = Transfers()
         self.now_s = 0.0
         """The time: whoever knows it sets it. What is sent from here on is in flight since then."""
         self.num_expired = 0
         """Moves that have become overdue, ever."""
+        self.hangs = False
+        """Whether something has taken too long and is still not over. Asked at each step: an attribute is read fastest."""
 
     def next_number(self) -> int:
         """A number for the next move. Numbers are never reused."""
@@ -41,8 +44,7 @@ class Outbox:
         kind = type(move)
         if isinstance(move, _ANSWERED):
             self._awaited[kind][move.number] = _Flight(move, self.now_s)
-            self._blocks[kind] += len(move.host_slots)
-            self.transfers.asked(move)
+            self.blocks[kind] += len(move.host_slots)
 
     def take(self) -> list[Move]:
         """The moves asked for since the last call, in the order in which they must be started."""
@@ -54,10 +56,11 @@ class Outbox:
         for kind, flights in self._awaited.items():
             if number in flights:
                 flight = flights.pop(number)
-                self._blocks[kind] -= len(flight.move.host_slots)
+                self.blocks[kind] -= len(flight.move.host_slots)
                 return flight.move, self.now_s - flight.since_s
         flight = self._flight(number)
         del self._overdue[type(flight.move)][number]
+        self.hangs = any(self._overdue.values())
         return flight.move, self.now_s - flight.since_s
 
     def in_flight(self, number: int) -> Transfer:
@@ -79,9 +82,15 @@ class Outbox:
         flights = (*self._awaited[kind].values(), *self._overdue[kind].values())
         return [flight.move for flight in flights if isinstance(flight.move, kind)]
 
-    def blocks_in_flight(self, kind: type) -> int:
-        """Blocks of all moves of this kind that are neither over nor overdue."""
-        return self._blocks[kind]
+    def stats(self) -> dict[str, dict[str, Any]]:
+        """Figures of all transfers: see Transfers. Any thread may ask."""
+        overdue = {kind: list(flights.values()) for kind, flights in self._overdue.items()}
+        return self.transfers.stats(
+            {
+                kind: blocks + sum(len(flight.move.host_slots) for flight in overdue[kind])
+                for kind, blocks in self.blocks.items()
+            }
+        )
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -94,9 +103,10 @@ class Outbox:
         while flights and self.now_s - next(iter(flights.values())).since_s >= deadline_s:
             number, flight = next(iter(flights.items()))
             self._overdue[kind][number] = flights.pop(number)
-            self._blocks[kind] -= len(flight.move.host_slots)
+            self.blocks[kind] -= len(flight.move.host_slots)
             late.append(flight.move)
         self.num_expired += len(late)
+        self.hangs |= bool(late)
         return late
 
     def num_overdue(self, kind: type) -> int:
@@ -109,14 +119,14 @@ class Outbox:
         return next(iter(flights.values())).since_s if flights else None
 
     @property
-    def hangs(self) -> bool:
-        """Whether something has taken too long and is still not over."""
-        return any(self._overdue.values())
-
-    @property
     def is_moving(self) -> bool:
         """Whether something is in flight that is not overdue."""
         return any(self._awaited.values())
+
+    @property
+    def has_new(self) -> bool:
+        """Whether something was asked for that is not taken."""
+        return bool(self._new)
 
     @property
     def idle(self) -> bool:
@@ -125,10 +135,9 @@ class Outbox:
 
     def check(self) -> None:
         """Raise AssertionError unless what is in flight is counted, and in order."""
+        assert self.hangs == any(self._overdue.values()), "something hangs, or does not"
         for kind, flights in self._awaited.items():
             blocks = sum(len(flight.move.host_slots) for flight in flights.values())
-            assert blocks == self._blocks[kind], (
-                f"{blocks} blocks are in flight, {self._blocks[kind]} counted"
-            )
+            assert blocks == self.blocks[kind], f"{blocks} blocks are in flight, {self.blocks[kind]} counted"
             since_s = [flight.since_s for flight in flights.values()]
             assert since_s == sorted(since_s), "an older move comes behind a later one"

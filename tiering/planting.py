@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tiering.fingerprints import add_fingerprints
 from tiering.loops.states import COUNT, LAST, NEWEST, ROOT
 from tiering.nodes import Nodes
 from tiering.residency import NO_BLOCK, Ids, Residency
@@ -35,7 +34,7 @@ class Plants:
         self._nodes, self._residency, self._watch = nodes, residency, watch
         self._max_node_blocks = max_node_blocks
 
-    def plant(self, runs: NewRuns, seed: int) -> tuple[Ids, int]:
+    def plant(self, runs: NewRuns, seed: NDArray[np.uint64]) -> tuple[Ids, int]:
         """The ids of the first runs' blocks, and how many runs these are."""
         tokens, lengths, tails, after, alone = runs
         assert max(lengths, default=0) <= self._max_node_blocks, "a run is longer than a node may be"
@@ -94,10 +93,10 @@ class Plants:
         self._watch.note(number)
         return number
 
-    def _fill_in(self, ids: Ids, runs: NewRuns, seed: int) -> None:
+    def _fill_in(self, ids: Ids, runs: NewRuns, seed: NDArray[np.uint64]) -> None:
         """The columns of blocks that were planted."""
-        tokens, lengths, tails, after, _ = runs
-        residency, block_bytes = self._residency, 4 * self._nodes.block_tokens
+        _, lengths, tails, after, _ = runs
+        residency = self._residency
         counts, behind = np.array(lengths), np.array(after)
         stops = np.cumsum(counts)
         above: NDArray[np.intp] = np.where(behind >= 0, ids[stops[behind] - 1], np.array(tails))
@@ -106,11 +105,4 @@ class Plants:
         residency.num_children[ids] = 1
         residency.num_children[ids[stops - 1]] = 0
         np.add.at(residency.num_children, above[above != NO_BLOCK], 1)
-        befores = np.where(above == NO_BLOCK, np.uint64(seed), residency.fingerprint[above])
-        chain: list[int] = []
-        ends = stops.tolist()
-        for end, length, run, before in zip(ends, lengths, after, befores.tolist(), strict=True):
-            if run >= 0:
-                before = chain[ends[run] - 1]
-            add_fingerprints(tokens, block_bytes, end - length, length, before, chain)
-        residency.fingerprint[ids] = np.array(chain, dtype=np.uint64)
+        self._nodes.name(ids, residency.parent, seed, residency.fingerprint)

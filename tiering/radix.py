@@ -71,8 +71,7 @@ class RadixIndex:
         self._residency = residency
         self._nodes = Nodes(block_tokens)
         self._kernels = kernels()
-        self.seed = secrets.randbits(64) if seed is None else seed
-        """What the fingerprints of first blocks follow."""
+        self._seed = np.array([secrets.randbits(64) if seed is None else seed], dtype=np.uint64)
         self._block_tokens = block_tokens
         self._block_bytes = block_tokens * _TOKEN.itemsize
         self._max_node_blocks = max_node_blocks
@@ -83,6 +82,11 @@ class RadixIndex:
     def __len__(self) -> int:
         """Number of blocks in the index."""
         return self._num_blocks
+
+    @property
+    def seed(self) -> int:
+        """What the fingerprints of first blocks follow."""
+        return self._seed.item()
 
     @property
     def block_tokens(self) -> int:
@@ -187,9 +191,11 @@ class RadixIndex:
             )
         return self._add(parent, np.frombuffer(edge, dtype=_TOKEN))
 
-    def append(self, parent: int, edge: bytes) -> Ids:
-        """`extend` where the caller knows that nothing which begins with the first of its blocks, of which there are some, follows."""
-        return self._append(parent, np.frombuffer(edge, dtype=_TOKEN))
+    def append(self, parent: int, tokens: Tokens) -> Ids:
+        """`extend` by whole blocks where the caller knows that nothing which begins with the first of them, of which there are some,
+        follows.
+        """
+        return self._append(parent, self._whole_blocks(tokens))
 
     def plant(self, runs: NewRuns) -> tuple[Ids, int]:
         """`extend` for many runs of new blocks, in microseconds each, as far as they meet nothing that is there.
@@ -198,7 +204,7 @@ class RadixIndex:
         already, or that follows a block behind which its node goes on. `extend` takes that one.
         """
         plants = Plants(self._nodes, self._residency, self._max_node_blocks, self.watch)
-        ids, num_runs = plants.plant(runs, self.seed)
+        ids, num_runs = plants.plant(runs, self._seed)
         self._num_blocks += len(ids)
         return ids, num_runs
 
@@ -214,10 +220,9 @@ class RadixIndex:
             return
         cells, start = residency.cells, 0
         ends: Ids = np.empty(len(ids), dtype=np.intp)
-        num_runs = self._kernels.node_runs(residency.node, ids, ends)
+        num_runs = self._kernels.tail_runs(residency.node, residency.parent, ids, ends)
+        assert num_runs >= 0, "a block with children cannot leave the index: give the deepest first"
         for end in ends[:num_runs].tolist():
-            are_tail = self._kernels.are_tail(residency.parent, ids, start, end)
-            assert are_tail, "a block with children cannot leave the index: give the deepest first"
             deepest, first = ids.item(start), ids.item(end - 1)
             self._trim(cells.node[deepest], deepest, end - start, cells.parent[first])
             start = end
@@ -234,11 +239,13 @@ class RadixIndex:
     # ---- the tree
 
     def _whole_blocks(self, tokens: Tokens) -> Tokens:
-        if tokens.dtype != _TOKEN or tokens.ndim != 1:
+        if (tokens.dtype is not _TOKEN and tokens.dtype != _TOKEN) or tokens.ndim != 1:
             raise ValueError(
                 f"tokens must be a 1-D array of little-endian int32, not {tokens.ndim}-D of {tokens.dtype}"
             )
-        return np.ascontiguousarray(tokens[: len(tokens) // self._block_tokens * self._block_tokens])
+        if left := len(tokens) % self._block_tokens:
+            tokens = tokens[:-left]
+        return np.ascontiguousarray(tokens)
 
     def _node_of(self, block: int) -> int:
         """The number of a block's node, the root's for NO_BLOCK. Asked before what is compiled begins at a block: it would read anywhere."""
@@ -256,7 +263,8 @@ class RadixIndex:
 
     def _descend(self, block: int, prompt: Tokens) -> tuple[Ids, int]:
         """Room for a prompt's blocks behind this one, and how many of the first are known and in it."""
-        self._node_of(block)
+        if block != NO_BLOCK:
+            self._node_of(block)
         path: Ids = np.empty(len(prompt) // self._block_tokens, dtype=np.intp)
         return path, self._nodes.descend(prompt, len(path), block, path)
 
@@ -277,12 +285,9 @@ class RadixIndex:
         num_blocks = len(prompt) // self._block_tokens
         ids = residency.allocate(num_blocks)
         nodes.grow(residency.capacity)
-        self._kernels.chain(residency.parent, residency.num_children, last, ids)
-        before = self.seed
+        self._kernels.follow(residency.parent, residency.num_children, last, ids)
         if last != NO_BLOCK:
             residency.cells.num_children[last] += 1
-            before = residency.cells.fingerprint[last]
-        residency.fingerprint[ids] = fingerprints(prompt.tobytes(), self._block_bytes, before)
         self._num_blocks += num_blocks
         start, count = 0, nodes.cells[node, COUNT]
         if node != ROOT and nodes.cells[node, NEWEST] == ROOT and count < most:  # a leaf grows in place
@@ -296,6 +301,7 @@ class RadixIndex:
             node = nodes.new(node, piece.item(0), piece.item(-1), residency.node)
             self.watch.note(node)
             start += most
+        nodes.name(ids, residency.parent, self._seed, residency.fingerprint)
         return ids
 
     def _split(self, lower: int, block: int) -> int:
@@ -346,7 +352,8 @@ class RadixIndex:
         assert residency.parent[ids].tolist() == [above, *ids[:-1].tolist()], "a block knows another parent"
         before = self.seed if above == NO_BLOCK else residency.cells.fingerprint[above]
         assert np.array_equal(
-            residency.fingerprint[ids], fingerprints(nodes.edge(ids), self._block_bytes, before)
+            residency.fingerprint[ids],
+            fingerprints(nodes.tokens.take(ids, axis=0).ravel(), self._block_tokens, before),
         ), "a block has another's fingerprint"
         counts = residency.num_children[ids]
         assert (counts[:-1] == 1).all(), "a block within a node has its successor for an only child"

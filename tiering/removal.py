@@ -39,10 +39,12 @@ class Removal:
 
     def leave(self, tier: Tier, ids: Ids) -> None:
         """Give up copies of blocks that stay."""
-        if len(ids):
-            self._holdings.shares.evicted(ids)
-            self._holdings.left(tier, ids)
-            self.evicted[tier] += len(ids)
+        if num := len(ids):
+            holdings = self._holdings
+            if holdings.owners.several:
+                holdings.shares.evicted(ids)
+            holdings.left(tier, ids)
+            self.evicted[tier] += num
 
     def give_up(self, tier: Tier, ids: Ids) -> None:
         """Drop these copies, children before parents; where one is the block's last, the block and all below it.
@@ -51,25 +53,41 @@ class Removal:
         """
         if not len(ids) or (len(ids) == 1 and self.give_up_leaf(tier, ids.item())):
             return
-        elsewhere, last = self._by_copies(tier, ids)
-        if len(elsewhere):
-            if tier is DISK:
-                self.forget(elsewhere)
-            self.leave(tier, elsewhere)
-            if not len(last):
-                return
-        going, staying = self._by_ties(last)
-        self._drop_leaves(tier, going)
+        leaving, num_elsewhere, staying = self._sorted(tier, ids)
+        going = leaving[num_elsewhere:]
+        if self._remembers:
+            self._note_evicted(tier, going)
+        if tier is DISK:
+            self.forget(leaving)
+        self.leave(tier, leaving)
+        if len(going):
+            self.dropped[tier] += len(going)
+            self._holdings.take_out(going)
         for block in staying.tolist():
             self._give_up_last(tier, block)
 
-    def _by_copies(self, tier: Tier, ids: Ids) -> tuple[Ids, Ids]:
-        """Of the blocks that a tier has whole, those that another has or expects, and the others."""
-        elsewhere, last = np.empty(len(ids), dtype=np.intp), np.empty(len(ids), dtype=np.intp)
-        state = self._holdings.residency.state
-        self._kernels.sort_by_copies(state, int(tier), ids, elsewhere, last, self._counts)
-        num_elsewhere, num_last, _ = self._counts.tolist()
-        return elsewhere[:num_elsewhere], last[:num_last]
+    def _sorted(self, tier: Tier, ids: Ids) -> tuple[Ids, int, Ids]:
+        """Of the blocks that a tier has whole, those that another has or expects, how many these are, and behind them the others, as far
+        as they are not in use and nothing follows them but what goes before them; and what is left.
+        """
+        residency, num = self._holdings.residency, len(ids)
+        leaving, staying, room = np.empty(num, np.intp), np.empty(num, np.intp), np.empty(num, np.intp)
+        self._kernels.sort_leaving(
+            residency.leases,
+            residency.state,
+            residency.readers,
+            residency.held,
+            residency.num_children,
+            residency.parent,
+            tier,
+            ids,
+            leaving,
+            staying,
+            room,
+            self._counts,
+        )
+        num_elsewhere, num_going, num_staying = self._counts.tolist()
+        return leaving[: num_elsewhere + num_going], num_elsewhere, staying[:num_staying]
 
     def _by_ties(self, ids: Ids) -> tuple[Ids, Ids]:
         """Of blocks, children before parents, those not in use that nothing follows but what goes before them; and the others."""
@@ -118,28 +136,19 @@ class Removal:
         """
         if not len(ids):
             return _NOTHING
-        elsewhere, last = self._by_copies(tier, ids)
+        leaving, num_elsewhere, _ = self._sorted(tier, ids)
+        elsewhere, going = leaving[:num_elsewhere], leaving[num_elsewhere:]
         # who computes a block may end before it is there: then this was the last copy
         upper, lower = _OTHERS[tier]
         residency = self._holdings.residency
         whole = residency.present(upper, elsewhere) | residency.present(lower, elsewhere)
         self.gone(elsewhere[~whole], MissReason.NOT_ADMITTED)
-        self.leave(tier, elsewhere)
-        going, _ = self._by_ties(last)
-        self._drop_leaves(tier, going, MissReason.NOT_ADMITTED)
+        self._note_evicted(tier, going, MissReason.NOT_ADMITTED)
+        self.leave(tier, leaving)
+        self.dropped[tier] += len(going)
         self.not_admitted[tier] += len(going)
-        return np.concatenate([elsewhere, going])
-
-    def _drop_leaves(self, tier: Tier, ids: Ids, reason: MissReason = MissReason.EVICTED) -> None:
-        """Drop blocks that only this tier has, children before parents, and that nothing else follows."""
-        if not len(ids):
-            return
-        self._note_evicted(tier, ids, reason)
-        if tier is DISK:
-            self.forget(ids)
-        self.leave(tier, ids)
-        self.dropped[tier] += len(ids)
-        self._holdings.take_out(ids)
+        self._holdings.take_out(going)
+        return leaving
 
     def _give_up_last(self, tier: Tier, block: int) -> None:
         """Drop a block's last copy, with all that follows it."""

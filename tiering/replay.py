@@ -358,4 +358,4 @@ class _Places(Driver):
 
     def _written(self, move: Write) -> Written:
         keys = b"".join(next(self._keys).to_bytes(KEY_BYTES, "little") for _ in range(len(move.unkeyed)))
-        return Written(move.number, tuple(itertools.islice(self._stored_bytes, len(move.ids))), keys)
+        return Written(move.number, np.fromiter(self._stored_bytes, np.int64, len(move.ids)), keys)

@@ -311,8 +311,8 @@ class Residency:
 
     def set_keys(self, ids: Ids, keys: NDArray[np.uint8]) -> None:
         """Remember the keys of blocks, [n, KEY_BYTES]."""
-        self.key[ids] = keys
-        self.has_key[ids] = True
+        assert keys.shape == (len(ids), KEY_BYTES), "each block has a key"
+        self._kernels.put_keys(self.key, self.has_key, ids, keys)
 
     def key_of(self, block: int) -> BlockKey | None:
         """The key of one block, None if nobody has computed it."""

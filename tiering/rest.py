@@ -8,7 +8,8 @@ class Rest:
         """`failures`: how many in a row begin a rest of `rest_s` seconds."""
         self._failures, self._rest_s = failures, rest_s
         self._in_row = 0
-        self._until_s = float("-inf")
+        self.until_s = float("-inf")
+        """From when on it may be tried. Asked at each step: an attribute is read fastest."""
 
     def note(self, error: Exception | None, now_s: float) -> bool:
         """It was tried, and failed or, without an error, did not. Whether a rest begins, which may be one of no length."""
@@ -16,14 +17,10 @@ class Rest:
         if self._in_row < self._failures:
             return False
         self._in_row = 0
-        self._until_s = now_s + self._rest_s
+        self.until_s = now_s + self._rest_s
         return True
 
     def end(self) -> None:
         """What made it fail has been put right: it may be tried at once."""
         self._in_row = 0
-        self._until_s = float("-inf")
-
-    def over(self, now_s: float) -> bool:
-        """Whether it may be tried."""
-        return now_s >= self._until_s
+        self.until_s = float("-inf")

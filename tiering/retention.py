@@ -80,8 +80,9 @@ class Retention:
         self._terms_changed = terms_changed
         self._names: dict[bytes, Named] = {}
         self._kept: dict[bytes, list[Hold]] = {}
-        self._due_s = math.inf  # no name is over before
-        self._restoring = False
+        self.due_s = math.inf
+        """No name is over before."""
+        self.restoring = False
         holdings.ranks.changed = self._tell
         self.num_expired = 0
         """Names that were over, ever."""
@@ -262,7 +263,7 @@ class Retention:
 
     def _enter(self, named: Named) -> Named:
         self._names[named.key] = named
-        self._due_s = min(self._due_s, named.since_s + named.lives_s)
+        self.due_s = min(self.due_s, named.since_s + named.lives_s)
         return named
 
     def restore_name(
@@ -279,7 +280,7 @@ class Retention:
         """Another time for a name, from now on. KeyError if there is no such name."""
         named = self._names[key]
         named.lives_s, named.since_s = _lives_s(ttl_s), self._holdings.order.now_s
-        self._due_s = min(self._due_s, named.since_s + named.lives_s)
+        self.due_s = min(self.due_s, named.since_s + named.lives_s)
 
     def has(self, named: Named) -> bool:
         """Whether it is there still, and not another of the same name."""
@@ -318,9 +319,9 @@ class Retention:
 
     def plan(self, *, restoring: bool) -> None:
         """Let go of names that are over. While the store is being listed it is not known when what is there was used."""
-        self._restoring = restoring
+        self.restoring = restoring
         now_s = self._holdings.order.now_s
-        if restoring or now_s < self._due_s:
+        if restoring or now_s < self.due_s:
             return
         over = [named for named in self._names.values() if self._over_s(named) <= now_s]
         for named in over:
@@ -333,11 +334,11 @@ class Retention:
 
     def _look_when_due(self) -> None:
         """Names are over at other times than before: uses of blocks that are held no more do not count."""
-        self._due_s = min(map(self._over_s, self._names.values()), default=math.inf)
+        self.due_s = min(map(self._over_s, self._names.values()), default=math.inf)
 
     def deadline_s(self) -> float | None:
         """When `plan` has something to do; None for never."""
-        return None if self._restoring or self._due_s == math.inf else self._due_s
+        return None if self.restoring or self.due_s == math.inf else self.due_s
 
     def erase(self, owner: bytes) -> None:
         """Let go of every hold on what is an owner's, and of the owner's names."""
@@ -383,7 +384,7 @@ class Retention:
                 tokens = self._holdings.radix.tokens_up(ids.item(-1), len(ids)) if len(ids) else []
                 assert b"".join(reversed(tokens)) == named.path, "a name holds another path"
             over_s = self._over_s(named)
-            assert self._due_s <= over_s, f"a name is over at {over_s}, and looked at from {self._due_s} on"
+            assert self.due_s <= over_s, f"a name is over at {over_s}, and looked at from {self.due_s} on"
 
 
 def _lives_s(ttl_s: float | None) -> float:

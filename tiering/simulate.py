@@ -1,12 +1,13 @@
 """A trace through the core: the index, its plans and its moves, on a virtual clock and without a byte of KV."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kvstore.block import KEY_BYTES
 from kvstore.store import HIT
@@ -27,11 +28,14 @@ from tiering.trace import TraceRequest
 _NO_DEADLINE_S: Final = 1e12
 """What is given a time takes it: nothing here hangs."""
 
-_TO: Final[dict[type, Tier]] = {
-    Demote: Tier.HOST,
-    Read: Tier.HOST,
-    Promote: Tier.DEVICE,
-    Write: Tier.DISK,
+_MANY_KEYS: Final = 4096
+"""Made at once."""
+
+_TO: Final[dict[type, int]] = {
+    Demote: int(Tier.HOST),
+    Read: int(Tier.HOST),
+    Promote: int(Tier.DEVICE),
+    Write: int(Tier.DISK),
 }
 """Where moves make their copies."""
 
@@ -143,7 +147,10 @@ class Simulation:
         """A heap of answers, and when they are given."""
         self._free_s: defaultdict[type, float] = defaultdict(float)
         """When what makes copies of a kind, one after the other, will have made those that were asked for."""
-        self._writes: Counter[Tier] = Counter()
+        self._writes = [0] * len(Tier)
+        self._sizes: NDArray[np.int64] = np.ones(config.index.blocks_per_write, dtype=np.int64)
+        self._keys = memoryview(b"")
+        """Those that come next; they count up."""
         self._num_keys = self._num_requests = self._num_blocks = self._num_computed = 0
         self._ttft_s: list[float] = []
 
@@ -184,19 +191,19 @@ class Simulation:
             self._until(self._now_s + self._times.compute(start, end - start))
             self._index.publish(lease, tokens, start, end)
             self._num_computed += end - start
-            self._writes[Tier.DEVICE] += end - start
+            self._writes[_TO[Promote]] += end - start
         if self._takes_time:
             self._ttft_s.append(self._now_s - request.at_s)
         told = Told(output_tokens=request.output_tokens, kind=request.kind, hints=request.hints)
         self._index.release(lease, told)
-        if not self._index.idle:
+        if self._index.has_work:
             self._start_moves()
 
     def _admit(self, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Lease:
         while True:
             outcome = self._index.admit(tokens, len(tokens), chunk_blocks=len(tokens), compute_last=False)
             if isinstance(outcome, Lease):
-                if outcome.num_loading or not self._index.idle:
+                if self._index.has_work:
                     self._start_moves()
                 return outcome
             self._start_moves()
@@ -208,37 +215,38 @@ class Simulation:
         if not self._config.host_blocks:
             return  # there is nowhere to move anything to
         for move in self._index.plan(self._now_s):
-            if not isinstance(move, Forget | Touch):  # nobody waits for these
-                assert isinstance(move, Demote | Promote | Read | Write), (
-                    f"requests that run one at a time need no {type(move).__name__}"
-                )
-                self._start(move)
+            if isinstance(move, Demote):
+                self._start(move, Copied(move.number))
+            elif isinstance(move, Write):
+                self._start(move, self._written(move))
+            elif isinstance(move, Promote):
+                self._start(move, Copied(move.number))
+            elif isinstance(move, Read):
+                self._start(move, HasRead(move.number, (HIT,) * len(move.ids)))
+            else:  # nobody waits for these
+                assert isinstance(move, (Forget, Touch)), f"one request needs no {type(move).__name__}"
 
-    def _start(self, move: Demote | Promote | Read | Write) -> None:
-        kind, num_blocks, answer = type(move), len(move.ids), self._answer(move)
+    def _start(self, move: Demote | Promote | Read | Write, answer: Answer) -> None:
+        """It will have gone well."""
+        kind, num_blocks = type(move), len(move.ids)
         self._writes[_TO[kind]] += num_blocks
         free_s = self._free_s[kind]
         took_s = self._times.move(kind, num_blocks, is_first=free_s <= self._now_s)
         self._free_s[kind] = end_s = max(self._now_s, free_s) + took_s
         heappush(self._due, (end_s, move.number, answer))
 
-    def _answer(self, move: Demote | Promote | Read | Write) -> Answer:
-        """That it went well."""
-        match move:
-            case Demote() | Promote():
-                return Copied(move.number)
-            case Read():
-                return HasRead(move.number, (HIT,) * len(move.ids))
-            case Write():
-                return self._written(move)
-
     def _written(self, move: Write) -> Written:
         """It has succeeded, with keys that no other block has: nothing is found by them here."""
-        first, num_keys = self._num_keys, len(move.unkeyed)
-        self._num_keys += num_keys
-        keys = np.zeros((num_keys, KEY_BYTES // 8), dtype="<u8")
-        keys[:, 0] = np.arange(first, first + num_keys)
-        return Written(move.number, (1,) * len(move.ids), keys.tobytes())
+        num_bytes = len(move.unkeyed) * KEY_BYTES
+        if len(self._keys) < num_bytes:
+            num = max(_MANY_KEYS, len(move.unkeyed))
+            first = self._num_keys - len(self._keys) // KEY_BYTES
+            rows = np.zeros((num, KEY_BYTES // 8), dtype="<u8")
+            rows[:, 0] = np.arange(first, first + num)
+            self._num_keys = first + num
+            self._keys = memoryview(rows.tobytes())
+        keys, self._keys = bytes(self._keys[:num_bytes]), self._keys[num_bytes:]
+        return Written(move.number, self._sizes[: len(move.ids)], keys)
 
     # --- time -----------------------------------------------------------------------------------------------------
 

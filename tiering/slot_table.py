@@ -47,6 +47,8 @@ class SlotTable:
 
     def _lay_out(self, states: NDArray[np.uint8], free: NDArray[np.int32]) -> None:
         self._states, self._free = states, free
+        self.num_usable = len(states) - self._counts[_RETIRED]
+        """All but those that are RETIRED. Asked at each step: an attribute is read fastest."""
         self.columns = states, free, self.counts
         """The slots' states, the stack of FREE ones, and the counts: for loops. Replaced when the table grows."""
 
@@ -69,6 +71,7 @@ class SlotTable:
         self._free[:left] = self._free[n : n + left].copy()
         self._states[slots] = SlotState.RETIRED
         self._move(n, SlotState.FREE, SlotState.RETIRED)
+        self.num_usable -= n
         return n
 
     def restore(self, n: int) -> int:
@@ -78,6 +81,7 @@ class SlotTable:
         self._put_below(slots)
         self._states[slots] = SlotState.FREE
         self._move(len(slots), SlotState.RETIRED, SlotState.FREE)
+        self.num_usable += len(slots)
         return len(slots)
 
     def _stack_fresh(self) -> None:
@@ -96,11 +100,6 @@ class SlotTable:
     def num_slots(self) -> int:
         """All slots, whatever their state."""
         return len(self._states)
-
-    @property
-    def num_usable(self) -> int:
-        """All but those that are RETIRED."""
-        return len(self._states) - self._counts[_RETIRED]
 
     @property
     def num_free(self) -> int:
@@ -175,6 +174,7 @@ class SlotTable:
         )
         told = [free, private, indexed, in_flight, retired]
         assert counts == told, f"states hold {counts}, the counts say {told}"
+        assert self.num_usable == self.num_slots - retired, "slots are usable, or retired"
         stack = self._free[:num_stacked]
         assert len(stack) + self.num_slots - num_fresh == free, "a free slot is lost"
         assert not self._states[num_fresh:].any(), "a fresh slot is in use"

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Final, TypeAlias
 
+import numpy as np
+
 from kvstore.block import BlockKey, chain_key
 from kvstore.errors import StoreError, Unsupported
 from kvstore.metas import BlockMetas
@@ -138,7 +140,7 @@ class StoreCalls:
                 BlockRef(keys[block.id], keys[block.parent_id], block.tokens, block.owner) for block in blocks
             ]
             views = [self._slab.view(slot) for slot in move.host_slots.tolist()]
-            return Written(move.number, tuple(self._store.put_many(refs, views)), computed)
+            return Written(move.number, np.array(self._store.put_many(refs, views), dtype=np.int64), computed)
         except Exception as error:  # noqa: BLE001 - the thread's top: the blocks stay where they are
             return Written(move.number, keys=computed, error=error)
 

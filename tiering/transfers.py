@@ -1,5 +1,6 @@
 """What transfers have carried, how much of it did not arrive, and how long they took."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +26,10 @@ class _Figures:
     bytes: int = 0
     busy_s: float = 0.0
     failed_blocks: int = 0
-    in_flight_blocks: int = 0
 
 
 class Transfers:
-    """Figures by kind of move, counted where moves are asked for and answered.
+    """Figures by kind of move, counted where moves are answered.
 
     `moves` are those that have ended; `blocks` and `bytes` are what arrived, of reads and writes as they lie on disk;
     `busy_s` is the sum, over moves, of the time from asking to the answer. One thread counts, any may read.
@@ -38,22 +38,17 @@ class Transfers:
     def __init__(self) -> None:
         self._by_kind = {kind: _Figures() for kind in NAMES}
 
-    def asked(self, move: Transfer) -> None:
-        """A move is in flight."""
-        self._by_kind[type(move)].in_flight_blocks += len(move.host_slots)
-
     def ended(self, move: Transfer, took_s: float, failed_blocks: int, num_bytes: int) -> None:
         """It is over. `num_bytes`: of what arrived."""
         figures, num_blocks = self._by_kind[type(move)], len(move.host_slots)
-        figures.in_flight_blocks -= num_blocks
         figures.moves += 1
         figures.blocks += num_blocks - failed_blocks
         figures.failed_blocks += failed_blocks
         figures.bytes += num_bytes
         figures.busy_s += took_s
 
-    def stats(self) -> dict[str, dict[str, Any]]:
-        """The figures by the move's name."""
+    def stats(self, in_flight: Mapping[type, int]) -> dict[str, dict[str, Any]]:
+        """The figures by the move's name. `in_flight`: blocks of moves of each kind that are not over."""
         return {
             NAMES[kind]: {
                 "moves": figures.moves,
@@ -61,7 +56,7 @@ class Transfers:
                 "bytes": figures.bytes,
                 "busy_s": figures.busy_s,
                 "failed_blocks": figures.failed_blocks,
-                "in_flight_blocks": figures.in_flight_blocks,
+                "in_flight_blocks": in_flight[kind],
             }
             for kind, figures in self._by_kind.items()
         }

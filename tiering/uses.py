@@ -33,6 +33,11 @@ class Uses:
         self._next_s, self._gap_s = 0.0, 0.0  # when the next batch of it is due, and between batches
         self._ready = False
 
+    @property
+    def are_told(self) -> bool:
+        """Whether any are told before the end."""
+        return self._half_s < math.inf
+
     def change(self, within_s: float | None) -> None:
         """Tell uses within another time from now on: those that were not told yet are gathered anew."""
         self._half_s = math.inf if within_s is None else within_s / 2
@@ -46,8 +51,6 @@ class Uses:
     def plan(self, now_s: float, *, disk_ready: bool) -> None:
         """Ask for a batch if one is due."""
         self._ready = disk_ready
-        if self._half_s == math.inf:
-            return
         if self._seen != self._holdings.order.now:
             self._seen = self._holdings.order.now
             self._since_s = min(self._since_s, now_s)

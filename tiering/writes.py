@@ -81,9 +81,12 @@ class Writes:
     @property
     def _max_dirty(self) -> int:
         """The most blocks in host memory, which may still be growing, that the disk need not have."""
-        num_slots = self._holdings.num_host_slots
-        wanted = max(1, int(num_slots * self._clean_share)) + self._holdings.num_host_slots_too_many
-        return max(0, num_slots - wanted)
+        holdings = self._holdings
+        num_usable, target = holdings.slots[HOST].num_usable, holdings.host_target
+        num_slots, too_many = num_usable, 0
+        if num_usable > target:
+            num_slots, too_many = target, holdings.num_host_slots_too_many
+        return max(0, num_slots - max(1, int(num_slots * self._clean_share)) - too_many)
 
     # --- ahead of need --------------------------------------------------------------------------------------------
 
@@ -91,21 +94,27 @@ class Writes:
         """Ask for writes while host memory holds too many blocks that only it has, and for the next part of a sweep."""
         if self._sweep is not None:
             self._plan_sweep(self._sweep, disk_ready=disk_ready)
-        if disk_ready and not self._entry.disk_waits:
-            excess = self._holdings.num_dirty_host - self._outbox.blocks_in_flight(Write) - self._max_dirty
-            # a batch at a time: writing single blocks would commit once for each
-            if excess > 0:
-                wanted = self._allowed(max(excess, self._batch))
-                ids = self._eviction.admitted_to_disk(self._holdings.host_dirty.plain.peek(wanted))
-                self._make_room(ids)
-                self._write(ids)
-            elif self._holdings.shares.on:
-                self._write_of_owners()
+        if not disk_ready:
+            return
+        holdings = self._holdings
+        excess = holdings.num_dirty_host - self._outbox.blocks[Write] - self._max_dirty
+        if excess <= 0 and not holdings.owners.several:
+            return
+        if self._entry.disk_waits:
+            return
+        # a batch at a time: writing single blocks would commit once for each
+        if excess > 0:
+            wanted = self._allowed(max(excess, self._batch))
+            ids = self._eviction.admitted_to_disk(holdings.host_dirty.plain.peek(wanted))
+            self._make_room(ids)
+            self._write(ids)
+        elif holdings.shares.on:
+            self._write_of_owners()
 
     def _write_of_owners(self) -> None:
         """Likewise for each owner's part of host memory: what others keep clean is not there for it."""
         for owner, excess in self._holdings.shares.too_dirty(self._clean_share):
-            excess -= self._outbox.blocks_in_flight(Write)
+            excess -= self._outbox.blocks[Write]
             if excess > 0:
                 wanted = self._allowed(max(excess, self._batch))
                 self._write(self._eviction.admitted_to_disk(self._holdings.host_dirty.of(owner, wanted)))
@@ -125,7 +134,7 @@ class Writes:
         return None if since_s is None else since_s + self._deadline_s
 
     def _allowed(self, wanted: int) -> int:
-        return max(0, min(wanted, self._budget - self._outbox.blocks_in_flight(Write)))
+        return max(0, min(wanted, self._budget - self._outbox.blocks[Write]))
 
     def _write(self, ids: Ids) -> int:
         """Ask for writes of host blocks, in batches, as far as the disk has room. How many were asked for."""
@@ -150,7 +159,8 @@ class Writes:
     @property
     def _parted(self) -> bool:
         """Whether not all blocks are alike: somebody holds some, or owners have quotas."""
-        return self._holdings.shares.on or self._holdings.holds.are_any
+        holdings = self._holdings
+        return holdings.holds.are_any or (holdings.owners.several and holdings.shares.on)
 
     def _make_room(self, ids: Ids) -> None:
         """Have what is older than all of these, least recently used first, leave the disk for several batches at once."""
@@ -176,13 +186,14 @@ class Writes:
 
         What is held there is worth more than all else.
         """
-        residency, holds = self._holdings.residency, self._holdings.holds
+        holdings, num_bytes = self._holdings, num_blocks * self._reserved_bytes
+        if holdings.disk_bytes + num_bytes <= holdings.disk_capacity_bytes:
+            return num_bytes
+        residency, holds = holdings.residency, holdings.holds
         held = holds.are_any and holds.are_held_in(DISK, batch[:1]).item()
         return self._eviction.disk_room(
-            num_blocks * self._reserved_bytes,
-            used_before=self._holdings.order.now + 1
-            if held
-            else self._kernels.oldest_of(residency.stamp, batch),
+            num_bytes,
+            used_before=holdings.order.now + 1 if held else self._kernels.oldest_of(residency.stamp, batch),
             owner=residency.cells.owner[batch.item(0)],
         )
 
@@ -234,14 +245,14 @@ class Writes:
         keys = np.frombuffer(answer.keys, dtype=np.uint8).reshape(-1, KEY_BYTES)
         self._holdings.residency.set_keys(move.unkeyed[: len(keys)], keys)
         self._holdings.read_ended(HOST, move.ids)
-        num_bytes = sum(answer.stored_bytes)
-        self._entry.write(num_bytes - len(move.ids) * self._reserved_bytes)
+        before = self._holdings.disk_bytes - len(move.ids) * self._reserved_bytes
         if answer.error is None:
-            self._holdings.arrived(DISK, move.ids, np.array(answer.stored_bytes, dtype=np.int64))
-            self.num_bytes += num_bytes
+            self._holdings.arrived(DISK, move.ids, answer.stored_bytes)
+            self.num_bytes += self._holdings.disk_bytes - before
         else:
             self._holdings.failed(DISK, move.ids)
             self.num_failed += len(move.ids)
+        self._entry.write(self._holdings.disk_bytes - before - len(move.ids) * self._reserved_bytes)
 
     # --- sweeps ---------------------------------------------------------------------------------------------------
 

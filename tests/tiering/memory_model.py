@@ -498,7 +498,7 @@ class MemoryModel:
             assert meta.key == self.key_of(content), "a record under another block's key"
             self.disk[meta.key] = Record(meta, content)
             sizes.append(meta.stored_bytes)
-        return Written(move.number, tuple(sizes), computed)
+        return Written(move.number, np.array(sizes, dtype=np.int64), computed)
 
     def key_of(self, content):
         """The key of the block that ends this prefix, from the first token on."""

@@ -79,7 +79,9 @@ class Tenants:
                 for _ in range(len(move.unkeyed)):
                     self.num_keys += 1
                     keys.append(self.num_keys.to_bytes(KEY_BYTES, "little"))
-                self.index.answer(Written(move.number, (1,) * len(move.ids), b"".join(keys)))
+                self.index.answer(
+                    Written(move.number, np.ones(len(move.ids), dtype=np.int64), b"".join(keys))
+                )
 
     def there(self, prompt):
         """Its blocks, by the nearest tier."""

@@ -35,14 +35,15 @@ def said(copies):
         for rows in zip(states, places, strict=True)
     ]
     tally = copies.disk_bytes, copies.num_disk_blocks, copies.num_dirty_host
-    return states, places, residency.readers.tolist(), residency.told.tolist(), tables, tally
+    others = residency.told.tolist(), residency.computing.tolist()
+    return states, places, residency.readers.tolist(), others, tables, tally
 
 
 class Plain:
     """What `said` says, changed block by block."""
 
     def __init__(self, copies) -> None:
-        self.states, self.places, self.readers, self.told, self.tables, _ = said(copies)
+        self.states, self.places, self.readers, (self.told, self.computing), self.tables, _ = said(copies)
         self.is_right = True
 
     def change(self, name, tier, ids, more):
@@ -71,6 +72,8 @@ class Plain:
                 place[block] = more[at]
             if name == "arrived" and tier is Tier.DISK:
                 self.told[block] = 0
+            if name == "arrived" and tier is Tier.DEVICE:
+                self.computing[block] = False
             if new is ABSENT:
                 place[block] = None
         self.is_right &= not repeats
@@ -98,7 +101,8 @@ class Plain:
         num_bytes = sum(place for place in self.places[Tier.DISK] if place is not None)
         dirty = sum(up == PRESENT != down for up, down in zip(host, on_disk, strict=True))
         tally = num_bytes, on_disk.count(PRESENT), dirty
-        return self.states, self.places, self.readers, self.told, self.tables, tally
+        others = self.told, self.computing
+        return self.states, self.places, self.readers, others, self.tables, tally
 
 
 def in_any_state(rng, order=None, residency=None):
@@ -107,6 +111,7 @@ def in_any_state(rng, order=None, residency=None):
     copies = PlainCopies(residency, order, NUM_SLOTS)
     ids = np.arange(NUM_BLOCKS) if len(residency) else residency.allocate(NUM_BLOCKS)
     residency.told[ids] = 7
+    residency.computing[ids] = rng.random(NUM_BLOCKS) < 0.5
     for tier in Tier:
         begun = rng.permutation(ids[rng.random(NUM_BLOCKS) < 0.7])
         copies.begin(tier, begun, 3)
@@ -228,3 +233,22 @@ def test_who_is_to_see_a_block_again_looks_where_it_would_if_it_were_told_afterw
         for view, each in zip(told, by_hand, strict=True):
             assert (heads[view.number], cursors[view.number]) == (heads[each.number], cursors[each.number])
     assert name in ("read_begins", "expect") or num_set_back > 5
+
+
+def test_what_is_going_to_be_computed_is_looked_for_again_and_what_is_not_is_not():
+    residency = Residency(NUM_BLOCKS)
+    index, order = RadixIndex(1, residency), LRU(residency)
+    ids = index.insert(np.arange(4, dtype=np.int32))
+    order.touch(ids)
+    copies = PlainCopies(residency, order, NUM_SLOTS)
+    copies.begin(Tier.HOST, ids)
+    copies.finish(Tier.HOST, ids)
+    view = order.view(Eligible(rules.HOST_CLEAN, residency, copies.slots[Tier.HOST]))
+    copies._see = Audiences(begun=((view,), (), ()))
+    assert view.first() == -1, "host memory alone has them"
+    copies.will_compute(ids[1:3])
+    assert residency.computing[ids].tolist() == [False, True, True, False]
+    assert view.peek(9).tolist() == [ids[2], ids[1]]
+    copies.wont_compute(ids[1:2])
+    assert residency.computing[ids].tolist() == [False, False, True, False]
+    view.check()

@@ -69,8 +69,8 @@ class LateTraffic(Traffic):
     def read_well(self):
         """All reads that were asked for end well, some of them late."""
         loads = self.model.index._loads
-        reads = [number for number in self.model.flights if number in loads._reads]
-        self.seen["late reads"] += sum(loads._reads[number][0].is_late for number in reads)
+        reads = [number for number in self.model.flights if number in loads.reads]
+        self.seen["late reads"] += sum(loads.reads[number][0].is_late for number in reads)
         for number in reads:
             self.model.complete(number)
 

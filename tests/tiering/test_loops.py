@@ -138,22 +138,29 @@ def test_enter_and_free_blocks(rng, columns):
 
 
 @in_rounds
-def test_node_runs(rng, columns):
+def test_tail_runs(rng, columns):
     ids, ends = some(rng), room()
     nodes = [columns.node.item(block) for block in ids.tolist()]
     expected = [at for at in range(1, len(nodes) + 1) if at == len(nodes) or nodes[at] != nodes[at - 1]]
-    num = kernels().node_runs(columns.node, ids, ends)
-    assert ends[:num].tolist() == expected
+    columns.parent[ids[:-1]] = ids[1:]
+    assert ends[: kernels().tail_runs(columns.node, columns.parent, ids, ends)].tolist() == expected
+    if len(ids):
+        wrong = rng.integers(len(ids))
+        columns.parent[ids[wrong]] = NO_BLOCK
+        is_last = wrong + 1 in expected
+        assert kernels().tail_runs(columns.node, columns.parent, ids, ends) == (
+            len(expected) if is_last else -1
+        )
 
 
 @in_rounds
-def test_chain(rng, columns):
+def test_follow(rng, columns):
     ids, above, before = some(rng), int(rng.integers(-1, N)), columns.copy()
     parents, num_children = list(before["parent"]), list(before["num_children"])
     for block, parent in zip(ids.tolist(), [above, *ids.tolist()], strict=False):
         parents[block] = parent
         num_children[block] = int(block != ids[-1])
-    kernels().chain(columns.parent, columns.num_children, above, ids)
+    kernels().follow(columns.parent, columns.num_children, above, ids)
     columns.assert_changed_only(before, parent=parents, num_children=num_children)
 
 
@@ -161,13 +168,24 @@ def test_chain(rng, columns):
 
 
 @in_rounds
-def test_sort_by_copies(rng, columns):
+def test_sort_leaving(rng, columns):
+    columns.state[:, rng.random(N) < 0.5] = PRESENT
+    columns.leases[rng.random(N) < 0.8] = 0
     ids, before, tier = some(rng), columns.copy(), Tier(rng.integers(3))
+    ids = np.array([block for block in reversed(columns.root_first) if block in ids], dtype=np.intp)
     there = [block for block in ids.tolist() if before["state"][tier][block] == PRESENT]
     others = [any(columns.state[other, block] for other in {0, 1, 2} - {tier}) for block in there]
-    elsewhere, last = columns.index()._eviction._by_copies(tier, ids)
-    assert elsewhere.tolist() == [block for block, other in zip(there, others, strict=True) if other]
-    assert last.tolist() == [block for block, other in zip(there, others, strict=True) if not other]
+    last = np.array([block for block, other in zip(there, others, strict=True) if not other], dtype=np.intp)
+    eviction = columns.index()._eviction
+    for name, column in vars(columns).items():
+        setattr(eviction._holdings.residency, name, column)
+    going, staying = eviction._by_ties(last)
+    leaving, num_elsewhere, stay = eviction._sorted(tier, ids)
+    assert leaving[:num_elsewhere].tolist() == [
+        block for block, other in zip(there, others, strict=True) if other
+    ]
+    assert leaving[num_elsewhere:].tolist() == going.tolist()
+    assert stay.tolist() == staying.tolist()
     columns.assert_changed_only(before)
 
 
@@ -248,7 +266,7 @@ def test_find_unkeyed(rng, columns):
 
 
 @in_rounds
-def test_num_usable_nearest_tiers_and_num_absent(rng, columns):
+def test_num_usable_nearest_tiers_found_in_and_num_absent(rng, columns):
     columns.state[DEVICE, rng.random(N) < 0.6] = PRESENT
     columns.state[HOST, columns.state[HOST] == WRITING] = rng.choice([PRESENT, WRITING], p=[0.9, 0.1])
     columns.computing &= rng.random(N) < 0.3
@@ -270,7 +288,14 @@ def test_num_usable_nearest_tiers_and_num_absent(rng, columns):
 
     kernels().nearest_tiers(columns.state, path, tiers)
     rows = [[row[block] == PRESENT for row in before["state"]] for block in path.tolist()]
-    assert tiers[: len(path)].tolist() == [[*row, True].index(True) for row in rows]
+    nearest = [[*row, True].index(True) for row in rows]
+    assert tiers[: len(path)].tolist() == nearest
+    found = np.zeros(len(path), dtype=np.int8)
+    kernels().found_in(columns.state, columns.computing, path, found)
+    assert found.tolist() == [
+        3 if device[block] == WRITING or computing[block] else tier
+        for block, tier in zip(path.tolist(), nearest, strict=True)
+    ]
 
     absent = [block for block in path.tolist() if device[block] != PRESENT]
     pending = [device[block] == WRITING or computing[block] or host[block] == WRITING for block in absent]
@@ -304,7 +329,7 @@ def test_touch_place_of_and_forget(rng, columns):
 
 
 @in_rounds
-def test_take_keys(rng, columns):
+def test_take_keys_and_put_keys(rng, columns):
     key, ids = rng.integers(0, 256, (N, 32), dtype=np.uint8), some(rng)
     if rng.random() < 0.5:
         ids = ids[columns.has_key[ids]]
@@ -313,12 +338,22 @@ def test_take_keys(rng, columns):
     assert have_keys == all(columns.has_key[ids].tolist())
     assert not have_keys or keys.tolist() == key[ids].tolist()
 
+    rows, expected = rng.integers(0, 256, (len(ids), 32), dtype=np.uint8), key.copy()
+    expected[ids] = rows
+    has_key = [has or block in ids for block, has in enumerate(columns.has_key.tolist())]
+    rows.flags.writeable = False
+    kernels().put_keys(key, columns.has_key, ids, rows)
+    assert key.tolist() == expected.tolist()
+    assert columns.has_key.tolist() == has_key
+
 
 @in_rounds
-def test_num_with(rng, columns):
-    ids, least = some(rng), rng.integers(-1, 30).item()
-    enough = [n for n in range(1, len(ids) + 1) if sum(columns.place[ids[:n]].tolist()) >= least]
-    assert kernels().num_with(columns.place, least, ids) == min(enough, default=len(ids))
+def test_find_older(rng, columns):
+    ids, least, before, found = some(rng), rng.integers(-1, 30).item(), rng.integers(0, 8).item(), room()
+    older = [block for block in ids.tolist() if columns.stamp[block] < before]
+    enough = [n for n in range(1, len(older) + 1) if sum(columns.place[older[:n]].tolist()) >= least]
+    num = kernels().find_older(columns.place, columns.stamp, least, before, ids, found)
+    assert found[:num].tolist() == older[: min(enough, default=len(older))]
 
 
 @in_rounds
@@ -350,14 +385,16 @@ def test_find_unused(rng, columns):
 
 @in_rounds
 def test_sort_by_way_down(rng, columns):
-    ids, found, counts = some(rng), [room(), room(), room()], np.zeros(3, dtype=np.int64)
+    ids, counts = some(rng), np.zeros(3, dtype=np.int64)
+    found = room(3 * len(ids))
     in_host = [block for block in ids.tolist() if columns.state[HOST, block] != ABSENT]
     others = [block for block in ids.tolist() if block not in in_host]
     stored = [
         block for block in others if columns.state[DISK, block] == PRESENT and not columns.held[HOST, block]
     ]
-    kernels().sort_by_way_down(columns.state, columns.held, ids, *found, counts)
-    assert [row[:num].tolist() for row, num in zip(found, counts.tolist(), strict=True)] == [
+    kernels().sort_by_way_down(columns.state, columns.held, ids, found, counts)
+    thirds = found.reshape(3, -1)
+    assert [row[:num].tolist() for row, num in zip(thirds, counts.tolist(), strict=True)] == [
         in_host,
         [block for block in others if block not in stored],
         stored,
@@ -366,7 +403,8 @@ def test_sort_by_way_down(rng, columns):
 
 ELSEWHERE = {
     "test_eligible": {"is_eligible", "are_eligible", "walk", "rewind"},
-    "test_copies": {"copies_begin", "copies_arrive", "copies_leave", "copies_read"},
+    "test_copies": {"copies_begin", "copies_arrive", "copies_leave", "copies_read", "copies_awaited"},
+    "test_fingerprints": {"chain", "name_blocks"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},
     "test_radix": {
         "find_child",
@@ -378,7 +416,6 @@ ELSEWHERE = {
         "name_run",
         "along",
         "gather",
-        "are_tail",
     },
 }
 
@@ -389,7 +426,7 @@ def test_no_loop_is_left_out():
     assert here.union(*ELSEWHERE.values()) == names
 
 
-@pytest.mark.parametrize("name", ["add", "node_runs", "touch"])
+@pytest.mark.parametrize("name", ["add", "tail_runs", "touch"])
 def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
     ids = np.arange(12, dtype=np.intp)
     for part in (ids[2:7], ids[::-1], ids[1::3]):
@@ -401,9 +438,9 @@ def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
                 assert kernels().add(zeros, 1, part)
             case "touch":
                 kernels().touch(stamp, part, 1)
-            case "node_runs":
+            case "tail_runs":
                 ends = room()
-                assert kernels().node_runs(ids.astype(np.int32), part, ends) == len(part)
+                assert kernels().tail_runs(ids.astype(np.int32), zeros, part, ends) == len(part)
                 continue
         changed = np.flatnonzero(zeros + stamp).tolist()
         assert changed == sorted(part.tolist())

@@ -369,8 +369,7 @@ def test_the_reason_has_a_name_of_its_own(before):
 def test_planting_is_extending(batch, known_share):
     """The same paths and fingerprints, whatever was there before; what is there already is left to `extend`."""
     found = arranged([BlockMetas.of(tree(19, 300, deep=0.8))], ROOT_KEY, NOW_NS)
-    planted, plain = RadixIndex(BLOCK_TOKENS, Residency()), RadixIndex(BLOCK_TOKENS, Residency())
-    plain.seed = planted.seed
+    planted, plain = (RadixIndex(BLOCK_TOKENS, Residency(), seed=2**63) for _ in range(2))
     paths = paths_of(found)
     for path in random.Random(2).sample(paths, int(known_share * len(paths))):
         planted.insert(path)

@@ -76,14 +76,18 @@ def add(counts: Any, change: int, path: Any) -> Any:
     return True
 
 
-def num_with(place: Any, least: int, ids: Any) -> Any:
-    """How many of the first copies take so much together; all if they do not."""
-    total = 0
+def find_older(place: Any, stamp: Any, least: int, before: int, ids: Any, found: Any) -> Any:
+    """The first of the copies of blocks with an older stamp that take so much together; all of them if they do not. How many."""
+    num = total = 0
     for at in range(len(ids)):
-        total += place[ids[at]]
-        if total >= least:
-            return at + 1
-    return len(ids)
+        block = ids[at]
+        if stamp[block] < before:
+            found[num] = block
+            num += 1
+            total += place[block]
+            if total >= least:
+                break
+    return num
 
 
 def oldest_of(stamp: Any, ids: Any) -> Any:
@@ -140,17 +144,19 @@ def free_blocks(
     return True
 
 
-def node_runs(node: Any, ids: Any, ends: Any) -> Any:
-    """Where each run of blocks of one node ends. How many runs there are."""
+def tail_runs(node: Any, parent: Any, ids: Any, ends: Any) -> Any:
+    """Where each run of blocks of one node ends, each of which follows the next. How many runs there are; -1 if one of a run does not."""
     num = 0
     for at in range(len(ids)):
         if at + 1 == len(ids) or node[ids[at + 1]] != node[ids[at]]:
             ends[num] = at + 1
             num += 1
+        elif parent[ids[at]] != ids[at + 1]:
+            return -1
     return num
 
 
-def chain(parent: Any, num_children: Any, above: int, ids: Any) -> None:
+def follow(parent: Any, num_children: Any, above: int, ids: Any) -> None:
     """New blocks follow one another, and the first of them `above`."""
     for at in range(len(ids)):
         parent[ids[at]] = above
@@ -161,69 +167,7 @@ def chain(parent: Any, num_children: Any, above: int, ids: Any) -> None:
 # --- what leaves: see tiering.removal -----------------------------------------------------------------------------------
 
 
-def sort_by_copies(state: Any, tier: int, ids: Any, elsewhere: Any, last: Any, counts: Any) -> None:
-    """Of the blocks that a tier has whole, those that another has or expects, and the others. `counts`: how many of each."""
-    num_elsewhere = num_last = 0
-    for at in range(len(ids)):
-        block = ids[at]
-        if state[tier, block] != PRESENT:
-            continue
-        alone = True
-        for other in range(len(state)):
-            if other != tier and state[other, block] != ABSENT:
-                alone = False
-        if alone:
-            last[num_last] = block
-            num_last += 1
-        else:
-            elsewhere[num_elsewhere] = block
-            num_elsewhere += 1
-    counts[0], counts[1] = num_elsewhere, num_last
-
-
-def sort_by_way_down(
-    state: Any, held: Any, ids: Any, elsewhere: Any, alone: Any, stored: Any, counts: Any
-) -> None:
-    """Of blocks on the device, those that host memory has or expects; of the others, those that are to be there, as the disk has
-    them not or somebody holds them there, and those that the disk has. `counts`: how many of each.
-    """
-    num_elsewhere = num_alone = num_stored = 0
-    for at in range(len(ids)):
-        block = ids[at]
-        if state[HOST, block] != ABSENT:
-            elsewhere[num_elsewhere] = block
-            num_elsewhere += 1
-        elif state[DISK, block] != PRESENT or held[HOST, block] != 0:
-            alone[num_alone] = block
-            num_alone += 1
-        else:
-            stored[num_stored] = block
-            num_stored += 1
-    counts[0], counts[1], counts[2] = num_elsewhere, num_alone, num_stored
-
-
-def num_last_in(state: Any, tier: int, ids: Any) -> Any:
-    """How many blocks no other tier has whole."""
-    num = 0
-    for at in range(len(ids)):
-        whole = False
-        for other in range(len(state)):
-            if other != tier and state[other, ids[at]] == PRESENT:
-                whole = True
-        num += not whole
-    return num
-
-
-def find_unused(stamp: Any, stamps: Any, leases: Any, ids: Any, found: Any) -> Any:
-    """Blocks that nobody has used since they had these stamps, or holds. How many."""
-    num = 0
-    for at in range(len(ids)):
-        if stamp[ids[at]] == stamps[at] and leases[ids[at]] == 0:
-            found[num] = ids[at]
-            num += 1
-    return num
-
-
+@njit(**INSIDE)
 def sort_by_ties(
     leases: Any,
     state: Any,
@@ -258,6 +202,101 @@ def sort_by_ties(
         if parent[going[at]] != NO_BLOCK:
             num_children[parent[going[at]]] += 1
     return num_going
+
+
+def sort_leaving(
+    leases: Any,
+    state: Any,
+    readers: Any,
+    held: Any,
+    num_children: Any,
+    parent: Any,
+    tier: int,
+    ids: Any,
+    leaving: Any,
+    staying: Any,
+    room: Any,
+    counts: Any,
+) -> None:
+    """Of blocks that a tier has whole, children before parents: those that another has or expects, and behind them the others as far as
+    they go by `sort_by_ties`; and what stays of these. `counts`: how many another has, how many of the others go, and how many stay.
+    """
+    num_elsewhere = num_last = 0
+    for at in range(len(ids)):
+        block = ids[at]
+        if state[tier, block] != PRESENT:
+            continue
+        alone = True
+        for other in range(len(state)):
+            if other != tier and state[other, block] != ABSENT:
+                alone = False
+        if alone:
+            room[num_last] = block
+            num_last += 1
+        else:
+            leaving[num_elsewhere] = block
+            num_elsewhere += 1
+    num_going = sort_by_ties(
+        leases,
+        state,
+        readers,
+        held,
+        num_children,
+        parent,
+        room[:num_last],
+        leaving[num_elsewhere:],
+        staying,
+    )
+    counts[0], counts[1], counts[2] = num_elsewhere, num_going, num_last - num_going
+
+
+def sort_by_way_down(state: Any, held: Any, ids: Any, found: Any, counts: Any) -> None:
+    """Of blocks on the device, in the first third of `found`, those that host memory has or expects; of the others those that are to be
+    there, as the disk has them not or somebody holds them there, in the second; those that the disk has in the last. `counts`: how many.
+    """
+    num_elsewhere, num_alone, num_stored = 0, len(ids), 2 * len(ids)
+    for at in range(len(ids)):
+        block = ids[at]
+        if state[HOST, block] != ABSENT:
+            found[num_elsewhere] = block
+            num_elsewhere += 1
+        elif state[DISK, block] != PRESENT or held[HOST, block] != 0:
+            found[num_alone] = block
+            num_alone += 1
+        else:
+            found[num_stored] = block
+            num_stored += 1
+    counts[0], counts[1], counts[2] = num_elsewhere, num_alone - len(ids), num_stored - 2 * len(ids)
+
+
+def num_last_in(state: Any, tier: int, ids: Any) -> Any:
+    """How many blocks no other tier has whole."""
+    num = 0
+    for at in range(len(ids)):
+        whole = False
+        for other in range(len(state)):
+            if other != tier and state[other, ids[at]] == PRESENT:
+                whole = True
+        num += not whole
+    return num
+
+
+def find_unused(stamp: Any, stamps: Any, leases: Any, ids: Any, found: Any) -> Any:
+    """Blocks that nobody has used since they had these stamps, or holds. How many."""
+    num = 0
+    for at in range(len(ids)):
+        if stamp[ids[at]] == stamps[at] and leases[ids[at]] == 0:
+            found[num] = ids[at]
+            num += 1
+    return num
+
+
+def put_keys(key: Any, has_key: Any, ids: Any, keys: Any) -> None:
+    """Blocks have these keys."""
+    for at in range(len(ids)):
+        for step in range(key.shape[1]):
+            key[ids[at], step] = keys[at, step]
+        has_key[ids[at]] = True
 
 
 def take_keys(key: Any, has_key: Any, ids: Any, found: Any) -> Any:
@@ -340,6 +379,17 @@ def nearest_tiers(state: Any, ids: Any, tiers: Any) -> None:
     for at in range(len(ids)):
         tier = 0
         while tier < len(state) and state[tier, ids[at]] != PRESENT:
+            tier += 1
+        tiers[at] = tier
+
+
+def found_in(state: Any, computing: Any, ids: Any, tiers: Any) -> None:
+    """The same of what a request has found, where the number of tiers stands for what is on its way to the device as well."""
+    for at in range(len(ids)):
+        block, tier = ids[at], 0
+        if state[DEVICE, block] == WRITING or computing[block]:
+            tier = len(state)
+        while tier < len(state) and state[tier, block] != PRESENT:
             tier += 1
         tiers[at] = tier
 

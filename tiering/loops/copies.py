@@ -17,6 +17,7 @@ from numba import njit
 from tiering.loops.order import rewind
 from tiering.loops.states import (
     ABSENT,
+    DEVICE,
     DIRTY,
     DISK,
     DISK_BLOCKS,
@@ -111,8 +112,10 @@ def copies_arrive(
     ids: Any,
     sizes: Any,
 ) -> Any:
-    """WRITING -> PRESENT, and their slots IN_FLIGHT -> INDEXED. `sizes`: what copies on disk take there."""
-    state, place, told = columns[0], columns[1], columns[7]
+    """WRITING -> PRESENT, and their slots IN_FLIGHT -> INDEXED: what the device has nobody computes any more. `sizes`: what copies on
+    disk take there.
+    """
+    state, place, computing, told = columns[0], columns[1], columns[4], columns[7]
     slots, _, counts = table
     if tier == DISK and len(sizes) != len(ids):
         return False
@@ -126,6 +129,9 @@ def copies_arrive(
     else:
         counts[IN_FLIGHT] -= len(ids)
         counts[INDEXED] += len(ids)
+    if tier == DEVICE:
+        for at in range(len(ids)):
+            computing[ids[at]] = False
     _count_whole(state, tally, tier, 1, ids)
     _show(columns, views, seers, host_counts, ids)
     return True
@@ -176,3 +182,12 @@ def copies_read(
     if change < 0:
         _show(columns, views, seers, host_counts, ids)
     return True
+
+
+def copies_awaited(columns: Any, views: Any, seers: Any, host_counts: Any, are: Any, ids: Any) -> None:
+    """A request is going to compute these blocks on the device, or is not."""
+    computing = columns[4]
+    for at in range(len(ids)):
+        computing[ids[at]] = are
+    if are:
+        _show(columns, views, seers, host_counts, ids)

@@ -291,11 +291,3 @@ def gather(nodes: Any, after: Any, numbers: Any, ids: Any) -> None:
             ids[at] = block
             block = after[block]
             at += 1
-
-
-def are_tail(parent: Any, ids: Any, start: int, end: int) -> Any:
-    """Whether each of ids[start:end] follows the next of them."""
-    num = start + 1
-    while num < end and parent[ids[num - 1]] == ids[num]:
-        num += 1
-    return num == end
