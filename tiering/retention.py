@@ -90,23 +90,19 @@ class Retention:
 
     # --- terms ----------------------------------------------------------------------------------------------------
 
-    def number(self, ttl_s: float | None) -> int:
-        """What a request with this TTL uses blocks with."""
+    def used(self, path: Ids, ttl_s: float | None) -> None:
+        """A request with this TTL uses a path; it is about to be touched."""
         terms, before_s = self._expiry.terms, self._expiry.terms.shortest_s
-        number = terms.number(ttl_s)
+        term = terms.number(ttl_s)
         self._look_at_shortest(before_s)
-        return number
+        changed = self._expiry.used(path, term)
+        if len(changed):
+            self._tell(changed)
 
     def _look_at_shortest(self, before_s: float) -> None:
         if self._expiry.terms.shortest_s != before_s:
             self._expiry.came_shorter()
             self._terms_changed()
-
-    def used(self, path: Ids, term: int) -> None:
-        """A request uses a path with this term; it is about to be touched."""
-        changed = self._expiry.used(path, term)
-        if len(changed):
-            self._tell(changed)
 
     def was_written(self, ids: Ids) -> None:
         """The disk has these blocks now, and knows nothing of what was said of them."""

@@ -17,6 +17,7 @@ from kvstore.metas import BlockMetas
 from kvstore.reasons import MissReason
 from kvstore.store import HIT, OWNER_BYTES, BlockMeta, ReadOutcome
 from tests.tiering.watched_index import WatchedIndex
+from tiering.claim import Claim
 from tiering.decision import Chooser
 from tiering.eviction import Room
 from tiering.found import arranged
@@ -198,9 +199,7 @@ class MemoryModel:
             chunk_blocks=request.chunk_blocks,
             compute_last=not resumed,
             stash=request.stash,
-            ownership=ownership_of(request.tokens),
-            rank=request.rank,
-            ttl_s=request.ttl_s,
+            claim=Claim(ownership_of(request.tokens), request.rank, request.ttl_s),
         )
         if isinstance(outcome, Wait):
             request.wait = outcome
