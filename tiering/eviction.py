@@ -63,7 +63,7 @@ class Eviction(Removal):
     def _free_device(self, short: int, num_slots: int, owner: bytes) -> bool:
         """Have so many leave the device, for an owner that is going to have `num_slots` more; False if they cannot."""
         shares = self._holdings.shares
-        if fair := shares.on:
+        if several := self._holdings.owners.several:
             shares.asks(DEVICE, self._holdings.owners.number(owner), num_slots)
         done = short == 1 and self._evict_leaf()
         if not done:
@@ -72,7 +72,7 @@ class Eviction(Removal):
             if done:
                 self.evict_device(victims)
                 done = not self._holdings.holds.are_any or self._free_device_beside_held(num_slots)
-        if fair:
+        if several:
             shares.asked(DEVICE)
         return done
 

@@ -72,9 +72,7 @@ class Holdings:
         self.radix = RadixIndex(block_tokens, self.residency, seed=seed)
         self.order = LRU(self.residency)
         self.owners = Owners()
-        self.shares = Shares(
-            self.residency, self.owners, quotas, capacity=self._capacity_of, total=self._total_of
-        )
+        self.shares = Shares(self.residency, self.owners, quotas, capacity=self._capacity_of)
         self.ranks = Ranks(self.residency, self.order, high_s)
         self._stems = Stems(self.residency, self.radix)
         self.holds = Holds(self.residency)
@@ -153,13 +151,6 @@ class Holdings:
             return self.disk_capacity_bytes
         return self.slots[DEVICE].num_slots if tier is DEVICE else self.num_host_slots
 
-    def _total_of(self, tier: Tier) -> int:
-        """What a tier holds of blocks, those on their way among them."""
-        if tier is DISK:
-            return self.disk_bytes
-        table = self.slots[tier]
-        return table.count(SlotState.INDEXED) + table.count(SlotState.IN_FLIGHT)
-
     @property
     def num_host_slots(self) -> int:
         """Host slots that are there and are to stay."""
@@ -186,9 +177,19 @@ class Holdings:
 
     def belongs(self, ids: Ids, first_position: int, ownership: Ownership) -> None:
         """Blocks at consecutive positions of a path from `first_position` on are whose this says."""
+        if self.owners.are_many:
+            self._forget_owners()
         number = self.owners.number(ownership.owner)
         if number != NOBODY:
             self.have_owners(ids[max(0, ownership.first_block - first_position) :], number)
+
+    def _forget_owners(self) -> None:
+        """Who has nothing in the index any more counts as new when it comes again."""
+        idle = self.shares.idle()
+        self.shares.forget(idle)
+        for order in self._fair_orders:
+            order.forget(idle)
+        self.owners.give_back(idle)
 
     def have_owners(self, ids: Ids, numbers: NDArray[np.int32] | int) -> None:
         """Blocks are those owners' who have these numbers. What is somebody's already is the same owner's."""
@@ -261,7 +262,7 @@ class Holdings:
         if tier is DISK:
             self.disk_bytes += self._bytes_of(ids)
         if self.owners.several:
-            self.shares.change_use(tier, ids, self.residency.place[DISK][ids] if tier is DISK else 1)
+            self.shares.change_use(tier, ids, +1)
         if (order := self.tier_orders[tier]) is not None:
             order.begun(ids)
         self._see.begun[tier].show(ids)
@@ -284,10 +285,12 @@ class Holdings:
         else:
             assert stored_bytes is not None, "a disk copy has a size"
             self.residency.finish_write(DISK, ids)
-            if self.owners.several:
-                self.shares.change_use(DISK, ids, stored_bytes - self.residency.place[DISK][ids])
             self.disk_bytes -= self._bytes_of(ids)
+            if several := self.owners.several:
+                self.shares.change_use(DISK, ids, -1)
             self.residency.place[DISK][ids] = stored_bytes
+            if several:
+                self.shares.change_use(DISK, ids, +1)
             self.disk_bytes += self._bytes_of(ids)
             self.residency.told[ids] = 0
             self._count_on_disk(ids, +1)
@@ -311,7 +314,7 @@ class Holdings:
             if state == PRESENT:
                 self._count_on_disk(ids, -1)
         if self.owners.several:
-            self.shares.change_use(tier, ids, -self.residency.place[DISK][ids] if tier is DISK else -1)
+            self.shares.change_use(tier, ids, -1)
         if (order := self.tier_orders[tier]) is not None:
             order.left(ids)
         self._see.gone[tier].show(ids)
@@ -466,12 +469,13 @@ class Holdings:
             self.slots[tier].free_one(place, _INDEXED)
             self.num_dirty_host -= tier is HOST
         several = self.owners.several
-        if several:
-            self.shares.change_use_of(tier, cells.owner[block], -place if tier is DISK else -1)
-            if tier is HOST:
-                self.shares.change_dirty(np.array([block], dtype=np.intp), -1)
         if several or self.ranks.in_use:
-            self._forget_whose(np.array([block], dtype=np.intp))
+            one = np.array([block], dtype=np.intp)
+            if several:
+                self.shares.change_use(tier, one, -1)
+                if tier is HOST:
+                    self.shares.change_dirty(one, -1)
+            self._forget_whose(one)
         self.order.removed_leaf(cells.stamp[block], parent)
         self.radix.remove_leaf(block, parent)
         if parent != NO_BLOCK and not cells.num_children[parent] and self.is_nowhere(parent):

@@ -58,6 +58,9 @@ class Kernels:
     num_with: Callable[..., int]
     oldest_of: Callable[..., int]
     sum_of: Callable[..., int]
+    count_blocks: Callable[..., int]
+    count_use: Callable[..., int]
+    mark_owners: Callable[..., int]
     change_slots: Mapping[int, Callable[..., int]]
     """By the bytes of a slot's number."""
     free_slots: Mapping[int, Callable[..., int]]
@@ -90,6 +93,10 @@ def _blocks(name: str, *arguments: str) -> Function:
 def _copies(name: str, *arguments: str) -> Function:
     sources = ("tiering.loops.copies", "tiering.loops.states")
     return Function("tiering.loops.copies", name, sources, arguments, keeps_gil=True)
+
+
+def _owners(name: str, *arguments: str) -> Function:
+    return Function("tiering.loops.owners", name, ("tiering.loops.owners",), arguments, keeps_gil=True)
 
 
 def _tree(name: str, *arguments: str) -> Function:
@@ -171,6 +178,9 @@ _FUNCTIONS: Final = (
     _blocks("num_with", _INTS, "int64", _IDS),
     _blocks("oldest_of", _LONGS, _IDS),
     _blocks("sum_of", _INTS, _IDS),
+    _owners("count_blocks", _NEW_LONGS, _INTS, "int64", _IDS),
+    _owners("count_use", "int64 2 written", _NEW_LONGS, "int64", "int64", "int32 2", _INTS, "int64", _IDS),
+    _owners("mark_owners", _NEW_FLAGS, _INTS),
 )
 
 _SLOT_BYTES: Final = (4, 8)

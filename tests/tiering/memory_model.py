@@ -193,6 +193,7 @@ class MemoryModel:
         resumed = request.stash is not None
         self._find(request, compute_last=not resumed)
         known = len(self.index._holdings.radix.match(request.array))
+        self.index._holdings.owners.are_many = True  # who has nothing is forgotten at once
         outcome = self.index.admit(
             request.array[: request.stash.start * self.config.block_tokens] if resumed else request.array,
             request.num_blocks,

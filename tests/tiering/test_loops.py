@@ -415,6 +415,47 @@ def test_sort_by_way_down(rng, columns):
     ]
 
 
+# ---- owners
+
+
+@in_rounds
+def test_count_blocks(rng, columns):
+    ids, counts, sign = some(rng), rng.integers(0, 9, 5), int(rng.choice([-1, 1]))
+    expected = counts + sign * np.bincount(columns.owner[ids], minlength=5)
+    before = columns.copy()
+    kernels().count_blocks(counts, columns.owner, sign, ids)
+    assert counts.tolist() == expected.tolist()
+    columns.assert_changed_only(before)
+
+
+@in_rounds
+def test_count_use(rng, columns):
+    place = rng.integers(0, 5, (3, N), dtype=np.int32)
+    used, num_with = np.zeros((3, 5), dtype=np.int64), np.zeros(4, dtype=np.int64)
+    there = {tier: some(rng) for tier in (DEVICE, HOST, DISK)}
+    going = {tier: some(rng, ids.tolist()) for tier, ids in there.items()}
+    before = columns.copy()
+    for sign, by_tier in ((+1, there), (-1, going)):
+        for tier, ids in by_tier.items():
+            num = kernels().count_use(used, num_with, tier, DISK, place, columns.owner, sign, ids)
+    left = {tier: sorted({*ids.tolist()}.difference(going[tier].tolist())) for tier, ids in there.items()}
+    for tier, ids in left.items():
+        expected = [0] * 5
+        for block in ids:
+            expected[columns.owner[block]] += int(place[tier, block]) if tier == DISK else 1
+        assert used[tier].tolist() == expected
+        assert num_with[tier] == np.count_nonzero(expected)
+    assert num == num_with[-1] == np.count_nonzero(used.any(axis=0))
+    columns.assert_changed_only(before)
+
+
+@in_rounds
+def test_mark_owners(rng, columns):
+    has_some = np.zeros(7, dtype=np.bool_)
+    kernels().mark_owners(has_some, columns.owner)
+    assert np.flatnonzero(has_some).tolist() == sorted({*columns.owner.tolist()})
+
+
 ELSEWHERE = {
     "test_eligible": {"is_eligible", "are_eligible", "walk", "rewind"},
     "test_copies": {"copies_arrive", "copies_leave"},

@@ -38,14 +38,24 @@ class Places:
         """head, cursor and rule."""
         self.cells: tuple[memoryview[Any], ...] = ()
         """Head and cursor, one at a time."""
+        self._free: list[int] = []
 
     def add(self, rule: int) -> int:
         """The number of a new view, which has seen nothing yet."""
-        number = len(self.columns[0])
         first = (0, NO_BLOCK, rule)
+        if self._free:
+            number = self._free.pop()
+            for column, new in zip(self.columns, first, strict=True):
+                column[number] = new
+            return number
+        number = len(self.columns[0])
         self.columns = tuple(np.append(old, new) for old, new in zip(self.columns, first, strict=True))
         self.cells = tuple(column.data for column in self.columns[:2])
         return number
+
+    def remove(self, number: int) -> None:
+        """A view is not used any more: another gets its number."""
+        self._free.append(number)
 
 
 class View:
@@ -130,6 +140,10 @@ class View:
         heads, cursors = self.places.cells
         if stamp <= heads[self.number]:
             heads[self.number], cursors[self.number] = stamp, NO_BLOCK
+
+    def end(self) -> None:
+        """It is not used any more."""
+        self.places.remove(self.number)
 
     def check(self) -> None:
         """Raise AssertionError if a block before the view's place is eligible: somebody forgot to rewind."""
