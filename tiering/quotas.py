@@ -23,6 +23,7 @@ OTHERS: Final = "*"
 _FEW: Final = 8
 """Owners that there is room for at first."""
 _DISK: Final = Tier.DISK
+_NOTHING: Final[Amounts] = np.empty(0)
 WEIGHTS: Final = (1e-6, 1e6)
 """The least and the largest: products of them with sizes are to be numbers still."""
 _MOST_SIZE: Final = 2**63 - 1
@@ -203,9 +204,9 @@ class Shares:
         if not self.shared(Tier.HOST):
             return []
         _, entitled = self.standing(Tier.HOST)
-        parts = np.floor(entitled).astype(np.int64)
-        clean = np.maximum(1, (clean_share * parts).astype(np.int64))
-        excess = self._dirty - np.maximum(0, parts - clean)
+        excess = np.empty(len(entitled), dtype=np.int64)
+        if not self._kernels.find_dirty(self._dirty, entitled, clean_share, excess):
+            return []
         return [(number, excess.item(number)) for number in (np.flatnonzero(excess[1:] > 0) + 1).tolist()]
 
     def shared(self, tier: Tier) -> bool:
@@ -233,20 +234,19 @@ class Shares:
 
     def standing(self, tier: Tier) -> tuple[Amounts, Amounts]:
         """What each has, with what is coming, and what it is entitled to: above 0. Any thread may ask."""
-        weights = self._weights
-        used = self._used[tier, : len(weights)].astype(np.float64)
-        if (coming := self._coming[tier]) is not None:
-            used[: len(coming)] += coming[: len(used)]
-        sizes = self._sizes[tier, : len(weights)]
-        capacity, there = self._capacity(tier), used > 0
-        fixed = np.where(sizes < 0, -sizes * capacity, sizes)
-        is_fixed = ~np.isnan(fixed)
-        rest = max(0.0, capacity - fixed[is_fixed & there].sum())
-        sharing = weights[~is_fixed & there].sum() + np.where(
-            there, 0.0, weights
-        )  # who has nothing yet would share too
-        part = np.where(is_fixed, fixed, rest * weights / np.maximum(sharing, _LEAST))
-        return used, np.maximum(part, _LEAST * weights)
+        weights, coming = self._weights, self._coming[tier]
+        stood = np.empty((2, len(weights)))
+        self._kernels.stand(
+            self._used,
+            tier,
+            _NOTHING if coming is None else coming,
+            self._sizes,
+            weights,
+            self._capacity(tier),
+            _LEAST,
+            stood,
+        )
+        return stood[0], stood[1]
 
     def is_over(self, tier: Tier, number: int) -> bool:
         """Whether an owner has more than it is entitled to, what is coming for it included, beside others."""
@@ -335,20 +335,8 @@ def split(used: Amounts, entitled: Amounts, amount: int) -> NDArray[np.int64]:
         level .............|...|.|.|........     1
                            |   | | | ___         0
     """
-    order = np.argsort(-used / entitled, kind="stable")
-    mine, parts = used[order], entitled[order]
-    levels = (mine.cumsum() - amount) / parts.cumsum()
-    following = np.append((mine / parts)[1:], 0.0)
-    (reached,) = (levels >= following).nonzero()
-    if not len(reached):
-        return used.astype(np.int64)
-    exact = np.maximum(0.0, mine - levels[reached[0]] * parts)
-    counts = np.floor(exact + _LEAST).astype(np.int64)
-    missing = amount - int(counts.sum())
-    if missing > 0:
-        counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1
-    given = np.zeros(len(used), dtype=np.int64)
-    given[order] = counts
+    given = np.empty(len(used), dtype=np.int64)
+    kernels().split(used, entitled, amount, _LEAST, np.empty(len(used)), given)
     return given
 
 

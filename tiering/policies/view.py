@@ -132,8 +132,10 @@ class View:
         if not head:
             return
         # only if they are to be seen, or each round would look again, in vain, at all that follows
-        behind = ids[(stamp[ids] <= head) & (stamp[ids] > 0)]
-        self.look_from(stamp[behind[self._eligible(behind)]].min(initial=head + 1).item())
+        stamps = stamp.take(ids)
+        behind = ids[(stamps <= head) & (stamps > 0)]
+        if len(behind):
+            self.look_from(stamp[behind[self._eligible(behind)]].min(initial=head + 1).item())
 
     def look_from(self, stamp: int) -> None:
         """Blocks that were used at this stamp or later may be eligible that were not."""
