@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks import command
 from benchmarks.leaf_order import TRACES
 from kvstore.store import OWNER_BYTES
+from tiering.claim import Claim
 from tiering.cli.environment import environment
 from tiering.cli.markdown import gate, table
 from tiering.index_config import IndexConfig
@@ -32,7 +33,7 @@ from tiering.quotas import Quotas
 from tiering.simulate import Simulation, SimulationConfig
 from tiering.trace import TraceRequest, read_trace
 
-_STEADY, _FLOODING = (Ownership(bytes([number]) * OWNER_BYTES) for number in (1, 2))
+_STEADY, _FLOODING = (Claim(Ownership(bytes([number]) * OWNER_BYTES)) for number in (1, 2))
 _FIRST_FLOOD_BLOCK: Final = 1 << 30  # above all ids of the trace
 _NAMES: Final = ("conversation_h1", "synthetic")
 ADMISSIONS: Final = ("all", "adaptive")
@@ -58,31 +59,31 @@ class Shared(Simulation):
     def __init__(self, config: Sizes) -> None:
         super().__init__(config)
         self._tenant = _STEADY
-        self.asked: Counter[bytes] = Counter()
-        self.found: Counter[bytes] = Counter()
+        self.asked: Counter[Claim] = Counter()
+        self.found: Counter[Claim] = Counter()
         """Blocks, by tenant."""
 
-    def of(self, tenant: Ownership, requests: Iterator[TraceRequest]) -> Iterator[TraceRequest]:
+    def of(self, tenant: Claim, requests: Iterator[TraceRequest]) -> Iterator[TraceRequest]:
         """These requests, each of which is the tenant's when it is served."""
         for request in requests:
             self._tenant = tenant
-            self.asked[tenant.owner] += len(request.blocks)
+            self.asked[tenant] += len(request.blocks)
             yield request
 
     def _admit(self, tokens: np.ndarray[tuple[int], np.dtype[np.int32]]) -> Lease:
         while True:
             outcome = self._index.admit(
-                tokens, len(tokens), chunk_blocks=len(tokens), compute_last=False, ownership=self._tenant
+                tokens, len(tokens), chunk_blocks=len(tokens), compute_last=False, claim=self._tenant
             )
             self._start_moves()
             if isinstance(outcome, Lease):
-                self.found[self._tenant.owner] += outcome.num_cached_blocks
+                self.found[self._tenant] += outcome.num_cached_blocks
                 return outcome
             self._wait()
 
-    def rate(self, tenant: Ownership) -> float:
+    def rate(self, tenant: Claim) -> float:
         """The part of a tenant's blocks that was found."""
-        return self.found[tenant.owner] / max(1, self.asked[tenant.owner])
+        return self.found[tenant] / max(1, self.asked[tenant])
 
 
 def flood(number: int, num: int, blocks: int, at_s: float) -> Iterator[TraceRequest]:
@@ -171,7 +172,7 @@ def cost(requests: list[TraceRequest], arguments: argparse.Namespace) -> _Row:
             start_s = time.process_time()
             simulation.run(simulation.of(_STEADY, iter(requests)))
             took_s[name].append(time.process_time() - start_s)
-            found[name] = simulation.found[_STEADY.owner]
+            found[name] = simulation.found[_STEADY]
     ratios = [b / a for a, b in zip(took_s["without"][1:], took_s["with"][1:], strict=True)]
     return {
         "ratio": round(float(np.median(ratios)), 3),

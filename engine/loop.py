@@ -216,7 +216,7 @@ class EngineLoop:
             case Clear(future):
                 future.set_result(self._cache.clear(_CLEAR_S))
             case Erase(owner, future):
-                in_use = any(sequence.ownership.owner == owner for sequence in self._scheduler.all())
+                in_use = any(sequence.salt.ownership.owner == owner for sequence in self._scheduler.all())
                 self._cache.erase(owner, _CLEAR_S, future, in_use=in_use)
             case Check(future):
                 try:

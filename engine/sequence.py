@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.claim import Claim
 from tiering.context import Context
 from tiering.keeping import Told
 from tiering.keeping.admission import KINDS, NO_HINTS
 from tiering.leases import CacheUse, Wait
-from tiering.owners import Ownership
 from tiering.ranks import Rank
 
 from .chunk import Chunk
@@ -78,19 +78,10 @@ class Sequence(Context):
         return CACHE_USES[self.request.options.cache]
 
     @property
-    def ownership(self) -> Ownership:
-        """Whose its blocks are."""
-        return self.salt.ownership
-
-    @property
-    def rank(self) -> Rank:
-        """How long its blocks are to be kept."""
-        return Rank[self.request.options.keep_priority.upper()]
-
-    @property
-    def ttl_s(self) -> float | None:
-        """For how long after each use its blocks are to live."""
-        return self.request.options.ttl_s
+    def claim(self) -> Claim:
+        """Whose its blocks are, and how long they are to be kept."""
+        options = self.request.options
+        return Claim(self.salt.ownership, Rank[options.keep_priority.upper()], options.ttl_s)
 
     @property
     def tokens(self) -> NDArray[np.int32]:

@@ -12,13 +12,12 @@ completions admit it. It holds because
 import bisect
 from typing import Generic, Protocol, TypeVar
 
+from tiering.claim import Claim
 from tiering.eviction import Room
 from tiering.keeping import Told
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
-from tiering.owners import Ownership
 from tiering.radix import Tokens
-from tiering.ranks import Rank
 from tiering.swaps import Stash
 
 WINDOW = 32
@@ -58,17 +57,7 @@ class Request(Protocol):
         ...
 
     @property
-    def ownership(self) -> Ownership:
-        """For Index.admit."""
-        ...
-
-    @property
-    def rank(self) -> Rank:
-        """For Index.admit."""
-        ...
-
-    @property
-    def ttl_s(self) -> float | None:
+    def claim(self) -> Claim:
         """For Index.admit."""
         ...
 
@@ -105,9 +94,7 @@ class Places(Protocol):
         compute_last: bool,
         stash: Stash | None,
         use: CacheUse,
-        ownership: Ownership,
-        rank: Rank,
-        ttl_s: float | None,
+        claim: Claim,
     ) -> Lease | Wait: ...
 
     def num_matching(self, tokens: Tokens, use: CacheUse) -> int: ...
@@ -221,9 +208,7 @@ class Admission(Generic[R]):
                 compute_last=request.compute_last,
                 stash=request.stash,
                 use=request.cache_use,
-                ownership=request.ownership,
-                rank=request.rank,
-                ttl_s=request.ttl_s,
+                claim=request.claim,
             )
             if isinstance(outcome, Wait):
                 request.waits = outcome

@@ -85,7 +85,7 @@ class Copies:
         )
         assert is_new, "a copy can be begun only where there is none, and each has a place"
         if self.owners.several:
-            self.shares.change_use(tier, ids, places if tier is DISK else 1)
+            self.shares.change_use(tier, ids, +1)
         if (plug_in := self.tier_orders[tier]) is not None:
             plug_in.begun(ids)
         if order.places.are_filtered:
@@ -94,8 +94,9 @@ class Copies:
     def arrived(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] = _NO_SIZES) -> None:
         """The copies are whole. `stored_bytes` is what they take on disk."""
         residency, see, order = self.residency, self._see.whole[tier], self.order
-        if (several := self.owners.several) and tier is DISK:
-            self.shares.change_use(DISK, ids, stored_bytes - residency.place[DISK][ids])
+        several = self.owners.several
+        if several and tier is DISK:
+            self.shares.change_use(DISK, ids, -1)
         were_begun = self._kernels.copies_arrive(
             residency.columns,
             self._tables[tier].columns,
@@ -109,6 +110,8 @@ class Copies:
         )
         assert were_begun, "only a copy that was begun, in a slot that waits for it, can be finished"
         if several:
+            if tier is DISK:
+                self.shares.change_use(DISK, ids, +1)
             self._change_dirty(tier, ids, +1)
         if order.places.are_filtered:
             see.show_parts(ids)
@@ -143,7 +146,7 @@ class Copies:
         if self.owners.several:
             if state == PRESENT:
                 self._change_dirty(tier, ids, -1)
-            self.shares.change_use(tier, ids, -residency.place[DISK][ids] if tier is DISK else -1)
+            self.shares.change_use(tier, ids, -1)
         if (plug_in := self.tier_orders[tier]) is not None:
             plug_in.left(ids)
         if order.places.are_filtered:

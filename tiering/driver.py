@@ -3,15 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+from tiering.claim import NO_CLAIM, Claim
 from tiering.eviction import Room
 from tiering.index import Index
 from tiering.keeping import Told
 from tiering.lease import Lease
 from tiering.leases import CacheUse, Wait
 from tiering.moves import Move
-from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
-from tiering.ranks import Rank
 from tiering.swaps import Stash
 
 
@@ -43,9 +42,7 @@ class Driver(ABC):
         compute_last: bool = True,
         stash: Stash | None = None,
         use: CacheUse = CacheUse.READ_WRITE,
-        ownership: Ownership = EVERYBODYS,
-        rank: Rank = Rank.NORMAL,
-        ttl_s: float | None = None,
+        claim: Claim = NO_CLAIM,
     ) -> Lease | Wait:
         """See Index.admit."""
         self._index.at(self._clock())
@@ -56,9 +53,7 @@ class Driver(ABC):
             compute_last=compute_last,
             stash=stash,
             use=use,
-            ownership=ownership,
-            rank=rank,
-            ttl_s=ttl_s,
+            claim=claim,
         )
         self._start_moves()
         return outcome

@@ -64,7 +64,7 @@ class Eviction(Removal):
     def _free_device(self, short: int, num_slots: int, owner: bytes) -> bool:
         """Have so many leave the device, for an owner that is going to have `num_slots` more; False if they cannot."""
         shares = self._holdings.shares
-        if fair := self._holdings.owners.several and shares.on:
+        if several := self._holdings.owners.several:
             shares.asks(DEVICE, self._holdings.owners.number(owner), num_slots)
         done = short == 1 and self._evict_leaf()
         if not done:
@@ -73,7 +73,7 @@ class Eviction(Removal):
             if done:
                 self.evict_device(victims)
                 done = not self._holdings.holds.are_any or self._free_device_beside_held(num_slots)
-        if fair:
+        if several:
             shares.asked(DEVICE)
         return done
 
@@ -170,7 +170,7 @@ class Eviction(Removal):
         if not len(victims):
             return
         residency = self._holdings.residency
-        if fair := self._holdings.owners.several and self._holdings.shares.on:
+        if fair := self._holdings.shares.on:
             self._holdings.shares.ask_for(HOST, victims)
         slots = take_slots(len(victims))
         if fair:
@@ -301,7 +301,7 @@ class Eviction(Removal):
         while (over := holdings.disk_bytes + num_bytes - holdings.disk_capacity_bytes) > 0:
             # of a disk that is smaller than one record there is nothing to give up
             num_about = 1 + over * holdings.num_disk_blocks // max(1, holdings.disk_bytes)
-            if fair := holdings.owners.several and holdings.shares.on:
+            if fair := holdings.shares.on:
                 holdings.shares.asks(DISK, owner, num_bytes)
             victims, older_than = holdings.disk_victims.peek(min(num_about, _DISK_BATCH)), used_before
             if fair:

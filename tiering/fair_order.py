@@ -1,6 +1,6 @@
 """Which block of a tier goes first where owners have quotas or requests have ranks; elsewhere what it is made around."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import numpy as np
@@ -16,7 +16,6 @@ from tiering.tier_order import TierOrder, Victims
 
 _ALL: Final = -1
 """In place of an owner's number: of everybody's blocks alike."""
-_Part = tuple[int, Rank | None]
 
 
 class FairOrder:
@@ -44,8 +43,8 @@ class FairOrder:
         self._tier, self._order, self._residency = tier, order, residency
         self._shares, self._ranks, self.plain = shares, ranks, plain
         self._eligible, self._block_size = eligible, block_size
-        self.parts: dict[_Part, View | FirstToGo] = {}
-        """Those that there are, to be told as well."""
+        self.parts: dict[int, dict[Rank | None, View | FirstToGo]] = {}
+        """Those that there are, to be told as well: by owner, and by rank."""
 
     def peek(self, k: int) -> Ids:
         """See `View.peek`; of several owners the blocks of who stands furthest above its part come first."""
@@ -72,16 +71,23 @@ class FairOrder:
 
     def rewind_parts(self, ids: Ids) -> None:
         """See `View.rewind`: of the parts; of what these are made of the Audience tells."""
-        there = {_ALL, *self._residency.owner[ids].tolist()}
-        for (owner, _), part in self.parts.items():
-            if owner in there:
+        for owner in self.parts.keys() & {_ALL, *self._residency.owner[ids].tolist()}:
+            for part in self.parts[owner].values():
                 part.rewind(ids)
 
     def became_normal(self, stamp: int) -> None:
         """Blocks that were used at this stamp or later may be normal that were high."""
-        for (_, rank), view in self.parts.items():
-            if rank is Rank.NORMAL:
-                view.look_from(stamp)
+        for parts in self.parts.values():
+            if Rank.NORMAL in parts:
+                parts[Rank.NORMAL].look_from(stamp)
+
+    def forget(self, owners: Iterable[int]) -> None:
+        """Nothing is these owners' any more, and their numbers may become others'."""
+        for owner in owners:
+            for part in self.parts.pop(owner, {}).values():
+                part.end()
+            if isinstance(self.plain, FirstToGo):
+                self.plain.forget(owner)
 
     # --- whose ----------------------------------------------------------------------------------------------------
 
@@ -156,10 +162,10 @@ class FairOrder:
         return np.concatenate(found)
 
     def _part(self, owner: int, rank: Rank | None) -> View | FirstToGo:
-        part = self.parts.get((owner, rank))
-        if part is None:
-            part = self.parts[owner, rank] = self._made(owner, rank)
-        return part
+        parts = self.parts.setdefault(owner, {})
+        if rank not in parts:
+            parts[rank] = self._made(owner, rank)
+        return parts[rank]
 
     def _made(self, owner: int, rank: Rank | None) -> View | FirstToGo:
         residency = self._residency
@@ -195,5 +201,6 @@ class FairOrder:
     def check(self) -> None:
         """Raise AssertionError if a block is missing from its part."""
         self.plain.check()
-        for view in self.parts.values():
-            view.check()
+        for parts in self.parts.values():
+            for view in parts.values():
+                view.check()

@@ -69,6 +69,14 @@ class FirstToGo:
         self._parts.setdefault(owner, []).append((part, is_in))
         return part
 
+    def forget(self, owner: int) -> None:
+        """Nothing is this owner's any more: its parts are not told of anything."""
+        self._parts.pop(owner, None)
+
+    def end(self) -> None:
+        """See `View.end`."""
+        self.view.end()
+
     def put_of(self, run: _Run, is_in: Callable[[Ids], Mask]) -> None:
         """`put`, for what is in this part of a run."""
         ids = run.ids[is_in(run.ids)]

@@ -68,7 +68,7 @@ class Holdings(Copies):
         `high_s`: see Ranks; `seed`: see RadixIndex.
         """
         residency, owners = Residency(device_slots + host_slots), Owners()
-        shares = Shares(residency, owners, quotas, capacity=self._capacity_of, total=self._total_of)
+        shares = Shares(residency, owners, quotas, capacity=self._capacity_of)
         tables = SlotTable(device_slots), SlotTable(host_slots - later_host_slots)
         super().__init__(residency, LRU(residency), owners, shares, *tables)
         self.radix = RadixIndex(block_tokens, residency, seed=seed)
@@ -136,13 +136,6 @@ class Holdings(Copies):
             return self.disk_capacity_bytes
         return self.slots[DEVICE].num_slots if tier is DEVICE else self.num_host_slots
 
-    def _total_of(self, tier: Tier) -> int:
-        """What a tier holds of blocks, those on their way among them."""
-        if tier is DISK:
-            return self.disk_bytes
-        table = self.slots[tier]
-        return table.count(SlotState.INDEXED) + table.count(SlotState.IN_FLIGHT)
-
     @property
     def num_host_slots(self) -> int:
         """Host slots that are there and are to stay."""
@@ -169,9 +162,19 @@ class Holdings(Copies):
 
     def belongs(self, ids: Ids, first_position: int, ownership: Ownership) -> None:
         """Blocks at consecutive positions of a path from `first_position` on are whose this says."""
+        if self.owners.are_many:
+            self._forget_owners()
         number = self.owners.number(ownership.owner)
         if number != NOBODY:
             self.have_owners(ids[max(0, ownership.first_block - first_position) :], number)
+
+    def _forget_owners(self) -> None:
+        """Who has nothing in the index any more counts as new when it comes again."""
+        idle = self.shares.idle()
+        self.shares.forget(idle)
+        for order in self._fair_orders:
+            order.forget(idle)
+        self.owners.give_back(idle)
 
     def have_owners(self, ids: Ids, numbers: NDArray[np.int32] | int) -> None:
         """Blocks are those owners' who have these numbers. What is somebody's already is the same owner's."""
@@ -350,12 +353,13 @@ class Holdings(Copies):
             self.slots[tier].free_one(place, _INDEXED)
             self._tallied[DIRTY] -= tier is HOST
         several = self.owners.several
-        if several:
-            self.shares.change_use_of(tier, cells.owner[block], -place if tier is DISK else -1)
-            if tier is HOST:
-                self.shares.change_dirty(np.array([block], dtype=np.intp), -1)
         if several or self.ranks.in_use:
-            self._forget_whose(np.array([block], dtype=np.intp))
+            one = np.array([block], dtype=np.intp)
+            if several:
+                self.shares.change_use(tier, one, -1)
+                if tier is HOST:
+                    self.shares.change_dirty(one, -1)
+            self._forget_whose(one)
         self.order.removed_leaf(cells.stamp[block], parent)
         self.radix.remove_leaf(block, parent)
         if parent != NO_BLOCK and not cells.num_children[parent] and self.is_nowhere(parent):

@@ -21,6 +21,7 @@ from kvstore.reports import Removed
 from kvstore.store import BlockRef, ReadOutcome
 from tiering.by_hand import ByHand
 from tiering.choosing import Choosing
+from tiering.claim import NO_CLAIM, Claim
 from tiering.decision import Chooser
 from tiering.entry import Entry
 from tiering.errands import Steps
@@ -56,10 +57,8 @@ from tiering.moves import (
 from tiering.observation import Observed
 from tiering.observer import Observer
 from tiering.outbox import Outbox
-from tiering.owners import EVERYBODYS, Ownership
 from tiering.policies import policy_named
 from tiering.radix import Tokens
-from tiering.ranks import Rank
 from tiering.residency import DISK, HOST, PRESENT, Ids, Tier
 from tiering.rest import Rest
 from tiering.restore import Restore
@@ -228,9 +227,7 @@ class Index:
         compute_last: bool = True,
         stash: Stash | None = None,
         use: CacheUse = CacheUse.READ_WRITE,
-        ownership: Ownership = EVERYBODYS,
-        rank: Rank = Rank.NORMAL,
-        ttl_s: float | None = None,
+        claim: Claim = NO_CLAIM,
     ) -> Lease | Wait:
         """Give a request its path and the device slots that it needs to begin, all or nothing, and start its loads.
 
@@ -240,9 +237,7 @@ class Index:
         most floor((n - 1) / block_tokens) blocks match. What is left of its whole blocks is entered in the index as
         being computed by this request: whoever shares it waits. `stash`: what `preempt` answered, unless it is lost;
         it is copied back up, and then over. `use`: without leave to write nothing is entered.
-        `ttl_s`: for how long after each use its blocks live at least, see Terms; None for as long as the index's TTL says.
-        `ownership`: whose its blocks are. The same tokens up to a block must always name the same owner for it.
-        `rank`: how long they are to be kept, at least.
+        `claim`: whose its blocks are, and how long they are to be kept.
 
         Raises ValueError if so many slots do not exist at all, or are too few for the prompt.
         """
@@ -269,10 +264,8 @@ class Index:
             chunk_blocks,
             stash,
             use,
-            ownership,
-            rank,
+            claim,
             compute_last=compute_last,
-            term=self.retention.number(ttl_s),
         )
         if too_short and isinstance(outcome, Lease):
             self.not_indexed(tokens, len(matched), MissReason.TOO_SHORT)

@@ -59,6 +59,12 @@ class Kernels:
     num_absent: Callable[..., int]
     find_older: Callable[..., int]
     oldest_of: Callable[..., int]
+    count_blocks: Callable[..., int]
+    count_use: Callable[..., int]
+    mark_owners: Callable[..., int]
+    stand: Callable[..., int]
+    split: Callable[..., int]
+    find_dirty: Callable[..., int]
     change_slots: Mapping[int, Callable[..., int]]
     """By the bytes of a slot's number."""
     free_slots: Mapping[int, Callable[..., int]]
@@ -98,6 +104,10 @@ def _fingerprints(name: str, *arguments: str) -> Function:
     return Function("tiering.loops.fingerprints", name, sources, arguments, keeps_gil=True)
 
 
+def _owners(name: str, *arguments: str) -> Function:
+    return Function("tiering.loops.owners", name, ("tiering.loops.owners",), arguments, keeps_gil=True)
+
+
 def _tree(name: str, *arguments: str) -> Function:
     sources = ("tiering.loops.tree", "tiering.loops.states")
     return Function("tiering.loops.tree", name, sources, arguments, keeps_gil=True)
@@ -110,6 +120,7 @@ _LONGS, _INTS, _FLAGS, _BYTES, _SHORTS = (
 _NEW_LONGS, _NEW_INTS, _NEW_FLAGS, _NEW_BYTES, _NEW_SHORTS = (
     f"{column} written" for column in (_LONGS, _INTS, _FLAGS, _BYTES, _SHORTS)
 )
+_REALS = "float64 1"
 _STATE, _READERS, _HELD = "uint8 2", "int16 2", "uint16 2"
 _IDS, _FOUND = "int64 1 strided", _NEW_LONGS
 _TOKENS = "int32 1 anywhere"
@@ -208,6 +219,14 @@ _FUNCTIONS: Final = (
     _tree("gather", "int32 2", _INTS, _IDS, _FOUND),
     _blocks("find_older", _INTS, _LONGS, "int64", "int64", _IDS, _FOUND),
     _blocks("oldest_of", _LONGS, _IDS),
+    _owners("count_blocks", _NEW_LONGS, _INTS, "int64", _IDS),
+    _owners("count_use", "int64 2 written", _NEW_LONGS, "int64", "int64", "int32 2", _INTS, "int64", _IDS),
+    _owners("mark_owners", _NEW_FLAGS, _INTS),
+    _owners(
+        "stand", "int64 2", "int64", _REALS, "float64 2", _REALS, "int64", "float64", "float64 2 written"
+    ),
+    _owners("split", _REALS, _REALS, "int64", "float64", f"{_REALS} written", _NEW_LONGS),
+    _owners("find_dirty", _LONGS, _REALS, "float64", _NEW_LONGS),
 )
 
 _SLOT_BYTES: Final = (4, 8)

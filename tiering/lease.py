@@ -5,12 +5,10 @@ from numpy.typing import NDArray
 
 from kvstore.reasons import MissReason
 from kvstore.reports import Decision, TierName
+from tiering.claim import NO_CLAIM, Claim
 from tiering.observation import Observed
-from tiering.owners import EVERYBODYS, Ownership
 from tiering.radix import Tokens
-from tiering.ranks import Rank
 from tiering.residency import Ids, Tier
-from tiering.terms import EVERYBODYS_TERM
 
 NOT_CACHED = -1
 _NO_TOKENS: Tokens = np.empty(0, dtype=np.int32)
@@ -38,19 +36,17 @@ class Lease:
         slots: Ids,
         found_in: NDArray[np.int8],
         max_blocks: int,
-        ownership: Ownership = EVERYBODYS,
-        rank: Rank = Rank.NORMAL,
-        term: int = EVERYBODYS_TERM,
+        claim: Claim = NO_CLAIM,
     ) -> None:
         """What a request starts with.
 
         `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [M] int8 of the M <= P, M <= S blocks
-        that were matched; `max_blocks`: how long the block table may become; `ownership`: whose what it indexes is; `rank`: how
-        long that is to be kept; `term`: the number of what its blocks live for at least.
+        that were matched; `max_blocks`: how long the block table may become; `claim`: whose what it
+        indexes is, and how long that is to be kept.
         """
         self.ids = ids
         self.slots = slots
-        self.ownership, self.rank, self.term = ownership, rank, term
+        self.claim = claim
         self.found_in: NDArray[np.int8] = np.empty(max_blocks, dtype=np.int8)
         self.found_in[: len(found_in)] = found_in
         self.found_in[len(found_in) :] = NOT_CACHED

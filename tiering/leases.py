@@ -6,6 +6,7 @@ from typing import Final
 
 import numpy as np
 
+from tiering.claim import Claim
 from tiering.eviction import Eviction, Room
 from tiering.expiry import Expiry
 from tiering.holdings import Holdings
@@ -15,9 +16,7 @@ from tiering.lease import Lease
 from tiering.loads import Loads
 from tiering.observation import Observed
 from tiering.observer import Observer
-from tiering.owners import Ownership
 from tiering.radix import Tokens
-from tiering.ranks import Rank
 from tiering.residency import ABSENT, DEVICE, HOST, NO_BLOCK, PRESENT, WRITING, Ids, Mask
 from tiering.retention import Retention
 from tiering.slot_table import SlotState
@@ -147,11 +146,9 @@ class Leases:
         chunk_blocks: int,
         stash: Stash | None,
         use: CacheUse,
-        ownership: Ownership,
-        rank: Rank,
+        claim: Claim,
         *,
         compute_last: bool,
-        term: int,
     ) -> Lease | Wait:
         """See Index.admit."""
         num_absent = self._num_absent(matched)
@@ -162,7 +159,7 @@ class Leases:
         num_blocks = min(max_blocks, self._num_to_begin(tokens, len(matched), chunk_blocks, stash))
         block_tokens = self._block_tokens
         # leased while room is made, or the path might be what is evicted
-        self._holdings.lease(matched, rank)
+        self._holdings.lease(matched, claim.rank)
         absent = _NOTHING
         if num_absent:
             (absent,) = (self._holdings.residency.state[DEVICE].take(matched) != PRESENT).nonzero()
@@ -170,19 +167,17 @@ class Leases:
             whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
             self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
         num_missing = num_blocks - len(matched) + len(absent)
-        room = self._room_beside(matched[absent], num_missing, ownership.owner)
+        room = self._room_beside(matched[absent], num_missing, claim.ownership.owner)
         if room is Room.NO and not self._leases and self._retention.give_way():
-            room = self._room_beside(matched[absent], num_missing, ownership.owner)
+            room = self._room_beside(matched[absent], num_missing, claim.ownership.owner)
         if room is not Room.NOW:
-            self._holdings.release(matched, rank)
+            self._holdings.release(matched, claim.rank)
             return Wait.FOR_ROOM
         observed = None
         if self._explains:
             observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
         shared = len(matched) * self._block_tokens if use is not CacheUse.READ_WRITE else None
-        lease = self._grant(
-            tokens[:shared], matched, absent, num_blocks, max_blocks, ownership, rank, observed, term
-        )
+        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, claim, observed)
         if stash is not None:
             self._swaps.swap_in(stash, lease)
         return lease
@@ -211,10 +206,8 @@ class Leases:
         absent: Ids,
         num_blocks: int,
         max_blocks: int,
-        ownership: Ownership,
-        rank: Rank,
+        claim: Claim,
         observed: Observed | None,
-        term: int,
     ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
         holdings, num_matched = self._holdings, len(matched)
@@ -230,12 +223,12 @@ class Leases:
         if num_matched:
             slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
         path = self._path(tokens, matched)
-        holdings.belongs(path, 0, ownership)
-        lease = Lease(path, slots, found_in, max_blocks, ownership, rank, term)
-        self._retention.used(path, term)
+        holdings.belongs(path, 0, claim.ownership)
+        lease = Lease(path, slots, found_in, max_blocks, claim)
+        self._retention.used(path, claim.ttl_s)
         lease.observed = observed
         lease.ready[:num_matched] = True
-        holdings.lease_further(path, num_matched, rank)
+        holdings.lease_further(path, num_matched, claim.rank)
         self._leases.append(lease)
         if len(path) > num_matched:
             lease.filling[num_matched : len(path)] = True
@@ -283,16 +276,14 @@ class Leases:
         assert num_shared <= num_used <= len(lease.slots), "the prompt is not computed yet"
         assert lease.ready[:num_shared].all(), "what is not computed cannot be shared"
         num_private = min(max_blocks, num_used + 1) - num_shared
-        if self._eviction.device_room(num_private, lease.ownership.owner) is not Room.NOW:
+        if self._eviction.device_room(num_private, lease.claim.ownership.owner) is not Room.NOW:
             return None
         private = self._holdings.slots[DEVICE].take(num_private, SlotState.PRIVATE)
         assert private is not None, "room was made"
         slots = np.concatenate([lease.slots[:num_shared], private])
-        other = Lease(
-            lease.ids, slots, lease.found_in[:0], max_blocks, lease.ownership, lease.rank, lease.term
-        )
+        other = Lease(lease.ids, slots, lease.found_in[:0], max_blocks, lease.claim)
         other.ready[:num_used] = lease.ready[:num_used]
-        self._holdings.lease(other.ids, lease.rank)
+        self._holdings.lease(other.ids, lease.claim.rank)
         self._leases.append(other)
         return other
 
@@ -302,9 +293,9 @@ class Leases:
         """See Index.grow."""
         if not (missing := lease.num_missing(num_blocks)):
             return Room.NOW
-        room = self._eviction.device_room(missing, lease.ownership.owner)
+        room = self._eviction.device_room(missing, lease.claim.ownership.owner)
         if room is Room.NO and len(self._leases) == 1 and self._retention.give_way():
-            room = self._eviction.device_room(missing, lease.ownership.owner)
+            room = self._eviction.device_room(missing, lease.claim.ownership.owner)
         if room is Room.NOW:
             slots = self._holdings.slots[DEVICE].take(missing, SlotState.PRIVATE)
             assert slots is not None, "room was made"
@@ -337,7 +328,7 @@ class Leases:
         above = lease.ids.item(-1) if position else NO_BLOCK
         own = tokens[position * block_tokens : (position + 1) * block_tokens]
         block = self._holdings.radix.extend(above, np.ascontiguousarray(own, dtype="<i4").tobytes())
-        self._holdings.belongs(block, position, lease.ownership)
+        self._holdings.belongs(block, position, lease.claim.ownership)
         if residency.computing[block].item() or residency.state[DEVICE][block].item() == WRITING:
             return False
         slot = lease.slots[position : position + 1]
@@ -351,8 +342,8 @@ class Leases:
             self._holdings.expect(DEVICE, block, slot)
             self._holdings.arrived(DEVICE, block)
         lease.ids = np.concatenate([lease.ids, block])
-        self._retention.used(block, lease.term)
-        self._holdings.lease_further(lease.ids, position, lease.rank)
+        self._retention.used(block, lease.claim.ttl_s)
+        self._holdings.lease_further(lease.ids, position, lease.claim.rank)
         return True
 
     # --- the end --------------------------------------------------------------------------------------------------
@@ -392,7 +383,7 @@ class Leases:
             )
         if len(private):
             self._holdings.slots[DEVICE].free(private, _PRIVATE)
-        self._holdings.release(lease.ids, lease.rank)
+        self._holdings.release(lease.ids, lease.claim.rank)
         self._holes.prune(lease.ids[::-1])
 
     def check(self) -> None:

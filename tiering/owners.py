@@ -1,5 +1,6 @@
 """Whose blocks are: owners, opaque to the cache, and what of a request belongs to one."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -7,6 +8,8 @@ from kvstore.store import NO_OWNER
 
 NOBODY: Final = 0
 """The number of NO_OWNER."""
+_LEAST_NUMBERS: Final = 64
+"""Of fewer none are looked for to be given back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,25 +29,38 @@ EVERYBODYS: Final = Ownership()
 
 
 class Owners:
-    """Numbers for owners, small enough for an array over blocks. None is ever given back: a few hundred bytes each."""
+    """Numbers for owners, small enough for an array over blocks: those that were given back are given out again first."""
 
     def __init__(self) -> None:
         self._owners = [NO_OWNER]
         self._numbers = {NO_OWNER: NOBODY}
+        self._free: list[int] = []
+        self._look_at = _LEAST_NUMBERS
         self.several = False
         """Whether anything was ever somebody's. Asked for each block that goes: an attribute is read fastest."""
+        self.are_many = False
+        """Whether it is worth to look for numbers to give back. Asked for each request."""
+        self.came: Callable[[int], None] = lambda _: None
+        """Told of the number of who is new, before anything is this owner's."""
 
     def __len__(self) -> int:
-        """How many numbers there are, NOBODY's among them."""
+        """How many numbers there are, NOBODY's and those that were given back among them."""
         return len(self._owners)
 
     def number(self, owner: bytes) -> int:
-        """The owner's number, a new one for who is new."""
+        """The owner's number, one that is nobody else's for who is new."""
         number = self._numbers.get(owner)
         if number is None:
-            number = self._numbers[owner] = len(self._owners)
-            self._owners.append(owner)
+            if self._free:
+                number = self._free.pop()
+                self._owners[number] = owner
+            else:
+                number = len(self._owners)
+                self._owners.append(owner)
+            self._numbers[owner] = number
             self.several = True
+            self.are_many = len(self._numbers) >= self._look_at
+            self.came(number)
         return number
 
     def known(self, owner: bytes) -> int | None:
@@ -54,3 +70,16 @@ class Owners:
     def owner(self, number: int) -> bytes:
         """Whose number it is."""
         return self._owners[number]
+
+    def all(self) -> list[tuple[bytes, int]]:
+        """All that have a number. Any thread may ask."""
+        return list(self._numbers.items())
+
+    def give_back(self, numbers: Iterable[int]) -> None:
+        """Nothing has these numbers any more."""
+        for number in numbers:
+            del self._numbers[self._owners[number]]
+            self._owners[number] = NO_OWNER
+            self._free.append(number)
+        self._look_at = max(_LEAST_NUMBERS, 2 * len(self._numbers))
+        self.are_many = False

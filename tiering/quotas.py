@@ -1,12 +1,13 @@
 """How much of each tier an owner may keep when there is not enough for all, and how much each has."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tiering.kernels import kernels
 from tiering.owners import NOBODY, Owners
 from tiering.residency import Ids, Residency, State, Tier
 
@@ -19,7 +20,10 @@ _COUNTS: Final = (
     *(f"{tier.label}{part}" for tier in Tier for part in ("", "_part")),
 )
 OTHERS: Final = "*"
-_NO_SIZES: Final = (np.empty((len(Tier), 0)), np.empty(0))
+_FEW: Final = 8
+"""Owners that there is room for at first."""
+_DISK: Final = Tier.DISK
+_NOTHING: Final[Amounts] = np.empty(0)
 WEIGHTS: Final = (1e-6, 1e6)
 """The least and the largest: products of them with sizes are to be numbers still."""
 _MOST_SIZE: Final = 2**63 - 1
@@ -86,50 +90,111 @@ class Shares:
         quotas: Quotas | None,
         *,
         capacity: Callable[[Tier], int],
-        total: Callable[[Tier], int],
     ) -> None:
-        """`quotas`: None for no parts at all. `capacity`, `total`: what a tier can hold, and holds of everybody's."""
+        """`quotas`: None for no parts at all. `capacity`: what a tier can hold."""
+        self._kernels = kernels()
         self._residency, self._owners = residency, owners
-        self._quotas = quotas
-        self._capacity, self._total = capacity, total
-        self._used = np.zeros((len(Tier), 1), dtype=np.int64)  # of NOBODY it is not counted: the rest
-        self._dirty = np.zeros(1, dtype=np.int64)
+        self._quotas, self._capacity = quotas, capacity
+        # by owner's number, with room for more of them
+        self._used = np.zeros((len(Tier), _FEW), dtype=np.int64)
+        self._dirty, self._suffered, self._caused = np.zeros((3, _FEW), dtype=np.int64)
+        self._sizes = np.full((len(Tier), _FEW), np.nan)
+        """A size, a share as a negative number, or NaN for neither."""
+        self._weights = np.ones(_FEW)
+        self._num_with = np.zeros(
+            len(Tier) + 1, dtype=np.int64
+        )  # how many have something, by tier, and anywhere
         self._coming: list[Amounts | None] = [None] * len(Tier)
-        self._sizes_and_weights = _NO_SIZES
+        self._forgotten = [0, 0]
+        """What those suffered and caused whose numbers were given back."""
         self.asker = NOBODY
         """Who room was asked for last."""
-        self._suffered = np.zeros(1, dtype=np.int64)
-        self._caused = np.zeros(1, dtype=np.int64)
+        self.on = False
+        """Whether there are quotas, and several who have something: else all goes as without. Asked all the time: an attribute is
+        read fastest."""
+        self._read_quotas()
+        owners.came = self._came
 
     def change(self, quotas: Quotas | None) -> None:
         """Other quotas from now on. What is too much by them goes when room is needed."""
-        self._quotas, self._sizes_and_weights = quotas, _NO_SIZES
+        self._quotas = quotas
+        self._read_quotas()
+        self._look()
 
-    @property
-    def on(self) -> bool:
-        """Whether there are quotas, and owners."""
-        return self._quotas is not None and self._owners.several
+    def _look(self) -> None:
+        self.on = self._quotas is not None and self._num_with.item(-1) > 1
+
+    # --- who there is ---------------------------------------------------------------------------------------------
+
+    def _came(self, number: int) -> None:
+        """This is the number of somebody new."""
+        if not self._num_with.any():
+            self._count_all()
+        if number >= len(self._dirty):
+            self._grow(len(self._dirty))
+        self._read_quota(self._owners.owner(number), number)
+
+    def _grow(self, num_more: int) -> None:
+        """The weights last: other threads take no more of the others than those say."""
+        room = (0, num_more)
+        self._used = np.pad(self._used, ((0, 0), room))
+        self._dirty, self._suffered, self._caused = (
+            np.pad(each, room) for each in (self._dirty, self._suffered, self._caused)
+        )
+        self._sizes = np.pad(self._sizes, ((0, 0), room), constant_values=np.nan)
+        self._weights = np.pad(self._weights, room, constant_values=1.0)
+
+    def _count_all(self) -> None:
+        """Nothing was counted so far, or there was nothing to count."""
+        state = self._residency.state
+        for tier in Tier:
+            self.change_use(tier, state[tier].nonzero()[0], +1)
+        dirty = (state[Tier.HOST] == State.PRESENT) & (state[Tier.DISK] != State.PRESENT)
+        self.change_dirty(dirty.nonzero()[0], +1)
+
+    def _read_quotas(self) -> None:
+        for owner, number in self._owners.all():
+            self._read_quota(owner, number)
+
+    def _read_quota(self, owner: bytes, number: int) -> None:
+        quota = (self._quotas or Quotas()).of(owner, number)
+        self._sizes[:, number] = [_as_number(quota.of(tier)) for tier in Tier]
+        self._weights[number] = quota.weight
+
+    def idle(self) -> list[int]:
+        """The numbers of owners that have nothing in the index, and no quota of their own."""
+        has_some = np.zeros(len(self._dirty), dtype=np.bool_)
+        self._kernels.mark_owners(has_some, self._residency.owner)
+        named = self._quotas.owners if self._quotas is not None else {}
+        return [
+            number
+            for owner, number in self._owners.all()
+            if number != NOBODY and not has_some[number] and owner not in named
+        ]
+
+    def forget(self, numbers: Sequence[int]) -> None:
+        """These are given back: of what became of their blocks no more is known than of all others together."""
+        for column, counts in enumerate((self._suffered, self._caused)):
+            self._forgotten[column] += int(counts[numbers].sum())
+            counts[numbers] = 0
+        if self.asker in numbers:
+            self.asker = NOBODY
 
     # --- who has how much -----------------------------------------------------------------------------------------
 
-    def change_use(self, tier: Tier, ids: Ids, amounts: NDArray[np.int64] | int) -> None:
-        """These blocks take so much more of a tier, or less. To be told of all of it once there are `several` owners."""
-        numbers = self._residency.owner[ids]
-        self._grow()
-        if isinstance(amounts, int):
-            self._used[tier] += amounts * np.bincount(numbers, minlength=self._used.shape[1])
-        else:
-            self._used[tier] += np.bincount(numbers, amounts, self._used.shape[1]).astype(np.int64)
-
-    def change_use_of(self, tier: Tier, number: int, amount: int) -> None:
-        """The same of one block, of the owner with this number."""
-        self._grow()
-        self._used[tier, number] += amount
+    def change_use(self, tier: Tier, ids: Ids, sign: int) -> None:
+        """Blocks have come to a tier (+1) or left it (-1); of the disk they take what their places say. To be told of all of it once
+        there are `several` owners.
+        """
+        residency = self._residency
+        num_owners = self._kernels.count_use(
+            self._used, self._num_with, tier, _DISK, residency.place, residency.owner, sign, ids
+        )
+        self.on = self._quotas is not None and num_owners > 1
 
     def change_dirty(self, ids: Ids, sign: int) -> None:
         """These blocks of host memory have no finished copy on disk any more, or have one."""
-        self._grow()
-        self._dirty += sign * np.bincount(self._residency.owner[ids], minlength=len(self._dirty))
+        self._kernels.count_blocks(self._dirty, self._residency.owner, sign, ids)
 
     def too_dirty(self, clean_share: float) -> list[tuple[int, int]]:
         """Owners with more blocks in host memory that the disk has not than such a share of their part leaves; how many more.
@@ -139,51 +204,28 @@ class Shares:
         if not self.shared(Tier.HOST):
             return []
         _, entitled = self.standing(Tier.HOST)
-        parts = np.floor(entitled[: len(self._dirty)]).astype(np.int64)
-        clean = np.maximum(1, (clean_share * parts).astype(np.int64))
-        excess = self._dirty - np.maximum(0, parts - clean)
+        excess = np.empty(len(entitled), dtype=np.int64)
+        if not self._kernels.find_dirty(self._dirty, entitled, clean_share, excess):
+            return []
         return [(number, excess.item(number)) for number in (np.flatnonzero(excess[1:] > 0) + 1).tolist()]
-
-    def _grow(self) -> None:
-        if (more := len(self._owners) - self._used.shape[1]) > 0:
-            self._used = np.pad(self._used, ((0, 0), (0, more)))
-            self._dirty = np.pad(self._dirty, (0, more))
-            self._suffered = np.pad(self._suffered, (0, more))
-            self._caused = np.pad(self._caused, (0, more))
-
-    def used(self, tier: Tier) -> Amounts:
-        """What each has now. Any thread may ask."""
-        counted = self._used[tier]
-        used = np.zeros(max(len(self._owners), len(counted)))
-        used[: len(counted)] = counted
-        used[NOBODY] = max(0.0, self._total(tier) - used[1:].sum())
-        return used
 
     def shared(self, tier: Tier) -> bool:
         """Whether there are quotas, and more than one has something in the tier."""
-        if not self.on:
-            return False
-        used = self._used[tier]
-        num_owners = int(np.count_nonzero(used))
-        return num_owners > 1 or (num_owners == 1 and self._total(tier) > int(used.sum()))
+        return self.on and self._num_with.item(tier) > 1
 
     # --- who is to give -------------------------------------------------------------------------------------------
 
     def asks(self, tier: Tier, number: int, amount: int) -> None:
         """So much room is about to be looked for, for this owner: it counts as if it were there, until `asked`."""
-        if not self.on:
-            return
-        self._grow()
         self.asker = number
-        coming = np.zeros(self._used.shape[1])
-        coming[number] = amount
-        self._coming[tier] = coming
+        if self.on:
+            self._coming[tier] = coming = np.zeros(len(self._dirty))
+            coming[number] = amount
 
     def ask_for(self, tier: Tier, ids: Ids) -> None:
         """The same for blocks that are about to come to a tier."""
         if self.on:
-            self._grow()
-            counts = np.bincount(self._residency.owner[ids], minlength=self._used.shape[1])
+            counts = np.bincount(self._residency.owner[ids], minlength=len(self._dirty))
             self._coming[tier] = counts.astype(np.float64)
 
     def asked(self, tier: Tier) -> None:
@@ -191,31 +233,20 @@ class Shares:
         self._coming[tier] = None
 
     def standing(self, tier: Tier) -> tuple[Amounts, Amounts]:
-        """What each has, with what is coming, and what it is entitled to: above 0."""
-        used = self.used(tier)
-        if (coming := self._coming[tier]) is not None:
-            used[: len(coming)] += coming
-        sizes, weights = self._read_quotas(len(used))
-        capacity, there = self._capacity(tier), used > 0
-        fixed = np.where(sizes[tier] < 0, -sizes[tier] * capacity, sizes[tier])
-        is_fixed = ~np.isnan(fixed)
-        rest = max(0.0, capacity - fixed[is_fixed & there].sum())
-        sharing = weights[~is_fixed & there].sum() + np.where(
-            there, 0.0, weights
-        )  # who has nothing yet would share too
-        part = np.where(is_fixed, fixed, rest * weights / np.maximum(sharing, _LEAST))
-        return used, np.maximum(part, _LEAST * weights)
-
-    def _read_quotas(self, num_owners: int) -> tuple[Amounts, Amounts]:
-        """[tiers, owners]: a size, a share as a negative number, or NaN for neither; and [owners]: weights."""
-        sizes, weights = self._sizes_and_weights
-        if len(weights) < num_owners:
-            quotas = self._quotas or Quotas()
-            each = [quotas.of(self._owners.owner(number), number) for number in range(num_owners)]
-            sizes = np.array([[_as_number(quota.of(tier)) for quota in each] for tier in Tier])
-            weights = np.array([quota.weight for quota in each])
-            self._sizes_and_weights = sizes, weights
-        return sizes[:, :num_owners], weights[:num_owners]
+        """What each has, with what is coming, and what it is entitled to: above 0. Any thread may ask."""
+        weights, coming = self._weights, self._coming[tier]
+        stood = np.empty((2, len(weights)))
+        self._kernels.stand(
+            self._used,
+            tier,
+            _NOTHING if coming is None else coming,
+            self._sizes,
+            weights,
+            self._capacity(tier),
+            _LEAST,
+            stood,
+        )
+        return stood[0], stood[1]
 
     def is_over(self, tier: Tier, number: int) -> bool:
         """Whether an owner has more than it is entitled to, what is coming for it included, beside others."""
@@ -235,8 +266,7 @@ class Shares:
     def evicted(self, ids: Ids) -> None:
         """Copies left a tier to make room."""
         if self._owners.several:
-            self._grow()
-            self._suffered += np.bincount(self._residency.owner[ids], minlength=len(self._suffered))
+            self._kernels.count_blocks(self._suffered, self._residency.owner, +1, ids)
             self._caused[self.asker] += len(ids)
 
     def stats(self, *, all_of_them: bool = False) -> dict[str, dict[str, Any]]:
@@ -250,9 +280,13 @@ class Shares:
         tiers = [self.standing(tier) for tier in Tier]
         named = self._quotas.owners if self._quotas is not None else {}
         found: dict[str, dict[str, Any]] = {}
+        if not all_of_them and any(self._forgotten):
+            found[OTHERS] = dict.fromkeys(_COUNTS, 0)
+            found[OTHERS]["evicted_copies"], found[OTHERS]["evictions_asked"] = self._forgotten
         num_owners = min(len(self._suffered), *(len(used) for used, _ in tiers))
-        for number in range(num_owners):
-            owner = self._owners.owner(number)
+        for owner, number in self._owners.all():
+            if number >= num_owners:
+                continue  # came a moment ago
             apart = all_of_them or number == NOBODY or owner in named
             name = OTHERS if not apart else "" if number == NOBODY else owner.hex()
             row = found.setdefault(name, dict.fromkeys(_COUNTS, 0))
@@ -269,19 +303,25 @@ class Shares:
         assert not any(coming is not None for coming in self._coming), "room is looked for still"
         if not self._owners.several:
             return
-        self._grow()
         for tier in Tier:
             there = np.flatnonzero(residency.state[tier] > 0)
             amounts = residency.place[tier][there] if tier is Tier.DISK else None
-            found = np.bincount(residency.owner[there], amounts, self._used.shape[1]).astype(np.int64)
+            found = np.bincount(residency.owner[there], amounts, len(self._dirty)).astype(np.int64)
             counted = self._used[tier]
-            assert (found[1:] == counted[1:]).all(), (
-                f"{tier.label}: owners have {found[1:].tolist()}, counted are {counted[1:].tolist()}"
+            assert (found == counted).all(), (
+                f"{tier.label}: owners have {found.tolist()}, counted are {counted.tolist()}"
             )
+            assert np.count_nonzero(found) == self._num_with[tier], (
+                f"{tier.label}: not so many have something"
+            )
+        assert np.count_nonzero(self._used.any(axis=0)) == self._num_with[-1], "not so many have something"
+        assert self.on == (self._quotas is not None and self._num_with[-1] > 1), (
+            "quotas are off, or on in vain"
+        )
         state = residency.state
         dirty = np.flatnonzero((state[Tier.HOST] == State.PRESENT) & (state[Tier.DISK] != State.PRESENT))
         found = np.bincount(residency.owner[dirty], minlength=len(self._dirty))
-        assert (found[1:] == self._dirty[1:]).all(), "an owner has more or less that is dirty than is counted"
+        assert (found == self._dirty).all(), "an owner has more or less that is dirty than is counted"
 
 
 def split(used: Amounts, entitled: Amounts, amount: int) -> NDArray[np.int64]:
@@ -295,20 +335,8 @@ def split(used: Amounts, entitled: Amounts, amount: int) -> NDArray[np.int64]:
         level .............|...|.|.|........     1
                            |   | | | ___         0
     """
-    order = np.argsort(-used / entitled, kind="stable")
-    mine, parts = used[order], entitled[order]
-    levels = (mine.cumsum() - amount) / parts.cumsum()
-    following = np.append((mine / parts)[1:], 0.0)
-    (reached,) = (levels >= following).nonzero()
-    if not len(reached):
-        return used.astype(np.int64)
-    exact = np.maximum(0.0, mine - levels[reached[0]] * parts)
-    counts = np.floor(exact + _LEAST).astype(np.int64)
-    missing = amount - int(counts.sum())
-    if missing > 0:
-        counts[np.argsort(counts - exact, kind="stable")[:missing]] += 1
-    given = np.zeros(len(used), dtype=np.int64)
-    given[order] = counts
+    given = np.empty(len(used), dtype=np.int64)
+    kernels().split(used, entitled, amount, _LEAST, np.empty(len(used)), given)
     return given
 
 

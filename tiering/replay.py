@@ -21,6 +21,7 @@ from kvstore.block import KEY_BYTES
 from kvstore.reports import TierName
 from kvstore.store import HIT
 from tiering.admission import Admission
+from tiering.claim import NO_CLAIM
 from tiering.context import Context
 from tiering.decision import Chooser
 from tiering.driver import Driver
@@ -44,9 +45,7 @@ from tiering.moves import (
     Write,
     Written,
 )
-from tiering.owners import EVERYBODYS
 from tiering.radix import Tokens
-from tiering.ranks import Rank
 from tiering.step_costs import MoveCosts, Part, StepTimes
 
 _REPLY_TOKEN: Final = 1 << 23
@@ -103,8 +102,7 @@ class _Request(Context):
         self.number, self.asked = number, asked
         self.prompt = asked.prompt
         self.priority = 0
-        self.cache_use, self.ownership = CacheUse.READ_WRITE, EVERYBODYS
-        self.rank, self.ttl_s = Rank.NORMAL, None
+        self.cache_use, self.claim = CacheUse.READ_WRITE, NO_CLAIM
         self.max_blocks = -(-(len(asked.prompt) + asked.max_tokens - 1) // block_tokens)
         # equal prompts get equal replies, which are cached once
         self._replied = _REPLY_TOKEN + crc32(asked.prompt.tobytes()) % _REPLY_TOKEN

@@ -91,23 +91,19 @@ class Retention:
 
     # --- terms ----------------------------------------------------------------------------------------------------
 
-    def number(self, ttl_s: float | None) -> int:
-        """What a request with this TTL uses blocks with."""
+    def used(self, path: Ids, ttl_s: float | None) -> None:
+        """A request with this TTL uses a path; it is about to be touched."""
         terms, before_s = self._expiry.terms, self._expiry.terms.shortest_s
-        number = terms.number(ttl_s)
+        term = terms.number(ttl_s)
         self._look_at_shortest(before_s)
-        return number
+        changed = self._expiry.used(path, term)
+        if len(changed):
+            self._tell(changed)
 
     def _look_at_shortest(self, before_s: float) -> None:
         if self._expiry.terms.shortest_s != before_s:
             self._expiry.came_shorter()
             self._terms_changed()
-
-    def used(self, path: Ids, term: int) -> None:
-        """A request uses a path with this term; it is about to be touched."""
-        changed = self._expiry.used(path, term)
-        if len(changed):
-            self._tell(changed)
 
     def was_written(self, ids: Ids) -> None:
         """The disk has these blocks now, and knows nothing of what was said of them."""
@@ -232,12 +228,16 @@ class Retention:
             self.num_broken += len(broken)
             blocks = sum(len(hold.ids) for hold in broken)
             self._events.append("gave_way", holds=len(broken), blocks=blocks)
-            self._kept = {
-                path: left
-                for path, holds in self._kept.items()
-                if (left := [hold for hold in holds if not hold.released])
-            }
+            self._forget_released()
         return bool(broken)
+
+    def _forget_released(self) -> None:
+        """Paths that `keep` holds no more: nobody may ever say their tokens again."""
+        self._kept = {
+            path: left
+            for path, holds in self._kept.items()
+            if (left := [hold for hold in holds if not hold.released])
+        }
 
     def _is_stuck(self, hold: Hold) -> bool:
         """Whether it keeps something on the device, where it is held, or that is not where it would have to be."""
@@ -349,6 +349,7 @@ class Retention:
         for hold in self._holdings.holds:
             if number is not None and (residency.owner[hold.ids] == number).any():
                 self._let_go(hold)
+        self._forget_released()
         self._look_when_due()
 
     # --- figures --------------------------------------------------------------------------------------------------
@@ -374,9 +375,8 @@ class Retention:
     def check(self) -> None:
         """Raise AssertionError unless each hold has somebody who can let go of it, and names hold what they say."""
         kept = [hold for holds in self._kept.values() for hold in holds]
-        mine = [
-            hold for hold in [*kept, *(named.hold for named in self._names.values())] if not hold.released
-        ]
+        assert not any(hold.released for hold in kept), "what is held no more is remembered"
+        mine = [*kept, *(named.hold for named in self._names.values() if not named.hold.released)]
         assert len(mine) == len(self._holdings.holds), "a hold is nobody's"
         for named in self._names.values():
             if not named.hold.released:

@@ -10,6 +10,7 @@ import hmac
 import os
 import re
 import threading
+from collections import OrderedDict
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -27,6 +28,8 @@ from kvstore.errors import StoreFailed
 _SALT_BYTES: Final = 32
 _OWNER_BYTES: Final = 8
 """Of a name, those that tell the owner."""
+_MOST_OPEN: Final = 1024
+"""Keys that are in memory as they are: of more owners than that nobody asks all at once."""
 _A_NAME: Final = f"[0-9a-f]{{{2 * NAME_BYTES}}}"
 
 
@@ -49,7 +52,8 @@ class Keyring:
         self._wrapping = AESGCM(_derived(master_key, salt, b"wrapping"))
         self._name_key = _derived(master_key, salt, b"names")
         self._lock = threading.Lock()
-        self._keys: dict[bytes, AESGCM] = {}
+        self._keys: OrderedDict[bytes, AESGCM] = OrderedDict()
+        """Those used last; the others are read again."""
 
     def hidden(self, key: bytes) -> bytes:
         """Another name for a block, as long as its key: the key is a digest of a prompt that could be guessed."""
@@ -68,7 +72,8 @@ class Keyring:
             if name is None or key is None:
                 # never a name that was there before: what rests under it must not be taken for this key's
                 name = digest + os.urandom(NAME_BYTES - _OWNER_BYTES)
-                key = self._keys[name] = self._make(name)
+                key = self._make(name)
+                self._remember(name, key)
                 self._names[digest] = name
         return name, key
 
@@ -91,7 +96,8 @@ class Keyring:
             except OSError as error:
                 raise StoreFailed(f"cannot destroy a key: {error}") from error
             self._names.pop(self._digest(owner), None)
-            self._keys = {name: key for name, key in self._keys.items() if not self.is_owners(name, owner)}
+            for name in [name for name in self._keys if self.is_owners(name, owner)]:
+                del self._keys[name]
 
     def _digest(self, owner: bytes) -> bytes:
         return blake2b(owner, key=self._name_key, digest_size=_OWNER_BYTES, person=b"kvtide-owner").digest()
@@ -100,9 +106,15 @@ class Keyring:
         key = self._keys.get(name)
         if key is None:
             key = self._read(name)
-            if key is not None:
-                self._keys[name] = key
+        if key is not None:
+            self._remember(name, key)
         return key
+
+    def _remember(self, name: bytes, key: AESGCM) -> None:
+        self._keys[name] = key
+        self._keys.move_to_end(name)
+        if len(self._keys) > _MOST_OPEN:
+            self._keys.popitem(last=False)
 
     def _read(self, name: bytes) -> AESGCM | None:
         try:

@@ -379,6 +379,20 @@ def test_keys_of_two_owners_cannot_be_exchanged(open_sealed, tmp_path):
     second.check()
 
 
+def test_keys_of_many_owners_are_not_all_in_memory(open_sealed, monkeypatch):
+    monkeypatch.setattr(keyring, "_MOST_OPEN", 3)
+    store = open_sealed()
+    owners = [bytes([number]) * 16 for number in range(1, 8)]
+    rows = [owned(store, 2, owner, seed) for seed, owner in enumerate(owners)]
+    opened = store._form._keyring._keys
+    for refs, blocks in [*rows, *rows[::-1]]:
+        assert_holds(store, refs, blocks)
+        assert len(opened) <= 3
+    store.erase(owners[0])
+    assert reasons(store, rows[0][0]) == [MissReason.ABSENT] * 2
+    assert_holds(store, *rows[-1])
+
+
 def test_a_key_that_cannot_be_written_is_no_block_lost(open_sealed, tmp_path, monkeypatch):
     store = open_sealed()
 

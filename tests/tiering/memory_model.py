@@ -17,6 +17,7 @@ from kvstore.metas import BlockMetas
 from kvstore.reasons import MissReason
 from kvstore.store import HIT, OWNER_BYTES, BlockMeta, ReadOutcome
 from tests.tiering.watched_index import WatchedIndex
+from tiering.claim import Claim
 from tiering.decision import Chooser
 from tiering.eviction import Room
 from tiering.found import arranged
@@ -191,15 +192,14 @@ class MemoryModel:
         resumed = request.stash is not None
         self._find(request, compute_last=not resumed)
         known = len(self.index._holdings.radix.match(request.array))
+        self.index._holdings.owners.are_many = True  # who has nothing is forgotten at once
         outcome = self.index.admit(
             request.array[: request.stash.start * self.config.block_tokens] if resumed else request.array,
             request.num_blocks,
             chunk_blocks=request.chunk_blocks,
             compute_last=not resumed,
             stash=request.stash,
-            ownership=ownership_of(request.tokens),
-            rank=request.rank,
-            ttl_s=request.ttl_s,
+            claim=Claim(ownership_of(request.tokens), request.rank, request.ttl_s),
         )
         if isinstance(outcome, Wait):
             request.wait = outcome

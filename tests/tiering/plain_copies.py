@@ -17,7 +17,7 @@ class PlainCopies(Copies):
 
     def __init__(self, residency: Residency, order: LRU | None = None, num_slots: int = NUM_SLOTS) -> None:
         owners = Owners()
-        shares = Shares(residency, owners, None, capacity=lambda _: 0, total=lambda _: 0)
+        shares = Shares(residency, owners, None, capacity=lambda _: 0)
         order = LRU(residency) if order is None else order
         super().__init__(residency, order, owners, shares, SlotTable(num_slots), SlotTable(num_slots))
 

@@ -7,6 +7,7 @@ from typing import Any
 from tests.tiering.memory_model import Request, ownership_of
 from tests.tiering.virtual_loop import Choose, VirtualLoop
 from tiering.admission import PATIENCE, Admission
+from tiering.claim import Claim
 from tiering.keeping import Told
 from tiering.leases import CacheUse, Wait
 
@@ -27,21 +28,16 @@ class Client:
     waits: Wait = Wait.FOR_ROOM
     priority: int = 0
     cache_use: CacheUse = CacheUse.READ_WRITE
-    ttl_s: float | None = None
     decoded: int = 0
     saved: Any = None
 
     @property
-    def ownership(self):
-        return ownership_of(self.request.tokens)
+    def claim(self):
+        return Claim(ownership_of(self.request.tokens), self.request.rank)
 
     @property
     def told(self):
         return Told(output_tokens=self.decoded)
-
-    @property
-    def rank(self):
-        return self.request.rank
 
     @property
     def tokens(self):

@@ -4,6 +4,7 @@ import numpy as np
 
 from kvstore.block import KEY_BYTES
 from kvstore.store import HIT, NO_OWNER, OWNER_BYTES
+from tiering.claim import Claim
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.moves import Copied, Demote, Promote, Read, Write, Written
@@ -47,8 +48,7 @@ class Tenants:
                 len(tokens),
                 chunk_blocks=len(tokens),
                 compute_last=False,
-                ownership=Ownership(owner, public),
-                rank=rank,
+                claim=Claim(Ownership(owner, public), rank),
             )
             self.settle()
             if not hasattr(lease, "name"):  # a Wait is an enum's member

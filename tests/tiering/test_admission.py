@@ -8,11 +8,10 @@ import pytest
 from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import BLOCK_TOKENS, model, on_disk, prompt, stats
 from tiering.admission import PATIENCE, WINDOW, Admission
+from tiering.claim import NO_CLAIM, Claim
 from tiering.keeping import Told
 from tiering.leases import CacheUse, Wait
 from tiering.moves import Read, SwapOut
-from tiering.owners import EVERYBODYS, Ownership
-from tiering.ranks import Rank
 from tiering.residency import Tier
 
 
@@ -31,10 +30,8 @@ class Asker:
     compute_last: bool = True
     priority: int = 0
     cache_use: CacheUse = CacheUse.READ_WRITE
-    ownership: Ownership = EVERYBODYS
+    claim: Claim = NO_CLAIM
     told: Told | None = None
-    rank: Rank = Rank.NORMAL
-    ttl_s: float | None = None
     num_preempted: int = 0
 
     @property

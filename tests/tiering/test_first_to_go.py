@@ -11,6 +11,7 @@ from benchmarks.leaf_order import TRACES, hit_rate, read
 from kvstore.store import NO_OWNER
 from tests.tiering.judges import HOSTILE
 from tests.tiering.tenants import A, B
+from tiering.claim import Claim
 from tiering.durations import BlockTimes
 from tiering.index import Index
 from tiering.index_config import IndexConfig
@@ -48,8 +49,7 @@ def serve(index, prompt, num_used, owner=NO_OWNER, rank=Rank.NORMAL):
         len(tokens),
         chunk_blocks=len(tokens),
         compute_last=False,
-        ownership=Ownership(owner),
-        rank=rank,
+        claim=Claim(Ownership(owner), rank),
     )
     for start, end in lease.gaps(len(tokens)):
         index.publish(lease, tokens, start, end)

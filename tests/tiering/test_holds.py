@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.tiering.memory_model import DIED, MemoryModel
+from tests.tiering.memory_model import DIED, OWNERS, MemoryModel
 from tests.tiering.small_tiers import model, on_disk, prompt
 from tiering.moves import Write
 from tiering.owners import EVERYBODYS
@@ -181,3 +181,15 @@ def test_what_is_found_after_a_restart_keeps_what_a_request_has_computed_before_
     tiers.now_s = 10.0
     tiers.settle()
     assert tiers.where(prompt(1, 2, 3)) == ["DK", "K", "K"]
+
+
+def test_what_an_erased_owner_kept_is_not_remembered():
+    """Nor its tokens, which nobody may ever say again."""
+    tiers = model(8, 4, 8, held_share=1.0)
+    tiers.run(prompt(3, 4, 5))  # the first owner's: see memory_model.ownership_of
+    hold(tiers, Tier.DISK, 3, 4, 5)
+    path = tiers.request(prompt(3, 4, 5)).array[:-1].tobytes()
+    assert tiers.index.erase(OWNERS[0])
+    assert tiers.index.retention.release(path) == 0
+    assert not tiers.index.retention._kept
+    tiers.check()

@@ -401,6 +401,91 @@ def test_sort_by_way_down(rng, columns):
     ]
 
 
+# ---- owners
+
+
+@in_rounds
+def test_count_blocks(rng, columns):
+    ids, counts, sign = some(rng), rng.integers(0, 9, 5), int(rng.choice([-1, 1]))
+    expected = counts + sign * np.bincount(columns.owner[ids], minlength=5)
+    before = columns.copy()
+    kernels().count_blocks(counts, columns.owner, sign, ids)
+    assert counts.tolist() == expected.tolist()
+    columns.assert_changed_only(before)
+
+
+@in_rounds
+def test_count_use(rng, columns):
+    place = rng.integers(0, 5, (3, N), dtype=np.int32)
+    used, num_with = np.zeros((3, 5), dtype=np.int64), np.zeros(4, dtype=np.int64)
+    there = {tier: some(rng) for tier in (DEVICE, HOST, DISK)}
+    going = {tier: some(rng, ids.tolist()) for tier, ids in there.items()}
+    before = columns.copy()
+    for sign, by_tier in ((+1, there), (-1, going)):
+        for tier, ids in by_tier.items():
+            num = kernels().count_use(used, num_with, tier, DISK, place, columns.owner, sign, ids)
+    left = {tier: sorted({*ids.tolist()}.difference(going[tier].tolist())) for tier, ids in there.items()}
+    for tier, ids in left.items():
+        expected = [0] * 5
+        for block in ids:
+            expected[columns.owner[block]] += int(place[tier, block]) if tier == DISK else 1
+        assert used[tier].tolist() == expected
+        assert num_with[tier] == np.count_nonzero(expected)
+    assert num == num_with[-1] == np.count_nonzero(used.any(axis=0))
+    columns.assert_changed_only(before)
+
+
+@in_rounds
+def test_mark_owners(rng, columns):
+    has_some = np.zeros(7, dtype=np.bool_)
+    kernels().mark_owners(has_some, columns.owner)
+    assert np.flatnonzero(has_some).tolist() == sorted({*columns.owner.tolist()})
+
+
+@in_rounds
+def test_stand(rng, columns):
+    used = rng.choice([0, 0, 3, 9, 20], (3, 5)).astype(np.int64)
+    sizes = rng.choice([np.nan, np.nan, -0.25, 0.0, 6.0, 30.0], (3, 5))
+    weights, coming = rng.choice([1e-6, 0.5, 1.0, 2.0], 5), rng.choice([0.0, 2.0], rng.integers(6))
+    tier, stood = int(rng.integers(3)), np.empty((2, 5))
+    kernels().stand(used, tier, coming, sizes, weights, 24, 1e-6, stood)
+    there = used[tier].astype(np.float64)
+    there[: len(coming)] += coming
+    fixed = np.where(sizes[tier] < 0, -sizes[tier] * 24, sizes[tier])
+    is_fixed = ~np.isnan(fixed)
+    rest = max(0.0, 24 - fixed[is_fixed & (there > 0)].sum())
+    sharing = weights[~is_fixed & (there > 0)].sum() + np.where(there > 0, 0.0, weights)
+    part = np.where(is_fixed, fixed, rest * weights / np.maximum(sharing, 1e-6))
+    assert stood[0].tolist() == there.tolist()
+    assert stood[1] == pytest.approx(np.maximum(part, 1e-6 * weights))
+
+
+@in_rounds
+def test_split(rng, columns):
+    """As by looking for the level among the owners in the order of how they stand. Where some stand alike other ones may give a place more."""
+    used, entitled = rng.integers(0, 40, 6) / rng.choice([1, 4]), rng.integers(1, 30, 6) / 2
+    amount, given, exact = int(rng.integers(1, 90)), np.empty(6, dtype=np.int64), np.empty(6)
+    kernels().split(used, entitled, amount, 1e-6, exact, given)
+    order = np.argsort(-used / entitled, kind="stable")
+    mine, parts = used[order], entitled[order]
+    levels = (mine.cumsum() - amount) / parts.cumsum()
+    reached = np.flatnonzero(levels >= np.append((mine / parts)[1:], 0.0))
+    gives = np.maximum(0.0, used - (levels[reached[0]] if len(reached) else 0.0) * entitled)
+    assert (np.abs(given - gives) < 1).all()
+    assert given.sum() == min(amount, int(used.sum()))
+
+
+@in_rounds
+def test_find_dirty(rng, columns):
+    dirty, entitled, excess = rng.integers(0, 9, 5), 12 * rng.random(5), np.empty(5, dtype=np.int64)
+    num = kernels().find_dirty(dirty, entitled, 0.25, excess)
+    parts = np.floor(entitled).astype(np.int64)
+    clean = np.maximum(1, (0.25 * parts).astype(np.int64))
+    expected = dirty - np.maximum(0, parts - clean)
+    assert excess[1:].tolist() == expected[1:].tolist()
+    assert num == np.count_nonzero(expected[1:] > 0)
+
+
 ELSEWHERE = {
     "test_eligible": {"is_eligible", "are_eligible", "walk", "rewind"},
     "test_copies": {"copies_begin", "copies_arrive", "copies_leave", "copies_read", "copies_awaited"},

@@ -1,8 +1,17 @@
 """Whose a block is, from the prompt to the record and back, and what is erased with its owner."""
 
+import random
+
+import pytest
+
+from kvstore.store import OWNER_BYTES
 from tests.tiering.memory_model import OWNERS, ownership_of
 from tests.tiering.small_tiers import lookup, model, on_disk, prompt
+from tests.tiering.tenants import Tenants
+from tiering.fair_order import FairOrder
 from tiering.owners import EVERYBODYS, NO_OWNER, NOBODY, Owners, Ownership
+from tiering.quotas import Quota, Quotas
+from tiering.ranks import Rank
 from tiering.residency import Tier
 
 # by the model's rule: a prompt that begins with a multiple of 3 is the first owner's, with one more everybody's, and
@@ -125,3 +134,64 @@ def test_a_reply_is_the_owners_too():
     tiers.settle()
     tiers.check_indexed()
     assert owners_on_disk(tiers).count(OWNERS[1]) >= 3
+
+
+def test_a_number_that_was_given_back_becomes_anothers():
+    owners, told = Owners(), []
+    owners.came = told.append
+    first, second = (owners.number(owner) for owner in OWNERS)
+    owners.give_back([first])
+    assert owners.known(OWNERS[0]) is None
+    other, again = (owners.number(owner) for owner in (b"another", OWNERS[0]))
+    assert (first, second, other, again) == (1, 2, 1, 3)
+    assert told == [1, 2, 1, 3]
+    assert owners.all() == [(NO_OWNER, NOBODY), (OWNERS[1], 2), (b"another", 1), (OWNERS[0], 3)]
+
+
+def tenant(number):
+    return number.to_bytes(OWNER_BYTES, "little")
+
+
+def test_ten_thousand_tenants_that_come_and_go_leave_little_behind():
+    quotas = Quotas(owners={tenant(7): Quota(weight=2.0)})
+    tenants = Tenants(4, quotas=quotas, explains=False, admission="adaptive")
+    holdings, num_seen = tenants.index._holdings, 10_000
+    for number in range(1, num_seen + 1):
+        tenants.serve(tenant(number), (number,), check=False)
+        if number == 7:
+            tenants.serve(NO_OWNER, (0,), check=False)
+    tenants.index.check()
+    assert len(holdings.owners) < 100
+    assert len(holdings.order.places.columns[0]) < 200
+    assert len(holdings.device_victims.parts) < 100
+    assert len(holdings.device_victims.plain._parts) < 100
+    assert holdings.owners.known(tenant(7)) is not None, "it has a quota of its own"
+    figures = tenants.index.stats()["owners"]
+    assert sum(row["evicted_copies"] for row in figures.values()) == num_seen + 1 - 4
+    assert figures["*"]["evictions_asked"] > num_seen - 100, "what those did that are forgotten counts still"
+    assert len(tenants.index.owners()) < 100
+
+
+@pytest.mark.parametrize("admission", ["all", "adaptive"])
+def test_orders_are_what_they_were_before_an_owner_was_forgotten(admission, monkeypatch):
+    """Beside such as keep the parts of who has gone, for who gets the number next."""
+
+    def served():
+        tenants = Tenants(9, 6, 12, quotas=Quotas(), admission=admission)
+        owners, draw = tenants.index._holdings.owners, random.Random(3)
+        found = []
+        for turn in range(300):
+            owners.are_many = True
+            owner = tenant(1 + turn // 8 + draw.randrange(4))
+            prompt = [draw.randrange(3) for _ in range(draw.randrange(2))]
+            public = len(prompt)
+            prompt += [100 * owner[0] + draw.randrange(4) for _ in range(draw.randrange(1, 4))]
+            rank = draw.choice([Rank.NORMAL, Rank.NORMAL, *Rank]) if turn > 150 else Rank.NORMAL
+            found.append(tenants.serve(owner, prompt, public=public, rank=rank, check=turn % 20 == 0))
+        assert len(owners) < 20 < owner[0]
+        return found, tenants.index.stats()["tiers"]
+
+    forgotten = served()
+    monkeypatch.setattr(FairOrder, "forget", lambda *_: None)
+    assert served() == forgotten
+    assert sum(forgotten[0]) > 20

@@ -40,15 +40,25 @@ class Places:
         """Head and cursor, one at a time."""
         self.are_filtered = False
         """Whether any view goes by no rule, and so is to be told apart."""
+        self._free: list[int] = []
 
     def add(self, rule: int) -> int:
         """The number of a new view, which has seen nothing yet."""
-        number = len(self.columns[0])
         first = (0, NO_BLOCK, rule)
+        self.are_filtered |= rule == _NO_RULE
+        if self._free:
+            number = self._free.pop()
+            for column, new in zip(self.columns, first, strict=True):
+                column[number] = new
+            return number
+        number = len(self.columns[0])
         self.columns = tuple(np.append(old, new) for old, new in zip(self.columns, first, strict=True))
         self.cells = tuple(column.data for column in self.columns[:2])
-        self.are_filtered |= rule == _NO_RULE
         return number
+
+    def remove(self, number: int) -> None:
+        """A view is not used any more: another gets its number."""
+        self._free.append(number)
 
 
 class View:
@@ -125,14 +135,20 @@ class View:
         if not head:
             return
         # only if they are to be seen, or each round would look again, in vain, at all that follows
-        behind = ids[(stamp[ids] <= head) & (stamp[ids] > 0)]
-        self.look_from(stamp[behind[self._eligible(behind)]].min(initial=head + 1).item())
+        stamps = stamp.take(ids)
+        behind = ids[(stamps <= head) & (stamps > 0)]
+        if len(behind):
+            self.look_from(stamp[behind[self._eligible(behind)]].min(initial=head + 1).item())
 
     def look_from(self, stamp: int) -> None:
         """Blocks that were used at this stamp or later may be eligible that were not."""
         heads, cursors = self.places.cells
         if stamp <= heads[self.number]:
             heads[self.number], cursors[self.number] = stamp, NO_BLOCK
+
+    def end(self) -> None:
+        """It is not used any more."""
+        self.places.remove(self.number)
 
     def check(self) -> None:
         """Raise AssertionError if a block before the view's place is eligible: somebody forgot to rewind."""
