@@ -192,7 +192,7 @@ class SqliteStore(Closing):
 
 def keep_the_laws() -> int:
     """Every law over a fresh store. How many there are."""
-    from kvstore.testing import LAWS
+    from kvstore.testing.laws import LAWS
 
     layout = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=16, block_tokens=16, dtype="bfloat16")
     for law in LAWS:

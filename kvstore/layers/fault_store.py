@@ -67,7 +67,7 @@ class FaultStore(Closing):
     nothing here ever touches them. FalseMiss turns one hit of the batch into a miss.
 
     With no faults, and with those that break no promise of `Store` (Delay, Hang, DirtyMiss), it keeps every
-    law of `kvstore.testing`. `faults` may be replaced at any time, by any thread: a call keeps those with
+    law of `kvstore.testing.laws`. `faults` may be replaced at any time, by any thread: a call keeps those with
     which it began.
     """
 

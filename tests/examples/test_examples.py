@@ -9,7 +9,7 @@ import pytest
 from engine import EngineConfig, SamplingParams
 from engine.engine import Engine
 from engine.model import random_model
-from kvstore.testing import LAWS
+from kvstore.testing.laws import LAWS
 from tests.engine.families import CASES
 from tests.engine.naive import tokens
 

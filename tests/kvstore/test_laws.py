@@ -7,7 +7,7 @@ import pytest
 
 import kvstore
 from kvstore.layers import Delay, DirtyMiss, FaultStore, Gate, Hang
-from kvstore.testing import LAWS
+from kvstore.testing.laws import LAWS
 from tests.kvstore.conftest import EXAMPLES
 
 by_law = pytest.mark.parametrize("law", LAWS, ids=lambda law: law.__name__)

@@ -19,7 +19,8 @@ from kvstore import BlockLayout, MissReason, StoreFailed
 from kvstore.disk import payload_file, tree
 from kvstore.disk.buffers import Buffers, huge_pages
 from kvstore.disk.page_cache import drop, share_absent
-from kvstore.testing import LAWS, assert_holds, fill, noise, read, reasons
+from kvstore.testing import assert_holds, fill, noise, read, reasons
+from kvstore.testing.laws import LAWS
 from tests.kvstore.conftest import CAPACITY_BYTES, LAYOUT, MASTER_KEY, lmdb_store, read_by
 
 LARGE = BlockLayout(num_layers=8, num_kv_heads=4, head_dim=64, dtype="bfloat16", block_tokens=16)
