@@ -413,3 +413,16 @@ def test_a_prefix_that_nobody_has_used_for_the_ttl_is_computed_anew(tiny_llama_d
             assert [result.token_ids for result in results] == [reference(prompt)] * 2
             assert sum(engine.lookup(prompt).values()) == 0
             assert engine.stats()["cache"]["expired"] > 0
+
+
+def test_a_start_that_fails_leaves_the_disk_to_the_next_one(tiny_llama_dir, tmp_path, monkeypatch):
+    """The store is opened beside what fails."""
+    with monkeypatch.context() as patch, pytest.raises(ValueError, match="no such attention"):
+        patch.setattr(Model, "warm_up", refused)
+        open_engine(tiny_llama_dir, disk_path=tmp_path)
+    with engine_on(tiny_llama_dir, disk_path=tmp_path) as engine:
+        assert engine.stats()["disk_off"] is None
+
+
+def refused(*_: object, **__: object) -> None:
+    raise ValueError("no such attention")
