@@ -132,7 +132,7 @@ def test_an_engine_has_begun_before_weights_are_loaded_and_goes_on_behind_its_st
     events = []
 
     def noted(call):
-        return lambda *given: (events.append(call.__name__), call(*given))[1]
+        return lambda *given, **more: (events.append(call.__name__), call(*given, **more))[1]
 
     for name in ("before_weights", "resting", "wait"):
         monkeypatch.setattr(PoolMemory, name, noted(getattr(PoolMemory, name)))
