@@ -1,4 +1,6 @@
-"""Memory for the block pool of a CPU, taken from the system while weights are loaded."""
+"""Memory for the block pool of a CPU, taken from the system while weights are loaded, and after that."""
+
+from contextlib import AbstractContextManager, nullcontext
 
 from kvstore.block import BlockLayout
 from kvstore.closing import Closing
@@ -46,7 +48,8 @@ class PoolMemory(Closing):
     def pool(self, layout: BlockLayout, num_slots: int) -> DevicePool:
         """The pool, of as many slots as are wanted, and on the CPU of no more than it has begun with.
 
-        Not all of its pages are taken yet: `wait` before slots are given out. Raises OutOfMemory.
+        Its pages are taken from the first slot on, and slots given out in that order: who uses one that is not taken yet takes it
+        himself. Raises OutOfMemory.
         """
         if self._chosen.device != "cpu":
             with memory_for(*self._told(num_slots)):
@@ -56,6 +59,15 @@ class PoolMemory(Closing):
         elif num_slots < self._num_slots:
             self._shrink(num_slots)
         return DevicePool(layout, self._num_slots, pages=self._pages)
+
+    @property
+    def left_bytes(self) -> int:
+        """Of memory that will be the pool's, and does not count as taken yet."""
+        return 0 if self._taking is None else self._taking.left_bytes
+
+    def resting(self) -> AbstractContextManager[None]:
+        """Nothing is taken meanwhile: a start that computes on all cores goes first."""
+        return nullcontext() if self._taking is None else self._taking.resting()
 
     def wait(self) -> None:
         """Return when all pages are taken."""

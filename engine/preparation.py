@@ -6,7 +6,9 @@ from contextlib import suppress
 
 import torch
 
+from kvstore.code import are_kept
 from kvstore.errors import StoreError
+from kvstore.kernels import FUNCTIONS
 from tiering.kernels import kernels as core_loops
 
 from . import decoder, lanes, layers
@@ -27,14 +29,16 @@ def prepare_beside(shape: Shape, config: EngineConfig, chosen: Resources) -> Non
         _begin(lambda: lanes.prepare(device, stored, computed, shape.head_dim))
     if layers.may_pack(shape, device, computed):
         _begin(lambda: decoder.prepare(stored, computed))
-    if config.disk_path is not None:
-        _begin(lambda: _load_for_disk(encodes=config.disk_compression != "off"))
+    if config.disk_path is not None and config.disk_compression != "off" and not are_kept(FUNCTIONS):
+        _begin(
+            _compile_for_disk
+        )  # what is kept a store loads when it opens, and importing it takes longer than that
 
 
-def _load_for_disk(*, encodes: bool) -> None:
+def _compile_for_disk() -> None:
     from kvstore.disk.compiled import load_code  # needs lmdb, which nothing else does
 
-    load_code(encodes=encodes)
+    load_code(encodes=True)
 
 
 def _begin(prepare: Callable[[], object]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,7 +115,9 @@ def open_tiers(
         chosen = replace(chosen, device_bytes=measured_pool_bytes(model, layout, config, CudaMeter()))
     device_slots, host_slots = _slots(chosen, layout)
     pool = stack.enter_context(memory.pool(layout, device_slots))
-    with memory_for(f"a pool of {device_slots} blocks", lower(config, pool_setting(config, chosen.device))):
+    opened_store = _begin_store(stack, config, chosen, namespace, layout)
+    told = f"a pool of {device_slots} blocks", lower(config, pool_setting(config, chosen.device))
+    with memory.resting(), memory_for(*told):
         # packing takes as long as loading what was compiled, and needs the GIL as little as that needs memory
         with model.packing(pool.dtype):
             lanes.prepare(pool.device, pool.dtype, model.dtype, layout.head_dim)
@@ -122,8 +125,7 @@ def open_tiers(
         if kernels is not None:
             stack.enter_context(kernels)
         model.warm_up(pool, kernels=kernels)
-    memory.wait()
-    _tell_of_short_memory(chosen.host_bytes)
+    _tell_of_short_memory(chosen.host_bytes, memory.left_bytes)
     with memory_for(f"{format_bytes(chosen.host_bytes)} of host memory", lower(config, "host_bytes")):
         slab = HostSlab(host_slots, layout.block_bytes, _PIECE_BYTES[chosen.device])
     opening = _open_host(chosen.device, slab, stack)
@@ -131,7 +133,7 @@ def open_tiers(
         device = _device(chosen.device, opening)
         until_owned.callback(device.close)
         device = wrap_device(device) if wrap_device is not None else device
-        store, disk_off = _store(config, chosen, namespace, layout)
+        store, disk_off = opened_store()
         if store is not None:
             until_owned.callback(store.close)
             store = wrap_store(store) if wrap_store is not None else store
@@ -161,7 +163,7 @@ def open_tiers(
     stack.callback(
         cache.abandon
     )  # where the start fails after all; it does nothing where the cache was closed
-    opening.start(cache.host_grows)
+    opening.start(cache.host_grows, after=memory.wait)
     return Tiers(
         model=model,
         layout=layout,
@@ -242,6 +244,30 @@ def compute_stream() -> int:
     return int(torch.cuda.current_stream().cuda_stream)
 
 
+def _begin_store(
+    stack: ExitStack, config: EngineConfig, chosen: Resources, namespace: Namespace, layout: BlockLayout
+) -> Callable[[], tuple[Store | None, str | None]]:
+    """Open the store beside what else a start does: the disk is waited for most of the time. What this gives answers as `_store` does;
+    a store that nobody has asked it for when `stack` ends is closed.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="kvtide-opening-store")
+    opening, is_owned = thread.submit(_store, config, chosen, namespace, layout), False
+    thread.shutdown(wait=False)
+
+    def opened() -> tuple[Store | None, str | None]:
+        nonlocal is_owned
+        found = opening.result()
+        is_owned = True
+        return found
+
+    def close() -> None:
+        if not is_owned and opening.exception() is None and (store := opening.result()[0]) is not None:
+            store.close()
+
+    stack.callback(close)
+    return opened
+
+
 def _store(
     config: EngineConfig, chosen: Resources, namespace: Namespace, layout: BlockLayout
 ) -> tuple[Store | None, str | None]:
@@ -299,8 +325,8 @@ def _costs_file(
     return CostsFile(Path(config.disk_path) / FORMAT / "costs", facts)
 
 
-def _tell_of_short_memory(host_bytes: int) -> None:
-    left = available_memory_bytes()
+def _tell_of_short_memory(host_bytes: int, promised_bytes: int) -> None:
+    left = available_memory_bytes() - promised_bytes
     if host_bytes > _MOST_HOST_SHARE * left:
         _log.warning(
             "host_bytes is %s, and %s of memory are left: taking it may end this process, or others",

@@ -85,6 +85,11 @@ def compiled(
     return loaded_code([code for code in found if code is not None], names, modules)
 
 
+def are_kept(functions: Sequence[Function]) -> bool:
+    """Whether none seems to have to be compiled, as far as can be seen without looking at what is kept."""
+    return all(_shelf(function).is_there for function in functions)
+
+
 _futures: Final[dict[Function, Future[Callable[..., int]]]] = {}
 _futures_lock: Final = threading.Lock()
 

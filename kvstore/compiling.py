@@ -256,7 +256,7 @@ class _Entry:
 
 def main() -> None:
     """Functions in JSON from the standard input; each one's code to the standard output, its size in eight bytes before it."""
-    codegen.JITCPUCodegen = _Codegen  # before the first use of `cpu_target`, which makes one
+    codegen.JITCPUCodegen = _Codegen  # type: ignore[misc]  # before the first use of `cpu_target`, which makes one
     gc.disable()  # all that is made stays until it ends: a tenth of the time
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # for whatever else prints

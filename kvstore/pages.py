@@ -3,6 +3,8 @@
 import ctypes
 import mmap
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import numpy as np
@@ -66,6 +68,8 @@ class Taking(Closing):
         self._pages, self._end = pages, num_bytes
         self._lock = threading.Lock()
         self._begun_bytes = 0
+        self._goes_on = threading.Event()
+        self._goes_on.set()
         self._thread = threading.Thread(target=self._run, name="kvtide-taking", daemon=True)
         self._thread.start()
 
@@ -74,20 +78,35 @@ class Taking(Closing):
         """Taken by now, a bite or two of it maybe not quite."""
         return self._begun_bytes
 
+    @property
+    def left_bytes(self) -> int:
+        """Still to be taken."""
+        return self._end - self._begun_bytes
+
+    @contextmanager
+    def resting(self) -> Iterator[None]:
+        """Nothing is taken meanwhile save the bite at hand: all cores are others'."""
+        self._goes_on.clear()
+        try:
+            yield
+        finally:
+            self._goes_on.set()
+
     def wait(self) -> None:
-        """Return when all is taken; the caller takes its share of what is left."""
-        self._run()
+        """Return when all is taken. It must not be resting for good."""
         self._thread.join()
 
     def close(self) -> None:
         """End it where it is."""
         with self._lock:
             self._end = self._begun_bytes
+        self._goes_on.set()
         self._thread.join()
 
     def _run(self) -> None:
         while (bite := self._next_bite()) is not None:
             self._pages.take(*bite)
+            self._goes_on.wait()
 
     def _next_bite(self) -> tuple[int, int] | None:
         with self._lock:

@@ -46,6 +46,11 @@ class Shelf:
                     return content
         return None
 
+    @property
+    def is_there(self) -> bool:
+        """Whether something was kept, which may not be whole."""
+        return any(os.path.exists(f"{folder}/{self._name}") for folder in self._folders)  # noqa: PTH110 - as in _read
+
     def keep(self, content: bytes) -> str | None:
         """For later processes; what nobody has used for long makes way. Answers why it cannot be kept, where that is so."""
         errors = []

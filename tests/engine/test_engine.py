@@ -24,7 +24,7 @@ from kvstore.layers import (
 )
 from kvstore.metas import metas_of
 from kvstore.store import Store
-from tests.engine.engines import BLOCK, BLOCK_BYTES, GREEDY, engine_on, tokens, told
+from tests.engine.engines import BLOCK, BLOCK_BYTES, GREEDY, engine_on, open_engine, tokens, told
 
 
 def test_a_shared_prefix_is_prefilled_once(tiny_llama_dir, reference):
@@ -413,3 +413,17 @@ def test_a_prefix_that_nobody_has_used_for_the_ttl_is_computed_anew(tiny_llama_d
             assert [result.token_ids for result in results] == [reference(prompt)] * 2
             assert sum(engine.lookup(prompt).values()) == 0
             assert engine.stats()["cache"]["expired"] > 0
+
+
+def test_a_start_that_fails_leaves_the_disk_to_the_next_one(tiny_llama_dir, tmp_path, monkeypatch):
+    """The store is opened beside what fails."""
+    with monkeypatch.context() as patch:
+        patch.setattr(Model, "warm_up", refused)
+        with pytest.raises(ValueError, match="no such attention"):
+            open_engine(tiny_llama_dir, disk_path=tmp_path)
+    with engine_on(tiny_llama_dir, disk_path=tmp_path) as engine:
+        assert engine.stats()["disk_off"] is None
+
+
+def refused(*_: object, **__: object) -> None:
+    raise ValueError("no such attention")

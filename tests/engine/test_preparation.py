@@ -15,7 +15,7 @@ from kvstore.errors import StoreFailed
 from tests.engine.families import CASES
 from tiering.kernels import kernels as core_kernels
 
-ALL = {"attention", "core", "layers", "disk and codec"}
+ALL = {"attention", "core", "layers", "disk"}
 
 
 @pytest.fixture
@@ -23,12 +23,13 @@ def asked(monkeypatch) -> list[str]:
     found: list[str] = []
 
     def refuse(name: str) -> Any:
-        def ask(*_: object, encodes: bool = False) -> None:
-            found.append(f"{name} and codec" if encodes else name)
+        def ask(*_: object, **__: object) -> None:
+            found.append(name)
             raise StoreFailed("it cannot be compiled")  # which is for whoever needs it
 
         return ask
 
+    monkeypatch.setattr(preparation, "are_kept", lambda _: False)
     monkeypatch.setattr("kvstore.disk.compiled.load_code", refuse("disk"))
     monkeypatch.setattr(preparation, "core_loops", refuse("core"))
     monkeypatch.setattr(preparation.lanes, "prepare", refuse("attention"))
@@ -41,8 +42,8 @@ def asked(monkeypatch) -> list[str]:
     ("family", "settings", "wanted"),
     [
         ("llama", {}, ALL),
-        ("llama", {"disk_path": None}, ALL - {"disk and codec"}),
-        ("llama", {"disk_compression": "off"}, ALL - {"disk and codec"} | {"disk"}),
+        ("llama", {"disk_path": None}, ALL - {"disk"}),
+        ("llama", {"disk_compression": "off"}, ALL - {"disk"}),
         ("llama", {"kv_dtype": "float16"}, ALL - {"attention"}),
         ("phi3", {}, ALL - {"layers"}),
     ],
@@ -55,6 +56,19 @@ def test_what_a_model_needs_is_asked_for_at_once(family, settings, wanted, asked
     for thread in set(threading.enumerate()) - others:
         thread.join()
     assert sorted(asked) == sorted(wanted)
+
+
+def test_of_what_is_kept_a_disks_is_not_loaded_before_the_disk_is_opened(monkeypatch, tmp_path):
+    """With the import of what opens it, it would take Python's lock from what reads weights."""
+    begun = []
+    monkeypatch.setattr(preparation, "_begin", begun.append)
+    monkeypatch.setattr(preparation, "are_kept", lambda _: True)
+    config = EngineConfig(device="cpu", dtype="float32", disk_path=tmp_path)
+    preparation.prepare_beside(
+        shape_of(CASES["llama"].config(head_dim=64).to_dict()), config, config.resolve()
+    )
+    assert preparation._compile_for_disk not in begun
+    assert core_kernels in begun
 
 
 def test_what_loads_kernels_imports_neither_numba_nor_torch():

@@ -78,11 +78,11 @@ def test_what_is_given_back_is_the_systems_again_and_zeros_when_touched():
     pages.give_back(4 * MIB)
 
 
-def test_a_thread_and_whoever_waits_take_all_of_it(way):
+def test_a_thread_takes_all_of_it(way):
     pages = Pages(24 * MIB)
     taking = Taking(pages, 20 * MIB - 1)
     taking.wait()
-    assert taking.taken_bytes == 20 * MIB - 1
+    assert (taking.taken_bytes, taking.left_bytes) == (20 * MIB - 1, 0)
     assert not absent(pages, 0, 20 * MIB)
     assert absent(pages) == 4 * NUM_PAGES
     taking.wait()
@@ -108,6 +108,29 @@ def test_closing_ends_it_after_the_bite_at_hand(monkeypatch):
     assert taking.taken_bytes == BITE_BYTES
     taking.wait()
     assert taking.taken_bytes == BITE_BYTES
+
+
+def test_while_it_rests_nothing_is_taken(monkeypatch):
+    """Save the bite at hand; closing it ends it all the same."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def populated(address, num_bytes):
+        begun.set()
+        return go_on.wait(30)
+
+    monkeypatch.setattr(module, "populated", populated)
+    taking = Taking(Pages(64 * MIB), 64 * MIB)
+    assert begun.wait(30)
+    with taking.resting():
+        go_on.set()
+        assert taking.left_bytes == 64 * MIB - BITE_BYTES
+        taking._thread.join(0.01)
+        assert taking.taken_bytes == BITE_BYTES
+    taking.wait()
+    assert taking.left_bytes == 0
+    with Taking(Pages(64 * MIB), 64 * MIB) as other, other.resting():
+        other.close()
+        assert not other._thread.is_alive()
 
 
 def test_others_have_the_interpreter_while_pages_are_taken(monkeypatch):

@@ -45,13 +45,18 @@ class HostOpening(Closing):
         """Whether what is ready is page-locked."""
         return self._lock is not None
 
-    def start(self, ready: Callable[[int], None]) -> None:
-        """Go on on a thread. `ready` is told there how many slots are ready, each time that there are more."""
-        self._thread = threading.Thread(target=self._run, args=(ready,), name="kvtide-opening", daemon=True)
+    def start(self, ready: Callable[[int], None], after: Callable[[], None] = lambda: None) -> None:
+        """Go on on a thread. `ready` is told there how many slots are ready, each time that there are more. `after` returns when
+        memory is there that is needed sooner.
+        """
+        self._thread = threading.Thread(
+            target=self._run, args=(ready, after), name="kvtide-opening", daemon=True
+        )
         self._thread.start()
 
-    def _run(self, ready: Callable[[int], None]) -> None:
+    def _run(self, ready: Callable[[int], None], after: Callable[[], None]) -> None:
         try:
+            after()
             while (
                 not self._stopping.is_set() and self._num_done < self._slab.num_pieces and self._make_ready()
             ):
