@@ -373,10 +373,13 @@ class Index:
                     self._writes.not_demoted(move.ids)
             case Promote(), Copied():
                 self._loads.promoted(move, answer.error)
-            case SwapOut(), Copied():
-                self._swaps.swapped_out(move, answer.error)
-            case SwapIn(), Copied():
-                self._swaps.swapped_in(move, answer.error)
+            case Write(), Written():
+                if self._writes_rest.note(answer.error, self._now_s):
+                    self._writes.refused()
+                self._writes.written(move, answer)
+                self._uses.was_written(self._now_s)
+                if answer.error is None:
+                    self.retention.was_written(move.ids)
             case Read(), HasRead():
                 answer = self._of_the_disk_as_it_is(answer, len(move.ids))
                 self._reads_rest.note(answer.error, self._now_s)
@@ -386,13 +389,10 @@ class Index:
                     self._holes.prune(lost)
                 if self._choosing is not None:
                     self._choosing.learn_of_late()
-            case Write(), Written():
-                if self._writes_rest.note(answer.error, self._now_s):
-                    self._writes.refused()
-                self._writes.written(move, answer)
-                self._uses.was_written(self._now_s)
-                if answer.error is None:
-                    self.retention.was_written(move.ids)
+            case SwapOut(), Copied():
+                self._swaps.swapped_out(move, answer.error)
+            case SwapIn(), Copied():
+                self._swaps.swapped_in(move, answer.error)
             case _:
                 raise AssertionError(f"{type(answer).__name__} does not answer {type(move).__name__}")
         num_bytes = self._loads.num_bytes + self._writes.num_bytes - num_bytes

@@ -78,7 +78,7 @@ def kernels() -> Kernels:
     return Kernels(**plain, **by_slot)
 
 
-def _order(name: str, *arguments: str) -> Function:
+def _order(name: str, *arguments: str | tuple[str, ...]) -> Function:
     sources = ("tiering.loops.order", "tiering.loops.states", "tiering.rules")
     return Function("tiering.loops.order", name, sources, arguments, keeps_gil=True)
 
@@ -126,15 +126,15 @@ _SEEN = (_VIEWS, _LONGS, _LONGS)
 
 _FUNCTIONS: Final = (
     _order("is_eligible", *_RULE, "int64", *_TIES),
-    _order("are_eligible", *_RULE, *_TIES, _IDS, _NEW_FLAGS),
+    _order("are_eligible", *_RULE, _TIES, _IDS, _NEW_FLAGS),
     _order(
         "walk",
         *(_LONGS, _LONGS, "int64", "int64", _NEW_LONGS, _INTS, _LONGS),
-        *(*_RULE, *_TIES, _FOUND),
+        *(*_RULE, _TIES, _FOUND),
     ),
-    _order("rewind", _LONGS, *_VIEWS, _LONGS, _LONGS, *_TIES, _IDS),
+    _order("rewind", _LONGS, *_VIEWS, _LONGS, _LONGS, _TIES, _IDS),
     _order("place_of", _LONGS, "int64", "int64"),
-    _order("touch", _NEW_LONGS, _IDS, "int64"),
+    _order("touch", _NEW_LONGS, _NEW_INTS, "int64", _IDS, "int64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
     _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
     _blocks("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),

@@ -310,9 +310,14 @@ def test_num_usable_nearest_tiers_found_in_and_num_absent(rng, columns):
 @in_rounds
 def test_touch_place_of_and_forget(rng, columns):
     path, now = some(rng), int(rng.integers(10, 20))
-    expected = [now if block in path else stamp for block, stamp in enumerate(columns.stamp.tolist())]
-    kernels().touch(columns.stamp, path, now)
-    assert columns.stamp.tolist() == expected
+    for change in (0, 1, -1):
+        now, before = now + 1, columns.copy()
+        fits = all(before["leases"][block] + change >= 0 for block in path.tolist())
+        assert kernels().touch(columns.stamp, columns.leases, change, path, now) == fits
+        used = path.tolist() if fits else []
+        stamps = [now if block in used else stamp for block, stamp in enumerate(before["stamp"])]
+        leases = [num + change * (block in used) for block, num in enumerate(before["leases"])]
+        columns.assert_changed_only(before, stamp=stamps, leases=leases)
 
     stamps = np.unique(np.append(columns.stamp[columns.stamp > 0], rng.integers(1, 30, 4)))
     for stamp in range(32):
@@ -437,7 +442,7 @@ def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
             case "add":
                 assert kernels().add(zeros, 1, part)
             case "touch":
-                kernels().touch(stamp, part, 1)
+                assert kernels().touch(stamp, zeros, 0, part, 1)
             case "tail_runs":
                 ends = room()
                 assert kernels().tail_runs(ids.astype(np.int32), zeros, part, ends) == len(part)
