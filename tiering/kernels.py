@@ -88,6 +88,11 @@ def _blocks(name: str, *arguments: str) -> Function:
     return Function("tiering.loops.blocks", name, sources, arguments, keeps_gil=True)
 
 
+def _slots(name: str, *arguments: str) -> Function:
+    sources = ("tiering.loops.slots", "tiering.loops.states")
+    return Function("tiering.loops.slots", name, sources, arguments, keeps_gil=True)
+
+
 def _copies(name: str, *arguments: str | tuple[str, ...]) -> Function:
     sources = ("tiering.loops.copies", "tiering.loops.order", "tiering.loops.states", "tiering.rules")
     return Function("tiering.loops.copies", name, sources, arguments, keeps_gil=True)
@@ -137,7 +142,7 @@ _FUNCTIONS: Final = (
     _order("touch", _NEW_LONGS, _NEW_INTS, "int64", _IDS, "int64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
     _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
-    _blocks("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
+    _slots("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
     _blocks("add", _NEW_INTS, "int64", _IDS),
     _copies("copies_begin", _COPIES, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_arrive", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
@@ -212,10 +217,10 @@ _FUNCTIONS: Final = (
 
 _SLOT_BYTES: Final = (4, 8)
 _SLOTS: Final[dict[str, Callable[[int], Function]]] = {
-    "change_slots": lambda bytes_: _blocks(
+    "change_slots": lambda bytes_: _slots(
         "change_slots", _NEW_BYTES, _NEW_LONGS, "int64", "int64", f"int{8 * bytes_} 1 strided"
     ),
-    "free_slots": lambda bytes_: _blocks(
+    "free_slots": lambda bytes_: _slots(
         "free_slots", _NEW_BYTES, _NEW_INTS, _NEW_LONGS, "int64", f"int{8 * bytes_} 1 strided"
     ),
 }
