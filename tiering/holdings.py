@@ -284,9 +284,8 @@ class Holdings(Copies):
         """Have the lease on the first `num_leased` blocks of a path protect the others too. That is a use of all, if there are any."""
         if num_leased == len(path):
             return
-        self.residency.lease(path[num_leased:])
         self.ranks.used(path, rank)
-        self.order.touch(path)
+        self.order.touch(path, leases=+1, first=num_leased)
 
     def recalled(
         self, ids: Ids, uses: NDArray[np.int64], untouched: Mask, ranks: NDArray[np.int8] | None

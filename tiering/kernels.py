@@ -30,7 +30,7 @@ class Kernels:
     copies_leave: Callable[..., int]
     copies_read: Callable[..., int]
     copies_awaited: Callable[..., int]
-    enter: Callable[..., int]
+    give_out: Callable[..., int]
     free_blocks: Callable[..., int]
     follow: Callable[..., int]
     chain: Callable[..., int]
@@ -139,7 +139,7 @@ _FUNCTIONS: Final = (
     ),
     _order("rewind", _LONGS, *_VIEWS, _LONGS, _LONGS, _TIES, _IDS),
     _order("place_of", _LONGS, "int64", "int64"),
-    _order("touch", _NEW_LONGS, _NEW_INTS, "int64", _IDS, "int64"),
+    _order("touch", _NEW_LONGS, _NEW_INTS, "int64", "int64", _IDS, "int64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
     _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
     _slots("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
@@ -149,7 +149,7 @@ _FUNCTIONS: Final = (
     _copies("copies_leave", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", "int64", _IDS),
     _copies("copies_read", _COPIES, *_SEEN, "int64", "int64", _IDS),
     _copies("copies_awaited", _COPIES, *_SEEN, "bool", _IDS),
-    _blocks("enter", _NEW_FLAGS, _NEW_INTS, _NEW_INTS, _IDS),
+    _blocks("give_out", _INTS, "int64", "int64", _NEW_FLAGS, _NEW_INTS, _NEW_INTS, _FOUND),
     _blocks(
         "free_blocks",
         *(_NEW_FLAGS, _INTS, _INTS, _STATE, _READERS),

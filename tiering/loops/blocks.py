@@ -51,12 +51,23 @@ def oldest_of(stamp: Any, ids: Any) -> Any:
     return oldest
 
 
-def enter(live: Any, parent: Any, node: Any, ids: Any) -> None:
-    """Ids are given out."""
+def give_out(free: Any, num_free: int, fresh: int, live: Any, parent: Any, node: Any, ids: Any) -> Any:
+    """Give out ids: those on the stack of free ones, the last first, then fresh ones. Whether they ascend, as those do of a chain that was
+    freed together.
+    """
+    ascend = True
     for at in range(len(ids)):
+        if num_free:
+            num_free -= 1
+            ids[at] = free[num_free]
+        else:
+            ids[at] = fresh
+            fresh += 1
         live[ids[at]] = True
-        parent[ids[at]] = NO_BLOCK
-        node[ids[at]] = NO_BLOCK
+        parent[ids[at]] = node[ids[at]] = NO_BLOCK
+        if at and ids[at] < ids[at - 1]:
+            ascend = False
+    return ascend
 
 
 @njit(**INSIDE)

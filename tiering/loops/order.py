@@ -166,14 +166,15 @@ def rewind(
             heads[number], cursors[number] = oldest, NO_BLOCK
 
 
-def touch(stamp: Any, leases: Any, change: int, path: Any, now: int) -> Any:
-    """The blocks of a path were used, and so many more requests hold them. False, and no change, if fewer than none would."""
-    for at in range(len(path)):
+def touch(stamp: Any, leases: Any, change: int, first: int, path: Any, now: int) -> Any:
+    """The blocks of a path were used, and so many more requests hold those from the `first` on. False, and no change, if fewer than none would."""
+    for at in range(first, len(path)):
         if leases[path[at]] + change < 0:
             return False
     for at in range(len(path)):
         stamp[path[at]] = now
-        leases[path[at]] += change
+        if at >= first:
+            leases[path[at]] += change
     return True
 
 

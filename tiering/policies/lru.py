@@ -80,9 +80,9 @@ class LRU:
         """Number of log entries, dead ones included."""
         return self._num
 
-    def touch(self, path: Ids, leases: int = 0) -> None:
-        """The blocks of a path were used, by a request that holds them from now on (1), or does no more (-1). The path must start at a
-        first block and leave none out.
+    def touch(self, path: Ids, leases: int = 0, first: int = 0) -> None:
+        """The blocks of a path were used, by a request that holds those from position `first` on from now on (1), or does no more (-1).
+        The path must start at a first block and leave none out.
         """
         if not len(path):
             return
@@ -92,7 +92,7 @@ class LRU:
             self._compact()
             num = self._num
         now = self.now + 1
-        were_leased = self._kernels.touch(residency.stamp, residency.leases, leases, path, now)
+        were_leased = self._kernels.touch(residency.stamp, residency.leases, leases, first, path, now)
         assert were_leased, "a path is released as often as it was leased"
         self.now = now
         stamps, times, deepest = self._cells
