@@ -11,9 +11,9 @@ from typing import Any, Final
 from kvstore.code import Function, loaded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Kernels:
-    """Compiled, by the names that they have in tiering.loops."""
+    """Compiled, by the names that they have in tiering.loops. Without slots: what is called from a slot is looked up anew each time."""
 
     is_eligible: Callable[..., int]
     are_eligible: Callable[..., int]
