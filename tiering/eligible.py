@@ -26,9 +26,9 @@ class Eligible:
 
     def of(self, block: int) -> bool:
         """Whether it holds of one."""
-        rule, host_counts, *columns = self.arguments()
-        return bool(self._is_eligible(rule, host_counts, block, *columns))
+        rule, host_counts, ties = self.arguments()
+        return bool(self._is_eligible(rule, host_counts, block, *ties))
 
     def arguments(self) -> tuple[Any, ...]:
         """What the loops are given that ask it: the rule, what is counted of host memory, and columns as they are now."""
-        return self.number, self.host_slots.counts, *self.residency.ties
+        return self.number, self.host_slots.counts, self.residency.ties

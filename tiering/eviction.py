@@ -37,6 +37,7 @@ class Room(Enum):
     """Not before a request gives up what it holds."""
 
 
+_IN_FLIGHT = SlotState.IN_FLIGHT
 _NOW, _SOON = Room.NOW, Room.SOON  # members of an enum take longer to look up
 
 
@@ -130,7 +131,8 @@ class Eviction(Removal):
             _, alone, stored = self._by_way_down(down)
         self._move_down(alone, self.host_slots, num_indexed)
         # a block that only the disk has would load slowly: it may have a free host slot, but nobody's place
-        self._move_down(stored, self._take_host, num_indexed)
+        if len(stored):
+            self._move_down(stored, self._take_host, num_indexed)
 
     def _by_way_down(self, victims: Ids) -> tuple[Ids, Ids, Ids]:
         """Those that host memory has or expects; of the others, those that should be there, and those that the disk has as well."""
@@ -246,8 +248,10 @@ class Eviction(Removal):
         ):  # before anybody gives who has no more than its part
             self._leave_clean(self._holdings.host_clean.peek_over(num_slots - table.num_free))
             self.give_up(HOST, victims.peek_over(wanted - table.num_free))
-        self._leave_clean(self._holdings.host_clean.peek(num_slots - table.num_free))
-        self.give_up(HOST, victims.peek(wanted - table.num_free))
+        if (short := num_slots - table.num_free) > 0:
+            self._leave_clean(self._holdings.host_clean.peek(short))
+            if (short := wanted - table.num_free) > 0:
+                self.give_up(HOST, victims.peek(short))
         return self._take_host(num_slots)
 
     def vacate_host(self, num_slots: int, *, elsewhere: bool) -> int:
@@ -281,7 +285,7 @@ class Eviction(Removal):
     def _take_host(self, num_slots: int) -> Ids:
         """Up to `num_slots` free host slots, IN_FLIGHT."""
         table = self._holdings.slots[HOST]
-        slots = table.take(max(0, min(num_slots, table.num_free)), SlotState.IN_FLIGHT)
+        slots = table.take(max(0, min(num_slots, table.num_free)), _IN_FLIGHT)
         assert slots is not None, "no more was asked for than is free"
         return slots
 

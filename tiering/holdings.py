@@ -280,17 +280,15 @@ class Holdings(Copies):
         """Protect a path from the root, and count it as used now, by a request of this rank."""
         if not len(path):
             return
-        self.residency.lease(path)
         self.ranks.used(path, rank)
-        self.order.touch(path)
+        self.order.touch(path, leases=+1)
 
     def lease_further(self, path: Ids, num_leased: int, rank: Rank = Rank.NORMAL) -> None:
         """Have the lease on the first `num_leased` blocks of a path protect the others too. That is a use of all, if there are any."""
         if num_leased == len(path):
             return
-        self.residency.lease(path[num_leased:])
         self.ranks.used(path, rank)
-        self.order.touch(path)
+        self.order.touch(path, leases=+1, first=num_leased)
 
     def recalled(
         self, ids: Ids, uses: NDArray[np.int64], untouched: Mask, ranks: NDArray[np.int8] | None
@@ -301,9 +299,8 @@ class Holdings(Copies):
 
     def release(self, path: Ids, rank: Rank = Rank.NORMAL) -> None:
         """Undo `lease`. The end of a use is a use."""
-        self.residency.release(path)
         self.ranks.used(path, rank)
-        self.order.touch(path)
+        self.order.touch(path, leases=-1)
 
     def go_first(self, ids: Ids) -> None:
         """These blocks, at the end of the path that was just released, leave the device before others, until they are used again.
@@ -329,7 +326,10 @@ class Holdings(Copies):
         `ids` in any order. Answers the holes: blocks that are nowhere but still have children or a lease.
         """
         cells, holes = self.residency.cells, []
-        for block in self._nowhere(ids).tolist():
+        nowhere = self._nowhere(ids)
+        if not len(nowhere):
+            return []
+        for block in nowhere.tolist():
             while block >= 0 and cells.live[block] and self.is_nowhere(block):
                 if cells.num_children[block] or cells.leases[block] or self.holds.is_held(block):
                     holes.append(block)

@@ -18,11 +18,12 @@ import numpy as np
 from kvstore.block import BlockKey
 from kvstore.reasons import MissReason
 from kvstore.reports import Removed
-from kvstore.store import BlockRef, ReadOutcome
+from kvstore.store import BlockRef
 from tiering.by_hand import ByHand
 from tiering.choosing import Choosing
 from tiering.claim import NO_CLAIM, Claim
 from tiering.decision import Chooser
+from tiering.disk_health import DiskHealth
 from tiering.entry import Entry
 from tiering.errands import Steps
 from tiering.events import EventLog, Growth
@@ -60,7 +61,6 @@ from tiering.outbox import Outbox
 from tiering.policies import policy_named
 from tiering.radix import Tokens
 from tiering.residency import DISK, HOST, PRESENT, Ids, Tier
-from tiering.rest import Rest
 from tiering.restore import Restore
 from tiering.retention import Retention
 from tiering.sizes import Sizes
@@ -135,6 +135,7 @@ class Index:
             bytes_a_day=config.disk_bytes_a_day,
         )
         self._outbox = Outbox()
+        self._disk = DiskHealth(config, self._outbox)
         self._holes = Holes(self._holdings, config.hole_ttl_s)
         self._eviction = Eviction(
             self._holdings, self._holes, self._outbox, self._entry, remembers=config.explains
@@ -208,12 +209,6 @@ class Index:
         if chooser is not None:
             self._choosing = Choosing(chooser, self._holdings, self._loads, block_bytes=block_bytes)
         self._now_s = 0.0
-        self._outdated_reads: set[int] = set()
-        """Reads in flight that may be of files which are gone."""
-        self._reads_rest = Rest(config.disk_failures, config.disk_rest_s)
-        self._writes_rest = Rest(config.disk_failures, config.disk_rest_s)
-        self._did_read = self._did_write = config.disk_bytes > 0
-        """Whether the disk could be read, and written, when it was last looked at."""
         self._growth = Growth(self.events, *_GROWING)
 
     # --- requests -------------------------------------------------------------------------------------------------
@@ -284,7 +279,7 @@ class Index:
     def _match(
         self, tokens: Tokens, *, compute_last: bool = True, use: CacheUse = CacheUse.READ_WRITE
     ) -> Ids:
-        return self._leases.match(tokens, compute_last=compute_last, disk_ready=self._can_read, use=use)
+        return self._leases.match(tokens, compute_last=compute_last, disk_ready=self._disk.can_read, use=use)
 
     def lookup(self, tokens: Tokens) -> dict[str, int]:
         """How many tokens of a prompt each tier would serve now, by the tier's label. Changes nothing."""
@@ -366,26 +361,25 @@ class Index:
                     self._writes.not_demoted(move.ids)
             case Promote(), Copied():
                 self._loads.promoted(move, answer.error)
-            case SwapOut(), Copied():
-                self._swaps.swapped_out(move, answer.error)
-            case SwapIn(), Copied():
-                self._swaps.swapped_in(move, answer.error)
+            case Write(), Written():
+                if self._disk.has_written(answer):
+                    self._writes.refused()
+                self._writes.written(move, answer)
+                self._uses.was_written(self._now_s)
+                if answer.error is None:
+                    self.retention.was_written(move.ids)
             case Read(), HasRead():
-                answer = self._of_the_disk_as_it_is(answer, len(move.ids))
-                self._reads_rest.note(answer.error, self._now_s)
+                answer = self._disk.has_read(answer, len(move.ids))
                 lost = self._loads.was_read(move, answer)
                 num_failed = len(lost)
                 if num_failed:
                     self._holes.prune(lost)
                 if self._choosing is not None:
                     self._choosing.learn_of_late()
-            case Write(), Written():
-                if self._writes_rest.note(answer.error, self._now_s):
-                    self._writes.refused()
-                self._writes.written(move, answer)
-                self._uses.was_written(self._now_s)
-                if answer.error is None:
-                    self.retention.was_written(move.ids)
+            case SwapOut(), Copied():
+                self._swaps.swapped_out(move, answer.error)
+            case SwapIn(), Copied():
+                self._swaps.swapped_in(move, answer.error)
             case _:
                 raise AssertionError(f"{type(answer).__name__} does not answer {type(move).__name__}")
         num_bytes = self._loads.num_bytes + self._writes.num_bytes - num_bytes
@@ -412,14 +406,6 @@ class Index:
                 reasons = Counter(each.reason.value for each in outcomes if each.reason is not None)
                 why = {"reasons": dict(reasons)}
             self.events.append("failed", move=NAMES[type(move)], blocks=num_failed, **why)
-
-    def _of_the_disk_as_it_is(self, answer: HasRead, num_blocks: int) -> HasRead:
-        """A read that failed, but was asked for before the disk was emptied, has found nothing."""
-        if answer.number in self._outdated_reads:
-            self._outdated_reads.remove(answer.number)
-            if answer.error is not None:
-                return HasRead(answer.number, (ReadOutcome(MissReason.ABSENT),) * num_blocks)
-        return answer
 
     def lineage(self, move: Write) -> Lineage:
         """What it takes to compute the keys for a write that is not over."""
@@ -462,7 +448,7 @@ class Index:
             loads.expire()
         if self._outbox.blocks[Write]:
             self._writes.expire()
-        can_read, can_write = self._can_read, self._can_write
+        can_read, can_write = self._disk.can_read, self._disk.can_write
         if loads.waiting and not can_read:
             loads.give_up(MissReason.TIER_OFF)
         if loads.arrived or loads.waiting:
@@ -475,13 +461,13 @@ class Index:
         if self._uses.are_told:
             self._uses.plan(self._now_s, disk_ready=can_write and not restoring)
         if self.events.are_kept:
-            self._note_what_happened(can_read=can_read, can_write=can_write)
+            self._note_what_happened()
         return self._outbox.take()
 
     def _drop_behind(self, hole: int) -> bool:
         return self._eviction.drop(hole, DISK, MissReason.BEHIND_A_LOSS)
 
-    def _note_what_happened(self, *, can_read: bool, can_write: bool) -> None:
+    def _note_what_happened(self) -> None:
         """Tell what has left since the last plan, and whether the disk is left alone, or works again."""
         self._growth.look(
             [
@@ -493,11 +479,7 @@ class Index:
                 self._loads.num_late,
             ]
         )
-        if can_read != self._did_read:
-            self.events.append("disk_works" if can_read else "disk_rests", what="reads")
-        if can_write != self._did_write:
-            self.events.append("disk_works" if can_write else "disk_rests", what="writes")
-        self._did_read, self._did_write = can_read, can_write
+        self._disk.tell(self.events)
 
     def deadline_s(self) -> float | None:
         """When `plan` must be called again even if nothing ends before; None for never."""
@@ -625,9 +607,7 @@ class Index:
         with the rest.
         """
         self._restore.end()
-        self._outdated_reads.update(self._outbox.numbers(Read))
-        self._reads_rest.end()
-        self._writes_rest.end()
+        self._disk.was_emptied()
         self._loads.give_up(MissReason.ABSENT)
         state, readers = self._holdings.residency.state, self._holdings.residency.readers
         lost = np.flatnonzero((state[DISK] == PRESENT) & (readers[DISK] == 0))
@@ -674,27 +654,13 @@ class Index:
 
     def tell_uses(self) -> None:
         """The end is near: let the disk know of all uses that it does not know of yet, up to a bound."""
-        if self._can_write and not self.restoring:
+        if self._disk.can_write and not self.restoring:
             self._uses.tell_all()
 
     @property
     def num_expired(self) -> int:
         """Moves and loads that have taken too long, ever: what they kept from happening may be possible now."""
         return self._outbox.num_expired + self._loads.num_given_up + self._loads.num_late
-
-    @property
-    def _can_read(self) -> bool:
-        """Whether the disk may be read: it is, and neither fails nor hangs."""
-        config, outbox = self.config, self._outbox
-        if not config.disk_bytes or self._now_s < self._reads_rest.until_s:
-            return False
-        return not outbox.hangs or outbox.num_overdue(Read) < config.max_overdue_reads
-
-    @property
-    def _can_write(self) -> bool:
-        if not self.config.disk_bytes or self._now_s < self._writes_rest.until_s:
-            return False
-        return not self._outbox.hangs or not self._writes.hang
 
     # --- figures --------------------------------------------------------------------------------------------------
 
@@ -715,7 +681,7 @@ class Index:
         Any thread may ask, also while another changes the index: then some figures are a moment younger than others.
         """
         tiers = self._holdings.stats()
-        tiers[DISK.label]["ready"] = self._can_read and self._can_write
+        tiers[DISK.label]["ready"] = self._disk.can_read and self._disk.can_write
         tiers[DISK.label]["overdue_reads"] = self._outbox.num_overdue(Read)
         tiers[DISK.label] |= self._traffic() | self._restore.stats()
         for tier in Tier:

@@ -11,9 +11,9 @@ from typing import Any, Final
 from kvstore.code import Function, loaded
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Kernels:
-    """Compiled, by the names that they have in tiering.loops."""
+    """Compiled, by the names that they have in tiering.loops. Without slots: what is called from a slot is looked up anew each time."""
 
     is_eligible: Callable[..., int]
     are_eligible: Callable[..., int]
@@ -30,7 +30,7 @@ class Kernels:
     copies_leave: Callable[..., int]
     copies_read: Callable[..., int]
     copies_awaited: Callable[..., int]
-    enter: Callable[..., int]
+    give_out: Callable[..., int]
     free_blocks: Callable[..., int]
     follow: Callable[..., int]
     chain: Callable[..., int]
@@ -84,7 +84,7 @@ def kernels() -> Kernels:
     return Kernels(**plain, **by_slot)
 
 
-def _order(name: str, *arguments: str) -> Function:
+def _order(name: str, *arguments: str | tuple[str, ...]) -> Function:
     sources = ("tiering.loops.order", "tiering.loops.states", "tiering.rules")
     return Function("tiering.loops.order", name, sources, arguments, keeps_gil=True)
 
@@ -92,6 +92,11 @@ def _order(name: str, *arguments: str) -> Function:
 def _blocks(name: str, *arguments: str) -> Function:
     sources = ("tiering.loops.blocks", "tiering.loops.states")
     return Function("tiering.loops.blocks", name, sources, arguments, keeps_gil=True)
+
+
+def _slots(name: str, *arguments: str) -> Function:
+    sources = ("tiering.loops.slots", "tiering.loops.states")
+    return Function("tiering.loops.slots", name, sources, arguments, keeps_gil=True)
 
 
 def _copies(name: str, *arguments: str | tuple[str, ...]) -> Function:
@@ -137,25 +142,25 @@ _SEEN = (_VIEWS, _LONGS, _LONGS)
 
 _FUNCTIONS: Final = (
     _order("is_eligible", *_RULE, "int64", *_TIES),
-    _order("are_eligible", *_RULE, *_TIES, _IDS, _NEW_FLAGS),
+    _order("are_eligible", *_RULE, _TIES, _IDS, _NEW_FLAGS),
     _order(
         "walk",
         *(_LONGS, _LONGS, "int64", "int64", _NEW_LONGS, _INTS, _LONGS),
-        *(*_RULE, *_TIES, _FOUND),
+        *(*_RULE, _TIES, _FOUND),
     ),
-    _order("rewind", _LONGS, *_VIEWS, _LONGS, _LONGS, *_TIES, _IDS),
+    _order("rewind", _LONGS, *_VIEWS, _LONGS, _LONGS, _TIES, _IDS),
     _order("place_of", _LONGS, "int64", "int64"),
-    _order("touch", _NEW_LONGS, _IDS, "int64"),
+    _order("touch", _NEW_LONGS, _NEW_INTS, "int64", "int64", _IDS, "int64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
     _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
-    _blocks("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
+    _slots("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
     _blocks("add", _NEW_INTS, "int64", _IDS),
     _copies("copies_begin", _COPIES, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_arrive", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_leave", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", "int64", _IDS),
     _copies("copies_read", _COPIES, *_SEEN, "int64", "int64", _IDS),
     _copies("copies_awaited", _COPIES, *_SEEN, "bool", _IDS),
-    _blocks("enter", _NEW_FLAGS, _NEW_INTS, _NEW_INTS, _IDS),
+    _blocks("give_out", _INTS, "int64", "int64", _NEW_FLAGS, _NEW_INTS, _NEW_INTS, _FOUND),
     _blocks(
         "free_blocks",
         *(_NEW_FLAGS, _INTS, _INTS, _STATE, _READERS),
@@ -231,10 +236,10 @@ _FUNCTIONS: Final = (
 
 _SLOT_BYTES: Final = (4, 8)
 _SLOTS: Final[dict[str, Callable[[int], Function]]] = {
-    "change_slots": lambda bytes_: _blocks(
+    "change_slots": lambda bytes_: _slots(
         "change_slots", _NEW_BYTES, _NEW_LONGS, "int64", "int64", f"int{8 * bytes_} 1 strided"
     ),
-    "free_slots": lambda bytes_: _blocks(
+    "free_slots": lambda bytes_: _slots(
         "free_slots", _NEW_BYTES, _NEW_INTS, _NEW_LONGS, "int64", f"int{8 * bytes_} 1 strided"
     ),
 }

@@ -160,16 +160,17 @@ class Leases:
         block_tokens = self._block_tokens
         # leased while room is made, or the path might be what is evicted
         self._holdings.lease(matched, claim.rank)
-        absent = _NOTHING
+        absent = to_load = _NOTHING
         if num_absent:
             (absent,) = (self._holdings.residency.state[DEVICE].take(matched) != PRESENT).nonzero()
+            to_load = matched[absent]
         if self._holdings.tier_orders[DEVICE] is not None:
             whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
             self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
         num_missing = num_blocks - len(matched) + len(absent)
-        room = self._room_beside(matched[absent], num_missing, claim.ownership.owner)
+        room = self._room_beside(to_load, num_missing, claim.ownership.owner)
         if room is Room.NO and not self._leases and self._retention.give_way():
-            room = self._room_beside(matched[absent], num_missing, claim.ownership.owner)
+            room = self._room_beside(to_load, num_missing, claim.ownership.owner)
         if room is not Room.NOW:
             self._holdings.release(matched, claim.rank)
             return Wait.FOR_ROOM

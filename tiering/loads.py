@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby, repeat
 from typing import Final
 
 import numpy as np
@@ -53,6 +54,10 @@ class CameLate:
     num_blocks: int
     queued_blocks: int
     took_s: float
+
+
+def _lease_of(wanted: tuple[Lease, int] | None) -> Lease | None:
+    return None if wanted is None else wanted[0]
 
 
 class Loads:
@@ -114,9 +119,7 @@ class Loads:
         """
         residency = self._holdings.residency
         ids = lease.ids[positions]
-        self._wanted.update(
-            {block: (lease, p) for block, p in zip(ids.tolist(), positions.tolist(), strict=True)}
-        )
+        self._wanted.update(zip(ids.tolist(), zip(repeat(lease), positions.tolist())))  # noqa: B905 - who repeats has no end
         lease.num_loading += len(ids)
         on_host = residency.state[HOST, ids] == PRESENT
         self._promote(ids[on_host])
@@ -351,12 +354,12 @@ class Loads:
             self._holdings.failed(DEVICE, move.ids[~awaited])
             return
         self._holdings.arrived(DEVICE, move.ids)
-        for block in move.ids.tolist():
-            if (wanted := self._wanted.pop(block, None)) is not None:
-                lease, position = wanted
-                lease.ready[position] = True
-                lease.arriving[position] = False
-                lease.num_loading -= 1
+        for lease, of_lease in groupby(map(self._wanted.pop, move.ids.tolist(), repeat(None)), _lease_of):
+            if lease is not None:
+                positions = [wanted[1] for wanted in of_lease if wanted is not None]
+                lease.ready[positions] = True
+                lease.arriving[positions] = False
+                lease.num_loading -= len(positions)
 
     def cancel(self, lease: Lease) -> None:
         """The request ends: what is not being copied to the device already will not be."""

@@ -72,7 +72,7 @@ class Nodes:
         """Have room for as many blocks as the residency has."""
         if num_blocks > len(self.after):
             # pages can be moved while there is no array over them
-            del self.tokens, self.after, self._edges, self._linked
+            del self.tokens, self.after, self._edges, self._linked, self._walked
             try:
                 self._pages_of_tokens.grow(4 * self.block_tokens * num_blocks)
                 self._pages_of_after.grow(4 * num_blocks)
@@ -113,19 +113,7 @@ class Nodes:
 
     def descend(self, prompt: Tokens, num_blocks: int, above: int, path: Ids) -> int:
         """Write down the blocks that a prompt goes on with behind a block, NO_BLOCK for the root. How many."""
-        return self._kernels.descend(
-            prompt,
-            num_blocks,
-            self.block_tokens,
-            self._edges,
-            self.after,
-            self._top,
-            self._slots,
-            self._older,
-            self._keys,
-            above,
-            path,
-        )
+        return self._kernels.descend(prompt, num_blocks, *self._walked, above, path)
 
     def like(self, block: int, above: int) -> int:
         """The first block of a node that follows the last one of another, and has the same tokens as `block`; NO_BLOCK if there is none."""
@@ -255,6 +243,15 @@ class Nodes:
             self._edges,
             self.block_tokens,
             self._records,
+            self.after,
+            self._top,
+            self._slots,
+            self._older,
+            self._keys,
+        )
+        self._walked = (
+            self.block_tokens,
+            self._edges,
             self.after,
             self._top,
             self._slots,

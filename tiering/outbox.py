@@ -1,6 +1,6 @@
 """Moves that the core has asked for: to be taken by the driver, and then in flight until they are answered."""
 
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 from tiering.moves import Demote, Move, Promote, Read, SwapIn, SwapOut, Write
 from tiering.transfers import NAMES, Transfer, Transfers
@@ -9,9 +9,8 @@ _Kind = TypeVar("_Kind", bound=Transfer)
 _ANSWERED: Final = (Demote, Promote, SwapOut, SwapIn, Read, Write)
 
 
-class _Flight(NamedTuple):
-    move: Transfer
-    since_s: float
+_Flight = tuple[Transfer, float]
+"""A move, and since when it is in flight."""
 
 
 class Outbox:
@@ -43,7 +42,7 @@ class Outbox:
         self._new.append(move)
         kind = type(move)
         if isinstance(move, _ANSWERED):
-            self._awaited[kind][move.number] = _Flight(move, self.now_s)
+            self._awaited[kind][move.number] = (move, self.now_s)
             self.blocks[kind] += len(move.host_slots)
 
     def take(self) -> list[Move]:
@@ -55,17 +54,17 @@ class Outbox:
         """The move that is over, and how long ago it was asked for. Each is answered once."""
         for kind, flights in self._awaited.items():
             if number in flights:
-                flight = flights.pop(number)
-                self.blocks[kind] -= len(flight.move.host_slots)
-                return flight.move, self.now_s - flight.since_s
-        flight = self._flight(number)
-        del self._overdue[type(flight.move)][number]
+                move, since_s = flights.pop(number)
+                self.blocks[kind] -= len(move.host_slots)
+                return move, self.now_s - since_s
+        move, since_s = self._flight(number)
+        del self._overdue[type(move)][number]
         self.hangs = any(self._overdue.values())
-        return flight.move, self.now_s - flight.since_s
+        return move, self.now_s - since_s
 
     def in_flight(self, number: int) -> Transfer:
         """A move that is not over."""
-        return self._flight(number).move
+        return self._flight(number)[0]
 
     def _flight(self, number: int) -> _Flight:
         for flights in (*self._awaited.values(), *self._overdue.values()):
@@ -80,14 +79,14 @@ class Outbox:
     def moves(self, kind: type[_Kind]) -> list[_Kind]:
         """The moves of this kind that are not over."""
         flights = (*self._awaited[kind].values(), *self._overdue[kind].values())
-        return [flight.move for flight in flights if isinstance(flight.move, kind)]
+        return [move for move, _ in flights if isinstance(move, kind)]
 
     def stats(self) -> dict[str, dict[str, Any]]:
         """Figures of all transfers: see Transfers. Any thread may ask."""
         overdue = {kind: list(flights.values()) for kind, flights in self._overdue.items()}
         return self.transfers.stats(
             {
-                kind: blocks + sum(len(flight.move.host_slots) for flight in overdue[kind])
+                kind: blocks + sum(len(move.host_slots) for move, _ in overdue[kind])
                 for kind, blocks in self.blocks.items()
             }
         )
@@ -100,11 +99,11 @@ class Outbox:
         if not flights:
             return []
         late = list[Transfer]()
-        while flights and self.now_s - next(iter(flights.values())).since_s >= deadline_s:
-            number, flight = next(iter(flights.items()))
+        while flights and self.now_s - next(iter(flights.values()))[1] >= deadline_s:
+            number, (move, _) = next(iter(flights.items()))
             self._overdue[kind][number] = flights.pop(number)
-            self.blocks[kind] -= len(flight.move.host_slots)
-            late.append(flight.move)
+            self.blocks[kind] -= len(move.host_slots)
+            late.append(move)
         self.num_expired += len(late)
         self.hangs |= bool(late)
         return late
@@ -116,7 +115,7 @@ class Outbox:
     def oldest_s(self, kind: type) -> float | None:
         """Since when the oldest move of this kind is in flight that is not overdue; None if there is none."""
         flights = self._awaited[kind]
-        return next(iter(flights.values())).since_s if flights else None
+        return next(iter(flights.values()))[1] if flights else None
 
     @property
     def is_moving(self) -> bool:
@@ -137,7 +136,7 @@ class Outbox:
         """Raise AssertionError unless what is in flight is counted, and in order."""
         assert self.hangs == any(self._overdue.values()), "something hangs, or does not"
         for kind, flights in self._awaited.items():
-            blocks = sum(len(flight.move.host_slots) for flight in flights.values())
+            blocks = sum(len(move.host_slots) for move, _ in flights.values())
             assert blocks == self.blocks[kind], f"{blocks} blocks are in flight, {self.blocks[kind]} counted"
-            since_s = [flight.since_s for flight in flights.values()]
+            since_s = [since_s for _, since_s in flights.values()]
             assert since_s == sorted(since_s), "an older move comes behind a later one"

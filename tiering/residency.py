@@ -143,19 +143,13 @@ class Residency:
     def allocate(self, n: int) -> Ids:
         """Give out `n` ids, ascending, in a row where possible; their columns are as after `free`."""
         reused = min(n, self._num_free)
-        fresh, end = self._num_fresh, self._num_fresh + n - reused
-        if end > self._capacity:  # first: where there is no memory nothing has changed
-            self._resize(max(end, 2 * self._capacity))
-        self._num_fresh = end
-        self._num_free -= reused
-        ids = np.empty(n, dtype=np.intp)
-        # A chain that was freed together lies together on the stack: sorted, it is in a row again.
-        ids[:reused] = self._free[self._num_free : self._num_free + reused]
-        if n > reused:
-            ids[reused:] = np.arange(fresh, end)
-        if reused > 1:
+        num_free, fresh = self._num_free, self._num_fresh
+        if fresh + n - reused > self._capacity:
+            self._resize(max(fresh + n - reused, 2 * self._capacity))
+        self._num_free, self._num_fresh = num_free - reused, fresh + n - reused
+        ids: Ids = np.empty(n, dtype=np.intp)
+        if not self._kernels.give_out(self._free, num_free, fresh, self.live, self.parent, self.node, ids):
             ids[:reused].sort()  # a fresh id is greater than any that was used before
-        self._kernels.enter(self.live, self.parent, self.node, ids)
         return ids
 
     def reserve(self, n: int) -> None:

@@ -123,11 +123,6 @@ class Writes:
         """Wait no longer for the writes that have taken too long; what they write from stays taken until they end."""
         self._outbox.expire(Write, self._deadline_s)
 
-    @property
-    def hang(self) -> bool:
-        """Whether a write has taken too long and is not over."""
-        return self._outbox.num_overdue(Write) > 0
-
     def deadline_s(self) -> float | None:
         """When `expire` will have something to give up, unless it ends before; None for never."""
         since_s = self._outbox.oldest_s(Write)

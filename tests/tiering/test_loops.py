@@ -94,9 +94,16 @@ def test_add(rng, columns):
 
 
 @in_rounds
-def test_enter_and_free_blocks(rng, columns):
-    ids, before = some(rng), columns.copy()
-    kernels().enter(columns.live, columns.parent, columns.node, ids)
+def test_give_out_and_free_blocks(rng, columns):
+    fresh = int(rng.integers(N + 1))
+    free, before = some(rng, range(fresh)).astype(np.int32), columns.copy()
+    if rng.random() < 0.5:
+        free[::-1].sort()
+    ids = room(int(rng.integers(len(free) + N - fresh + 1)))
+    expected = [*free[::-1].tolist(), *range(fresh, N)][: len(ids)]
+    ascend = kernels().give_out(free, len(free), fresh, columns.live, columns.parent, columns.node, ids)
+    assert ids.tolist() == expected
+    assert ascend == (expected == sorted(expected))
 
     def instead(name, value, known):
         return [value if block in ids else each for block, each in enumerate(known[name])]
@@ -310,9 +317,15 @@ def test_num_usable_nearest_tiers_found_in_and_num_absent(rng, columns):
 @in_rounds
 def test_touch_place_of_and_forget(rng, columns):
     path, now = some(rng), int(rng.integers(10, 20))
-    expected = [now if block in path else stamp for block, stamp in enumerate(columns.stamp.tolist())]
-    kernels().touch(columns.stamp, path, now)
-    assert columns.stamp.tolist() == expected
+    for change in (0, 1, -1):
+        now, before, first = now + 1, columns.copy(), int(rng.integers(len(path) + 1))
+        held = path[first:].tolist()
+        fits = all(before["leases"][block] + change >= 0 for block in held)
+        assert kernels().touch(columns.stamp, columns.leases, change, first, path, now) == fits
+        used = path.tolist() if fits else []
+        stamps = [now if block in used else stamp for block, stamp in enumerate(before["stamp"])]
+        leases = [num + change * (fits and block in held) for block, num in enumerate(before["leases"])]
+        columns.assert_changed_only(before, stamp=stamps, leases=leases)
 
     stamps = np.unique(np.append(columns.stamp[columns.stamp > 0], rng.integers(1, 30, 4)))
     for stamp in range(32):
@@ -522,7 +535,7 @@ def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
             case "add":
                 assert kernels().add(zeros, 1, part)
             case "touch":
-                kernels().touch(stamp, part, 1)
+                assert kernels().touch(stamp, zeros, 0, 0, part, 1)
             case "tail_runs":
                 ends = room()
                 assert kernels().tail_runs(ids.astype(np.int32), zeros, part, ends) == len(part)

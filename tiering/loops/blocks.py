@@ -1,4 +1,4 @@
-"""What is done to each of many slots, or blocks, as loops over columns: see tiering.loops."""
+"""What is done to each of many blocks, as loops over columns: see tiering.loops."""
 
 from typing import Any
 
@@ -8,60 +8,12 @@ from tiering.loops.states import (
     ABSENT,
     DEVICE,
     DISK,
-    FREE,
-    FRESH,
     HOST,
     INSIDE,
     NO_BLOCK,
     PRESENT,
-    STACKED,
     WRITING,
 )
-
-# --- slots: see tiering.slot_table -------------------------------------------------------------------------------------
-
-
-@njit(**INSIDE)
-def change_slots(states: Any, counts: Any, old: int, new: int, slots: Any) -> Any:
-    """Slots that are all in one state, and each named once, are in another from now on; else False, and no change."""
-    for at in range(len(slots)):
-        if not 0 <= slots[at] < len(states) or states[slots[at]] != old:
-            for before in range(at):
-                states[slots[before]] = old
-            return False
-        states[slots[at]] = new  # so that whoever comes a second time is found
-    counts[old] -= len(slots)
-    counts[new] += len(slots)
-    return True
-
-
-def take_slots(states: Any, free: Any, counts: Any, state: int, slots: Any) -> None:
-    """Give out slots: from the stack of free ones, then fresh ones."""
-    num_stacked, num_fresh = counts[STACKED], counts[FRESH]
-    for at in range(len(slots)):
-        if num_stacked:
-            num_stacked -= 1
-            slot = free[num_stacked]
-        else:
-            slot = num_fresh
-            num_fresh += 1
-        states[slot] = state
-        slots[at] = slot
-    counts[STACKED], counts[FRESH] = num_stacked, num_fresh
-    counts[FREE] -= len(slots)
-    counts[state] += len(slots)
-
-
-def free_slots(states: Any, free: Any, counts: Any, old: int, slots: Any) -> Any:
-    """`change_slots` to state 0, and put them on the stack, the first on top."""
-    if not change_slots(states, counts, old, FREE, slots):
-        return False
-    counts[STACKED] += len(slots)
-    top = counts[STACKED] - 1
-    for at in range(len(slots)):
-        free[top - at] = slots[at]
-    return True
-
 
 # --- blocks: see tiering.residency -------------------------------------------------------------------------------------
 
@@ -99,12 +51,23 @@ def oldest_of(stamp: Any, ids: Any) -> Any:
     return oldest
 
 
-def enter(live: Any, parent: Any, node: Any, ids: Any) -> None:
-    """Ids are given out."""
+def give_out(free: Any, num_free: int, fresh: int, live: Any, parent: Any, node: Any, ids: Any) -> Any:
+    """Give out ids: those on the stack of free ones, the last first, then fresh ones. Whether they ascend, as those do of a chain that was
+    freed together.
+    """
+    ascend = True
     for at in range(len(ids)):
+        if num_free:
+            num_free -= 1
+            ids[at] = free[num_free]
+        else:
+            ids[at] = fresh
+            fresh += 1
         live[ids[at]] = True
-        parent[ids[at]] = NO_BLOCK
-        node[ids[at]] = NO_BLOCK
+        parent[ids[at]] = node[ids[at]] = NO_BLOCK
+        if at and ids[at] < ids[at - 1]:
+            ascend = False
+    return ascend
 
 
 @njit(**INSIDE)

@@ -37,7 +37,7 @@ from tiering.loops.states import (
 def _show(columns: Any, views: Any, seers: Any, host_counts: Any, ids: Any) -> None:
     state, _, readers, leases, computing, held, stamp, _ = columns
     heads, cursors, rules = views
-    rewind(seers, heads, cursors, rules, stamp, host_counts, state, readers, leases, computing, held, ids)
+    rewind(seers, heads, cursors, rules, stamp, host_counts, (state, readers, leases, computing, held), ids)
 
 
 def copies_begin(

@@ -75,18 +75,9 @@ def is_eligible(
     return state[DISK, block] == ABSENT  # HOST_DIRTY
 
 
-def are_eligible(
-    rule: int,
-    host_counts: Any,
-    state: Any,
-    readers: Any,
-    leases: Any,
-    computing: Any,
-    held: Any,
-    ids: Any,
-    mask: Any,
-) -> None:
-    """`is_eligible` of many."""
+def are_eligible(rule: int, host_counts: Any, ties: Any, ids: Any, mask: Any) -> None:
+    """`is_eligible` of many. `ties`: state, readers, leases, computing and held."""
+    state, readers, leases, computing, held = ties
     for at in range(len(ids)):
         mask[at] = is_eligible(rule, host_counts, ids[at], state, readers, leases, computing, held)
 
@@ -117,11 +108,7 @@ def walk(
     stamp: Any,
     rule: int,
     host_counts: Any,
-    state: Any,
-    readers: Any,
-    leases: Any,
-    computing: Any,
-    held: Any,
+    ties: Any,
     found: Any,
 ) -> Any:
     """The next blocks in eviction order that meet a rule, as many as `found` has room for. How many there were.
@@ -129,6 +116,7 @@ def walk(
     `place`: number of the entry with which to begin, or a later one: the first with the stamp `head`; and the block in it if that
     is not NO_BLOCK and has this stamp. Afterwards where to go on, without a `head`, which is 0 then.
     """
+    state, readers, leases, computing, held = ties
     num, entry, block = 0, place[0], place[1]
     if head:
         entry = max(entry, place_of(stamps, num_entries, head))
@@ -158,14 +146,11 @@ def rewind(
     rules: Any,
     stamp: Any,
     host_counts: Any,
-    state: Any,
-    readers: Any,
-    leases: Any,
-    computing: Any,
-    held: Any,
+    ties: Any,
     ids: Any,
 ) -> None:
     """Set the views of these numbers back to the oldest of the blocks that they may see and have gone past: see tiering.policies.view."""
+    state, readers, leases, computing, held = ties
     for number in numbers:
         head, oldest = heads[number], 0
         for at in range(len(ids)):
@@ -181,10 +166,16 @@ def rewind(
             heads[number], cursors[number] = oldest, NO_BLOCK
 
 
-def touch(stamp: Any, path: Any, now: int) -> None:
-    """The blocks of a path were used."""
+def touch(stamp: Any, leases: Any, change: int, first: int, path: Any, now: int) -> Any:
+    """The blocks of a path were used, and so many more requests hold those from the `first` on. False, and no change, if fewer than none would."""
+    for at in range(first, len(path)):
+        if leases[path[at]] + change < 0:
+            return False
     for at in range(len(path)):
         stamp[path[at]] = now
+        if at >= first:
+            leases[path[at]] += change
+    return True
 
 
 def forget(stamps: Any, deepest: Any, num_entries: int, parent: Any, stamp: Any, ids: Any) -> None:

@@ -80,8 +80,10 @@ class LRU:
         """Number of log entries, dead ones included."""
         return self._num
 
-    def touch(self, path: Ids) -> None:
-        """The blocks of a path were used. The path must start at a first block and leave none out."""
+    def touch(self, path: Ids, leases: int = 0, first: int = 0) -> None:
+        """The blocks of a path were used, by a request that holds those from position `first` on from now on (1), or does no more (-1).
+        The path must start at a first block and leave none out.
+        """
         if not len(path):
             return
         residency, num = self._residency, self._num
@@ -89,8 +91,10 @@ class LRU:
         if num == len(self._stamps):
             self._compact()
             num = self._num
-        self.now = now = self.now + 1
-        self._kernels.touch(residency.stamp, path, now)
+        now = self.now + 1
+        were_leased = self._kernels.touch(residency.stamp, residency.leases, leases, first, path, now)
+        assert were_leased, "a path is released as often as it was leased"
+        self.now = now
         stamps, times, deepest = self._cells
         stamps[num], times[num], deepest[num] = now, self.now_s, path.item(-1)
         self._num = num + 1
@@ -161,10 +165,22 @@ class LRU:
 
     def find(self, stamp: int, block: int, k: int, eligible: Eligible) -> Ids:
         """The first `k` blocks of `upwards` that meet a rule."""
-        found: Ids = np.empty(k, dtype=np.intp)
-        at, _ = self._place
-        at[0], at[1] = self._num_waiting, block
-        num = self._walk(self._stamps, self._deepest, self._num, stamp, eligible.arguments(), found)
+        residency, found = self._residency, np.empty(k, dtype=np.intp)
+        cells, place = self._place
+        cells[0], cells[1] = self._num_waiting, block
+        num = self._kernels.walk(
+            self._stamps,
+            self._deepest,
+            self._num,
+            stamp,
+            place,
+            residency.parent,
+            residency.stamp,
+            eligible.number,
+            eligible.host_slots.counts,
+            residency.ties,
+            found,
+        )
         return found if num == k else found[:num]
 
     def find_one(self, stamp: int, block: int, eligible: Eligible) -> int:

@@ -181,4 +181,4 @@ class SeenBy:
         rule, places = self._of
         assert rule is not None, "what goes by no rule is asked one by one"
         residency, counts = rule.residency, rule.host_slots.counts
-        self._rewind(self.numbers, *places.columns, residency.stamp, counts, *residency.ties, ids)
+        self._rewind(self.numbers, *places.columns, residency.stamp, counts, residency.ties, ids)
