@@ -64,6 +64,9 @@ class Kernels:
     stand: Callable[..., int]
     split: Callable[..., int]
     find_dirty: Callable[..., int]
+    are_in_part: Callable[..., int]
+    walk_part: Callable[..., int]
+    oldest_in_part: Callable[..., int]
     change_slots: Mapping[int, Callable[..., int]]
     """By the bytes of a slot's number."""
     free_slots: Mapping[int, Callable[..., int]]
@@ -102,6 +105,11 @@ def _owners(name: str, *arguments: str) -> Function:
     return Function("tiering.loops.owners", name, ("tiering.loops.owners",), arguments, keeps_gil=True)
 
 
+def _parts(name: str, *arguments: str) -> Function:
+    sources = ("tiering.loops.parts", "tiering.loops.order", "tiering.loops.states", "tiering.rules")
+    return Function("tiering.loops.parts", name, sources, arguments, keeps_gil=True)
+
+
 def _tree(name: str, *arguments: str) -> Function:
     sources = ("tiering.loops.tree", "tiering.loops.states")
     return Function("tiering.loops.tree", name, sources, arguments, keeps_gil=True)
@@ -122,6 +130,7 @@ _NODES = "int32 2 written"
 _TABLE, _NEW_TABLE, _KEYS = "uint64 2", "uint64 2 written", "uint64 1"
 _LINKED = (_INTS, "int64", _NODES, _NEW_INTS, _NEW_INTS, _NEW_TABLE, _NEW_TABLE, _KEYS)
 _RULE, _TIES = ("int64", "bool"), (_STATE, _READERS, _INTS, _FLAGS, _HELD)
+_PART = ("int64", "int64", "int64", _INTS, _INTS, "int8 1", _LONGS)
 
 _FUNCTIONS: Final = (
     _order("is_eligible", *_RULE, "int64", *_TIES),
@@ -190,6 +199,13 @@ _FUNCTIONS: Final = (
     ),
     _owners("split", _REALS, _REALS, "int64", "float64", f"{_REALS} written", _NEW_LONGS),
     _owners("find_dirty", _LONGS, _REALS, "float64", _NEW_LONGS),
+    _parts("are_in_part", *_PART, _IDS, _NEW_FLAGS),
+    _parts(
+        "walk_part",
+        *(_LONGS, _LONGS, "int64", "int64", "int64", "int64", _INTS),
+        *(*_PART, *_RULE, *_TIES, _FOUND),
+    ),
+    _parts("oldest_in_part", "int64", *_PART, *_RULE, *_TIES, _IDS),
 )
 
 _SLOT_BYTES: Final = (4, 8)

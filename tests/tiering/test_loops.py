@@ -501,7 +501,15 @@ def test_find_dirty(rng, columns):
 
 
 ELSEWHERE = {
-    "test_eligible": {"is_eligible", "are_eligible", "walk", "rewind"},
+    "test_eligible": {
+        "is_eligible",
+        "are_eligible",
+        "walk",
+        "rewind",
+        "are_in_part",
+        "walk_part",
+        "oldest_in_part",
+    },
     "test_copies": {"copies_arrive", "copies_leave"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},
     "test_radix": {
