@@ -1,21 +1,19 @@
 """Which block of a tier goes first where owners have quotas or requests have ranks; elsewhere what it is made around."""
 
 from collections.abc import Callable, Iterable
-from typing import Final
 
 import numpy as np
 
+from tiering.eligible import Eligible
 from tiering.first_to_go import FirstToGo
-from tiering.owners import NOBODY
+from tiering.part import Part
 from tiering.policies.lru import LRU
-from tiering.policies.view import View, Which
+from tiering.policies.view import View
 from tiering.quotas import Shares, split
 from tiering.ranks import Rank, Ranks
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, Tier
+from tiering.rules import ANY_RANK, EVERYBODY
 from tiering.tier_order import TierOrder, Victims
-
-_ALL: Final = -1
-"""In place of an owner's number: of everybody's blocks alike."""
 
 
 class FairOrder:
@@ -36,7 +34,7 @@ class FairOrder:
         shares: Shares,
         ranks: Ranks,
         plain: Victims,
-        eligible: Which,
+        eligible: Eligible,
         block_size: Callable[[], float] = lambda: 1.0,
     ) -> None:
         """`plain`: the order of all blocks, with the same `eligible`: see `LRU.view`. `block_size`: of a mean block, as `shares` counts."""
@@ -71,7 +69,7 @@ class FairOrder:
 
     def rewind_parts(self, ids: Ids) -> None:
         """See `View.rewind`: of the parts; of what these are made of the Audience tells."""
-        for owner in self.parts.keys() & {_ALL, *self._residency.owner[ids].tolist()}:
+        for owner in self.parts.keys() & {EVERYBODY, *self._residency.owner[ids].tolist()}:
             for part in self.parts[owner].values():
                 part.rewind(ids)
 
@@ -99,7 +97,7 @@ class FairOrder:
                 return np.empty(0, dtype=np.intp)
             if not self._ranks.in_use or isinstance(self.plain, TierOrder):
                 return self.plain.peek(k)
-            return self._with_others([self._of(_ALL, k)], k)
+            return self._with_others([self._of(EVERYBODY, k)], k)
         used, entitled = self._shares.standing(self._tier)
         size = self._block_size()
         used, entitled = used / size, entitled / size
@@ -168,35 +166,22 @@ class FairOrder:
         return parts[rank]
 
     def _made(self, owner: int, rank: Rank | None) -> View | FirstToGo:
-        residency = self._residency
-
-        def eligible(ids: Ids) -> Mask:
-            mask = self._eligible(ids)
-            if owner != _ALL:
-                mask &= residency.owner.take(ids) == owner
-            if owner == NOBODY:
-                mask &= residency.stems.take(ids) == 0
-            if rank is not None:
-                mask &= self._ranks.of(ids) == rank
-            return mask
-
-        def wanted(_: Ids, deepest: Ids) -> Mask:
-            """An owner's blocks are followed by none but its own."""
-            mask: Mask = residency.owner.take(deepest) == owner
-            return mask
+        part = Part(self._eligible, self._ranks, owner, ANY_RANK if rank is None else rank)
+        view = self._order.view(part)
+        if not isinstance(self.plain, FirstToGo):
+            return view
 
         def may_be_in(ids: Ids) -> Mask:
             """What is high now may be normal later: both parts have to know of it."""
-            mask = np.ones(len(ids), dtype=np.bool_) if owner == _ALL else residency.owner.take(ids) == owner
+            mask = np.ones(len(ids), dtype=np.bool_)
+            if owner != EVERYBODY:
+                mask = self._residency.owner.take(ids) == owner
             if rank is not None:
                 ranks = self._ranks.of(ids)
                 mask &= (ranks == rank) | ((ranks == Rank.HIGH) & (rank is Rank.NORMAL))
             return mask
 
-        view = self._order.view(eligible, wanted=None if owner in (_ALL, NOBODY) else wanted)
-        if isinstance(self.plain, FirstToGo):
-            return self.plain.part(None if owner == _ALL else owner, view, eligible, may_be_in)
-        return view
+        return self.plain.part(None if owner == EVERYBODY else owner, view, part, may_be_in)
 
     def check(self) -> None:
         """Raise AssertionError if a block is missing from its part."""

@@ -65,6 +65,9 @@ class Kernels:
     stand: Callable[..., int]
     split: Callable[..., int]
     find_dirty: Callable[..., int]
+    are_in_part: Callable[..., int]
+    walk_part: Callable[..., int]
+    oldest_in_part: Callable[..., int]
     change_slots: Mapping[int, Callable[..., int]]
     """By the bytes of a slot's number."""
     free_slots: Mapping[int, Callable[..., int]]
@@ -113,6 +116,11 @@ def _owners(name: str, *arguments: str) -> Function:
     return Function("tiering.loops.owners", name, ("tiering.loops.owners",), arguments, keeps_gil=True)
 
 
+def _parts(name: str, *arguments: str | tuple[str, ...]) -> Function:
+    sources = ("tiering.loops.parts", "tiering.loops.order", "tiering.loops.states", "tiering.rules")
+    return Function("tiering.loops.parts", name, sources, arguments, keeps_gil=True)
+
+
 def _tree(name: str, *arguments: str) -> Function:
     sources = ("tiering.loops.tree", "tiering.loops.states")
     return Function("tiering.loops.tree", name, sources, arguments, keeps_gil=True)
@@ -139,6 +147,7 @@ _COPIES = (
 )
 _TABLE, _VIEWS = (_NEW_BYTES, _NEW_INTS, _NEW_LONGS), (_NEW_LONGS, _NEW_LONGS, _LONGS)
 _SEEN = (_VIEWS, _LONGS, _LONGS)
+_PART = ("int64", "int64", "int64", _INTS, _INTS, "int8 1", _LONGS)
 
 _FUNCTIONS: Final = (
     _order("is_eligible", *_RULE, "int64", *_TIES),
@@ -232,6 +241,13 @@ _FUNCTIONS: Final = (
     ),
     _owners("split", _REALS, _REALS, "int64", "float64", f"{_REALS} written", _NEW_LONGS),
     _owners("find_dirty", _LONGS, _REALS, "float64", _NEW_LONGS),
+    _parts("are_in_part", *_PART, _IDS, _NEW_FLAGS),
+    _parts(
+        "walk_part",
+        *(_LONGS, _LONGS, "int64", "int64", "int64", "int64", _INTS),
+        *(*_PART, *_RULE, _TIES, _FOUND),
+    ),
+    _parts("oldest_in_part", "int64", *_PART, *_RULE, _TIES, _IDS),
 )
 
 _SLOT_BYTES: Final = (4, 8)

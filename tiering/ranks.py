@@ -32,7 +32,8 @@ class Ranks:
 
     def __init__(self, residency: Residency, order: LRU, high_s: float) -> None:
         self._residency, self._order, self._high_s = residency, order, high_s
-        self._until = 0  # what has this stamp or an older one is high no more
+        self.until = 0
+        """What has this stamp or an older one is high no more."""
         self._due_s = -np.inf
         self.in_use = False
         """Whether anybody has ever asked for a rank."""
@@ -45,8 +46,8 @@ class Ranks:
             return
         self._due_s = now_s + self._high_s / ROUNDS
         until = self._order.last_stamp(now_s - self._high_s)
-        if until > self._until:
-            before, self._until = self._until, until
+        if until > self.until:
+            before, self.until = self.until, until
             became_normal(before + 1)
 
     def used(self, path: Ids, rank: Rank) -> None:
@@ -94,7 +95,7 @@ class Ranks:
     def of(self, ids: Ids) -> NDArray[np.int8]:
         """The rank of each block now."""
         ranks = self._residency.rank.take(ids)
-        ranks[(ranks > 0) & (self._residency.stamp.take(ids) <= self._until)] = Rank.NORMAL
+        ranks[(ranks > 0) & (self._residency.stamp.take(ids) <= self.until)] = Rank.NORMAL
         return ranks
 
     def check(self) -> None:

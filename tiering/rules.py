@@ -23,3 +23,10 @@ HOST_DIRTY: Final = 5
 or not."""
 DISK_VICTIM: Final = 6
 """A record of a block that the device has as well, or that nobody holds and no request has leased."""
+
+# Of the blocks that meet a rule a part is one owner's, of one rank, or both.
+
+EVERYBODY: Final = -1
+"""In place of an owner's number: of everybody's blocks alike."""
+ANY_RANK: Final = 2
+"""In place of a rank."""

@@ -7,6 +7,7 @@ import pytest
 
 from tiering import rules
 from tiering.eligible import Eligible
+from tiering.part import Part
 from tiering.policies.lru import LRU
 from tiering.policies.view import SeenBy
 from tiering.radix import RadixIndex
@@ -128,3 +129,57 @@ def test_views_that_are_set_back_together_stand_where_each_alone_would(everythin
             view.rewind(ids)
         assert [view.first() for view in pairs[0]] == [view.first() for view in pairs[1]]
         SeenBy([]).rewind(ids)
+
+
+class Ends:
+    until = 0
+
+
+def part_rows(residency):
+    """Owners, stems, ranks and other uses for `everything`; what leads to a block of an owner's keeps to what a path may have."""
+    rng = np.random.default_rng(8)
+    order, num = LRU(residency), int(residency.live.sum())
+    chains = [np.arange(start, min(start + 16, num)) for start in range(0, num, 16)]
+    for chain in chains:
+        public = rng.integers(len(chain) + 1)
+        residency.owner[chain] = np.where(np.arange(len(chain)) < public, 0, rng.integers(1, 4))
+        residency.stems[chain] = (np.arange(len(chain)) < public) & (public < len(chain))
+        residency.rank[chain] = np.sort(rng.integers(-1, 2, len(chain)))[::-1]
+    for _ in range(4 * len(chains)):
+        chain = chains[rng.integers(len(chains))]
+        order.touch(chain[: rng.integers(1, len(chain) + 1)])
+    return order
+
+
+@pytest.mark.parametrize("until", [0, 300])
+@pytest.mark.parametrize("rule", [rules.DEVICE_VICTIM, rules.HOST_CLEAN, rules.DISK_VICTIM])
+def test_a_part_is_what_meets_a_rule_and_is_an_owners_or_of_a_rank(everything, rule, until):
+    """However it is asked, and wherever a view of it stands."""
+    residency, _, blocks = everything
+    residency.stamp[:] = 0
+    order, ends, rng = part_rows(residency), Ends(), np.random.default_rng(9)
+    ends.until, eligible = until, Eligible(rule, residency, SlotTable(1))
+    ids = np.arange(len(blocks))
+    met = eligible(ids).tolist()
+    for owner, rank in product((-1, 0, 1, 3), (2, -1, 0, 1)):
+        part = Part(eligible, ends, owner, rank)
+        expected = []
+        for block in ids.tolist():
+            is_high = residency.rank[block] == 1 and residency.stamp[block] > until
+            now = 1 if is_high else min(0, residency.rank[block])
+            mine = owner == -1 or residency.owner[block] == owner
+            is_stem = owner == 0 and residency.stems[block] != 0
+            expected.append(met[block] and mine and not is_stem and rank in (2, now))
+        assert part(ids).tolist() == expected
+        view, by_masks = order.view(part), order.view(part.__call__)
+        for k in (1, 5, len(blocks), 3):
+            assert view.peek(k).tolist() == by_masks.peek(k).tolist()
+        for _ in range(5):
+            some = rng.permutation(ids)[:40]
+            residency.readers[:, some] ^= 1  # some are seen no more, and some again
+            for each in (view, by_masks):
+                each.rewind(some)
+                each.check()
+            assert view.first() == by_masks.first()
+            assert view.peek(4).tolist() == by_masks.peek(4).tolist()
+        met = eligible(ids).tolist()

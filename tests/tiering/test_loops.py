@@ -500,7 +500,15 @@ def test_find_dirty(rng, columns):
 
 
 ELSEWHERE = {
-    "test_eligible": {"is_eligible", "are_eligible", "walk", "rewind"},
+    "test_eligible": {
+        "is_eligible",
+        "are_eligible",
+        "walk",
+        "rewind",
+        "are_in_part",
+        "walk_part",
+        "oldest_in_part",
+    },
     "test_copies": {"copies_begin", "copies_arrive", "copies_leave", "copies_read", "copies_awaited"},
     "test_fingerprints": {"chain", "name_blocks"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},

@@ -180,13 +180,13 @@ def test_orders_are_what_they_were_before_an_owner_was_forgotten(admission, monk
         tenants = Tenants(9, 6, 12, quotas=Quotas(), admission=admission)
         owners, draw = tenants.index._holdings.owners, random.Random(3)
         found = []
-        for turn in range(300):
+        for turn in range(150):
             owners.are_many = True
-            owner = tenant(1 + turn // 8 + draw.randrange(4))
+            owner = tenant(1 + turn // 5 + draw.randrange(4))
             prompt = [draw.randrange(3) for _ in range(draw.randrange(2))]
             public = len(prompt)
             prompt += [100 * owner[0] + draw.randrange(4) for _ in range(draw.randrange(1, 4))]
-            rank = draw.choice([Rank.NORMAL, Rank.NORMAL, *Rank]) if turn > 150 else Rank.NORMAL
+            rank = draw.choice([Rank.NORMAL, Rank.NORMAL, *Rank]) if turn > 75 else Rank.NORMAL
             found.append(tenants.serve(owner, prompt, public=public, rank=rank, check=turn % 20 == 0))
         assert len(owners) < 20 < owner[0]
         return found, tenants.index.stats()["tiers"]
@@ -194,4 +194,4 @@ def test_orders_are_what_they_were_before_an_owner_was_forgotten(admission, monk
     forgotten = served()
     monkeypatch.setattr(FairOrder, "forget", lambda *_: None)
     assert served() == forgotten
-    assert sum(forgotten[0]) > 20
+    assert sum(forgotten[0]) > 10

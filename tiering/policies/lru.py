@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tiering.eligible import Eligible
 from tiering.kernels import kernels
+from tiering.part import Part
 from tiering.policies.view import Entries, Places, View, Which
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency
 from tiering.rules import EVERY_BLOCK
@@ -154,14 +155,12 @@ class LRU:
             # none, the entry is dead, as it should be.
             self._cells[2][self._kernels.place_of(self._stamps, self._num, stamp)] = parent
 
-    def view(self, eligible: Eligible | Which, wanted: Entries | None = None) -> View:
+    def view(self, eligible: Eligible | Part | Which) -> View:
         """A reader of the order that sees only the blocks for which `eligible(ids)` is true.
 
-        `eligible`: a rule, or what takes an intp array of ids and returns a mask of the same length; it must change nothing.
-        `wanted`, where it is no rule: which touches may have eligible blocks, by their stamps and deepest blocks; the others
-        are passed over.
+        `eligible`: a rule, a part, or what takes an intp array of ids and returns a mask of the same length; it must change nothing.
         """
-        return View(self, self._residency, eligible, wanted)
+        return View(self, self._residency, eligible)
 
     def find(self, stamp: int, block: int, k: int, eligible: Eligible) -> Ids:
         """The first `k` blocks of `upwards` that meet a rule."""
@@ -182,6 +181,10 @@ class LRU:
             found,
         )
         return found if num == k else found[:num]
+
+    def find_in(self, stamp: int, block: int, k: int, part: Part) -> Ids:
+        """The first `k` blocks of `upwards` that are in a part."""
+        return part.find((self._stamps, self._deepest, self._num, self._num_waiting), stamp, block, k)
 
     def find_one(self, stamp: int, block: int, eligible: Eligible) -> int:
         """The only block of `find(1)`, NO_BLOCK if there is none: in less time than it takes to make an array."""

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from tiering.eligible import Eligible
 from tiering.kernels import kernels
+from tiering.part import Part
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency
 
 if TYPE_CHECKING:
@@ -68,15 +69,16 @@ class View:
         self,
         lru: "LRU",
         residency: Residency,
-        eligible: Eligible | Which,
-        wanted: Entries | None = None,
+        eligible: Eligible | Part | Which,
     ) -> None:
         """See `LRU.view`."""
-        self._lru, self._wanted = lru, wanted
+        self._lru = lru
         self._residency, self.places = residency, lru.places
         self._eligible = eligible
         self.rule = eligible if isinstance(eligible, Eligible) else None
-        """Who says which blocks it sees, if that is a rule."""
+        """Who says which blocks it sees, if that is a rule ..."""
+        self._part = eligible if isinstance(eligible, Part) else None
+        """... or a part."""
         self.number = lru.places.add(_NO_RULE if self.rule is None else self.rule.number)
         """Of its place."""
         self._seen_by = SeenBy([self] if self.rule is not None else [])
@@ -92,6 +94,8 @@ class View:
             return np.empty(0, dtype=np.intp)
         if self.rule is not None:
             found = self._lru.find(heads[number], cursors[number], k, self.rule)
+        elif self._part is not None:
+            found = self._lru.find_in(heads[number], cursors[number], k, self._part)
         else:
             found = self._filtered(k)
         if not len(found):
@@ -102,10 +106,10 @@ class View:
         return found
 
     def _filtered(self, k: int) -> Ids:
-        """The same where no rule says who is eligible."""
+        """The same where neither a rule nor a part says who is eligible."""
         found: list[Ids] = []
         heads, cursors = self.places.cells
-        for ids in self._lru.upwards(heads[self.number], cursors[self.number], k + 2, self._wanted):
+        for ids in self._lru.upwards(heads[self.number], cursors[self.number], k + 2):
             hits = ids[self._eligible(ids)][:k]
             if len(hits):
                 found.append(hits)
@@ -133,6 +137,10 @@ class View:
         heads, _ = self.places.cells
         head, stamp = heads[self.number], self._residency.stamp
         if not head:
+            return
+        if self._part is not None:
+            if oldest := self._part.oldest(ids, head):
+                self.look_from(oldest)
             return
         # only if they are to be seen, or each round would look again, in vain, at all that follows
         stamps = stamp.take(ids)
