@@ -142,6 +142,8 @@ class VirtualLoop:
             self.model, wake=self.wake, clock=self._clock, something_happens=self._something_happens
         )
         self.hanging: set[int] = set()
+        self.host_slots = self.config.host_slots - self.config.later_host_slots
+        """As many as the loop was told are ready; it may not have looked yet."""
         self.asked: list[Future[Any]] = []
         """What other threads wait for."""
         self.moves: list[Callable[[], Any]] = [
@@ -253,9 +255,9 @@ class VirtualLoop:
 
     def grow_host(self):
         """More of host memory is ready."""
-        ready = self.cache.stats()["tiers"]["host"]["slots"]
-        if ready < self.config.host_slots:
-            self.cache.host_grows(self.choose(range(ready + 1, self.config.host_slots + 1)))
+        if self.host_slots < self.config.host_slots:
+            self.host_slots = self.choose(range(self.host_slots + 1, self.config.host_slots + 1))
+            self.cache.host_grows(self.host_slots)
 
     def ask(self):
         """Another thread wants something of the cache, and waits until it has it."""
