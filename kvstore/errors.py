@@ -3,7 +3,7 @@
 
     StoreError
     ├── StoreFull       no room: the capacity, or the floor of free space, would be crossed
-    ├── StoreClosed     used after close()
+    ├── StoreClosed     used after close(), or in the child of a fork
     ├── StoreLocked     another process (or another store here) has the directory
     ├── StoreFailed     the medium failed: an I/O error, or LMDB's own pages are damaged
     ├── Unsupported     this store declares that it cannot do this
@@ -27,7 +27,7 @@ class StoreFull(StoreError):
 
 
 class StoreClosed(StoreError):
-    """The store was used after `close()`."""
+    """The store was used after `close()`, or in a forked process, where it is closed: the child opens its own."""
 
 
 class StoreLocked(StoreError):

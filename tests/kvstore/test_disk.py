@@ -20,6 +20,7 @@ from kvstore.metas import metas_of
 from kvstore.store import DURABILITIES
 from kvstore.testing import assert_holds, chain, fill, noise, read, reasons
 
+ROOT = Path(__file__).resolve().parents[2]
 OTHER = Namespace.of({"model": "other"})
 HOLD = """
 import sys
@@ -536,3 +537,38 @@ def test_blocks_of_another_format_get_one_warning(open_lmdb, tmp_path, caplog):
 def test_limits_below_zero_are_refused(open_lmdb):
     with pytest.raises(ValueError, match="min_free_bytes=-1"):
         open_lmdb(min_free_bytes=-1)
+
+
+def test_a_forked_child_cannot_use_the_store_and_does_it_no_harm(tmp_path):
+    """It has none of its threads, and shares its table of readers and its lock: neither is touched, and nobody waits for ever."""
+    program = """
+import os, signal, sys
+from pathlib import Path
+from kvstore import StoreClosed
+from kvstore.testing import assert_holds, fill, read
+from tests.kvstore.conftest import lmdb_store
+store = lmdb_store(Path(sys.argv[1]))
+refs, blocks = fill(store, 4)
+assert_holds(store, refs, blocks)
+if not (child := os.fork()):
+    signal.alarm(10)
+    for use in (lambda: read(store, refs), lambda: store.delete_many([refs[0].key]), store.sync):
+        try:
+            use()
+            os._exit(1)
+        except StoreClosed:
+            pass
+    store.close()
+    try:
+        lmdb_store(Path(sys.argv[1]))
+    except Exception as error:
+        os._exit(type(error).__name__ != "StoreLocked")
+    os._exit(1)
+_, status = os.waitpid(child, 0)
+assert_holds(store, refs, blocks)
+store.check()
+print(status, store.stats().fresh_starts)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "0 0\n"
