@@ -2,7 +2,7 @@
 
 import mmap
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
@@ -19,13 +19,17 @@ class Buffers:
     To take huge pages from the system takes milliseconds, where it has to make them first: as long as reading what they are for.
     """
 
-    def __init__(self, least_bytes: int, most_bytes: int) -> None:
-        """`least_bytes`: of each buffer. No more than `most_bytes` are kept in all."""
-        self._least_bytes, self._most_bytes = least_bytes, most_bytes
+    def __init__(
+        self, least_bytes: int, most_bytes: int, is_awaited: Callable[[int, int], bool] = lambda *_: False
+    ) -> None:
+        """`least_bytes`: of each buffer. No more than `most_bytes` are kept in all. `is_awaited`: whether something is still to be read to
+        so many bytes at an address.
+        """
+        self._least_bytes, self._most_bytes, self._is_awaited = least_bytes, most_bytes, is_awaited
         self._lock = threading.Lock()  # two callers would be given the same
         self._free: list[memoryview] = []
         self._left: list[memoryview] = []
-        """Never lent again: something may still be read into these."""
+        """Never lent again: something may still be read to these."""
 
     def make(self, number: int) -> None:
         """Have so many lie ready, none of which is lent yet."""
@@ -33,23 +37,22 @@ class Buffers:
 
     @contextmanager
     def lent(self, num_bytes: int) -> Iterator[memoryview]:
-        """So many bytes of anything, until the body of the `with` ends. Nothing may be on its way to them then; if it is interrupted
-        (KeyboardInterrupt) they are kept as they are, as it may not have come to see to that.
+        """So many bytes of anything, until the body of the `with` ends. Nothing may be on its way to them then: only where it is interrupted
+        (KeyboardInterrupt), and may not have come to see to that, are they asked about.
         """
         with self._lock:
             whole = self._free.pop() if self._free else None
         if whole is None or len(whole) < num_bytes:
             whole = huge_pages(max(num_bytes, self._least_bytes))
-        was_interrupted = True
+        is_awaited = False
         try:
             yield whole[:num_bytes]
-            was_interrupted = False
-        except (Exception, GeneratorExit):
-            was_interrupted = False
+        except KeyboardInterrupt:
+            is_awaited = self._is_awaited(np.frombuffer(whole, np.uint8).ctypes.data, len(whole))
             raise
         finally:
             with self._lock:
-                if was_interrupted:
+                if is_awaited:
                     self._left.append(whole)
                 elif sum(map(len, self._free)) + len(whole) <= self._most_bytes:
                     self._free.append(whole)

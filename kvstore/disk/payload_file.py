@@ -88,14 +88,14 @@ class PayloadFile:
                 self._file = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
             except OSError:
                 self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._buffers = Buffers((1 + READS_AHEAD) * READ_BYTES, _MOST_BYTES)
+        self._readers = Requests("kvstore-read", _READERS, self._file)
+        self._buffers = Buffers((1 + READS_AHEAD) * READ_BYTES, _MOST_BYTES, self._readers.is_awaited)
         self._at_once = threading.BoundedSemaphore(num_cores())
         """More threads than cores that look at values would take the GIL from each other several times in each."""
         self._alone = threading.BoundedSemaphore(1)
         """To look at small values, which is nearly all done with the GIL: two threads would take it from each other at each, and from those
         that wait for the blocks.
         """
-        self._readers = Requests("kvstore-read", _READERS, self._file)
 
     def examined(
         self,

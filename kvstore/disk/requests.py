@@ -124,6 +124,12 @@ class Requests:
         if self.answer(number, 0.0) is not None:
             self.free(number)
 
+    def is_awaited(self, address: int, num_bytes: int) -> bool:
+        """Whether a request that is not done goes to any of so many bytes at an address."""
+        begins = self._rows[:, ADDRESS]
+        reach = (begins < address + num_bytes) & (begins + self._rows[:, NUM_BYTES] > address)
+        return bool((reach & np.isin(self._rows[:, STATE], (QUEUED, BEGUN))).any())
+
     def begin(self) -> None:
         """Have the threads run, as far as the system has so many, and they can be compiled."""
         if len(self._threads) == self._num_threads:
@@ -152,6 +158,7 @@ class Requests:
 
     def close(self) -> None:
         """No request may be on its way, and none may be put any more."""
+        self._rows[self._rows[:, STATE] == DONE, STATE] = FREE  # of callers that were interrupted
         for _ in self._threads:
             while self._put(0, 0, 0) is None:
                 time.sleep(0.001)  # what was taken back is about to leave the queue

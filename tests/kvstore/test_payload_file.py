@@ -667,10 +667,8 @@ def test_buffers_are_used_again_and_nobody_has_anothers():
     assert list(map(len, buffers._free)) == [4 << 20], "both would be more than is kept"
 
 
-def test_memory_that_reads_may_be_on_their_way_to_is_not_lent_again(
-    open_lmdb, nothing_in_memory, monkeypatch
-):
-    """Where waiting for them was interrupted."""
+def test_memory_that_a_read_is_on_its_way_to_is_not_lent_again(open_lmdb, nothing_in_memory, monkeypatch):
+    """As waiting for it was interrupted, and once more where it is dropped. Else it is."""
     store = open_lmdb()
     refs, blocks = fill(store, 4)
     assert_holds(store, refs, blocks)
@@ -680,13 +678,21 @@ def test_memory_that_reads_may_be_on_their_way_to_is_not_lent_again(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(payload._readers, "answer", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        read(store, refs)
-    monkeypatch.undo()
-    assert payload._buffers._free == []
-    assert payload._buffers._left == [ready]
+    with monkeypatch.context() as hanging:
+        begun, go_on = hang_at(hanging, {*range(0, 1 << 20, 4096)})
+        hanging.setattr(payload._readers, "answer", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read(store, refs)
+        assert begun.acquire(timeout=10.0)
+        assert (payload._buffers._free, payload._buffers._left) == ([], [ready])
+        go_on.set()
     assert_holds(store, refs, blocks)
+    [another] = payload._buffers._free
+    with monkeypatch.context() as refusing:
+        refusing.setattr(payload._readers, "put", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            read(store, refs)
+    assert (payload._buffers._free, payload._buffers._left) == ([another], [ready])
 
 
 def test_memory_to_read_into_is_ready_where_there_is_much_to_read(open_lmdb, monkeypatch):
