@@ -24,7 +24,8 @@ class CrashingEngine(EngineTries):
     def complaints(self, directory: Path, num_flushed: int) -> Iterator[str]:
         """Ask everything anew. What was flushed must be found, and every reply must be right."""
         flushed = {turn % self.num_prompts for turn in range(1, num_flushed + 1)}
-        with self._open(directory, lambda store: store) as engine:
+        # time enough: on a busy machine a read that is late is computed, and would look like one that found nothing
+        with self._open(directory, lambda store: store, deadline_s=10.0) as engine:
             for number, (prompt, right) in enumerate(zip(self._prompts, self._right, strict=True)):
                 result = engine.submit(prompt, self._params).result(60)
                 whole = (len(prompt) - 1) // self.block_tokens * self.block_tokens

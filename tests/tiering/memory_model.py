@@ -139,8 +139,7 @@ class MemoryModel:
         self.terms: defaultdict[Content, Term] = defaultdict(lambda: Term(0.0, by_default=False))
         """The longest that uses of each block, since it was entered, have asked it to live."""
         for record in self.disk.values():
-            for end in range(self.config.block_tokens, len(record.content) + 1, self.config.block_tokens):
-                self._lives(record.content[:end], (record.wanted or Wanted()).term)
+            self._recall(record)
         self.keys: dict[Content, BlockKey] = {(): ROOT_KEY}
         self.memory: dict[Place, Content] = {}
         self.flights: dict[int, Flight] = {}
@@ -214,7 +213,7 @@ class MemoryModel:
         )
         self.running.append(request)
         for position in range(known, request.prompt_blocks):
-            self.terms.pop(self.prefix(request, position), None)
+            self._enters(self.prefix(request, position))
         for position in range(request.prompt_blocks):
             self._lives(self.prefix(request, position), self._term(request))
         return True
@@ -222,6 +221,19 @@ class MemoryModel:
     @staticmethod
     def _term(request) -> Term:
         return Term() if request.ttl_s is None else Term(request.ttl_s, by_default=False)
+
+    def _recall(self, record):
+        """A block, and what leads to it, lives as long as the disk says that it was asked to."""
+        for end in range(self.config.block_tokens, len(record.content) + 1, self.config.block_tokens):
+            self._lives(record.content[:end], (record.wanted or Wanted()).term)
+
+    def _enters(self, prefix):
+        """What was asked of the block before it left counts no more; what the disk says, where that is still to be entered, does."""
+        self.terms.pop(prefix, None)
+        if self.index.restoring:
+            for record in self.disk.values():
+                if record.content[: len(prefix)] == prefix:
+                    self._recall(record)
 
     def _lives(self, prefix, term):
         mine = self.terms[prefix]
@@ -350,7 +362,7 @@ class MemoryModel:
         position = request.prompt_blocks
         request.prompt_blocks += 1
         if len(self.index._holdings.radix.match(request.array)) < request.prompt_blocks:
-            self.terms.pop(self.prefix(request, position), None)
+            self._enters(self.prefix(request, position))
         self._lives(self.prefix(request, position), self._term(request))
         self.compute(request, position, position + 1)
         self.publish(request, position, position + 1)
