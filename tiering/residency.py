@@ -138,16 +138,16 @@ class Residency:
     def allocate(self, n: int) -> Ids:
         """Give out `n` ids, ascending, in a row where possible; their columns are as after `free`."""
         reused = min(n, self._num_free)
+        fresh, end = self._num_fresh, self._num_fresh + n - reused
+        if end > self._capacity:  # first: where there is no memory nothing has changed
+            self._resize(max(end, 2 * self._capacity))
+        self._num_fresh = end
         self._num_free -= reused
         ids = np.empty(n, dtype=np.intp)
         # A chain that was freed together lies together on the stack: sorted, it is in a row again.
         ids[:reused] = self._free[self._num_free : self._num_free + reused]
         if n > reused:
-            fresh = self._num_fresh
-            self._num_fresh = fresh + n - reused
-            if self._num_fresh > self._capacity:
-                self._resize(max(self._num_fresh, 2 * self._capacity))
-            ids[reused:] = np.arange(fresh, self._num_fresh)
+            ids[reused:] = np.arange(fresh, end)
         if reused > 1:
             ids[:reused].sort()  # a fresh id is greater than any that was used before
         self._kernels.enter(self.live, self.parent, self.node, ids)
@@ -224,25 +224,25 @@ class Residency:
             raise ValueError(f"block ids are 32 bits wide: {capacity} blocks do not fit")
         tiers = len(Tier)
 
-        def column(name: str, shape: tuple[int, ...], dtype: type) -> None:
+        def grown(name: str, shape: tuple[int, ...], dtype: type) -> NDArray[Any]:
             # zeros commits no memory until it is written to: neither a generous capacity nor a column without use costs any
-            grown: NDArray[Any] = np.zeros(shape, dtype=dtype)
+            column: NDArray[Any] = np.zeros(shape, dtype=dtype)
             if self._capacity and (old := getattr(self, name)).any():
-                grown[tuple(slice(0, n) for n in old.shape)] = old
-            setattr(self, name, grown)
+                column[tuple(slice(0, n) for n in old.shape)] = old
+            return column
 
-        for name, dtype in _TIER_COLUMNS.items():
-            column(name, (tiers, capacity), dtype)
-        column("key", (capacity, KEY_BYTES), np.uint8)
+        copied = {name: grown(name, (tiers, capacity), dtype) for name, dtype in _TIER_COLUMNS.items()}
+        copied["key"] = grown("key", (capacity, KEY_BYTES), np.uint8)
         for name in ("ties", "cells", *_COLUMNS):  # pages are moved while nothing is made of them
             vars(self).pop(name, None)
         try:
             for name, dtype in _COLUMNS.items():
                 self._pages[name].grow(capacity * np.dtype(dtype).itemsize)
+            vars(self).update(copied)
             self._capacity = capacity
         finally:
-            for name, dtype in _COLUMNS.items():
-                setattr(self, name, self._pages[name].array(dtype))
+            for name, dtype in _COLUMNS.items():  # as long as they were, if there was no memory for all
+                setattr(self, name, self._pages[name].array(dtype)[: self._capacity])
             self.ties = self.state, self.readers, self.leases, self.computing, self.held
             self.cells = Cells.of(self)
 

@@ -316,6 +316,29 @@ def test_check_sees_damage(full, column, at, value):
         full.check()
 
 
+@pytest.mark.parametrize("num_columns", [0, 5])
+def test_where_there_is_no_memory_to_grow_nothing_changes(monkeypatch, num_columns):
+    """Whichever column it is that cannot be had, and whatever was free: the next that asks gets it."""
+    residency = Residency(4)
+    residency.free(residency.allocate(3)[:2])
+    grow, left = pages.GrowingPages.grow, [num_columns]
+
+    def refused(some, num_bytes):
+        left[0] -= 1
+        if left[0] < 0:
+            raise MemoryError
+        grow(some, num_bytes)
+
+    with monkeypatch.context() as short:
+        short.setattr(pages.GrowingPages, "grow", refused)
+        with pytest.raises(MemoryError):
+            residency.allocate(9)
+    assert (len(residency), residency.capacity) == (1, 4)
+    residency.check()
+    assert sorted(residency.allocate(9).tolist()) == [0, 1, *range(3, 10)]
+    residency.check()
+
+
 @pytest.mark.parametrize("capacity", [0, -1, 2**31])
 def test_impossible_capacities_are_refused(capacity):
     with pytest.raises(ValueError, match=str(capacity)):
