@@ -108,7 +108,12 @@ def _copies(name: str, *arguments: str | tuple[str, ...]) -> Function:
 
 
 def _fingerprints(name: str, *arguments: str) -> Function:
-    sources = ("tiering.loops.fingerprints", "tiering.loops.states", "kvstore.instructions")
+    sources = (
+        "tiering.loops.fingerprints",
+        "tiering.loops.states",
+        "kvstore.instructions",
+        "kvstore.scratch",
+    )
     return Function("tiering.loops.fingerprints", name, sources, arguments, keeps_gil=True)
 
 

@@ -103,7 +103,7 @@ class Faults:
 @pytest.fixture(autouse=True)
 def short_rests(monkeypatch):
     """After failures in a row the disk rests for a second: half a minute would be most of a run."""
-    monkeypatch.setattr("tiering.index.Rest", lambda failures, _: Rest(failures, 1.0))
+    monkeypatch.setattr("tiering.disk_health.Rest", lambda failures, _: Rest(failures, 1.0))
 
 
 @pytest.mark.parametrize("faulty", [False, True], ids=["sound", "faulty"])

@@ -1,5 +1,6 @@
 """What importing the package costs."""
 
+import platform
 import subprocess
 import sys
 
@@ -42,8 +43,7 @@ with lmdb_store({str(tmp_path)!r}, layout=LAYOUT, capacity_bytes=1 << 24) as sto
 """
     kernels()  # or that process would have them compiled, by another that has numba
     packages = loaded_after(f"exec({program!r})")
-    assert "llvmlite" in packages
-    assert "numba" not in packages
+    assert not packages & ({"numba", "llvmlite"} if platform.machine() == "x86_64" else {"numba"})
 
 
 def test_every_public_name_is_there():
