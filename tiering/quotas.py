@@ -101,9 +101,8 @@ class Shares:
         self._sizes = np.full((len(Tier), _FEW), np.nan)
         """A size, a share as a negative number, or NaN for neither."""
         self._weights = np.ones(_FEW)
-        self._num_with = np.zeros(
-            len(Tier) + 1, dtype=np.int64
-        )  # how many have something, by tier, and anywhere
+        self._num_with = np.zeros(len(Tier) + 1, dtype=np.int64)
+        """How many have something, by tier, and anywhere."""
         self._coming: list[Amounts | None] = [None] * len(Tier)
         self._forgotten = [0, 0]
         """What those suffered and caused whose numbers were given back."""
@@ -126,26 +125,31 @@ class Shares:
 
     # --- who there is ---------------------------------------------------------------------------------------------
 
-    def _came(self, number: int) -> None:
-        """This is the number of somebody new."""
-        if not self._num_with.any():
+    def _came(self, owner: bytes, number: int) -> None:
+        """This is going to be the number of somebody new."""
+        if number >= len(self._weights):
+            self._grow(len(self._weights))
+        if not self._owners.several:
             self._count_all()
-        if number >= len(self._dirty):
-            self._grow(len(self._dirty))
-        self._read_quota(self._owners.owner(number), number)
+        self._read_quota(owner, number)
 
     def _grow(self, num_more: int) -> None:
-        """The weights last: other threads take no more of the others than those say."""
+        """All or nothing: loops write wherever an owner's number says. The weights last: other threads take no more of the others than
+        those say.
+        """
         room = (0, num_more)
-        self._used = np.pad(self._used, ((0, 0), room))
-        self._dirty, self._suffered, self._caused = (
-            np.pad(each, room) for each in (self._dirty, self._suffered, self._caused)
-        )
-        self._sizes = np.pad(self._sizes, ((0, 0), room), constant_values=np.nan)
-        self._weights = np.pad(self._weights, room, constant_values=1.0)
+        used = np.pad(self._used, ((0, 0), room))
+        dirty, suffered, caused = (np.pad(each, room) for each in (self._dirty, self._suffered, self._caused))
+        sizes = np.pad(self._sizes, ((0, 0), room), constant_values=np.nan)
+        weights = np.pad(self._weights, room, constant_values=1.0)
+        self._used, self._dirty, self._suffered, self._caused = used, dirty, suffered, caused
+        self._sizes = sizes
+        self._weights = weights
 
     def _count_all(self) -> None:
-        """Nothing was counted so far, or there was nothing to count."""
+        """Nothing was counted so far, or not to the end."""
+        for counts in (self._used, self._num_with, self._dirty):
+            counts[:] = 0
         state = self._residency.state
         for tier in Tier:
             self.change_use(tier, state[tier].nonzero()[0], +1)
