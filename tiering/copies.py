@@ -108,10 +108,10 @@ class Copies:
             ids,
             stored_bytes,
         )
+        if several and tier is DISK:  # of what they take now, or of the same if they were refused
+            self.shares.change_use(DISK, ids, +1)
         assert were_begun, "only a copy that was begun, in a slot that waits for it, can be finished"
         if several:
-            if tier is DISK:
-                self.shares.change_use(DISK, ids, +1)
             self._change_dirty(tier, ids, +1)
         if order.places.are_filtered:
             see.show_parts(ids)
