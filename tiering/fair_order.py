@@ -21,9 +21,9 @@ class FairOrder:
 
     Which: of a part, one owner's blocks of one rank, the least recently used leaf, the lowest rank first. Each part is a view
     of the one order of uses, which passes over what others used last, and is made when it is first needed; where some blocks are
-    told to go first, those of the part do. Everybody's blocks
-    that lead to an owner's are in no part: they go when nothing else does, as do all that parts do not offer, in the order
-    that this was made around. So whatever that would give up can be had here too.
+    told to go first, those of the part do. Everybody's blocks that lead to an owner's are in no owner's part: they go when nothing
+    else does, as do all that parts do not offer, in the order that this was made around. So whatever that would give up can be had
+    here too.
     """
 
     def __init__(

@@ -64,9 +64,8 @@ def stand(
     for number in range(len(weights)):
         weight = weights[number]
         if not stood[1, number] >= 0:
-            among = (
-                sharing if stood[0, number] > 0 else sharing + weight
-            )  # who has nothing yet would share too
+            # who has nothing yet would share too
+            among = sharing if stood[0, number] > 0 else sharing + weight
             stood[1, number] = max(0.0, rest) * weight / max(among, least)
         stood[1, number] = max(stood[1, number], least * weight)
     return 0
