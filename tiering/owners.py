@@ -82,3 +82,11 @@ class Owners:
             self._free.append(number)
         self._look_at = max(_LEAST_NUMBERS, 2 * len(self._numbers))
         self.are_many = False
+
+    def check(self) -> None:
+        """Raise AssertionError unless each number is one owner's, or waits to be given out again."""
+        assert len(set(self._free)) == len(self._free), "a number was given back twice"
+        given_out = {number: owner for number, owner in enumerate(self._owners) if number not in self._free}
+        assert given_out == {number: owner for owner, number in self._numbers.items()}, (
+            "a number is two owners'"
+        )

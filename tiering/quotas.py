@@ -161,9 +161,12 @@ class Shares:
             self._read_quota(owner, number)
 
     def _read_quota(self, owner: bytes, number: int) -> None:
+        self._sizes[:, number], self._weights[number] = self._said_of(owner, number)
+
+    def _said_of(self, owner: bytes, number: int) -> tuple[list[float], float]:
+        """What quotas say: sizes by tier, and a weight."""
         quota = (self._quotas or Quotas()).of(owner, number)
-        self._sizes[:, number] = [_as_number(quota.of(tier)) for tier in Tier]
-        self._weights[number] = quota.weight
+        return [_as_number(quota.of(tier)) for tier in Tier], quota.weight
 
     def idle(self) -> list[int]:
         """The numbers of owners that have nothing in the index, and no quota of their own."""
@@ -305,6 +308,7 @@ class Shares:
         """Raise AssertionError unless each owner has what is counted for it, and what was coming has come."""
         residency = self._residency
         assert not any(coming is not None for coming in self._coming), "room is looked for still"
+        self._check_quotas()
         if not self._owners.several:
             return
         for tier in Tier:
@@ -326,6 +330,16 @@ class Shares:
         dirty = np.flatnonzero((state[Tier.HOST] == State.PRESENT) & (state[Tier.DISK] != State.PRESENT))
         found = np.bincount(residency.owner[dirty], minlength=len(self._dirty))
         assert (found == self._dirty).all(), "an owner has more or less that is dirty than is counted"
+
+    def _check_quotas(self) -> None:
+        rows = self._dirty, self._suffered, self._caused, self._sizes, self._weights, self._used
+        lengths = {each.shape[-1] for each in rows}
+        assert len(lengths) == 1, f"columns of owners have {lengths} numbers"
+        assert len(self._owners) <= len(self._weights), "an owner is in no column"
+        for owner, number in self._owners.all():
+            sizes, weight = self._said_of(owner, number)
+            assert np.array_equal(self._sizes[:, number], sizes, equal_nan=True), "an owner has other sizes"
+            assert self._weights[number] == weight, "an owner has another weight"
 
 
 def split(used: Amounts, entitled: Amounts, amount: int) -> NDArray[np.int64]:
