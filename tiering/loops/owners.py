@@ -108,7 +108,9 @@ def split(used: Any, entitled: Any, amount: int, least: float, exact: Any, given
 
 
 def find_dirty(dirty: Any, entitled: Any, clean_share: float, excess: Any) -> Any:
-    """How many more blocks of each owner than its part has room for, a share of it kept clean, the disk has not. Of how many owners there are such."""
+    """How many more blocks of each owner the disk has not than its part has room for, a share of it kept clean. Of how many owners there
+    are such. Nobody's blocks are not looked at.
+    """
     num_too_dirty = 0
     for number in range(1, len(dirty)):
         part = int(entitled[number])
