@@ -27,7 +27,7 @@ class Audience(SeenBy):
             self.show_parts(ids)
 
     def show_parts(self, ids: Ids) -> None:
-        """The same to those only that go by no rule: the loop that has changed copies has set back the others."""
+        """The same to views of parts only: the loop that has changed copies has set back the others."""
         for order in self._fair:
             if order.parts:
                 order.rewind_parts(ids)

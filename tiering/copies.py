@@ -88,7 +88,7 @@ class Copies:
             self.shares.change_use(tier, ids, +1)
         if (plug_in := self.tier_orders[tier]) is not None:
             plug_in.begun(ids)
-        if order.places.are_filtered:
+        if order.places.have_parts:
             see.show_parts(ids)
 
     def arrived(self, tier: Tier, ids: Ids, stored_bytes: NDArray[np.int64] = _NO_SIZES) -> None:
@@ -108,12 +108,12 @@ class Copies:
             ids,
             stored_bytes,
         )
+        if several and tier is DISK:  # of what they take now, or of the same if they were refused
+            self.shares.change_use(DISK, ids, +1)
         assert were_begun, "only a copy that was begun, in a slot that waits for it, can be finished"
         if several:
-            if tier is DISK:
-                self.shares.change_use(DISK, ids, +1)
             self._change_dirty(tier, ids, +1)
-        if order.places.are_filtered:
+        if order.places.have_parts:
             see.show_parts(ids)
 
     def arrived_to_be_read(self, tier: Tier, ids: Ids) -> None:
@@ -149,7 +149,7 @@ class Copies:
             self.shares.change_use(tier, ids, -1)
         if (plug_in := self.tier_orders[tier]) is not None:
             plug_in.left(ids)
-        if order.places.are_filtered:
+        if order.places.have_parts:
             see.show_parts(ids)
 
     def _change_dirty(self, tier: Tier, ids: Ids, sign: int) -> None:
@@ -167,7 +167,7 @@ class Copies:
     def read_ended(self, tier: Tier, ids: Ids) -> None:
         """That copy is over."""
         self._read(tier, ids, -1)
-        if self.order.places.are_filtered:
+        if self.order.places.have_parts:
             self._see.unread[tier].show_parts(ids)
 
     def _read(self, tier: Tier, ids: Ids, change: int) -> None:
@@ -185,7 +185,7 @@ class Copies:
     def will_compute(self, ids: Ids) -> None:
         """A request is going to fill these blocks on the device, whether they have a place there already or not."""
         self._await(ids, are=True)
-        if self.order.places.are_filtered:
+        if self.order.places.have_parts:
             self._see.begun[DEVICE].show_parts(ids)
 
     def wont_compute(self, ids: Ids) -> None:

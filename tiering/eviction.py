@@ -243,9 +243,8 @@ class Eviction(Removal):
         """
         table, victims = self._holdings.slots[HOST], self._holdings.host_victims
         wanted = num_slots if enough is None else min(num_slots, enough)
-        if self._holdings.owners.several and self._holdings.shares.shared(
-            HOST
-        ):  # before anybody gives who has no more than its part
+        # before anybody gives who has no more than its part
+        if self._holdings.owners.several and self._holdings.shares.shared(HOST):
             self._leave_clean(self._holdings.host_clean.peek_over(num_slots - table.num_free))
             self.give_up(HOST, victims.peek_over(wanted - table.num_free))
         if (short := num_slots - table.num_free) > 0:
@@ -305,13 +304,12 @@ class Eviction(Removal):
         while (over := holdings.disk_bytes + num_bytes - holdings.disk_capacity_bytes) > 0:
             # of a disk that is smaller than one record there is nothing to give up
             num_about = 1 + over * holdings.num_disk_blocks // max(1, holdings.disk_bytes)
-            if fair := holdings.shares.on:
-                holdings.shares.asks(DISK, owner, num_bytes)
+            holdings.shares.asks(DISK, owner, num_bytes)
             victims, older_than = holdings.disk_victims.peek(min(num_about, _DISK_BATCH)), used_before
-            if fair:
+            if holdings.shares.on:
                 are_older = holdings.residency.stamp[victims] < used_before
                 victims, older_than = victims[self._gives_way(victims, are_older, owner)], _ANY_STAMP
-                holdings.shares.asked(DISK)
+            holdings.shares.asked(DISK)
             before = holdings.disk_bytes
             self._give_up_on_disk(victims, over, used_before=older_than)
             if holdings.disk_bytes == before:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tiering.eligible import Eligible
 from tiering.first_to_go import FirstToGo
 from tiering.part import Part
 from tiering.policies.lru import LRU
 from tiering.policies.view import View
-from tiering.quotas import Shares, split
+from tiering.quotas import Amounts, Shares, split
 from tiering.ranks import Rank, Ranks
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency, Tier
 from tiering.rules import ANY_RANK, EVERYBODY
@@ -21,9 +22,9 @@ class FairOrder:
 
     Which: of a part, one owner's blocks of one rank, the least recently used leaf, the lowest rank first. Each part is a view
     of the one order of uses, which passes over what others used last, and is made when it is first needed; where some blocks are
-    told to go first, those of the part do. Everybody's blocks
-    that lead to an owner's are in no part: they go when nothing else does, as do all that parts do not offer, in the order
-    that this was made around. So whatever that would give up can be had here too.
+    told to go first, those of the part do. Everybody's blocks that lead to an owner's are in no owner's part: they go when nothing
+    else does, as do all that parts do not offer, in the order that this was made around. So whatever that would give up can be had
+    here too.
     """
 
     def __init__(
@@ -110,7 +111,7 @@ class FairOrder:
             return np.concatenate(found) if found else np.empty(0, dtype=np.intp)
         return self._with_others(found, k)
 
-    def _of_parts(self, used: np.ndarray, entitled: np.ndarray, k: int) -> list[Ids]:
+    def _of_parts(self, used: Amounts, entitled: Amounts, k: int) -> list[Ids]:
         """Up to `k` blocks, those of one owner together, from who stands furthest above its part on."""
         given: dict[int, Ids] = {}
         standing = used / entitled
@@ -137,7 +138,7 @@ class FairOrder:
             ids = np.concatenate([ids, others[~np.isin(others, ids)][: k - len(ids)]])
         return ids
 
-    def _of_plugin(self, order: TierOrder, counts: np.ndarray, k: int, *, only_over: bool) -> Ids:
+    def _of_plugin(self, order: TierOrder, counts: NDArray[np.int64], k: int, *, only_over: bool) -> Ids:
         """A policy's choice for each, among one owner's blocks; among all where it finds none, save with `only_over`."""
         givers = np.repeat(np.arange(len(counts)), counts)
         return order.peek(len(givers) if only_over else k, givers.tolist())

@@ -42,7 +42,7 @@ class FirstToGo:
         view: View,
         eligible: Which,
     ) -> None:
-        """`view`: of all of the tier's blocks, with the same `eligible`: see `LRU.view`."""
+        """`view`: of the tier's blocks, all or those of a part, with the same `eligible`."""
         self._tier, self._residency, self.view, self._eligible = tier, residency, view, eligible
         self._runs: deque[_Run] = deque()
         self._look_through_at = _LEAST_RUNS

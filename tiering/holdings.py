@@ -32,7 +32,15 @@ from tiering.residency import (
     Residency,
     Tier,
 )
-from tiering.rules import DEVICE_VICTIM, DISK_VICTIM, HOST_CLEAN, HOST_DIRTY, HOST_STORED, HOST_VICTIM
+from tiering.rules import (
+    DEVICE_VICTIM,
+    DISK_VICTIM,
+    EVERYBODY,
+    HOST_CLEAN,
+    HOST_DIRTY,
+    HOST_STORED,
+    HOST_VICTIM,
+)
 from tiering.slot_table import SlotState, SlotTable
 from tiering.stems import Stems
 from tiering.terms import Terms
@@ -423,7 +431,7 @@ class Holdings(Copies):
         super().check()
         self.radix.check()
         self.order.check()
-        self.shares.check()
+        self._check_owners()
         self.ranks.check()
         self._stems.check()
         self.holds.check()
@@ -432,3 +440,11 @@ class Holdings(Copies):
         residency = self.residency
         stored = np.flatnonzero(residency.live & (residency.state[DISK] == PRESENT))
         assert residency.has_key[stored].all(), "a stored block has no key"
+
+    def _check_owners(self) -> None:
+        self.owners.check()
+        self.shares.check()
+        numbers = {number for _, number in self.owners.all()}
+        assert numbers.issuperset(self.residency.owner.tolist()), "a block has a number that nobody has"
+        for order in self._fair_orders:
+            assert order.parts.keys() <= numbers | {EVERYBODY}, "a part is left of who was forgotten"

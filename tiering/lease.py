@@ -41,8 +41,8 @@ class Lease:
         """What a request starts with.
 
         `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [M] int8 of the M <= P, M <= S blocks
-        that were matched; `max_blocks`: how long the block table may become; `claim`: whose what it
-        indexes is, and how long that is to be kept.
+        that were matched; `max_blocks`: how long the block table may become; `claim`: whose what it indexes is, and how long
+        that is to be kept.
         """
         self.ids = ids
         self.slots = slots

@@ -40,8 +40,8 @@ class Owners:
         """Whether anything was ever somebody's. Asked for each block that goes: an attribute is read fastest."""
         self.are_many = False
         """Whether it is worth to look for numbers to give back. Asked for each request."""
-        self.came: Callable[[int], None] = lambda _: None
-        """Told of the number of who is new, before anything is this owner's."""
+        self.came: Callable[[bytes, int], None] = lambda *_: None
+        """Told of who is new, and of the number, before it is given out: where this raises an error nobody has it."""
 
     def __len__(self) -> int:
         """How many numbers there are, NOBODY's and those that were given back among them."""
@@ -51,16 +51,15 @@ class Owners:
         """The owner's number, one that is nobody else's for who is new."""
         number = self._numbers.get(owner)
         if number is None:
+            number = self._free[-1] if self._free else len(self._owners)
+            self.came(owner, number)
             if self._free:
-                number = self._free.pop()
-                self._owners[number] = owner
+                self._owners[self._free.pop()] = owner
             else:
-                number = len(self._owners)
                 self._owners.append(owner)
             self._numbers[owner] = number
             self.several = True
             self.are_many = len(self._numbers) >= self._look_at
-            self.came(number)
         return number
 
     def known(self, owner: bytes) -> int | None:
@@ -83,3 +82,11 @@ class Owners:
             self._free.append(number)
         self._look_at = max(_LEAST_NUMBERS, 2 * len(self._numbers))
         self.are_many = False
+
+    def check(self) -> None:
+        """Raise AssertionError unless each number is one owner's, or waits to be given out again."""
+        assert len(set(self._free)) == len(self._free), "a number was given back twice"
+        given_out = {number: owner for number, owner in enumerate(self._owners) if number not in self._free}
+        assert given_out == {number: owner for owner, number in self._numbers.items()}, (
+            "a number is two owners'"
+        )

@@ -101,9 +101,8 @@ class Shares:
         self._sizes = np.full((len(Tier), _FEW), np.nan)
         """A size, a share as a negative number, or NaN for neither."""
         self._weights = np.ones(_FEW)
-        self._num_with = np.zeros(
-            len(Tier) + 1, dtype=np.int64
-        )  # how many have something, by tier, and anywhere
+        self._num_with = np.zeros(len(Tier) + 1, dtype=np.int64)
+        """How many have something, by tier, and anywhere."""
         self._coming: list[Amounts | None] = [None] * len(Tier)
         self._forgotten = [0, 0]
         """What those suffered and caused whose numbers were given back."""
@@ -126,26 +125,31 @@ class Shares:
 
     # --- who there is ---------------------------------------------------------------------------------------------
 
-    def _came(self, number: int) -> None:
-        """This is the number of somebody new."""
-        if not self._num_with.any():
+    def _came(self, owner: bytes, number: int) -> None:
+        """This is going to be the number of somebody new."""
+        if number >= len(self._weights):
+            self._grow(len(self._weights))
+        if not self._owners.several:
             self._count_all()
-        if number >= len(self._dirty):
-            self._grow(len(self._dirty))
-        self._read_quota(self._owners.owner(number), number)
+        self._read_quota(owner, number)
 
     def _grow(self, num_more: int) -> None:
-        """The weights last: other threads take no more of the others than those say."""
+        """All or nothing: loops write wherever an owner's number says. The weights last: other threads take no more of the others than
+        those say.
+        """
         room = (0, num_more)
-        self._used = np.pad(self._used, ((0, 0), room))
-        self._dirty, self._suffered, self._caused = (
-            np.pad(each, room) for each in (self._dirty, self._suffered, self._caused)
-        )
-        self._sizes = np.pad(self._sizes, ((0, 0), room), constant_values=np.nan)
-        self._weights = np.pad(self._weights, room, constant_values=1.0)
+        used = np.pad(self._used, ((0, 0), room))
+        dirty, suffered, caused = (np.pad(each, room) for each in (self._dirty, self._suffered, self._caused))
+        sizes = np.pad(self._sizes, ((0, 0), room), constant_values=np.nan)
+        weights = np.pad(self._weights, room, constant_values=1.0)
+        self._used, self._dirty, self._suffered, self._caused = used, dirty, suffered, caused
+        self._sizes = sizes
+        self._weights = weights
 
     def _count_all(self) -> None:
-        """Nothing was counted so far, or there was nothing to count."""
+        """Nothing was counted so far, or not to the end."""
+        for counts in (self._used, self._num_with, self._dirty):
+            counts[:] = 0
         state = self._residency.state
         for tier in Tier:
             self.change_use(tier, state[tier].nonzero()[0], +1)
@@ -157,9 +161,12 @@ class Shares:
             self._read_quota(owner, number)
 
     def _read_quota(self, owner: bytes, number: int) -> None:
+        self._sizes[:, number], self._weights[number] = self._said_of(owner, number)
+
+    def _said_of(self, owner: bytes, number: int) -> tuple[list[float], float]:
+        """What quotas say: sizes by tier, and a weight."""
         quota = (self._quotas or Quotas()).of(owner, number)
-        self._sizes[:, number] = [_as_number(quota.of(tier)) for tier in Tier]
-        self._weights[number] = quota.weight
+        return [_as_number(quota.of(tier)) for tier in Tier], quota.weight
 
     def idle(self) -> list[int]:
         """The numbers of owners that have nothing in the index, and no quota of their own."""
@@ -301,6 +308,7 @@ class Shares:
         """Raise AssertionError unless each owner has what is counted for it, and what was coming has come."""
         residency = self._residency
         assert not any(coming is not None for coming in self._coming), "room is looked for still"
+        self._check_quotas()
         if not self._owners.several:
             return
         for tier in Tier:
@@ -322,6 +330,16 @@ class Shares:
         dirty = np.flatnonzero((state[Tier.HOST] == State.PRESENT) & (state[Tier.DISK] != State.PRESENT))
         found = np.bincount(residency.owner[dirty], minlength=len(self._dirty))
         assert (found == self._dirty).all(), "an owner has more or less that is dirty than is counted"
+
+    def _check_quotas(self) -> None:
+        rows = self._dirty, self._suffered, self._caused, self._sizes, self._weights, self._used
+        lengths = {each.shape[-1] for each in rows}
+        assert len(lengths) == 1, f"columns of owners have {lengths} numbers"
+        assert len(self._owners) <= len(self._weights), "an owner is in no column"
+        for owner, number in self._owners.all():
+            sizes, weight = self._said_of(owner, number)
+            assert np.array_equal(self._sizes[:, number], sizes, equal_nan=True), "an owner has other sizes"
+            assert self._weights[number] == weight, "an owner has another weight"
 
 
 def split(used: Amounts, entitled: Amounts, amount: int) -> NDArray[np.int64]:

@@ -48,7 +48,7 @@ class TierOrder:
         eligible: Which,
         is_eligible: Callable[[int], bool] | None = None,
     ) -> None:
-        """`eligible`, `is_eligible`: as for `LRU.view`, whether blocks could leave, were it not for others that follow."""
+        """`eligible`, `is_eligible`: whether blocks could leave, or one could, were it not for others that follow."""
         self._tier, self._residency, self._policy = tier, residency, policy
         self._eligible, self._is_eligible = eligible, is_eligible
         self._above: dict[Name, Name] = {}

@@ -113,9 +113,8 @@ def _last_up_to(at: Any, page: Any, page_bytes: Any, is_leaf: Any, key: Any) -> 
 def _node(at: Any, number: Any, upper: Any, page_bytes: Any) -> Any:
     """Its address; 0 if it and its key are not all within the page."""
     place = at + _PAGE_HEAD + 2 * number
-    offset = np.int64(
-        (load8(place & ~7) >> _U64(8 * (place & 7))) & _PAIR
-    )  # no such place has a part in two words
+    # no such place has a part in two words
+    offset = np.int64((load8(place & ~7) >> _U64(8 * (place & 7))) & _PAIR)
     if offset < upper or offset % 2 or offset + _NODE_HEAD > page_bytes:
         return 0
     key_bytes = np.int64(load8(at + offset) >> _U64(48))

@@ -467,7 +467,8 @@ def test_values_that_lie_over_each_other_are_not_read_as_one(
     monkeypatch.setattr(tree, "finding", lambda: misled)
     requests.clear()
     assert_holds(store, refs, blocks)
-    assert requests[0][1] * 4 >= store.stats().stored_bytes, "the first value was not read to its end"
+    longest = max(num_bytes for _, num_bytes in requests)  # threads make them, in any order
+    assert longest * 4 >= store.stats().stored_bytes, "the first value was not read to its end"
     assert store.stats().damaged_blocks == 0
 
 

@@ -1,4 +1,4 @@
-"""Copies of blocks with nothing around them: no owners, no orders."""
+"""Copies of blocks with nothing around them: no quotas, no orders."""
 
 import numpy as np
 

@@ -106,10 +106,12 @@ class Plain:
 
 
 def in_any_state(rng, order=None, residency=None):
-    """Some copies are on their way, some whole, some of those read, in each tier."""
+    """Some copies are on their way, some whole, some of those read, in each tier; of nobody's blocks, and of two owners'."""
     residency = Residency(NUM_BLOCKS) if residency is None else residency
     copies = PlainCopies(residency, order, NUM_SLOTS)
     ids = np.arange(NUM_BLOCKS) if len(residency) else residency.allocate(NUM_BLOCKS)
+    numbers = [copies.owners.number(bytes([each])) for each in (1, 2)]
+    residency.owner[ids] = rng.choice([0, *numbers], NUM_BLOCKS)
     residency.told[ids] = 7
     residency.computing[ids] = rng.random(NUM_BLOCKS) < 0.5
     for tier in Tier:
@@ -168,6 +170,7 @@ def test_one_pass_says_what_blocks_one_by_one_would_or_nothing(name):
             with pytest.raises(AssertionError):
                 getattr(copies, name)(tier, ids, *more)
             assert said(copies) == before
+        copies.shares.check()
     assert 5 < num_refused < 70
 
 

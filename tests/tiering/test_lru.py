@@ -15,11 +15,13 @@ from hypothesis.stateful import (
 
 from tests.tiering.plain_copies import PlainCopies
 from tiering.eligible import Eligible
+from tiering.part import Part
 from tiering.policies import lru
 from tiering.policies.lru import LRU
 from tiering.radix import RadixIndex
+from tiering.ranks import Ranks
 from tiering.residency import NO_BLOCK, Residency, State, Tier
-from tiering.rules import DEVICE_VICTIM
+from tiering.rules import DEVICE_VICTIM, DISK_VICTIM, HOST_DIRTY
 from tiering.slot_table import SlotTable
 
 TIERS = st.sampled_from(list(Tier))
@@ -42,7 +44,12 @@ class Record:
         self.readers = dict.fromkeys(Tier, 0)
 
     def eligible(self, tier):
-        return self.state[tier] == State.PRESENT and not self.leases and not self.readers[tier]
+        """By the rule that its tier's view has."""
+        if self.state[tier] != State.PRESENT or self.readers[tier]:
+            return False
+        if tier is Tier.HOST:
+            return self.state[Tier.DISK] == State.ABSENT
+        return not self.leases or (tier is Tier.DISK and self.state[Tier.DEVICE] == State.PRESENT)
 
 
 class Machine(RuleBasedStateMachine):
@@ -62,10 +69,9 @@ class Machine(RuleBasedStateMachine):
         self.index = RadixIndex(1, self.residency, max_node_blocks)
         self.policy = LRU(self.residency, min_log_entries=min_log)
         self.copies = PlainCopies(self.residency, self.policy)
-        # the device's by a rule, which is walked by compiled code, the others by masks
-        rule = Eligible(DEVICE_VICTIM, self.residency, SlotTable(1))
         self.views = [
-            self.policy.view(each) for each in (rule, *map(self.eligible_in, (Tier.HOST, Tier.DISK)))
+            self.policy.view(Eligible(rule, self.residency, SlotTable(1)))
+            for rule in (DEVICE_VICTIM, HOST_DIRTY, DISK_VICTIM)
         ]
         self.oracle = {}
         self.clock = 0
@@ -73,13 +79,10 @@ class Machine(RuleBasedStateMachine):
         for prompt, tier in prompts:
             self.insert(prompt, tier, touched=True)
 
-    def eligible_in(self, tier):
-        def eligible(ids):
-            residency = self.residency
-            unread = (residency.leases[ids] == 0) & (residency.readers[tier, ids] == 0)
-            return unread & (residency.state[tier, ids] == State.PRESENT)
-
-        return eligible
+    def show(self, ids):
+        """These may be eligible that were not."""
+        for view in self.views:
+            view.rewind(ids)
 
     # ---- the oracle
 
@@ -164,8 +167,7 @@ class Machine(RuleBasedStateMachine):
         if touched:
             self.touch(path)
         else:
-            for view in self.views:
-                view.rewind(self.ids(path))
+            self.show(self.ids(path))
 
     def write(self, tier, records):
         ids = array([record.block for record in records])
@@ -176,7 +178,7 @@ class Machine(RuleBasedStateMachine):
     def finish(self, tier, records):
         ids = array([record.block for record in records])
         self.copies.finish(tier, ids)
-        self.views[tier].rewind(ids)
+        self.show(ids)
         for record in records:
             record.state[tier] = State.PRESENT
 
@@ -204,7 +206,7 @@ class Machine(RuleBasedStateMachine):
         paths = self.some(data, lambda record: record.readers[tier])
         ids = array([self.oracle[path].block for path in paths])
         self.copies.read_ended(tier, ids)
-        self.views[tier].rewind(ids)
+        self.show(ids)
         for path in paths:
             self.oracle[path].readers[tier] -= 1
 
@@ -232,6 +234,7 @@ class Machine(RuleBasedStateMachine):
         victims = self.views[tier].peek(k)
         assert victims.tolist() == self.expected_victims(tier, k)
         self.copies.left(tier, victims)
+        self.show(victims)
         blocks = {record.block: path for path, record in self.oracle.items()}
         for block in victims.tolist():
             self.oracle[blocks[block]].state[tier] = State.ABSENT
@@ -314,16 +317,22 @@ class Chains:
     """A tree of one-token blocks, all of which a view sees until they are hidden."""
 
     def __init__(self, min_log_entries=1024) -> None:
-        self.residency = Residency(64)
+        self.residency = Residency(8192)
+        self.residency.state[Tier.DISK] = State.PRESENT
         self.index = RadixIndex(1, self.residency)
         self.policy = LRU(self.residency, min_log_entries=min_log_entries)
-        self.hidden = set()
-        self.asked = 0
+        self.eligible = Eligible(DISK_VICTIM, self.residency, SlotTable(0))
         self.view = self.policy.view(self.eligible)
 
-    def eligible(self, ids):
-        self.asked += len(ids)
-        return np.array([block not in self.hidden for block in ids.tolist()], dtype=np.bool_)
+    @property
+    def place(self):
+        """Where the view stands: head and cursor."""
+        return [each[self.view.number] for each in self.view.places.cells]
+
+    def hide(self, *blocks: int):
+        """These, and no others, are being read."""
+        self.residency.readers[Tier.DISK] = 0
+        self.residency.readers[Tier.DISK, blocks] = 1
 
     def use(self, *tokens: int):
         ids = self.index.insert(np.array(tokens, dtype=np.int32))
@@ -331,8 +340,10 @@ class Chains:
         return ids.tolist()
 
     def remove(self, *blocks: int):
+        self.residency.state[Tier.DISK, blocks] = State.ABSENT
         self.policy.removed(array(blocks))
         self.index.remove(array(blocks))
+        self.residency.state[Tier.DISK, blocks] = State.PRESENT  # of who gets the ids next
         self.policy.check()
         self.index.check()
 
@@ -375,14 +386,14 @@ def test_a_block_that_was_never_touched_is_not_seen():
 def test_hidden_blocks_are_seen_again_after_a_rewind_and_only_then():
     chains = Chains()
     a, b = chains.use(1, 2, 3), chains.use(4)
-    chains.hidden = {*a}
+    chains.hide(*a)
     assert chains.view.peek(1).tolist() == b
-    chains.hidden = {a[2]}
+    chains.hide(a[2])
     with pytest.raises(AssertionError, match="the view starts at"):
         chains.view.check()
     chains.view.rewind(array(a[:2]))
     assert chains.view.peek(9).tolist() == [a[1], a[0], *b]
-    chains.hidden.clear()  # deeper than the cursor, within the head's entry
+    chains.hide()  # deeper than the cursor, within the head's entry
     chains.view.rewind(array(a[2:]))
     assert chains.view.peek(9).tolist() == [*a[::-1], *b]
 
@@ -390,14 +401,13 @@ def test_hidden_blocks_are_seen_again_after_a_rewind_and_only_then():
 def test_a_rewind_to_what_lies_ahead_keeps_the_place():
     chains = Chains()
     a, b = chains.use(1, 2, 3), chains.use(4)
-    chains.hidden = {a[2]}
+    chains.hide(a[2])
     chains.view.peek(1)
-    place = [each[chains.view.number] for each in chains.view.places.cells]
+    place = chains.place
     chains.view.rewind(array(b))
-    chains.view.rewind(
-        chains.index.insert(np.array([5], dtype=np.int32))
-    )  # never touched: nowhere in the log
-    assert [each[chains.view.number] for each in chains.view.places.cells] == place
+    never_touched = chains.index.insert(np.array([5], dtype=np.int32))
+    chains.view.rewind(never_touched)
+    assert chains.place == place
     chains.view.rewind(array([]))
     assert chains.view.peek(9).tolist() == [a[1], a[0], *b]
 
@@ -405,9 +415,9 @@ def test_a_rewind_to_what_lies_ahead_keeps_the_place():
 def test_a_touch_needs_no_rewind():
     chains = Chains()
     a = chains.use(1, 2)
-    chains.hidden = {*a}
+    chains.hide(*a)
     assert chains.view.peek(1).tolist() == []
-    chains.hidden = set()
+    chains.hide()
     chains.use(1, 2)
     assert chains.view.peek(9).tolist() == a[::-1]
 
@@ -416,10 +426,10 @@ def test_evicting_one_by_one_does_not_look_at_a_long_chain_again_and_again():
     """Blocks that keep a copy elsewhere stay in the index, and in the log."""
     chains = Chains()
     path = chains.use(*range(2000))
-    for block in path[::-1]:
-        assert chains.view.peek(1).tolist() == [block]
-        chains.hidden.add(block)
-    assert chains.asked < 6 * len(path)
+    for num_left in range(len(path), 0, -1):
+        assert chains.view.peek(1).tolist() == path[num_left - 1 : num_left]
+        chains.hide(*path[num_left - 1 :])
+        assert chains.place == [1, path[num_left - 1]], "it goes on where it was"
 
 
 def test_a_cursor_on_an_id_that_was_given_out_again_is_not_believed():
@@ -455,8 +465,9 @@ def test_many_can_be_removed_at_once_across_touches():
 
 def test_compaction_keeps_order_and_places():
     chains = Chains(min_log_entries=4)
-    other = chains.policy.view(lambda ids: np.isin(ids, paths[7]))
     paths = [chains.use(10 * i, 10 * i + 1) for i in range(8)]
+    chains.residency.owner[paths[7]] = 1
+    other = chains.policy.view(Part(chains.eligible, Ranks(chains.residency, chains.policy, 1.0), owner=1))
     assert other.peek(1).tolist() == paths[7][1:]
     for _ in range(50):
         chains.use(0, 1)

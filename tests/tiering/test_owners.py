@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from kvstore.store import OWNER_BYTES
@@ -138,7 +139,7 @@ def test_a_reply_is_the_owners_too():
 
 def test_a_number_that_was_given_back_becomes_anothers():
     owners, told = Owners(), []
-    owners.came = told.append
+    owners.came = lambda _, number: told.append(number)
     first, second = (owners.number(owner) for owner in OWNERS)
     owners.give_back([first])
     assert owners.known(OWNERS[0]) is None
@@ -146,6 +147,54 @@ def test_a_number_that_was_given_back_becomes_anothers():
     assert (first, second, other, again) == (1, 2, 1, 3)
     assert told == [1, 2, 1, 3]
     assert owners.all() == [(NO_OWNER, NOBODY), (OWNERS[1], 2), (b"another", 1), (OWNERS[0], 3)]
+
+
+def test_who_cannot_be_counted_has_no_number():
+    """Or what is counted would be written where nothing is."""
+    owners = Owners()
+
+    def no_memory(owner, number):
+        raise MemoryError
+
+    owners.came, came = no_memory, owners.came
+    with pytest.raises(MemoryError):
+        owners.number(OWNERS[0])
+    assert (owners.known(OWNERS[0]), len(owners), owners.several) == (None, 1, False)
+    owners.came = came
+    assert owners.number(OWNERS[0]) == 1
+    owners.give_back([1])
+    owners.came = no_memory
+    with pytest.raises(MemoryError):
+        owners.number(OWNERS[1])
+    owners.came = came
+    assert [owners.number(owner) for owner in OWNERS] == [1, 2], (
+        "the number that was given back is there still"
+    )
+
+
+@pytest.mark.parametrize("failing", range(6))
+def test_where_there_is_no_memory_for_one_more_nothing_has_changed(failing, monkeypatch):
+    """Whichever column it is that cannot be had."""
+    tenants = Tenants(8, 8, 8, quotas=Quotas())
+    holdings, num = tenants.index._holdings, 7
+    for number in range(1, 1 + num):
+        tenants.serve(tenant(number), (number,))
+    pad, padded = np.pad, []
+
+    def pad_some(array, room, **more):
+        if len(padded) == failing:
+            raise MemoryError
+        padded.append(array)
+        return pad(array, room, **more)
+
+    before = tenants.index.owners()
+    monkeypatch.setattr(np, "pad", pad_some)
+    with pytest.raises(MemoryError):
+        holdings.owners.number(tenant(99))
+    monkeypatch.undo()
+    assert holdings.owners.known(tenant(99)) is None
+    assert tenants.index.owners() == before
+    tenants.serve(tenant(99), (99,))
 
 
 def tenant(number):
@@ -176,7 +225,7 @@ def test_ten_thousand_tenants_that_come_and_go_leave_little_behind():
 def test_orders_are_what_they_were_before_an_owner_was_forgotten(admission, monkeypatch):
     """Beside such as keep the parts of who has gone, for who gets the number next."""
 
-    def served():
+    def served(*, check):
         tenants = Tenants(9, 6, 12, quotas=Quotas(), admission=admission)
         owners, draw = tenants.index._holdings.owners, random.Random(3)
         found = []
@@ -187,11 +236,13 @@ def test_orders_are_what_they_were_before_an_owner_was_forgotten(admission, monk
             public = len(prompt)
             prompt += [100 * owner[0] + draw.randrange(4) for _ in range(draw.randrange(1, 4))]
             rank = draw.choice([Rank.NORMAL, Rank.NORMAL, *Rank]) if turn > 75 else Rank.NORMAL
-            found.append(tenants.serve(owner, prompt, public=public, rank=rank, check=turn % 20 == 0))
+            found.append(
+                tenants.serve(owner, prompt, public=public, rank=rank, check=check and turn % 20 == 0)
+            )
         assert len(owners) < 20 < owner[0]
         return found, tenants.index.stats()["tiers"]
 
-    forgotten = served()
+    forgotten = served(check=True)
     monkeypatch.setattr(FairOrder, "forget", lambda *_: None)
-    assert served() == forgotten
+    assert served(check=False) == forgotten
     assert sum(forgotten[0]) > 10

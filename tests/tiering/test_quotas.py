@@ -15,6 +15,7 @@ from tests.tiering.tenants import A, B, C, Tenants, flood
 from tests.tiering.test_explain import now, told
 from tiering.policies import POLICIES
 from tiering.quotas import Quota, Quotas, split
+from tiering.residency import Tier
 
 B_PROMPT = (1, 2, 3, 4)
 
@@ -73,6 +74,25 @@ def test_a_flood_stops_before_others_in_every_tier():
         tenants.index.check()
     assert plain.used(B) == (0, 0, 0)
     assert fair.used(B) == (4, 6, 12), "half of each"
+
+
+@pytest.mark.parametrize("quotas", [None, Quotas()])
+def test_room_on_disk_is_asked_for_by_whose_blocks_are_written(quotas, monkeypatch):
+    """Whoever it is that has them leave host memory."""
+    tenants, askers = Tenants(4, 4, 4, quotas=quotas), []
+    tenants.serve(B, (1, 2))
+    flood(tenants, A, 8, start=100)
+    eviction, holdings = tenants.index._eviction, tenants.index._holdings
+    give_up, owner_of = eviction.give_up, holdings.owners.owner
+
+    def noted(tier, ids):
+        if tier is Tier.DISK and len(ids):
+            askers.append(owner_of(holdings.shares.asker))
+        give_up(tier, ids)
+
+    monkeypatch.setattr(eviction, "give_up", noted)
+    tenants.serve(B, (3, 4, 5, 6))
+    assert askers and set(askers) == {A}
 
 
 def test_who_comes_later_gets_its_part_from_who_is_above():

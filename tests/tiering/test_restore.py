@@ -13,6 +13,7 @@ from kvstore.reasons import MissReason
 from kvstore.store import NO_OWNER, OWNER_BYTES, BlockMeta
 from tests.tiering.memory_model import OWNERS, MemoryModel
 from tests.tiering.small_tiers import lookup, model, on_disk, prompt
+from tiering.eligible import Eligible
 from tiering.explain import explain
 from tiering.found import MOST_RUN_BLOCKS, arranged
 from tiering.index import Index
@@ -22,6 +23,8 @@ from tiering.planting import NewRuns
 from tiering.policies.lru import LRU
 from tiering.radix import RadixIndex
 from tiering.residency import NO_BLOCK, Residency, Tier, block_keys
+from tiering.rules import EVERY_BLOCK
+from tiering.slot_table import SlotTable
 
 ROOT_KEY = bytes(32)
 BLOCK_TOKENS = 2
@@ -439,7 +442,7 @@ def test_uses_from_before_wait_while_others_come_and_go(seed):
     order.now_s = 10.0
     order.touch(live[0])
     order.recall(np.arange(6) - 100.0)
-    view, seen = order.view(lambda ids: np.ones(len(ids), dtype=np.bool_)), [live[0]]
+    view, seen = order.view(Eligible(EVERY_BLOCK, residency, SlotTable(0))), [live[0]]
     for number in reversed(range(6)):
         for _ in range(rng.randrange(4)):
             seen.append(rng.choice(live))

@@ -149,9 +149,8 @@ def measure(bench: DiskBench, tell: Callable[[str], None]) -> dict[str, Any]:
             put(written, refs, blocks)
         demotions = []
         rows: dict[tuple[str, str, int], Row] = {}
-        out = Pages(len(blocks) * kv.layout.block_bytes).bytes.reshape(
-            len(blocks), -1
-        )  # as an engine's slots
+        # as an engine's slots
+        out = Pages(len(blocks) * kv.layout.block_bytes).bytes.reshape(len(blocks), -1)
         out.fill(1)
         for repeat in range(bench.repeats):
             tell(f"repeat {repeat + 1} of {bench.repeats}")

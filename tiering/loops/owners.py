@@ -64,9 +64,8 @@ def stand(
     for number in range(len(weights)):
         weight = weights[number]
         if not stood[1, number] >= 0:
-            among = (
-                sharing if stood[0, number] > 0 else sharing + weight
-            )  # who has nothing yet would share too
+            # who has nothing yet would share too
+            among = sharing if stood[0, number] > 0 else sharing + weight
             stood[1, number] = max(0.0, rest) * weight / max(among, least)
         stood[1, number] = max(stood[1, number], least * weight)
     return 0
@@ -109,7 +108,9 @@ def split(used: Any, entitled: Any, amount: int, least: float, exact: Any, given
 
 
 def find_dirty(dirty: Any, entitled: Any, clean_share: float, excess: Any) -> Any:
-    """How many more blocks of each owner than its part has room for, a share of it kept clean, the disk has not. Of how many owners there are such."""
+    """How many more blocks of each owner the disk has not than its part has room for, a share of it kept clean. Of how many owners there
+    are such. Nobody's blocks are not looked at.
+    """
     num_too_dirty = 0
     for number in range(1, len(dirty)):
         part = int(entitled[number])

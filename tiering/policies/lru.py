@@ -1,6 +1,6 @@
 """Least recently used, children before parents."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 from tiering.eligible import Eligible
 from tiering.kernels import kernels
 from tiering.part import Part
-from tiering.policies.view import Entries, Places, View, Which
+from tiering.policies.view import Places, View
 from tiering.residency import NO_BLOCK, Ids, Mask, Residency
 from tiering.rules import EVERY_BLOCK
 from tiering.slot_table import SlotTable
 
 _PAST = 1 << 40  # stamps that are left for touches from before the first one
+
+Entries = Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]
+"""Which entries are wanted, by their stamps and their deepest blocks."""
 
 _SLICE_ENTRIES = 1024  # entries that are looked through at once for wanted ones
 _MAX_CHUNK = 512  # blocks that `upwards` tells at once
@@ -53,10 +56,8 @@ class LRU:
         self.now_s = 0.0
         """The time that touches have: whoever knows the time sets it."""
         place = np.zeros(2, dtype=np.int64)
-        self._place: tuple[memoryview[Any], NDArray[np.int64]] = (
-            place.data,
-            place,
-        )  # where the walk under way is
+        # where the walk under way is
+        self._place: tuple[memoryview[Any], NDArray[np.int64]] = place.data, place
         one: Ids = np.zeros(1, dtype=np.intp)
         self._one: tuple[memoryview[Any], Ids] = one.data, one
         self._num_waiting = 0  # entries of touches whose blocks are not known yet: the first ones
@@ -155,11 +156,8 @@ class LRU:
             # none, the entry is dead, as it should be.
             self._cells[2][self._kernels.place_of(self._stamps, self._num, stamp)] = parent
 
-    def view(self, eligible: Eligible | Part | Which) -> View:
-        """A reader of the order that sees only the blocks for which `eligible(ids)` is true.
-
-        `eligible`: a rule, a part, or what takes an intp array of ids and returns a mask of the same length; it must change nothing.
-        """
+    def view(self, eligible: Eligible | Part) -> View:
+        """A reader of the order that sees only the blocks that meet a rule, or are in a part."""
         return View(self, self._residency, eligible)
 
     def find(self, stamp: int, block: int, k: int, eligible: Eligible) -> Ids:

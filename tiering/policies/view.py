@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 
 Which = Callable[[Ids], Mask]
 """Of which blocks something holds."""
-Entries = Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]
-"""Which entries are wanted, by their stamps and their deepest blocks."""
 
-_NO_RULE: Final = -1
+_A_PART: Final = -1
 _NOTHING: Final[Ids] = np.empty(0, dtype=np.intp)
 
 
@@ -29,7 +27,7 @@ class Places:
         column     meaning
         head       no block with an older stamp is eligible
         cursor     nor is one below this block with the head's own stamp; NO_BLOCK: any of that stamp may be
-        rule       of tiering.rules, or -1
+        rule       of tiering.rules, or -1 for a part
 
     The arrays are replaced when there are more views: read them each time.
     """
@@ -39,14 +37,14 @@ class Places:
         """head, cursor and rule."""
         self.cells: tuple[memoryview[Any], ...] = ()
         """Head and cursor, one at a time."""
-        self.are_filtered = False
-        """Whether any view goes by no rule, and so is to be told apart."""
+        self.have_parts = False
+        """Whether any view is of a part, and so is to be told apart."""
         self._free: list[int] = []
 
     def add(self, rule: int) -> int:
         """The number of a new view, which has seen nothing yet."""
         first = (0, NO_BLOCK, rule)
-        self.are_filtered |= rule == _NO_RULE
+        self.have_parts |= rule == _A_PART
         if self._free:
             number = self._free.pop()
             for column, new in zip(self.columns, first, strict=True):
@@ -65,21 +63,14 @@ class Places:
 class View:
     """The eligible blocks in eviction order. Keeps a place in the log before which nothing is eligible."""
 
-    def __init__(
-        self,
-        lru: "LRU",
-        residency: Residency,
-        eligible: Eligible | Part | Which,
-    ) -> None:
+    def __init__(self, lru: "LRU", residency: Residency, eligible: Eligible | Part) -> None:
         """See `LRU.view`."""
         self._lru = lru
         self._residency, self.places = residency, lru.places
         self._eligible = eligible
         self.rule = eligible if isinstance(eligible, Eligible) else None
-        """Who says which blocks it sees, if that is a rule ..."""
-        self._part = eligible if isinstance(eligible, Part) else None
-        """... or a part."""
-        self.number = lru.places.add(_NO_RULE if self.rule is None else self.rule.number)
+        """Who says which blocks it sees, if that is a rule and no part."""
+        self.number = lru.places.add(_A_PART if self.rule is None else self.rule.number)
         """Of its place."""
         self._seen_by = SeenBy([self] if self.rule is not None else [])
 
@@ -92,31 +83,16 @@ class View:
         number = self.number
         if k < 1 or heads[number] > self._lru.now:
             return np.empty(0, dtype=np.intp)
-        if self.rule is not None:
-            found = self._lru.find(heads[number], cursors[number], k, self.rule)
-        elif self._part is not None:
-            found = self._lru.find_in(heads[number], cursors[number], k, self._part)
+        if isinstance(self._eligible, Part):
+            found = self._lru.find_in(heads[number], cursors[number], k, self._eligible)
         else:
-            found = self._filtered(k)
+            found = self._lru.find(heads[number], cursors[number], k, self._eligible)
         if not len(found):
             heads[number], cursors[number] = self._lru.now + 1, NO_BLOCK
             return found
         cursors[number] = first = found.item(0)
         heads[number] = self._residency.cells.stamp[first]
         return found
-
-    def _filtered(self, k: int) -> Ids:
-        """The same where neither a rule nor a part says who is eligible."""
-        found: list[Ids] = []
-        heads, cursors = self.places.cells
-        for ids in self._lru.upwards(heads[self.number], cursors[self.number], k + 2):
-            hits = ids[self._eligible(ids)][:k]
-            if len(hits):
-                found.append(hits)
-                k -= len(hits)
-                if not k:
-                    break
-        return np.concatenate([*found, _NOTHING]) if len(found) != 1 else found[0]
 
     def first(self) -> int:
         """The only block of `peek(1)`, NO_BLOCK if there is none."""
@@ -131,22 +107,12 @@ class View:
 
     def rewind(self, ids: Ids) -> None:
         """These blocks were not eligible and may be so now although nobody touched them: look at those that are again."""
-        if self.rule is not None:
-            self._seen_by.rewind(ids)
-            return
-        heads, _ = self.places.cells
-        head, stamp = heads[self.number], self._residency.stamp
-        if not head:
-            return
-        if self._part is not None:
-            if oldest := self._part.oldest(ids, head):
+        if isinstance(self._eligible, Part):
+            head = self.places.cells[0][self.number]
+            if head and (oldest := self._eligible.oldest(ids, head)):
                 self.look_from(oldest)
-            return
-        # only if they are to be seen, or each round would look again, in vain, at all that follows
-        stamps = stamp.take(ids)
-        behind = ids[(stamps <= head) & (stamps > 0)]
-        if len(behind):
-            self.look_from(stamp[behind[self._eligible(behind)]].min(initial=head + 1).item())
+        else:
+            self._seen_by.rewind(ids)
 
     def look_from(self, stamp: int) -> None:
         """Blocks that were used at this stamp or later may be eligible that were not."""
@@ -187,6 +153,6 @@ class SeenBy:
         if self._of is None:
             return
         rule, places = self._of
-        assert rule is not None, "what goes by no rule is asked one by one"
+        assert rule is not None, "views of parts are set back one by one"
         residency, counts = rule.residency, rule.host_slots.counts
         self._rewind(self.numbers, *places.columns, residency.stamp, counts, residency.ties, ids)
