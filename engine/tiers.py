@@ -160,9 +160,8 @@ def open_tiers(
             chooser=chooser,
         )
         until_owned.pop_all()
-    stack.callback(
-        cache.abandon
-    )  # where the start fails after all; it does nothing where the cache was closed
+    # where the start fails after all; it does nothing where the cache was closed
+    stack.callback(cache.abandon)
     opening.start(cache.host_grows, after=memory.wait)
     return Tiers(
         model=model,

@@ -243,9 +243,8 @@ class Eviction(Removal):
         """
         table, victims = self._holdings.slots[HOST], self._holdings.host_victims
         wanted = num_slots if enough is None else min(num_slots, enough)
-        if self._holdings.owners.several and self._holdings.shares.shared(
-            HOST
-        ):  # before anybody gives who has no more than its part
+        # before anybody gives who has no more than its part
+        if self._holdings.owners.several and self._holdings.shares.shared(HOST):
             self._leave_clean(self._holdings.host_clean.peek_over(num_slots - table.num_free))
             self.give_up(HOST, victims.peek_over(wanted - table.num_free))
         if (short := num_slots - table.num_free) > 0:

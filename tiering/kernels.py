@@ -127,11 +127,9 @@ def _tree(name: str, *arguments: str) -> Function:
 
 
 # Columns, some of which are changed; `_IDS` are only read, and may be a part of an array, or back to front.
-_LONGS, _INTS, _FLAGS, _BYTES, _SHORTS = (
-    f"{item} 1" for item in ("int64", "int32", "bool", "uint8", "int16")
-)
-_NEW_LONGS, _NEW_INTS, _NEW_FLAGS, _NEW_BYTES, _NEW_SHORTS = (
-    f"{column} written" for column in (_LONGS, _INTS, _FLAGS, _BYTES, _SHORTS)
+_LONGS, _INTS, _FLAGS, _BYTES = (f"{item} 1" for item in ("int64", "int32", "bool", "uint8"))
+_NEW_LONGS, _NEW_INTS, _NEW_FLAGS, _NEW_BYTES = (
+    f"{column} written" for column in (_LONGS, _INTS, _FLAGS, _BYTES)
 )
 _REALS = "float64 1"
 _STATE, _READERS, _HELD = "uint8 2", "int16 2", "uint16 2"

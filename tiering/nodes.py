@@ -213,10 +213,8 @@ class Nodes:
         cells = self.cells
         cells[number, UP] = ROOT
         cells[number, COUNT] = 0
-        cells[number, LIFE] = (
-            cells[number, LIFE] + 1
-        ) & _MOST_LIVES  # the number given back last is given out next
-        self._free.append(number)
+        cells[number, LIFE] = (cells[number, LIFE] + 1) & _MOST_LIVES
+        self._free.append(number)  # the number given back last is given out next
 
     def split(self, lower: int, block: int, node: Links) -> int:
         """Move the blocks of a node up to this one, not its last, into a new one above it; return that."""

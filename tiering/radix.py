@@ -252,9 +252,8 @@ class RadixIndex:
         if block == NO_BLOCK:
             return ROOT
         node = self._residency.cells.node[block]
-        assert block >= 0 and node > ROOT, (
-            "the block is not in the index"
-        )  # an id that was never given out has a 0 there
+        # an id that was never given out has a 0 there
+        assert block >= 0 and node > ROOT, "the block is not in the index"
         return node
 
     def _next(self, block: int) -> int:

@@ -74,16 +74,15 @@ class State(IntEnum):
     PRESENT = 2  # whole and readable
 
 
-ABSENT, WRITING, PRESENT = map(
-    int, State
-)  # numpy takes 2 us to compare a small array with an IntEnum, and 0.4 us with an int
+# numpy takes 2 us to compare a small array with an IntEnum, and 0.4 us with an int
+ABSENT, WRITING, PRESENT = map(int, State)
 DEVICE, HOST, DISK = Tier.DEVICE, Tier.HOST, Tier.DISK
 
 _NOT_IDLE = "a freed block must be live, absent everywhere, unleased, unread and childless"
 
 
 class Residency:
-    """Arrays by block id, and the legal changes of a block's copies.
+    """Arrays by block id, and who has which id. Copies of blocks are changed by tiering.copies.
 
     Not thread-safe: the engine loop is the only caller. Every method takes ids as a 1-D intp array without
     duplicates; the empty array is fine everywhere and does nothing.

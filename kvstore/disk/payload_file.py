@@ -268,9 +268,8 @@ class PayloadFile:
         num_bytes = 0
         while num_bytes < len(data):
             # A read that meets what the disk cannot give answers what lies before it; only the next one says why.
-            at = (
-                num_bytes - num_bytes % self._tree.page_bytes
-            )  # past the page cache one reads from a page's begin only
+            # Past the page cache one reads from a page's begin only.
+            at = num_bytes - num_bytes % self._tree.page_bytes
             so_far = at + self._preadv(data[at:], begin + at)
             if so_far <= num_bytes:
                 if begin + num_bytes < self._num_bytes:
