@@ -24,7 +24,7 @@ class Kernels:
     forget: Callable[..., int]
     tail_runs: Callable[..., int]
     take_slots: Callable[..., int]
-    add: Callable[..., int]
+    count_found: Callable[..., int]
     copies_begin: Callable[..., int]
     copies_arrive: Callable[..., int]
     copies_leave: Callable[..., int]
@@ -161,7 +161,7 @@ _FUNCTIONS: Final = (
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
     _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
     _slots("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
-    _blocks("add", _NEW_INTS, "int64", _IDS),
+    _blocks("count_found", _NEW_INTS, _IDS),
     _copies("copies_begin", _COPIES, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_arrive", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_leave", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", "int64", _IDS),

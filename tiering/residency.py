@@ -251,18 +251,9 @@ class Residency:
     # But it gives up Python's lock, and others that read or copy are quick to take it; of up to 500 ids [ids] is as fast, and
     # keeps it. A batch that has come is so few. count_nonzero takes a quarter of the time of all or any.
 
-    def lease(self, path: Ids) -> None:
-        """One more request holds the path; it must start at a first block (the eviction order relies on it)."""
-        self._kernels.add(self.leases, 1, path)
-
-    def release(self, path: Ids) -> None:
-        """One request fewer holds the path, which must be one that was leased."""
-        were_leased = self._kernels.add(self.leases, -1, path)
-        assert were_leased, "a path is released as often as it was leased"
-
     def found(self, path: Ids) -> None:
         """One more request has found the path."""
-        self._kernels.add(self.hits, 1, path)
+        self._kernels.count_found(self.hits, path)
 
     def present(self, tier: int, ids: Ids) -> Mask:
         """Which of the blocks the tier holds whole."""

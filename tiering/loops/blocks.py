@@ -18,14 +18,10 @@ from tiering.loops.states import (
 # --- blocks: see tiering.residency -------------------------------------------------------------------------------------
 
 
-def add(counts: Any, change: int, path: Any) -> Any:
-    """Change the counts of a path's blocks; False, and no change, if one would fall below zero."""
+def count_found(hits: Any, path: Any) -> None:
+    """One more request has found a path's blocks."""
     for at in range(len(path)):
-        if counts[path[at]] + change < 0:
-            return False
-    for at in range(len(path)):
-        counts[path[at]] += change
-    return True
+        hits[path[at]] += 1
 
 
 def find_older(place: Any, stamp: Any, least: int, before: int, ids: Any, found: Any) -> Any:
