@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tiering.kernels import kernels
 from tiering.loops.states import COUNT, FIRST, LAST, LIFE, NEWER, NEWEST, OLDER, ROOT, UP
 from tiering.pages import GrowingPages
-from tiering.residency import NO_BLOCK, Ids
+from tiering.residency import NO_BLOCK, Ids, Residency
 
 _FEW: Final = 16
 _RECORD_BYTES: Final = 32
@@ -67,6 +67,16 @@ class Nodes:
         return self.num_numbers - 1 - len(self._free)
 
     # ---- the blocks
+
+    def allocate(self, residency: Residency, num_blocks: int) -> Ids:
+        """Ids for new blocks, and room here for as many as the residency has: both, or MemoryError and neither."""
+        ids = residency.allocate(num_blocks)
+        try:
+            self.grow(residency.capacity)
+        except MemoryError:
+            residency.free(ids)
+            raise
+        return ids
 
     def grow(self, num_blocks: int) -> None:
         """Have room for as many blocks as the residency has."""

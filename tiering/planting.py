@@ -41,8 +41,7 @@ class Plants:
         nodes, residency = self._nodes, self._residency
         # what is compiled reads on
         assert len(tokens) == 4 * nodes.block_tokens * sum(lengths), "runs have other tokens"
-        ids = residency.allocate(sum(lengths))
-        nodes.grow(residency.capacity)
+        ids = nodes.allocate(residency, sum(lengths))
         prompt, size = np.frombuffer(tokens, dtype="<i4"), nodes.block_tokens
         numbers, stop = list[int](), 0
         for length, tail, run, only in zip(lengths, tails, after, alone, strict=True):

@@ -282,8 +282,7 @@ class RadixIndex:
         if self._next(last) >= 0:
             node = self._split(node, last)
         num_blocks = len(prompt) // self._block_tokens
-        ids = residency.allocate(num_blocks)
-        nodes.grow(residency.capacity)
+        ids = nodes.allocate(residency, num_blocks)
         self._kernels.follow(residency.parent, residency.num_children, last, ids)
         if last != NO_BLOCK:
             residency.cells.num_children[last] += 1
