@@ -163,6 +163,8 @@ def open_tiers(
     # where the start fails after all; it does nothing where the cache was closed
     stack.callback(cache.abandon)
     opening.start(cache.host_grows, after=memory.wait)
+    # before `opening`, which waits for it: else an end would take as long as all of the pool does
+    stack.callback(memory.close)
     return Tiers(
         model=model,
         layout=layout,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import mmap
+import threading
 
 import pytest
 
@@ -14,6 +15,7 @@ from engine.pool_memory import PoolMemory
 from engine.supported import shape_of
 from kvstore.disk.page_cache import pages_absent
 from kvstore.host import HostSlab
+from kvstore.pages import Taking
 from tests.engine.engines import engine_on, open_engine
 
 SHAPE = shape_of(
@@ -145,6 +147,17 @@ def test_an_engine_has_begun_before_weights_are_loaded_and_goes_on_behind_its_st
         assert not absent(engine._tiers.pool)
     order = ["before_weights", "torch_dtype", "resting", "warm_up", "prefault", "wait", "prefault"]
     assert list(dict.fromkeys(events)) == list(dict.fromkeys(order))
+
+
+def test_an_engine_that_ends_soon_does_not_take_all_of_its_pool_first(tiny_llama_dir, monkeypatch):
+    """Which takes a second for every few gigabytes, and host memory waits for it."""
+    ended, did_end = threading.Event(), []
+    close = Taking.close
+    monkeypatch.setattr(Taking, "wait", lambda _: did_end.append(ended.wait(10)))
+    monkeypatch.setattr(Taking, "close", lambda taking: (close(taking), ended.set()))
+    with engine_on(tiny_llama_dir, host_bytes="128MiB"):
+        assert not did_end
+    assert did_end == [True]
 
 
 def test_no_memory_before_the_weights_is_told_as_such(tiny_llama_dir, monkeypatch):
