@@ -68,6 +68,18 @@ def test_it_is_ready_when_it_was_not(memory):
         assert not absent(pool)
 
 
+@pytest.mark.parametrize("may_be_used", [False, True])
+def test_pages_that_may_not_be_used_while_they_are_taken_are_waited_for(memory, may_be_used, monkeypatch):
+    """By an old kernel they are taken by writing to them what is there, which may be somebody's KV a moment later."""
+    waits, wait = [], Taking.wait
+    monkeypatch.setattr("kvstore.pages.populated", lambda *_: may_be_used)
+    monkeypatch.setattr(Taking, "wait", lambda taking: (waits.append(1), wait(taking)))
+    memory.before_weights(SHAPE)
+    with memory.pool(LAYOUT, NUM_SLOTS) as pool:
+        assert len(waits) == (not may_be_used)
+        assert may_be_used or not absent(pool)
+
+
 def test_a_smaller_pool_gives_the_rest_back(memory):
     memory.before_weights(SHAPE)
     memory.wait()
