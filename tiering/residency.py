@@ -78,7 +78,7 @@ class State(IntEnum):
 ABSENT, WRITING, PRESENT = map(int, State)
 DEVICE, HOST, DISK = Tier.DEVICE, Tier.HOST, Tier.DISK
 
-_NOT_IDLE = "a freed block must be live, absent everywhere, unleased, unread and childless"
+_NOT_IDLE = "a freed block must be live, named once, absent everywhere, unleased, unread and childless"
 
 
 class Residency:

@@ -271,6 +271,7 @@ def full():
         lambda residency: residency.free(ids(2, 3)),
         lambda residency: residency.free(ids(4)),
         lambda residency: residency.free(ids(5, 4)),
+        lambda residency: residency.free(ids(5, 5)),
         lambda residency: residency.free(ids(6)),
     ],
 )
