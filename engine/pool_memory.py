@@ -49,7 +49,7 @@ class PoolMemory(Closing):
         """The pool, of as many slots as are wanted, and on the CPU of no more than it has begun with.
 
         Its pages are taken from the first slot on, and slots given out in that order: who uses one that is not taken yet takes it
-        himself. Raises OutOfMemory.
+        himself. Where the kernel cannot take pages that are in use all are taken before this returns. Raises OutOfMemory.
         """
         if self._chosen.device != "cpu":
             with memory_for(*self._told(num_slots)):
@@ -58,6 +58,8 @@ class PoolMemory(Closing):
             self._begin(layout, num_slots)
         elif num_slots < self._num_slots:
             self._shrink(num_slots)
+        if self._pages is not None and not self._pages.may_be_used_meanwhile:
+            self.wait()
         return DevicePool(layout, self._num_slots, pages=self._pages)
 
     @property

@@ -30,9 +30,8 @@ def prepare_beside(shape: Shape, config: EngineConfig, chosen: Resources) -> Non
     if layers.may_pack(shape, device, computed):
         _begin(lambda: decoder.prepare(stored, computed))
     if config.disk_path is not None and config.disk_compression != "off" and not are_kept(FUNCTIONS):
-        _begin(
-            _compile_for_disk
-        )  # what is kept a store loads when it opens, and importing it takes longer than that
+        # what is kept a store loads when it opens, and importing it takes longer than that
+        _begin(_compile_for_disk)
 
 
 def _compile_for_disk() -> None:

@@ -160,10 +160,11 @@ def open_tiers(
             chooser=chooser,
         )
         until_owned.pop_all()
-    stack.callback(
-        cache.abandon
-    )  # where the start fails after all; it does nothing where the cache was closed
+    # where the start fails after all; it does nothing where the cache was closed
+    stack.callback(cache.abandon)
     opening.start(cache.host_grows, after=memory.wait)
+    # before `opening`, which waits for it: else an end would take as long as all of the pool does
+    stack.callback(memory.close)
     return Tiers(
         model=model,
         layout=layout,

@@ -67,9 +67,8 @@ def compiled(
     found = [shelf.find() for shelf in shelves]
     missing = [number for number, code in enumerate(found) if code is None]
     if missing:
-        if getattr(
-            sys, "frozen", False
-        ):  # its executable is the program itself, which would be begun once more, and so on
+        # its executable is the program itself, which would be begun once more, and so on
+        if getattr(sys, "frozen", False):
             raise StoreFailed("a frozen program has no Python that compiles: run what it needs once unfrozen")
         wanted = [functions[number] for number in missing]
         facts = {"functions": ", ".join(f"{one.module}.{one.name}" for one in wanted)}

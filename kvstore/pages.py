@@ -45,13 +45,21 @@ class Pages:
     def take(self, begin: int, end: int) -> None:
         """Take the pages of these bytes now; `begin` is at a whole page. Keeps what they hold. Releases the GIL.
 
-        Any thread may call it, while others read and write the same bytes if the kernel can do it (Linux 5.14).
+        Any thread may call it, while others read and write the same bytes if they `may_be_used_meanwhile`: what there is no
+        memory for then is left to who touches it.
         """
         for first in range(begin, end, BITE_BYTES):
             num_bytes = min(BITE_BYTES, end - first)
-            if not populated(self.address + first, num_bytes):
+            if not (populated(self.address + first, num_bytes) or self.may_be_used_meanwhile):
                 pages = self.bytes[first : first + num_bytes : mmap.PAGESIZE]
                 np.bitwise_or(pages, 0, out=pages)
+
+    @property
+    def may_be_used_meanwhile(self) -> bool:
+        """Whether the kernel takes pages by itself (Linux 5.14). Else `take` writes to each what it has read there: what others had written
+        in between would be lost.
+        """
+        return populated(self.address, mmap.PAGESIZE)
 
     def give_back(self, begin: int) -> None:
         """Have the system take the whole pages from this byte on back, where it does that: they are zeros again when touched."""

@@ -95,7 +95,8 @@ class Copies:
         """The copies are whole. `stored_bytes` is what they take on disk."""
         residency, see, order = self.residency, self._see.whole[tier], self.order
         several = self.owners.several
-        if several and tier is DISK:
+        has_new_size = several and tier is DISK
+        if has_new_size:
             self.shares.change_use(DISK, ids, -1)
         were_begun = self._kernels.copies_arrive(
             residency.columns,
@@ -108,7 +109,7 @@ class Copies:
             ids,
             stored_bytes,
         )
-        if several and tier is DISK:  # of what they take now, or of the same if they were refused
+        if has_new_size:  # also where nothing has changed: then as before
             self.shares.change_use(DISK, ids, +1)
         assert were_begun, "only a copy that was begun, in a slot that waits for it, can be finished"
         if several:

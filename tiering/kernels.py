@@ -24,7 +24,7 @@ class Kernels:
     forget: Callable[..., int]
     tail_runs: Callable[..., int]
     take_slots: Callable[..., int]
-    add: Callable[..., int]
+    count_found: Callable[..., int]
     copies_begin: Callable[..., int]
     copies_arrive: Callable[..., int]
     copies_leave: Callable[..., int]
@@ -132,11 +132,9 @@ def _tree(name: str, *arguments: str) -> Function:
 
 
 # Columns, some of which are changed; `_IDS` are only read, and may be a part of an array, or back to front.
-_LONGS, _INTS, _FLAGS, _BYTES, _SHORTS = (
-    f"{item} 1" for item in ("int64", "int32", "bool", "uint8", "int16")
-)
-_NEW_LONGS, _NEW_INTS, _NEW_FLAGS, _NEW_BYTES, _NEW_SHORTS = (
-    f"{column} written" for column in (_LONGS, _INTS, _FLAGS, _BYTES, _SHORTS)
+_LONGS, _INTS, _FLAGS, _BYTES = (f"{item} 1" for item in ("int64", "int32", "bool", "uint8"))
+_NEW_LONGS, _NEW_INTS, _NEW_FLAGS, _NEW_BYTES = (
+    f"{column} written" for column in (_LONGS, _INTS, _FLAGS, _BYTES)
 )
 _REALS = "float64 1"
 _STATE, _READERS, _HELD = "uint8 2", "int16 2", "uint16 2"
@@ -168,7 +166,7 @@ _FUNCTIONS: Final = (
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
     _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
     _slots("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
-    _blocks("add", _NEW_INTS, "int64", _IDS),
+    _blocks("count_found", _NEW_INTS, _IDS),
     _copies("copies_begin", _COPIES, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_arrive", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_leave", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", "int64", _IDS),

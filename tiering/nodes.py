@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tiering.kernels import kernels
 from tiering.loops.states import COUNT, FIRST, LAST, LIFE, NEWER, NEWEST, OLDER, ROOT, UP
 from tiering.pages import GrowingPages
-from tiering.residency import NO_BLOCK, Ids
+from tiering.residency import NO_BLOCK, Ids, Residency
 
 _FEW: Final = 16
 _RECORD_BYTES: Final = 32
@@ -67,6 +67,16 @@ class Nodes:
         return self.num_numbers - 1 - len(self._free)
 
     # ---- the blocks
+
+    def allocate(self, residency: Residency, num_blocks: int) -> Ids:
+        """Ids for new blocks, and room here for as many as the residency has: both, or MemoryError and neither."""
+        ids = residency.allocate(num_blocks)
+        try:
+            self.grow(residency.capacity)
+        except MemoryError:
+            residency.free(ids)
+            raise
+        return ids
 
     def grow(self, num_blocks: int) -> None:
         """Have room for as many blocks as the residency has."""
@@ -213,10 +223,8 @@ class Nodes:
         cells = self.cells
         cells[number, UP] = ROOT
         cells[number, COUNT] = 0
-        cells[number, LIFE] = (
-            cells[number, LIFE] + 1
-        ) & _MOST_LIVES  # the number given back last is given out next
-        self._free.append(number)
+        cells[number, LIFE] = (cells[number, LIFE] + 1) & _MOST_LIVES
+        self._free.append(number)  # the number given back last is given out next
 
     def split(self, lower: int, block: int, node: Links) -> int:
         """Move the blocks of a node up to this one, not its last, into a new one above it; return that."""

@@ -39,11 +39,9 @@ class Plants:
         tokens, lengths, tails, after, alone = runs
         assert max(lengths, default=0) <= self._max_node_blocks, "a run is longer than a node may be"
         nodes, residency = self._nodes, self._residency
-        assert len(tokens) == 4 * nodes.block_tokens * sum(lengths), (
-            "runs have other tokens"
-        )  # what is compiled reads on
-        ids = residency.allocate(sum(lengths))
-        nodes.grow(residency.capacity)
+        # what is compiled reads on
+        assert len(tokens) == 4 * nodes.block_tokens * sum(lengths), "runs have other tokens"
+        ids = nodes.allocate(residency, sum(lengths))
         prompt, size = np.frombuffer(tokens, dtype="<i4"), nodes.block_tokens
         numbers, stop = list[int](), 0
         for length, tail, run, only in zip(lengths, tails, after, alone, strict=True):

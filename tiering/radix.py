@@ -252,9 +252,8 @@ class RadixIndex:
         if block == NO_BLOCK:
             return ROOT
         node = self._residency.cells.node[block]
-        assert block >= 0 and node > ROOT, (
-            "the block is not in the index"
-        )  # an id that was never given out has a 0 there
+        # an id that was never given out has a 0 there
+        assert block >= 0 and node > ROOT, "the block is not in the index"
         return node
 
     def _next(self, block: int) -> int:
@@ -283,8 +282,7 @@ class RadixIndex:
         if self._next(last) >= 0:
             node = self._split(node, last)
         num_blocks = len(prompt) // self._block_tokens
-        ids = residency.allocate(num_blocks)
-        nodes.grow(residency.capacity)
+        ids = nodes.allocate(residency, num_blocks)
         self._kernels.follow(residency.parent, residency.num_children, last, ids)
         if last != NO_BLOCK:
             residency.cells.num_children[last] += 1

@@ -74,16 +74,15 @@ class State(IntEnum):
     PRESENT = 2  # whole and readable
 
 
-ABSENT, WRITING, PRESENT = map(
-    int, State
-)  # numpy takes 2 us to compare a small array with an IntEnum, and 0.4 us with an int
+# numpy takes 2 us to compare a small array with an IntEnum, and 0.4 us with an int
+ABSENT, WRITING, PRESENT = map(int, State)
 DEVICE, HOST, DISK = Tier.DEVICE, Tier.HOST, Tier.DISK
 
-_NOT_IDLE = "a freed block must be live, absent everywhere, unleased, unread and childless"
+_NOT_IDLE = "a freed block must be live, named once, absent everywhere, unleased, unread and childless"
 
 
 class Residency:
-    """Arrays by block id, and the legal changes of a block's copies.
+    """Arrays by block id, and who has which id. Copies of blocks are changed by tiering.copies.
 
     Not thread-safe: the engine loop is the only caller. Every method takes ids as a 1-D intp array without
     duplicates; the empty array is fine everywhere and does nothing.
@@ -252,18 +251,9 @@ class Residency:
     # But it gives up Python's lock, and others that read or copy are quick to take it; of up to 500 ids [ids] is as fast, and
     # keeps it. A batch that has come is so few. count_nonzero takes a quarter of the time of all or any.
 
-    def lease(self, path: Ids) -> None:
-        """One more request holds the path; it must start at a first block (the eviction order relies on it)."""
-        self._kernels.add(self.leases, 1, path)
-
-    def release(self, path: Ids) -> None:
-        """One request fewer holds the path, which must be one that was leased."""
-        were_leased = self._kernels.add(self.leases, -1, path)
-        assert were_leased, "a path is released as often as it was leased"
-
     def found(self, path: Ids) -> None:
         """One more request has found the path."""
-        self._kernels.add(self.hits, 1, path)
+        self._kernels.count_found(self.hits, path)
 
     def present(self, tier: int, ids: Ids) -> Mask:
         """Which of the blocks the tier holds whole."""

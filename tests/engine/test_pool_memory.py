@@ -2,6 +2,7 @@
 
 import dataclasses
 import mmap
+import threading
 
 import pytest
 
@@ -14,6 +15,7 @@ from engine.pool_memory import PoolMemory
 from engine.supported import shape_of
 from kvstore.disk.page_cache import pages_absent
 from kvstore.host import HostSlab
+from kvstore.pages import Taking
 from tests.engine.engines import engine_on, open_engine
 
 SHAPE = shape_of(
@@ -64,6 +66,18 @@ def test_it_is_ready_when_it_was_not(memory):
         memory.wait()
         assert pool.num_slots == NUM_SLOTS - 3
         assert not absent(pool)
+
+
+@pytest.mark.parametrize("may_be_used", [False, True])
+def test_pages_that_may_not_be_used_while_they_are_taken_are_waited_for(memory, may_be_used, monkeypatch):
+    """By an old kernel they are taken by writing to them what is there, which may be somebody's KV a moment later."""
+    waits, wait = [], Taking.wait
+    monkeypatch.setattr("kvstore.pages.populated", lambda *_: may_be_used)
+    monkeypatch.setattr(Taking, "wait", lambda taking: (waits.append(1), wait(taking)))
+    memory.before_weights(SHAPE)
+    with memory.pool(LAYOUT, NUM_SLOTS) as pool:
+        assert len(waits) == (not may_be_used)
+        assert may_be_used or not absent(pool)
 
 
 def test_a_smaller_pool_gives_the_rest_back(memory):
@@ -145,6 +159,17 @@ def test_an_engine_has_begun_before_weights_are_loaded_and_goes_on_behind_its_st
         assert not absent(engine._tiers.pool)
     order = ["before_weights", "torch_dtype", "resting", "warm_up", "prefault", "wait", "prefault"]
     assert list(dict.fromkeys(events)) == list(dict.fromkeys(order))
+
+
+def test_an_engine_that_ends_soon_does_not_take_all_of_its_pool_first(tiny_llama_dir, monkeypatch):
+    """Which takes a second for every few gigabytes, and host memory waits for it."""
+    ended, did_end = threading.Event(), []
+    close = Taking.close
+    monkeypatch.setattr(Taking, "wait", lambda _: did_end.append(ended.wait(10)))
+    monkeypatch.setattr(Taking, "close", lambda taking: (close(taking), ended.set()))
+    with engine_on(tiny_llama_dir, host_bytes="128MiB"):
+        assert not did_end
+    assert did_end == [True]
 
 
 def test_no_memory_before_the_weights_is_told_as_such(tiny_llama_dir, monkeypatch):

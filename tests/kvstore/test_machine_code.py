@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kvstore import linking, machine_code
+from kvstore.errors import StoreFailed
 from kvstore.linking import kept_code
 from kvstore.machine_code import UNIT, Image, image_bytes, loaded_code, object_bytes
 from tests.kvstore.halved import HALVE
@@ -90,6 +91,15 @@ def test_images_lie_side_by_side_and_each_gets_its_addresses():
     spans = [(*(int(end, 16) for end in line.split()[0].split("-")), line.split()[1]) for line in lines]
     assert [rights for begin, end, rights in spans if begin <= begins[0] < end] == ["r-xp"]
     assert machine_code._placed([]) == []
+
+
+def test_where_the_system_lets_nothing_be_run_it_is_said_and_nothing_is_kept(monkeypatch):
+    image = Image(0, np.array([(0, 0, 0)], np.int64), bytes(8))
+    before = len(machine_code._owners)
+    monkeypatch.setattr(machine_code._libc, "mprotect", lambda *_: -1)
+    with pytest.raises(StoreFailed, match="no memory can be had that code may be run in"):
+        machine_code._placed([image])
+    assert len(machine_code._owners) == before
 
 
 def test_an_image_is_kept_as_it_is():

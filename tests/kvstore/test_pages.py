@@ -36,6 +36,19 @@ def test_taking_keeps_what_pages_hold(way):
     assert np.array_equal(pages.bytes, before)
 
 
+def test_what_the_kernel_has_no_memory_for_is_left_to_who_touches_it(monkeypatch):
+    """It is not written to, as others may be writing there."""
+    pages, populated = Pages(2 * BITE_BYTES), module.populated
+    monkeypatch.setattr(
+        module,
+        "populated",
+        lambda address, num_bytes: num_bytes < BITE_BYTES and populated(address, num_bytes),
+    )
+    assert pages.may_be_used_meanwhile
+    pages.take(BITE_BYTES, 2 * BITE_BYTES)
+    assert absent(pages, BITE_BYTES) == BITE_BYTES // mmap.PAGESIZE
+
+
 def test_what_is_taken_is_zeros_and_no_more_than_was_asked_for(way):
     pages = Pages(16 * MIB)
     assert absent(pages) == 16 * NUM_PAGES

@@ -77,20 +77,15 @@ def in_rounds(test):
     return rounds
 
 
-# ---- copies
+# ---- blocks
 
 
 @in_rounds
-def test_add(rng, columns):
-    for change in (1, -1):
-        path, before = some(rng), columns.copy()
-        fits = all(before["leases"][block] + change >= 0 for block in path.tolist())
-        assert kernels().add(columns.leases, change, path) == fits
-        expected = [n + change * (fits and block in path) for block, n in enumerate(before["leases"])]
-        columns.assert_changed_only(before, leases=expected)
-
-
-# ---- blocks
+def test_count_found(rng, columns):
+    path, before = some(rng), columns.copy()
+    kernels().count_found(columns.hits, path)
+    expected = [num + (block in path) for block, num in enumerate(before["hits"])]
+    columns.assert_changed_only(before, hits=expected)
 
 
 @in_rounds
@@ -532,7 +527,7 @@ def test_no_loop_is_left_out():
     assert here.union(*ELSEWHERE.values()) == names
 
 
-@pytest.mark.parametrize("name", ["add", "tail_runs", "touch"])
+@pytest.mark.parametrize("name", ["count_found", "tail_runs", "touch"])
 def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
     ids = np.arange(12, dtype=np.intp)
     for part in (ids[2:7], ids[::-1], ids[1::3]):
@@ -540,8 +535,8 @@ def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
         zeros = np.zeros(12, dtype=np.int32)
         stamp = np.zeros(12, dtype=np.int64)
         match name:
-            case "add":
-                assert kernels().add(zeros, 1, part)
+            case "count_found":
+                kernels().count_found(zeros, part)
             case "touch":
                 assert kernels().touch(stamp, zeros, 0, 0, part, 1)
             case "tail_runs":

@@ -151,7 +151,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def lease(self, data):
         path = data.draw(st.sampled_from(sorted(self.oracle)))
-        self.residency.lease(self.ids(path))
+        self.residency.leases[self.ids(path)] += 1
         self.leased.append(path)
         for record in self.records(path):
             record.leases += 1
@@ -161,7 +161,7 @@ class Machine(RuleBasedStateMachine):
     def release(self, data, touched):
         """A release that is no use rewinds instead."""
         path = self.leased.pop(data.draw(st.integers(0, len(self.leased) - 1)))
-        self.residency.release(self.ids(path))
+        self.residency.leases[self.ids(path)] -= 1
         for record in self.records(path):
             record.leases -= 1
         if touched:
@@ -548,6 +548,19 @@ def test_a_path_without_its_start_is_no_use():
         chains.policy.touch(array(path[1:]))
     chains.policy.touch(array([]))
     assert chains.policy.now == 1
+
+
+def test_a_path_is_released_as_often_as_it_was_leased_or_nothing_changes():
+    chains = Chains()
+    path, policy, residency = array(chains.use(1, 2, 3)), chains.policy, chains.residency
+    for leased in (path, path[:2]):
+        policy.touch(leased, leases=+1)
+    policy.touch(path, leases=-1)
+    before = policy.now, len(policy), residency.stamp[path].tolist()
+    with pytest.raises(AssertionError, match="as often"):
+        policy.touch(path, leases=-1)
+    assert (policy.now, len(policy), residency.stamp[path].tolist()) == before
+    assert residency.leases[path].tolist() == [1, 1, 0]
 
 
 def test_many_entries_and_long_chains_come_in_order():

@@ -438,6 +438,40 @@ def test_arrays_grow_without_being_copied(monkeypatch):
     assert len(made) == num_made
 
 
+@pytest.mark.parametrize("num_columns", [0, 1])
+@pytest.mark.parametrize("by_plant", [False, True])
+def test_where_there_is_no_memory_for_tokens_no_id_is_lost(monkeypatch, num_columns, by_plant):
+    """The residency has grown already: what it gave out is given back, and the next that asks gets it."""
+    residency = Residency(4)
+    index, prompt = RadixIndex(1, residency, max_node_blocks=8), np.arange(3, 11, dtype=np.int32)
+    index.insert(np.arange(3, dtype=np.int32))
+    grow, wanted = pages.GrowingPages.grow, []
+
+    def enter():
+        if by_plant:
+            return index.plant(NewRuns(prompt.tobytes(), [8], [NO_BLOCK], [-1], [True]))[0]
+        return index.insert(prompt)
+
+    def refused(some, num_bytes):
+        if some in (index._nodes._pages_of_tokens, index._nodes._pages_of_after):
+            wanted.append(some)
+            if len(wanted) > num_columns:
+                raise MemoryError
+        grow(some, num_bytes)
+
+    with monkeypatch.context() as short:
+        short.setattr(pages.GrowingPages, "grow", refused)
+        with pytest.raises(MemoryError):
+            enter()
+    assert (len(index), len(residency)) == (3, 3)
+    index.check()
+    residency.check()
+    assert index.match(prompt).tolist() == []
+    assert sorted(enter().tolist()) == [*range(3, 11)]
+    index.check()
+    residency.check()
+
+
 def test_what_is_compiled_reads_no_tokens_that_are_not_there():
     """Runs with fewer tokens than they have blocks; blocks that have left the index, were never there, or are no block."""
     index = RadixIndex(4, Residency(4))

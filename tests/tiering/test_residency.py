@@ -131,7 +131,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data())
     def lease(self, data):
         path = self.path(data.draw(st.sampled_from(list(self.oracle))))
-        self.residency.lease(ids(*path))
+        self.residency.leases[ids(*path)] += 1
         for block in path:
             self.oracle[block].leases += 1
 
@@ -145,7 +145,7 @@ class Machine(RuleBasedStateMachine):
         if not leased:
             return
         path = self.path(data.draw(st.sampled_from(leased)))
-        self.residency.release(ids(*path))
+        self.residency.leases[ids(*path)] -= 1
         for block in path:
             self.oracle[block].leases -= 1
 
@@ -230,7 +230,7 @@ def test_a_freed_block_is_forgotten():
 def test_growing_keeps_every_column():
     residency = Residency(2)
     old = residency.allocate(2)
-    residency.lease(old)
+    residency.leases[old] += 1
     copies = PlainCopies(residency)
     slots = copies.begin(Tier.HOST, old)
     copies.finish(Tier.HOST, old)
@@ -254,7 +254,7 @@ def full():
     copies.begin(Tier.DEVICE, ids(0, 1))
     copies.finish(Tier.DEVICE, ids(1))
     copies.read_begins(Tier.DEVICE, ids(1))
-    residency.lease(ids(2))
+    residency.leases[ids(2)] += 1
     residency.parent[ids(3, 5)] = 2, 4
     residency.num_children[ids(2, 4)] = 1
     residency.check()
@@ -264,7 +264,6 @@ def full():
 @pytest.mark.parametrize(
     "misuse",
     [
-        lambda residency: residency.release(ids(2, 3)),
         lambda residency: residency.free(ids(0)),
         lambda residency: residency.free(ids(1)),
         lambda residency: residency.free(ids(2)),
@@ -272,6 +271,7 @@ def full():
         lambda residency: residency.free(ids(2, 3)),
         lambda residency: residency.free(ids(4)),
         lambda residency: residency.free(ids(5, 4)),
+        lambda residency: residency.free(ids(5, 5)),
         lambda residency: residency.free(ids(6)),
     ],
 )
@@ -352,26 +352,18 @@ def test_the_empty_array_is_fine_everywhere(full):
         copies.failed(tier, none)
         copies.read_begins(tier, none)
         copies.read_ended(tier, none)
-    full.lease(none)
-    full.release(none)
+    full.found(none)
     assert full.allocate(0).tolist() == full.nearest_tier(none).tolist() == []
     assert full.resident_anywhere(none).tolist() == full.present_anywhere(none).tolist() == []
     full.check()
 
 
-def test_a_path_is_released_as_often_as_it_was_leased_or_nothing_changes():
+def test_who_has_found_a_path_is_counted():
     residency = Residency(8)
     path = residency.allocate(4)
-    residency.lease(path)
-    residency.lease(path[:2])
-    residency.release(path[:2])
+    residency.found(path)
     residency.found(path[:3])
-    assert residency.leases[path].tolist() == [1, 1, 1, 1]
-    assert residency.hits[path].tolist() == [1, 1, 1, 0]
-    residency.release(path[3:])
-    with pytest.raises(AssertionError, match="as often"):
-        residency.release(path)
-    assert residency.leases[path].tolist() == [1, 1, 1, 0]
+    assert residency.hits[path].tolist() == [2, 2, 2, 1]
 
 
 def test_one_blocks_columns_are_those_of_all():
@@ -396,7 +388,7 @@ def test_columns_grow_with_what_is_in_them(monkeypatch, held):
     ids = residency.allocate(4)
     residency.state[Tier.HOST, ids[:2]], residency.place[Tier.HOST, ids[:2]] = State.WRITING, 7
     residency.cells.stamp[3] = 5
-    residency.lease(ids)
+    residency.leases[ids] += 1
     monkeypatch.setattr(pages, "_zeros", lambda num_bytes: made.append(num_bytes) or zeros(num_bytes))
     stamp = residency.stamp if held else None
     residency.allocate(10_000)

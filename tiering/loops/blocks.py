@@ -18,14 +18,10 @@ from tiering.loops.states import (
 # --- blocks: see tiering.residency -------------------------------------------------------------------------------------
 
 
-def add(counts: Any, change: int, path: Any) -> Any:
-    """Change the counts of a path's blocks; False, and no change, if one would fall below zero."""
+def count_found(hits: Any, path: Any) -> None:
+    """One more request has found a path's blocks."""
     for at in range(len(path)):
-        if counts[path[at]] + change < 0:
-            return False
-    for at in range(len(path)):
-        counts[path[at]] += change
-    return True
+        hits[path[at]] += 1
 
 
 def find_older(place: Any, stamp: Any, least: int, before: int, ids: Any, found: Any) -> Any:
@@ -94,13 +90,16 @@ def free_blocks(
     num_free: int,
     ids: Any,
 ) -> Any:
-    """Take ids back, blank, onto the stack of free ones; False, and no change, if one has ties."""
+    """Take ids back, blank, onto the stack of free ones; False, and no change, if one has ties, or is named twice."""
     for at in range(len(ids)):
         if not _is_idle(live, leases, num_children, state, readers, ids[at]):
+            for before in range(at):
+                live[ids[before]] = True
             return False
+        live[ids[at]] = False
     for at in range(len(ids)):
         block = ids[at]
-        live[block] = has_key[block] = False
+        has_key[block] = False
         parent[block] = node[block] = NO_BLOCK
         stamp[block] = owner[block] = hits[block] = 0
         free[num_free + at] = block

@@ -7,7 +7,8 @@ block again. See tiering.copies.
     seers     numbers of the views that are to look at these blocks again
     tally     see tiering.loops.states
 
-A loop that answers False has changed nothing: one of the blocks was not as it must be, or named twice.
+A loop that answers False has changed nothing: one of the blocks was not as it must be, or named once too often. What it had changed until
+then it has taken back, but for the places of what is nowhere, which say nothing.
 """
 
 from typing import Any
@@ -172,13 +173,15 @@ def copies_leave(
 def copies_read(
     columns: Any, views: Any, seers: Any, host_counts: Any, tier: int, change: int, ids: Any
 ) -> Any:
-    """More copies, or fewer, read places that are whole."""
+    """More copies, or fewer, read places that are whole: one more, or fewer, each time that a block is named."""
     state, readers = columns[0], columns[2]
     for at in range(len(ids)):
-        if state[tier, ids[at]] != PRESENT or readers[tier, ids[at]] + change < 0:
+        block = ids[at]
+        if state[tier, block] != PRESENT or readers[tier, block] + change < 0:
+            for before in range(at):
+                readers[tier, ids[before]] -= change
             return False
-    for at in range(len(ids)):
-        readers[tier, ids[at]] += change
+        readers[tier, block] += change
     if change < 0:
         _show(columns, views, seers, host_counts, ids)
     return True

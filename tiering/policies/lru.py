@@ -56,8 +56,8 @@ class LRU:
         self.now_s = 0.0
         """The time that touches have: whoever knows the time sets it."""
         place = np.zeros(2, dtype=np.int64)
-        # where the walk under way is
         self._place: tuple[memoryview[Any], NDArray[np.int64]] = place.data, place
+        """Where the walk under way is."""
         one: Ids = np.zeros(1, dtype=np.intp)
         self._one: tuple[memoryview[Any], Ids] = one.data, one
         self._num_waiting = 0  # entries of touches whose blocks are not known yet: the first ones
