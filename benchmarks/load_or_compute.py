@@ -51,7 +51,7 @@ class Machine:
 
 
 MODELS = (
-    # fitted by hand to benchmarks/results/ttft_zen4-2core_2026-11-29.json: 13.5 s for 4,160 tokens, 0.48 s for 64 behind 4,096
+    # fitted by hand to benchmarks/results/ttft_zen4-2core_2026-11-30.json: 13.5 s for 4,160 tokens, 0.48 s for 64 behind 4,096
     Machine(
         name="SmolLM2-135M, 2 cores",
         token_bytes=23_040,

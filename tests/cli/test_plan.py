@@ -147,7 +147,7 @@ def test_where_loading_begins_to_pay(plan):
 
 def test_rates_as_they_were_measured(plan, tmp_path):
     """The shipped measurement of the demo's model; and costs that were learned."""
-    measured = ROOT / "benchmarks" / "results" / "ttft_zen4-2core_2026-11-29.json"
+    measured = ROOT / "benchmarks" / "results" / "ttft_zen4-2core_2026-11-30.json"
     demo = {
         **LLAMA_70B,
         "hidden_size": 576,
@@ -369,7 +369,7 @@ def test_a_config_that_says_too_little_gets_a_sentence(plan, facts, words):
         (("--price-per-hour", "3"), "of which --trace?"),
         (("--price-per-hour", "nan"), "--price-per-hour must be a price"),
         (("--measured", "none.json"), "cannot read --measured"),
-        (("--measured", ROOT / "benchmarks/results/codec_zen4-2core_2026-11-29.json"), "is neither what"),
+        (("--measured", ROOT / "benchmarks/results/codec_zen4-2core_2026-11-30.json"), "is neither what"),
         (("--measured", ROOT / "README.md"), "is no JSON"),
         (("--simulated", "none.json"), "cannot read --simulated"),
         (("--write", "plan.yaml"), "must end in .toml or .json"),

@@ -15,7 +15,7 @@ from tiering.cli.simulate_page import chart
 from tiering.costs import Costs
 from tiering.kept_costs import BYTES_FACT, CostsFile
 
-TTFT = Path(__file__).parents[2] / "benchmarks" / "results" / "ttft_zen4-2core_2026-11-29.json"
+TTFT = Path(__file__).parents[2] / "benchmarks" / "results" / "ttft_zen4-2core_2026-11-30.json"
 LINES = [
     f'{{"timestamp": {at * 1000}, "hash_ids": [{", ".join(map(str, ids))}]}}'
     for at, ids in enumerate([(1, 2, 3), (4, 5, 6), (7, 8), (1, 2, 3), (4, 5, 9)])

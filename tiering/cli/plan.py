@@ -23,9 +23,9 @@ COST_TOKENS: Final = 4000
 """A prompt's worth: a long document, a chat of an hour."""
 LENGTHS: Final = (256, 1024, 4000, 16_384, 65_536, 131_072)
 RATIOS: Final[Mapping[str, float]] = {"bfloat16": 1.507, "float16": 1.181, "float32": 1.0}
-"""How much smaller records are than KV: benchmarks/results/codec_zen4-2core_2026-11-29.md, of the demo's model. float32 was not
+"""How much smaller records are than KV: benchmarks/results/codec_zen4-2core_2026-11-30.md, of the demo's model. float32 was not
 measured with a gate, and is taken for nothing."""
-_RATIO_SOURCE: Final = "measured: benchmarks/results/codec_zen4-2core_2026-11-29.md, of the demo's model"
+_RATIO_SOURCE: Final = "measured: benchmarks/results/codec_zen4-2core_2026-11-30.md, of the demo's model"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -168,12 +168,14 @@ def rewind(
 
 def touch(stamp: Any, leases: Any, change: int, first: int, path: Any, now: int) -> Any:
     """The blocks of a path were used, and so many more requests hold those from the `first` on. False, and no change, if fewer than none would."""
-    for at in range(first, len(path)):
-        if leases[path[at]] + change < 0:
-            return False
-    for at in range(len(path)):
+    if change < 0:
+        for at in range(first, len(path)):
+            if leases[path[at]] + change < 0:
+                return False
+    for at in range(len(path)):  # apart: most paths are long, and a loop that only writes is fastest
         stamp[path[at]] = now
-        if at >= first:
+    if change != 0:
+        for at in range(first, len(path)):
             leases[path[at]] += change
     return True
 
