@@ -164,8 +164,9 @@ def test_rates_as_they_were_measured(plan, tmp_path):
     rows = {row["tier"]: row for row in of_all if row["prefix_tokens"] == 4096}
     # of 4,160 tokens, and of the 4,096 of them that were cached
     assert by_tokens[4000]["compute"] == pytest.approx(rows["cold"]["ttft_s"] * 4000 / 4160, rel=0.1)
+    # a line through three lengths, of which each was measured a few times
     assert by_tokens[4000]["disk"] == pytest.approx(
-        rows["disk_dropped"]["timings_s"]["load_s"] * 4000 / 4096, rel=0.1
+        rows["disk_dropped"]["timings_s"]["load_s"] * 4000 / 4096, rel=0.25
     )
     costs = Costs()
     costs.prefilled(0, 1000, 2.0)
