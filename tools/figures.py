@@ -221,7 +221,8 @@ def speed() -> Region:
             for name, gate in gates.items()
             if not gate["holds"]
         ]
-    lost = f"Of {num_gates} aims {len(missed)} are not reached: {'; '.join(missed)}."
+    are = "is" if len(missed) == 1 else "are"
+    lost = f"Of {num_gates} aims {len(missed)} {are} not reached: {'; '.join(missed)}."
     return Region(
         f"{table(rows, list(rows[0]))}\n\n{lost if missed else f'All {num_gates} aims are reached.'}"
     )

@@ -163,7 +163,7 @@ def test_of_what_was_promised_all_that_does_not_hold_is_named(monkeypatch):
     monkeypatch.setattr(figures, "SPEED", {"a": {"shown": "what it is"}})
     lines = figures.speed().text.splitlines()
     assert lines[2] == "| what it is | [0.5 s](benchmarks/results/a_b_c.md) |"
-    assert lines[-1] == "Of 3 aims 1 are not reached: missed 0.5 s ([a](benchmarks/results/a_b_c.md), aim 1)."
+    assert lines[-1] == "Of 3 aims 1 is not reached: missed 0.5 s ([a](benchmarks/results/a_b_c.md), aim 1)."
     gates.remove(gates[2])
     assert figures.speed().text.endswith("All 2 aims are reached.")
     monkeypatch.setattr(figures, "SPEED", {"a": {"gone": "what it was"}})
