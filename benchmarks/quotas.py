@@ -174,21 +174,21 @@ def cost(
 ) -> _Row:
     """Processor time of a trace of these tenants', with quotas by without; medians of rounds in which both run in turns."""
     took_s: dict[str, list[float]] = {"without": [], "with": []}
-    found: dict[str, int] = {}
+    found: dict[str, Counter[Claim]] = {}
     for _ in range(arguments.repeats + 1):
         for name, quotas in (("without", None), ("with", Quotas())):
             simulation = Shared(sizes_of(arguments, quotas))
             start_s = time.process_time()
             simulation.run(tenants(simulation, requests))
             took_s[name].append(time.process_time() - start_s)
-            found[name] = simulation.found.total()
+            found[name] = simulation.found
     ratios = [b / a for a, b in zip(took_s["without"][1:], took_s["with"][1:], strict=True)]
     return {
-        "tenants": len(simulation.found),
+        "tenants": len(found["with"]),
         "ratio": round(float(np.median(ratios)), 3),
         "lowest": round(min(ratios), 3),
         "highest": round(max(ratios), 3),
-        "differing_hits": abs(found["with"] - found["without"]),
+        "differing_hits": abs(found["with"].total() - found["without"].total()),
     }
 
 
