@@ -334,10 +334,7 @@ class Holdings(Copies):
         `ids` in any order. Answers the holes: blocks that are nowhere but still have children or a lease.
         """
         cells, holes = self.residency.cells, []
-        nowhere = self._nowhere(ids)
-        if not len(nowhere):
-            return []
-        for block in nowhere.tolist():
+        for block in self._nowhere(ids).tolist():
             while block >= 0 and cells.live[block] and self.is_nowhere(block):
                 if cells.num_children[block] or cells.leases[block] or self.holds.is_held(block):
                     holes.append(block)

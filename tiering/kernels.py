@@ -92,7 +92,7 @@ def _order(name: str, *arguments: str | tuple[str, ...]) -> Function:
     return Function("tiering.loops.order", name, sources, arguments, keeps_gil=True)
 
 
-def _blocks(name: str, *arguments: str) -> Function:
+def _blocks(name: str, *arguments: str | tuple[str, ...]) -> Function:
     sources = ("tiering.loops.blocks", "tiering.loops.states")
     return Function("tiering.loops.blocks", name, sources, arguments, keeps_gil=True)
 
@@ -179,29 +179,13 @@ _FUNCTIONS: Final = (
         *(_NEW_INTS, _NEW_INTS, _NEW_LONGS, _NEW_INTS, _NEW_INTS, _NEW_FLAGS, _NEW_INTS, "int64", _IDS),
     ),
     _blocks("follow", _NEW_INTS, _NEW_INTS, "int64", _IDS),
-    _blocks(
-        "sort_leaving",
-        *(
-            _INTS,
-            _STATE,
-            _READERS,
-            _HELD,
-            _NEW_INTS,
-            _INTS,
-            "int64",
-            _IDS,
-            _FOUND,
-            _FOUND,
-            _FOUND,
-            _NEW_LONGS,
-        ),
-    ),
+    _blocks("sort_leaving", _TIES, _NEW_INTS, _INTS, "int64", _IDS, _FOUND, _FOUND, _FOUND, _NEW_LONGS),
     _blocks("sort_by_way_down", _STATE, _HELD, _IDS, _FOUND, _NEW_LONGS),
     _fingerprints("chain", _TOKENS, "int64", "uint64 1 written"),
     _fingerprints("name_blocks", _INTS, "int64", _INTS, _KEYS, "uint64 1 written", _IDS),
     _blocks("num_last_in", _STATE, "int64", _IDS),
     _blocks("find_unused", _LONGS, _IDS, _INTS, _IDS, _FOUND),
-    _blocks("sort_by_ties", _INTS, _STATE, _READERS, _HELD, _NEW_INTS, _INTS, _IDS, _FOUND, _FOUND),
+    _blocks("sort_by_ties", _TIES, _NEW_INTS, _INTS, _IDS, _FOUND, _FOUND),
     _blocks("put_keys", "uint8 2 written", _NEW_FLAGS, _IDS, "uint8 2"),
     _blocks("take_keys", "uint8 2", _FLAGS, _IDS, "uint8 2 written"),
     _blocks("find_nowhere", _FLAGS, _STATE, _IDS, _FOUND),

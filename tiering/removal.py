@@ -73,10 +73,7 @@ class Removal:
         residency, num = self._holdings.residency, len(ids)
         leaving, staying, room = np.empty(num, np.intp), np.empty(num, np.intp), np.empty(num, np.intp)
         self._kernels.sort_leaving(
-            residency.leases,
-            residency.state,
-            residency.readers,
-            residency.held,
+            residency.ties,
             residency.num_children,
             residency.parent,
             tier,
@@ -94,10 +91,7 @@ class Removal:
         residency = self._holdings.residency
         going, staying = np.empty(len(ids), dtype=np.intp), np.empty(len(ids), dtype=np.intp)
         num_going = self._kernels.sort_by_ties(
-            residency.leases,
-            residency.state,
-            residency.readers,
-            residency.held,
+            residency.ties,
             residency.num_children,
             residency.parent,
             ids,

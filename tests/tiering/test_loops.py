@@ -179,8 +179,10 @@ def test_sort_leaving(rng, columns):
     others = [any(columns.state[other, block] for other in {0, 1, 2} - {tier}) for block in there]
     last = np.array([block for block, other in zip(there, others, strict=True) if not other], dtype=np.intp)
     eviction = columns.index()._eviction
+    residency = eviction._holdings.residency
     for name, column in vars(columns).items():
-        setattr(eviction._holdings.residency, name, column)
+        setattr(residency, name, column)
+    residency.ties = columns.state, columns.readers, columns.leases, columns.computing, columns.held
     going, staying = eviction._by_ties(last)
     leaving, num_elsewhere, stay = eviction._sorted(tier, ids)
     assert leaving[:num_elsewhere].tolist() == [
@@ -210,10 +212,7 @@ def test_sort_by_ties(rng, columns):
             left[parent] -= 1
     go, stay = room(), room()
     num = kernels().sort_by_ties(
-        columns.leases,
-        columns.state,
-        columns.readers,
-        columns.held,
+        (columns.state, columns.readers, columns.leases, columns.computing, columns.held),
         columns.num_children,
         columns.parent,
         ids,

@@ -130,21 +130,12 @@ def follow(parent: Any, num_children: Any, above: int, ids: Any) -> None:
 
 
 @njit(**INSIDE)
-def sort_by_ties(
-    leases: Any,
-    state: Any,
-    readers: Any,
-    held: Any,
-    num_children: Any,
-    parent: Any,
-    ids: Any,
-    going: Any,
-    staying: Any,
-) -> Any:
+def sort_by_ties(ties: Any, num_children: Any, parent: Any, ids: Any, going: Any, staying: Any) -> Any:
     """Of blocks, children before parents, those that nobody uses and nothing follows but what goes before them, and the others.
 
     How many go. Children that go are counted down, and are put back before this returns.
     """
+    state, readers, leases, _, held = ties
     num_going = num_staying = 0
     for at in range(len(ids)):
         block = ids[at]
@@ -167,10 +158,7 @@ def sort_by_ties(
 
 
 def sort_leaving(
-    leases: Any,
-    state: Any,
-    readers: Any,
-    held: Any,
+    ties: Any,
     num_children: Any,
     parent: Any,
     tier: int,
@@ -183,6 +171,7 @@ def sort_leaving(
     """Of blocks that a tier has whole, children before parents: those that another has or expects, and behind them the others as far as
     they go by `sort_by_ties`; and what stays of these. `counts`: how many another has, how many of the others go, and how many stay.
     """
+    state = ties[0]
     num_elsewhere = num_last = 0
     for at in range(len(ids)):
         block = ids[at]
@@ -198,17 +187,7 @@ def sort_leaving(
         else:
             leaving[num_elsewhere] = block
             num_elsewhere += 1
-    num_going = sort_by_ties(
-        leases,
-        state,
-        readers,
-        held,
-        num_children,
-        parent,
-        room[:num_last],
-        leaving[num_elsewhere:],
-        staying,
-    )
+    num_going = sort_by_ties(ties, num_children, parent, room[:num_last], leaving[num_elsewhere:], staying)
     counts[0], counts[1], counts[2] = num_elsewhere, num_going, num_last - num_going
 
 
