@@ -12,6 +12,8 @@ _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
 _WEIGHTS = ("*.safetensors", "*.bin")
 _LFS = b"version https://git-lfs"
+_CONNECT_S = 3.0
+"""For each of the hub's addresses."""
 
 # By the names of huggingface_hub's errors, which transformers wraps in an OSError of many lines.
 _HUB_ERRORS: Mapping[str, str] = {
@@ -21,7 +23,12 @@ _HUB_ERRORS: Mapping[str, str] = {
     "LocalEntryNotFoundError": "the hub cannot be reached and no copy is in its cache; where there is a network run "
     "`hf download {name} --local-dir DIR`, and give DIR",
 }
-_HUB_ERRORS = {**_HUB_ERRORS, "OfflineModeIsEnabled": _HUB_ERRORS["LocalEntryNotFoundError"]}
+# httpx's, which goes by another name from release to release
+_NO_WAY_THERE = ("ConnectError", "ConnectTimeout")
+_HUB_ERRORS = {
+    **_HUB_ERRORS,
+    **dict.fromkeys(("OfflineModeIsEnabled", *_NO_WAY_THERE), _HUB_ERRORS["LocalEntryNotFoundError"]),
+}
 
 
 class NotLoaded(ValueError):
@@ -34,8 +41,10 @@ class NotLoaded(ValueError):
 def local_place(name: str | Path) -> Path | None:
     """The file or directory that `name` means; None for what can only be a name on the hub.
 
-    Raises NotLoaded for a path at which there is nothing.
+    Raises NotLoaded for a path at which there is nothing, and for what is neither a name nor a path.
     """
+    if not isinstance(name, str | Path):
+        raise NotLoaded(name, 'give "demo", a directory, a GGUF file, a name on the hub, or a Model')
     path = Path(name).expanduser()
     if path.exists():
         return path
@@ -123,6 +132,22 @@ def check_directory(place: Path) -> None:
             place,
             f"{len(absent)} files of its weights are absent, such as {absent[0]}; download it again",
         )
+
+
+def check_way_to_hub(name: str) -> None:
+    """Raise NotLoaded, within seconds, if the hub is needed for a model and nobody answers there.
+
+    transformers would ask for half a minute. Whoever answers slowly is left to it, and so is what the answer says.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+
+    if isinstance(try_to_load_from_cache(name, _CONFIG), str):
+        return
+    try:
+        get_hf_file_metadata(hf_hub_url(name, _CONFIG), timeout=_CONNECT_S)
+    except Exception as error:
+        if type(error).__name__ in _NO_WAY_THERE:
+            raise why_not_loaded(name, error) from error
 
 
 def why_not_loaded(name: object, error: Exception) -> NotLoaded:

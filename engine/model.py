@@ -15,7 +15,7 @@ from kvstore.collector import paused
 from . import attention
 from .activation import align_activations
 from .batch import Batch, build_batch
-from .checkpoint import NotLoaded, checked_place, gguf_at, why_not_loaded
+from .checkpoint import NotLoaded, check_way_to_hub, checked_place, gguf_at, why_not_loaded
 from .chunk import Chunk
 from .convert import Tell, converted
 from .decoder import Decoder
@@ -253,6 +253,8 @@ def _load_weights(place: str | Path, *, device: str, dtype: str, shape_known: Ca
     from transformers import PreTrainedConfig
 
     try:
+        if isinstance(place, str):
+            check_way_to_hub(place)
         stated, _ = PreTrainedConfig.get_config_dict(place)
         # before transformers complains in words of its own, before weights are downloaded, and before seconds of imports
         shape_known(shape_of(stated))
@@ -265,7 +267,7 @@ def _load_weights(place: str | Path, *, device: str, dtype: str, shape_known: Ca
             hf, info = auto.from_pretrained(
                 place, config=config, dtype=torch_dtype(dtype), output_loading_info=True
             )
-    except (NotServed, OutOfMemory):
+    except (NotServed, NotLoaded, OutOfMemory):
         raise
     except (OSError, ValueError) as error:
         raise why_not_loaded(place, error) from error

@@ -2,10 +2,17 @@
 
 import json
 import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import transformers
+from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from engine.checkpoint import NotLoaded, config_at, local_place
@@ -41,6 +48,38 @@ def unreadable(*_: object, **__: object):
 def no_weights(monkeypatch) -> None:
     """Reading any fails the test."""
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", unreadable)
+
+
+class NoModels(BaseHTTPRequestHandler):
+    """Has heard of none."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(404)
+        self.send_header("X-Error-Code", "RepoNotFound")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing of it."""
+
+
+def hub_at(monkeypatch, port: int) -> None:
+    url = f"http://127.0.0.1:{port}"
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+
+
+@pytest.fixture
+def hub(monkeypatch) -> Iterator[None]:
+    """One that answers."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoModels) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        hub_at(monkeypatch, server.server_port)
+        yield
+        server.shutdown()
+        thread.join()
 
 
 @pytest.mark.usefixtures("no_weights")
@@ -108,6 +147,37 @@ def test_weights_that_the_files_lack_are_not_made_up(folder):
     assert "its files lack 9 weights, such as model.layers.3.input_layernorm.weight" in complaint(folder)
 
 
+@pytest.mark.parametrize("name", [3, None, b"demo", ["demo"]])
+def test_what_is_neither_a_name_nor_a_path(name):
+    assert complaint(name) == (
+        f'cannot load the model {str(name)!r}: give "demo", a directory, a GGUF file, a name on the hub, or a Model'
+    )
+
+
+def test_a_hub_that_nobody_can_reach_is_not_waited_for(monkeypatch):
+    """transformers sleeps between one try and the next."""
+
+    def sleep(_: float) -> None:
+        raise AssertionError("it waits")
+
+    with closing(socket.socket()) as unheard:  # bound, and not listening
+        unheard.bind(("127.0.0.1", 0))
+        hub_at(monkeypatch, unheard.getsockname()[1])
+        monkeypatch.setattr(time, "sleep", sleep)
+        said = complaint("org/model")
+    assert said.startswith(
+        "cannot load the model 'org/model': the hub cannot be reached and no copy is in its cache"
+    )
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_model_that_the_hub_does_not_have():
+    assert "neither a directory of this name nor a model on the hub that you may see" in complaint(
+        "org/model"
+    )
+
+
+@pytest.mark.usefixtures("hub")
 @pytest.mark.parametrize(
     ("error", "words"),
     [
@@ -127,6 +197,7 @@ def test_what_the_hub_says_no_to(monkeypatch, error, words):
     assert words in complaint("org/model")
 
 
+@pytest.mark.usefixtures("hub")
 def test_what_transformers_says_otherwise_is_kept_to_its_first_line(monkeypatch):
     def refuse(*_: object, **__: object):
         raise OSError("Something is odd.\nRead a lot.")
@@ -135,7 +206,7 @@ def test_what_transformers_says_otherwise_is_kept_to_its_first_line(monkeypatch)
     assert complaint("org/model").endswith("or a name on the hub (Something is odd.)")
 
 
-@pytest.mark.usefixtures("no_weights")
+@pytest.mark.usefixtures("no_weights", "hub")
 def test_a_refused_model_on_the_hub_is_not_downloaded(monkeypatch):
     config = REFUSED["GptOssForCausalLM"].config()
     monkeypatch.setattr(transformers.PreTrainedConfig, "get_config_dict", lambda *_, **__: (config, {}))
