@@ -214,7 +214,7 @@ class Shares:
         excess = np.empty(len(entitled), dtype=np.int64)
         if not self._kernels.find_dirty(self._dirty, entitled, clean_share, excess):
             return []
-        return [(number, excess.item(number)) for number in (np.flatnonzero(excess[1:] > 0) + 1).tolist()]
+        return [(number, excess.item(number)) for number in np.flatnonzero(excess > 0).tolist()]
 
     def shared(self, tier: Tier) -> bool:
         """Whether there are quotas, and more than one has something in the tier."""

@@ -95,6 +95,18 @@ def test_room_on_disk_is_asked_for_by_whose_blocks_are_written(quotas, monkeypat
     assert askers and set(askers) == {A}
 
 
+@pytest.mark.parametrize("owner", [A, NO_OWNER])
+def test_a_share_of_each_part_of_host_memory_is_kept_clean(owner):
+    """Of what is no tenant's as well."""
+    tenants = Tenants(4, 16, 64, quotas=Quotas(), clean_share=0.5)
+    flood(tenants, B, 2, start=1000)
+    flood(tenants, owner, 8, start=100, check=False)
+    holdings = tenants.index._holdings
+    dirty = (holdings.residency.state[Tier.HOST] > 0) & (holdings.residency.state[Tier.DISK] == 0)
+    assert tenants.used(owner)[1] >= 8
+    assert np.count_nonzero(dirty & (holdings.residency.owner == holdings.owners.number(owner))) <= 4
+
+
 def test_who_comes_later_gets_its_part_from_who_is_above():
     tenants = Tenants(12, 12, 12, quotas=Quotas())
     flood(tenants, A, 12, start=100)

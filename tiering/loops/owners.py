@@ -109,10 +109,10 @@ def split(used: Any, entitled: Any, amount: int, least: float, exact: Any, given
 
 def find_dirty(dirty: Any, entitled: Any, clean_share: float, excess: Any) -> Any:
     """How many more blocks of each owner the disk has not than its part has room for, a share of it kept clean. Of how many owners there
-    are such. Nobody's blocks are not looked at.
+    are such.
     """
     num_too_dirty = 0
-    for number in range(1, len(dirty)):
+    for number in range(len(dirty)):
         part = int(entitled[number])
         clean = max(1, int(clean_share * part))
         excess[number] = dirty[number] - max(0, part - clean)
