@@ -67,15 +67,17 @@ class Eviction(Removal):
         shares = self._holdings.shares
         if several := self._holdings.owners.several:
             shares.asks(DEVICE, self._holdings.owners.number(owner), num_slots)
-        done = short == 1 and self._evict_leaf()
-        if not done:
-            victims = self._holdings.device_victims.peek(short)
-            done = len(victims) == short
-            if done:
-                self.evict_device(victims)
-                done = not self._holdings.holds.are_any or self._free_device_beside_held(num_slots)
-        if several:
-            shares.asked(DEVICE)
+        try:
+            done = short == 1 and self._evict_leaf()
+            if not done:
+                victims = self._holdings.device_victims.peek(short)
+                done = len(victims) == short
+                if done:
+                    self.evict_device(victims)
+                    done = not self._holdings.holds.are_any or self._free_device_beside_held(num_slots)
+        finally:  # a policy may break its contract
+            if several:
+                shares.asked(DEVICE)
         return done
 
     def _free_device_beside_held(self, num_slots: int) -> bool:
@@ -174,9 +176,11 @@ class Eviction(Removal):
         residency = self._holdings.residency
         if fair := self._holdings.shares.on:
             self._holdings.shares.ask_for(HOST, victims)
-        slots = take_slots(len(victims))
-        if fair:
-            self._holdings.shares.asked(HOST)
+        try:
+            slots = take_slots(len(victims))
+        finally:
+            if fair:
+                self._holdings.shares.asked(HOST)
         if len(self._holdings.radix) != num_indexed:
             # making room may have dropped a victim, as the descendant of a block that went for good
             victims = victims[residency.state[DEVICE][victims] == PRESENT]

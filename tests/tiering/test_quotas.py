@@ -14,6 +14,7 @@ from tests.tiering.small_tiers import lookup, model, on_disk, prompt
 from tests.tiering.tenants import A, B, C, Tenants, flood
 from tests.tiering.test_explain import now, told
 from tiering.policies import POLICIES
+from tiering.policies.policy import PolicyError
 from tiering.quotas import Quota, Quotas, split
 from tiering.residency import Tier
 
@@ -123,6 +124,19 @@ def test_a_plug_in_chooses_among_the_blocks_of_who_is_to_give(policy):
     flood(fair, A, 12, start=100)
     assert sum(fair.there(B_PROMPT).values()) == 4
     assert fair.used(A)[0] <= 16
+
+
+@pytest.mark.parametrize("tier", [Tier.DEVICE, Tier.HOST])
+def test_a_policy_that_breaks_its_contract_leaves_no_room_asked_for(tier, monkeypatch):
+    tenants = Tenants(8, 8, quotas=Quotas(), policy="s3fifo")
+    tenants.serve(B, B_PROMPT)
+    flood(tenants, A, 8, start=100)
+    holdings = tenants.index._holdings
+    order = (holdings.device_victims, holdings.host_victims)[tier].plain
+    monkeypatch.setattr(order._policy, "evict", lambda *_: 1)  # of which it has not heard
+    with pytest.raises(PolicyError):
+        flood(tenants, A, 8, start=200, check=False)
+    assert all(coming is None for coming in holdings.shares._coming)
 
 
 def test_quotas_are_sizes_shares_or_by_weight():
