@@ -163,21 +163,35 @@ class Nodes:
     # `node`: the column that names the node of each block.
 
     def new(self, up: int, first: int, last: int, node: Links) -> int:
-        """A node of blocks that were laid, below one that has no child which begins likewise. Its number."""
-        number = self._free.pop() if self._free else self._fresh()
-        if 2 * len(self) > len(self._slots):
-            assert not len(self._older), "a table is full before it has what the older one had"
-            self._older, self._num_moved = self._slots, 0
-            self._slots = np.zeros((2 * len(self._slots), 2), dtype=np.uint64)
-            self._tie()
+        """A node of blocks that were laid, below one that has no child which begins likewise. Its number. Or MemoryError, and no change."""
+        self._make_room()
         if len(self._older):
             self._move_places()
+        if self._free:
+            number = self._free.pop()
+        else:
+            number, self.num_numbers = self.num_numbers, self.num_numbers + 1
         cells = self.cells
         cells[number, UP], cells[number, FIRST], cells[number, LAST] = up, first, last
         cells[number, COUNT] = self._kernels.name_run(node, self.after, first, number)
         cells[number, NEWEST] = ROOT
         self._link(number)
         return number
+
+    def _make_room(self) -> None:
+        """For one node more."""
+        if 2 * (self.num_numbers - len(self._free)) > len(self._slots):
+            assert not len(self._older), "a table is full before it has what the older one had"
+            larger = np.zeros((2 * len(self._slots), 2), dtype=np.uint64)
+            self._older, self._num_moved, self._slots = self._slots, 0, larger
+            self._tie()
+        if not self._free and self.num_numbers == len(self._records):
+            del self._records, self.cells, self._linked
+            try:
+                self._pages_of_records.grow(2 * self.num_numbers * _RECORD_BYTES)
+            finally:
+                self._lay_out_records()
+                self._tie()
 
     def _move_places(self) -> None:
         end = min(self._num_moved + _MOVED_PLACES, len(self._older))
@@ -186,18 +200,6 @@ class Nodes:
         if end == len(self._older):
             self._older, self._num_moved = _NO_TABLE, 0
             self._tie()
-
-    def _fresh(self) -> int:
-        number = self.num_numbers
-        if number == len(self._records):
-            del self._records, self.cells, self._linked
-            try:
-                self._pages_of_records.grow(2 * number * _RECORD_BYTES)
-            finally:
-                self._lay_out_records()
-                self._tie()
-        self.num_numbers = number + 1
-        return number
 
     def _lay_out_records(self) -> None:
         self._records: NDArray[np.int32] = self._pages_of_records.array(np.int32).reshape(-1, 8)
@@ -227,7 +229,8 @@ class Nodes:
         self._free.append(number)  # the number given back last is given out next
 
     def split(self, lower: int, block: int, node: Links) -> int:
-        """Move the blocks of a node up to this one, not its last, into a new one above it; return that."""
+        """Move the blocks of a node up to this one, not its last, into a new one above it; return that. Or MemoryError, and no change."""
+        self._make_room()
         up, first, below = self.cells[lower, UP], self.cells[lower, FIRST], self.after.item(block)
         self._unlink(lower)
         self.after[block] = NO_BLOCK

@@ -77,7 +77,7 @@ class Plants:
     def _plant_one(self, up: int, ids: Ids, *, only: bool) -> int | None:
         """A run below the last block of a node: in it, if that is a leaf, will stay a run, and has room.
 
-        None, and no change, if what follows that block begins likewise.
+        None, and no change, if what follows that block begins likewise, or there is no memory: `extend` will say so.
         """
         nodes, first = self._nodes, ids.item(0)
         is_leaf = up != ROOT and nodes.cells[up, NEWEST] == ROOT
@@ -87,7 +87,10 @@ class Plants:
             return up
         if not is_leaf and nodes.like(first, nodes.cells[up, LAST]) != NO_BLOCK:
             return None
-        number = nodes.new(up, first, ids.item(-1), self._residency.node)
+        try:
+            number = nodes.new(up, first, ids.item(-1), self._residency.node)
+        except MemoryError:
+            return None
         self._watch.note(number)
         return number
 

@@ -276,31 +276,48 @@ class RadixIndex:
         return path
 
     def _append(self, last: int, prompt: Tokens) -> Ids:
-        """Allocate blocks for a prompt, which differ from all that follows `last`, below that."""
-        residency, nodes, most = self._residency, self._nodes, self._max_node_blocks
+        """Allocate blocks for a prompt, which differ from all that follows `last`, below that; or MemoryError, and none of them is there."""
+        residency = self._residency
         node = self._node_of(last)
         if self._next(last) >= 0:
             node = self._split(node, last)
-        num_blocks = len(prompt) // self._block_tokens
-        ids = nodes.allocate(residency, num_blocks)
+        ids = self._nodes.allocate(residency, len(prompt) // self._block_tokens)
+        try:
+            self._add_nodes(node, ids, prompt)
+        except MemoryError:
+            residency.free(ids)
+            raise
         self._kernels.follow(residency.parent, residency.num_children, last, ids)
         if last != NO_BLOCK:
             residency.cells.num_children[last] += 1
-        self._num_blocks += num_blocks
-        start, count = 0, nodes.cells[node, COUNT]
-        if node != ROOT and nodes.cells[node, NEWEST] == ROOT and count < most:  # a leaf grows in place
-            start = min(most - count, num_blocks)
-            nodes.lay(ids[:start], prompt[: start * self._block_tokens])
-            nodes.lengthen(node, ids[:start], residency.node)
-            self.watch.note(node)
-        while start < num_blocks:
-            piece = ids[start : start + most]
-            nodes.lay(piece, prompt[start * self._block_tokens :])
-            node = nodes.new(node, piece.item(0), piece.item(-1), residency.node)
-            self.watch.note(node)
-            start += most
-        nodes.name(ids, residency.parent, self._seed, residency.fingerprint)
+        self._num_blocks += len(ids)
+        self._nodes.name(ids, residency.parent, self._seed, residency.fingerprint)
         return ids
+
+    def _add_nodes(self, node: int, ids: Ids, prompt: Tokens) -> None:
+        """New blocks follow the last one of a node: in it, if that is a leaf that has room, and in nodes below; or MemoryError, and no change."""
+        nodes, most = self._nodes, self._max_node_blocks
+        above, last, start = node, NO_BLOCK, 0
+        if node != ROOT and nodes.cells[node, NEWEST] == ROOT and nodes.cells[node, COUNT] < most:
+            start = min(most - nodes.cells[node, COUNT], len(ids))
+            last = nodes.cells[node, LAST]
+            nodes.lay(ids[:start], prompt[: start * self._block_tokens])
+            nodes.lengthen(node, ids[:start], self._residency.node)
+            self.watch.note(node)
+        try:
+            for at in range(start, len(ids), most):
+                piece = ids[at : at + most]
+                nodes.lay(piece, prompt[at * self._block_tokens :])
+                node = nodes.new(node, piece.item(0), piece.item(-1), self._residency.node)
+                self.watch.note(node)
+        except MemoryError:
+            while node != above:
+                up = nodes.cells[node, UP]
+                nodes.take_out(node)
+                node = up
+            if start:
+                nodes.shorten(above, start, last)
+            raise
 
     def _split(self, lower: int, block: int) -> int:
         """Move the blocks of a node up to this one, not its last, into a new one above it; return that."""

@@ -472,6 +472,54 @@ def test_where_there_is_no_memory_for_tokens_no_id_is_lost(monkeypatch, num_colu
     residency.check()
 
 
+@pytest.mark.parametrize("num_times", range(5))
+@pytest.mark.parametrize("how", ["insert", "split", "plant"])
+def test_where_there_is_no_memory_for_nodes_no_block_is_added(monkeypatch, num_times, how):
+    """Wherever it runs out: the table of children and the records both grow several times here. What was planted before stays."""
+    residency = Residency(128)
+    index = RadixIndex(1, residency, max_node_blocks=2)
+    index.insert(np.arange(3, dtype=np.int32))
+    for token in range(
+        50, 56
+    ):  # as many nodes as the table has room for, so that a split is the first to need more
+        index.insert(np.array([token], dtype=np.int32))
+    prompt = np.arange(100, 180, dtype=np.int32)
+    if how == "split":
+        prompt[0] = 0  # the first node goes on otherwise
+    grow, zeros, left = pages.GrowingPages.grow, np.zeros, [num_times]
+
+    def count() -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise MemoryError
+
+    def enter():
+        if how != "plant":
+            return index.insert(prompt)
+        none = [NO_BLOCK] * len(prompt)
+        ids, num_runs = index.plant(
+            NewRuns(prompt.tobytes(), [1] * len(none), none, none, [False] * len(none))
+        )
+        rest = [index.extend(NO_BLOCK, token.tobytes()) for token in prompt[num_runs:]]
+        return np.concatenate([ids, *rest])
+
+    with monkeypatch.context() as short:
+        short.setattr(pages.GrowingPages, "grow", lambda *given: count() or grow(*given))
+        short.setattr(np, "zeros", lambda *given, **named: count() or zeros(*given, **named))
+        with pytest.raises(MemoryError):
+            enter()
+    index.check()
+    residency.check()
+    assert len(residency) == len(index)
+    if how != "plant":
+        assert len(index) == 9
+    assert index.match(np.arange(3, dtype=np.int32)).tolist() == [0, 1, 2]
+    enter()
+    assert len(residency) == len(index) == 9 + len(prompt) - (how == "split")
+    index.check()
+    residency.check()
+
+
 def test_what_is_compiled_reads_no_tokens_that_are_not_there():
     """Runs with fewer tokens than they have blocks; blocks that have left the index, were never there, or are no block."""
     index = RadixIndex(4, Residency(4))
