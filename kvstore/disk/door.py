@@ -1,10 +1,10 @@
 """Lets calls in while a store is open, and lets its closing wait for them."""
 
+import math
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
+from kvstore.disk.presence import Presence
 from kvstore.errors import StoreClosed
 
 
@@ -19,37 +19,32 @@ class Door:
     def __init__(self, name: str) -> None:
         self._name = name
         self._process = os.getpid()
-        self._inside = 0
+        self._inside = Presence()
         self._open = True
-        self._changed = threading.Condition()
+        self._closing = threading.Lock()  # two would take themselves for the first
 
-    @contextmanager
-    def enter(self) -> Iterator[None]:
-        """Stay inside for the body of the `with`. Raises StoreClosed when closed, and in the child of a fork."""
-        if not self._is_here:  # first: a thread that the child does not have may have held the lock
+    def enter(self) -> threading.Lock:
+        """`with door.enter():` stays inside for the body. Raises StoreClosed when closed, and in the child of a fork."""
+        if not self._is_here:
             raise StoreClosed(
                 f"{self._name} was opened by process {self._process}: a forked one opens its own"
             )
-        with self._changed:
-            if not self._open:
-                raise StoreClosed(f"{self._name} is closed")
-            self._inside += 1
+        mark = self._inside.come()
         try:
-            yield
+            if not self._open:  # who closes says so first, and then looks who is inside
+                raise StoreClosed(f"{self._name} is closed")
+            return mark
         finally:
-            with self._changed:
-                self._inside -= 1
-                self._changed.notify_all()
+            del mark  # see Presence
 
     def close(self) -> bool:
         """Let nobody else in and wait until all have left. Answers whether this call closed the door, which the child of a fork cannot."""
         if not self._is_here:
             return False
-        with self._changed:
-            first = self._open
-            self._open = False
-            self._changed.wait_for(lambda: self._inside == 0)
-            return first
+        with self._closing:
+            first, self._open = self._open, False
+        self._inside.wait_until_over(math.inf)
+        return first
 
     @property
     def _is_here(self) -> bool:

@@ -3,9 +3,16 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
+
+from kvstore.disk.presence import Presence
 
 T = TypeVar("T")
+
+
+class _Lent(NamedTuple, Generic[T]):
+    one: T
+    borrowers: Presence
 
 
 class Lender(Generic[T]):
@@ -16,64 +23,63 @@ class Lender(Generic[T]):
     """
 
     def __init__(self, first: T, close: Callable[[T], None]) -> None:
-        self.current = first
         self._close = close
-        self._lent = {id(first): 0}
-        self._closed_off = False
-        """Whether somebody has, or waits to have, the current one alone."""
-        # a borrower must not get one that another thread is closing
-        self._changed = threading.Condition(threading.Lock())
+        self._lent = _Lent(first, Presence())
+        self._replaced: list[_Lent[T]] = []
+        """What somebody has still, or had a moment ago."""
+        self._sorting_out = threading.Lock()  # one after the other: two would close the same one
+        self._alone = threading.Lock()
+        """Held by who has, or waits to have, the current one alone."""
+
+    @property
+    def current(self) -> T:
+        """The one that is lent now."""
+        return self._lent.one
 
     @contextmanager
     def lend(self) -> Iterator[T]:
         """The current one, which is not closed before the body of the `with` ends. Who has one must not ask for another."""
-        with self._changed:
-            while self._closed_off:
-                self._changed.wait()
-            one = self.current
-            self._lent[id(one)] += 1
         try:
-            yield one
+            while True:
+                lent = self._lent
+                with lent.borrowers.come():
+                    # who replaces it, or wants it alone, says so first, and then looks who has it
+                    if lent is self._lent and not self._alone.locked():
+                        yield lent.one
+                        return
+                with self._alone:
+                    pass
         finally:
-            with self._changed:
-                self._lent[id(one)] -= 1
-                last = one is not self.current and self._lent[id(one)] == 0
-                if last:
-                    del self._lent[id(one)]
-                if self._closed_off:
-                    self._changed.notify_all()
-            if last:
-                self._close(one)
+            if self._replaced:
+                self._close_replaced()
 
     @contextmanager
     def alone(self, timeout_s: float) -> Iterator[T]:
         """The current one while nobody else has it; who asks for it meanwhile waits until the body of the `with` ends.
 
-        Raises TimeoutError if borrowers do not come back in time. One caller at a time, who must have borrowed nothing.
+        Raises TimeoutError if borrowers do not come back in time. Who calls it must have borrowed nothing.
         """
-        with self._changed:
-            self._closed_off = True
-        try:
-            with self._changed:
-                if not self._changed.wait_for(lambda: self._lent[id(self.current)] == 0, timeout_s):
-                    raise TimeoutError(f"somebody has it for more than {timeout_s:g} seconds")
+        with self._alone:
+            if not self._lent.borrowers.wait_until_over(timeout_s):
+                raise TimeoutError(f"somebody has it for more than {timeout_s:g} seconds")
             yield self.current
-        finally:
-            with self._changed:
-                self._closed_off = False
-                self._changed.notify_all()
 
     def replace(self, new: T) -> None:
         """Lend `new` from now on."""
-        with self._changed:
-            old, self.current = self.current, new
-            self._lent[id(new)] = 0
-            idle = self._lent[id(old)] == 0
-            if idle:
-                del self._lent[id(old)]
-        if idle:
-            self._close(old)
+        with self._sorting_out:
+            old, self._lent = self._lent, _Lent(new, Presence())
+            self._replaced.append(old)
+        self._close_replaced()
 
     def close(self) -> None:
         """Close the current one. Nobody may borrow any more."""
+        self._close_replaced()
         self._close(self.current)
+
+    def _close_replaced(self) -> None:
+        """Close what was replaced and nobody has any more."""
+        with self._sorting_out:
+            idle = [lent for lent in self._replaced if not lent.borrowers]
+            self._replaced = [lent for lent in self._replaced if lent not in idle]
+        for lent in idle:
+            self._close(lent.one)
