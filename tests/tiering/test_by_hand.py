@@ -8,9 +8,9 @@ import pytest
 from kvstore.memory import MemoryStore
 from kvstore.reports import PrefixQuery, Removed
 from tests.tiering.memory_model import DIED
+from tests.tiering.rig import LAYOUT, NAMESPACE, Rig
 from tests.tiering.slot_arrays import GIVE_UP_S
 from tests.tiering.small_tiers import lookup, model, on_disk, prompt, stats
-from tests.tiering.test_cache import LAYOUT, NAMESPACE, Rig
 from tests.tiering.test_listing import run
 from tiering.moves import Demote, Write
 from tiering.residency import Tier

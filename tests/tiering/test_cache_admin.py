@@ -7,7 +7,7 @@ import pytest
 from kvstore.admin import AdminConfig, AdminServer, serve
 from kvstore.memory import MemoryStore
 from tests.kvstore.admin.asking import ask
-from tests.tiering.test_cache import DEVICE_SLOTS, DISK_BLOCKS, HOST_SLOTS, LAYOUT, NAMESPACE, Rig
+from tests.tiering.rig import DEVICE_SLOTS, DISK_BLOCKS, HOST_SLOTS, LAYOUT, NAMESPACE, Rig
 
 V1 = "/admin/v1"
 

@@ -6,8 +6,8 @@ from concurrent.futures import CancelledError
 
 import pytest
 
+from tests.tiering.rig import Rig
 from tests.tiering.slot_arrays import GIVE_UP_S
-from tests.tiering.test_cache import Rig
 from tiering.errands import Errands, at_once
 
 

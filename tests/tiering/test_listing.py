@@ -11,9 +11,9 @@ import pytest
 from kvstore.block import TOKEN_ID_BYTES, chain_key
 from kvstore.reports import MAX_PAGE_ROWS, PrefixQuery
 from tests.tiering.memory_model import OWNERS, ROOT_KEY
+from tests.tiering.rig import Rig
 from tests.tiering.slot_arrays import GIVE_UP_S
 from tests.tiering.small_tiers import BLOCK_TOKENS, model, on_disk, prompt
-from tests.tiering.test_cache import Rig
 from tests.tiering.traffic import Traffic
 from tiering.holdings import Holdings
 from tiering.listing import DETAIL_TOKENS, Listing

@@ -8,9 +8,9 @@ import pytest
 
 from kvstore.memory import MemoryStore
 from tests.tiering.memory_model import DIED
+from tests.tiering.rig import HOST_SLOTS, LAYOUT, NAMESPACE, Rig
 from tests.tiering.small_tiers import RECORD_BYTES, lookup, model, on_disk, prompt, stats
 from tests.tiering.test_by_hand import drive
-from tests.tiering.test_cache import HOST_SLOTS, LAYOUT, NAMESPACE, Rig
 from tests.tiering.test_listing import Clock
 from tiering.moves import Touch, Write
 from tiering.residency import Tier
