@@ -137,14 +137,18 @@ class Changes:
             ) from error
 
     def _delete_lost(self) -> None:
-        """Delete what nobody can read any more, or it would take space for ever."""
-        lost = self._form.lost(self._tables.pages())
+        """Delete what nobody can read any more, or it would take space for ever. To be called at an opening only: see `Form.forget_all_but`."""
+        lost, owners = self._form.lost(self._tables.pages())
         if lost:
             facts = {"path": self._directory.root, "blocks": len(lost)}
             _log.warning(
                 "%(path)s: %(blocks)d blocks are deleted, as their keys are gone", facts, extra=facts
             )
             self.delete(lost)
+        if (
+            not self._quarantine.listed() and not self._directory.set_aside_paths()
+        ):  # evidence says nothing without
+            self._form.forget_all_but(owners, self._retained.bodies())
 
     def put(self, batch: Batch) -> None:
         needed = sum(meta.stored_bytes for meta, _ in batch.values())

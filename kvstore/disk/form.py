@@ -53,12 +53,18 @@ class Form(Protocol):
         """The metadata that rest so, of those blocks whose can be had."""
         ...
 
-    def lost(self, pages: Iterable[Entries]) -> list[bytes]:
-        """The keys of those entries whose blocks nobody will ever read again, of any namespace."""
+    def lost(self, pages: Iterable[Entries]) -> tuple[list[bytes], set[bytes]]:
+        """The keys of those entries whose blocks nobody will ever read again, of any namespace; and the owners of the others, as they rest."""
         ...
 
     def destroy(self, owner: bytes) -> None:
         """See to it that nobody can read what rests of this owner's, where that does not take deleting it."""
+        ...
+
+    def forget_all_but(self, owners: Iterable[bytes], records: Iterable[Any]) -> None:
+        """Let go of what is there for owners of whom nothing rests: but these, as they rest, and those of these records. Nothing may be
+        on its way to the disk.
+        """
         ...
 
 
@@ -92,11 +98,14 @@ class Plain:
     def opened_entries(self, rests: BlockMetas) -> BlockMetas:
         return rests
 
-    def lost(self, pages: Iterable[Entries]) -> list[bytes]:  # noqa: ARG002 - none is
-        return []
+    def lost(self, pages: Iterable[Entries]) -> tuple[list[bytes], set[bytes]]:  # noqa: ARG002 - none is
+        return [], set()
 
     def destroy(self, owner: bytes) -> None:
         """Nothing short of deleting helps."""
+
+    def forget_all_but(self, owners: Iterable[bytes], records: Iterable[Any]) -> None:
+        """There is nothing."""
 
 
 def form_of(directory: Directory, namespace: Namespace, master_key: bytes | None) -> Form:

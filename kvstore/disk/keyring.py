@@ -3,7 +3,8 @@
     PATH/v1/encrypted        says so, since the store was first opened with a master key; tells that key from others
     PATH/v1/keys/<name>      an owner's key, wrapped; the name begins with a keyed digest of the owner, and ends at random
 
-To destroy the file is to erase the owner's blocks, wherever copies of them may still lie. See docs/privacy.md.
+To destroy the file is to erase the owner's blocks, wherever copies of them may still lie. See docs/privacy.md. That of an owner of whom
+nothing is left goes at the next opening: at any other time a record may have been sealed that is not written yet.
 """
 
 import hmac
@@ -11,6 +12,7 @@ import os
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Callable, Container
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -87,16 +89,24 @@ class Keyring:
 
         Raises StoreFailed if that fails; a key may be there still.
         """
+        self._destroy(lambda name: self.is_owners(name, owner))
+
+    def forget_all_but(self, names: Container[bytes], owner: bytes) -> None:
+        """Likewise with all keys but those of these names, and this owner's. Nobody may be about to use any other."""
+        self._destroy(lambda name: name not in names and not self.is_owners(name, owner))
+
+    def _destroy(self, is_doomed: Callable[[bytes], bool]) -> None:
         with self._lock:
             try:
-                for name in [name for name in _names(self._folder) if self.is_owners(name, owner)]:
+                for name in filter(is_doomed, _names(self._folder)):
                     _overwrite(self._path(name))
                     self._path(name).unlink()
                 sync_path(self._folder)
             except OSError as error:
                 raise StoreFailed(f"cannot destroy a key: {error}") from error
-            self._names.pop(self._digest(owner), None)
-            for name in [name for name in self._keys if self.is_owners(name, owner)]:
+            for name in [*filter(is_doomed, self._names.values())]:
+                del self._names[name[:_OWNER_BYTES]]
+            for name in [*filter(is_doomed, self._keys)]:
                 del self._keys[name]
 
     def _digest(self, owner: bytes) -> bytes:

@@ -212,6 +212,12 @@ class Retained:
         elif self._environment is not None:
             self._write({key: None})
 
+    def bodies(self) -> Iterator[bytes]:
+        """Names and settings of all namespaces as they rest, also those that are damaged or of another version."""
+        for prefix in (_NAME, _SETTINGS):
+            for _, value in self._rows(prefix):
+                yield value[_ENVELOPE.size :]
+
     # --- terms ----------------------------------------------------------------------------------------------------
 
     def put_terms(self, terms: Mapping[BlockKey, StoredTerm]) -> None:

@@ -18,7 +18,7 @@ from kvstore.disk.keyring import Keyring
 from kvstore.errors import StoreFailed
 from kvstore.metas import BlockMetas
 from kvstore.reasons import MissReason
-from kvstore.store import OWNER_BYTES, BlockMeta
+from kvstore.store import NO_OWNER, OWNER_BYTES, BlockMeta
 
 _TAG_BYTES: Final = 16
 _RECORD, _ENTRY = b"kvtide record", b"kvtide entry"
@@ -90,19 +90,26 @@ class Sealed:
             rests, key=own, parent_key=parent_key, owner=told[:OWNER_BYTES], tokens=told[OWNER_BYTES:]
         )
 
-    def lost(self, pages: Iterable[Entries]) -> list[bytes]:
+    def lost(self, pages: Iterable[Entries]) -> tuple[list[bytes], set[bytes]]:
         @cache  # what has no key is looked for on the disk each time
         def is_erased(name: bytes) -> bool:
             return self._keyring.key_of(name) is None
 
-        lost = []
+        lost, names = list[bytes](), set[bytes]()
         for page in pages:
-            owners = map(np.ndarray.tobytes, page.metas.owners)
+            owners = list(map(np.ndarray.tobytes, page.metas.owners))
+            names.update(owners)
             lost += [key for key, owner in zip(page.keys, owners, strict=True) if is_erased(owner)]
-        return lost
+        return lost, names
 
     def destroy(self, owner: bytes) -> None:
         self._keyring.destroy(owner)
+
+    def forget_all_but(self, owners: Iterable[bytes], records: Iterable[Any]) -> None:
+        headers = [verified_header(as_bytes(record)) for record in records]
+        named = (header.name for header in headers if not isinstance(header, MissReason))
+        # what is nobody's in particular, such as baselines, is not among the entries
+        self._keyring.forget_all_but({*owners, *named}, NO_OWNER)
 
 
 def _opened(key: AESGCM, nonce: bytes, sealed: Any, kind: bytes) -> bytes | None:

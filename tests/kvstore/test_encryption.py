@@ -14,6 +14,7 @@ from kvstore.disk import keyring, maintenance, read_master_key
 from kvstore.disk.environment import Unsound
 from kvstore.disk.tables import Tables
 from kvstore.metas import metas_of
+from kvstore.steering import StoredName
 from kvstore.store import NO_OWNER
 from kvstore.testing import assert_holds, chain, fill, kv_like, noise, reasons
 from tests.kvstore.conftest import MASTER_KEY
@@ -224,6 +225,48 @@ def test_evidence_that_can_be_read_is_erased_too(open_lmdb, tmp_path, encrypted)
     assert store.erase(ALICE) == 2
     left = (len(store.quarantined()), (tmp_path / "v1" / "damaged-00000000000000000001").exists())
     assert left == ((1, True) if encrypted else (0, False))
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_a_key_goes_at_the_next_opening_if_nothing_of_its_owner_is_left(
+    open_sealed, crash, tmp_path, ends_well
+):
+    store = open_sealed()
+    nobodys, nobodys_blocks = owned(store, 1, NO_OWNER, seed=2)
+    bobs, blocks = owned(store, 3, BOB, seed=1)
+    alices, _ = owned(store, 3, ALICE)
+    before = key_of(store, tmp_path, ALICE)
+    second_name = tmp_path / "second_name"
+    second_name.hardlink_to(before)
+    content = before.read_bytes()
+    store.delete_many([ref.key for ref in alices])
+    assert len(key_files(tmp_path)) == 3, "others may be on their way to the disk"
+    store.close() if ends_well else crash(store)
+    again = open_sealed()
+    assert before not in key_files(tmp_path) and len(key_files(tmp_path)) == 2
+    assert second_name.read_bytes() != content
+    assert_holds(again, bobs, blocks)
+    assert_holds(again, nobodys, nobodys_blocks)
+    assert_holds(again, *owned(again, 3, ALICE))
+    assert key_of(again, tmp_path, ALICE) != before
+    again.close()
+    assert open_sealed().stats().blocks == 7
+
+
+def test_a_key_stays_that_a_named_cache_or_evidence_may_need(open_sealed, tmp_path):
+    store = open_sealed()
+    name = StoredName(bytes(32), ALICE, 0, b"", store.layout.token_id_bytes, 1, None, b"{}")
+    store.put_name(name)
+    bobs, _ = owned(store, 1, BOB)
+    store.raw().corrupt(bobs[0].key)
+    assert reasons(store, bobs) == [MissReason.DAMAGED_CHECKSUM]
+    store.close()
+    again = open_sealed()
+    assert [again.names(), len(again.quarantined()), len(key_files(tmp_path))] == [[name], 1, 2]
+    again._quarantine.clear()
+    again.close()
+    again = open_sealed()
+    assert [again.names(), len(key_files(tmp_path))] == [[name], 1]
 
 
 def test_what_was_copied_before_stays_shut(open_sealed, tmp_path):
