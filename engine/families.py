@@ -54,10 +54,8 @@ def _from_a_layer_on(facts: Facts) -> list[int | None]:
 
 
 def _without_rope(facts: Facts) -> list[int | None]:
-    has_rope, interval = (
-        facts["no_rope_layers"],
-        facts["no_rope_layer_interval"],
-    )  # a list named after its zeros
+    # a list named after its zeros
+    has_rope, interval = facts["no_rope_layers"], facts["no_rope_layer_interval"]
     return _by_layer(
         facts,
         _if_used(facts),

@@ -95,10 +95,8 @@ class Steering:
         if isinstance(store, KnowsOthers):
             try:
                 return store.namespaces()
-            except (
-                StoreError
-            ):  # a layer around a store that does not know, or a disk that fails: it knows its own
-                pass
+            except StoreError:
+                pass  # a layer around a store that does not know, or a disk that fails: it knows its own
         blocks = int(tiers.cache.stats()["blocks"])
         own = NamespaceInfo(
             digest=tiers.namespace.digest.hex(),

@@ -196,9 +196,8 @@ class _Known:
         found = self._codes.get(packed)
         if found is None:
             found = Code.parse(packed)
-            if (
-                len(self._codes) >= _MOST_TABLES
-            ):  # a store has one or two; of damaged records there may be any
+            # a store has one or two; of damaged records there may be any
+            if len(self._codes) >= _MOST_TABLES:
                 self._codes = {}
             self._codes[packed] = found
         return found

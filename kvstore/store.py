@@ -144,9 +144,8 @@ class Store(Protocol):
 
         Answers one outcome a block, in order. A buffer holds the block if its outcome is a hit, and is
         undefined otherwise. A record that fails a check is a miss: it is counted by reason, and taken out of
-        use. Raises
-        ValueError for a buffer of another size or another number of buffers; StoreError if the batch as a
-        whole failed.
+        use. Raises ValueError for a buffer of another size or another number of buffers; StoreError if the
+        batch as a whole failed.
         """
         ...
 

@@ -49,9 +49,8 @@ class _Rows:
     def __init__(self, num_requests: int, capacity_blocks: int) -> None:
         self._capacity = capacity_blocks
         self._ends, self._counts = [0] * num_requests, [0] * num_requests
-        self._farthest: list[
-            int
-        ] = []  # a heap of requests that have blocks here, negated; may hold empty ones
+        # a heap of requests that have blocks here, negated; may hold empty ones
+        self._farthest: list[int] = []
         self._size = self.hits = self.writes = 0
 
     def replay(self, request: int, num_blocks: int, later: NDArray[np.int64]) -> None:

@@ -142,9 +142,8 @@ def _beyond(observed: Observed, same: int) -> tuple[list[_Fate], Divergence | No
     num_equal = _equal_tokens(asked, cached)
     is_anothers = bool(((asked[:block_tokens] ^ cached[:block_tokens]) & ~same).any())
     if is_anothers or (not start and not num_equal):
-        return [never] * (
-            end - start
-        ), None  # what could not have been shared is no cause, and not for these eyes
+        # what could not have been shared is no cause, and not for these eyes
+        return [never] * (end - start), None
     at_token = start * block_tokens + num_equal
     divergence = Divergence(observed.tokens & same, at_token, cached[num_equal:] & same)
     return [_Fate(reason=MissReason.DIFFERS)] * (end - start), divergence

@@ -59,9 +59,8 @@ class Keys:
 
         Hashes all of the list, a second for half a million blocks, when it is first searched.
         """
-        with (
-            self._searching
-        ):  # one at a time: nobody is to keep all processors busy with keys that do not exist
+        # one at a time: nobody is to keep all processors busy with keys that do not exist
+        with self._searching:
             if runs.hashed is None:
                 runs.hashed = self._hashed(runs)
         words, nodes, ends = runs.hashed

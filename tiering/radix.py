@@ -136,9 +136,8 @@ class RadixIndex:
 
         `wanted`: the first block of tokens that would have to follow for a longer match, or less than a block. Alike is
         who has most of its first tokens, looking only at the bits of ids that are set in `same`; but whose other bits
-        differ, who has all of them or stands behind those whose do not. Among equals who was
-        taken or added last. From there on it is the way that was taken last, for `most_blocks` blocks or some dozens of
-        nodes.
+        differ, who has all of them or stands behind those whose do not. Among equals who was taken or added last. From there
+        on it is the way that was taken last, for `most_blocks` blocks or some dozens of nodes.
         """
         return onwards(
             self._nodes,

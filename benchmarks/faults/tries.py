@@ -76,9 +76,8 @@ class StoreTries:
             with open_store(_template(scratch, encrypted=encrypted), encrypted=encrypted) as store:
                 fill(store, self.num_blocks)
                 store.sync()
-                self._refs, self._blocks = fill(
-                    store, self.num_blocks
-                )  # with what was learned from the first time
+                # with what was learned from the first time
+                self._refs, self._blocks = fill(store, self.num_blocks)
                 self._more = chain(store, 4, seed=1), kv_like(store, 4, seed=1)
 
     def run(self, kind: Kind, seed: int) -> Outcome:

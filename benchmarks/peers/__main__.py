@@ -129,8 +129,8 @@ SIGKILL once all writes are acknowledged, and another one opens it.
 
 Hits are blocks that were served, and served wrong those of them whose bytes are not what was stored. The others were missed
 (not there, says the system), refused (reading failed, says the system), or the read raised; the blocks of a try that ended
-the process are in none of these columns. Peers keep a file for each block, kvtide one for
-all: half a file is half a block to them, and to kvtide half of what it has.
+the process are in none of these columns. Peers keep a file for each block, kvtide one for all: half a file is half a block to
+them, and to kvtide half of what it has.
 
 Each peer is its released wheel, unchanged, without an engine around the store: what an engine makes of a read that raises or
 is refused was not tried."""

@@ -145,9 +145,8 @@ class Changes:
                 "%(path)s: %(blocks)d blocks are deleted, as their keys are gone", facts, extra=facts
             )
             self.delete(lost)
-        if (
-            not self._quarantine.listed() and not self._directory.set_aside_paths()
-        ):  # evidence says nothing without
+        # evidence says nothing without
+        if not self._quarantine.listed() and not self._directory.set_aside_paths():
             self._form.forget_all_but(owners, self._retained.bodies())
 
     def put(self, batch: Batch) -> None:

@@ -8,9 +8,8 @@ from typing import Final
 
 import numpy as np
 
-_libc: Final = ctypes.PyDLL(
-    None
-)  # keeps the GIL: a call takes less than giving it up, and waiting for it behind other readers
+# keeps the GIL: a call takes less than giving it up, and waiting for it behind other readers
+_libc: Final = ctypes.PyDLL(None)
 _libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
 
 

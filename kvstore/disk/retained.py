@@ -143,9 +143,8 @@ class Retained:
         if len(told) < _HEAD.size:
             return MissReason.DAMAGED_LENGTH
         digest, own, owner, first_block, block_bytes, num_bytes, since_ns, ttl_ns = _HEAD.unpack_from(told)
-        if key != _NAME + digest + self._form.name(
-            own
-        ):  # what is sealed as one name is not opened as another
+        # what is sealed as one name is not opened as another
+        if key != _NAME + digest + self._form.name(own):
             return MissReason.WRONG_IDENTITY
         tokens, content = told[_HEAD.size :][:num_bytes], told[_HEAD.size + num_bytes :]
         return StoredName(own, owner, first_block, tokens, block_bytes, since_ns, ttl_ns or None, content)
@@ -183,9 +182,8 @@ class Retained:
         doomed: dict[bytes, None] = {}
         for key, value in self._rows(_NAME):
             name = self._unpacked(key, value)
-            if (
-                name is MissReason.READ_FAILED
-            ):  # of another: this owner's key is destroyed, and not unreadable
+            # of another: this owner's key is destroyed, and not unreadable
+            if name is MissReason.READ_FAILED:
                 continue
             if isinstance(name, MissReason) or name.owner == owner:
                 doomed[key] = None

@@ -35,10 +35,8 @@ def run(bench: TtftBench, json_path: Path | None) -> None:
     console = Console(stderr=True)
     rows = list(measure(bench, lambda text: console.print(text, style="dim")))
     engines = [row.pop("engine") for row in rows]
-    config = {
-        **dataclasses.asdict(bench),
-        "engine": engines[0],
-    }  # the others' differ in where the disk tier is
+    # the others' differ in where the disk tier is
+    config = {**dataclasses.asdict(bench), "engine": engines[0]}
     measured = {
         "gates": gates(rows, bench.suffix_tokens),
         "rows": rows,

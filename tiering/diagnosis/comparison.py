@@ -128,9 +128,8 @@ def _findings(asked: Rendering, cached: Rendering, tokenizer: Any) -> list[_Find
                 one = _Finding(told=told, gain=gain, by_order=by_order)
                 begin, todo = ends, stretches(asked.ids[ends[0] :], cached.ids[ends[1] :])
         if found and found[-1].takes_in(one):
-            found[-1].gain = one.gain + (
-                found[-1].gain if one.by_order else 0
-            )  # what is between would move with it
+            # what is between would move with it
+            found[-1].gain = one.gain + (found[-1].gain if one.by_order else 0)
         else:
             found.append(one)
     return found

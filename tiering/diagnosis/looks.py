@@ -12,10 +12,8 @@ from tiering.diagnosis.windows import Window
 
 ATTRIBUTION_HEADER = "x-anthropic-billing-header"
 
-_NEAR_BEFORE, _NEAR_BEHIND = (
-    400,
-    800,
-)  # characters around the first difference in which entities are looked for
+# characters around the first difference in which entities are looked for
+_NEAR_BEFORE, _NEAR_BEHIND = 400, 800
 _AGREE = 6  # so many characters behind an entity, or all there are, say that it alone was written anew
 _AGREE_WITHOUT_SPACE = 12
 _AGREE_WITHOUT_HEADER = 24

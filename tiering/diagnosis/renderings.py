@@ -149,6 +149,5 @@ def _said(turn: Turn) -> str:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(
-        value, ensure_ascii=False
-    )  # in the order in which it was written: that is what is looked for
+    # in the order in which it was written: that is what is looked for
+    return json.dumps(value, ensure_ascii=False)

@@ -56,9 +56,8 @@ def window_around(asked: Ids, cached: Ids, stretch: Stretch, tokenizer: Any) -> 
         part = decode(tokenizer, (*before, *ids[first : min(last, end)]))
         if whole is None or part is None:
             return None
-        whole = whole.rstrip(
-            _UNFINISHED
-        )  # cut by us, or by who knows a part only, perhaps within a character
+        # cut by us, or by who knows a part only, perhaps within a character
+        whole = whole.rstrip(_UNFINISHED)
         texts.append((whole, same_characters(part, whole), end == len(ids)))
     lead = decode(tokenizer, before)
     if lead is None:

@@ -79,9 +79,8 @@ class Process:
         if "error" in answer:
             raise SystemFailed(f"{do}: {self._cause() or answer['error']}")
         os.killpg(self._process.pid, signal.SIGSTOP)
-        os.waitid(
-            os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT
-        )  # else it may compute a little more
+        # else it may compute a little more
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         return answer
 
     def _cause(self) -> str | None:

@@ -47,9 +47,8 @@ class Kvtide:
         )
         self._engine = Engine(model, config, announce=lambda _: None)
         wait_for_host_memory(self._engine)
-        self._engine.generate(
-            [1] * 64, _ONE_TOKEN, RequestOptions(cache="off")
-        )  # what is loaded at first use
+        # what is loaded at first use
+        self._engine.generate([1] * 64, _ONE_TOKEN, RequestOptions(cache="off"))
         self.facts: dict[str, Any] = {
             "versions": {name: version(name) for name in ("kvtide", "torch", "transformers", "numpy")},
             "settings": {
