@@ -1,6 +1,7 @@
 """What lies at a place that a user names as a model, looked at before anything is loaded. Needs no torch."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def local_place(name: str | Path) -> Path | None:
 
     Raises NotLoaded for a path at which there is nothing, and for what is neither a name nor a path.
     """
-    if not isinstance(name, str | Path):
+    if not isinstance(name, str | os.PathLike):
         raise NotLoaded(name, 'give "demo", a directory, a GGUF file, a name on the hub, or a Model')
     path = Path(name).expanduser()
     if path.exists():
