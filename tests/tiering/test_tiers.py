@@ -319,11 +319,17 @@ _LARGE_TIERS = IndexConfig(
         ({}, 64),
         ({"write_batch_blocks": 3}, 3),
         # of the disk, or its files outgrow what is in them
-        *(({"disk_bytes": 1024 * n}, most) for n, most in ((1, 1), (399, 1), (400, 2), (3200, 16), (12_800, 64))),
+        *(
+            ({"disk_bytes": 1024 * n}, most)
+            for n, most in ((1, 1), (399, 1), (400, 2), (3200, 16), (12_800, 64))
+        ),
         ({"disk_bytes": 100 * 1024, "write_batch_share": 0.5}, 50),
         ({"disk_bytes": 0}, 1),
         # in bytes: 5 MB a block are those of large models
-        *(({"record_bytes": size}, most) for size, most in ((256 << 10, 64), (372_736, 45), (5 << 20, 3), (1 << 30, 1))),
+        *(
+            ({"record_bytes": size}, most)
+            for size, most in ((256 << 10, 64), (372_736, 45), (5 << 20, 3), (1 << 30, 1))
+        ),
         # of host memory, as it cannot be had for anything else meanwhile
         *(({"host_slots": n}, most) for n, most in ((1, 1), (8, 1), (128, 16), (512, 64))),
         ({"host_slots": 8, "write_host_share": 1.0}, 8),
