@@ -8,7 +8,6 @@ from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import (
     BLOCK_TOKENS,
     RECORD_BYTES,
-    config,
     lookup,
     model,
     on_disk,
