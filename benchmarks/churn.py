@@ -33,7 +33,7 @@ def _batch_blocks(store: LmdbStore) -> int:
     config = IndexConfig(
         block_tokens=16,
         device_slots=1,
-        host_slots=1,
+        host_slots=1 << 20,
         disk_bytes=store.capacity_bytes,
         record_bytes=store.max_stored_bytes,
     )

@@ -77,8 +77,9 @@ class EngineConfig:
         leaves them readable. It must not lie on the disk that it is to protect (docs/privacy.md).
     disk_read_threads: while one waits for the disk another decompresses. "auto" is one more than this process may use
         cores, 2 to 8: no more decompress at once than there are cores, and the disk is not left idle when one ends.
-    disk_queue_bytes: of blocks, in host memory, that may wait to be written at the same time. What must leave host memory
-        while as much waits is dropped, and counted; loads never wait for writes.
+    disk_queue_bytes: of blocks, in host memory, that may wait to be written at the same time, in writes of at most half of it,
+        16 MiB or 64 blocks (docs/adr/0025). What must leave host memory while as much waits is dropped, and counted; loads never
+        wait for writes.
     restore_wait_s: for how long at most a start waits until it knows what the disk holds. What takes longer goes on while
         requests run. 1 s: some 200,000 blocks are known by then.
     disk_deadline_s: a read from disk that takes longer is waited for no more: the blocks are computed. The slowest

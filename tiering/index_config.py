@@ -13,6 +13,9 @@ _READ_BUDGET_BYTES: Final = 128 << 20
 """What is on its way from the disk waits for all that was asked for before: of a slow one, at 100 MB/s, this comes in well
 below io_deadline_s, after which a disk is thought to hang."""
 
+_WRITE_BATCH_BYTES: Final = 16 << 20
+"""Large blocks are written fewer at a time: what is in a write that fails is left in host memory as a whole."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IndexConfig:
@@ -49,11 +52,14 @@ class IndexConfig:
     read_budget_blocks: int = 256
     """The most on their way: many, so that the threads that read do not wait for the one that computes, which asks for more
     between two steps only. Of large blocks it is fewer: see `blocks_in_reads`."""
-    write_batch_blocks: int = 16
-    """One commit a batch, of at most so many ..."""
+    write_batch_blocks: int = 64
+    """One move, one making of room and one commit a batch (docs/adr/0025), of at most so many ..."""
     write_batch_share: float = 0.005
-    """... and of at most such a share of the disk: with larger ones its files outgrow what is in them (docs/adr/0004)."""
-    write_budget_blocks: int = 64
+    """... of at most such a share of the disk: with larger ones its files outgrow what is in them (docs/adr/0004) ..."""
+    write_host_share: float = 0.125
+    """... and of the host slots: those that are written from cannot be given to what comes down or is read."""
+    write_budget_blocks: int = 128
+    """The most on their way to the disk, of which a batch is at most half, so that one waits while another is written."""
     clean_share: float = 0.5
     """Of the host slots, those kept free or on disk as well, so that demotion finds a place without waiting."""
     quotas: Quotas | None = None
@@ -123,8 +129,9 @@ class IndexConfig:
     @property
     def blocks_per_write(self) -> int:
         """The most that go into one batch."""
-        within = int(self.disk_bytes * self.write_batch_share) // max(1, self.record_bytes)
-        return max(1, min(self.write_batch_blocks, within))
+        most_bytes = min(_WRITE_BATCH_BYTES, int(self.disk_bytes * self.write_batch_share))
+        within = min(most_bytes // max(1, self.record_bytes), int(self.host_slots * self.write_host_share))
+        return max(1, min(self.write_batch_blocks, within, math.ceil(self.write_budget_blocks / 2)))
 
 
 def uses_told_within_s(shortest_s: float) -> float | None:

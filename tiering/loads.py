@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby, repeat
+from operator import itemgetter
 from typing import Final
 
 import numpy as np
@@ -56,8 +57,8 @@ class CameLate:
     took_s: float
 
 
-def _lease_of(wanted: tuple[Lease, int] | None) -> Lease | None:
-    return None if wanted is None else wanted[0]
+_NOBODY: Final = (None, 0)  # waits for a block that nobody waits for
+_LEASE_OF: Final = itemgetter(0)
 
 
 class Loads:
@@ -121,7 +122,7 @@ class Loads:
         ids = lease.ids[positions]
         self._wanted.update(zip(ids.tolist(), zip(repeat(lease), positions.tolist())))  # noqa: B905 - who repeats has no end
         lease.num_loading += len(ids)
-        on_host = residency.state[HOST, ids] == PRESENT
+        on_host = residency.state[HOST].take(ids) == PRESENT
         self._promote(ids[on_host])
         load = _Load(lease, positions[~on_host], tokens, self._outbox.now_s, self.queued_blocks)
         if len(load.unread):
@@ -270,20 +271,20 @@ class Loads:
         self._holdings.read_ended(DISK, move.ids)
         if self.overdue:
             self.overdue.difference_update(move.ids.tolist())
-        if answer.error is None:
-            reasons = [outcome.reason for outcome in answer.outcomes]
-        else:
+        reasons = [outcome.reason for outcome in answer.outcomes]
+        if answer.error is not None:
             reasons = [MissReason.READ_FAILED] * len(move.ids)
-        hit = np.array([reason is None for reason in reasons])
-        arrived: Ids = move.ids[hit]
-        wanted = self._is_wanted(arrived)
-        if len(passing := arrived[wanted]):
+        arrived, lost = move.ids, move.ids[:0]
+        if any(reasons):
+            hit = np.array([reason is None for reason in reasons])
+            arrived, lost = move.ids[hit], move.ids[~hit]
+        passing, staying = self._by_wanted(arrived)
+        if len(passing):
             self._holdings.arrived_to_be_read(HOST, passing)
             self.arrived.append(passing)
-        if len(staying := arrived[~wanted]):
+        if len(staying):
             self._holdings.arrived(HOST, staying)
-        self.num_bytes += self._holdings.residency.place[DISK][arrived].sum().item()
-        lost: Ids = move.ids[~hit]
+        self.num_bytes += np.add.reduce(self._holdings.residency.place[DISK].take(arrived)).item()
         if len(lost):
             self._did_not_come(lost, [reason for reason in reasons if reason is not None], answer.error)
         self._note_end(self.reads.pop(move.number)[0], is_whole=not len(lost))
@@ -309,9 +310,13 @@ class Loads:
                 self._eviction.lost(one, reason)
             self._lose(one, reason)
 
-    def _is_wanted(self, ids: Ids) -> Mask:
-        """For which of these blocks a request waits."""
-        return np.array([block in self._wanted for block in ids.tolist()], dtype=np.bool_)
+    def _by_wanted(self, ids: Ids) -> tuple[Ids, Ids]:
+        """Of these blocks those that a request waits for, and the others."""
+        are_wanted = list(map(self._wanted.__contains__, ids.tolist()))
+        if all(are_wanted):
+            return ids, ids[:0]
+        mask = np.array(are_wanted)
+        return ids[mask], ids[~mask]
 
     def _lose(self, ids: Ids, reason: MissReason) -> None:
         """Blocks did not come: whoever waits for them computes them, in the slots that were reserved."""
@@ -349,14 +354,14 @@ class Loads:
         """A copy up is over. A block whose request has gone stays on the device: it is cached there now."""
         self._holdings.read_ended(HOST, move.ids)
         if error is not None:
-            awaited = self._is_wanted(move.ids)
-            self._lose(move.ids[awaited], MissReason.COPY_FAILED)
-            self._holdings.failed(DEVICE, move.ids[~awaited])
+            awaited, others = self._by_wanted(move.ids)
+            self._lose(awaited, MissReason.COPY_FAILED)
+            self._holdings.failed(DEVICE, others)
             return
         self._holdings.arrived(DEVICE, move.ids)
-        for lease, of_lease in groupby(map(self._wanted.pop, move.ids.tolist(), repeat(None)), _lease_of):
+        for lease, of_lease in groupby(map(self._wanted.pop, move.ids.tolist(), repeat(_NOBODY)), _LEASE_OF):
             if lease is not None:
-                positions = [wanted[1] for wanted in of_lease if wanted is not None]
+                positions = [position for _, position in of_lease]
                 lease.ready[positions] = True
                 lease.arriving[positions] = False
                 lease.num_loading -= len(positions)

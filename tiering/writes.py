@@ -129,7 +129,9 @@ class Writes:
         return None if since_s is None else since_s + self._deadline_s
 
     def _allowed(self, wanted: int) -> int:
-        return max(0, min(wanted, self._budget - self._outbox.blocks[Write]))
+        """How many of these the budget has room for: all, or whole batches. What is left of it would be a commit for a block or two."""
+        room = self._budget - self._outbox.blocks[Write]
+        return wanted if wanted <= room else max(0, room // self._batch * self._batch)
 
     def _write(self, ids: Ids) -> int:
         """Ask for writes of host blocks, in batches, as far as the disk has room. How many were asked for."""
@@ -272,18 +274,20 @@ class Writes:
 
     def _plan_sweep(self, sweep: Sweep, *, disk_ready: bool) -> None:
         writes = sweep.to is DISK and disk_ready and not sweep.refused
-        num_written = self._sweep_host(sweep.ids) if writes else 0
+        writing = writes and self._sweep_host(sweep.ids)
         num_demoted = self._sweep_device(sweep.ids[~np.isin(sweep.ids, sweep.stuck)])
         residency = self._holdings.residency
         moving = (residency.state[HOST:, sweep.ids] == WRITING).any() or residency.readers[:, sweep.ids].any()
-        if not (num_written or num_demoted or (moving and self._outbox.is_moving)):
+        if not (writing or num_demoted or (moving and self._outbox.is_moving)):
             self._finish(sweep)
 
-    def _sweep_host(self, ids: Ids) -> int:
-        """Ask for writes of what the host has and the disk has not. How many blocks."""
+    def _sweep_host(self, ids: Ids) -> bool:
+        """Ask for writes of what the host has and the disk has not. Whether any are asked for, or wait for others to end."""
         state, readers = self._holdings.residency.state, self._holdings.residency.readers
         dirty = ids[(state[HOST, ids] == PRESENT) & (state[DISK, ids] == ABSENT) & (readers[HOST, ids] == 0)]
-        return self._write(dirty[: self._allowed(len(dirty))])
+        allowed = self._allowed(len(dirty))
+        waiting = not allowed and len(dirty) > 0 and self._outbox.blocks[Write] > 0
+        return self._write(dirty[:allowed]) > 0 or waiting
 
     def _sweep_device(self, ids: Ids) -> int:
         """Ask for copies to the host of what only the device has. How many blocks."""

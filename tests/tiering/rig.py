@@ -59,6 +59,7 @@ class Rig:
             "disk_bytes": DISK_BLOCKS * record_bytes,
             "record_bytes": record_bytes,
             "write_batch_share": 0.5,
+            "write_host_share": 1.0,
         }
         self.woken = threading.Event()
         self.cache = TieredCache(

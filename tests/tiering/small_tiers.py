@@ -16,7 +16,7 @@ def config(device, host=0, disk=0, **changed):
         host_slots=host,
         disk_bytes=disk * RECORD_BYTES,
         record_bytes=RECORD_BYTES if disk else 0,
-        **{"write_batch_share": 0.5, **changed},
+        **{"write_batch_share": 0.5, "write_host_share": 1.0, **changed},
     )
 
 

@@ -191,6 +191,20 @@ def test_a_sweep_of_everything_is_not_cut_off_and_one_that_comes_is_let_pass():
     assert lookup(tiers, 3, 4) == {"host": 2}
 
 
+def test_what_moves_down_waits_for_the_writes_of_other_blocks():
+    """The queue is full with them: that nothing is written meanwhile does not say that nothing can be."""
+    tiers = model(device=8, host=5, disk=16, clean_share=0.0, write_budget_blocks=1)
+    tiers.run(prompt(1, 2))
+    tiers.run(prompt(3, 4))
+    tiers.index.sweep(Tier.HOST, then_free=True)
+    tiers.settle()
+    tiers.index.change(clean_share=0.6)
+    tiers.plan()
+    assert [type(flight.move) for flight in tiers.flights.values()] == [Write], "of what was used first"
+    assert demote(tiers, Tier.DISK, 3) == Removed(blocks=2, in_use_blocks=0)
+    assert lookup(tiers, 3, 4) == {"disk": 2}
+
+
 def test_a_large_prefix_moves_down_part_by_part(monkeypatch):
     monkeypatch.setattr("tiering.by_hand._SWEEP_BLOCKS", 1)
     tiers = model(device=8, host=8, disk=16, clean_share=0.0)

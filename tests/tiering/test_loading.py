@@ -95,7 +95,9 @@ def test_of_many_blocks_larger_batches_are_read_first_and_the_last_ones_are_smal
 @pytest.mark.parametrize("clean_share", [0.0, 0.5])
 def test_a_long_load_takes_the_slots_of_what_it_has_read_rather_than_those_of_last_copies(clean_share):
     """There is no hurry: what was read is on the device soon, and its host slot may go then. Nothing is dropped for it."""
-    tiers = model(device=48, host=24, disk=80, read_batch_blocks=2, clean_share=clean_share)
+    tiers = model(
+        device=48, host=24, disk=80, read_batch_blocks=2, write_batch_blocks=16, clean_share=clean_share
+    )
     on_disk(tiers, *range(40))
     tiers.run(prompt(*range(100, 124)))
     tiers.index.sweep(Tier.HOST, then_free=True)

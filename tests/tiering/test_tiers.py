@@ -1,12 +1,13 @@
 """What the core promises of the tiers, one example for each promise. `test_index` tries to break them all at once."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import (
     BLOCK_TOKENS,
     RECORD_BYTES,
-    config,
     lookup,
     model,
     on_disk,
@@ -168,13 +169,13 @@ def test_what_went_to_the_disk_and_came_back_is_counted():
 
 
 def test_no_more_waits_to_be_written_than_the_queue_takes():
-    tiers = model(device=8, host=8, disk=64, write_budget_blocks=3, write_batch_blocks=2)
+    tiers = model(device=8, host=8, disk=64, write_budget_blocks=4, write_batch_blocks=2)
     tiers.run(prompt(1, 2, 3, 4, 5, 6))
     tiers.index.sweep(Tier.HOST, then_free=True)
     tiers.settle()
     tiers.index.sweep(Tier.DISK, then_free=True)
     tiers.plan()
-    assert stats(tiers, "disk")["writing_blocks"] == 3
+    assert stats(tiers, "disk")["writing_blocks"] == 4
     tiers.settle()
     assert stats(tiers, "disk")["writing_blocks"] == 0
     assert lookup(tiers, 1, 2, 3, 4, 5, 6) == {"disk": 6}
@@ -305,16 +306,50 @@ def test_sizes_that_cannot_work_are_refused(sizes, message):
         IndexConfig(block_tokens=BLOCK_TOKENS, **sizes)
 
 
-def test_a_write_is_a_small_part_of_the_disk():
-    """Else its files outgrow what is in them; at least one block, however small the disk."""
+_LARGE_TIERS = IndexConfig(
+    block_tokens=1, device_slots=1, host_slots=1 << 20, disk_bytes=1 << 50, record_bytes=1 << 10
+)
+"""Blocks are small."""
 
-    def blocks(disk_blocks, **changed):
-        return config(4, 4, disk_blocks, **{"write_batch_share": 0.005, **changed}).blocks_per_write
 
-    assert IndexConfig(block_tokens=1, device_slots=1, host_slots=0).write_batch_share == 0.005
-    assert [blocks(n) for n in (1, 199, 200, 399, 400, 1500, 3200, 100_000)] == [1, 1, 1, 1, 2, 7, 16, 16]
-    assert blocks(100, write_batch_share=0.5, write_batch_blocks=3) == 3
-    assert blocks(0) == 1
+@pytest.mark.parametrize(
+    ("changed", "blocks"),
+    [
+        ({}, 64),
+        ({"write_batch_blocks": 3}, 3),
+        # of the disk, or its files outgrow what is in them
+        *(
+            ({"disk_bytes": 1024 * n}, most)
+            for n, most in ((1, 1), (399, 1), (400, 2), (3200, 16), (12_800, 64))
+        ),
+        ({"disk_bytes": 100 * 1024, "write_batch_share": 0.5}, 50),
+        ({"disk_bytes": 0}, 1),
+        # in bytes: 5 MB a block are those of large models
+        *(
+            ({"record_bytes": size}, most)
+            for size, most in ((256 << 10, 64), (372_736, 45), (5 << 20, 3), (1 << 30, 1))
+        ),
+        # of host memory, as it cannot be had for anything else meanwhile
+        *(({"host_slots": n}, most) for n, most in ((1, 1), (8, 1), (128, 16), (512, 64))),
+        ({"host_slots": 8, "write_host_share": 1.0}, 8),
+        # of what may wait, as one waits while another is written
+        *(({"write_budget_blocks": n}, most) for n, most in ((1, 1), (2, 1), (3, 2), (91, 46), (128, 64))),
+    ],
+)
+def test_a_write_is_of_many_blocks_and_a_small_part_of_all_that_it_uses(changed, blocks):
+    assert replace(_LARGE_TIERS, **changed).blocks_per_write == blocks
+
+
+def test_another_write_waits_until_there_is_room_for_a_whole_batch():
+    """What is left of the queue would be a commit for a block or two, again and again."""
+    tiers = model(device=16, host=16, disk=64, clean_share=0.0, write_budget_blocks=5, write_batch_blocks=2)
+    tiers.run(prompt(*range(10)))
+    tiers.index.sweep(Tier.HOST, then_free=True)
+    tiers.settle()
+    tiers.index.change(clean_share=1.0)
+    tiers.settle()
+    assert [len(move.ids) for move in tiers.moves(Write)] == [2] * 5
+    assert lookup(tiers, *range(10)) == {"host": 10}
 
 
 def test_a_request_that_never_fits_is_refused():

@@ -125,6 +125,7 @@ class VirtualLoop:
             read_budget_blocks=choose([1, 2, 6]),
             write_batch_blocks=choose([1, 2]),
             write_batch_share=0.5,
+            write_host_share=1.0,
             write_budget_blocks=choose([1, 2, 6]),
             clean_share=choose([0.0, 0.5, 1.0]),
             ttl_s=choose([None, None, None, 9.0]),

@@ -152,6 +152,7 @@ class Process:
             read_batch_blocks=choose([1, 2]),
             write_batch_blocks=choose([1, 3]),
             write_batch_share=0.5,
+            write_host_share=1.0,
             disk_rest_s=5.0,
             ttl_s=choose([None, None, 15.0]),
         )

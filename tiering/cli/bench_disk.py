@@ -109,14 +109,16 @@ def open_store(folder: Path, kv: KvBlocks, capacity_bytes: int) -> LmdbStore:
 
 def put(store: LmdbStore, refs: Sequence[BlockRef], blocks: Sequence[Blocks]) -> None:
     """Write as an engine does, a batch at a time."""
-    size = engine_sizes().write_batch_blocks
+    size = engine_sizes(store.max_stored_bytes).blocks_per_write
     for begin in range(0, len(refs), size):
         store.put_many(refs[begin : begin + size], blocks[begin : begin + size])
 
 
-def engine_sizes() -> IndexConfig:
-    """Of the work that an engine does at once, where the disk is large enough."""
-    return IndexConfig(block_tokens=16, device_slots=1, host_slots=1)
+def engine_sizes(record_bytes: int = 1) -> IndexConfig:
+    """Of the work that an engine does at once, where its tiers are large enough for it."""
+    return IndexConfig(
+        block_tokens=16, device_slots=1, host_slots=1 << 20, disk_bytes=1 << 50, record_bytes=record_bytes
+    )
 
 
 def default_threads() -> tuple[int, ...]:
@@ -184,7 +186,7 @@ def _media(folder: Path, store: _Store, blocks: Sequence[Blocks]) -> dict[str, M
         (folder / name).mkdir()
     media: dict[str, Medium] = {
         "store": store,
-        "lmdb": PlainLmdb(folder / "lmdb", blocks, engine_sizes().write_batch_blocks),
+        "lmdb": PlainLmdb(folder / "lmdb", blocks, engine_sizes(blocks[0].nbytes).blocks_per_write),
         "file each": FileEach(folder / "files", blocks),
         "memcpy": Memory(blocks),
     }
