@@ -249,15 +249,16 @@ class Holdings(Copies):
 
     # --- for plug-ins ---------------------------------------------------------------------------------------------
 
-    def found(self, path: Ids, tiers: NDArray[np.int8]) -> None:
-        """A request has found these blocks, each in this tier."""
-        if not len(path):
-            return
-        self.residency.found(path)
+    def found(self, path: Ids, max_blocks: int) -> NDArray[np.int8]:
+        """A request has found a path. The nearest tier that has each of its blocks whole, `len(Tier)` for one on its way to the device,
+        and NOT_CACHED behind them, for so many positions in all.
+        """
+        tiers = self.residency.found(path, max_blocks)
         if self.tier_orders[DEVICE] is not None:
             for tier, order in zip(Tier, self.tier_orders, strict=True):
                 if order is not None:
-                    order.used(path[tiers == tier])
+                    order.used(path[tiers[: len(path)] == tier])
+        return tiers
 
     def comes(self, matched: Ids, absent: Ids, own: NDArray[np.int32]) -> None:
         """Places on the device are about to be asked for: for those of a path at positions `absent`, and what follows it.

@@ -266,7 +266,7 @@ class Index:
             self.not_indexed(tokens, len(matched), MissReason.TOO_SHORT)
         if isinstance(outcome, Lease) and use is not CacheUse.OFF:
             num_blocks = self._leases.num_usable(tokens, compute_last=compute_last)
-            self._lookups.note(num_blocks, outcome.found_in[: len(matched)])
+            self._lookups.note(num_blocks, outcome.found_in)
         if isinstance(outcome, Lease) and self._choosing is not None and chosen is not None:
             self._choosing.taken(outcome, *chosen)
         return outcome

@@ -40,16 +40,14 @@ class Lease:
     ) -> None:
         """What a request starts with.
 
-        `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [M] int8 of the M <= P, M <= S blocks
-        that were matched; `max_blocks`: how long the block table may become; `claim`: whose what it indexes is, and how long
+        `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [max_blocks] int8, NOT_CACHED
+        behind the blocks that were matched; `max_blocks`: how long the block table may become; `claim`: whose what it indexes is, and how long
         that is to be kept.
         """
         self.ids = ids
         self.slots = slots
         self.claim = claim
-        self.found_in: NDArray[np.int8] = np.empty(max_blocks, dtype=np.int8)
-        self.found_in[: len(found_in)] = found_in
-        self.found_in[len(found_in) :] = NOT_CACHED
+        self.found_in = found_in
         self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
         self.filling: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
         self.num_loading = 0

@@ -12,7 +12,7 @@ from tiering.expiry import Expiry
 from tiering.holdings import Holdings
 from tiering.holes import Holes
 from tiering.kernels import kernels
-from tiering.lease import Lease
+from tiering.lease import NOT_CACHED, Lease
 from tiering.loads import Loads
 from tiering.observation import Observed
 from tiering.observer import Observer
@@ -156,32 +156,43 @@ class Leases:
             return Wait.FOR_BLOCKS
         if stash is not None and stash.state is StashState.MOVING:
             return Wait.FOR_ROOM
-        num_blocks = min(max_blocks, self._num_to_begin(tokens, len(matched), chunk_blocks, stash))
-        block_tokens = self._block_tokens
-        # leased while room is made, or the path might be what is evicted
-        self._holdings.lease(matched, claim.rank)
-        absent = to_load = _NOTHING
+        num_matched, block_tokens = len(matched), self._block_tokens
+        num_blocks = min(max_blocks, self._num_to_begin(tokens, num_matched, chunk_blocks, stash))
+        absent = _NOTHING
         if num_absent:
             (absent,) = (self._holdings.residency.state[DEVICE].take(matched) != PRESENT).nonzero()
-            to_load = matched[absent]
         if self._holdings.tier_orders[DEVICE] is not None:
             whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
-            self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
-        num_missing = num_blocks - len(matched) + len(absent)
-        room = self._room_beside(to_load, num_missing, claim.ownership.owner)
-        if room is Room.NO and not self._leases and self._retention.give_way():
-            room = self._room_beside(to_load, num_missing, claim.ownership.owner)
-        if room is not Room.NOW:
-            self._holdings.release(matched, claim.rank)
-            return Wait.FOR_ROOM
+            self._holdings.comes(matched, absent, tokens[num_matched * block_tokens : whole * block_tokens])
+        num_missing, num_leased = num_blocks - num_matched + num_absent, 0
+        if num_missing > self._holdings.slots[DEVICE].num_free:
+            if not self._make_room(matched, absent, num_missing, claim):
+                return Wait.FOR_ROOM
+            num_leased = num_matched
         observed = None
         if self._explains:
             observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
-        shared = len(matched) * self._block_tokens if use is not CacheUse.READ_WRITE else None
-        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, claim, observed)
+        indexable = tokens if use is CacheUse.READ_WRITE else tokens[: num_matched * block_tokens]
+        lease = self._grant(indexable, matched, num_leased, absent, num_blocks, max_blocks, claim)
+        lease.observed = observed
         if stash is not None:
             self._swaps.swap_in(stash, lease)
         return lease
+
+    def _make_room(self, matched: Ids, absent: Ids, num_missing: int, claim: Claim) -> bool:
+        """Have slots for what the device lacks, that is for `absent` positions of the match and what follows it. Whether they are free.
+
+        Then the match stays leased; it is meanwhile, or it might be what is evicted.
+        """
+        to_load, owner = matched[absent], claim.ownership.owner
+        self._holdings.lease(matched, claim.rank)
+        room = self._room_beside(to_load, num_missing, owner)
+        if room is Room.NO and not self._leases and self._retention.give_way():
+            room = self._room_beside(to_load, num_missing, owner)
+        if room is Room.NOW:
+            return True
+        self._holdings.release(matched, claim.rank)
+        return False
 
     def _room_beside(self, to_load: Ids, num_slots: int, owner: bytes) -> Room:
         """Make room on the device; the host copies of what is to be loaded stay."""
@@ -204,37 +215,30 @@ class Leases:
         self,
         tokens: Tokens,
         matched: Ids,
+        num_leased: int,
         absent: Ids,
         num_blocks: int,
         max_blocks: int,
         claim: Claim,
-        observed: Observed | None,
     ) -> Lease:
-        """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
+        """Take the slots, enter the rest of the prompt into the index, and start the loads. `num_leased`: of what is matched, all or nothing."""
         holdings, num_matched = self._holdings, len(matched)
-        found_in = self._observer.tiers(matched) if observed is None else observed.tiers
-        holdings.found(matched, found_in)
-        if len(absent):
-            loading = holdings.slots[DEVICE].take(len(absent), _IN_FLIGHT)
-            assert loading is not None, "room was made for all"
-            holdings.expect(DEVICE, matched[absent], loading)
-        private = holdings.slots[DEVICE].take(num_blocks - num_matched, _PRIVATE)
-        assert private is not None, "room was made for all"
-        slots = private
-        if num_matched:
-            slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
+        found_in = holdings.found(matched, max_blocks)
         path = self._path(tokens, matched)
         holdings.belongs(path, 0, claim.ownership)
-        lease = Lease(path, slots, found_in, max_blocks, claim)
         self._retention.used(path, claim.ttl_s)
-        lease.observed = observed
-        lease.ready[:num_matched] = True
-        holdings.lease_further(path, num_matched, claim.rank)
-        self._leases.append(lease)
+        holdings.lease_further(path, num_leased, claim.rank)
+        if len(absent):
+            holdings.expect(DEVICE, matched[absent], self._take(len(absent), _IN_FLIGHT))
         if len(path) > num_matched:
-            lease.filling[num_matched : len(path)] = True
             holdings.will_compute(path[num_matched:])
-            self._fill(lease, slice(num_matched, num_blocks))
+        slots: Ids = np.empty(num_blocks, dtype=np.intp)
+        slots[:num_matched] = holdings.residency.place[DEVICE][matched]
+        self._fill(path, num_matched, slots)
+        lease = Lease(path, slots, found_in, max_blocks, claim)
+        lease.ready[:num_matched] = True
+        lease.filling[num_matched : len(path)] = True
+        self._leases.append(lease)
         if len(absent):
             lease.ready[absent] = False
             self._loads.start(lease, absent, tokens)
@@ -264,12 +268,22 @@ class Leases:
             own = own[: others.item(0) * block_tokens]
         return np.concatenate([matched, radix.extend(last, own.tobytes())])
 
-    def _fill(self, lease: Lease, positions: Ids | slice) -> None:
-        """The places of blocks that this request computes for all are known: private slots become theirs."""
-        ids = lease.ids[positions]
-        slots = lease.slots[positions][: len(ids)]
-        self._holdings.slots[DEVICE].turn(slots, _PRIVATE, _IN_FLIGHT)
-        self._holdings.expect(DEVICE, ids, slots)
+    def _fill(self, path: Ids, start: int, slots: Ids) -> None:
+        """Fill a block table from position `start` on: with places of the path's blocks, which this request computes for all, and behind
+        them with private ones.
+        """
+        end = min(len(path), len(slots))
+        if start < end:
+            slots[start:end] = places = self._take(end - start, _IN_FLIGHT)
+            self._holdings.expect(DEVICE, path[start:end], places)
+        if end < len(slots):
+            start = max(start, end)
+            slots[start:] = self._take(len(slots) - start, _PRIVATE)
+
+    def _take(self, num_slots: int, state: SlotState) -> Ids:
+        slots = self._holdings.slots[DEVICE].take(num_slots, state)
+        assert slots is not None, "room was made for all"
+        return slots
 
     def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None:
         """See Index.fork."""
@@ -279,10 +293,10 @@ class Leases:
         num_private = min(max_blocks, num_used + 1) - num_shared
         if self._eviction.device_room(num_private, lease.claim.ownership.owner) is not Room.NOW:
             return None
-        private = self._holdings.slots[DEVICE].take(num_private, SlotState.PRIVATE)
-        assert private is not None, "room was made"
-        slots = np.concatenate([lease.slots[:num_shared], private])
-        other = Lease(lease.ids, slots, lease.found_in[:0], max_blocks, lease.claim)
+        slots = np.concatenate([lease.slots[:num_shared], self._take(num_private, _PRIVATE)])
+        other = Lease(
+            lease.ids, slots, np.full(max_blocks, NOT_CACHED, dtype=np.int8), max_blocks, lease.claim
+        )
         other.ready[:num_used] = lease.ready[:num_used]
         self._holdings.lease(other.ids, lease.claim.rank)
         self._leases.append(other)
@@ -298,11 +312,9 @@ class Leases:
         if room is Room.NO and len(self._leases) == 1 and self._retention.give_way():
             room = self._eviction.device_room(missing, lease.claim.ownership.owner)
         if room is Room.NOW:
-            slots = self._holdings.slots[DEVICE].take(missing, SlotState.PRIVATE)
-            assert slots is not None, "room was made"
             old = len(lease.slots)
-            lease.slots = np.concatenate([lease.slots, slots])
-            self._fill(lease, old + np.flatnonzero(lease.filling[old : old + missing]))
+            lease.slots = np.concatenate([lease.slots, np.empty(missing, dtype=np.intp)])
+            self._fill(lease.ids, old, lease.slots)
         return room
 
     def publish(self, lease: Lease, tokens: Tokens, start: int, end: int) -> None:

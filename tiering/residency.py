@@ -251,9 +251,11 @@ class Residency:
     # But it gives up Python's lock, and others that read or copy are quick to take it; of up to 500 ids [ids] is as fast, and
     # keeps it. A batch that has come is so few. count_nonzero takes a quarter of the time of all or any.
 
-    def found(self, path: Ids) -> None:
-        """One more request has found the path."""
-        self._kernels.count_found(self.hits, path)
+    def found(self, path: Ids, num_positions: int) -> NDArray[np.int8]:
+        """One more request has found the path. Where: see `Holdings.found`."""
+        tiers = np.empty(num_positions, dtype=np.int8)
+        self._kernels.count_found(self.hits, self.state, self.computing, path, tiers)
+        return tiers
 
     def present(self, tier: int, ids: Ids) -> Mask:
         """Which of the blocks the tier holds whole."""

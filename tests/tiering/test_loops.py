@@ -81,14 +81,6 @@ def in_rounds(test):
 
 
 @in_rounds
-def test_count_found(rng, columns):
-    path, before = some(rng), columns.copy()
-    kernels().count_found(columns.hits, path)
-    expected = [num + (block in path) for block, num in enumerate(before["hits"])]
-    columns.assert_changed_only(before, hits=expected)
-
-
-@in_rounds
 def test_give_out_and_free_blocks(rng, columns):
     fresh = int(rng.integers(N + 1))
     free, before = some(rng, range(fresh)).astype(np.int32), columns.copy()
@@ -267,7 +259,7 @@ def test_find_unkeyed(rng, columns):
 
 
 @in_rounds
-def test_num_usable_nearest_tiers_found_in_and_num_absent(rng, columns):
+def test_num_usable_nearest_tiers_found_in_count_found_and_num_absent(rng, columns):
     columns.state[DEVICE, rng.random(N) < 0.6] = PRESENT
     columns.state[HOST, columns.state[HOST] == WRITING] = rng.choice([PRESENT, WRITING], p=[0.9, 0.1])
     columns.computing &= rng.random(N) < 0.3
@@ -291,18 +283,25 @@ def test_num_usable_nearest_tiers_found_in_and_num_absent(rng, columns):
     rows = [[row[block] == PRESENT for row in before["state"]] for block in path.tolist()]
     nearest = [[*row, True].index(True) for row in rows]
     assert tiers[: len(path)].tolist() == nearest
-    found = np.zeros(len(path), dtype=np.int8)
+    found = np.zeros(len(path) + 2, dtype=np.int8)
     kernels().found_in(columns.state, columns.computing, path, found)
     assert found.tolist() == [
-        3 if device[block] == WRITING or computing[block] else tier
-        for block, tier in zip(path.tolist(), nearest, strict=True)
+        *(
+            3 if device[block] == WRITING or computing[block] else tier
+            for block, tier in zip(path.tolist(), nearest, strict=True)
+        ),
+        *(-1, -1),
     ]
+    counted = np.zeros_like(found)
+    kernels().count_found(columns.hits, columns.state, columns.computing, path, counted)
+    assert counted.tolist() == found.tolist()
 
     absent = [block for block in path.tolist() if device[block] != PRESENT]
     pending = [device[block] == WRITING or computing[block] or host[block] == WRITING for block in absent]
     expected = -1 if any(pending) else len(absent)
     assert kernels().num_absent(columns.state, columns.computing, path) == expected
-    columns.assert_changed_only(before)
+    hits = [num + (block in path) for block, num in enumerate(before["hits"])]
+    columns.assert_changed_only(before, hits=hits)
 
 
 # ---- the order of uses
@@ -535,7 +534,8 @@ def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
         stamp = np.zeros(12, dtype=np.int64)
         match name:
             case "count_found":
-                kernels().count_found(zeros, part)
+                nowhere, tiers = np.zeros((3, 12), dtype=np.uint8), np.zeros(len(part), dtype=np.int8)
+                kernels().count_found(zeros, nowhere, np.zeros(12, dtype=np.bool_), part, tiers)
             case "touch":
                 assert kernels().touch(stamp, zeros, 0, 0, part, 1)
             case "tail_runs":
