@@ -16,12 +16,12 @@ A trace of our own may end anywhere: what was cut off in the middle of a line, o
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
 import msgspec
 import zstandard
+from msgspec.structs import replace
 
 from kvstore.closing import Closing
 from tiering.keeping import Hints
@@ -36,9 +36,8 @@ class TraceError(ValueError):
     """A line that is not what its format says. The message begins with file and line."""
 
 
-@dataclass(frozen=True, slots=True)
-class TraceRequest:
-    """One request of a trace."""
+class TraceRequest(msgspec.Struct, frozen=True):
+    """One request of a trace: a struct, as it takes a fifth of the time of a frozen dataclass to make."""
 
     at_s: float
     """When it came, from the first request on."""
@@ -50,7 +49,7 @@ class TraceRequest:
     hints: Hints = NO_HINTS
     kind: int = 0
     """See Told.kind."""
-    reply_blocks: list[int] = field(default_factory=list)
+    reply_blocks: list[int] = []
     """Of a recorded one: the blocks that its reply completed, behind those of the prompt."""
     found: Mapping[str, int] | None = None
     """Of a recorded one: the blocks of the prompt that the cache had, by the nearest tier; None if it never came to that."""
@@ -159,12 +158,17 @@ def read_trace(path: Path) -> Iterator[TraceRequest]:
             raise TraceError(f"{path}:{at}: {error}{cut}") from error
         first_s = at_s if first_s is None else first_s
         blocks = [numbers.setdefault(each, len(numbers)) for each in ids]
-        hints = getattr(row, "hints", None) or NO_HINTS  # none but our own has some
-        kind = KINDS.get(getattr(row, "kind", None) or "", 0)  # likewise
-        request = TraceRequest(at_s - first_s, blocks, input_tokens, output_tokens, hints, kind)
-        if isinstance(row, Row) and (row.found is not None or row.reply_blocks):
+        request = TraceRequest(at_s - first_s, blocks, input_tokens, output_tokens)
+        if isinstance(row, Row):
             reply_blocks = [numbers.setdefault(each, len(numbers)) for each in row.reply_blocks]
-            request = replace(request, reply_blocks=reply_blocks, found=row.found, ttft_s=row.ttft_s)
+            request = replace(
+                request,
+                hints=row.hints or NO_HINTS,
+                kind=KINDS.get(row.kind or "", 0),
+                reply_blocks=reply_blocks,
+                found=row.found,
+                ttft_s=row.ttft_s,
+            )
         yield request
     if first_s is None:
         raise TraceError(f"{path}: there is no request in it")
