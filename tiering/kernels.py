@@ -126,7 +126,7 @@ def _parts(name: str, *arguments: str | tuple[str, ...]) -> Function:
     return Function("tiering.loops.parts", name, sources, arguments, keeps_gil=True)
 
 
-def _tree(name: str, *arguments: str) -> Function:
+def _tree(name: str, *arguments: str | tuple[str, ...]) -> Function:
     sources = ("tiering.loops.tree", "tiering.loops.states")
     return Function("tiering.loops.tree", name, sources, arguments, keeps_gil=True)
 
@@ -142,7 +142,7 @@ _IDS, _FOUND = "int64 1 strided", _NEW_LONGS
 _TOKENS = "int32 1 anywhere"
 _NODES = "int32 2 written"
 _CHILDREN, _NEW_CHILDREN, _KEYS = "uint64 2", "uint64 2 written", "uint64 1"
-_LINKED = (_INTS, "int64", _NODES, _NEW_INTS, _NEW_INTS, _NEW_CHILDREN, _NEW_CHILDREN, _KEYS)
+_WALKED = (_INTS, _NEW_INTS, _NEW_INTS, _NEW_CHILDREN, _NEW_CHILDREN, _KEYS)
 _RULE, _TIES = ("int64", _LONGS), (_STATE, _READERS, _INTS, _FLAGS, _HELD)
 _COPIES = (
     *("uint8 2 written", "int32 2 written", "int16 2 written", _INTS, _NEW_FLAGS, _HELD),
@@ -195,24 +195,9 @@ _FUNCTIONS: Final = (
     _blocks("num_usable", _STATE, _FLAGS, "int64", _IDS),
     _blocks("num_absent", _STATE, _FLAGS, _IDS),
     _tree("find_child", _TOKENS, "int64", "int64", _INTS, _CHILDREN, _CHILDREN, _KEYS, "int64"),
-    _tree(
-        "descend",
-        *(
-            _TOKENS,
-            "int64",
-            "int64",
-            _INTS,
-            _NEW_INTS,
-            _NEW_INTS,
-            _CHILDREN,
-            _CHILDREN,
-            _KEYS,
-            "int64",
-            _FOUND,
-        ),
-    ),
-    _tree("link", *_LINKED, "int64"),
-    _tree("unlink", *_LINKED, "int64"),
+    _tree("descend", _TOKENS, "int64", "int64", _WALKED, "int64", _FOUND),
+    _tree("link", "int64", _NODES, _WALKED, "int64"),
+    _tree("unlink", "int64", _NODES, _WALKED, "int64"),
     _tree("move_places", _CHILDREN, _NEW_CHILDREN, "int64", "int64"),
     _tree("lay", _NEW_INTS, _NEW_INTS, "int64", _TOKENS, _IDS),
     _tree("name_run", _NEW_INTS, _INTS, "int64", "int64"),

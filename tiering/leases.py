@@ -388,14 +388,15 @@ class Leases:
         private = lease.slots[len(lease.ids) :]
         private = private[~np.isin(private, copied)] if len(copied) else private
         self._loads.cancel(lease)
-        unfilled = lease.ids[lease.filling[: len(lease.ids)]]
-        if len(unfilled):
-            self._holdings.wont_compute(unfilled)
-            self._holdings.failed(
-                DEVICE, unfilled[self._holdings.residency.state[DEVICE][unfilled] == WRITING]
-            )
         if len(private):
             self._holdings.slots[DEVICE].free(private, _PRIVATE)
+        num_blocks = len(lease.ids)
+        if np.count_nonzero(lease.ready[:num_blocks]) == num_blocks:  # all of it is on the device
+            self._holdings.release(lease.ids, lease.claim.rank)
+            return
+        unfilled = lease.ids[lease.filling[:num_blocks]]
+        self._holdings.wont_compute(unfilled)
+        self._holdings.failed(DEVICE, unfilled[self._holdings.residency.state[DEVICE][unfilled] == WRITING])
         self._holdings.release(lease.ids, lease.claim.rank)
         self._holes.prune(lease.ids[::-1])
 

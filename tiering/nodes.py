@@ -82,7 +82,7 @@ class Nodes:
         """Have room for as many blocks as the residency has."""
         if num_blocks > len(self.after):
             # pages can be moved while there is no array over them
-            del self.tokens, self.after, self._edges, self._linked, self._walked
+            del self.tokens, self.after, self._edges, self._walked
             try:
                 self._pages_of_tokens.grow(4 * self.block_tokens * num_blocks)
                 self._pages_of_after.grow(4 * num_blocks)
@@ -123,7 +123,7 @@ class Nodes:
 
     def descend(self, prompt: Tokens, num_blocks: int, above: int, path: Ids) -> int:
         """Write down the blocks that a prompt goes on with behind a block, NO_BLOCK for the root. How many."""
-        return self._kernels.descend(prompt, num_blocks, *self._walked, above, path)
+        return self._kernels.descend(prompt, num_blocks, self.block_tokens, self._walked, above, path)
 
     def like(self, block: int, above: int) -> int:
         """The first block of a node that follows the last one of another, and has the same tokens as `block`; NO_BLOCK if there is none."""
@@ -190,12 +190,11 @@ class Nodes:
     def _fresh(self) -> int:
         number = self.num_numbers
         if number == len(self._records):
-            del self._records, self.cells, self._linked
+            del self._records, self.cells
             try:
                 self._pages_of_records.grow(2 * number * _RECORD_BYTES)
             finally:
                 self._lay_out_records()
-                self._tie()
         self.num_numbers = number + 1
         return number
 
@@ -239,33 +238,15 @@ class Nodes:
         return upper
 
     def _link(self, number: int) -> None:
-        self._kernels.link(*self._linked, number)
+        self._kernels.link(self.block_tokens, self._records, self._walked, number)
 
     def _unlink(self, number: int) -> None:
-        was_there = self._kernels.unlink(*self._linked, number)
+        was_there = self._kernels.unlink(self.block_tokens, self._records, self._walked, number)
         assert was_there, "the table of children lacks one"
 
     def _tie(self) -> None:
-        """Put together what is linked, anew whenever one of the arrays was replaced."""
-        self._linked = (
-            self._edges,
-            self.block_tokens,
-            self._records,
-            self.after,
-            self._top,
-            self._slots,
-            self._older,
-            self._keys,
-        )
-        self._walked = (
-            self.block_tokens,
-            self._edges,
-            self.after,
-            self._top,
-            self._slots,
-            self._older,
-            self._keys,
-        )
+        """Put together what is walked, anew whenever one of the arrays was replaced."""
+        self._walked = (self._edges, self.after, self._top, self._slots, self._older, self._keys)
 
     # ---- who is who
 

@@ -132,7 +132,7 @@ class Simulation:
     def __init__(self, config: SimulationConfig) -> None:
         self._config, self._times = config, config.times
         self._takes_time = config.times != BlockTimes()
-        self._chooses = config.load == "auto"
+        self._chooses, self._tells = config.load == "auto", config.admission != "all"
         chooser = Knowing(config.times) if isinstance(config.times, CurveTimes) and self._chooses else None
         self._index = Index(
             config.index,
@@ -194,7 +194,9 @@ class Simulation:
             self._writes[_TO[Promote]] += end - start
         if self._takes_time:
             self._ttft_s.append(self._now_s - request.at_s)
-        told = Told(output_tokens=request.output_tokens, kind=request.kind, hints=request.hints)
+        told = None
+        if self._tells:
+            told = Told(output_tokens=request.output_tokens, kind=request.kind, hints=request.hints)
         self._index.release(lease, told)
         if self._index.has_work:
             self._start_moves()
@@ -230,9 +232,11 @@ class Simulation:
         """It will have gone well."""
         kind, num_blocks = type(move), len(move.ids)
         self._writes[_TO[kind]] += num_blocks
-        free_s = self._free_s[kind]
-        took_s = self._times.move(kind, num_blocks, is_first=free_s <= self._now_s)
-        self._free_s[kind] = end_s = max(self._now_s, free_s) + took_s
+        end_s = self._now_s
+        if self._takes_time:
+            free_s = self._free_s[kind]
+            took_s = self._times.move(kind, num_blocks, is_first=free_s <= end_s)
+            self._free_s[kind] = end_s = max(end_s, free_s) + took_s
         heappush(self._due, (end_s, move.number, answer))
 
     def _written(self, move: Write) -> Written:
@@ -254,8 +258,12 @@ class Simulation:
         """Go on to this time, if it is to come, and give the answers that are due by then."""
         while self._due and self._due[0][0] <= time_s:
             self._wait()
-        self._now_s = max(self._now_s, time_s)
-        self._index.at(self._now_s)
+        self._at(time_s)
+
+    def _at(self, time_s: float) -> None:
+        if time_s > self._now_s:
+            self._now_s = time_s
+            self._index.at(time_s)
 
     def _wait(self) -> None:
         """Go on to when the next moves are over, and answer these."""
@@ -265,8 +273,7 @@ class Simulation:
         next_s = self._due[0][0]
         if self._chooses and (deadline_s := self._index.deadline_s()) is not None:
             next_s = min(next_s, deadline_s)
-        self._now_s = max(self._now_s, next_s)
-        self._index.at(self._now_s)
+        self._at(next_s)
         while self._due and self._due[0][0] <= self._now_s:
             self._index.answer(heappop(self._due)[2])
         self._start_moves()

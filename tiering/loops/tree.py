@@ -92,16 +92,12 @@ def descend(
     prompt: Any,
     num_blocks: int,
     block_tokens: int,
-    edges: Any,
-    after: Any,
-    top: Any,
-    slots: Any,
-    older: Any,
-    keys: Any,
+    walked: Any,
     above: Any,
     path: Any,
 ) -> Any:
     """The blocks that the prompt goes on with behind a block, NO_BLOCK for the root. How many."""
+    edges, after, top, slots, older, keys = walked
     at, this = 0, np.int64(NO_BLOCK)
     if above != NO_BLOCK:
         this = np.int64(after[above])
@@ -150,18 +146,9 @@ def descend(
     return at
 
 
-def link(
-    edges: Any,
-    block_tokens: int,
-    nodes: Any,
-    after: Any,
-    top: Any,
-    slots: Any,
-    _older: Any,
-    keys: Any,
-    number: int,
-) -> None:
+def link(block_tokens: int, nodes: Any, walked: Any, number: int) -> None:
     """A node is the newest child of the one above it, which has none that begins like it."""
+    edges, after, top, slots, _, keys = walked
     up, first = nodes[number, UP], nodes[number, FIRST]
     newest, above = nodes[up, NEWEST], np.int64(nodes[up, LAST])
     nodes[number, OLDER], nodes[number, NEWER] = newest, ROOT
@@ -210,18 +197,9 @@ def _void(older: Any, entry: Any) -> Any:
     return True
 
 
-def unlink(
-    edges: Any,
-    block_tokens: int,
-    nodes: Any,
-    after: Any,
-    top: Any,
-    slots: Any,
-    older: Any,
-    keys: Any,
-    number: int,
-) -> Any:
+def unlink(block_tokens: int, nodes: Any, walked: Any, number: int) -> Any:
     """A node is no child of the one above it any more. False, and no change, if no table had it."""
+    edges, after, top, slots, older, keys = walked
     up, before, behind = nodes[number, UP], nodes[number, OLDER], nodes[number, NEWER]
     first, above = nodes[number, FIRST], np.int64(nodes[up, LAST])
     tag = _tag(edges, first * block_tokens, keys, above)
