@@ -18,6 +18,7 @@ class Kernels:
     is_eligible: Callable[..., int]
     are_eligible: Callable[..., int]
     walk: Callable[..., int]
+    peek: Callable[..., int]
     rewind: Callable[..., int]
     place_of: Callable[..., int]
     touch: Callable[..., int]
@@ -149,6 +150,7 @@ _COPIES = (
     *(_LONGS, _NEW_LONGS),
 )
 _TABLE, _VIEWS = (_NEW_BYTES, _NEW_INTS, _NEW_LONGS), (_NEW_LONGS, _NEW_LONGS, _LONGS)
+_LOG = (_NEW_LONGS, f"{_REALS} written", _NEW_LONGS)
 _SEEN = (_VIEWS, _LONGS, _LONGS)
 _PART = ("int64", "int64", "int64", _INTS, _INTS, "int8 1", _LONGS)
 
@@ -160,9 +162,10 @@ _FUNCTIONS: Final = (
         *(_LONGS, _LONGS, "int64", "int64", _NEW_LONGS, _INTS, _LONGS),
         *(*_RULE, _TIES, _FOUND),
     ),
+    _order("peek", _LOG, "int64", "int64", "int64", _VIEWS, "int64", _INTS, _LONGS, _LONGS, _TIES, _FOUND),
     _order("rewind", _LONGS, *_VIEWS, _LONGS, _LONGS, _TIES, _IDS),
     _order("place_of", _LONGS, "int64", "int64"),
-    _order("touch", _NEW_LONGS, _NEW_INTS, "int64", "int64", _IDS, "int64"),
+    _order("touch", _INTS, _NEW_LONGS, _NEW_INTS, _LOG, "int64", "int64", "int64", _IDS, "int64", "float64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
     _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
     _slots("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),

@@ -309,12 +309,19 @@ def test_num_usable_nearest_tiers_found_in_count_found_and_num_absent(rng, colum
 
 @in_rounds
 def test_touch_place_of_and_forget(rng, columns):
-    path, now = some(rng), int(rng.integers(10, 20))
+    path, now = some(rng, least=1), int(rng.integers(10, 20))
+    if rng.random() < 0.8:
+        columns.parent[path[0]] = NO_BLOCK
     for change in (0, 1, -1):
         now, before, first = now + 1, columns.copy(), int(rng.integers(len(path) + 1))
         held = path[first:].tolist()
-        fits = all(before["leases"][block] + change >= 0 for block in held)
-        assert kernels().touch(columns.stamp, columns.leases, change, first, path, now) == fits
+        is_root = columns.parent[path[0]] == NO_BLOCK
+        fits = is_root and all(before["leases"][block] + change >= 0 for block in held)
+        log = tuple(np.zeros(3, dtype=dtype) for dtype in (np.int64, np.float64, np.int64))
+        of_blocks = columns.parent, columns.stamp, columns.leases
+        assert kernels().touch(*of_blocks, log, 1, change, first, path, now, 2.5) == fits
+        entry = (now, 2.5, path.item(-1)) if fits else (0, 0.0, 0)
+        assert [column.tolist() for column in log] == [[0, each, 0] for each in entry]
         used = path.tolist() if fits else []
         stamps = [now if block in used else stamp for block, stamp in enumerate(before["stamp"])]
         leases = [num + change * (fits and block in held) for block, num in enumerate(before["leases"])]
@@ -503,6 +510,7 @@ ELSEWHERE = {
         "oldest_in_part",
     },
     "test_copies": {"copies_begin", "copies_arrive", "copies_leave", "copies_read", "copies_awaited"},
+    "test_lru": {"peek"},
     "test_fingerprints": {"chain", "name_blocks"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},
     "test_radix": {
@@ -537,7 +545,9 @@ def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
                 nowhere, tiers = np.zeros((3, 12), dtype=np.uint8), np.zeros(len(part), dtype=np.int8)
                 kernels().count_found(zeros, nowhere, np.zeros(12, dtype=np.bool_), part, tiers)
             case "touch":
-                assert kernels().touch(stamp, zeros, 0, 0, part, 1)
+                log = np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros(1, dtype=np.int64)
+                top = np.full(12, NO_BLOCK, dtype=np.int32)
+                assert kernels().touch(top, stamp, zeros, log, 0, 0, 0, part, 1, 0.0)
             case "tail_runs":
                 ends = room()
                 assert kernels().tail_runs(ids.astype(np.int32), zeros, part, ends) == len(part)
