@@ -8,7 +8,6 @@ The driver (TieredCache in real time, models of memory on a virtual clock in tes
 """
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from tiering.choosing import Choosing
 from tiering.claim import NO_CLAIM, Claim
 from tiering.decision import Chooser
 from tiering.disk_health import DiskHealth
+from tiering.endings import Endings
 from tiering.entry import Entry
 from tiering.errands import Steps
 from tiering.events import EventLog, Growth
@@ -42,18 +42,12 @@ from tiering.loads import Loads
 from tiering.lookups import Lookups
 from tiering.moves import (
     Answer,
-    Copied,
-    Demote,
-    HasRead,
     Lineage,
     Move,
     Promote,
     Read,
-    SwapIn,
-    SwapOut,
     Wanted,
     Write,
-    Written,
 )
 from tiering.observation import Observed
 from tiering.observer import Observer
@@ -65,24 +59,11 @@ from tiering.restore import Restore
 from tiering.retention import Retention
 from tiering.sizes import Sizes
 from tiering.swaps import Stash, Swaps
-from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
 from tiering.walk import Nodes, walk
 from tiering.writes import Sweep, Writes
 
 _log = logging.getLogger(__name__)
-
-_KINDS: dict[type, str] = {
-    Demote: "demoted",
-    Promote: "promoted",
-    SwapOut: "swapped_out",
-    SwapIn: "swapped_in",
-    Read: "read",
-    Write: "written",
-}
-"""What events call moves that have ended."""
-
-_ON_DISK = (Read, Write)  # a union would be made anew each time
 
 _GROWING = (
     *(("evicted", "blocks", {"tier": tier.label}) for tier in Tier),
@@ -208,6 +189,20 @@ class Index:
         self._choosing: Choosing | None = None
         if chooser is not None:
             self._choosing = Choosing(chooser, self._holdings, self._loads, block_bytes=block_bytes)
+        self._endings = Endings(
+            self._eviction,
+            self._holes,
+            self._loads,
+            self._writes,
+            self._swaps,
+            self._uses,
+            self.retention,
+            self._disk,
+            self._outbox,
+            self.events,
+            self._choosing,
+            block_bytes=block_bytes,
+        )
         self._now_s = 0.0
         self._growth = Growth(self.events, *_GROWING)
 
@@ -351,61 +346,7 @@ class Index:
 
     def answer(self, answer: Answer) -> None:
         """A move that the driver was asked for is over."""
-        move, took_s = self._outbox.answered(answer.number)
-        num_bytes = self._loads.num_bytes + self._writes.num_bytes
-        num_failed = 0 if answer.error is None else len(move.host_slots)
-        match move, answer:
-            case Demote(), Copied():
-                self._eviction.demoted(move, answer.error)
-                if answer.error is not None:
-                    self._writes.not_demoted(move.ids)
-            case Promote(), Copied():
-                self._loads.promoted(move, answer.error)
-            case Write(), Written():
-                if self._disk.has_written(answer):
-                    self._writes.refused()
-                self._writes.written(move, answer)
-                self._uses.was_written(self._now_s)
-                if answer.error is None:
-                    self.retention.was_written(move.ids)
-            case Read(), HasRead():
-                answer = self._disk.has_read(answer, len(move.ids))
-                lost = self._loads.was_read(move, answer)
-                num_failed = len(lost)
-                if num_failed:
-                    self._holes.prune(lost)
-                if self._choosing is not None:
-                    self._choosing.learn_of_late()
-            case SwapOut(), Copied():
-                self._swaps.swapped_out(move, answer.error)
-            case SwapIn(), Copied():
-                self._swaps.swapped_in(move, answer.error)
-            case _:
-                raise AssertionError(f"{type(answer).__name__} does not answer {type(move).__name__}")
-        num_bytes = self._loads.num_bytes + self._writes.num_bytes - num_bytes
-        self._note_end(move, answer, took_s, num_failed, num_bytes)
-
-    def _note_end(
-        self, move: Transfer, answer: Answer, took_s: float, num_failed: int, num_stored_bytes: int
-    ) -> None:
-        """Count a move that is over, and tell of it. `num_stored_bytes`: what it has read or written."""
-        num_arrived = len(move.host_slots) - num_failed
-        on_disk = isinstance(move, _ON_DISK)
-        num_bytes = num_stored_bytes if on_disk else num_arrived * self._block_bytes
-        self._outbox.transfers.ended(move, took_s, num_failed, num_bytes)
-        if not self.events.are_kept:
-            return
-        if num_arrived:
-            facts: dict[str, Any] = {"bytes": num_bytes} if on_disk else {}
-            self.events.append(_KINDS[type(move)], blocks=num_arrived, **facts, seconds=took_s)
-        if num_failed:
-            if answer.error is not None:
-                why: dict[str, Any] = {"error": type(answer.error).__name__}
-            else:
-                outcomes = answer.outcomes if isinstance(answer, HasRead) else ()
-                reasons = Counter(each.reason.value for each in outcomes if each.reason is not None)
-                why = {"reasons": dict(reasons)}
-            self.events.append("failed", move=NAMES[type(move)], blocks=num_failed, **why)
+        self._endings.answer(answer)
 
     def lineage(self, move: Write) -> Lineage:
         """What it takes to compute the keys for a write that is not over."""
