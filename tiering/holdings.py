@@ -24,6 +24,7 @@ from tiering.residency import (
     DEVICE,
     DISK,
     HOST,
+    ID,
     NO_BLOCK,
     PRESENT,
     WRITING,
@@ -379,7 +380,7 @@ class Holdings(Copies):
 
     def _nowhere(self, ids: Ids) -> Ids:
         """Those of these blocks, or of NO_BLOCK, that are in the index and in no tier."""
-        found: Ids = np.empty(len(ids), dtype=np.intp)
+        found: Ids = np.empty(len(ids), dtype=ID)
         num = self._kernels.find_nowhere(self.residency.live, self.residency.state, ids, found)
         return found[:num]
 

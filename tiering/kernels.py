@@ -42,6 +42,7 @@ class Kernels:
     unlink: Callable[..., int]
     move_places: Callable[..., int]
     lay: Callable[..., int]
+    plant: Callable[..., int]
     name_run: Callable[..., int]
     along: Callable[..., int]
     gather: Callable[..., int]
@@ -203,6 +204,7 @@ _FUNCTIONS: Final = (
     _tree("unlink", "int64", _NODES, _WALKED, "int64"),
     _tree("move_places", _CHILDREN, _NEW_CHILDREN, "int64", "int64"),
     _tree("lay", _NEW_INTS, _NEW_INTS, "int64", _TOKENS, _IDS),
+    _tree("plant", "int64", _NODES, _WALKED, _NEW_INTS, "int64", "int64", "int64", "int64"),
     _tree("name_run", _NEW_INTS, _INTS, "int64", "int64"),
     _tree("along", _INTS, "int64", _FOUND),
     _tree("gather", "int32 2", _INTS, _IDS, _FOUND),

@@ -8,7 +8,7 @@ from kvstore.reports import Decision, TierName
 from tiering.claim import NO_CLAIM, Claim
 from tiering.observation import Observed
 from tiering.radix import Tokens
-from tiering.residency import Ids, Tier
+from tiering.residency import FLAG, Ids, Tier
 
 NOT_CACHED = -1
 _NO_TOKENS: Tokens = np.empty(0, dtype=np.int32)
@@ -48,11 +48,11 @@ class Lease:
         self.slots = slots
         self.claim = claim
         self.found_in = found_in
-        self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
-        self.filling: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
+        self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=FLAG)
+        self.filling: NDArray[np.bool_] = np.zeros(max_blocks, dtype=FLAG)
         self.num_loading = 0
         """Blocks that are still on their way to the device ..."""
-        self.arriving: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
+        self.arriving: NDArray[np.bool_] = np.zeros(max_blocks, dtype=FLAG)
         """... and those of them whose first layers are there."""
         self.num_lost = 0
         """Matched blocks that could not be loaded and must be computed after all ..."""

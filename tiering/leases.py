@@ -17,7 +17,7 @@ from tiering.loads import Loads
 from tiering.observation import Observed
 from tiering.observer import Observer
 from tiering.radix import Tokens
-from tiering.residency import ABSENT, DEVICE, HOST, NO_BLOCK, PRESENT, WRITING, Ids, Mask
+from tiering.residency import ABSENT, DEVICE, HOST, ID, NO_BLOCK, PRESENT, WRITING, Ids, Mask
 from tiering.retention import Retention
 from tiering.slot_table import SlotState
 from tiering.swaps import Stash, StashState, Swaps
@@ -232,7 +232,7 @@ class Leases:
             holdings.expect(DEVICE, matched[absent], self._take(len(absent), _IN_FLIGHT))
         if len(path) > num_matched:
             holdings.will_compute(path[num_matched:])
-        slots: Ids = np.empty(num_blocks, dtype=np.intp)
+        slots: Ids = np.empty(num_blocks, dtype=ID)
         slots[:num_matched] = holdings.residency.place[DEVICE][matched]
         self._fill(path, num_matched, slots)
         lease = Lease(path, slots, found_in, max_blocks, claim)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tiering.kernels import kernels
 from tiering.loops.states import COUNT, FIRST, LAST, LIFE, NEWER, NEWEST, OLDER, ROOT, UP
 from tiering.pages import GrowingPages
-from tiering.residency import NO_BLOCK, Ids, Residency
+from tiering.residency import ID, NO_BLOCK, Ids, Residency
 
 _FEW: Final = 16
 _RECORD_BYTES: Final = 32
@@ -116,7 +116,7 @@ class Nodes:
     def along(self, links: Links, block: int, most: int | None = None) -> Ids:
         """A block, the one that `links` names for it, and so on, until there is none or they are so many."""
         num = self._kernels.along(links, block, _NO_ROOM) if most is None else most
-        ids: Ids = np.empty(num, dtype=np.intp)
+        ids: Ids = np.empty(num, dtype=ID)
         return ids[: self._kernels.along(links, block, ids)] if num else ids
 
     # ---- the way down
@@ -172,11 +172,7 @@ class Nodes:
             self._tie()
         if len(self._older):
             self._move_places()
-        cells = self.cells
-        cells[number, UP], cells[number, FIRST], cells[number, LAST] = up, first, last
-        cells[number, COUNT] = self._kernels.name_run(node, self.after, first, number)
-        cells[number, NEWEST] = ROOT
-        self._link(number)
+        self._kernels.plant(self.block_tokens, self._records, self._walked, node, number, up, first, last)
         return number
 
     def _move_places(self) -> None:
@@ -234,11 +230,8 @@ class Nodes:
         cells = self.cells
         cells[lower, UP], cells[lower, FIRST] = upper, below
         cells[lower, COUNT] -= cells[upper, COUNT]
-        self._link(lower)
+        self._kernels.link(self.block_tokens, self._records, self._walked, lower)
         return upper
-
-    def _link(self, number: int) -> None:
-        self._kernels.link(self.block_tokens, self._records, self._walked, number)
 
     def _unlink(self, number: int) -> None:
         was_there = self._kernels.unlink(self.block_tokens, self._records, self._walked, number)

@@ -29,7 +29,7 @@ from tiering.loops.states import COUNT, FIRST, LAST, NEWEST, ROOT, UP
 from tiering.nodes import Nodes
 from tiering.onwards import onwards
 from tiering.planting import NewRuns, Plants
-from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
+from tiering.residency import ID, NO_BLOCK, NO_NODE, Ids, Residency
 from tiering.watch import Watch
 
 Tokens = NDArray[np.int32]
@@ -219,7 +219,7 @@ class RadixIndex:
             self.remove_leaf(ids.item(), residency.cells.parent[ids.item()])
             return
         cells, start = residency.cells, 0
-        ends: Ids = np.empty(len(ids), dtype=np.intp)
+        ends: Ids = np.empty(len(ids), dtype=ID)
         num_runs = self._kernels.tail_runs(residency.node, residency.parent, ids, ends)
         assert num_runs >= 0, "a block with children cannot leave the index: give the deepest first"
         for end in ends[:num_runs].tolist():
@@ -264,7 +264,7 @@ class RadixIndex:
         """Room for a prompt's blocks behind this one, and how many of the first are known and in it."""
         if block != NO_BLOCK:
             self._node_of(block)
-        path: Ids = np.empty(len(prompt) // self._block_tokens, dtype=np.intp)
+        path: Ids = np.empty(len(prompt) // self._block_tokens, dtype=ID)
         return path, self._nodes.descend(prompt, len(path), block, path)
 
     def _add(self, parent: int, prompt: Tokens) -> Ids:
@@ -284,8 +284,6 @@ class RadixIndex:
         num_blocks = len(prompt) // self._block_tokens
         ids = nodes.allocate(residency, num_blocks)
         self._kernels.follow(residency.parent, residency.num_children, last, ids)
-        if last != NO_BLOCK:
-            residency.cells.num_children[last] += 1
         self._num_blocks += num_blocks
         start, count = 0, nodes.cells[node, COUNT]
         if node != ROOT and nodes.cells[node, NEWEST] == ROOT and count < most:  # a leaf grows in place

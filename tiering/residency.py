@@ -44,6 +44,8 @@ from tiering.pages import GrowingPages
 # Ids are intp wherever they travel (numpy gathers by intp twice as fast as by int32) and int32 at rest.
 Ids = NDArray[np.intp]
 Mask = NDArray[np.bool_]
+ID, FLAG, _TIER = np.dtype(np.intp), np.dtype(np.bool_), np.dtype(np.int8)
+"""For arrays that are made for each request: numpy takes as long again to find the dtype of a type."""
 
 NO_BLOCK = -1
 NO_NODE = -1
@@ -146,7 +148,7 @@ class Residency:
         if fresh + n - reused > self._capacity:
             self._resize(max(fresh + n - reused, 2 * self._capacity))
         self._num_free, self._num_fresh = num_free - reused, fresh + n - reused
-        ids: Ids = np.empty(n, dtype=np.intp)
+        ids: Ids = np.empty(n, dtype=ID)
         if not self._kernels.give_out(self._free, num_free, fresh, self.live, self.parent, self.node, ids):
             ids[:reused].sort()  # a fresh id is greater than any that was used before
         return ids
@@ -253,7 +255,7 @@ class Residency:
 
     def found(self, path: Ids, num_positions: int) -> NDArray[np.int8]:
         """One more request has found the path. Where: see `Holdings.found`."""
-        tiers = np.empty(num_positions, dtype=np.int8)
+        tiers = np.empty(num_positions, dtype=_TIER)
         self._kernels.count_found(self.hits, self.state, self.computing, path, tiers)
         return tiers
 

@@ -149,11 +149,14 @@ def test_tail_runs(rng, columns):
 
 @in_rounds
 def test_follow(rng, columns):
-    ids, above, before = some(rng), int(rng.integers(-1, N)), columns.copy()
+    above, before = int(rng.integers(-1, N)), columns.copy()
+    ids = some(rng, [block for block in range(N) if block != above])
     parents, num_children = list(before["parent"]), list(before["num_children"])
     for block, parent in zip(ids.tolist(), [above, *ids.tolist()], strict=False):
         parents[block] = parent
         num_children[block] = int(block != ids[-1])
+    if above != NO_BLOCK and len(ids):
+        num_children[above] += 1
     kernels().follow(columns.parent, columns.num_children, above, ids)
     columns.assert_changed_only(before, parent=parents, num_children=num_children)
 
@@ -520,6 +523,7 @@ ELSEWHERE = {
         "unlink",
         "move_places",
         "lay",
+        "plant",
         "name_run",
         "along",
         "gather",

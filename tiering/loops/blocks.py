@@ -113,7 +113,9 @@ def tail_runs(node: Any, parent: Any, ids: Any, ends: Any) -> Any:
 
 
 def follow(parent: Any, num_children: Any, above: int, ids: Any) -> None:
-    """New blocks follow one another, and the first of them `above`."""
+    """New blocks follow one another, and the first of them `above`, which has a child more."""
+    if above != NO_BLOCK and len(ids):
+        num_children[above] += 1
     for at in range(len(ids)):
         parent[ids[at]] = above
         num_children[ids[at]] = at + 1 < len(ids)

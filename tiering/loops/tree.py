@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from tiering.loops.states import FIRST, INSIDE, LAST, NEWER, NEWEST, NO_BLOCK, OLDER, ROOT, UP
+from tiering.loops.states import COUNT, FIRST, INSIDE, LAST, NEWER, NEWEST, NO_BLOCK, OLDER, ROOT, UP
 
 _RUN: Final = 64
 """Blocks that are compared at once where their ids follow each other."""
@@ -146,6 +146,7 @@ def descend(
     return at
 
 
+@njit(**INSIDE)
 def link(block_tokens: int, nodes: Any, walked: Any, number: int) -> None:
     """A node is the newest child of the one above it, which has none that begins like it."""
     edges, after, top, slots, _, keys = walked
@@ -239,6 +240,7 @@ def lay(edges: Any, after: Any, block_tokens: int, tokens: Any, ids: Any) -> Non
         after[ids[at]] = ids[at + 1] if at + 1 < len(ids) else NO_BLOCK
 
 
+@njit(**INSIDE)
 def name_run(node: Any, after: Any, block: int, number: int) -> Any:
     """A block and those after it are in the node of that number from now on. How many they are."""
     num = 0
@@ -247,6 +249,15 @@ def name_run(node: Any, after: Any, block: int, number: int) -> Any:
         block = after[block]
         num += 1
     return num
+
+
+def plant(
+    block_tokens: int, nodes: Any, walked: Any, node: Any, number: int, up: int, first: int, last: int
+) -> None:
+    """A run of blocks that were laid is a node without children, `link`ed below another."""
+    nodes[number, UP], nodes[number, FIRST], nodes[number, LAST] = up, first, last
+    nodes[number, COUNT], nodes[number, NEWEST] = name_run(node, walked[1], first, number), ROOT
+    link(block_tokens, nodes, walked, number)
 
 
 def along(links: Any, block: int, ids: Any) -> Any:

@@ -10,7 +10,7 @@ from tiering.eligible import Eligible
 from tiering.kernels import kernels
 from tiering.part import Part
 from tiering.policies.view import Places, View
-from tiering.residency import NO_BLOCK, Ids, Mask, Residency
+from tiering.residency import ID, NO_BLOCK, Ids, Mask, Residency
 from tiering.rules import EVERY_BLOCK
 from tiering.slot_table import SlotTable
 
@@ -19,7 +19,6 @@ _PAST = 1 << 40  # stamps that are left for touches from before the first one
 Entries = Callable[[NDArray[np.int64], NDArray[np.int64]], Mask]
 """Which entries are wanted, by their stamps and their deepest blocks."""
 
-_ID = np.dtype(np.intp)
 _SLICE_ENTRIES = 1024  # entries that are looked through at once for wanted ones
 _MAX_CHUNK = 512  # blocks that `upwards` tells at once
 
@@ -168,7 +167,7 @@ class LRU:
 
     def peek(self, number: int, eligible: Eligible, k: int) -> Ids:
         """The first `k` blocks that meet a rule, for the view of this number, whose place is where the first of them is from now on."""
-        found: Ids = np.empty(k, dtype=_ID)
+        found: Ids = np.empty(k, dtype=ID)
         num = self._peek(number, eligible, found)
         return found if num == k else found[:num]
 
