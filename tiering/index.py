@@ -257,12 +257,14 @@ class Index:
             claim,
             compute_last=compute_last,
         )
-        if too_short and isinstance(outcome, Lease):
+        if not isinstance(outcome, Lease):
+            return outcome
+        if too_short:
             self.not_indexed(tokens, len(matched), MissReason.TOO_SHORT)
-        if isinstance(outcome, Lease) and use is not CacheUse.OFF:
+        if use is not CacheUse.OFF:
             num_blocks = self._leases.num_usable(tokens, compute_last=compute_last)
             self._lookups.note(num_blocks, outcome.found_in)
-        if isinstance(outcome, Lease) and self._choosing is not None and chosen is not None:
+        if self._choosing is not None and chosen is not None:
             self._choosing.taken(outcome, *chosen)
         return outcome
 
@@ -389,8 +391,8 @@ class Index:
             loads.expire()
         if self._outbox.blocks[Write]:
             self._writes.expire()
-        can_read, can_write = self._disk.can_read, self._disk.can_write
-        if loads.waiting and not can_read:
+        can_write = self._disk.can_write
+        if loads.waiting and not self._disk.can_read:
             loads.give_up(MissReason.TIER_OFF)
         if loads.arrived or loads.waiting:
             loads.plan()

@@ -1,10 +1,10 @@
 """A trace through the core: the index, its plans and its moves, on a virtual clock and without a byte of KV."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -147,6 +147,12 @@ class Simulation:
         """A heap of answers, and when they are given."""
         self._free_s: defaultdict[type, float] = defaultdict(float)
         """When what makes copies of a kind, one after the other, will have made those that were asked for."""
+        self._answers: dict[type, Callable[[Any], Answer]] = {
+            Demote: self._copied,
+            Promote: self._copied,
+            Read: self._read,
+            Write: self._written,
+        }
         self._writes = [0] * len(Tier)
         self._sizes: NDArray[np.int64] = np.ones(config.index.blocks_per_write, dtype=np.int64)
         self._keys = memoryview(b"")
@@ -217,19 +223,13 @@ class Simulation:
         if not self._config.host_blocks:
             return  # there is nowhere to move anything to
         for move in self._index.plan(self._now_s):
-            if isinstance(move, Demote):
-                self._start(move, Copied(move.number))
-            elif isinstance(move, Write):
-                self._start(move, self._written(move))
-            elif isinstance(move, Promote):
-                self._start(move, Copied(move.number))
-            elif isinstance(move, Read):
-                self._start(move, HasRead(move.number, (HIT,) * len(move.ids)))
+            if (answer := self._answers.get(type(move))) is not None:
+                self._start(move, answer(move))
             else:  # nobody waits for these
                 assert isinstance(move, (Forget, Touch)), f"one request needs no {type(move).__name__}"
 
-    def _start(self, move: Demote | Promote | Read | Write, answer: Answer) -> None:
-        """It will have gone well."""
+    def _start(self, move: Any, answer: Answer) -> None:
+        """It will have gone well. `move`: one that is answered."""
         kind, num_blocks = type(move), len(move.ids)
         self._writes[_TO[kind]] += num_blocks
         end_s = self._now_s
@@ -238,6 +238,12 @@ class Simulation:
             took_s = self._times.move(kind, num_blocks, is_first=free_s <= end_s)
             self._free_s[kind] = end_s = max(end_s, free_s) + took_s
         heappush(self._due, (end_s, move.number, answer))
+
+    def _copied(self, move: Demote | Promote) -> Copied:
+        return Copied(move.number)
+
+    def _read(self, move: Read) -> HasRead:
+        return HasRead(move.number, (HIT,) * len(move.ids))
 
     def _written(self, move: Write) -> Written:
         """It has succeeded, with keys that no other block has: nothing is found by them here."""
