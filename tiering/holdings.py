@@ -250,11 +250,11 @@ class Holdings(Copies):
 
     # --- for plug-ins ---------------------------------------------------------------------------------------------
 
-    def found(self, path: Ids, max_blocks: int) -> NDArray[np.int8]:
+    def found(self, path: Ids, max_blocks: int, hits: NDArray[np.int64]) -> NDArray[np.int8]:
         """A request has found a path. The nearest tier that has each of its blocks whole, `len(Tier)` for one on its way to the device,
-        and NOT_CACHED behind them, for so many positions in all.
+        and NOT_CACHED behind them, for so many positions in all. `hits`: where blocks are counted by these tiers.
         """
-        tiers = self.residency.found(path, max_blocks)
+        tiers = self.residency.found(path, max_blocks, hits)
         if self.tier_orders[DEVICE] is not None:
             for tier, order in zip(Tier, self.tier_orders, strict=True):
                 if order is not None:

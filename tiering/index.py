@@ -161,8 +161,10 @@ class Index:
         """What users asked to keep."""
         self._uses = Uses(self._holdings, self._outbox, config.uses_told_within_s)
         self._restore = Restore(self._holdings, self._eviction, self._expiry, self.retention, self._outbox)
+        self._lookups = Lookups()
         self._leases = Leases(
             self._holdings,
+            self._lookups,
             self._holes,
             self._eviction,
             self._loads,
@@ -185,7 +187,6 @@ class Index:
         self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)
         self.keep = Keep(self._holdings, self._leases, self.retention, self._by_hand)
         """What users ask to have held."""
-        self._lookups = Lookups()
         self._choosing: Choosing | None = None
         if chooser is not None:
             self._choosing = Choosing(chooser, self._holdings, self._loads, block_bytes=block_bytes)
@@ -262,8 +263,7 @@ class Index:
         if too_short:
             self.not_indexed(tokens, len(matched), MissReason.TOO_SHORT)
         if use is not CacheUse.OFF:
-            num_blocks = self._leases.num_usable(tokens, compute_last=compute_last)
-            self._lookups.note(num_blocks, outcome.found_in)
+            self._lookups.note(self._leases.num_usable(tokens, compute_last=compute_last))
         if self._choosing is not None and chosen is not None:
             self._choosing.taken(outcome, *chosen)
         return outcome

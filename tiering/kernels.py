@@ -170,7 +170,7 @@ _FUNCTIONS: Final = (
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
     _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
     _slots("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
-    _blocks("count_found", _NEW_INTS, _STATE, _FLAGS, _IDS, "int8 1 written"),
+    _blocks("count_found", _NEW_INTS, _STATE, _FLAGS, _IDS, "int8 1 written", _NEW_LONGS),
     _copies("copies_begin", _COPIES, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_arrive", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_leave", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", "int64", _IDS),

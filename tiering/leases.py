@@ -14,6 +14,7 @@ from tiering.holes import Holes
 from tiering.kernels import kernels
 from tiering.lease import NOT_CACHED, Lease
 from tiering.loads import Loads
+from tiering.lookups import Lookups
 from tiering.observation import Observed
 from tiering.observer import Observer
 from tiering.radix import Tokens
@@ -51,6 +52,7 @@ class Leases:
     def __init__(
         self,
         holdings: Holdings,
+        lookups: Lookups,
         holes: Holes,
         eviction: Eviction,
         loads: Loads,
@@ -68,7 +70,7 @@ class Leases:
         self._kernels = kernels()
         self._block_tokens = holdings.radix.block_tokens
         self._observer = observer
-        self._holdings, self._holes, self._eviction = holdings, holes, eviction
+        self._holdings, self._lookups, self._holes, self._eviction = holdings, lookups, holes, eviction
         self._loads, self._swaps, self._expiry = loads, swaps, expiry
         self._retention = retention
         self._host_loads, self._explains = host_loads, explains
@@ -223,7 +225,7 @@ class Leases:
     ) -> Lease:
         """Take the slots, enter the rest of the prompt into the index, and start the loads. `num_leased`: of what is matched, all or nothing."""
         holdings, num_matched = self._holdings, len(matched)
-        found_in = holdings.found(matched, max_blocks)
+        found_in = holdings.found(matched, max_blocks, self._lookups.hits)
         path = self._path(tokens, matched)
         holdings.belongs(path, 0, claim.ownership)
         self._retention.used(path, claim.ttl_s)

@@ -253,10 +253,10 @@ class Residency:
     # But it gives up Python's lock, and others that read or copy are quick to take it; of up to 500 ids [ids] is as fast, and
     # keeps it. A batch that has come is so few. count_nonzero takes a quarter of the time of all or any.
 
-    def found(self, path: Ids, num_positions: int) -> NDArray[np.int8]:
+    def found(self, path: Ids, num_positions: int, hits: NDArray[np.int64]) -> NDArray[np.int8]:
         """One more request has found the path. Where: see `Holdings.found`."""
         tiers = np.empty(num_positions, dtype=_TIER)
-        self._kernels.count_found(self.hits, self.state, self.computing, path, tiers)
+        self._kernels.count_found(self.hits, self.state, self.computing, path, tiers, hits)
         return tiers
 
     def present(self, tier: int, ids: Ids) -> Mask:

@@ -28,6 +28,7 @@ from tiering.trace import TraceRequest
 _NO_DEADLINE_S: Final = 1e12
 """What is given a time takes it: nothing here hangs."""
 
+_TOKEN: Final = np.dtype("<i4")
 _MANY_KEYS: Final = 4096
 """Made at once."""
 
@@ -189,7 +190,7 @@ class Simulation:
         if not request.blocks:
             return
         self._until(request.at_s)
-        tokens = np.array(request.blocks[: self._config.device_blocks], dtype="<i4")
+        tokens = np.array(request.blocks[: self._config.device_blocks], dtype=_TOKEN)
         lease = self._admit(tokens)
         while lease.num_loading:
             self._wait()

@@ -295,9 +295,10 @@ def test_num_usable_nearest_tiers_found_in_count_found_and_num_absent(rng, colum
         ),
         *(-1, -1),
     ]
-    counted = np.zeros_like(found)
-    kernels().count_found(columns.hits, columns.state, columns.computing, path, counted)
+    counted, by_tier = np.zeros_like(found), np.ones(4, dtype=np.int64)
+    kernels().count_found(columns.hits, columns.state, columns.computing, path, counted, by_tier)
     assert counted.tolist() == found.tolist()
+    assert by_tier.tolist() == [1 + found.tolist().count(tier) for tier in range(4)]
 
     absent = [block for block in path.tolist() if device[block] != PRESENT]
     pending = [device[block] == WRITING or computing[block] or host[block] == WRITING for block in absent]
@@ -547,7 +548,8 @@ def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
         match name:
             case "count_found":
                 nowhere, tiers = np.zeros((3, 12), dtype=np.uint8), np.zeros(len(part), dtype=np.int8)
-                kernels().count_found(zeros, nowhere, np.zeros(12, dtype=np.bool_), part, tiers)
+                by_tier, none = np.zeros(4, dtype=np.int64), np.zeros(12, dtype=np.bool_)
+                kernels().count_found(zeros, nowhere, none, part, tiers, by_tier)
             case "touch":
                 log = np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros(1, dtype=np.int64)
                 top = np.full(12, NO_BLOCK, dtype=np.int32)

@@ -334,11 +334,12 @@ def found_in(state: Any, computing: Any, ids: Any, tiers: Any) -> None:
         tiers[at] = -1
 
 
-def count_found(hits: Any, state: Any, computing: Any, path: Any, tiers: Any) -> None:
-    """The same, and one more request has found the blocks."""
+def count_found(hits: Any, state: Any, computing: Any, path: Any, tiers: Any, by_tier: Any) -> None:
+    """The same, and one more request has found the blocks: counted by block, and all by tier."""
     found_in(state, computing, path, tiers)
     for at in range(len(path)):
         hits[path[at]] += 1
+        by_tier[tiers[at]] += 1
 
 
 def num_absent(state: Any, computing: Any, path: Any) -> Any:
