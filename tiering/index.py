@@ -37,9 +37,10 @@ from tiering.index_config import LIVE, IndexConfig, uses_told_within_s
 from tiering.keep import Keep
 from tiering.keeping import Told, admission_named
 from tiering.lease import Lease
-from tiering.leases import CacheUse, Leases, Wait
+from tiering.leases import Leases, Wait
 from tiering.loads import Loads
 from tiering.lookups import Lookups
+from tiering.matching import CacheUse, Matching
 from tiering.moves import (
     Answer,
     Lineage,
@@ -162,15 +163,10 @@ class Index:
         self._uses = Uses(self._holdings, self._outbox, config.uses_told_within_s)
         self._restore = Restore(self._holdings, self._eviction, self._expiry, self.retention, self._outbox)
         self._lookups = Lookups()
-        self._leases = Leases(
+        self._matching = Matching(
             self._holdings,
-            self._lookups,
-            self._holes,
-            self._eviction,
             self._loads,
-            self._swaps,
             self._expiry,
-            self.retention,
             Observer(
                 self._holdings,
                 self._eviction.departed,
@@ -181,11 +177,22 @@ class Index:
                 mark_shift=config.mark_shift,
             ),
             host_loads=config.loads,
-            explains=config.explains,
             min_prefix_tokens=config.min_prefix_tokens,
         )
+        self._leases = Leases(
+            self._holdings,
+            self._matching,
+            self._lookups,
+            self._holes,
+            self._eviction,
+            self._loads,
+            self._swaps,
+            self._expiry,
+            self.retention,
+            explains=config.explains,
+        )
         self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)
-        self.keep = Keep(self._holdings, self._leases, self.retention, self._by_hand)
+        self.keep = Keep(self._holdings, self._matching, self.retention, self._by_hand)
         """What users ask to have held."""
         self._choosing: Choosing | None = None
         if chooser is not None:
@@ -239,12 +246,12 @@ class Index:
         if len(tokens) > max_blocks * self.config.block_tokens:
             raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
         found = matched = self._match(tokens, compute_last=compute_last, use=use)
-        too_short = use is CacheUse.READ_WRITE and self._leases.is_too_short(tokens)
+        too_short = use is CacheUse.READ_WRITE and self._matching.is_too_short(tokens)
         if too_short:
             use = CacheUse.READ
         # what was preempted comes back whole; and for what is on its way a request waits
         chosen = None
-        if self._choosing is not None and stash is None and not self._leases.is_pending(found):
+        if self._choosing is not None and stash is None and not self._matching.is_pending(found):
             chosen = self._choosing.choose(tokens, found)
         if chosen is not None:
             matched = found[: chosen[1].num_blocks]
@@ -263,7 +270,7 @@ class Index:
         if too_short:
             self.not_indexed(tokens, len(matched), MissReason.TOO_SHORT)
         if use is not CacheUse.OFF:
-            self._lookups.note(self._leases.num_usable(tokens, compute_last=compute_last))
+            self._lookups.note(self._matching.num_usable(tokens, compute_last=compute_last))
         if self._choosing is not None and chosen is not None:
             self._choosing.taken(outcome, *chosen)
         return outcome
@@ -276,7 +283,9 @@ class Index:
     def _match(
         self, tokens: Tokens, *, compute_last: bool = True, use: CacheUse = CacheUse.READ_WRITE
     ) -> Ids:
-        return self._leases.match(tokens, compute_last=compute_last, disk_ready=self._disk.can_read, use=use)
+        return self._matching.match(
+            tokens, compute_last=compute_last, disk_ready=self._disk.can_read, use=use
+        )
 
     def lookup(self, tokens: Tokens) -> dict[str, int]:
         """How many tokens of a prompt each tier would serve now, by the tier's label. Changes nothing."""
@@ -285,7 +294,7 @@ class Index:
 
     def observe(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> Observed:
         """What there is of a prompt now: for `tiering.explain`. Changes nothing."""
-        return self._leases.observe(tokens, self._match(tokens, use=use), compute_last=True, use=use)
+        return self._matching.observe(tokens, self._match(tokens, use=use), compute_last=True, use=use)
 
     def not_indexed(
         self, tokens: Tokens, start: int, reason: MissReason = MissReason.REPLY_NOT_INDEXED
@@ -493,7 +502,7 @@ class Index:
             self._expiry.change(config.ttl_s)
             self._tell_uses_in_time()
         self._holdings.shares.change(config.quotas)
-        self._leases.min_prefix_tokens = config.min_prefix_tokens
+        self._matching.min_prefix_tokens = config.min_prefix_tokens
         self.config = config
         self._sizes.resize(config.host_slots, config.disk_bytes)
         self._entry.resize()

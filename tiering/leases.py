@@ -11,14 +11,12 @@ from tiering.eviction import Eviction, Room
 from tiering.expiry import Expiry
 from tiering.holdings import Holdings
 from tiering.holes import Holes
-from tiering.kernels import kernels
 from tiering.lease import NOT_CACHED, Lease
 from tiering.loads import Loads
 from tiering.lookups import Lookups
-from tiering.observation import Observed
-from tiering.observer import Observer
+from tiering.matching import CacheUse, Matching
 from tiering.radix import Tokens
-from tiering.residency import ABSENT, DEVICE, HOST, ID, NO_BLOCK, PRESENT, WRITING, Ids, Mask
+from tiering.residency import ABSENT, DEVICE, HOST, ID, NO_BLOCK, PRESENT, WRITING, Ids
 from tiering.retention import Retention
 from tiering.slot_table import SlotState
 from tiering.swaps import Stash, StashState, Swaps
@@ -36,22 +34,13 @@ class Wait(Enum):
     """The device has no room; blocks are on their way out, or running requests must end first."""
 
 
-class CacheUse(Enum):
-    """What a request may do with what is cached."""
-
-    READ_WRITE = auto()
-    READ = auto()
-    """It uses what is there, and what it computes itself is found by nobody."""
-    OFF = auto()
-    """Nor does it use anything."""
-
-
 class Leases:
-    """The leases of all admitted requests, and the matching of those that are not."""
+    """The leases of all admitted requests."""
 
     def __init__(
         self,
         holdings: Holdings,
+        matching: Matching,
         lookups: Lookups,
         holes: Holes,
         eviction: Eviction,
@@ -59,84 +48,19 @@ class Leases:
         swaps: Swaps,
         expiry: Expiry,
         retention: Retention,
-        observer: Observer,
         *,
-        host_loads: bool,
         explains: bool,
-        min_prefix_tokens: int,
     ) -> None:
-        """`host_loads`: whether blocks below the device are used. `explains`, `min_prefix_tokens`: see IndexConfig."""
-        self.min_prefix_tokens = min_prefix_tokens
-        self._kernels = kernels()
+        """`explains`: see IndexConfig."""
         self._block_tokens = holdings.radix.block_tokens
-        self._observer = observer
-        self._holdings, self._lookups, self._holes, self._eviction = holdings, lookups, holes, eviction
-        self._loads, self._swaps, self._expiry = loads, swaps, expiry
-        self._retention = retention
-        self._host_loads, self._explains = host_loads, explains
+        self._holdings, self._matching, self._lookups = holdings, matching, lookups
+        self._holes, self._eviction, self._loads, self._swaps = holes, eviction, loads, swaps
+        self._expiry, self._retention, self._explains = expiry, retention, explains
         self._leases: list[Lease] = []
         self.num_preempted = 0
 
     def __len__(self) -> int:
         return len(self._leases)
-
-    # --- before admission -----------------------------------------------------------------------------------------
-
-    def match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
-        """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way, and not over.
-
-        What is shorter than is worth loading is used as far as the device has it, or will have it for others.
-        """
-        matched = self._match(tokens, compute_last=compute_last, disk_ready=disk_ready, use=use)
-        if len(matched) * self._block_tokens >= self.min_prefix_tokens:
-            return matched
-        residency = self._holdings.residency
-        return matched[: self._kernels.num_usable(residency.state, residency.computing, 0, matched)]
-
-    def is_too_short(self, tokens: Tokens) -> bool:
-        """Whether a prompt is shorter than is worth keeping."""
-        if not self.min_prefix_tokens:
-            return False
-        block_tokens = self._block_tokens
-        return len(tokens) // block_tokens * block_tokens < self.min_prefix_tokens
-
-    def _match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
-        if use is CacheUse.OFF:
-            return np.empty(0, dtype=np.intp)
-        holdings, usable_tokens = self._holdings, max(0, len(tokens) - compute_last)
-        matched = holdings.radix.match_below(NO_BLOCK, tokens[:usable_tokens])
-        residency = holdings.residency
-        below = self._host_loads + (self._host_loads and disk_ready)
-        num = self._kernels.num_usable(residency.state, residency.computing, below, matched)
-        matched = matched if num == len(matched) else matched[:num]
-        if self._loads.overdue:  # and what is not on the device either way
-            at_hand = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
-            matched = _until(matched, ~at_hand & self._loads.is_overdue(matched))
-        if self._expiry.is_any_over:
-            matched = _until(matched, self._expiry.is_over(matched))
-        return matched
-
-    def num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
-        """Whole blocks of a prompt that may match."""
-        return max(0, len(tokens) - compute_last) // self._block_tokens
-
-    def observe(self, tokens: Tokens, matched: Ids, *, compute_last: bool, use: CacheUse) -> Observed:
-        """What there is of a prompt that `match` has answered this for."""
-        usable_blocks = self.num_usable(tokens, compute_last=compute_last)
-        too_short = len(matched) * self._block_tokens < self.min_prefix_tokens and len(
-            self._match(tokens, compute_last=compute_last, disk_ready=True, use=use)
-        ) > len(matched)
-        off = use is CacheUse.OFF
-        return self._observer.observe(tokens, matched, usable_blocks, off=off, too_short=too_short)
-
-    def is_pending(self, matched: Ids) -> bool:
-        """Whether a block is being computed or loaded for another request."""
-        return self._num_absent(matched) < 0
-
-    def _num_absent(self, matched: Ids) -> int:
-        """How many blocks the device does not have; -1 if one is being computed or loaded for another request."""
-        residency = self._holdings.residency
-        return self._kernels.num_absent(residency.state, residency.computing, matched)
 
     # --- admission ------------------------------------------------------------------------------------------------
 
@@ -153,7 +77,7 @@ class Leases:
         compute_last: bool,
     ) -> Lease | Wait:
         """See Index.admit."""
-        num_absent = self._num_absent(matched)
+        num_absent = self._matching.num_absent(matched)
         if num_absent < 0:
             return Wait.FOR_BLOCKS
         if stash is not None and stash.state is StashState.MOVING:
@@ -173,7 +97,7 @@ class Leases:
             num_leased = num_matched
         observed = None
         if self._explains:
-            observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
+            observed = self._matching.observe(tokens, matched, compute_last=compute_last, use=use)
         indexable = tokens if use is CacheUse.READ_WRITE else tokens[: num_matched * block_tokens]
         lease = self._grant(indexable, matched, num_leased, absent, num_blocks, max_blocks, claim)
         lease.observed = observed
@@ -326,7 +250,7 @@ class Leases:
         filled = lease.ids[indexed][lease.filling[indexed]]
         lease.filling[indexed] = False
         self._holdings.arrived(DEVICE, filled)
-        lease.indexable = tokens[:0] if self.is_too_short(tokens) else tokens
+        lease.indexable = tokens[:0] if self._matching.is_too_short(tokens) else tokens
         self._extend(lease)
 
     def _extend(self, lease: Lease) -> None:
@@ -430,8 +354,3 @@ class Leases:
         states = table.states(np.arange(table.num_slots))
         found = np.flatnonzero(states == SlotState.PRIVATE).tolist()
         assert owned == found, f"private device slots are {found}, requests and their swaps own {owned}"
-
-
-def _until(path: Ids, barred: Mask) -> Ids:
-    """A path up to the first block that is barred."""
-    return path[: barred.argmax()] if np.count_nonzero(barred) else path

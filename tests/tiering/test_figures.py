@@ -9,7 +9,7 @@ from kvstore.reasons import MissReason
 from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import BLOCK_TOKENS, RECORD_BYTES, model, on_disk, prompt, stats
 from tiering.events import KEPT_EVENTS, EventLog
-from tiering.leases import CacheUse
+from tiering.matching import CacheUse
 from tiering.moves import Demote, Promote, Read
 from tiering.residency import Tier
 
