@@ -26,9 +26,10 @@ from tiering.disk_health import DiskHealth
 from tiering.endings import Endings
 from tiering.entry import Entry
 from tiering.errands import Steps
-from tiering.events import EventLog, Growth
+from tiering.events import EventLog
 from tiering.eviction import Eviction, Room
 from tiering.expiry import Expiry
+from tiering.figures import Figures
 from tiering.fingerprints import fingerprints
 from tiering.found import Found
 from tiering.holdings import Holdings
@@ -66,16 +67,6 @@ from tiering.writes import Sweep, Writes
 
 _log = logging.getLogger(__name__)
 
-_GROWING = (
-    *(("evicted", "blocks", {"tier": tier.label}) for tier in Tier),
-    *(("dropped", "blocks", {"tier": tier.label}) for tier in Tier),
-    ("expired", "blocks", {}),
-    ("overdue", "moves", {}),
-    ("overdue", "loads", {}),
-    ("late", "loads", {}),
-)
-"""Counts that events tell the growth of."""
-
 
 class Index:
     """Which block lives where, and what moves next. See the module docstring; one thread calls it."""
@@ -96,7 +87,6 @@ class Index:
         `chooser`: asked how much of each match to load; without one all of it is. `seed`: see RadixIndex.
         """
         self.config = config
-        self._root_key, self._block_bytes = root_key, block_bytes
         self.events = EventLog() if events is None else events
         self._holdings = Holdings(
             block_tokens=config.block_tokens,
@@ -212,7 +202,25 @@ class Index:
             block_bytes=block_bytes,
         )
         self._now_s = 0.0
-        self._growth = Growth(self.events, *_GROWING)
+        self._figures = Figures(
+            self._holdings,
+            self._lookups,
+            self._leases,
+            self._eviction,
+            self._entry,
+            self._loads,
+            self._writes,
+            self._swaps,
+            self._expiry,
+            self.retention,
+            self._restore,
+            self._by_hand,
+            self._disk,
+            self._outbox,
+            self.events,
+            self._choosing,
+            block_bytes=block_bytes,
+        )
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -413,25 +421,11 @@ class Index:
         if self._uses.are_told:
             self._uses.plan(self._now_s, disk_ready=can_write and not restoring)
         if self.events.are_kept:
-            self._note_what_happened()
+            self._figures.tell()
         return self._outbox.take()
 
     def _drop_behind(self, hole: int) -> bool:
         return self._eviction.drop(hole, DISK, MissReason.BEHIND_A_LOSS)
-
-    def _note_what_happened(self) -> None:
-        """Tell what has left since the last plan, and whether the disk is left alone, or works again."""
-        self._growth.look(
-            [
-                *self._eviction.evicted,
-                *self._eviction.dropped,
-                self._expiry.num_expired,
-                self._outbox.num_expired,
-                self._loads.num_given_up,
-                self._loads.num_late,
-            ]
-        )
-        self._disk.tell(self.events)
 
     def deadline_s(self) -> float | None:
         """When `plan` must be called again even if nothing ends before; None for never."""
@@ -632,48 +626,7 @@ class Index:
 
         Any thread may ask, also while another changes the index: then some figures are a moment younger than others.
         """
-        tiers = self._holdings.stats()
-        tiers[DISK.label]["ready"] = self._disk.can_read and self._disk.can_write
-        tiers[DISK.label]["overdue_reads"] = self._outbox.num_overdue(Read)
-        tiers[DISK.label] |= self._traffic() | self._restore.stats()
-        for tier in Tier:
-            tiers[tier.label]["evicted"] = self._eviction.evicted[tier]
-            tiers[tier.label]["dropped"] = self._eviction.dropped[tier]
-            tiers[tier.label]["not_admitted"] = self._eviction.not_admitted[tier]
-        return {
-            "tiers": tiers,
-            "blocks": len(self._holdings.radix),
-            "block_tokens": self.config.block_tokens,
-            "block_bytes": self._block_bytes,
-            "lookups": self._lookups.stats(),
-            "admission": self._entry.stats(),
-            "load_or_compute": None if self._choosing is None else self._choosing.stats(),
-            "transfers": self._outbox.stats(),
-            "events": self.events.last,
-            "leases": len(self._leases),
-            "expired": self._expiry.num_expired,
-            "retention": self.retention.stats(),
-            "departed": len(self._eviction.departed),
-            "owners": self._holdings.shares.stats(),
-            "removed": self._by_hand.num_removed,
-            "failed_loads": {reason.value: count for reason, count in dict(self._loads.misses).items()},
-            "preempted": {
-                "requests": self._leases.num_preempted,
-                "swapped_out_blocks": self._swaps.num_swapped_out,
-                "swapped_in_blocks": self._swaps.num_swapped_in,
-            },
-        }
-
-    def _traffic(self) -> dict[str, Any]:
-        """What went to the disk and what came from it, for requests."""
-        written, read = self._writes.num_bytes, self._loads.num_bytes
-        return {
-            "writing_blocks": self._outbox.blocks[Write],
-            "failed_writes": self._writes.num_failed,
-            "written_bytes": written,
-            "read_bytes": read,
-            "written_by_read": written / read if read else None,
-        }
+        return self._figures.stats()
 
     def owners(self) -> dict[str, dict[str, Any]]:
         """Of each owner what it has, in places and bytes: see Shares.stats. Any thread may ask."""
