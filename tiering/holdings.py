@@ -368,7 +368,7 @@ class Holdings(Copies):
                     self.shares.change_dirty(one, -1)
             self._forget_whose(one)
         self.order.removed_leaf(cells.stamp[block], parent)
-        self.radix.remove_leaf(block, parent)
+        self.radix.remove_leaf(block)
         if parent != NO_BLOCK and not cells.num_children[parent] and self.is_nowhere(parent):
             self.prune(np.array([parent], dtype=np.intp))
 

@@ -23,7 +23,6 @@ class Kernels:
     place_of: Callable[..., int]
     touch: Callable[..., int]
     forget: Callable[..., int]
-    tail_runs: Callable[..., int]
     take_slots: Callable[..., int]
     count_found: Callable[..., int]
     copies_begin: Callable[..., int]
@@ -43,6 +42,7 @@ class Kernels:
     move_places: Callable[..., int]
     lay: Callable[..., int]
     plant: Callable[..., int]
+    take_off: Callable[..., int]
     name_run: Callable[..., int]
     along: Callable[..., int]
     gather: Callable[..., int]
@@ -168,7 +168,6 @@ _FUNCTIONS: Final = (
     _order("place_of", _LONGS, "int64", "int64"),
     _order("touch", _INTS, _NEW_LONGS, _NEW_INTS, _LOG, "int64", "int64", "int64", _IDS, "int64", "float64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
-    _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
     _slots("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
     _blocks("count_found", _NEW_INTS, _STATE, _FLAGS, _IDS, "int8 1 written", _NEW_LONGS),
     _copies("copies_begin", _COPIES, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
@@ -205,6 +204,7 @@ _FUNCTIONS: Final = (
     _tree("move_places", _CHILDREN, _NEW_CHILDREN, "int64", "int64"),
     _tree("lay", _NEW_INTS, _NEW_INTS, "int64", _TOKENS, _IDS),
     _tree("plant", "int64", _NODES, _WALKED, _NEW_INTS, "int64", "int64", "int64", "int64"),
+    _tree("take_off", "int64", _NODES, _WALKED, _INTS, _INTS, _NEW_INTS, _IDS, _FOUND),
     _tree("name_run", _NEW_INTS, _INTS, "int64", "int64"),
     _tree("along", _INTS, "int64", _FOUND),
     _tree("gather", "int32 2", _INTS, _IDS, _FOUND),

@@ -27,7 +27,6 @@ from tiering.residency import ID, NO_BLOCK, Ids, Residency
 
 _FEW: Final = 16
 _RECORD_BYTES: Final = 32
-_MOST_LIVES: Final = 2**31 - 1
 _MOVED_PLACES: Final = 16
 """Of the older table with each new node: all of it long before the other is half full."""
 _NO_TABLE: Final[NDArray[np.uint64]] = np.zeros((0, 2), dtype=np.uint64)
@@ -206,25 +205,35 @@ class Nodes:
         cells[leaf, LAST] = ids.item(-1)
         cells[leaf, COUNT] += self._kernels.name_run(node, self.after, first, leaf)
 
-    def shorten(self, leaf: int, num_blocks: int, last: int) -> None:
-        """A leaf loses so many blocks at its end, all behind `last`."""
-        self.after[last] = NO_BLOCK
-        self.cells[leaf, LAST] = last
-        self.cells[leaf, COUNT] -= num_blocks
+    def take_off(self, residency: Residency, ids: Ids, numbers: Ids) -> int:
+        """Take blocks off the ends of nodes, each without children at its turn. How many runs of blocks of one node they are.
 
-    def take_out(self, number: int) -> None:
-        """A node without children leaves; its number may be another's later."""
-        self._unlink(number)
-        cells = self.cells
-        cells[number, UP] = ROOT
-        cells[number, COUNT] = 0
-        cells[number, LIFE] = (cells[number, LIFE] + 1) & _MOST_LIVES
+        `numbers`: room for whose they are, below 0 for a node that has none left. That number may be another's later.
+        """
+        num = self._kernels.take_off(
+            self.block_tokens,
+            self._records,
+            self._walked,
+            residency.node,
+            residency.parent,
+            residency.num_children,
+            ids,
+            numbers,
+        )
+        if num == -2:
+            raise IndexError(f"there are no such blocks as all of {ids.tolist()}")
+        assert num >= 0, "a block with children cannot leave the index: give the deepest first"
+        return num
+
+    def let_go(self, number: int) -> None:
+        """A node has no blocks left."""
         self._free.append(number)  # the number given back last is given out next
 
     def split(self, lower: int, block: int, node: Links) -> int:
         """Move the blocks of a node up to this one, not its last, into a new one above it; return that."""
         up, first, below = self.cells[lower, UP], self.cells[lower, FIRST], self.after.item(block)
-        self._unlink(lower)
+        was_there = self._kernels.unlink(self.block_tokens, self._records, self._walked, lower)
+        assert was_there, "the table of children lacks one"
         self.after[block] = NO_BLOCK
         upper = self.new(up, first, block, node)
         cells = self.cells
@@ -232,10 +241,6 @@ class Nodes:
         cells[lower, COUNT] -= cells[upper, COUNT]
         self._kernels.link(self.block_tokens, self._records, self._walked, lower)
         return upper
-
-    def _unlink(self, number: int) -> None:
-        was_there = self._kernels.unlink(self.block_tokens, self._records, self._walked, number)
-        assert was_there, "the table of children lacks one"
 
     def _tie(self) -> None:
         """Put together what is walked, anew whenever one of the arrays was replaced."""

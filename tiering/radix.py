@@ -17,7 +17,7 @@ A block's id does not change when its node is split: all state by block is in th
 import secrets
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,6 +78,8 @@ class RadixIndex:
         self.watch = Watch()
         """Told which nodes change."""
         self._num_blocks = 0
+        one: Ids = np.zeros(1, dtype=ID)
+        self._one: tuple[memoryview[Any], Ids, Ids] = one.data, one, np.zeros(1, dtype=ID)
 
     def __len__(self) -> int:
         """Number of blocks in the index."""
@@ -214,27 +216,27 @@ class RadixIndex:
         Each must have no children at its turn: give the deepest first. Each must be absent from all tiers, unleased
         and unread; tell the policy before, while parents and stamps can still be read.
         """
-        residency = self._residency
-        if len(ids) == 1:
-            self.remove_leaf(ids.item(), residency.cells.parent[ids.item()])
-            return
-        cells, start = residency.cells, 0
-        ends: Ids = np.empty(len(ids), dtype=ID)
-        num_runs = self._kernels.tail_runs(residency.node, residency.parent, ids, ends)
-        assert num_runs >= 0, "a block with children cannot leave the index: give the deepest first"
-        for end in ends[:num_runs].tolist():
-            deepest, first = ids.item(start), ids.item(end - 1)
-            self._trim(cells.node[deepest], deepest, end - start, cells.parent[first])
-            start = end
-        residency.num_children[ids] = 0  # within a run each had the next one, which went before it
-        residency.free(ids)
+        numbers: Ids = np.empty(len(ids), dtype=ID)
+        num = self._nodes.take_off(self._residency, ids, numbers)
+        for number in numbers[:num].tolist():
+            self._taken_off(number)
+        self._residency.free(ids)
         self._num_blocks -= len(ids)
 
-    def remove_leaf(self, block: int, parent: int) -> None:
-        """`remove` for one block, whose parent is known: evicting one at a time must stay cheap."""
-        self._trim(self._residency.cells.node[block], block, 1, parent)
+    def remove_leaf(self, block: int) -> None:
+        """`remove` for one block: evicting one at a time must stay cheap."""
+        cells, one, number = self._one
+        cells[0] = block
+        self._nodes.take_off(self._residency, one, number)
+        self._taken_off(number.item())
         self._residency.free_one(block)
         self._num_blocks -= 1
+
+    def _taken_off(self, number: int) -> None:
+        """Blocks of a node are gone; of one that is less than 0, all."""
+        if number < 0:
+            self._nodes.let_go(-number)
+        self.watch.note(abs(number))
 
     # ---- the tree
 
@@ -306,21 +308,6 @@ class RadixIndex:
         self.watch.note(upper)
         self.watch.note(lower)
         return upper
-
-    def _trim(self, node: int, deepest: int, num_blocks: int, parent: int) -> None:
-        """Take the last blocks of a leaf, of which the first follows `parent`, off its end."""
-        assert node > ROOT, "the block is not in the index"
-        nodes, cells = self._nodes, self._nodes.cells
-        assert cells[node, LAST] == deepest and cells[node, NEWEST] == ROOT, (
-            "a block with children cannot leave the index: give the deepest first"
-        )
-        self.watch.note(node)
-        if parent != NO_BLOCK:
-            self._residency.cells.num_children[parent] -= 1
-        if num_blocks == cells[node, COUNT]:
-            nodes.take_out(node)
-        else:
-            nodes.shorten(node, num_blocks, parent)
 
     # ---- conservation
 

@@ -132,22 +132,6 @@ def test_give_out_and_free_blocks(rng, columns):
 
 
 @in_rounds
-def test_tail_runs(rng, columns):
-    ids, ends = some(rng), room()
-    nodes = [columns.node.item(block) for block in ids.tolist()]
-    expected = [at for at in range(1, len(nodes) + 1) if at == len(nodes) or nodes[at] != nodes[at - 1]]
-    columns.parent[ids[:-1]] = ids[1:]
-    assert ends[: kernels().tail_runs(columns.node, columns.parent, ids, ends)].tolist() == expected
-    if len(ids):
-        wrong = rng.integers(len(ids))
-        columns.parent[ids[wrong]] = NO_BLOCK
-        is_last = wrong + 1 in expected
-        assert kernels().tail_runs(columns.node, columns.parent, ids, ends) == (
-            len(expected) if is_last else -1
-        )
-
-
-@in_rounds
 def test_follow(rng, columns):
     above, before = int(rng.integers(-1, N)), columns.copy()
     ids = some(rng, [block for block in range(N) if block != above])
@@ -525,6 +509,7 @@ ELSEWHERE = {
         "move_places",
         "lay",
         "plant",
+        "take_off",
         "name_run",
         "along",
         "gather",
@@ -538,7 +523,7 @@ def test_no_loop_is_left_out():
     assert here.union(*ELSEWHERE.values()) == names
 
 
-@pytest.mark.parametrize("name", ["count_found", "tail_runs", "touch"])
+@pytest.mark.parametrize("name", ["count_found", "touch"])
 def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
     ids = np.arange(12, dtype=np.intp)
     for part in (ids[2:7], ids[::-1], ids[1::3]):
@@ -554,9 +539,5 @@ def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
                 log = np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros(1, dtype=np.int64)
                 top = np.full(12, NO_BLOCK, dtype=np.int32)
                 assert kernels().touch(top, stamp, zeros, log, 0, 0, 0, part, 1, 0.0)
-            case "tail_runs":
-                ends = room()
-                assert kernels().tail_runs(ids.astype(np.int32), zeros, part, ends) == len(part)
-                continue
         changed = np.flatnonzero(zeros + stamp).tolist()
         assert changed == sorted(part.tolist())

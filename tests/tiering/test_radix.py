@@ -310,7 +310,7 @@ def test_removed_ids_come_back_for_the_next_path():
         lambda index: setattr(index, "_num_blocks", 4),
         lambda index: index._nodes._free.append(0),
         lambda index: index._nodes._free.append(1),
-        lambda index: index._nodes.take_out(2),
+        lambda index: index._nodes.let_go(2),
         lambda index: index._nodes.after.__setitem__(0, -1),
         lambda index: index._nodes.after.__setitem__(1, 2 - 4),
         lambda index: index._nodes.after.__setitem__(1, 0 - 2),

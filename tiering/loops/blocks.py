@@ -100,18 +100,6 @@ def free_blocks(
     return True
 
 
-def tail_runs(node: Any, parent: Any, ids: Any, ends: Any) -> Any:
-    """Where each run of blocks of one node ends, each of which follows the next. How many runs there are; -1 if one of a run does not."""
-    num = 0
-    for at in range(len(ids)):
-        if at + 1 == len(ids) or node[ids[at + 1]] != node[ids[at]]:
-            ends[num] = at + 1
-            num += 1
-        elif parent[ids[at]] != ids[at + 1]:
-            return -1
-    return num
-
-
 def follow(parent: Any, num_children: Any, above: int, ids: Any) -> None:
     """New blocks follow one another, and the first of them `above`, which has a child more."""
     if above != NO_BLOCK and len(ids):

@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from tiering.loops.states import COUNT, FIRST, INSIDE, LAST, NEWER, NEWEST, NO_BLOCK, OLDER, ROOT, UP
+from tiering.loops.states import COUNT, FIRST, INSIDE, LAST, LIFE, NEWER, NEWEST, NO_BLOCK, OLDER, ROOT, UP
 
+_MOST_LIVES: Final = 2**31 - 1
 _RUN: Final = 64
 """Blocks that are compared at once where their ids follow each other."""
 _LOW: Final = np.uint64(0xFFFFFFFF)
@@ -198,6 +199,7 @@ def _void(older: Any, entry: Any) -> Any:
     return True
 
 
+@njit(**INSIDE)
 def unlink(block_tokens: int, nodes: Any, walked: Any, number: int) -> Any:
     """A node is no child of the one above it any more. False, and no change, if no table had it."""
     edges, after, top, slots, older, keys = walked
@@ -258,6 +260,53 @@ def plant(
     nodes[number, UP], nodes[number, FIRST], nodes[number, LAST] = up, first, last
     nodes[number, COUNT], nodes[number, NEWEST] = name_run(node, walked[1], first, number), ROOT
     link(block_tokens, nodes, walked, number)
+
+
+def take_off(
+    block_tokens: int,
+    nodes: Any,
+    walked: Any,
+    node: Any,
+    parent: Any,
+    num_children: Any,
+    ids: Any,
+    numbers: Any,
+) -> Any:
+    """Take blocks off the ends of nodes, each without children at its turn. How many runs of blocks of one node they are; -1 if one has
+    children, or is in no node, -2 if there cannot be such a block. `numbers`: whose, below 0 for one that has no blocks left.
+    """
+    for at in range(len(ids)):
+        if ids[at] >= len(node):
+            return -2
+        if ids[at] < 0:
+            return -1
+    num, start, after = 0, 0, walked[1]
+    while start < len(ids):
+        number, end = node[ids[start]], start + 1
+        while end < len(ids) and node[ids[end]] == number:
+            if parent[ids[end - 1]] != ids[end]:
+                return -1
+            end += 1
+        if number <= ROOT or nodes[number, LAST] != ids[start] or nodes[number, NEWEST] != ROOT:
+            return -1
+        above = parent[ids[end - 1]]
+        if above != NO_BLOCK:
+            num_children[above] -= 1
+        if end - start == nodes[number, COUNT]:
+            if not unlink(block_tokens, nodes, walked, number):
+                return -1
+            nodes[number, UP], nodes[number, COUNT] = ROOT, 0
+            nodes[number, LIFE] = (nodes[number, LIFE] + 1) & _MOST_LIVES
+            numbers[num] = -number
+        else:
+            after[above] = NO_BLOCK
+            nodes[number, LAST] = above
+            nodes[number, COUNT] -= end - start
+            numbers[num] = number
+        for at in range(start, end):  # each had the next one, which went before it
+            num_children[ids[at]] = 0
+        num, start = num + 1, end
+    return num
 
 
 def along(links: Any, block: int, ids: Any) -> Any:
