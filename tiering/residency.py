@@ -44,8 +44,8 @@ from tiering.pages import GrowingPages
 # Ids are intp wherever they travel (numpy gathers by intp twice as fast as by int32) and int32 at rest.
 Ids = NDArray[np.intp]
 Mask = NDArray[np.bool_]
+# for arrays that are made for each request: numpy takes half as long again to find the dtype of a type
 ID, FLAG, _TIER = np.dtype(np.intp), np.dtype(np.bool_), np.dtype(np.int8)
-"""For arrays that are made for each request: numpy takes as long again to find the dtype of a type."""
 
 NO_BLOCK = -1
 NO_NODE = -1
@@ -255,7 +255,7 @@ class Residency:
 
     def found(self, path: Ids, num_positions: int, hits: NDArray[np.int64]) -> NDArray[np.int8]:
         """One more request has found the path. Where: see `Holdings.found`."""
-        tiers = np.empty(num_positions, dtype=_TIER)
+        tiers = np.empty(num_positions, _TIER)
         self._kernels.count_found(self.hits, self.state, self.computing, path, tiers, hits)
         return tiers
 

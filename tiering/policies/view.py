@@ -81,7 +81,7 @@ class View:
         """
         if k < 1:
             return np.empty(0, dtype=np.intp)
-        return self._lru.peek(self.number, self.rule, k) if self.rule else self._peek_part(k)
+        return self._peek_part(k) if self.rule is None else self._lru.peek(self.number, self.rule, k)
 
     def _peek_part(self, k: int) -> Ids:
         heads, cursors = self.places.cells
