@@ -47,8 +47,7 @@ Mask = NDArray[np.bool_]
 # for arrays that are made for each request: numpy takes half as long again to find the dtype of a type
 ID, FLAG, _TIER = np.dtype(np.intp), np.dtype(np.bool_), np.dtype(np.int8)
 
-NO_BLOCK = -1
-NO_NODE = -1
+NO_BLOCK = NO_NODE = -1
 _MAX_BLOCKS = 2**31 - 1
 
 
