@@ -18,6 +18,7 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 
 from benchmarks import command
@@ -157,7 +158,7 @@ def by_conversation(shared: Shared, requests: list[TraceRequest]) -> Iterator[Tr
     for request in requests:
         if request.blocks[:2][-1] % 2:
             blocks = [_FIRST_FLOOD_BLOCK + block for block in request.blocks]
-            yield from shared.of(_FLOODING, iter([replace(request, blocks=blocks)]))
+            yield from shared.of(_FLOODING, iter([msgspec.structs.replace(request, blocks=blocks)]))
         else:
             yield from shared.of(_STEADY, iter([request]))
 

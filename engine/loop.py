@@ -13,7 +13,7 @@ import torch
 
 from tiering.cache import TieredCache
 from tiering.lease import Lease
-from tiering.leases import CacheUse
+from tiering.matching import CacheUse
 from tiering.residency import Tier
 from tiering.writes import Sweep
 

@@ -3,7 +3,7 @@
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from tiering.leases import CacheUse
+from tiering.matching import CacheUse
 from tiering.observation import Observed
 from tiering.radix import Tokens
 from tiering.residency import Tier

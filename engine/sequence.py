@@ -10,7 +10,8 @@ from tiering.claim import Claim
 from tiering.context import Context
 from tiering.keeping import Told
 from tiering.keeping.admission import KINDS, NO_HINTS
-from tiering.leases import CacheUse, Wait
+from tiering.leases import Wait
+from tiering.matching import CacheUse
 from tiering.ranks import Rank
 
 from .chunk import Chunk

@@ -16,7 +16,8 @@ from tiering.claim import Claim
 from tiering.eviction import Room
 from tiering.keeping import Told
 from tiering.lease import Lease
-from tiering.leases import CacheUse, Wait
+from tiering.leases import Wait
+from tiering.matching import CacheUse
 from tiering.radix import Tokens
 from tiering.swaps import Stash
 

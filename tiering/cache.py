@@ -21,8 +21,8 @@ from tiering.events import EventLog
 from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.io_threads import IoThreads, Jobs
-from tiering.leases import CacheUse
 from tiering.listing import Describe, Listing
+from tiering.matching import CacheUse
 from tiering.moves import (
     Answer,
     Copied,

@@ -8,7 +8,8 @@ from tiering.eviction import Room
 from tiering.index import Index
 from tiering.keeping import Told
 from tiering.lease import Lease
-from tiering.leases import CacheUse, Wait
+from tiering.leases import Wait
+from tiering.matching import CacheUse
 from tiering.moves import Move
 from tiering.radix import Tokens
 from tiering.swaps import Stash

@@ -33,8 +33,7 @@ class Expiry:
         self._holdings, self._eviction, self.terms = holdings, eviction, holdings.terms
         self.terms.change(ttl_s)
         self._now_s = -math.inf
-        self._until = np.zeros(1, dtype=np.int64)  # by term, the last stamp that is over
-        self._last = 0  # of them the latest
+        self._over(np.zeros(1, dtype=np.int64), 0)
         self._due_s = -math.inf  # when the next round begins
         self._place: tuple[int, int] | None = None
         """Stamp and block from which the round goes on; None between rounds."""
@@ -44,8 +43,14 @@ class Expiry:
     def change(self, ttl_s: float | None) -> None:
         """Another TTL from now on, for what is there as well. What was over, and has not gone, may not be any more."""
         self.terms.change(ttl_s)
-        self._until, self._last = np.zeros(1, dtype=np.int64), 0
+        self._over(np.zeros(1, dtype=np.int64), 0)
         self._due_s, self._place = -math.inf, None
+
+    def _over(self, until: NDArray[np.int64], last: int) -> None:
+        """By term, the last stamp that is over, and the latest of them."""
+        self._until, self._last = until, last
+        self.is_any_over = last > 0
+        """Whether there may be blocks that are over. Asked by each request: an attribute is read fastest."""
 
     def came_older(self) -> None:
         """Blocks were entered that were used earlier than others: some may be over, and a round is due at once."""
@@ -61,12 +66,7 @@ class Expiry:
         """It is `now_s`: what was last used longer ago than its term says is over from here on. To be called where there is a time to live."""
         self._now_s = now_s
         until = [self._holdings.order.last_stamp(now_s - lives_s) for lives_s in self.terms.lives_s]
-        self._until, self._last = np.array(until, dtype=np.int64), max(until)
-
-    @property
-    def is_any_over(self) -> bool:
-        """Whether there may be blocks that are over."""
-        return self._last > 0
+        self._over(np.array(until, dtype=np.int64), max(until))
 
     def _is_old(self, ids: Ids) -> Mask:
         """Which were last used too long ago."""

@@ -24,6 +24,7 @@ from tiering.residency import (
     DEVICE,
     DISK,
     HOST,
+    ID,
     NO_BLOCK,
     PRESENT,
     WRITING,
@@ -249,15 +250,16 @@ class Holdings(Copies):
 
     # --- for plug-ins ---------------------------------------------------------------------------------------------
 
-    def found(self, path: Ids, tiers: NDArray[np.int8]) -> None:
-        """A request has found these blocks, each in this tier."""
-        if not len(path):
-            return
-        self.residency.found(path)
+    def found(self, path: Ids, max_blocks: int, hits: NDArray[np.int64]) -> NDArray[np.int8]:
+        """A request has found a path. The nearest tier that has each of its blocks whole, `len(Tier)` for one on its way to the device,
+        and NOT_CACHED behind them, for so many positions in all. `hits`: where blocks are counted by these tiers.
+        """
+        tiers = self.residency.found(path, max_blocks, hits)
         if self.tier_orders[DEVICE] is not None:
             for tier, order in zip(Tier, self.tier_orders, strict=True):
                 if order is not None:
-                    order.used(path[tiers == tier])
+                    order.used(path[tiers[: len(path)] == tier])
+        return tiers
 
     def comes(self, matched: Ids, absent: Ids, own: NDArray[np.int32]) -> None:
         """Places on the device are about to be asked for: for those of a path at positions `absent`, and what follows it.
@@ -366,7 +368,7 @@ class Holdings(Copies):
                     self.shares.change_dirty(one, -1)
             self._forget_whose(one)
         self.order.removed_leaf(cells.stamp[block], parent)
-        self.radix.remove_leaf(block, parent)
+        self.radix.remove_leaf(block)
         if parent != NO_BLOCK and not cells.num_children[parent] and self.is_nowhere(parent):
             self.prune(np.array([parent], dtype=np.intp))
 
@@ -378,7 +380,7 @@ class Holdings(Copies):
 
     def _nowhere(self, ids: Ids) -> Ids:
         """Those of these blocks, or of NO_BLOCK, that are in the index and in no tier."""
-        found: Ids = np.empty(len(ids), dtype=np.intp)
+        found: Ids = np.empty(len(ids), dtype=ID)
         num = self._kernels.find_nowhere(self.residency.live, self.residency.state, ids, found)
         return found[:num]
 

@@ -8,7 +8,6 @@ The driver (TieredCache in real time, models of memory on a virtual clock in tes
 """
 
 import logging
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,11 +23,13 @@ from tiering.choosing import Choosing
 from tiering.claim import NO_CLAIM, Claim
 from tiering.decision import Chooser
 from tiering.disk_health import DiskHealth
+from tiering.endings import Endings
 from tiering.entry import Entry
 from tiering.errands import Steps
-from tiering.events import EventLog, Growth
+from tiering.events import EventLog
 from tiering.eviction import Eviction, Room
 from tiering.expiry import Expiry
+from tiering.figures import Figures
 from tiering.fingerprints import fingerprints
 from tiering.found import Found
 from tiering.holdings import Holdings
@@ -37,23 +38,18 @@ from tiering.index_config import LIVE, IndexConfig, uses_told_within_s
 from tiering.keep import Keep
 from tiering.keeping import Told, admission_named
 from tiering.lease import Lease
-from tiering.leases import CacheUse, Leases, Wait
+from tiering.leases import Leases, Wait
 from tiering.loads import Loads
 from tiering.lookups import Lookups
+from tiering.matching import CacheUse, Matching
 from tiering.moves import (
     Answer,
-    Copied,
-    Demote,
-    HasRead,
     Lineage,
     Move,
     Promote,
     Read,
-    SwapIn,
-    SwapOut,
     Wanted,
     Write,
-    Written,
 )
 from tiering.observation import Observed
 from tiering.observer import Observer
@@ -65,34 +61,11 @@ from tiering.restore import Restore
 from tiering.retention import Retention
 from tiering.sizes import Sizes
 from tiering.swaps import Stash, Swaps
-from tiering.transfers import NAMES, Transfer
 from tiering.uses import Uses
 from tiering.walk import Nodes, walk
 from tiering.writes import Sweep, Writes
 
 _log = logging.getLogger(__name__)
-
-_KINDS: dict[type, str] = {
-    Demote: "demoted",
-    Promote: "promoted",
-    SwapOut: "swapped_out",
-    SwapIn: "swapped_in",
-    Read: "read",
-    Write: "written",
-}
-"""What events call moves that have ended."""
-
-_ON_DISK = (Read, Write)  # a union would be made anew each time
-
-_GROWING = (
-    *(("evicted", "blocks", {"tier": tier.label}) for tier in Tier),
-    *(("dropped", "blocks", {"tier": tier.label}) for tier in Tier),
-    ("expired", "blocks", {}),
-    ("overdue", "moves", {}),
-    ("overdue", "loads", {}),
-    ("late", "loads", {}),
-)
-"""Counts that events tell the growth of."""
 
 
 class Index:
@@ -114,7 +87,6 @@ class Index:
         `chooser`: asked how much of each match to load; without one all of it is. `seed`: see RadixIndex.
         """
         self.config = config
-        self._root_key, self._block_bytes = root_key, block_bytes
         self.events = EventLog() if events is None else events
         self._holdings = Holdings(
             block_tokens=config.block_tokens,
@@ -180,14 +152,11 @@ class Index:
         """What users asked to keep."""
         self._uses = Uses(self._holdings, self._outbox, config.uses_told_within_s)
         self._restore = Restore(self._holdings, self._eviction, self._expiry, self.retention, self._outbox)
-        self._leases = Leases(
+        self._lookups = Lookups()
+        self._matching = Matching(
             self._holdings,
-            self._holes,
-            self._eviction,
             self._loads,
-            self._swaps,
             self._expiry,
-            self.retention,
             Observer(
                 self._holdings,
                 self._eviction.departed,
@@ -198,18 +167,60 @@ class Index:
                 mark_shift=config.mark_shift,
             ),
             host_loads=config.loads,
-            explains=config.explains,
             min_prefix_tokens=config.min_prefix_tokens,
         )
+        self._leases = Leases(
+            self._holdings,
+            self._matching,
+            self._lookups,
+            self._holes,
+            self._eviction,
+            self._loads,
+            self._swaps,
+            self._expiry,
+            self.retention,
+            explains=config.explains,
+        )
         self._by_hand = ByHand(self._holdings, self._eviction, self._writes, self.events)
-        self.keep = Keep(self._holdings, self._leases, self.retention, self._by_hand)
+        self.keep = Keep(self._holdings, self._matching, self.retention, self._by_hand)
         """What users ask to have held."""
-        self._lookups = Lookups()
         self._choosing: Choosing | None = None
         if chooser is not None:
             self._choosing = Choosing(chooser, self._holdings, self._loads, block_bytes=block_bytes)
+        self._endings = Endings(
+            self._eviction,
+            self._holes,
+            self._loads,
+            self._writes,
+            self._swaps,
+            self._uses,
+            self.retention,
+            self._disk,
+            self._outbox,
+            self.events,
+            self._choosing,
+            block_bytes=block_bytes,
+        )
         self._now_s = 0.0
-        self._growth = Growth(self.events, *_GROWING)
+        self._figures = Figures(
+            self._holdings,
+            self._lookups,
+            self._leases,
+            self._eviction,
+            self._entry,
+            self._loads,
+            self._writes,
+            self._swaps,
+            self._expiry,
+            self.retention,
+            self._restore,
+            self._by_hand,
+            self._disk,
+            self._outbox,
+            self.events,
+            self._choosing,
+            block_bytes=block_bytes,
+        )
 
     # --- requests -------------------------------------------------------------------------------------------------
 
@@ -243,12 +254,12 @@ class Index:
         if len(tokens) > max_blocks * self.config.block_tokens:
             raise ValueError(f"{len(tokens)} tokens need more than {max_blocks} blocks")
         found = matched = self._match(tokens, compute_last=compute_last, use=use)
-        too_short = use is CacheUse.READ_WRITE and self._leases.is_too_short(tokens)
+        too_short = use is CacheUse.READ_WRITE and self._matching.is_too_short(tokens)
         if too_short:
             use = CacheUse.READ
         # what was preempted comes back whole; and for what is on its way a request waits
         chosen = None
-        if self._choosing is not None and stash is None and not self._leases.is_pending(found):
+        if self._choosing is not None and stash is None and not self._matching.is_pending(found):
             chosen = self._choosing.choose(tokens, found)
         if chosen is not None:
             matched = found[: chosen[1].num_blocks]
@@ -262,12 +273,13 @@ class Index:
             claim,
             compute_last=compute_last,
         )
-        if too_short and isinstance(outcome, Lease):
+        if not isinstance(outcome, Lease):
+            return outcome
+        if too_short:
             self.not_indexed(tokens, len(matched), MissReason.TOO_SHORT)
-        if isinstance(outcome, Lease) and use is not CacheUse.OFF:
-            num_blocks = self._leases.num_usable(tokens, compute_last=compute_last)
-            self._lookups.note(num_blocks, outcome.found_in[: len(matched)])
-        if isinstance(outcome, Lease) and self._choosing is not None and chosen is not None:
+        if use is not CacheUse.OFF:
+            self._lookups.note(self._matching.num_usable(tokens, compute_last=compute_last))
+        if self._choosing is not None and chosen is not None:
             self._choosing.taken(outcome, *chosen)
         return outcome
 
@@ -279,7 +291,9 @@ class Index:
     def _match(
         self, tokens: Tokens, *, compute_last: bool = True, use: CacheUse = CacheUse.READ_WRITE
     ) -> Ids:
-        return self._leases.match(tokens, compute_last=compute_last, disk_ready=self._disk.can_read, use=use)
+        return self._matching.match(
+            tokens, compute_last=compute_last, disk_ready=self._disk.can_read, use=use
+        )
 
     def lookup(self, tokens: Tokens) -> dict[str, int]:
         """How many tokens of a prompt each tier would serve now, by the tier's label. Changes nothing."""
@@ -288,7 +302,7 @@ class Index:
 
     def observe(self, tokens: Tokens, use: CacheUse = CacheUse.READ_WRITE) -> Observed:
         """What there is of a prompt now: for `tiering.explain`. Changes nothing."""
-        return self._leases.observe(tokens, self._match(tokens, use=use), compute_last=True, use=use)
+        return self._matching.observe(tokens, self._match(tokens, use=use), compute_last=True, use=use)
 
     def not_indexed(
         self, tokens: Tokens, start: int, reason: MissReason = MissReason.REPLY_NOT_INDEXED
@@ -351,61 +365,7 @@ class Index:
 
     def answer(self, answer: Answer) -> None:
         """A move that the driver was asked for is over."""
-        move, took_s = self._outbox.answered(answer.number)
-        num_bytes = self._loads.num_bytes + self._writes.num_bytes
-        num_failed = 0 if answer.error is None else len(move.host_slots)
-        match move, answer:
-            case Demote(), Copied():
-                self._eviction.demoted(move, answer.error)
-                if answer.error is not None:
-                    self._writes.not_demoted(move.ids)
-            case Promote(), Copied():
-                self._loads.promoted(move, answer.error)
-            case Write(), Written():
-                if self._disk.has_written(answer):
-                    self._writes.refused()
-                self._writes.written(move, answer)
-                self._uses.was_written(self._now_s)
-                if answer.error is None:
-                    self.retention.was_written(move.ids)
-            case Read(), HasRead():
-                answer = self._disk.has_read(answer, len(move.ids))
-                lost = self._loads.was_read(move, answer)
-                num_failed = len(lost)
-                if num_failed:
-                    self._holes.prune(lost)
-                if self._choosing is not None:
-                    self._choosing.learn_of_late()
-            case SwapOut(), Copied():
-                self._swaps.swapped_out(move, answer.error)
-            case SwapIn(), Copied():
-                self._swaps.swapped_in(move, answer.error)
-            case _:
-                raise AssertionError(f"{type(answer).__name__} does not answer {type(move).__name__}")
-        num_bytes = self._loads.num_bytes + self._writes.num_bytes - num_bytes
-        self._note_end(move, answer, took_s, num_failed, num_bytes)
-
-    def _note_end(
-        self, move: Transfer, answer: Answer, took_s: float, num_failed: int, num_stored_bytes: int
-    ) -> None:
-        """Count a move that is over, and tell of it. `num_stored_bytes`: what it has read or written."""
-        num_arrived = len(move.host_slots) - num_failed
-        on_disk = isinstance(move, _ON_DISK)
-        num_bytes = num_stored_bytes if on_disk else num_arrived * self._block_bytes
-        self._outbox.transfers.ended(move, took_s, num_failed, num_bytes)
-        if not self.events.are_kept:
-            return
-        if num_arrived:
-            facts: dict[str, Any] = {"bytes": num_bytes} if on_disk else {}
-            self.events.append(_KINDS[type(move)], blocks=num_arrived, **facts, seconds=took_s)
-        if num_failed:
-            if answer.error is not None:
-                why: dict[str, Any] = {"error": type(answer.error).__name__}
-            else:
-                outcomes = answer.outcomes if isinstance(answer, HasRead) else ()
-                reasons = Counter(each.reason.value for each in outcomes if each.reason is not None)
-                why = {"reasons": dict(reasons)}
-            self.events.append("failed", move=NAMES[type(move)], blocks=num_failed, **why)
+        self._endings.answer(answer)
 
     def lineage(self, move: Write) -> Lineage:
         """What it takes to compute the keys for a write that is not over."""
@@ -448,8 +408,8 @@ class Index:
             loads.expire()
         if self._outbox.blocks[Write]:
             self._writes.expire()
-        can_read, can_write = self._disk.can_read, self._disk.can_write
-        if loads.waiting and not can_read:
+        can_write = self._disk.can_write
+        if loads.waiting and not self._disk.can_read:
             loads.give_up(MissReason.TIER_OFF)
         if loads.arrived or loads.waiting:
             loads.plan()
@@ -461,25 +421,11 @@ class Index:
         if self._uses.are_told:
             self._uses.plan(self._now_s, disk_ready=can_write and not restoring)
         if self.events.are_kept:
-            self._note_what_happened()
+            self._figures.tell()
         return self._outbox.take()
 
     def _drop_behind(self, hole: int) -> bool:
         return self._eviction.drop(hole, DISK, MissReason.BEHIND_A_LOSS)
-
-    def _note_what_happened(self) -> None:
-        """Tell what has left since the last plan, and whether the disk is left alone, or works again."""
-        self._growth.look(
-            [
-                *self._eviction.evicted,
-                *self._eviction.dropped,
-                self._expiry.num_expired,
-                self._outbox.num_expired,
-                self._loads.num_given_up,
-                self._loads.num_late,
-            ]
-        )
-        self._disk.tell(self.events)
 
     def deadline_s(self) -> float | None:
         """When `plan` must be called again even if nothing ends before; None for never."""
@@ -550,7 +496,7 @@ class Index:
             self._expiry.change(config.ttl_s)
             self._tell_uses_in_time()
         self._holdings.shares.change(config.quotas)
-        self._leases.min_prefix_tokens = config.min_prefix_tokens
+        self._matching.min_prefix_tokens = config.min_prefix_tokens
         self.config = config
         self._sizes.resize(config.host_slots, config.disk_bytes)
         self._entry.resize()
@@ -680,48 +626,7 @@ class Index:
 
         Any thread may ask, also while another changes the index: then some figures are a moment younger than others.
         """
-        tiers = self._holdings.stats()
-        tiers[DISK.label]["ready"] = self._disk.can_read and self._disk.can_write
-        tiers[DISK.label]["overdue_reads"] = self._outbox.num_overdue(Read)
-        tiers[DISK.label] |= self._traffic() | self._restore.stats()
-        for tier in Tier:
-            tiers[tier.label]["evicted"] = self._eviction.evicted[tier]
-            tiers[tier.label]["dropped"] = self._eviction.dropped[tier]
-            tiers[tier.label]["not_admitted"] = self._eviction.not_admitted[tier]
-        return {
-            "tiers": tiers,
-            "blocks": len(self._holdings.radix),
-            "block_tokens": self.config.block_tokens,
-            "block_bytes": self._block_bytes,
-            "lookups": self._lookups.stats(),
-            "admission": self._entry.stats(),
-            "load_or_compute": None if self._choosing is None else self._choosing.stats(),
-            "transfers": self._outbox.stats(),
-            "events": self.events.last,
-            "leases": len(self._leases),
-            "expired": self._expiry.num_expired,
-            "retention": self.retention.stats(),
-            "departed": len(self._eviction.departed),
-            "owners": self._holdings.shares.stats(),
-            "removed": self._by_hand.num_removed,
-            "failed_loads": {reason.value: count for reason, count in dict(self._loads.misses).items()},
-            "preempted": {
-                "requests": self._leases.num_preempted,
-                "swapped_out_blocks": self._swaps.num_swapped_out,
-                "swapped_in_blocks": self._swaps.num_swapped_in,
-            },
-        }
-
-    def _traffic(self) -> dict[str, Any]:
-        """What went to the disk and what came from it, for requests."""
-        written, read = self._writes.num_bytes, self._loads.num_bytes
-        return {
-            "writing_blocks": self._outbox.blocks[Write],
-            "failed_writes": self._writes.num_failed,
-            "written_bytes": written,
-            "read_bytes": read,
-            "written_by_read": written / read if read else None,
-        }
+        return self._figures.stats()
 
     def owners(self) -> dict[str, dict[str, Any]]:
         """Of each owner what it has, in places and bytes: see Shares.stats. Any thread may ask."""

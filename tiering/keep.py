@@ -6,7 +6,7 @@ from kvstore.errors import StoreFull
 from tiering.by_hand import ByHand
 from tiering.errands import Steps
 from tiering.holdings import Holdings
-from tiering.leases import CacheUse, Leases
+from tiering.matching import CacheUse, Matching
 from tiering.owners import Ownership
 from tiering.radix import Tokens
 from tiering.residency import DISK, Ids, Tier
@@ -16,12 +16,12 @@ from tiering.retention import NameNow, Retention
 class Keep:
     """Finds what is to be held. One thread calls it, the core's; `retention` has what is held then."""
 
-    def __init__(self, holdings: Holdings, leases: Leases, retention: Retention, by_hand: ByHand) -> None:
-        self._holdings, self._leases = holdings, leases
+    def __init__(self, holdings: Holdings, matching: Matching, retention: Retention, by_hand: ByHand) -> None:
+        self._holdings, self._matching = holdings, matching
         self._retention, self._by_hand = retention, by_hand
 
     def _found(self, tokens: Tokens) -> Ids:
-        return self._leases.match(tokens, compute_last=False, disk_ready=True, use=CacheUse.READ)
+        return self._matching.match(tokens, compute_last=False, disk_ready=True, use=CacheUse.READ)
 
     def prefix(self, tokens: Tokens, tier: Tier) -> int:
         """Hold what a prompt finds in this tier, or nearer to the model, until it is released. How many of its tokens.

@@ -18,11 +18,11 @@ class Kernels:
     is_eligible: Callable[..., int]
     are_eligible: Callable[..., int]
     walk: Callable[..., int]
+    peek: Callable[..., int]
     rewind: Callable[..., int]
     place_of: Callable[..., int]
     touch: Callable[..., int]
     forget: Callable[..., int]
-    tail_runs: Callable[..., int]
     take_slots: Callable[..., int]
     count_found: Callable[..., int]
     copies_begin: Callable[..., int]
@@ -41,6 +41,8 @@ class Kernels:
     unlink: Callable[..., int]
     move_places: Callable[..., int]
     lay: Callable[..., int]
+    plant: Callable[..., int]
+    take_off: Callable[..., int]
     name_run: Callable[..., int]
     along: Callable[..., int]
     gather: Callable[..., int]
@@ -126,7 +128,7 @@ def _parts(name: str, *arguments: str | tuple[str, ...]) -> Function:
     return Function("tiering.loops.parts", name, sources, arguments, keeps_gil=True)
 
 
-def _tree(name: str, *arguments: str) -> Function:
+def _tree(name: str, *arguments: str | tuple[str, ...]) -> Function:
     sources = ("tiering.loops.tree", "tiering.loops.states")
     return Function("tiering.loops.tree", name, sources, arguments, keeps_gil=True)
 
@@ -142,13 +144,14 @@ _IDS, _FOUND = "int64 1 strided", _NEW_LONGS
 _TOKENS = "int32 1 anywhere"
 _NODES = "int32 2 written"
 _CHILDREN, _NEW_CHILDREN, _KEYS = "uint64 2", "uint64 2 written", "uint64 1"
-_LINKED = (_INTS, "int64", _NODES, _NEW_INTS, _NEW_INTS, _NEW_CHILDREN, _NEW_CHILDREN, _KEYS)
+_WALKED = (_INTS, _NEW_INTS, _NEW_INTS, _NEW_CHILDREN, _NEW_CHILDREN, _KEYS)
 _RULE, _TIES = ("int64", _LONGS), (_STATE, _READERS, _INTS, _FLAGS, _HELD)
 _COPIES = (
     *("uint8 2 written", "int32 2 written", "int16 2 written", _INTS, _NEW_FLAGS, _HELD),
     *(_LONGS, _NEW_LONGS),
 )
 _TABLE, _VIEWS = (_NEW_BYTES, _NEW_INTS, _NEW_LONGS), (_NEW_LONGS, _NEW_LONGS, _LONGS)
+_LOG = (_NEW_LONGS, f"{_REALS} written", _NEW_LONGS)
 _SEEN = (_VIEWS, _LONGS, _LONGS)
 _PART = ("int64", "int64", "int64", _INTS, _INTS, "int8 1", _LONGS)
 
@@ -160,13 +163,13 @@ _FUNCTIONS: Final = (
         *(_LONGS, _LONGS, "int64", "int64", _NEW_LONGS, _INTS, _LONGS),
         *(*_RULE, _TIES, _FOUND),
     ),
+    _order("peek", _LOG, "int64", "int64", "int64", _VIEWS, "int64", _INTS, _LONGS, _LONGS, _TIES, _FOUND),
     _order("rewind", _LONGS, *_VIEWS, _LONGS, _LONGS, _TIES, _IDS),
     _order("place_of", _LONGS, "int64", "int64"),
-    _order("touch", _NEW_LONGS, _NEW_INTS, "int64", "int64", _IDS, "int64"),
+    _order("touch", _INTS, _NEW_LONGS, _NEW_INTS, _LOG, "int64", "int64", "int64", _IDS, "int64", "float64"),
     _order("forget", _LONGS, _NEW_LONGS, "int64", _INTS, _LONGS, _IDS),
-    _blocks("tail_runs", _INTS, _INTS, _IDS, _FOUND),
     _slots("take_slots", _NEW_BYTES, _INTS, _NEW_LONGS, "int64", _FOUND),
-    _blocks("count_found", _NEW_INTS, _IDS),
+    _blocks("count_found", _NEW_INTS, _STATE, _FLAGS, _IDS, "int8 1 written", _NEW_LONGS),
     _copies("copies_begin", _COPIES, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_arrive", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", _IDS, _IDS),
     _copies("copies_leave", _COPIES, _TABLE, *_SEEN, _NEW_LONGS, "int64", "int64", _IDS),
@@ -195,26 +198,13 @@ _FUNCTIONS: Final = (
     _blocks("num_usable", _STATE, _FLAGS, "int64", _IDS),
     _blocks("num_absent", _STATE, _FLAGS, _IDS),
     _tree("find_child", _TOKENS, "int64", "int64", _INTS, _CHILDREN, _CHILDREN, _KEYS, "int64"),
-    _tree(
-        "descend",
-        *(
-            _TOKENS,
-            "int64",
-            "int64",
-            _INTS,
-            _NEW_INTS,
-            _NEW_INTS,
-            _CHILDREN,
-            _CHILDREN,
-            _KEYS,
-            "int64",
-            _FOUND,
-        ),
-    ),
-    _tree("link", *_LINKED, "int64"),
-    _tree("unlink", *_LINKED, "int64"),
+    _tree("descend", _TOKENS, "int64", "int64", _WALKED, "int64", _FOUND),
+    _tree("link", "int64", _NODES, _WALKED, "int64"),
+    _tree("unlink", "int64", _NODES, _WALKED, "int64"),
     _tree("move_places", _CHILDREN, _NEW_CHILDREN, "int64", "int64"),
     _tree("lay", _NEW_INTS, _NEW_INTS, "int64", _TOKENS, _IDS),
+    _tree("plant", "int64", _NODES, _WALKED, _NEW_INTS, "int64", "int64", "int64", "int64"),
+    _tree("take_off", "int64", _NODES, _WALKED, _INTS, _INTS, _NEW_INTS, _IDS, _FOUND),
     _tree("name_run", _NEW_INTS, _INTS, "int64", "int64"),
     _tree("along", _INTS, "int64", _FOUND),
     _tree("gather", "int32 2", _INTS, _IDS, _FOUND),

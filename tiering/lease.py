@@ -8,7 +8,7 @@ from kvstore.reports import Decision, TierName
 from tiering.claim import NO_CLAIM, Claim
 from tiering.observation import Observed
 from tiering.radix import Tokens
-from tiering.residency import Ids, Tier
+from tiering.residency import FLAG, Ids, Tier
 
 NOT_CACHED = -1
 _NO_TOKENS: Tokens = np.empty(0, dtype=np.int32)
@@ -40,21 +40,19 @@ class Lease:
     ) -> None:
         """What a request starts with.
 
-        `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [M] int8 of the M <= P, M <= S blocks
-        that were matched; `max_blocks`: how long the block table may become; `claim`: whose what it indexes is, and how long
+        `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [max_blocks] int8, NOT_CACHED
+        behind the blocks that were matched; `max_blocks`: how long the block table may become; `claim`: whose what it indexes is, and how long
         that is to be kept.
         """
         self.ids = ids
         self.slots = slots
         self.claim = claim
-        self.found_in: NDArray[np.int8] = np.empty(max_blocks, dtype=np.int8)
-        self.found_in[: len(found_in)] = found_in
-        self.found_in[len(found_in) :] = NOT_CACHED
-        self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
-        self.filling: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
+        self.found_in = found_in
+        self.ready: NDArray[np.bool_] = np.zeros(max_blocks, dtype=FLAG)
+        self.filling: NDArray[np.bool_] = np.zeros(max_blocks, dtype=FLAG)
         self.num_loading = 0
         """Blocks that are still on their way to the device ..."""
-        self.arriving: NDArray[np.bool_] = np.zeros(max_blocks, dtype=np.bool_)
+        self.arriving: NDArray[np.bool_] = np.zeros(max_blocks, dtype=FLAG)
         """... and those of them whose first layers are there."""
         self.num_lost = 0
         """Matched blocks that could not be loaded and must be computed after all ..."""

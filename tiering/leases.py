@@ -11,13 +11,12 @@ from tiering.eviction import Eviction, Room
 from tiering.expiry import Expiry
 from tiering.holdings import Holdings
 from tiering.holes import Holes
-from tiering.kernels import kernels
-from tiering.lease import Lease
+from tiering.lease import NOT_CACHED, Lease
 from tiering.loads import Loads
-from tiering.observation import Observed
-from tiering.observer import Observer
+from tiering.lookups import Lookups
+from tiering.matching import CacheUse, Matching
 from tiering.radix import Tokens
-from tiering.residency import ABSENT, DEVICE, HOST, NO_BLOCK, PRESENT, WRITING, Ids, Mask
+from tiering.residency import ABSENT, DEVICE, HOST, ID, NO_BLOCK, PRESENT, WRITING, Ids
 from tiering.retention import Retention
 from tiering.slot_table import SlotState
 from tiering.swaps import Stash, StashState, Swaps
@@ -35,106 +34,33 @@ class Wait(Enum):
     """The device has no room; blocks are on their way out, or running requests must end first."""
 
 
-class CacheUse(Enum):
-    """What a request may do with what is cached."""
-
-    READ_WRITE = auto()
-    READ = auto()
-    """It uses what is there, and what it computes itself is found by nobody."""
-    OFF = auto()
-    """Nor does it use anything."""
-
-
 class Leases:
-    """The leases of all admitted requests, and the matching of those that are not."""
+    """The leases of all admitted requests."""
 
     def __init__(
         self,
         holdings: Holdings,
+        matching: Matching,
+        lookups: Lookups,
         holes: Holes,
         eviction: Eviction,
         loads: Loads,
         swaps: Swaps,
         expiry: Expiry,
         retention: Retention,
-        observer: Observer,
         *,
-        host_loads: bool,
         explains: bool,
-        min_prefix_tokens: int,
     ) -> None:
-        """`host_loads`: whether blocks below the device are used. `explains`, `min_prefix_tokens`: see IndexConfig."""
-        self.min_prefix_tokens = min_prefix_tokens
-        self._kernels = kernels()
+        """`explains`: see IndexConfig."""
         self._block_tokens = holdings.radix.block_tokens
-        self._observer = observer
-        self._holdings, self._holes, self._eviction = holdings, holes, eviction
-        self._loads, self._swaps, self._expiry = loads, swaps, expiry
-        self._retention = retention
-        self._host_loads, self._explains = host_loads, explains
+        self._holdings, self._matching, self._lookups = holdings, matching, lookups
+        self._holes, self._eviction, self._loads, self._swaps = holes, eviction, loads, swaps
+        self._expiry, self._retention, self._explains = expiry, retention, explains
         self._leases: list[Lease] = []
         self.num_preempted = 0
 
     def __len__(self) -> int:
         return len(self._leases)
-
-    # --- before admission -----------------------------------------------------------------------------------------
-
-    def match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
-        """The path of whole blocks that a prompt could use, as far as they are somewhere or on their way, and not over.
-
-        What is shorter than is worth loading is used as far as the device has it, or will have it for others.
-        """
-        matched = self._match(tokens, compute_last=compute_last, disk_ready=disk_ready, use=use)
-        if len(matched) * self._block_tokens >= self.min_prefix_tokens:
-            return matched
-        residency = self._holdings.residency
-        return matched[: self._kernels.num_usable(residency.state, residency.computing, 0, matched)]
-
-    def is_too_short(self, tokens: Tokens) -> bool:
-        """Whether a prompt is shorter than is worth keeping."""
-        if not self.min_prefix_tokens:
-            return False
-        block_tokens = self._block_tokens
-        return len(tokens) // block_tokens * block_tokens < self.min_prefix_tokens
-
-    def _match(self, tokens: Tokens, *, compute_last: bool, disk_ready: bool, use: CacheUse) -> Ids:
-        if use is CacheUse.OFF:
-            return np.empty(0, dtype=np.intp)
-        holdings, usable_tokens = self._holdings, max(0, len(tokens) - compute_last)
-        matched = holdings.radix.match_below(NO_BLOCK, tokens[:usable_tokens])
-        residency = holdings.residency
-        below = self._host_loads + (self._host_loads and disk_ready)
-        num = self._kernels.num_usable(residency.state, residency.computing, below, matched)
-        matched = matched if num == len(matched) else matched[:num]
-        if self._loads.overdue:  # and what is not on the device either way
-            at_hand = (residency.state[DEVICE].take(matched) != ABSENT) | residency.computing.take(matched)
-            matched = _until(matched, ~at_hand & self._loads.is_overdue(matched))
-        if self._expiry.is_any_over:
-            matched = _until(matched, self._expiry.is_over(matched))
-        return matched
-
-    def num_usable(self, tokens: Tokens, *, compute_last: bool) -> int:
-        """Whole blocks of a prompt that may match."""
-        return max(0, len(tokens) - compute_last) // self._block_tokens
-
-    def observe(self, tokens: Tokens, matched: Ids, *, compute_last: bool, use: CacheUse) -> Observed:
-        """What there is of a prompt that `match` has answered this for."""
-        usable_blocks = self.num_usable(tokens, compute_last=compute_last)
-        too_short = len(matched) * self._block_tokens < self.min_prefix_tokens and len(
-            self._match(tokens, compute_last=compute_last, disk_ready=True, use=use)
-        ) > len(matched)
-        off = use is CacheUse.OFF
-        return self._observer.observe(tokens, matched, usable_blocks, off=off, too_short=too_short)
-
-    def is_pending(self, matched: Ids) -> bool:
-        """Whether a block is being computed or loaded for another request."""
-        return self._num_absent(matched) < 0
-
-    def _num_absent(self, matched: Ids) -> int:
-        """How many blocks the device does not have; -1 if one is being computed or loaded for another request."""
-        residency = self._holdings.residency
-        return self._kernels.num_absent(residency.state, residency.computing, matched)
 
     # --- admission ------------------------------------------------------------------------------------------------
 
@@ -151,37 +77,48 @@ class Leases:
         compute_last: bool,
     ) -> Lease | Wait:
         """See Index.admit."""
-        num_absent = self._num_absent(matched)
+        num_absent = self._matching.num_absent(matched)
         if num_absent < 0:
             return Wait.FOR_BLOCKS
         if stash is not None and stash.state is StashState.MOVING:
             return Wait.FOR_ROOM
-        num_blocks = min(max_blocks, self._num_to_begin(tokens, len(matched), chunk_blocks, stash))
-        block_tokens = self._block_tokens
-        # leased while room is made, or the path might be what is evicted
-        self._holdings.lease(matched, claim.rank)
-        absent = to_load = _NOTHING
+        num_matched, block_tokens = len(matched), self._block_tokens
+        num_blocks = min(max_blocks, self._num_to_begin(tokens, num_matched, chunk_blocks, stash))
+        absent = _NOTHING
         if num_absent:
             (absent,) = (self._holdings.residency.state[DEVICE].take(matched) != PRESENT).nonzero()
-            to_load = matched[absent]
         if self._holdings.tier_orders[DEVICE] is not None:
             whole = min(num_blocks, len(tokens) // block_tokens) if use is CacheUse.READ_WRITE else 0
-            self._holdings.comes(matched, absent, tokens[len(matched) * block_tokens : whole * block_tokens])
-        num_missing = num_blocks - len(matched) + len(absent)
-        room = self._room_beside(to_load, num_missing, claim.ownership.owner)
-        if room is Room.NO and not self._leases and self._retention.give_way():
-            room = self._room_beside(to_load, num_missing, claim.ownership.owner)
-        if room is not Room.NOW:
-            self._holdings.release(matched, claim.rank)
-            return Wait.FOR_ROOM
+            self._holdings.comes(matched, absent, tokens[num_matched * block_tokens : whole * block_tokens])
+        num_missing, num_leased = num_blocks - num_matched + num_absent, 0
+        if num_missing > self._holdings.slots[DEVICE].num_free:
+            if not self._make_room(matched, absent, num_missing, claim):
+                return Wait.FOR_ROOM
+            num_leased = num_matched
         observed = None
         if self._explains:
-            observed = self.observe(tokens, matched, compute_last=compute_last, use=use)
-        shared = len(matched) * self._block_tokens if use is not CacheUse.READ_WRITE else None
-        lease = self._grant(tokens[:shared], matched, absent, num_blocks, max_blocks, claim, observed)
+            observed = self._matching.observe(tokens, matched, compute_last=compute_last, use=use)
+        indexable = tokens if use is CacheUse.READ_WRITE else tokens[: num_matched * block_tokens]
+        lease = self._grant(indexable, matched, num_leased, absent, num_blocks, max_blocks, claim)
+        lease.observed = observed
         if stash is not None:
             self._swaps.swap_in(stash, lease)
         return lease
+
+    def _make_room(self, matched: Ids, absent: Ids, num_missing: int, claim: Claim) -> bool:
+        """Have slots for what the device lacks, that is for `absent` positions of the match and what follows it. Whether they are free.
+
+        Then the match stays leased; it is meanwhile, or it might be what is evicted.
+        """
+        to_load, owner = matched[absent], claim.ownership.owner
+        self._holdings.lease(matched, claim.rank)
+        room = self._room_beside(to_load, num_missing, owner)
+        if room is Room.NO and not self._leases and self._retention.give_way():
+            room = self._room_beside(to_load, num_missing, owner)
+        if room is Room.NOW:
+            return True
+        self._holdings.release(matched, claim.rank)
+        return False
 
     def _room_beside(self, to_load: Ids, num_slots: int, owner: bytes) -> Room:
         """Make room on the device; the host copies of what is to be loaded stay."""
@@ -204,37 +141,30 @@ class Leases:
         self,
         tokens: Tokens,
         matched: Ids,
+        num_leased: int,
         absent: Ids,
         num_blocks: int,
         max_blocks: int,
         claim: Claim,
-        observed: Observed | None,
     ) -> Lease:
-        """Take the slots, enter the rest of the prompt into the index, and start the loads. `matched` is leased already."""
+        """Take the slots, enter the rest of the prompt into the index, and start the loads. `num_leased`: of what is matched, all or nothing."""
         holdings, num_matched = self._holdings, len(matched)
-        found_in = self._observer.tiers(matched) if observed is None else observed.tiers
-        holdings.found(matched, found_in)
-        if len(absent):
-            loading = holdings.slots[DEVICE].take(len(absent), _IN_FLIGHT)
-            assert loading is not None, "room was made for all"
-            holdings.expect(DEVICE, matched[absent], loading)
-        private = holdings.slots[DEVICE].take(num_blocks - num_matched, _PRIVATE)
-        assert private is not None, "room was made for all"
-        slots = private
-        if num_matched:
-            slots = np.concatenate([holdings.residency.place[DEVICE].take(matched), private], dtype=np.intp)
+        found_in = holdings.found(matched, max_blocks, self._lookups.hits)
         path = self._path(tokens, matched)
         holdings.belongs(path, 0, claim.ownership)
-        lease = Lease(path, slots, found_in, max_blocks, claim)
         self._retention.used(path, claim.ttl_s)
-        lease.observed = observed
-        lease.ready[:num_matched] = True
-        holdings.lease_further(path, num_matched, claim.rank)
-        self._leases.append(lease)
+        holdings.lease_further(path, num_leased, claim.rank)
+        if len(absent):
+            holdings.expect(DEVICE, matched[absent], self._take(len(absent), _IN_FLIGHT))
         if len(path) > num_matched:
-            lease.filling[num_matched : len(path)] = True
             holdings.will_compute(path[num_matched:])
-            self._fill(lease, slice(num_matched, num_blocks))
+        slots: Ids = np.empty(num_blocks, dtype=ID)
+        slots[:num_matched] = holdings.residency.place[DEVICE][matched]
+        self._fill(path, num_matched, slots)
+        lease = Lease(path, slots, found_in, max_blocks, claim)
+        lease.ready[:num_matched] = True
+        lease.filling[num_matched : len(path)] = True
+        self._leases.append(lease)
         if len(absent):
             lease.ready[absent] = False
             self._loads.start(lease, absent, tokens)
@@ -264,12 +194,22 @@ class Leases:
             own = own[: others.item(0) * block_tokens]
         return np.concatenate([matched, radix.extend(last, own.tobytes())])
 
-    def _fill(self, lease: Lease, positions: Ids | slice) -> None:
-        """The places of blocks that this request computes for all are known: private slots become theirs."""
-        ids = lease.ids[positions]
-        slots = lease.slots[positions][: len(ids)]
-        self._holdings.slots[DEVICE].turn(slots, _PRIVATE, _IN_FLIGHT)
-        self._holdings.expect(DEVICE, ids, slots)
+    def _fill(self, path: Ids, start: int, slots: Ids) -> None:
+        """Fill a block table from position `start` on: with places of the path's blocks, which this request computes for all, and behind
+        them with private ones.
+        """
+        end = min(len(path), len(slots))
+        if start < end:
+            slots[start:end] = places = self._take(end - start, _IN_FLIGHT)
+            self._holdings.expect(DEVICE, path[start:end], places)
+        if end < len(slots):
+            start = max(start, end)
+            slots[start:] = self._take(len(slots) - start, _PRIVATE)
+
+    def _take(self, num_slots: int, state: SlotState) -> Ids:
+        slots = self._holdings.slots[DEVICE].take(num_slots, state)
+        assert slots is not None, "room was made for all"
+        return slots
 
     def fork(self, lease: Lease, num_used: int, max_blocks: int) -> Lease | None:
         """See Index.fork."""
@@ -279,10 +219,10 @@ class Leases:
         num_private = min(max_blocks, num_used + 1) - num_shared
         if self._eviction.device_room(num_private, lease.claim.ownership.owner) is not Room.NOW:
             return None
-        private = self._holdings.slots[DEVICE].take(num_private, SlotState.PRIVATE)
-        assert private is not None, "room was made"
-        slots = np.concatenate([lease.slots[:num_shared], private])
-        other = Lease(lease.ids, slots, lease.found_in[:0], max_blocks, lease.claim)
+        slots = np.concatenate([lease.slots[:num_shared], self._take(num_private, _PRIVATE)])
+        other = Lease(
+            lease.ids, slots, np.full(max_blocks, NOT_CACHED, dtype=np.int8), max_blocks, lease.claim
+        )
         other.ready[:num_used] = lease.ready[:num_used]
         self._holdings.lease(other.ids, lease.claim.rank)
         self._leases.append(other)
@@ -298,11 +238,9 @@ class Leases:
         if room is Room.NO and len(self._leases) == 1 and self._retention.give_way():
             room = self._eviction.device_room(missing, lease.claim.ownership.owner)
         if room is Room.NOW:
-            slots = self._holdings.slots[DEVICE].take(missing, SlotState.PRIVATE)
-            assert slots is not None, "room was made"
             old = len(lease.slots)
-            lease.slots = np.concatenate([lease.slots, slots])
-            self._fill(lease, old + np.flatnonzero(lease.filling[old : old + missing]))
+            lease.slots = np.concatenate([lease.slots, np.empty(missing, dtype=np.intp)])
+            self._fill(lease.ids, old, lease.slots)
         return room
 
     def publish(self, lease: Lease, tokens: Tokens, start: int, end: int) -> None:
@@ -312,7 +250,7 @@ class Leases:
         filled = lease.ids[indexed][lease.filling[indexed]]
         lease.filling[indexed] = False
         self._holdings.arrived(DEVICE, filled)
-        lease.indexable = tokens[:0] if self.is_too_short(tokens) else tokens
+        lease.indexable = tokens[:0] if self._matching.is_too_short(tokens) else tokens
         self._extend(lease)
 
     def _extend(self, lease: Lease) -> None:
@@ -376,14 +314,15 @@ class Leases:
         private = lease.slots[len(lease.ids) :]
         private = private[~np.isin(private, copied)] if len(copied) else private
         self._loads.cancel(lease)
-        unfilled = lease.ids[lease.filling[: len(lease.ids)]]
-        if len(unfilled):
-            self._holdings.wont_compute(unfilled)
-            self._holdings.failed(
-                DEVICE, unfilled[self._holdings.residency.state[DEVICE][unfilled] == WRITING]
-            )
         if len(private):
             self._holdings.slots[DEVICE].free(private, _PRIVATE)
+        num_blocks = len(lease.ids)
+        if np.count_nonzero(lease.ready[:num_blocks]) == num_blocks:  # all of it is on the device
+            self._holdings.release(lease.ids, lease.claim.rank)
+            return
+        unfilled = lease.ids[lease.filling[:num_blocks]]
+        self._holdings.wont_compute(unfilled)
+        self._holdings.failed(DEVICE, unfilled[self._holdings.residency.state[DEVICE][unfilled] == WRITING])
         self._holdings.release(lease.ids, lease.claim.rank)
         self._holes.prune(lease.ids[::-1])
 
@@ -415,8 +354,3 @@ class Leases:
         states = table.states(np.arange(table.num_slots))
         found = np.flatnonzero(states == SlotState.PRIVATE).tolist()
         assert owned == found, f"private device slots are {found}, requests and their swaps own {owned}"
-
-
-def _until(path: Ids, barred: Mask) -> Ids:
-    """A path up to the first block that is barred."""
-    return path[: barred.argmax()] if np.count_nonzero(barred) else path

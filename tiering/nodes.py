@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from tiering.kernels import kernels
 from tiering.loops.states import COUNT, FIRST, LAST, LIFE, NEWER, NEWEST, OLDER, ROOT, UP
 from tiering.pages import GrowingPages
-from tiering.residency import NO_BLOCK, Ids, Residency
+from tiering.residency import ID, NO_BLOCK, Ids, Residency
 
 _FEW: Final = 16
 _RECORD_BYTES: Final = 32
-_MOST_LIVES: Final = 2**31 - 1
 _MOVED_PLACES: Final = 16
 """Of the older table with each new node: all of it long before the other is half full."""
 _NO_TABLE: Final[NDArray[np.uint64]] = np.zeros((0, 2), dtype=np.uint64)
@@ -82,7 +81,7 @@ class Nodes:
         """Have room for as many blocks as the residency has."""
         if num_blocks > len(self.after):
             # pages can be moved while there is no array over them
-            del self.tokens, self.after, self._edges, self._linked, self._walked
+            del self.tokens, self.after, self._edges, self._walked
             try:
                 self._pages_of_tokens.grow(4 * self.block_tokens * num_blocks)
                 self._pages_of_after.grow(4 * num_blocks)
@@ -116,14 +115,14 @@ class Nodes:
     def along(self, links: Links, block: int, most: int | None = None) -> Ids:
         """A block, the one that `links` names for it, and so on, until there is none or they are so many."""
         num = self._kernels.along(links, block, _NO_ROOM) if most is None else most
-        ids: Ids = np.empty(num, dtype=np.intp)
+        ids: Ids = np.empty(num, dtype=ID)
         return ids[: self._kernels.along(links, block, ids)] if num else ids
 
     # ---- the way down
 
     def descend(self, prompt: Tokens, num_blocks: int, above: int, path: Ids) -> int:
         """Write down the blocks that a prompt goes on with behind a block, NO_BLOCK for the root. How many."""
-        return self._kernels.descend(prompt, num_blocks, *self._walked, above, path)
+        return self._kernels.descend(prompt, num_blocks, self.block_tokens, self._walked, above, path)
 
     def like(self, block: int, above: int) -> int:
         """The first block of a node that follows the last one of another, and has the same tokens as `block`; NO_BLOCK if there is none."""
@@ -164,34 +163,32 @@ class Nodes:
 
     def new(self, up: int, first: int, last: int, node: Links) -> int:
         """A node of blocks that were laid, below one that has no child which begins likewise. Its number. Or MemoryError, and no change."""
-        self._make_room()
+        self.make_room(1)
         if len(self._older):
             self._move_places()
         if self._free:
             number = self._free.pop()
         else:
             number, self.num_numbers = self.num_numbers, self.num_numbers + 1
-        cells = self.cells
-        cells[number, UP], cells[number, FIRST], cells[number, LAST] = up, first, last
-        cells[number, COUNT] = self._kernels.name_run(node, self.after, first, number)
-        cells[number, NEWEST] = ROOT
-        self._link(number)
+        self._kernels.plant(self.block_tokens, self._records, self._walked, node, number, up, first, last)
         return number
 
-    def _make_room(self) -> None:
-        """For one node more."""
-        if 2 * (self.num_numbers - len(self._free)) > len(self._slots):
-            assert not len(self._older), "a table is full before it has what the older one had"
-            larger = np.zeros((2 * len(self._slots), 2), dtype=np.uint64)
+    def make_room(self, num_nodes: int) -> None:
+        """For so many nodes more, which then can be added. Or MemoryError, and no change."""
+        num_places = 2 * (len(self) + num_nodes)
+        if num_places > len(self._slots):
+            while len(self._older):
+                self._move_places()
+            larger = np.zeros((1 << (num_places - 1).bit_length(), 2), dtype=np.uint64)
             self._older, self._num_moved, self._slots = self._slots, 0, larger
             self._tie()
-        if not self._free and self.num_numbers == len(self._records):
-            del self._records, self.cells, self._linked
+        num_numbers = self.num_numbers + num_nodes - len(self._free)
+        if num_numbers > len(self._records):
+            del self._records, self.cells
             try:
-                self._pages_of_records.grow(2 * self.num_numbers * _RECORD_BYTES)
+                self._pages_of_records.grow(2 * num_numbers * _RECORD_BYTES)
             finally:
                 self._lay_out_records()
-                self._tie()
 
     def _move_places(self) -> None:
         end = min(self._num_moved + _MOVED_PLACES, len(self._older))
@@ -213,62 +210,47 @@ class Nodes:
         cells[leaf, LAST] = ids.item(-1)
         cells[leaf, COUNT] += self._kernels.name_run(node, self.after, first, leaf)
 
-    def shorten(self, leaf: int, num_blocks: int, last: int) -> None:
-        """A leaf loses so many blocks at its end, all behind `last`."""
-        self.after[last] = NO_BLOCK
-        self.cells[leaf, LAST] = last
-        self.cells[leaf, COUNT] -= num_blocks
+    def take_off(self, residency: Residency, ids: Ids, numbers: Ids) -> int:
+        """Take blocks off the ends of nodes, each without children at its turn. How many runs of blocks of one node they are.
 
-    def take_out(self, number: int) -> None:
-        """A node without children leaves; its number may be another's later."""
-        self._unlink(number)
-        cells = self.cells
-        cells[number, UP] = ROOT
-        cells[number, COUNT] = 0
-        cells[number, LIFE] = (cells[number, LIFE] + 1) & _MOST_LIVES
+        `numbers`: room for whose they are, below 0 for a node that has none left. That number may be another's later.
+        """
+        num = self._kernels.take_off(
+            self.block_tokens,
+            self._records,
+            self._walked,
+            residency.node,
+            residency.parent,
+            residency.num_children,
+            ids,
+            numbers,
+        )
+        if num == -2:
+            raise IndexError(f"there are no such blocks as all of {ids.tolist()}")
+        assert num >= 0, "a block with children cannot leave the index: give the deepest first"
+        return num
+
+    def let_go(self, number: int) -> None:
+        """A node has no blocks left."""
         self._free.append(number)  # the number given back last is given out next
 
     def split(self, lower: int, block: int, node: Links) -> int:
         """Move the blocks of a node up to this one, not its last, into a new one above it; return that. Or MemoryError, and no change."""
-        self._make_room()
+        self.make_room(1)
         up, first, below = self.cells[lower, UP], self.cells[lower, FIRST], self.after.item(block)
-        self._unlink(lower)
+        was_there = self._kernels.unlink(self.block_tokens, self._records, self._walked, lower)
+        assert was_there, "the table of children lacks one"
         self.after[block] = NO_BLOCK
         upper = self.new(up, first, block, node)
         cells = self.cells
         cells[lower, UP], cells[lower, FIRST] = upper, below
         cells[lower, COUNT] -= cells[upper, COUNT]
-        self._link(lower)
+        self._kernels.link(self.block_tokens, self._records, self._walked, lower)
         return upper
 
-    def _link(self, number: int) -> None:
-        self._kernels.link(*self._linked, number)
-
-    def _unlink(self, number: int) -> None:
-        was_there = self._kernels.unlink(*self._linked, number)
-        assert was_there, "the table of children lacks one"
-
     def _tie(self) -> None:
-        """Put together what is linked, anew whenever one of the arrays was replaced."""
-        self._linked = (
-            self._edges,
-            self.block_tokens,
-            self._records,
-            self.after,
-            self._top,
-            self._slots,
-            self._older,
-            self._keys,
-        )
-        self._walked = (
-            self.block_tokens,
-            self._edges,
-            self.after,
-            self._top,
-            self._slots,
-            self._older,
-            self._keys,
-        )
+        """Put together what is walked, anew whenever one of the arrays was replaced."""
+        self._walked = (self._edges, self.after, self._top, self._slots, self._older, self._keys)
 
     # ---- who is who
 

@@ -17,7 +17,7 @@ A block's id does not change when its node is split: all state by block is in th
 import secrets
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from tiering.loops.states import COUNT, FIRST, LAST, NEWEST, ROOT, UP
 from tiering.nodes import Nodes
 from tiering.onwards import onwards
 from tiering.planting import NewRuns, Plants
-from tiering.residency import NO_BLOCK, NO_NODE, Ids, Residency
+from tiering.residency import ID, NO_BLOCK, NO_NODE, Ids, Residency
 from tiering.watch import Watch
 
 Tokens = NDArray[np.int32]
@@ -78,6 +78,8 @@ class RadixIndex:
         self.watch = Watch()
         """Told which nodes change."""
         self._num_blocks = 0
+        one: Ids = np.zeros(1, dtype=ID)
+        self._one: tuple[memoryview[Any], Ids, Ids] = one.data, one, np.zeros(1, dtype=ID)
 
     def __len__(self) -> int:
         """Number of blocks in the index."""
@@ -213,27 +215,27 @@ class RadixIndex:
         Each must have no children at its turn: give the deepest first. Each must be absent from all tiers, unleased
         and unread; tell the policy before, while parents and stamps can still be read.
         """
-        residency = self._residency
-        if len(ids) == 1:
-            self.remove_leaf(ids.item(), residency.cells.parent[ids.item()])
-            return
-        cells, start = residency.cells, 0
-        ends: Ids = np.empty(len(ids), dtype=np.intp)
-        num_runs = self._kernels.tail_runs(residency.node, residency.parent, ids, ends)
-        assert num_runs >= 0, "a block with children cannot leave the index: give the deepest first"
-        for end in ends[:num_runs].tolist():
-            deepest, first = ids.item(start), ids.item(end - 1)
-            self._trim(cells.node[deepest], deepest, end - start, cells.parent[first])
-            start = end
-        residency.num_children[ids] = 0  # within a run each had the next one, which went before it
-        residency.free(ids)
+        numbers: Ids = np.empty(len(ids), dtype=ID)
+        num = self._nodes.take_off(self._residency, ids, numbers)
+        for number in numbers[:num].tolist():
+            self._taken_off(number)
+        self._residency.free(ids)
         self._num_blocks -= len(ids)
 
-    def remove_leaf(self, block: int, parent: int) -> None:
-        """`remove` for one block, whose parent is known: evicting one at a time must stay cheap."""
-        self._trim(self._residency.cells.node[block], block, 1, parent)
+    def remove_leaf(self, block: int) -> None:
+        """`remove` for one block: evicting one at a time must stay cheap."""
+        cells, one, number = self._one
+        cells[0] = block
+        self._nodes.take_off(self._residency, one, number)
+        self._taken_off(number.item())
         self._residency.free_one(block)
         self._num_blocks -= 1
+
+    def _taken_off(self, number: int) -> None:
+        """Blocks of a node are gone; of one that is less than 0, all."""
+        if number < 0:
+            self._nodes.let_go(-number)
+        self.watch.note(abs(number))
 
     # ---- the tree
 
@@ -263,7 +265,7 @@ class RadixIndex:
         """Room for a prompt's blocks behind this one, and how many of the first are known and in it."""
         if block != NO_BLOCK:
             self._node_of(block)
-        path: Ids = np.empty(len(prompt) // self._block_tokens, dtype=np.intp)
+        path: Ids = np.empty(len(prompt) // self._block_tokens, dtype=ID)
         return path, self._nodes.descend(prompt, len(path), block, path)
 
     def _add(self, parent: int, prompt: Tokens) -> Ids:
@@ -275,48 +277,30 @@ class RadixIndex:
         return path
 
     def _append(self, last: int, prompt: Tokens) -> Ids:
-        """Allocate blocks for a prompt, which differ from all that follows `last`, below that; or MemoryError, and none of them is there."""
-        residency = self._residency
+        """Allocate blocks for a prompt, which differ from all that follows `last`, below that. Or MemoryError, and no block more."""
+        residency, nodes, most = self._residency, self._nodes, self._max_node_blocks
+        num_blocks = len(prompt) // self._block_tokens
+        nodes.make_room(1 - (-num_blocks // most))
+        ids = nodes.allocate(residency, num_blocks)
         node = self._node_of(last)
         if self._next(last) >= 0:
             node = self._split(node, last)
-        ids = self._nodes.allocate(residency, len(prompt) // self._block_tokens)
-        try:
-            self._add_nodes(node, ids, prompt)
-        except MemoryError:
-            residency.free(ids)
-            raise
         self._kernels.follow(residency.parent, residency.num_children, last, ids)
-        if last != NO_BLOCK:
-            residency.cells.num_children[last] += 1
-        self._num_blocks += len(ids)
-        self._nodes.name(ids, residency.parent, self._seed, residency.fingerprint)
-        return ids
-
-    def _add_nodes(self, node: int, ids: Ids, prompt: Tokens) -> None:
-        """New blocks follow the last one of a node: in it, if that is a leaf that has room, and in nodes below; or MemoryError, and no change."""
-        nodes, most = self._nodes, self._max_node_blocks
-        above, last, start = node, NO_BLOCK, 0
-        if node != ROOT and nodes.cells[node, NEWEST] == ROOT and nodes.cells[node, COUNT] < most:
-            start = min(most - nodes.cells[node, COUNT], len(ids))
-            last = nodes.cells[node, LAST]
+        self._num_blocks += num_blocks
+        start, count = 0, nodes.cells[node, COUNT]
+        if node != ROOT and nodes.cells[node, NEWEST] == ROOT and count < most:  # a leaf grows in place
+            start = min(most - count, num_blocks)
             nodes.lay(ids[:start], prompt[: start * self._block_tokens])
-            nodes.lengthen(node, ids[:start], self._residency.node)
+            nodes.lengthen(node, ids[:start], residency.node)
             self.watch.note(node)
-        try:
-            for at in range(start, len(ids), most):
-                piece = ids[at : at + most]
-                nodes.lay(piece, prompt[at * self._block_tokens :])
-                node = nodes.new(node, piece.item(0), piece.item(-1), self._residency.node)
-                self.watch.note(node)
-        except MemoryError:
-            while node != above:
-                up = nodes.cells[node, UP]
-                nodes.take_out(node)
-                node = up
-            if start:
-                nodes.shorten(above, start, last)
-            raise
+        while start < num_blocks:
+            piece = ids[start : start + most]
+            nodes.lay(piece, prompt[start * self._block_tokens :])
+            node = nodes.new(node, piece.item(0), piece.item(-1), residency.node)
+            self.watch.note(node)
+            start += most
+        nodes.name(ids, residency.parent, self._seed, residency.fingerprint)
+        return ids
 
     def _split(self, lower: int, block: int) -> int:
         """Move the blocks of a node up to this one, not its last, into a new one above it; return that."""
@@ -324,21 +308,6 @@ class RadixIndex:
         self.watch.note(upper)
         self.watch.note(lower)
         return upper
-
-    def _trim(self, node: int, deepest: int, num_blocks: int, parent: int) -> None:
-        """Take the last blocks of a leaf, of which the first follows `parent`, off its end."""
-        assert node > ROOT, "the block is not in the index"
-        nodes, cells = self._nodes, self._nodes.cells
-        assert cells[node, LAST] == deepest and cells[node, NEWEST] == ROOT, (
-            "a block with children cannot leave the index: give the deepest first"
-        )
-        self.watch.note(node)
-        if parent != NO_BLOCK:
-            self._residency.cells.num_children[parent] -= 1
-        if num_blocks == cells[node, COUNT]:
-            nodes.take_out(node)
-        else:
-            nodes.shorten(node, num_blocks, parent)
 
     # ---- conservation
 

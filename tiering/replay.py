@@ -29,7 +29,8 @@ from tiering.index import Index
 from tiering.index_config import IndexConfig
 from tiering.keeping import Hints, Told
 from tiering.keeping.admission import NO_HINTS
-from tiering.leases import CacheUse, Wait
+from tiering.leases import Wait
+from tiering.matching import CacheUse
 from tiering.moves import (
     Answer,
     Copied,

@@ -44,9 +44,10 @@ from tiering.pages import GrowingPages
 # Ids are intp wherever they travel (numpy gathers by intp twice as fast as by int32) and int32 at rest.
 Ids = NDArray[np.intp]
 Mask = NDArray[np.bool_]
+# for arrays that are made for each request: numpy takes half as long again to find the dtype of a type
+ID, FLAG, _TIER = np.dtype(np.intp), np.dtype(np.bool_), np.dtype(np.int8)
 
-NO_BLOCK = -1
-NO_NODE = -1
+NO_BLOCK = NO_NODE = -1
 _MAX_BLOCKS = 2**31 - 1
 
 
@@ -146,7 +147,7 @@ class Residency:
         if fresh + n - reused > self._capacity:
             self._resize(max(fresh + n - reused, 2 * self._capacity))
         self._num_free, self._num_fresh = num_free - reused, fresh + n - reused
-        ids: Ids = np.empty(n, dtype=np.intp)
+        ids: Ids = np.empty(n, dtype=ID)
         if not self._kernels.give_out(self._free, num_free, fresh, self.live, self.parent, self.node, ids):
             ids[:reused].sort()  # a fresh id is greater than any that was used before
         return ids
@@ -251,9 +252,11 @@ class Residency:
     # But it gives up Python's lock, and others that read or copy are quick to take it; of up to 500 ids [ids] is as fast, and
     # keeps it. A batch that has come is so few. count_nonzero takes a quarter of the time of all or any.
 
-    def found(self, path: Ids) -> None:
-        """One more request has found the path."""
-        self._kernels.count_found(self.hits, path)
+    def found(self, path: Ids, num_positions: int, hits: NDArray[np.int64]) -> NDArray[np.int8]:
+        """One more request has found the path. Where: see `Holdings.found`."""
+        tiers = np.empty(num_positions, _TIER)
+        self._kernels.count_found(self.hits, self.state, self.computing, path, tiers, hits)
+        return tiers
 
     def present(self, tier: int, ids: Ids) -> Mask:
         """Which of the blocks the tier holds whole."""

@@ -94,6 +94,8 @@ class Retention:
     def used(self, path: Ids, ttl_s: float | None) -> None:
         """A request with this TTL uses a path; it is about to be touched."""
         terms, before_s = self._expiry.terms, self._expiry.terms.shortest_s
+        if ttl_s is None and not terms.are_used:
+            return
         term = terms.number(ttl_s)
         self._look_at_shortest(before_s)
         changed = self._expiry.used(path, term)

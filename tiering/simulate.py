@@ -1,10 +1,10 @@
 """A trace through the core: the index, its plans and its moves, on a virtual clock and without a byte of KV."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from tiering.trace import TraceRequest
 _NO_DEADLINE_S: Final = 1e12
 """What is given a time takes it: nothing here hangs."""
 
+_TOKEN: Final = np.dtype("<i4")
 _MANY_KEYS: Final = 4096
 """Made at once."""
 
@@ -132,7 +133,7 @@ class Simulation:
     def __init__(self, config: SimulationConfig) -> None:
         self._config, self._times = config, config.times
         self._takes_time = config.times != BlockTimes()
-        self._chooses = config.load == "auto"
+        self._chooses, self._tells = config.load == "auto", config.admission != "all"
         chooser = Knowing(config.times) if isinstance(config.times, CurveTimes) and self._chooses else None
         self._index = Index(
             config.index,
@@ -147,6 +148,12 @@ class Simulation:
         """A heap of answers, and when they are given."""
         self._free_s: defaultdict[type, float] = defaultdict(float)
         """When what makes copies of a kind, one after the other, will have made those that were asked for."""
+        self._answers: dict[type, Callable[[Any], Answer]] = {
+            Demote: self._copied,
+            Promote: self._copied,
+            Read: self._read,
+            Write: self._written,
+        }
         self._writes = [0] * len(Tier)
         self._sizes: NDArray[np.int64] = np.ones(config.index.blocks_per_write, dtype=np.int64)
         self._keys = memoryview(b"")
@@ -183,7 +190,7 @@ class Simulation:
         if not request.blocks:
             return
         self._until(request.at_s)
-        tokens = np.array(request.blocks[: self._config.device_blocks], dtype="<i4")
+        tokens = np.array(request.blocks[: self._config.device_blocks], dtype=_TOKEN)
         lease = self._admit(tokens)
         while lease.num_loading:
             self._wait()
@@ -194,7 +201,9 @@ class Simulation:
             self._writes[_TO[Promote]] += end - start
         if self._takes_time:
             self._ttft_s.append(self._now_s - request.at_s)
-        told = Told(output_tokens=request.output_tokens, kind=request.kind, hints=request.hints)
+        told = None
+        if self._tells:
+            told = Told(output_tokens=request.output_tokens, kind=request.kind, hints=request.hints)
         self._index.release(lease, told)
         if self._index.has_work:
             self._start_moves()
@@ -215,25 +224,27 @@ class Simulation:
         if not self._config.host_blocks:
             return  # there is nowhere to move anything to
         for move in self._index.plan(self._now_s):
-            if isinstance(move, Demote):
-                self._start(move, Copied(move.number))
-            elif isinstance(move, Write):
-                self._start(move, self._written(move))
-            elif isinstance(move, Promote):
-                self._start(move, Copied(move.number))
-            elif isinstance(move, Read):
-                self._start(move, HasRead(move.number, (HIT,) * len(move.ids)))
+            if (answer := self._answers.get(type(move))) is not None:
+                self._start(move, answer(move))
             else:  # nobody waits for these
                 assert isinstance(move, (Forget, Touch)), f"one request needs no {type(move).__name__}"
 
-    def _start(self, move: Demote | Promote | Read | Write, answer: Answer) -> None:
-        """It will have gone well."""
+    def _start(self, move: Any, answer: Answer) -> None:
+        """It will have gone well. `move`: one that is answered."""
         kind, num_blocks = type(move), len(move.ids)
         self._writes[_TO[kind]] += num_blocks
-        free_s = self._free_s[kind]
-        took_s = self._times.move(kind, num_blocks, is_first=free_s <= self._now_s)
-        self._free_s[kind] = end_s = max(self._now_s, free_s) + took_s
+        end_s = self._now_s
+        if self._takes_time:
+            free_s = self._free_s[kind]
+            took_s = self._times.move(kind, num_blocks, is_first=free_s <= end_s)
+            self._free_s[kind] = end_s = max(end_s, free_s) + took_s
         heappush(self._due, (end_s, move.number, answer))
+
+    def _copied(self, move: Demote | Promote) -> Copied:
+        return Copied(move.number)
+
+    def _read(self, move: Read) -> HasRead:
+        return HasRead(move.number, (HIT,) * len(move.ids))
 
     def _written(self, move: Write) -> Written:
         """It has succeeded, with keys that no other block has: nothing is found by them here."""
@@ -254,8 +265,12 @@ class Simulation:
         """Go on to this time, if it is to come, and give the answers that are due by then."""
         while self._due and self._due[0][0] <= time_s:
             self._wait()
-        self._now_s = max(self._now_s, time_s)
-        self._index.at(self._now_s)
+        self._at(time_s)
+
+    def _at(self, time_s: float) -> None:
+        if time_s > self._now_s:
+            self._now_s = time_s
+            self._index.at(time_s)
 
     def _wait(self) -> None:
         """Go on to when the next moves are over, and answer these."""
@@ -265,8 +280,7 @@ class Simulation:
         next_s = self._due[0][0]
         if self._chooses and (deadline_s := self._index.deadline_s()) is not None:
             next_s = min(next_s, deadline_s)
-        self._now_s = max(self._now_s, next_s)
-        self._index.at(self._now_s)
+        self._at(next_s)
         while self._due and self._due[0][0] <= self._now_s:
             self._index.answer(heappop(self._due)[2])
         self._start_moves()

@@ -10,6 +10,7 @@ from tiering.kernels import kernels
 from tiering.loops.states import FRESH, STACKED
 
 Slots = NDArray[np.intp]
+_SLOT = np.dtype(np.intp)
 
 
 class SlotState(IntEnum):
@@ -119,7 +120,7 @@ class SlotTable:
         assert int(state) not in (_FREE, _RETIRED), "a slot is taken for some use"
         if n > self._counts[_FREE]:
             return None
-        slots = np.empty(n, dtype=np.intp)
+        slots = np.empty(n, dtype=_SLOT)
         self._kernels.take_slots(*self.columns, state, slots)
         return slots
 

@@ -16,12 +16,12 @@ A trace of our own may end anywhere: what was cut off in the middle of a line, o
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Final
 
 import msgspec
 import zstandard
+from msgspec.structs import replace
 
 from kvstore.closing import Closing
 from tiering.keeping import Hints
@@ -36,9 +36,8 @@ class TraceError(ValueError):
     """A line that is not what its format says. The message begins with file and line."""
 
 
-@dataclass(frozen=True, slots=True)
-class TraceRequest:
-    """One request of a trace."""
+class TraceRequest(msgspec.Struct, frozen=True):
+    """One request of a trace: a struct, as it takes a fifth of the time of a frozen dataclass to make."""
 
     at_s: float
     """When it came, from the first request on."""
@@ -50,7 +49,7 @@ class TraceRequest:
     hints: Hints = NO_HINTS
     kind: int = 0
     """See Told.kind."""
-    reply_blocks: list[int] = field(default_factory=list)
+    reply_blocks: list[int] = []
     """Of a recorded one: the blocks that its reply completed, behind those of the prompt."""
     found: Mapping[str, int] | None = None
     """Of a recorded one: the blocks of the prompt that the cache had, by the nearest tier; None if it never came to that."""
@@ -130,12 +129,49 @@ _FORMATS: Final[dict[str, tuple[type, Callable[[Any], _Basic]]]] = {
 }
 
 
+class _Numbers:
+    """Numbers blocks in the order in which their ids come. Many traces have them numbered so: nothing is remembered of those as long as
+    they do, which takes a quarter of the time.
+    """
+
+    def __init__(self) -> None:
+        self._num = 0
+        self._by_id: dict[Any, int] | None = None
+
+    def of(self, ids: list[Any]) -> list[int]:
+        """The numbers of a prompt's blocks, or of those that follow it."""
+        if self._by_id is None:
+            if self._are_numbers(ids):
+                return ids
+            self._by_id = {number: number for number in range(self._num)}
+        by_id = self._by_id
+        return [by_id.setdefault(each, len(by_id)) for each in ids]
+
+    def _are_numbers(self, ids: list[Any]) -> bool:
+        """Whether each of them has come before, or is the next number; if so, count those that are."""
+        if not ids:
+            return True
+        last, num = ids[-1], self._num
+        if type(last) is not int:
+            return False
+        known = ids[: num - last - 1] if last >= num else ids
+        if ids[len(known) :] != list(range(num, num + len(ids) - len(known))):
+            return False
+        try:
+            are_known = not known or 0 <= min(known) <= max(known) < num
+        except TypeError:  # some are no numbers
+            return False
+        if are_known:
+            self._num = max(num, last + 1)
+        return are_known
+
+
 def read_trace(path: Path) -> Iterator[TraceRequest]:
     """The requests of a trace, in the file's order, as they are read.
 
     Raises TraceError for a line that cannot be used and for a file without a request, OSError as `open` does.
     """
-    numbers: dict[Any, int] = {}
+    numbers = _Numbers()
     name = ""
     convert: Callable[[Any], _Basic] | None = None
     decoder: msgspec.json.Decoder[Any] | None = None
@@ -158,13 +194,16 @@ def read_trace(path: Path) -> Iterator[TraceRequest]:
             cut = "" if line.endswith(b"\n") else "; the file ends in this line: is it whole?"
             raise TraceError(f"{path}:{at}: {error}{cut}") from error
         first_s = at_s if first_s is None else first_s
-        blocks = [numbers.setdefault(each, len(numbers)) for each in ids]
-        hints = getattr(row, "hints", None) or NO_HINTS  # none but our own has some
-        kind = KINDS.get(getattr(row, "kind", None) or "", 0)  # likewise
-        request = TraceRequest(at_s - first_s, blocks, input_tokens, output_tokens, hints, kind)
-        if isinstance(row, Row) and (row.found is not None or row.reply_blocks):
-            reply_blocks = [numbers.setdefault(each, len(numbers)) for each in row.reply_blocks]
-            request = replace(request, reply_blocks=reply_blocks, found=row.found, ttft_s=row.ttft_s)
+        request = TraceRequest(at_s - first_s, numbers.of(ids), input_tokens, output_tokens)
+        if isinstance(row, Row):
+            request = replace(
+                request,
+                hints=row.hints or NO_HINTS,
+                kind=KINDS.get(row.kind or "", 0),
+                reply_blocks=numbers.of(row.reply_blocks),
+                found=row.found,
+                ttft_s=row.ttft_s,
+            )
         yield request
     if first_s is None:
         raise TraceError(f"{path}: there is no request in it")

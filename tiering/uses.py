@@ -26,21 +26,21 @@ class Uses:
     def __init__(self, holdings: Holdings, outbox: Outbox, within_s: float | None) -> None:
         """`within_s`: None for at the end only."""
         self._holdings, self._outbox = holdings, outbox
-        self._half_s = math.inf if within_s is None else within_s / 2
+        self._set(within_s)
         self._seen = 0  # the latest stamp of which `_since_s` knows
         self._since_s = -math.inf  # when the first use or write was that no round has looked at
         self._queue: Ids = np.empty(0, dtype=np.intp)  # what a round found and has not told yet
         self._next_s, self._gap_s = 0.0, 0.0  # when the next batch of it is due, and between batches
         self._ready = False
 
-    @property
-    def are_told(self) -> bool:
-        """Whether any are told before the end."""
-        return self._half_s < math.inf
+    def _set(self, within_s: float | None) -> None:
+        self._half_s = math.inf if within_s is None else within_s / 2
+        self.are_told = self._half_s < math.inf
+        """Whether any are told before the end. Asked at each step: an attribute is read fastest."""
 
     def change(self, within_s: float | None) -> None:
         """Tell uses within another time from now on: those that were not told yet are gathered anew."""
-        self._half_s = math.inf if within_s is None else within_s / 2
+        self._set(within_s)
         self._queue = self._queue[:0]
         self._since_s = min(self._since_s, self._holdings.order.now_s)
 
@@ -67,7 +67,7 @@ class Uses:
 
     def deadline_s(self) -> float | None:
         """When `plan` must be called; None for never, as while the disk does not take writes."""
-        if not self._ready or self._half_s == math.inf:
+        if not self._ready or not self.are_told:
             return None
         due_s = self._next_s if len(self._queue) else self._since_s + self._half_s
         return due_s if due_s < math.inf else None

@@ -9,7 +9,8 @@ from tests.tiering.virtual_loop import Choose, VirtualLoop
 from tiering.admission import PATIENCE, Admission
 from tiering.claim import Claim
 from tiering.keeping import Told
-from tiering.leases import CacheUse, Wait
+from tiering.leases import Wait
+from tiering.matching import CacheUse
 
 
 @dataclass(eq=False)

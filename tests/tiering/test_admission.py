@@ -10,7 +10,8 @@ from tests.tiering.small_tiers import BLOCK_TOKENS, model, on_disk, prompt, stat
 from tiering.admission import PATIENCE, WINDOW, Admission
 from tiering.claim import NO_CLAIM, Claim
 from tiering.keeping import Told
-from tiering.leases import CacheUse, Wait
+from tiering.leases import Wait
+from tiering.matching import CacheUse
 from tiering.moves import Read, SwapOut
 from tiering.residency import Tier
 

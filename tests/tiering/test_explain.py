@@ -8,7 +8,7 @@ from kvstore.reports import Difference, Explanation
 from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import BLOCK_TOKENS, model, on_disk, prompt
 from tiering.explain import Others, explain
-from tiering.leases import CacheUse
+from tiering.matching import CacheUse
 from tiering.moves import Promote, Read
 from tiering.residency import Tier
 

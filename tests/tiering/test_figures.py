@@ -9,7 +9,7 @@ from kvstore.reasons import MissReason
 from tests.tiering.memory_model import DIED
 from tests.tiering.small_tiers import BLOCK_TOKENS, RECORD_BYTES, model, on_disk, prompt, stats
 from tiering.events import KEPT_EVENTS, EventLog
-from tiering.leases import CacheUse
+from tiering.matching import CacheUse
 from tiering.moves import Demote, Promote, Read
 from tiering.residency import Tier
 
@@ -75,7 +75,7 @@ def test_each_request_that_finds_a_block_is_a_hit_of_it_and_of_what_leads_there(
 
 def test_a_transfer_is_in_flight_from_asking_to_the_answer_and_that_is_how_long_it_took():
     tiers = model(device=3, host=4)
-    tiers.index._block_bytes = 100
+    tiers.index._endings._block_bytes = 100
     tiers.run(prompt(1, 2))
     tiers.try_to_admit(tiers.request(prompt(3)))
     tiers.plan()

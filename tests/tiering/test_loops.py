@@ -81,14 +81,6 @@ def in_rounds(test):
 
 
 @in_rounds
-def test_count_found(rng, columns):
-    path, before = some(rng), columns.copy()
-    kernels().count_found(columns.hits, path)
-    expected = [num + (block in path) for block, num in enumerate(before["hits"])]
-    columns.assert_changed_only(before, hits=expected)
-
-
-@in_rounds
 def test_give_out_and_free_blocks(rng, columns):
     fresh = int(rng.integers(N + 1))
     free, before = some(rng, range(fresh)).astype(np.int32), columns.copy()
@@ -140,28 +132,15 @@ def test_give_out_and_free_blocks(rng, columns):
 
 
 @in_rounds
-def test_tail_runs(rng, columns):
-    ids, ends = some(rng), room()
-    nodes = [columns.node.item(block) for block in ids.tolist()]
-    expected = [at for at in range(1, len(nodes) + 1) if at == len(nodes) or nodes[at] != nodes[at - 1]]
-    columns.parent[ids[:-1]] = ids[1:]
-    assert ends[: kernels().tail_runs(columns.node, columns.parent, ids, ends)].tolist() == expected
-    if len(ids):
-        wrong = rng.integers(len(ids))
-        columns.parent[ids[wrong]] = NO_BLOCK
-        is_last = wrong + 1 in expected
-        assert kernels().tail_runs(columns.node, columns.parent, ids, ends) == (
-            len(expected) if is_last else -1
-        )
-
-
-@in_rounds
 def test_follow(rng, columns):
-    ids, above, before = some(rng), int(rng.integers(-1, N)), columns.copy()
+    above, before = int(rng.integers(-1, N)), columns.copy()
+    ids = some(rng, [block for block in range(N) if block != above])
     parents, num_children = list(before["parent"]), list(before["num_children"])
     for block, parent in zip(ids.tolist(), [above, *ids.tolist()], strict=False):
         parents[block] = parent
         num_children[block] = int(block != ids[-1])
+    if above != NO_BLOCK and len(ids):
+        num_children[above] += 1
     kernels().follow(columns.parent, columns.num_children, above, ids)
     columns.assert_changed_only(before, parent=parents, num_children=num_children)
 
@@ -267,7 +246,7 @@ def test_find_unkeyed(rng, columns):
 
 
 @in_rounds
-def test_num_usable_nearest_tiers_found_in_and_num_absent(rng, columns):
+def test_num_usable_nearest_tiers_found_in_count_found_and_num_absent(rng, columns):
     columns.state[DEVICE, rng.random(N) < 0.6] = PRESENT
     columns.state[HOST, columns.state[HOST] == WRITING] = rng.choice([PRESENT, WRITING], p=[0.9, 0.1])
     columns.computing &= rng.random(N) < 0.3
@@ -291,18 +270,26 @@ def test_num_usable_nearest_tiers_found_in_and_num_absent(rng, columns):
     rows = [[row[block] == PRESENT for row in before["state"]] for block in path.tolist()]
     nearest = [[*row, True].index(True) for row in rows]
     assert tiers[: len(path)].tolist() == nearest
-    found = np.zeros(len(path), dtype=np.int8)
+    found = np.zeros(len(path) + 2, dtype=np.int8)
     kernels().found_in(columns.state, columns.computing, path, found)
     assert found.tolist() == [
-        3 if device[block] == WRITING or computing[block] else tier
-        for block, tier in zip(path.tolist(), nearest, strict=True)
+        *(
+            3 if device[block] == WRITING or computing[block] else tier
+            for block, tier in zip(path.tolist(), nearest, strict=True)
+        ),
+        *(-1, -1),
     ]
+    counted, by_tier = np.zeros_like(found), np.ones(4, dtype=np.int64)
+    kernels().count_found(columns.hits, columns.state, columns.computing, path, counted, by_tier)
+    assert counted.tolist() == found.tolist()
+    assert by_tier.tolist() == [1 + found.tolist().count(tier) for tier in range(4)]
 
     absent = [block for block in path.tolist() if device[block] != PRESENT]
     pending = [device[block] == WRITING or computing[block] or host[block] == WRITING for block in absent]
     expected = -1 if any(pending) else len(absent)
     assert kernels().num_absent(columns.state, columns.computing, path) == expected
-    columns.assert_changed_only(before)
+    hits = [num + (block in path) for block, num in enumerate(before["hits"])]
+    columns.assert_changed_only(before, hits=hits)
 
 
 # ---- the order of uses
@@ -310,12 +297,19 @@ def test_num_usable_nearest_tiers_found_in_and_num_absent(rng, columns):
 
 @in_rounds
 def test_touch_place_of_and_forget(rng, columns):
-    path, now = some(rng), int(rng.integers(10, 20))
+    path, now = some(rng, least=1), int(rng.integers(10, 20))
+    if rng.random() < 0.8:
+        columns.parent[path[0]] = NO_BLOCK
     for change in (0, 1, -1):
         now, before, first = now + 1, columns.copy(), int(rng.integers(len(path) + 1))
         held = path[first:].tolist()
-        fits = all(before["leases"][block] + change >= 0 for block in held)
-        assert kernels().touch(columns.stamp, columns.leases, change, first, path, now) == fits
+        is_root = columns.parent[path[0]] == NO_BLOCK
+        fits = is_root and all(before["leases"][block] + change >= 0 for block in held)
+        log = tuple(np.zeros(3, dtype=dtype) for dtype in (np.int64, np.float64, np.int64))
+        of_blocks = columns.parent, columns.stamp, columns.leases
+        assert kernels().touch(*of_blocks, log, 1, change, first, path, now, 2.5) == fits
+        entry = (now, 2.5, path.item(-1)) if fits else (0, 0.0, 0)
+        assert [column.tolist() for column in log] == [[0, each, 0] for each in entry]
         used = path.tolist() if fits else []
         stamps = [now if block in used else stamp for block, stamp in enumerate(before["stamp"])]
         leases = [num + change * (fits and block in held) for block, num in enumerate(before["leases"])]
@@ -504,6 +498,7 @@ ELSEWHERE = {
         "oldest_in_part",
     },
     "test_copies": {"copies_begin", "copies_arrive", "copies_leave", "copies_read", "copies_awaited"},
+    "test_lru": {"peek"},
     "test_fingerprints": {"chain", "name_blocks"},
     "test_slot_table": {"change_slots", "take_slots", "free_slots"},
     "test_radix": {
@@ -513,6 +508,8 @@ ELSEWHERE = {
         "unlink",
         "move_places",
         "lay",
+        "plant",
+        "take_off",
         "name_run",
         "along",
         "gather",
@@ -526,7 +523,7 @@ def test_no_loop_is_left_out():
     assert here.union(*ELSEWHERE.values()) == names
 
 
-@pytest.mark.parametrize("name", ["count_found", "tail_runs", "touch"])
+@pytest.mark.parametrize("name", ["count_found", "touch"])
 def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
     ids = np.arange(12, dtype=np.intp)
     for part in (ids[2:7], ids[::-1], ids[1::3]):
@@ -535,12 +532,12 @@ def test_a_part_of_an_array_and_a_reversed_one_are_ids_too(name):
         stamp = np.zeros(12, dtype=np.int64)
         match name:
             case "count_found":
-                kernels().count_found(zeros, part)
+                nowhere, tiers = np.zeros((3, 12), dtype=np.uint8), np.zeros(len(part), dtype=np.int8)
+                by_tier, none = np.zeros(4, dtype=np.int64), np.zeros(12, dtype=np.bool_)
+                kernels().count_found(zeros, nowhere, none, part, tiers, by_tier)
             case "touch":
-                assert kernels().touch(stamp, zeros, 0, 0, part, 1)
-            case "tail_runs":
-                ends = room()
-                assert kernels().tail_runs(ids.astype(np.int32), zeros, part, ends) == len(part)
-                continue
+                log = np.zeros(1, dtype=np.int64), np.zeros(1), np.zeros(1, dtype=np.int64)
+                top = np.full(12, NO_BLOCK, dtype=np.int32)
+                assert kernels().touch(top, stamp, zeros, log, 0, 0, 0, part, 1, 0.0)
         changed = np.flatnonzero(zeros + stamp).tolist()
         assert changed == sorted(part.tolist())

@@ -352,7 +352,7 @@ def test_the_empty_array_is_fine_everywhere(full):
         copies.failed(tier, none)
         copies.read_begins(tier, none)
         copies.read_ended(tier, none)
-    full.found(none)
+    full.found(none, 0, np.zeros(4, dtype=np.int64))
     assert full.allocate(0).tolist() == full.nearest_tier(none).tolist() == []
     assert full.resident_anywhere(none).tolist() == full.present_anywhere(none).tolist() == []
     full.check()
@@ -361,8 +361,10 @@ def test_the_empty_array_is_fine_everywhere(full):
 def test_who_has_found_a_path_is_counted():
     residency = Residency(8)
     path = residency.allocate(4)
-    residency.found(path)
-    residency.found(path[:3])
+    by_tier = np.zeros(4, dtype=np.int64)
+    residency.found(path, len(path), by_tier)
+    residency.found(path[:3], 3, by_tier)
+    assert by_tier.tolist() == [0, 0, 0, 7], "no tier has them"
     assert residency.hits[path].tolist() == [2, 2, 2, 1]
 
 

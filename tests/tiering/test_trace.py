@@ -1,6 +1,8 @@
 """Four formats of traces: what is read, what is written, and what is said of a line that is wrong."""
 
+import json
 import re
+from random import Random
 
 import pytest
 import zstandard
@@ -50,6 +52,23 @@ def test_every_format_says_the_same(text, name, put):
     replied = (0, 0) if text is LMCACHE else (7, 1)
     assert first == TraceRequest(0.0, [0, 1, 2], 1030, replied[0])
     assert second == TraceRequest(2.0, [0, 3], 600, replied[1])
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_blocks_are_numbered_in_the_order_in_which_their_ids_come(seed, put):
+    """Whether ids are such numbers themselves, are so for some requests, or never."""
+    random, known = Random(seed), dict[int | str, int]()
+    likes_numbers = random.choice([0.5, 0.9, 1.0])
+    lines, expected = [], []
+    for _ in range(12):
+        num = len(known)
+        ids: list[int | str] = [random.randrange(num) for _ in range(random.randrange(4)) if num]
+        ids += range(num, num + random.randrange(4))
+        if random.random() > likes_numbers:
+            ids = [random.choice([-1, num + 1, num, 0, "0", "a"]) for _ in range(random.randrange(1, 4))]
+        lines.append(json.dumps({"timestamp": 0, "hash_ids": ids}))
+        expected.append([known.setdefault(each, len(known)) for each in ids])
+    assert [request.blocks for request in read_trace(put("\n".join(lines) + "\n"))] == expected
 
 
 def test_a_trace_is_read_as_it_is_used(put):

@@ -100,7 +100,7 @@ class ModelCache(TieredCache):
 
     def is_pending(self, tokens, *, compute_last):
         """Whether somebody else is bringing or computing blocks that these tokens begin with."""
-        return self._index._leases.is_pending(self._index._match(tokens, compute_last=compute_last))
+        return self._index._matching.is_pending(self._index._match(tokens, compute_last=compute_last))
 
 
 class VirtualLoop:

@@ -18,12 +18,6 @@ from tiering.loops.states import (
 # --- blocks: see tiering.residency -------------------------------------------------------------------------------------
 
 
-def count_found(hits: Any, path: Any) -> None:
-    """One more request has found a path's blocks."""
-    for at in range(len(path)):
-        hits[path[at]] += 1
-
-
 def find_older(place: Any, stamp: Any, least: int, before: int, ids: Any, found: Any) -> Any:
     """The first of the copies of blocks with an older stamp that take so much together; all of them if they do not. How many."""
     num = total = 0
@@ -106,20 +100,10 @@ def free_blocks(
     return True
 
 
-def tail_runs(node: Any, parent: Any, ids: Any, ends: Any) -> Any:
-    """Where each run of blocks of one node ends, each of which follows the next. How many runs there are; -1 if one of a run does not."""
-    num = 0
-    for at in range(len(ids)):
-        if at + 1 == len(ids) or node[ids[at + 1]] != node[ids[at]]:
-            ends[num] = at + 1
-            num += 1
-        elif parent[ids[at]] != ids[at + 1]:
-            return -1
-    return num
-
-
 def follow(parent: Any, num_children: Any, above: int, ids: Any) -> None:
-    """New blocks follow one another, and the first of them `above`."""
+    """New blocks follow one another, and the first of them `above`, which has a child more."""
+    if above != NO_BLOCK and len(ids):
+        num_children[above] += 1
     for at in range(len(ids)):
         parent[ids[at]] = above
         num_children[ids[at]] = at + 1 < len(ids)
@@ -324,8 +308,9 @@ def nearest_tiers(state: Any, ids: Any, tiers: Any) -> None:
         tiers[at] = tier
 
 
+@njit(**INSIDE)
 def found_in(state: Any, computing: Any, ids: Any, tiers: Any) -> None:
-    """The same of what a request has found, where the number of tiers stands for what is on its way to the device as well."""
+    """The same of what a request has found, where the number of tiers stands for what is on its way to the device as well; behind that -1."""
     for at in range(len(ids)):
         block, tier = ids[at], 0
         if state[DEVICE, block] == WRITING or computing[block]:
@@ -333,6 +318,16 @@ def found_in(state: Any, computing: Any, ids: Any, tiers: Any) -> None:
         while tier < len(state) and state[tier, block] != PRESENT:
             tier += 1
         tiers[at] = tier
+    for at in range(len(ids), len(tiers)):
+        tiers[at] = -1
+
+
+def count_found(hits: Any, state: Any, computing: Any, path: Any, tiers: Any, by_tier: Any) -> None:
+    """The same, and one more request has found the blocks: counted by block, and all by tier."""
+    found_in(state, computing, path, tiers)
+    for at in range(len(path)):
+        hits[path[at]] += 1
+        by_tier[tiers[at]] += 1
 
 
 def num_absent(state: Any, computing: Any, path: Any) -> Any:

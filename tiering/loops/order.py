@@ -98,6 +98,43 @@ def place_of(stamps: Any, num_entries: int, stamp: int) -> Any:
     return low
 
 
+@njit(**INSIDE)
+def _walk(
+    stamps: Any,
+    deepest: Any,
+    num_entries: int,
+    head: int,
+    entry: int,
+    block: int,
+    parent: Any,
+    stamp: Any,
+    rule: int,
+    host_counts: Any,
+    ties: Any,
+    found: Any,
+) -> Any:
+    """See `walk`. How many there were, and where to go on."""
+    state, readers, leases, computing, held = ties
+    num = 0
+    if head:
+        entry = max(entry, place_of(stamps, num_entries, head))
+        if block != NO_BLOCK and stamp[block] != head:
+            block = NO_BLOCK
+    while entry < num_entries and num < len(found):
+        this = stamps[entry]
+        if block == NO_BLOCK or stamp[block] != this:
+            block = deepest[entry]
+        # where the deepest block has a newer stamp a later touch went through it, and so through all above it
+        while block != NO_BLOCK and stamp[block] == this and num < len(found):
+            if is_eligible(rule, host_counts, block, state, readers, leases, computing, held):
+                found[num] = block
+                num += 1
+            block = parent[block]
+        if num < len(found) or block == NO_BLOCK or stamp[block] != this:
+            entry, block = entry + 1, NO_BLOCK
+    return num, entry, block
+
+
 def walk(
     stamps: Any,
     deepest: Any,
@@ -116,25 +153,58 @@ def walk(
     `place`: number of the entry with which to begin, or a later one: the first with the stamp `head`; and the block in it if that
     is not NO_BLOCK and has this stamp. Afterwards where to go on, without a `head`, which is 0 then.
     """
-    state, readers, leases, computing, held = ties
-    num, entry, block = 0, place[0], place[1]
-    if head:
-        entry = max(entry, place_of(stamps, num_entries, head))
-        if block != NO_BLOCK and stamp[block] != head:
-            block = NO_BLOCK
-    while entry < num_entries and num < len(found):
-        this = stamps[entry]
-        if block == NO_BLOCK or stamp[block] != this:
-            block = deepest[entry]
-        # where the deepest block has a newer stamp a later touch went through it, and so through all above it
-        while block != NO_BLOCK and stamp[block] == this and num < len(found):
-            if is_eligible(rule, host_counts, block, state, readers, leases, computing, held):
-                found[num] = block
-                num += 1
-            block = parent[block]
-        if num < len(found) or block == NO_BLOCK or stamp[block] != this:
-            entry, block = entry + 1, NO_BLOCK
-    place[0], place[1] = entry, block
+    num, place[0], place[1] = _walk(
+        stamps,
+        deepest,
+        num_entries,
+        head,
+        place[0],
+        place[1],
+        parent,
+        stamp,
+        rule,
+        host_counts,
+        ties,
+        found,
+    )
+    return num
+
+
+def peek(
+    log: Any,
+    num_waiting: int,
+    num_entries: int,
+    now: int,
+    views: Any,
+    number: int,
+    parent: Any,
+    stamp: Any,
+    host_counts: Any,
+    ties: Any,
+    found: Any,
+) -> Any:
+    """The first blocks that a view sees, as many as there is room for; it stands at the first of them then. How many there were."""
+    (stamps, _, deepest), (heads, cursors, rules) = log, views
+    if heads[number] > now:
+        return 0
+    num, _, _ = _walk(
+        stamps,
+        deepest,
+        num_entries,
+        heads[number],
+        num_waiting,
+        cursors[number],
+        parent,
+        stamp,
+        rules[number],
+        host_counts,
+        ties,
+        found,
+    )
+    if num:
+        heads[number], cursors[number] = stamp[found[0]], found[0]
+    else:
+        heads[number], cursors[number] = now + 1, NO_BLOCK
     return num
 
 
@@ -166,8 +236,23 @@ def rewind(
             heads[number], cursors[number] = oldest, NO_BLOCK
 
 
-def touch(stamp: Any, leases: Any, change: int, first: int, path: Any, now: int) -> Any:
-    """The blocks of a path were used, and so many more requests hold those from the `first` on. False, and no change, if fewer than none would."""
+def touch(
+    parent: Any,
+    stamp: Any,
+    leases: Any,
+    log: Any,
+    num_entries: int,
+    change: int,
+    first: int,
+    path: Any,
+    now: int,
+    now_s: float,
+) -> Any:
+    """The blocks of a path were used, and so many more requests hold those from the `first` on: an entry of the log. False, and no change,
+    if fewer than none would, or if something leads to the path.
+    """
+    if parent[path[0]] != NO_BLOCK:
+        return False
     if change < 0:
         for at in range(first, len(path)):
             if leases[path[at]] + change < 0:
@@ -177,6 +262,8 @@ def touch(stamp: Any, leases: Any, change: int, first: int, path: Any, now: int)
     if change != 0:
         for at in range(first, len(path)):
             leases[path[at]] += change
+    stamps, times, deepest = log
+    stamps[num_entries], times[num_entries], deepest[num_entries] = now, now_s, path[len(path) - 1]
     return True
 
 

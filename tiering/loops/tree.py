@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 from numba import njit
 
-from tiering.loops.states import FIRST, INSIDE, LAST, NEWER, NEWEST, NO_BLOCK, OLDER, ROOT, UP
+from tiering.loops.states import COUNT, FIRST, INSIDE, LAST, LIFE, NEWER, NEWEST, NO_BLOCK, OLDER, ROOT, UP
 
+_MOST_LIVES: Final = 2**31 - 1
 _RUN: Final = 64
 """Blocks that are compared at once where their ids follow each other."""
 _LOW: Final = np.uint64(0xFFFFFFFF)
@@ -92,16 +93,12 @@ def descend(
     prompt: Any,
     num_blocks: int,
     block_tokens: int,
-    edges: Any,
-    after: Any,
-    top: Any,
-    slots: Any,
-    older: Any,
-    keys: Any,
+    walked: Any,
     above: Any,
     path: Any,
 ) -> Any:
     """The blocks that the prompt goes on with behind a block, NO_BLOCK for the root. How many."""
+    edges, after, top, slots, older, keys = walked
     at, this = 0, np.int64(NO_BLOCK)
     if above != NO_BLOCK:
         this = np.int64(after[above])
@@ -150,18 +147,10 @@ def descend(
     return at
 
 
-def link(
-    edges: Any,
-    block_tokens: int,
-    nodes: Any,
-    after: Any,
-    top: Any,
-    slots: Any,
-    _older: Any,
-    keys: Any,
-    number: int,
-) -> None:
+@njit(**INSIDE)
+def link(block_tokens: int, nodes: Any, walked: Any, number: int) -> None:
     """A node is the newest child of the one above it, which has none that begins like it."""
+    edges, after, top, slots, _, keys = walked
     up, first = nodes[number, UP], nodes[number, FIRST]
     newest, above = nodes[up, NEWEST], np.int64(nodes[up, LAST])
     nodes[number, OLDER], nodes[number, NEWER] = newest, ROOT
@@ -210,18 +199,10 @@ def _void(older: Any, entry: Any) -> Any:
     return True
 
 
-def unlink(
-    edges: Any,
-    block_tokens: int,
-    nodes: Any,
-    after: Any,
-    top: Any,
-    slots: Any,
-    older: Any,
-    keys: Any,
-    number: int,
-) -> Any:
+@njit(**INSIDE)
+def unlink(block_tokens: int, nodes: Any, walked: Any, number: int) -> Any:
     """A node is no child of the one above it any more. False, and no change, if no table had it."""
+    edges, after, top, slots, older, keys = walked
     up, before, behind = nodes[number, UP], nodes[number, OLDER], nodes[number, NEWER]
     first, above = nodes[number, FIRST], np.int64(nodes[up, LAST])
     tag = _tag(edges, first * block_tokens, keys, above)
@@ -261,6 +242,7 @@ def lay(edges: Any, after: Any, block_tokens: int, tokens: Any, ids: Any) -> Non
         after[ids[at]] = ids[at + 1] if at + 1 < len(ids) else NO_BLOCK
 
 
+@njit(**INSIDE)
 def name_run(node: Any, after: Any, block: int, number: int) -> Any:
     """A block and those after it are in the node of that number from now on. How many they are."""
     num = 0
@@ -268,6 +250,62 @@ def name_run(node: Any, after: Any, block: int, number: int) -> Any:
         node[block] = number
         block = after[block]
         num += 1
+    return num
+
+
+def plant(
+    block_tokens: int, nodes: Any, walked: Any, node: Any, number: int, up: int, first: int, last: int
+) -> None:
+    """A run of blocks that were laid is a node without children, `link`ed below another."""
+    nodes[number, UP], nodes[number, FIRST], nodes[number, LAST] = up, first, last
+    nodes[number, COUNT], nodes[number, NEWEST] = name_run(node, walked[1], first, number), ROOT
+    link(block_tokens, nodes, walked, number)
+
+
+def take_off(
+    block_tokens: int,
+    nodes: Any,
+    walked: Any,
+    node: Any,
+    parent: Any,
+    num_children: Any,
+    ids: Any,
+    numbers: Any,
+) -> Any:
+    """Take blocks off the ends of nodes, each without children at its turn. How many runs of blocks of one node they are; -1 if one has
+    children, or is in no node, -2 if there cannot be such a block. `numbers`: whose, below 0 for one that has no blocks left.
+    """
+    for at in range(len(ids)):
+        if ids[at] >= len(node):
+            return -2
+        if ids[at] < 0:
+            return -1
+    num, start, after = 0, 0, walked[1]
+    while start < len(ids):
+        number, end = node[ids[start]], start + 1
+        while end < len(ids) and node[ids[end]] == number:
+            if parent[ids[end - 1]] != ids[end]:
+                return -1
+            end += 1
+        if number <= ROOT or nodes[number, LAST] != ids[start] or nodes[number, NEWEST] != ROOT:
+            return -1
+        above = parent[ids[end - 1]]
+        if above != NO_BLOCK:
+            num_children[above] -= 1
+        if end - start == nodes[number, COUNT]:
+            if not unlink(block_tokens, nodes, walked, number):
+                return -1
+            nodes[number, UP], nodes[number, COUNT] = ROOT, 0
+            nodes[number, LIFE] = (nodes[number, LIFE] + 1) & _MOST_LIVES
+            numbers[num] = -number
+        else:
+            after[above] = NO_BLOCK
+            nodes[number, LAST] = above
+            nodes[number, COUNT] -= end - start
+            numbers[num] = number
+        for at in range(start, end):  # each had the next one, which went before it
+            num_children[ids[at]] = 0
+        num, start = num + 1, end
     return num
 
 

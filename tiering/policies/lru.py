@@ -10,7 +10,7 @@ from tiering.eligible import Eligible
 from tiering.kernels import kernels
 from tiering.part import Part
 from tiering.policies.view import Places, View
-from tiering.residency import NO_BLOCK, Ids, Mask, Residency
+from tiering.residency import ID, NO_BLOCK, Ids, Mask, Residency
 from tiering.rules import EVERY_BLOCK
 from tiering.slot_table import SlotTable
 
@@ -75,8 +75,8 @@ class LRU:
         self._times = np.empty(room, dtype=np.float64)  # ascending too
         self._deepest = np.empty(room, dtype=np.int64)  # block of each, NO_BLOCK when all its blocks are gone
         self._stamps[:num], self._times[:num], self._deepest[:num] = stamps, times, deepest
-        columns: tuple[NDArray[Any], ...] = (self._stamps, self._times, self._deepest)
-        self._cells: tuple[memoryview[Any], ...] = tuple(column.data for column in columns)  # to write one by
+        self._log = (self._stamps, self._times, self._deepest)
+        self._deepest_cells: memoryview[int] = self._deepest.data  # to write one by
 
     def __len__(self) -> int:
         """Number of log entries, dead ones included."""
@@ -88,18 +88,23 @@ class LRU:
         """
         if not len(path):
             return
-        residency, num = self._residency, self._num
-        assert residency.cells.parent[path.item(0)] == NO_BLOCK, "a touched path starts at a first block"
-        if num == len(self._stamps):
+        if self._num == len(self._stamps):
             self._compact()
-            num = self._num
-        now = self.now + 1
-        were_leased = self._kernels.touch(residency.stamp, residency.leases, leases, first, path, now)
-        assert were_leased, "a path is released as often as it was leased"
-        self.now = now
-        stamps, times, deepest = self._cells
-        stamps[num], times[num], deepest[num] = now, self.now_s, path.item(-1)
-        self._num = num + 1
+        residency, num, now = self._residency, self._num, self.now + 1
+        is_done = self._kernels.touch(
+            residency.parent,
+            residency.stamp,
+            residency.leases,
+            self._log,
+            num,
+            leases,
+            first,
+            path,
+            now,
+            self.now_s,
+        )
+        assert is_done, "a touched path starts at a first block, and is released as often as it was leased"
+        self.now, self._num = now, num + 1
 
     def leave_past(self) -> None:
         """Touches from before may be told of later. To be called before the first touch."""
@@ -154,43 +159,42 @@ class LRU:
         if stamp:  # else it was never touched
             # Without children it was the deepest of its stamp, so now its parent is. If that has a newer stamp, or there is
             # none, the entry is dead, as it should be.
-            self._cells[2][self._kernels.place_of(self._stamps, self._num, stamp)] = parent
+            self._deepest_cells[self._kernels.place_of(self._stamps, self._num, stamp)] = parent
 
     def view(self, eligible: Eligible | Part) -> View:
         """A reader of the order that sees only the blocks that meet a rule, or are in a part."""
         return View(self, self._residency, eligible)
 
-    def find(self, stamp: int, block: int, k: int, eligible: Eligible) -> Ids:
-        """The first `k` blocks of `upwards` that meet a rule."""
-        residency, found = self._residency, np.empty(k, dtype=np.intp)
-        cells, place = self._place
-        cells[0], cells[1] = self._num_waiting, block
-        num = self._kernels.walk(
-            self._stamps,
-            self._deepest,
+    def peek(self, number: int, eligible: Eligible, k: int) -> Ids:
+        """The first `k` blocks that meet a rule, for the view of this number, whose place is where the first of them is from now on."""
+        found: Ids = np.empty(k, dtype=ID)
+        num = self._peek(number, eligible, found)
+        return found if num == k else found[:num]
+
+    def first(self, number: int, eligible: Eligible) -> int:
+        """The only block of `peek(1)`, NO_BLOCK if there is none: in less time than it takes to make an array."""
+        found, one = self._one
+        return found[0] if self._peek(number, eligible, one) else NO_BLOCK
+
+    def _peek(self, number: int, eligible: Eligible, found: Ids) -> int:
+        residency = self._residency
+        return self._kernels.peek(
+            self._log,
+            self._num_waiting,
             self._num,
-            stamp,
-            place,
+            self.now,
+            self.places.columns,
+            number,
             residency.parent,
             residency.stamp,
-            eligible.number,
             eligible.host_slots.counts,
             residency.ties,
             found,
         )
-        return found if num == k else found[:num]
 
     def find_in(self, stamp: int, block: int, k: int, part: Part) -> Ids:
         """The first `k` blocks of `upwards` that are in a part."""
         return part.find((self._stamps, self._deepest, self._num, self._num_waiting), stamp, block, k)
-
-    def find_one(self, stamp: int, block: int, eligible: Eligible) -> int:
-        """The only block of `find(1)`, NO_BLOCK if there is none: in less time than it takes to make an array."""
-        at, _ = self._place
-        at[0], at[1] = self._num_waiting, block
-        found, one = self._one
-        num = self._walk(self._stamps, self._deepest, self._num, stamp, eligible.arguments(), one)
-        return found[0] if num else NO_BLOCK
 
     def upwards(self, stamp: int, block: int, limit: int, wanted: Entries | None = None) -> Iterator[Ids]:
         """All touched blocks in eviction order from a place in the log: `block`, if it has that stamp, else the
@@ -264,8 +268,8 @@ class LRU:
 
     def oldest_s(self) -> float | None:
         """When the block was last touched that has not been for the longest time; None if there is none."""
-        first = self.find(0, NO_BLOCK, 1, self._every_block)
-        return self.touched_s(first).item() if len(first) else None
+        first = next(self.upwards(0, NO_BLOCK, 1), None)
+        return None if first is None else self.touched_s(first).item()
 
     def first_over_s(self, lives_s: NDArray[np.float64]) -> float:
         """When the first block will not have been touched for as long as it lives by its term; infinity for never.

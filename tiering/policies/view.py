@@ -79,14 +79,17 @@ class View:
 
         Blocks that were never touched are not seen. Changes nothing that a later peek would answer differently.
         """
+        if k < 1:
+            return np.empty(0, dtype=np.intp)
+        return self._peek_part(k) if self.rule is None else self._lru.peek(self.number, self.rule, k)
+
+    def _peek_part(self, k: int) -> Ids:
         heads, cursors = self.places.cells
         number = self.number
-        if k < 1 or heads[number] > self._lru.now:
+        if heads[number] > self._lru.now:
             return np.empty(0, dtype=np.intp)
-        if isinstance(self._eligible, Part):
-            found = self._lru.find_in(heads[number], cursors[number], k, self._eligible)
-        else:
-            found = self._lru.find(heads[number], cursors[number], k, self._eligible)
+        assert isinstance(self._eligible, Part), "it goes by no rule"
+        found = self._lru.find_in(heads[number], cursors[number], k, self._eligible)
         if not len(found):
             heads[number], cursors[number] = self._lru.now + 1, NO_BLOCK
             return found
@@ -97,11 +100,7 @@ class View:
     def first(self) -> int:
         """The only block of `peek(1)`, NO_BLOCK if there is none."""
         if self.rule is not None:
-            heads, cursors = self.places.cells
-            number = self.number
-            cursors[number] = found = self._lru.find_one(heads[number], cursors[number], self.rule)
-            heads[number] = self._residency.cells.stamp[found] if found >= 0 else self._lru.now + 1
-            return found
+            return self._lru.first(self.number, self.rule)
         one = self.peek(1)
         return one.item() if len(one) else NO_BLOCK
 
