@@ -14,6 +14,7 @@ from numba import extending, types
 from numba.core import cgutils
 
 from kvstore.scratch import array_of
+from kvstore.target import target
 
 intrinsic: Any = extending.intrinsic
 """Its type says that what it makes is called as it is written, with the context; it is called without."""
@@ -22,6 +23,7 @@ _LANES: Final = ir.VectorType(ir.IntType(64), 8)
 _NEIGHBOURS: Final = ir.Constant(ir.VectorType(ir.IntType(32), 8), [1, 0, 3, 2, 5, 4, 7, 6])
 _STRIPE_BYTES: Final = 64
 _IS_X86: Final = platform.machine().lower() in ("x86_64", "amd64")
+_LETS_GO: Final = _IS_X86 and "+clflushopt" in target().features.split(",")
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
@@ -111,6 +113,20 @@ def fetch(_context: Any, _address: Any) -> Any:
         kind = ir.FunctionType(ir.VoidType(), [pointer.type, *[number] * 3])
         function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
         builder.call(function, [pointer, number(0), number(2), number(1)])  # to be read; second cache; data
+        return context.get_dummy_value()
+
+    return types.void(types.int64), emit
+
+
+@intrinsic
+def let_go(_context: Any, _address: Any) -> Any:
+    """Have the 64 bytes at an address leave all caches, as soon as may be. What they are does not change; some processors do nothing."""
+
+    def emit(context: Any, builder: Any, _s: Any, given: Any) -> Any:
+        if _LETS_GO:
+            pointer = _at(builder, given[0], ir.IntType(8))
+            kind = ir.FunctionType(ir.VoidType(), [pointer.type])
+            builder.call(builder.module.declare_intrinsic("llvm.x86.clflushopt", (), kind), [pointer])
         return context.get_dummy_value()
 
     return types.void(types.int64), emit

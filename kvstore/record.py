@@ -8,7 +8,7 @@ import xxhash
 
 from kvstore.baseline import Baseline, Baselines
 from kvstore.block import KEY_BYTES, BlockLayout, Namespace
-from kvstore.codec import Bytes, Checksums, Codec, addresses, as_bytes, decode, encode
+from kvstore.codec import Bytes, Checksums, Codec, as_bytes, decode, encode
 from kvstore.errors import CodecError, FormatError, MissingBaseline
 from kvstore.head import (
     CHECKSUM,
@@ -127,7 +127,7 @@ class RecordFormat:
         """What proves records of these blocks many at once; None where there is nothing to be proven so. Buffers are as `check_out` answers them."""
         if not self.encodes or any(_sizes(ref) != self._ref_sizes for ref in refs):
             return None  # before it is asked for what is compiled: there may be none
-        return Wanted(self.namespace, self.layout, refs, addresses(out), self.baselines)
+        return Wanted(self.namespace, self.layout, refs, out, self.baselines)
 
     def check_out(self, refs: "Sequence[BlockRef]", out: "Sequence[Writable]") -> list[Bytes]:
         """The buffers' bytes. Raises ValueError unless there is one for each block, each can be written, and has a block's size."""

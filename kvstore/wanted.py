@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.baseline import Baselines
 from kvstore.block import KEY_BYTES, BlockLayout, Namespace
-from kvstore.codec import Bytes, Codec, Numbers, Records, restore_alike
+from kvstore.codec import Bytes, Codec, Numbers, Records, addresses, restore_alike
 from kvstore.errors import CodecError, MissingBaseline
 from kvstore.head import CHECKSUMS_BEGIN, HEAD, MAGIC, OPEN_END, VERSION, header_bytes
 from kvstore.huffman import PROVEN, UNTRIED
@@ -18,19 +19,29 @@ from kvstore.store import BlockRef
 
 
 class Wanted:
-    """Some blocks of a namespace. Any thread may use it."""
+    """Some blocks of a namespace. One thread uses it."""
 
     def __init__(
         self,
         namespace: Namespace,
         layout: BlockLayout,
         refs: Sequence[BlockRef],
-        targets: Numbers,
+        out: Sequence[Bytes],
         baselines: Baselines,
     ) -> None:
-        """`targets` [blocks]: addresses where they are to be decoded to. The references are as long as they should be."""
-        self._layout, self._targets, self._baselines = layout, targets, baselines
-        self._heads = _heads(namespace, layout, refs)
+        """`out`: where they are to be decoded to. The references are as long as they should be."""
+        self._namespace, self._layout, self._baselines = namespace, layout, baselines
+        self._refs, self._out = refs, out
+
+    # made when the first record is there: the disk has something to do by then
+
+    @cached_property
+    def _heads(self) -> NDArray[np.uint8]:
+        return _heads(self._namespace, self._layout, self._refs)
+
+    @cached_property
+    def _targets(self) -> Numbers:
+        return addresses(self._out)
 
     def proven(self, numbers: Sequence[int], records: Sequence[Span]) -> list[bool]:
         """Which of these records are proven to be all that is asked of one of the block of that number, and are decoded to its place.

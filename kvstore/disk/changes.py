@@ -55,23 +55,25 @@ class Changes:
         now_ns: Callable[[], int],
         strict: bool,
         sync_interval_s: float,
+        value_bytes: int,
         read_threads: int,
     ) -> None:
+        """`value_bytes`: the most that a record takes. So many threads read at once, at most."""
         self._namespace, self._directory, self._form, self._encoding = namespace, directory, form, encoding
         self._room, self._retained, self._quarantine = room, retained, quarantine
         self._fact_files, self.now_ns = fact_files, now_ns
-        self._strict, self._read_threads = strict, read_threads
+        self._strict, self._value_bytes, self._read_threads = strict, value_bytes, read_threads
         self.writer = Writer(self._sync_in_background, sync_interval_s)
 
     def open(self) -> None:
         """To be called first. What an opening need not wait for is done after it."""
         tables, self.opening = open_tables(
             self._directory,
+            self._opened,
             self._namespace,
             self._room.limits.capacity_bytes,
             self.now_ns(),
             ttl_ns=self._room.limits.ttl_ns,
-            strict=self._strict,
             kept=lambda used_ns: self._retained.kept_of_others(self.now_ns(), used_ns),
         )
         self.lender: Lender[Tables] = Lender(tables, Tables.close)
@@ -83,7 +85,7 @@ class Changes:
         with suppress(StoreError):  # who needs it is told
             # where it has to be compiled first, a write that waited for it would seem to hang
             load_code(encodes=self._encoding.encodes)
-        self.writer.post(lambda: self._tables.make_ready(self._read_threads))
+        self.writer.post(self._tables.make_ready)
         self.writer.post(self._encoding.weigh)  # nobody waits for it
         self._fact_files.learn(self._namespace)
         self.writer.changed()  # so that a directory that was left in disorder is synced and marked
@@ -98,8 +100,16 @@ class Changes:
         self._retained.check()
 
     def _fresh_tables(self) -> Tables:
-        return fresh_tables(
-            self._directory, self._room.limits.capacity_bytes, self.now_ns(), strict=self._strict
+        return fresh_tables(self._directory, self._opened, self.now_ns())
+
+    def _opened(self) -> Tables:
+        """The directory's environments, opened; new ones where there are none."""
+        return Tables(
+            self._directory,
+            map_bytes(self._room.limits.capacity_bytes),
+            value_bytes=self._value_bytes,
+            num_calls=self._read_threads,
+            strict=self._strict,
         )
 
     def _forget_facts(self, *, but: tuple[bytes, ...]) -> None:
@@ -193,7 +203,7 @@ class Changes:
             self._retained.forget(keys)
         if self._tables.is_empty and not was_empty:
             try:
-                fresh = emptied_tables(self._directory, self._room.limits.capacity_bytes, strict=self._strict)
+                fresh = emptied_tables(self._directory, self._opened)
             except StoreError as error:  # the files may be gone already: nothing must be written to them
                 raise Unsound(str(error)) from error
             self.lender.replace(fresh)

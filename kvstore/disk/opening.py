@@ -45,15 +45,15 @@ class Opening:
 
 def open_tables(
     directory: Directory,
+    opened: Callable[[], Tables],
     namespace: Namespace,
     capacity_bytes: int,
     now_ns: int,
     *,
     ttl_ns: int | None,
-    strict: bool,
     kept: Callable[[Callable[[bytes], int | None]], Collection[bytes]],
 ) -> tuple[Tables, Opening]:
-    """Open the environments of a directory, or new ones in their place if they are not sound.
+    """Open the environments of a directory, by `opened`, or new ones in their place if they are not sound.
 
     What was left in order and is large is believed, and takes no longer than what is small. Otherwise the trees are
     walked, everything is counted, and the keys of both are compared: some 15 microseconds a record, and from a cold disk
@@ -61,10 +61,6 @@ def open_tables(
     """
     _tell_of_other_formats(directory)
     clean = directory.clean
-
-    def opened() -> Tables:
-        return Tables(directory, map_bytes(capacity_bytes), strict=strict)
-
     tables, orphans, dropped = _open_or_replace(directory, opened, now_ns)
     try:
         expired = trimmed = 0
@@ -82,8 +78,8 @@ def open_tables(
     return tables, opening
 
 
-def fresh_tables(directory: Directory, capacity_bytes: int, now_ns: int, *, strict: bool) -> Tables:
-    """Set the environments aside, which may be open still, and open empty ones in their place."""
+def fresh_tables(directory: Directory, opened: Callable[[], Tables], now_ns: int) -> Tables:
+    """Set the environments aside, which may be open still, and have empty ones `opened` in their place."""
     with lmdb_errors("setting damaged environments aside"):
         aside = directory.set_aside(now_ns)
     _log.warning(
@@ -92,14 +88,14 @@ def fresh_tables(directory: Directory, capacity_bytes: int, now_ns: int, *, stri
         aside.name,
         extra={"path": directory.root, "set_aside": aside.name},
     )
-    return Tables(directory, map_bytes(capacity_bytes), strict=strict)
+    return opened()
 
 
-def emptied_tables(directory: Directory, capacity_bytes: int, *, strict: bool) -> Tables:
-    """Open new environments in place of these, of which nothing is wanted any more; they may be open still."""
+def emptied_tables(directory: Directory, opened: Callable[[], Tables]) -> Tables:
+    """Have new environments `opened` in place of these, of which nothing is wanted any more; they may be open still."""
     with lmdb_errors("deleting empty environments"):
         directory.discard()
-    return Tables(directory, map_bytes(capacity_bytes), strict=strict)
+    return opened()
 
 
 def _tell_of_other_formats(directory: Directory) -> None:

@@ -11,20 +11,20 @@ import errno
 import fcntl
 import mmap
 import os
-import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import lmdb
 import numpy as np
 
 from kvstore.cores import num_cores
-from kvstore.disk.buffers import Buffers
+from kvstore.disk.buffers import huge_pages
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
-from kvstore.disk.requests import Requests, serving
+from kvstore.disk.requests import MOST_PIECES, Requests, serving
 from kvstore.disk.tree import VALUE_OFFSET, Tree, finding
 from kvstore.errors import StoreFailed
 from kvstore.reasons import MissReason
@@ -37,9 +37,11 @@ Python's; larger ones leave less to do meanwhile.
 _FIRST_BYTES: Final = 1 << 20
 """What is asked for first: it is there sooner, and looked at while the next is read."""
 READS_AHEAD: Final = 5
-"""So many more requests have memory while what one has brought is looked at. It is more than are on their way at once, as a disk may tell of all
+"""So many more are asked for while what one has brought is looked at. It is more than are on their way at once, as a disk may tell of all
 at the same time: what they have brought is looked at while others are on their way.
 """
+_PIECES_A_CALL: Final = 4
+"""So many requests' memory there is for each call that reads at once, beside one for each thread that waits for the disk."""
 _READERS: Final = 2
 """Threads that wait for these, for all callers, so as many are on their way: more made no disk faster that was measured, but have it tell
 of them later.
@@ -51,7 +53,7 @@ disk does not give, who must not stop others.
 _GAP_BYTES: Final = 64 << 10
 """Up to so much between two values is read with them: a request more would take longer."""
 _MOST_BYTES: Final = 256 << 20
-"""No block is larger: what says so is damaged, and no reason to take so much memory. Nor is more taken for reads ahead, or kept for later calls."""
+"""No block is larger: what says so is damaged, and no reason to take so much memory. Nor is more taken for reads ahead."""
 _LEAST_BYTES: Final = 16 << 20
 """Of a file for which memory is made ready."""
 
@@ -78,8 +80,11 @@ said. Whatever it touches of them it touches without the GIL: a page may hang th
 class PayloadFile:
     """Any thread may call it, while the environment is open."""
 
-    def __init__(self, environment: lmdb.Environment) -> None:
-        """Where the file system does not read past the page cache (O_DIRECT), the rest is done all the same."""
+    def __init__(self, environment: lmdb.Environment, *, value_bytes: int, num_calls: int) -> None:
+        """Where the file system does not read past the page cache (O_DIRECT), the rest is done all the same.
+
+        Reads ahead are made of values of no more than `value_bytes`, for so many calls at once.
+        """
         self._environment = environment
         self._tree = Tree(environment, lambda: self._num_bytes)
         self._path = path = Path(environment.path()) / "data.mdb"
@@ -88,11 +93,10 @@ class PayloadFile:
                 self._file = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
             except OSError:
                 self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._readers = Requests("kvstore-read", _READERS, self._file)
-        self._buffers = Buffers((1 + READS_AHEAD) * READ_BYTES, _MOST_BYTES, self._readers.is_awaited)
-        self._at_once = threading.BoundedSemaphore(num_cores())
+        self._readers = _readers(self._file, self._paged(value_bytes + VALUE_OFFSET), num_calls)
+        self._at_once = _turns(num_cores())
         """More threads than cores that look at values would take the GIL from each other several times in each."""
-        self._alone = threading.BoundedSemaphore(1)
+        self._alone = _turns(1)
         """To look at small values, which is nearly all done with the GIL: two threads would take it from each other at each, and from those
         that wait for the blocks.
         """
@@ -115,7 +119,7 @@ class PayloadFile:
             with self._turn(self._alone):
                 for position in unsure:
                     found[position] = _by_lmdb(txn, keys, position, examine)
-        with closing(self._held(*_parted(places))) as runs:
+        with closing(self._held(places)) as runs:
             for run, spans in runs:
                 with self._turn(self._at_once):
                     for place, span in self._looked_at(run, spans, prove, found):
@@ -158,16 +162,13 @@ class PayloadFile:
             else:
                 yield place, span
 
-    def make_ready(self, num_calls: int) -> None:
-        """Have what so many calls need that read at once: the code that finds places, and where there is much to be read memory, threads, and
-        where the map lies.
-        """
+    def make_ready(self) -> None:
+        """Have what calls need: the code that finds places, and where there is much to be read memory, threads, and where the map lies."""
         with suppress(StoreFailed):  # LMDB is asked then
             finding()
             serving()
         if self._num_bytes < _LEAST_BYTES:
             return
-        self._buffers.make(num_calls)
         self._readers.begin()
         with self._environment.begin(buffers=True) as txn:
             cursor = txn.cursor()
@@ -185,82 +186,84 @@ class PayloadFile:
         os.close(self._file)
 
     @contextmanager
-    def _turn(self, places: threading.BoundedSemaphore) -> Iterator[None]:
+    def _turn(self, turns: "SimpleQueue[None]") -> Iterator[None]:
         """To look at values."""
-        has_place = places.acquire(timeout=_MOST_WAIT_S)
+        try:
+            turns.get(timeout=_MOST_WAIT_S)
+        except Empty:
+            yield
+            return
         try:
             yield
         finally:
-            if has_place:
-                places.release()
+            turns.put(None)
 
-    def _held(
-        self, in_memory: list[_Place], absent: list[_Place]
-    ) -> Generator[tuple[list[_Place], list[Span]], None, None]:
+    def _held(self, places: list[_Place]) -> Generator[tuple[list[_Place], list[Span]], None, None]:
         """Values and their bytes, which hold until the next ones are asked for. To be closed: reads may be on their way.
 
-        Those in memory come first, where they are. While they, and then one run's values, are looked at, the next ones are read by other threads.
+        Those in memory come first, where they are. While they, and then one run's values, are looked at, the next ones are read by other threads,
+        of which the first begin as soon as anything is known not to be in memory.
         """
-        in_map = [Span(place.address, place.num_bytes) for place in in_memory]
-        if not absent:
+        in_memory: list[_Place] = []
+        runs: list[list[_Place]] = []
+        reads: list[int | None] = []
+        """Of runs, in their order; None of one that is no other thread's any more."""
+
+        def put(end: int) -> None:
+            for run in runs[len(reads) : end]:
+                begin, num_bytes = self._span(run)
+                reads.append(self._readers.put(num_bytes, begin))
+
+        try:
+            for is_absent, run in _parted(places):
+                if is_absent:
+                    runs.append(run)
+                    put(1 + READS_AHEAD)
+                else:
+                    in_memory += run
             if in_memory:
-                yield in_memory, in_map
-            return
-        runs = list(_runs(absent))
-        num_bytes = max(self._span(run)[1] for run in runs)
-        num_buffers = min(len(runs), 1 + READS_AHEAD, max(1, _MOST_BYTES // num_bytes))
-        with self._buffers.lent(num_buffers * num_bytes) as memory:
-            address = np.frombuffer(memory, np.uint8).ctypes.data
-            reads: list[int | None] = []
-
-            def put(end: int) -> None:
-                for number in range(len(reads), min(end, len(runs))):
-                    begin, run_bytes = self._span(runs[number])
-                    reads.append(
-                        self._readers.put(address + number % num_buffers * num_bytes, run_bytes, begin)
-                    )
-
-            try:
-                put(num_buffers)
-                if in_memory:
-                    yield in_memory, in_map
-                for number, run in enumerate(runs):
-                    put(number + num_buffers)
-                    if not self._is_read(reads, number, run):
-                        first = number % num_buffers * num_bytes
-                        self._fill(memory[first : first + num_bytes], run)
-                    at = address + number % num_buffers * num_bytes - self._span(run)[0]
+                yield in_memory, [Span(place.address, place.num_bytes) for place in in_memory]
+            for number, run in enumerate(runs):
+                put(number + 1 + READS_AHEAD)
+                read, reads[number] = reads[number], None
+                with self._brought(read, run) as address:
+                    at = address - run[0].begin
                     yield run, [Span(at + one.begin, one.num_bytes) for one in run]
-            finally:
-                # or they would write into what is another call's by then
-                for read in reads:
-                    if read is not None:
-                        self._readers.drop(read)
+        finally:
+            for read in reads:
+                if read is not None:
+                    self._readers.give_back(read)
 
-    def _is_read(self, reads: list[int | None], number: int, run: list[_Place]) -> bool:
-        """Whether another thread has read a run, all of it. What it could not read is read once more, by who can say why."""
-        read = reads[number]
-        if read is None:
-            return False
-        num_bytes = self._readers.answer(read, _MOST_WAIT_S)
-        reads[number] = None
-        if num_bytes is None:
-            return False
-        self._readers.free(read)
-        return self._span(run)[0] + num_bytes >= run[-1].begin + run[-1].num_bytes
+    @contextmanager
+    def _brought(self, read: int | None, run: list[_Place]) -> Iterator[int]:
+        """Where a run's first value lies in memory. What another thread could not read is read once more, by who can say why."""
+        begin, most_bytes = self._span(run)
+        num_bytes = None if read is None else self._readers.answer(read, _MOST_WAIT_S)
+        try:
+            if read is not None and num_bytes is not None and begin + num_bytes >= _end(run):
+                yield self._readers.address(read) + run[0].begin - begin
+            else:
+                memory = np.frombuffer(huge_pages(most_bytes), np.uint8)
+                self._fill(memory[:most_bytes].data, run)
+                yield memory.ctypes.data + run[0].begin - begin
+        finally:
+            if read is not None and num_bytes is not None:
+                self._readers.give_back(read)
 
     def _span(self, run: list[_Place]) -> tuple[int, int]:
         """Where in the file a run begins, and the bytes of its pages."""
         begin = run[0].begin - VALUE_OFFSET
-        return begin, -(
-            -(run[-1].begin + run[-1].num_bytes - begin) // self._tree.page_bytes
-        ) * self._tree.page_bytes
+        return begin, self._paged(_end(run) - begin)
+
+    def _paged(self, num_bytes: int) -> int:
+        """As many bytes, in whole pages."""
+        return -(-num_bytes // self._tree.page_bytes) * self._tree.page_bytes
 
     def _fill(self, buffer: memoryview, run: list[_Place]) -> None:
         """Read a run."""
         begin, num_bytes = self._span(run)
         end = begin + self._read_into(buffer[:num_bytes], begin)
-        if end < run[-1].begin + run[-1].num_bytes:
+        if end < _end(run):
             raise Unsound(f"{self._path} ends at {end}, within a record")
 
     def _read_into(self, data: memoryview, begin: int) -> int:
@@ -291,6 +294,23 @@ class PayloadFile:
         return os.preadv(self._file, [data], begin)
 
 
+def _readers(file: int, value_bytes: int, num_calls: int) -> Requests:
+    """Threads that read values of so many bytes, with their pages, for so many calls at once."""
+    piece_bytes = max(READ_BYTES, value_bytes)
+    if _MOST_BYTES // piece_bytes <= _READERS:
+        piece_bytes = READ_BYTES  # then the largest are the callers' to read
+    num_pieces = min(_READERS + _PIECES_A_CALL * num_calls, MOST_PIECES, _MOST_BYTES // piece_bytes)
+    return Requests("kvstore-read", _READERS, file, piece_bytes=piece_bytes, num_pieces=num_pieces)
+
+
+def _turns(number: int) -> "SimpleQueue[None]":
+    """So many turns that can be taken at a time. A queue, as no interrupt can come while its lock is held."""
+    turns: SimpleQueue[None] = SimpleQueue()
+    for _ in range(number):
+        turns.put(None)
+    return turns
+
+
 def _by_lmdb(
     txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes], position: int, examine: Examine
 ) -> MissReason | None:
@@ -317,22 +337,26 @@ def _runs(places: list[_Place]) -> Iterator[list[_Place]]:
         yield run
 
 
-def _parted(places: list[_Place]) -> tuple[list[_Place], list[_Place]]:
-    """Those in memory and those that are not, each in the order in which they lie."""
-    in_memory: list[_Place] = []
-    absent: list[_Place] = []
+def _end(run: list[_Place]) -> int:
+    """Where in the file its last value ends."""
+    return run[-1].begin + run[-1].num_bytes
+
+
+def _parted(places: list[_Place]) -> Iterator[tuple[bool, list[_Place]]]:
+    """Runs, in the order in which they lie, each with whether it is not in memory."""
     for run in _runs(places):
         if all(pages_absent(place.address, 1) for place in run):
-            absent += run  # it is no matter whether some of the rest is there
+            yield True, run  # it is no matter whether some of the rest is there
             continue
         begin, end = run[0].address, run[-1].address + run[-1].num_bytes
         num_absent = pages_absent(begin, end - begin)
         num_present = (end - 1) // mmap.PAGESIZE - begin // mmap.PAGESIZE + 1 - num_absent
         if not num_absent:
-            in_memory += run
+            yield False, run
         elif num_present * mmap.PAGESIZE < min(place.num_bytes for place in run):
-            absent += run
+            yield True, run
         else:
-            for place in run:
-                (absent if pages_absent(place.address, place.num_bytes) else in_memory).append(place)
-    return in_memory, absent
+            parted = [(place, pages_absent(place.address, place.num_bytes) > 0) for place in run]
+            yield False, [place for place, is_absent in parted if not is_absent]
+            for each in _runs([place for place, is_absent in parted if is_absent]):
+                yield True, each

@@ -15,17 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kvstore.code import Function, loaded
+from kvstore.disk.buffers import huge_pages
 from kvstore.errors import StoreFailed
 
 FREE, QUEUED, BEGUN, DONE, TAKEN_BACK = range(5)
-"""States of a row: nobody's; waiting for a thread; a thread's; its caller's again, with an answer; no longer wanted, but in the queue still."""
-STATE, ADDRESS, NUM_BYTES, OFFSET, ANSWER = range(5)
-"""Words of a row: its state; where bytes go, how many, and from where in the file; and what the read has answered."""
+"""States of a row: nobody's; waiting for a thread; a thread's; its caller's again, with an answer; no longer wanted, but a thread's still, or to be."""
+STATE, NUM_BYTES, OFFSET, ANSWER, PIECE = range(5)
+"""Words of a row: its state; how many bytes are wanted, and from where in the file; what the read has answered; and in which piece they are."""
 ENDED: Final = 8
 """The word at which a semaphore of the C library's begins, posted when a request is done: four words with glibc, no more than these eight anywhere."""
 ROW: Final = 16
 
-PREAD, WAIT, POST = range(3)
+FREED: Final = 0
+"""Where among the words about the memory a semaphore begins, which is posted when a piece of it is given back; then come those words, as of a request."""
+PIECES, PIECE_BYTES, NUM_GIVEN, HELD, LET_GO, TIMES = range(ENDED, ENDED + 6)
+"""The pieces that nobody has, a bit each; how large one is; how many were given back so far; those that caches may hold still, and those that
+they were made to let go of, a bit each; and two times, of reads to the former and the latter: nanoseconds a MiB, 0 if there was none yet.
+"""
+MOST_PIECES: Final = 62
+
+PREAD, WAIT, POST, CLOCK = range(4)
 
 _MOST_REQUESTS: Final = 64
 """At a time: more are the caller's to read, as where all threads hang in the kernel."""
@@ -37,14 +46,18 @@ _SOURCES: Final = (
     "kvstore.instructions",
     "kvstore.scratch",
 )
+_WRITTEN: Final = "int64 1 written"
 _SERVE: Final = Function(
     "kvstore.disk.request_loop",
     "serve",
     _SOURCES,
-    ("int64 2 written", "int64 1 written", "int64 1 written", "int64 1 written", "int64 1", "int64"),
+    ("int64 2 written", *(_WRITTEN,) * 4, "int64 1", "uint8 1 written", "int64"),
 )
 _TAKE_BACK: Final = Function("kvstore.disk.request_loop", "take_back", _SOURCES, ("int64",), keeps_gil=True)
-FUNCTIONS: Final = (_SERVE, _TAKE_BACK)
+_GIVE_BACK: Final = Function(
+    "kvstore.disk.request_loop", "give_back", _SOURCES, ("int64", "int64", _WRITTEN, "int64")
+)
+FUNCTIONS: Final = (_SERVE, _TAKE_BACK, _GIVE_BACK)
 """All that is compiled for this."""
 
 _libc: Final = ctypes.PyDLL(None)
@@ -56,8 +69,8 @@ def _addresses(*names: str) -> NDArray[np.int64]:
     return np.array([ctypes.cast(_libc[name], ctypes.c_void_p).value for name in names], np.int64)
 
 
-functions: Final = _addresses("pread", "sem_wait", "sem_post")
-"""Of the C library's, by which requests are served."""
+functions: Final = _addresses("pread", "sem_wait", "sem_post", "clock_gettime")
+"""Of the C library's, by which requests are served, and timed."""
 
 
 class _Timespec(ctypes.Structure):
@@ -71,22 +84,29 @@ def serving() -> Callable[..., int]:
 
 
 @cache
-def _taking_back() -> Callable[..., int]:
-    return loaded(_TAKE_BACK)[0]
+def _ending() -> list[Callable[..., int]]:
+    """`take_back` and `give_back`, likewise."""
+    return loaded(_TAKE_BACK, _GIVE_BACK)
 
 
 class Requests:
     """Daemon threads that read one file, and begin with the first request if they have not before. Any thread may call it.
 
+    What is read lies in memory of theirs, in pieces of equal size, of which a request has one from when it is read until it is given back.
+
     A request that no thread has begun with can be taken back, so that whoever needs it does not wait for those of others for ever: one
     that hangs stops its own caller only. The interpreter's exit does not wait for one.
     """
 
-    def __init__(self, name: str, num_threads: int, file: int) -> None:
+    def __init__(self, name: str, num_threads: int, file: int, *, piece_bytes: int, num_pieces: int) -> None:
+        """`piece_bytes`: the most that a request may bring. `num_pieces`: more than there are threads, and no more than MOST_PIECES."""
         self._name, self._num_threads, self._file = name, num_threads, file
+        self.piece_bytes: Final = piece_bytes
+        self._num_pieces = num_pieces
         self._lock = threading.Lock()  # two callers would take the same row, or begin threads for both
         self._threads: list[threading.Thread] = []
         self._rows = np.zeros((_MOST_REQUESTS, ROW), np.int64)
+        self._row_bytes, self._begin = self._rows.strides[0], self._rows.ctypes.data
         self._queue = np.zeros(_MOST_REQUESTS, np.int64)
         """Numbers of rows in the order in which they came, over and over."""
         self._num_put = 0
@@ -96,54 +116,60 @@ class Requests:
         self._ended = [ctypes.c_void_p(row[ENDED:].ctypes.data) for row in self._rows]
         for each in (self._queued, *self._ended):
             _libc.sem_init(each, 0, 0)
+        self._pieces = np.zeros(ROW, np.int64)
+        self._pieces[PIECES], self._pieces[PIECE_BYTES] = (1 << num_pieces) - 1, piece_bytes
+        _libc.sem_init(ctypes.c_void_p(self._pieces[FREED:].ctypes.data), 0, num_pieces)
+        self._memory: NDArray[np.uint8] = np.empty(0, np.uint8)
+        """All pieces, one after the other, as soon as there is a thread."""
 
-    def put(self, address: int, num_bytes: int, offset: int) -> int | None:
-        """Have so many bytes of the file, more than none, read to an address soon. Answers the request's number.
+    def put(self, num_bytes: int, offset: int) -> int | None:
+        """Have so many bytes of the file, more than none, read soon. Answers the request's number.
 
-        None where there is no thread for it, or too many wait: then it is the caller's to do.
+        None where there is no thread for it, or too many wait, or it is for more than a piece: then it is the caller's to do.
         """
+        if num_bytes > self.piece_bytes:
+            return None
         self.begin()
-        return self._put(address, num_bytes, offset) if self._threads else None
+        return self._put(num_bytes, offset) if self._threads else None
 
     def answer(self, number: int, after_s: float) -> int | None:
-        """How many bytes a request has brought, less than none where it failed; it is to be freed then. None if no thread has begun with it, nor
+        """How many bytes a request has brought, less than none where it failed; it is to be given back then. None if no thread has begun with it, nor
         ever will: one may for so many seconds, and longer where the clock is set back.
         """
         self._wait(number, after_s)
-        if _taking_back()(self._rows[number, STATE:].ctypes.data):
+        take_back, _ = _ending()
+        if take_back(self._row(number)):
             return None
         while self._is_open(number):
             self._wait(number, _LONG_S)
         answer: int = self._rows[number, ANSWER].item()
         return answer
 
-    def free(self, number: int) -> None:
-        """An answered request is no longer looked at."""
-        self._rows[number, STATE] = FREE
+    def address(self, number: int) -> int:
+        """Where the bytes are that an answered request has brought, until it is given back."""
+        at: int = self._memory.ctypes.data + self._rows[number, PIECE].item() * self.piece_bytes
+        return at
 
-    def drop(self, number: int) -> None:
-        """Nobody wants it any more: from now on it writes nothing."""
-        if self.answer(number, 0.0) is not None:
-            self.free(number)
-
-    def is_awaited(self, address: int, num_bytes: int) -> bool:
-        """Whether a request that is not done goes to any of so many bytes at an address."""
-        begins = self._rows[:, ADDRESS]
-        reach = (begins < address + num_bytes) & (begins + self._rows[:, NUM_BYTES] > address)
-        return bool((reach & np.isin(self._rows[:, STATE], (QUEUED, BEGUN))).any())
+    def give_back(self, number: int) -> None:
+        """Nobody wants a request any more, or looks at what it has brought. Nobody waits for it either: it may be read still."""
+        _, give_back = _ending()
+        give_back(self._row(number), self.address(number), self._pieces, functions[POST].item())
 
     def begin(self) -> None:
-        """Have the threads run, as far as the system has so many, and they can be compiled."""
+        """Have the memory, and the threads run, as far as the system has so many, and they can be compiled."""
         if len(self._threads) == self._num_threads:
             return
         try:
             serve = serving()
-            _taking_back()
+            _ending()
         except StoreFailed:
             return
-        # arrays, which a thread so keeps for as long as it runs, whatever becomes of who began it
-        given = self._rows, self._queue, self._taken, self._semaphore, functions, self._file
         with self._lock:
+            if not self._memory.size:
+                self._memory = np.frombuffer(huge_pages(self._num_pieces * self.piece_bytes), np.uint8)
+            # arrays, which a thread so keeps for as long as it runs, whatever becomes of who began it
+            words = self._rows, self._queue, self._taken, self._semaphore, self._pieces, functions
+            given = *words, self._memory, self._file
             for number in range(len(self._threads), self._num_threads):
                 name = f"{self._name}-{number}"
                 thread = threading.Thread(target=serve, args=given, name=name, daemon=True)
@@ -154,29 +180,35 @@ class Requests:
                 self._threads.append(thread)
 
     def check(self) -> None:
-        """While nobody reads: no request is left."""
-        assert (self._rows[:, STATE] == FREE).all(), "a request was neither freed nor taken back"
+        """While nobody reads: no request is left, and each thread has one piece."""
+        assert (self._rows[:, STATE] == FREE).all(), "a request was not given back"
         assert self._taken.item() == self._num_put, "a request is in the queue that nobody wants"
+        num_free = self._pieces[PIECES].item().bit_count()
+        assert num_free == self._num_pieces - len(self._threads), f"{num_free} pieces are nobody's"
 
     def close(self) -> None:
-        """No request may be on its way, and none may be put any more."""
-        self._rows[self._rows[:, STATE] == DONE, STATE] = FREE  # of callers that were interrupted
+        """No request may be put any more."""
+        for number in np.flatnonzero(self._rows[:, STATE] != FREE).tolist():
+            self.give_back(number)  # of callers that were interrupted
         for _ in self._threads:
-            while self._put(0, 0, 0) is None:
+            while self._put(0, 0) is None:
                 time.sleep(0.001)  # what was taken back is about to leave the queue
         for thread in self._threads:
             thread.join()
 
-    def _put(self, address: int, num_bytes: int, offset: int) -> int | None:
+    def _put(self, num_bytes: int, offset: int) -> int | None:
         with self._lock:
             number: int = (self._rows[:, STATE] == FREE).argmax().item()
             if self._rows[number, STATE] != FREE:
                 return None
-            self._rows[number, :ANSWER] = QUEUED, address, num_bytes, offset
+            self._rows[number, :ANSWER] = QUEUED, num_bytes, offset
             self._queue[self._num_put % _MOST_REQUESTS] = number
             self._num_put += 1
             _libc.sem_post(self._queued)
         return number
+
+    def _row(self, number: int) -> int:
+        return self._begin + number * self._row_bytes
 
     def _is_open(self, number: int) -> bool:
         return self._rows[number, STATE].item() in {QUEUED, BEGUN}

@@ -156,6 +156,7 @@ class LmdbStore(Closing):
                 now_ns=now_ns,
                 strict=durability == "strict",
                 sync_interval_s=sync_interval_s,
+                value_bytes=self.max_stored_bytes,
                 read_threads=read_threads,
             )
             self._writer = self._changes.writer

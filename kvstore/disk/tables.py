@@ -55,7 +55,16 @@ class Tables:
     any more.
     """
 
-    def __init__(self, directory: Directory, map_bytes: tuple[int, int], *, strict: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        map_bytes: tuple[int, int],
+        *,
+        value_bytes: int = 0,
+        num_calls: int = 1,
+        strict: bool = False,
+    ) -> None:
+        """`map_bytes`: the most that the files of records and of entries may become. `value_bytes`, `num_calls`: see PayloadFile."""
         self._directory = directory
         with ExitStack() as opened:
             self.records = open_environment(directory.payload, map_bytes[0], strict=strict, readahead=False)
@@ -66,7 +75,7 @@ class Tables:
             for environment in directory.environments:
                 self._files.append(DataFile(environment))
                 opened.callback(self._files[-1].close)
-            self._payload = PayloadFile(self.records)
+            self._payload = PayloadFile(self.records, value_bytes=value_bytes, num_calls=num_calls)
             opened.callback(self._payload.close)
             self._opened = opened.pop_all()
         self.usage: dict[bytes, Usage] = {}
@@ -79,9 +88,9 @@ class Tables:
         for file in self._files:
             file.check()
 
-    def make_ready(self, num_calls: int) -> None:
-        """Have so many reads at once find what they need."""
-        self._payload.make_ready(num_calls)
+    def make_ready(self) -> None:
+        """Have reads find what they need."""
+        self._payload.make_ready()
 
     def examined(
         self, keys: Sequence[bytes], examine: Examine, prove: Prove | None = None

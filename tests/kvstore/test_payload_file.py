@@ -17,7 +17,7 @@ import pytest
 
 from kvstore import BlockLayout, MissReason, StoreFailed
 from kvstore.disk import payload_file, tree
-from kvstore.disk.buffers import Buffers, huge_pages
+from kvstore.disk.buffers import huge_pages
 from kvstore.disk.page_cache import drop, share_absent
 from kvstore.testing import assert_holds, fill, noise, read, reasons
 from kvstore.testing.laws import LAWS
@@ -137,7 +137,7 @@ def test_reads_begin_before_what_is_in_memory_is_looked_at(open_lmdb, monkeypatc
         seen.append(begun.wait(10.0))
         return unpack(record, ref, out)
 
-    monkeypatch.setattr(payload_file, "_parted", lambda places: (places[:2], places[2:]))
+    monkeypatch.setattr(payload_file, "_parted", lambda places: [(False, places[:2]), (True, places[2:])])
     read_by(monkeypatch, noted)
     monkeypatch.setattr(store._format, "unpack", waiting)
     assert_holds(store, refs, blocks)
@@ -191,31 +191,29 @@ def test_no_more_values_are_looked_at_at_once_than_there_are_cores(open_lmdb, mo
     monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
     store = open_lmdb()
     refs, blocks = fill(store, 6)
-    at_once, unpack, preadv = store._tables._payload._at_once, store._format.unpack, os.preadv
+    turns, unpack, preadv = store._tables._payload._at_once, store._format.unpack, os.preadv
     free = []
 
     def looking(record, ref, out):
-        free.append(at_once._value)
+        free.append(turns.qsize())
         return unpack(record, ref, out)
 
     def reading(file, buffers, offset):
-        free.append(1 - at_once._value if threading.current_thread() is threading.main_thread() else 0)
+        free.append(1 - turns.qsize() if threading.current_thread() is threading.main_thread() else 0)
         return preadv(file, buffers, offset)
 
     monkeypatch.setattr(store._format, "unpack", looking)
     read_by(monkeypatch, reading)
     assert_holds(store, refs, blocks)
     assert free == [0] * (len(refs) if in_memory else 2 * len(refs))
-    assert at_once._value == 1
+    assert turns.qsize() == 1
 
 
 def test_a_read_ahead_that_fails_fails_the_batch_and_leaves_nothing_behind(
     open_lmdb, nothing_in_memory, monkeypatch
 ):
-    """When the call is over no read of it goes on: its buffers are the next call's."""
+    """What was not begun with is not read any more."""
     monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
-    store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
-    refs, blocks = fill(store, 12)
     preadv, begun, ended = os.preadv, [], []
 
     def failing(file, buffers, offset):
@@ -227,15 +225,17 @@ def test_a_read_ahead_that_fails_fails_the_batch_and_leaves_nothing_behind(
         finally:
             ended.append(offset)
 
-    read_by(monkeypatch, failing)
-    with pytest.raises(StoreFailed, match="input/output error"):
-        read(store, refs)
+    with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes) as store:
+        refs, blocks = fill(store, 12)
+        readers = store._tables._payload._readers
+        with monkeypatch.context() as broken:
+            read_by(broken, failing)
+            with pytest.raises(StoreFailed, match="input/output error"):
+                read(store, refs)
+        assert_holds(store, refs, blocks)
+    readers.check()
     assert sorted(begun) == sorted(ended)
-    store._tables._payload._readers.check()
-    begun.clear()
-    monkeypatch.undo()
-    assert_holds(store, refs, blocks)
-    assert begun == []
+    assert len(begun) < len(refs)
 
 
 def hang_at(monkeypatch, offsets: set[int]) -> tuple[threading.Semaphore, threading.Event]:
@@ -291,7 +291,7 @@ def test_a_value_that_cannot_be_looked_at_does_not_stop_others(open_lmdb, monkey
         assert_holds(store, refs[1:], blocks[1:])
         go_on.set()
         job.result()
-    assert store._tables._payload._at_once._value == 1
+    assert store._tables._payload._at_once.qsize() == 1
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -313,21 +313,29 @@ def test_where_no_more_threads_can_begin_the_caller_reads(open_lmdb, nothing_in_
     assert len(started) == number
 
 
-def test_no_more_memory_is_taken_for_reads_ahead_than_for_the_largest_record(
-    open_lmdb, nothing_in_memory, monkeypatch
+@pytest.mark.parametrize(("value_mib", "num_calls"), [(0, 1), (0, 4), (0, 100), (5, 2), (60, 4), (200, 2)])
+def test_memory_for_reads_ahead_is_for_as_many_calls_and_as_large_values_as_there_are_but_has_a_bound(
+    value_mib, num_calls
 ):
+    """Values that are so large that there would not be a piece for each thread, and one more, are the callers' to read."""
+    readers = payload_file._readers(-1, value_mib << 20, num_calls)
+    num_pieces = readers._num_pieces
+    assert num_pieces > payload_file._READERS
+    assert num_pieces * readers.piece_bytes <= payload_file._MOST_BYTES
+    assert (readers.piece_bytes >= value_mib << 20) == (value_mib < 200)
+    if (value_mib, num_calls) == (0, 4):
+        assert num_pieces >= 4 * num_calls
+
+
+def test_values_for_which_there_is_no_memory_ahead_are_read(
+    open_lmdb, nothing_in_memory, monkeypatch, requests
+):
+    monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
+    monkeypatch.setattr(payload_file, "_MOST_BYTES", 2 * LARGE.block_bytes)
     store = open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes)
     refs, blocks = fill(store, 8)
-    most_bytes = 2 * LARGE.block_bytes
-    monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
-    monkeypatch.setattr(payload_file, "_MOST_BYTES", most_bytes)
-    taken, lent = [], Buffers.lent
-    monkeypatch.setattr(Buffers, "lent", lambda buffers, num: taken.append(num) or lent(buffers, num))
     assert_holds(store, refs, blocks)
-    assert max(taken) <= most_bytes
-    monkeypatch.setattr(payload_file, "_MOST_BYTES", LARGE.block_bytes)  # and where there is one buffer
-    assert_holds(store, refs, blocks)
-    assert len(taken) == 2
+    assert len(requests) == 8
 
 
 READ_THAT_HANGS = """
@@ -654,47 +662,30 @@ def test_what_is_not_in_memory_is_told_from_what_is(open_lmdb, tmp_path, request
     assert bool(requests) is was_absent
 
 
-def test_buffers_are_used_again_and_nobody_has_anothers():
-    buffers = Buffers(4096, 6 << 20)
-    buffers.make(1)
-    [ready] = buffers._free
-    with buffers.lent(4096) as one, buffers.lent(4096) as two:
-        assert one.obj is ready.obj
-        assert two.obj is not ready.obj
-    with buffers.lent(3 << 20) as large:
-        assert len(large) == 3 << 20
-    assert sorted(map(len, buffers._free)) == [2 << 20, 4 << 20]
-    with buffers.lent(4 << 20), buffers.lent(4 << 20):  # the large one, and one in place of the other
-        assert buffers._free == []
-    assert list(map(len, buffers._free)) == [4 << 20], "both would be more than is kept"
+@pytest.mark.parametrize("where", ["answer", "put"])
+def test_who_is_interrupted_leaves_no_request_behind(open_lmdb, nothing_in_memory, monkeypatch, where):
+    """Though what it asked for is being read: memory is given back when that has ended."""
+    monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
+    with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes) as store:
+        refs, blocks = fill(store, 12)
+        assert_holds(store, refs, blocks)
+        readers = store._tables._payload._readers
+        called, times = getattr(readers, where), [0]
 
+        def interrupted(*given: Any) -> Any:
+            times[0] += 1
+            if times[0] == 3:
+                raise KeyboardInterrupt
+            return called(*given)
 
-def test_memory_that_a_read_is_on_its_way_to_is_not_lent_again(open_lmdb, nothing_in_memory, monkeypatch):
-    """As waiting for it was interrupted, and once more where it is dropped. Else it is."""
-    store = open_lmdb()
-    refs, blocks = fill(store, 4)
-    assert_holds(store, refs, blocks)
-    payload = store._tables._payload
-    [ready] = payload._buffers._free
-
-    def interrupted(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as hanging:
-        begun, go_on = hang_at(hanging, {*range(0, 1 << 20, 4096)})
-        hanging.setattr(payload._readers, "answer", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            read(store, refs)
-        assert begun.acquire(timeout=10.0)
-        assert (payload._buffers._free, payload._buffers._left) == ([], [ready])
-        go_on.set()
-    assert_holds(store, refs, blocks)
-    [another] = payload._buffers._free
-    with monkeypatch.context() as refusing:
-        refusing.setattr(payload._readers, "put", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            read(store, refs)
-    assert (payload._buffers._free, payload._buffers._left) == ([another], [ready])
+        for _ in range(4):  # more requests in all than there are pieces
+            with monkeypatch.context() as short:
+                times[0] = 0
+                short.setattr(readers, where, interrupted)
+                with pytest.raises(KeyboardInterrupt):
+                    read(store, refs)
+        assert_holds(store, refs, blocks)
+    readers.check()
 
 
 def test_memory_to_read_into_is_ready_where_there_is_much_to_read(open_lmdb, monkeypatch):
@@ -702,11 +693,11 @@ def test_memory_to_read_into_is_ready_where_there_is_much_to_read(open_lmdb, mon
     monkeypatch.setattr(payload_file, "_LEAST_BYTES", 1 << 20)
     with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes) as store:
         store.sync()
-        assert store._tables._payload._buffers._free == []
+        assert store._tables._payload._readers._memory.size == 0
         fill(store, 12)
     with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes, read_threads=3) as store:
         store.sync()
-        assert len(store._tables._payload._buffers._free) == 3
+        assert store._tables._payload._readers._memory.size >= 3 * payload_file._PIECES_A_CALL << 21
 
 
 def test_buffers_are_whole_huge_pages():
