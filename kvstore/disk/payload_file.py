@@ -24,7 +24,8 @@ from kvstore.cores import num_cores
 from kvstore.disk.buffers import huge_pages
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
-from kvstore.disk.requests import MOST_PIECES, Requests, serving
+from kvstore.disk.request_words import MOST_PIECES
+from kvstore.disk.requests import Requests, serving
 from kvstore.disk.tree import VALUE_OFFSET, Tree, finding
 from kvstore.errors import StoreFailed
 from kvstore.reasons import MissReason

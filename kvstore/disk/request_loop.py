@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from numba import njit, types
 
-from kvstore.disk.requests import (
+from kvstore.disk.request_words import (
     ANSWER,
     BEGUN,
     CLOCK,
@@ -61,7 +61,7 @@ def serve(
 ) -> None:
     """Read until a request comes that has no bytes.
 
-    `rows` [n, ROW] and `queue` [n] are those of kvstore.disk.requests; `taken` [1] counts what all threads have taken from the queue;
+    `rows` [n, ROW] and `queue` [n] are those of kvstore.disk.request_words; `taken` [1] counts what all threads have taken from the queue;
     `queued`: the words of the semaphore that is posted for each request. `pieces`: words, as there, of `memory`, which is parted into
     pieces of equal size. `functions` [4]: addresses, looked at anew each time.
 

@@ -10,7 +10,7 @@ import pytest
 
 from kvstore import BlockLayout, LmdbStore, MemoryStore, Namespace, Store, code
 from kvstore.code import Function
-from kvstore.disk import payload_file, requests
+from kvstore.disk import payload_file, request_words, requests
 from tests.kvstore.halved import HALVE
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -112,11 +112,11 @@ class _Libc:
 
     @property
     def pread(self) -> int:
-        return requests.functions.item(requests.PREAD)
+        return requests.functions.item(request_words.PREAD)
 
     @pread.setter
     def pread(self, address: int) -> None:
-        requests.functions[requests.PREAD] = address
+        requests.functions[request_words.PREAD] = address
 
 
 _LIBC = _Libc()

@@ -319,7 +319,7 @@ def of_all_kernels(monkeypatch) -> list[Function]:
     native.watching.__wrapped__()
     tree.finding.__wrapped__()
     requests.serving.__wrapped__()
-    requests._taking_back.__wrapped__()
+    requests._ending.__wrapped__()
     return found
 
 

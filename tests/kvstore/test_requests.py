@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvstore.disk.requests import CLOCK, HELD, LET_GO, Requests, functions
+from kvstore.disk.request_words import CLOCK, HELD, LET_GO
+from kvstore.disk.requests import Requests, functions
 from tests.kvstore.conftest import read_by
 
 FILE_BYTES = 1 << 16
