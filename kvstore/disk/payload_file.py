@@ -239,8 +239,9 @@ class PayloadFile:
     def _brought(self, read: int | None, run: list[_Place]) -> Iterator[int]:
         """Where a run's first value lies in memory. What another thread could not read is read once more, by who can say why."""
         begin, most_bytes = self._span(run)
-        num_bytes = None if read is None else self._readers.answer(read, _MOST_WAIT_S)
+        num_bytes: int | None = 0  # or who is interrupted here would keep the memory
         try:
+            num_bytes = None if read is None else self._readers.answer(read, _MOST_WAIT_S)
             if read is not None and num_bytes is not None and begin + num_bytes >= _end(run):
                 yield self._readers.address(read) + run[0].begin - begin
             else:
