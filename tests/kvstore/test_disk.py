@@ -456,7 +456,7 @@ def test_files_that_cannot_be_made_anew_fail_the_deletion_and_are_tried_again(op
     store = open_lmdb(capacity_bytes=1 << 26)
     refs, blocks = fill(store, 400)
     with monkeypatch.context() as patched:
-        patched.setattr("kvstore.disk.opening.Tables", failing_tables)
+        patched.setattr("kvstore.disk.changes.Tables", failing_tables)
         with pytest.raises(StoreFailed, match="no disk"):
             store.delete_many([ref.key for ref in refs])
         with pytest.raises(StoreFailed, match="no disk"):
