@@ -15,6 +15,8 @@ below io_deadline_s, after which a disk is thought to hang."""
 
 _WRITE_BATCH_BYTES: Final = 16 << 20
 """Large blocks are written fewer at a time: what is in a write that fails is left in host memory as a whole."""
+_LEAST_WRITE_BLOCKS: Final = 16
+"""So many may be written at a time of however small a host memory: what comes down at once finds as much of it clean, or goes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,7 +59,7 @@ class IndexConfig:
     write_batch_share: float = 0.005
     """... of at most such a share of the disk: with larger ones its files outgrow what is in them (docs/adr/0004) ..."""
     write_host_share: float = 0.125
-    """... and of the host slots: those that are written from cannot be given to what comes down or is read."""
+    """... and of the host slots, of which 16 always may be: those that are written from cannot be given to what comes down or is read."""
     write_budget_blocks: int = 128
     """The most on their way to the disk, of which a batch is at most half, so that one waits while another is written."""
     clean_share: float = 0.5
@@ -130,8 +132,9 @@ class IndexConfig:
     def blocks_per_write(self) -> int:
         """The most that go into one batch."""
         most_bytes = min(_WRITE_BATCH_BYTES, int(self.disk_bytes * self.write_batch_share))
-        within = min(most_bytes // max(1, self.record_bytes), int(self.host_slots * self.write_host_share))
-        return max(1, min(self.write_batch_blocks, within, math.ceil(self.write_budget_blocks / 2)))
+        of_host = min(self.host_slots, max(_LEAST_WRITE_BLOCKS, int(self.host_slots * self.write_host_share)))
+        within = min(most_bytes // max(1, self.record_bytes), of_host, math.ceil(self.write_budget_blocks / 2))
+        return max(1, min(self.write_batch_blocks, within))
 
 
 def uses_told_within_s(shortest_s: float) -> float | None:

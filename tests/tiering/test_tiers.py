@@ -330,8 +330,8 @@ _LARGE_TIERS = IndexConfig(
             for size, most in ((256 << 10, 64), (372_736, 45), (5 << 20, 3), (1 << 30, 1))
         ),
         # of host memory, as it cannot be had for anything else meanwhile
-        *(({"host_slots": n}, most) for n, most in ((1, 1), (8, 1), (128, 16), (512, 64))),
-        ({"host_slots": 8, "write_host_share": 1.0}, 8),
+        *(({"host_slots": n}, most) for n, most in ((1, 1), (8, 8), (64, 16), (256, 32), (512, 64))),
+        ({"host_slots": 64, "write_host_share": 0.5}, 32),
         # of what may wait, as one waits while another is written
         *(({"write_budget_blocks": n}, most) for n, most in ((1, 1), (2, 1), (3, 2), (91, 46), (128, 64))),
     ],
