@@ -97,6 +97,11 @@ class Keyring:
 
     def _destroy(self, is_doomed: Callable[[bytes], bool]) -> None:
         with self._lock:
+            # first: nothing more must be sealed with a key that was overwritten, and could then not be deleted
+            for name in [*filter(is_doomed, self._names.values())]:
+                del self._names[name[:_OWNER_BYTES]]
+            for name in [*filter(is_doomed, self._keys)]:
+                del self._keys[name]
             try:
                 for name in filter(is_doomed, _names(self._folder)):
                     _overwrite(self._path(name))
@@ -104,10 +109,6 @@ class Keyring:
                 sync_path(self._folder)
             except OSError as error:
                 raise StoreFailed(f"cannot destroy a key: {error}") from error
-            for name in [*filter(is_doomed, self._names.values())]:
-                del self._names[name[:_OWNER_BYTES]]
-            for name in [*filter(is_doomed, self._keys)]:
-                del self._keys[name]
 
     def _digest(self, owner: bytes) -> bytes:
         return blake2b(owner, key=self._name_key, digest_size=_OWNER_BYTES, person=b"kvtide-owner").digest()

@@ -15,7 +15,7 @@ import transformers
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from engine.checkpoint import NotLoaded, config_at, local_place
+from engine.checkpoint import NotLoaded, check_way_to_hub, config_at, local_place
 from engine.model import load_model
 from engine.supported import NotServed, shape_of
 from tests.engine.families import CASES, REFUSED
@@ -168,6 +168,23 @@ def test_a_hub_that_nobody_can_reach_is_not_waited_for(monkeypatch):
     assert said.startswith(
         "cannot load the model 'org/model': the hub cannot be reached and no copy is in its cache"
     )
+
+
+def test_nobody_is_asked_for_a_model_that_is_in_the_hubs_cache(monkeypatch, tmp_path):
+    """Or it could not be loaded where there is no network."""
+    cached = tmp_path / "models--org--model"
+    snapshot = cached / "snapshots" / "0123"
+    snapshot.mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(snapshot.name)
+    (snapshot / "config.json").write_text("{}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with closing(socket.socket()) as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        hub_at(monkeypatch, unheard.getsockname()[1])
+        check_way_to_hub("org/model")
+        with pytest.raises(NotLoaded, match="cannot be reached"):
+            check_way_to_hub("org/another")
 
 
 @pytest.mark.usefixtures("hub")

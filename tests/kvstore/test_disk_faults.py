@@ -1,6 +1,7 @@
 """Disks and trees that fail, and how a store ends."""
 
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from kvstore import MissReason, StoreClosed, StoreFull
-from kvstore.disk import directory, environment
+from kvstore.disk import directory, environment, presence
 from kvstore.disk.environment import Unsound
 from kvstore.disk.tables import Tables
 from kvstore.metas import metas_of
@@ -115,26 +116,33 @@ def test_closing_waits_for_a_reader(open_lmdb, monkeypatch):
     store = open_lmdb()
     refs, _ = fill(store, 1)
     inside, may_go_on = threading.Event(), threading.Event()
-    unpack = store._format.unpack
+    unpack, end = store._format.unpack, store._changes.end
+    order = []
 
     def slow(record, ref, out):
         inside.set()
         may_go_on.wait()
-        return unpack(record, ref, out)
+        reason = unpack(record, ref, out)
+        order.append("read")
+        return reason
+
+    def noted_end():
+        order.append("ended")
+        may_go_on.set()
+        end()
 
     monkeypatch.setattr(store._format, "unpack", slow)
+    monkeypatch.setattr(store._changes, "end", noted_end)
+    # who closes has seen that somebody is inside
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: may_go_on.set())
+    monkeypatch.setattr(presence, "time", clock)
     outcomes = []
     reader = threading.Thread(target=lambda: outcomes.extend(read(store, refs)[0]))
     reader.start()
     inside.wait()
-    closer = threading.Thread(target=store.close)
-    closer.start()
-    while store._door._open:
-        pass
-    assert closer.is_alive()
-    may_go_on.set()
+    store.close()
     reader.join()
-    closer.join()
+    assert order == ["read", "ended"]
     assert outcomes[0].hit
 
 

@@ -391,6 +391,22 @@ def test_a_key_that_cannot_be_destroyed_is_told(open_sealed, tmp_path, monkeypat
     assert store.erase(ALICE) == 1
 
 
+def test_nothing_is_sealed_with_a_key_that_could_not_be_destroyed_in_order(open_sealed, monkeypatch):
+    store = open_sealed()
+    owned(store, 1, ALICE)
+
+    def fail(path):
+        raise OSError(5, f"Input/output error: {path}")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(keyring, "sync_path", fail)
+        with pytest.raises(StoreFailed, match="destroy"):
+            store.erase(ALICE)
+    refs, blocks = owned(store, 2, ALICE)
+    store.close()
+    assert_holds(open_sealed(), refs, blocks)
+
+
 # ---- keys that fail ------------------------------------------------------------------------------------
 
 

@@ -397,9 +397,8 @@ class MemoryModel:
     def _check_departed(self):
         """Of what was whole somewhere, and is nowhere whole any more, it is known why."""
         residency, departed = self.index._holdings.residency, self.index._eviction.departed
-        if (
-            departed._chunks is not self.memory_of_them
-        ):  # somebody was erased, and with that all were forgotten
+        # where somebody was erased, all were forgotten with that
+        if departed._chunks is not self.memory_of_them:
             self.whole, self.memory_of_them = set(), departed._chunks
         live = np.flatnonzero(residency.live)
         there = set(residency.fingerprint[live[residency.present_anywhere(live)]].tolist())

@@ -484,9 +484,8 @@ def test_where_there_is_no_memory_for_nodes_no_block_is_added(monkeypatch, num_t
     residency = Residency(128)
     index = RadixIndex(1, residency, max_node_blocks=2)
     index.insert(np.arange(3, dtype=np.int32))
-    for token in range(
-        50, 56
-    ):  # as many nodes as the table has room for, so that a split is the first to need more
+    # as many nodes as the table has room for, so that a split is the first to need more
+    for token in range(50, 56):
         index.insert(np.array([token], dtype=np.int32))
     prompt = np.arange(100, 180, dtype=np.int32)
     if how == "split":
