@@ -133,7 +133,9 @@ class IndexConfig:
         """The most that go into one batch."""
         most_bytes = min(_WRITE_BATCH_BYTES, int(self.disk_bytes * self.write_batch_share))
         of_host = min(self.host_slots, max(_LEAST_WRITE_BLOCKS, int(self.host_slots * self.write_host_share)))
-        within = min(most_bytes // max(1, self.record_bytes), of_host, math.ceil(self.write_budget_blocks / 2))
+        within = min(
+            most_bytes // max(1, self.record_bytes), of_host, math.ceil(self.write_budget_blocks / 2)
+        )
         return max(1, min(self.write_batch_blocks, within))
 
 

@@ -24,6 +24,7 @@ from kvstore.cores import num_cores
 from kvstore.disk.buffers import huge_pages
 from kvstore.disk.environment import Unsound, lmdb_errors
 from kvstore.disk.page_cache import pages_absent
+from kvstore.disk.presence import Presence
 from kvstore.disk.request_words import MOST_PIECES
 from kvstore.disk.requests import Requests, serving
 from kvstore.disk.tree import VALUE_OFFSET, Tree, finding
@@ -95,9 +96,9 @@ class PayloadFile:
             except OSError:
                 self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._readers = _readers(self._file, self._paged(value_bytes + VALUE_OFFSET), num_calls)
-        self._at_once = _turns(num_cores())
+        self._at_once = _Turns(num_cores())
         """More threads than cores that look at values would take the GIL from each other several times in each."""
-        self._alone = _turns(1)
+        self._alone = _Turns(1)
         """To look at small values, which is nearly all done with the GIL: two threads would take it from each other at each, and from those
         that wait for the blocks.
         """
@@ -117,12 +118,12 @@ class PayloadFile:
         found: list[MissReason | None] = [MissReason.ABSENT] * len(keys)
         places, unsure = self._places(txn, keys)
         if unsure:
-            with self._turn(self._alone):
+            with self._alone.turn():
                 for position in unsure:
                     found[position] = _by_lmdb(txn, keys, position, examine)
         with closing(self._held(places)) as runs:
             for run, spans in runs:
-                with self._turn(self._at_once):
+                with self._at_once.turn():
                     for place, span in self._looked_at(run, spans, prove, found):
                         reason = examine(place.position, span.view)
                         if reason is not None and reason.damaged:
@@ -183,21 +184,8 @@ class PayloadFile:
 
     def close(self) -> None:
         """Nobody may read any more."""
-        self._readers.close()
-        os.close(self._file)
-
-    @contextmanager
-    def _turn(self, turns: "SimpleQueue[None]") -> Iterator[None]:
-        """To look at values."""
-        try:
-            turns.get(timeout=_MOST_WAIT_S)
-        except Empty:
-            yield
-            return
-        try:
-            yield
-        finally:
-            turns.put(None)
+        if self._readers.close():  # else a thread would read from whatever file has its number next
+            os.close(self._file)
 
     def _held(self, places: list[_Place]) -> Generator[tuple[list[_Place], list[Span]], None, None]:
         """Values and their bytes, which hold until the next ones are asked for. To be closed: reads may be on their way.
@@ -207,13 +195,14 @@ class PayloadFile:
         """
         in_memory: list[_Place] = []
         runs: list[list[_Place]] = []
+        owner: set[None] = set()
         reads: list[int | None] = []
         """Of runs, in their order; None of one that is no other thread's any more."""
 
         def put(end: int) -> None:
             for run in runs[len(reads) : end]:
                 begin, num_bytes = self._span(run)
-                reads.append(self._readers.put(num_bytes, begin))
+                reads.append(self._readers.put(num_bytes, begin, owner))
 
         try:
             for is_absent, run in _parted(places):
@@ -305,12 +294,34 @@ def _readers(file: int, value_bytes: int, num_calls: int) -> Requests:
     return Requests("kvstore-read", _READERS, file, piece_bytes=piece_bytes, num_pieces=num_pieces)
 
 
-def _turns(number: int) -> "SimpleQueue[None]":
-    """So many turns that can be taken at a time. A queue, as no interrupt can come while its lock is held."""
-    turns: SimpleQueue[None] = SimpleQueue()
-    for _ in range(number):
-        turns.put(None)
-    return turns
+class _Turns:
+    """So many turns that can be taken at a time. Any thread may take one."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._takers = Presence()
+        self._left: SimpleQueue[None] = SimpleQueue()  # no interrupt can come while its lock is held
+        self._put(number)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One's turn, until the body ends; or none, where nobody ends his in time."""
+        try:
+            self._left.get(timeout=_MOST_WAIT_S)
+        except Empty:
+            # an interrupt may have come between a turn and what gives it back
+            self._put(self._number - len(self._takers) - self._left.qsize())
+            yield
+            return
+        try:
+            with self._takers.come():
+                yield
+        finally:
+            self._left.put(None)
+
+    def _put(self, number: int) -> None:
+        for _ in range(number):
+            self._left.put(None)
 
 
 def _by_lmdb(

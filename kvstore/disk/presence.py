@@ -20,8 +20,8 @@ class Presence:
     def __init__(self) -> None:
         self._marks: set[ref[threading.Lock]] = set()
 
-    def __bool__(self) -> bool:
-        return bool(self._marks)
+    def __len__(self) -> int:
+        return len(self._marks)
 
     def come(self) -> threading.Lock:
         """A mark, to be held by nothing but a `with`. Does not block."""

@@ -67,7 +67,6 @@ def serve(
 
     A thread has a piece before it takes a request: who has begun with one waits for nobody but the disk.
     """
-    num_rows = queue.size
     of_rows, of_taken = np.int64(rows.ctypes.data), np.int64(taken.ctypes.data)
     of_functions, of_queued = np.int64(functions.ctypes.data), np.int64(queued.ctypes.data)
     of_pieces, begin = np.int64(pieces.ctypes.data), np.int64(memory.ctypes.data)
@@ -75,10 +74,7 @@ def serve(
     piece = _taken_piece(of_pieces, of_functions)
     while True:
         _wait(of_queued, of_functions)
-        number = _word(of_taken, 0)
-        while not changed_if(of_taken, number, number + 1):
-            number = _word(of_taken, 0)
-        row = of_rows + queue[number % num_rows] * _WORD * ROW
+        row = of_rows + _next(of_taken, queue) * _WORD * ROW
         state = row + _WORD * STATE
         if not changed_if(state, QUEUED, BEGUN):
             changed_if(state, TAKEN_BACK, FREE)
@@ -106,8 +102,8 @@ def take_back(row: Any) -> int:
     return 1 if changed_if(row + _WORD * STATE, QUEUED, TAKEN_BACK) else 0
 
 
-def give_back(row: Any, address: Any, pieces: Any, post: Any) -> None:
-    """No request is wanted any more whose words are at `row`, nor what it has brought to `address`.
+def give_back(row: Any, memory: Any, pieces: Any, post: Any) -> None:
+    """No request is wanted any more whose words are at `row`, nor what it has brought to a piece of what begins at `memory`.
 
     Caches may be made to let go of that before somebody else reads to it. A disk that other memory stands for is copied from by a processor,
     to which of the machine's is up to who lends it: one that shares our caches is faster if they hold what is written over, another is slower, as
@@ -121,6 +117,7 @@ def give_back(row: Any, address: Any, pieces: Any, post: Any) -> None:
     of_pieces, bit = np.int64(pieces.ctypes.data), np.int64(1) << _word(row, PIECE)
     is_let_go = _is_to_be_let_go(of_pieces)
     if is_let_go:
+        address = memory + _word(row, PIECE) * _word(of_pieces, PIECE_BYTES)
         for at in range(0, _word(row, NUM_BYTES), _LINE_BYTES):
             let_go(address + at)
     if changed_if(state, DONE, FREE):
@@ -135,10 +132,10 @@ def _is_to_be_let_go(pieces: Any) -> Any:
     """Whether caches are to let go of the next piece that is given back: what has been faster so far, and of some in turn the other."""
     turn = _word(pieces, NUM_GIVEN) // _TURN
     store8(pieces + _WORD * NUM_GIVEN, np.uint64(_word(pieces, NUM_GIVEN) + 1))
-    held, let_go = _word(pieces, TIMES), _word(pieces, TIMES + 1)
-    if held == 0 or let_go == 0:
+    held_ns, let_go_ns = _word(pieces, TIMES), _word(pieces, TIMES + 1)
+    if held_ns == 0 or let_go_ns == 0:
         return turn % 2 == 1
-    return (let_go < held) != (turn % _TURNS == 0)
+    return (let_go_ns < held_ns) != (turn % _TURNS == 0)
 
 
 @njit(**_COMPILED)
@@ -150,6 +147,16 @@ def _note(pieces: Any, piece: Any, ns: Any) -> None:
         at = TIMES + np.int64(is_let_go)
         so_far = _word(pieces, at)
         store8(pieces + _WORD * at, np.uint64(ns if so_far == 0 else so_far + (ns - so_far) // _WEIGHT))
+
+
+@njit(**_COMPILED)
+def _next(taken: Any, queue: Any) -> Any:
+    """The row that is next in the queue, taken from there."""
+    while True:
+        number = _word(taken, 0)
+        row = queue[number % queue.size]  # before it is taken: its place may be another's as soon as it is
+        if changed_if(taken, number, number + 1):
+            return row
 
 
 @njit(**_COMPILED)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Final
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,7 @@ from kvstore.errors import StoreFailed
 _MOST_REQUESTS: Final = 64
 """At a time: more are the caller's to read, as where all threads hang in the kernel."""
 _LONG_S: Final = 3600.0
+_MOST_END_S: Final = 1.0
 
 _SOURCES: Final = (
     "kvstore.disk.request_loop",
@@ -58,6 +60,7 @@ FUNCTIONS: Final = (_SERVE, _TAKE_BACK, _GIVE_BACK)
 
 _libc: Final = ctypes.PyDLL(None)
 """What is called so keeps the GIL: it takes less than to give it up, and wait for it behind others."""
+_sem_post, _sem_trywait = _libc.sem_post, _libc.sem_trywait
 _waiting_libc: Final = ctypes.CDLL(None)
 
 
@@ -105,6 +108,10 @@ class Requests:
         self._row_bytes, self._begin = self._rows.strides[0], self._rows.ctypes.data
         self._queue = np.zeros(_MOST_REQUESTS, np.int64)
         """Numbers of rows in the order in which they came, over and over."""
+        self._owners: list[ref[Any] | None] = [None] * _MOST_REQUESTS
+        """Of the rows: whoever put a request last."""
+        self._gone: list[ref[Any]] = []
+        """Those of whom nothing is left."""
         self._num_put = 0
         self._taken = np.zeros(1, np.int64)
         semaphore = np.zeros(ROW - ENDED, np.int64)
@@ -118,15 +125,18 @@ class Requests:
         self._memory: NDArray[np.uint8] = np.empty(0, np.uint8)
         """All pieces, one after the other, as soon as there is a thread."""
 
-    def put(self, num_bytes: int, offset: int) -> int | None:
+    def put(self, num_bytes: int, offset: int, owner: object) -> int | None:
         """Have so many bytes of the file, more than none, read soon. Answers the request's number.
+
+        `owner`: of the request, which is given back when there is no owner any more, if not before: who is interrupted (KeyboardInterrupt) may not
+        have come to that. To be of a type of C, and held by a local variable alone.
 
         None where there is no thread for it, or too many wait, or it is for more than a piece: then it is the caller's to do.
         """
         if num_bytes > self.piece_bytes:
             return None
         self.begin()
-        return self._put(num_bytes, offset) if self._threads else None
+        return self._put(num_bytes, offset, owner) if self._threads else None
 
     def answer(self, number: int, after_s: float) -> int | None:
         """How many bytes a request has brought, less than none where it failed; it is to be given back then. None if no thread has begun with it, nor
@@ -149,7 +159,7 @@ class Requests:
     def give_back(self, number: int) -> None:
         """Nobody wants a request any more, or looks at what it has brought. Nobody waits for it either: it may be read still."""
         _, give_back = _ending()
-        give_back(self._row(number), self.address(number), self._pieces, functions[POST].item())
+        give_back(self._row(number), self._memory.ctypes.data, self._pieces, functions[POST].item())
 
     def begin(self) -> None:
         """Have the memory, and the threads run, as far as the system has so many, and they can be compiled."""
@@ -162,18 +172,23 @@ class Requests:
             return
         with self._lock:
             if not self._memory.size:
-                self._memory = np.frombuffer(huge_pages(self._num_pieces * self.piece_bytes), np.uint8)
+                try:
+                    self._memory = np.frombuffer(huge_pages(self._num_pieces * self.piece_bytes), np.uint8)
+                except OSError:  # there is not so much
+                    return
             # arrays, which a thread so keeps for as long as it runs, whatever becomes of who began it
             words = self._rows, self._queue, self._taken, self._semaphore, self._pieces, functions
             given = *words, self._memory, self._file
             for number in range(len(self._threads), self._num_threads):
                 name = f"{self._name}-{number}"
                 thread = threading.Thread(target=serve, args=given, name=name, daemon=True)
+                # first: an interrupt may come while it begins, and it is to be told to end
+                self._threads.append(thread)
                 try:
                     thread.start()
                 except RuntimeError:  # the system has no more of them, or the program is about to end
+                    self._threads.pop()
                     return
-                self._threads.append(thread)
 
     def check(self) -> None:
         """While nobody reads: no request is left, and each thread has one piece."""
@@ -182,26 +197,45 @@ class Requests:
         num_free = self._pieces[PIECES].item().bit_count()
         assert num_free == self._num_pieces - len(self._threads), f"{num_free} pieces are nobody's"
 
-    def close(self) -> None:
-        """No request may be put any more."""
+    def close(self) -> bool:
+        """No request may be put any more. Answers whether all threads have ended, and nobody needs the file: one that hangs in a read which nobody
+        wants goes on when the disk answers, and is not waited for.
+        """
         for number in np.flatnonzero(self._rows[:, STATE] != FREE).tolist():
             self.give_back(number)  # of callers that were interrupted
+        deadline_s = time.monotonic() + _MOST_END_S
         for _ in self._threads:
-            while self._put(0, 0) is None:
+            while self._put(0, 0, self) is None:
+                if time.monotonic() >= deadline_s:
+                    return False
                 time.sleep(0.001)  # what was taken back is about to leave the queue
-        for thread in self._threads:
-            thread.join()
+        for thread in filter(threading.Thread.is_alive, self._threads):
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
 
-    def _put(self, num_bytes: int, offset: int) -> int | None:
+    def _put(self, num_bytes: int, offset: int, owner: object) -> int | None:
         with self._lock:
+            if self._gone:
+                self._give_back_left()
             number: int = (self._rows[:, STATE] == FREE).argmax().item()
             if self._rows[number, STATE] != FREE:
                 return None
+            while not _sem_trywait(self._ended[number]):
+                pass  # what its last users have not waited for
+            self._owners[number] = ref(owner, self._gone.append)
             self._rows[number, :ANSWER] = QUEUED, num_bytes, offset
             self._queue[self._num_put % _MOST_REQUESTS] = number
             self._num_put += 1
-            _libc.sem_post(self._queued)
+            _sem_post(self._queued)
         return number
+
+    def _give_back_left(self) -> None:
+        """What was put by those that are gone."""
+        self._gone.clear()  # first: who goes now is seen by the next
+        for number, owner in enumerate(self._owners):
+            if owner is not None and owner() is None:
+                self.give_back(number)
+                self._owners[number] = None
 
     def _row(self, number: int) -> int:
         return self._begin + number * self._row_bytes

@@ -195,18 +195,18 @@ def test_no_more_values_are_looked_at_at_once_than_there_are_cores(open_lmdb, mo
     free = []
 
     def looking(record, ref, out):
-        free.append(turns.qsize())
+        free.append(turns._left.qsize())
         return unpack(record, ref, out)
 
     def reading(file, buffers, offset):
-        free.append(1 - turns.qsize() if threading.current_thread() is threading.main_thread() else 0)
+        free.append(1 - turns._left.qsize() if threading.current_thread() is threading.main_thread() else 0)
         return preadv(file, buffers, offset)
 
     monkeypatch.setattr(store._format, "unpack", looking)
     read_by(monkeypatch, reading)
     assert_holds(store, refs, blocks)
     assert free == [0] * (len(refs) if in_memory else 2 * len(refs))
-    assert turns.qsize() == 1
+    assert turns._left.qsize() == 1
 
 
 def test_a_read_ahead_that_fails_fails_the_batch_and_leaves_nothing_behind(
@@ -291,7 +291,7 @@ def test_a_value_that_cannot_be_looked_at_does_not_stop_others(open_lmdb, monkey
         assert_holds(store, refs[1:], blocks[1:])
         go_on.set()
         job.result()
-    assert store._tables._payload._at_once.qsize() == 1
+    assert store._tables._payload._at_once._left.qsize() == 1
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -705,3 +705,15 @@ def test_buffers_are_whole_huge_pages():
     assert len(buffer) == 2 << 20
     assert np.frombuffer(buffer, np.uint8).ctypes.data % (2 << 20) == 0
     buffer[:] = bytes(len(buffer))
+
+
+def test_a_turn_that_an_interrupt_has_taken_is_there_again(monkeypatch):
+    monkeypatch.setattr(payload_file, "_MOST_WAIT_S", 0.0)
+    turns = payload_file._Turns(2)
+    turns._left.get()
+    with turns.turn():
+        assert turns._left.empty()
+        with turns.turn():
+            pass
+        assert turns._left.qsize() == 1
+    assert turns._left.qsize() == 2

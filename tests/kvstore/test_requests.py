@@ -40,7 +40,7 @@ def opened(folder: Path, num_threads: int = 2, num_pieces: int = 4) -> Iterator[
 
 
 def brought(requests: Requests, num_bytes: int, offset: int) -> bytes:
-    number = requests.put(num_bytes, offset)
+    number = requests.put(num_bytes, offset, requests)
     assert number is not None
     return taken(requests, number)
 
@@ -102,13 +102,13 @@ def test_what_no_thread_has_begun_with_is_taken_back_and_never_read(content, tmp
     """While the only thread hangs: as many as there are rows, and no more."""
     with opened(tmp_path, num_threads=1) as requests:
         begun, go_on = hanging_reads(monkeypatch)
-        first = requests.put(100, 0)
+        first = requests.put(100, 0, requests)
         assert begun.wait(10.0)
-        put = [requests.put(100, number) for number in range(1, 100)]
+        put = [requests.put(100, number, requests) for number in range(1, 100)]
         waiting = [number for number in put if number is not None]
         assert len(waiting) == 63
         assert [requests.answer(number, 0.0) for number in waiting[1:]] == [None] * 62
-        assert requests.put(100, 0) is None, "the thread has not passed them"
+        assert requests.put(100, 0, requests) is None, "the thread has not passed them"
         begun.clear()
         go_on.set()
         assert taken(requests, first) == content[:100]
@@ -120,7 +120,7 @@ def test_nobody_waits_for_what_is_given_back(content, tmp_path, monkeypatch):
     """Begun with or not. What it was read to is nobody else's until then."""
     with opened(tmp_path, num_threads=2, num_pieces=3) as requests:
         begun, go_on = hanging_reads(monkeypatch)
-        numbers = [requests.put(100, 0) for _ in range(3)]
+        numbers = [requests.put(100, 0, requests) for _ in range(3)]
         assert begun.wait(10.0)
         for number in numbers:
             requests.give_back(number)
@@ -141,7 +141,7 @@ def test_no_piece_is_anothers_while_it_is_looked_at(content, tmp_path):
                 (random.integers(1, 5000).item(), random.integers(0, FILE_BYTES // 2).item())
                 for _ in range(2)
             ]
-            numbers = [requests.put(*each) for each in asked]
+            numbers = [requests.put(*each, requests) for each in asked]
             if random.random() < 0.3 and numbers[1] is not None:
                 requests.give_back(numbers[1])
                 numbers[1] = None
@@ -166,9 +166,9 @@ def test_no_piece_is_anothers_while_it_is_looked_at(content, tmp_path):
 def test_more_requests_than_pieces_wait_for_one(content, tmp_path):
     """What lies in a piece stays until it is given back: what comes after it is not begun with, and can be taken back."""
     with opened(tmp_path, num_threads=1, num_pieces=2) as requests:
-        held = [requests.put(100, offset) for offset in (0, 100)]
+        held = [requests.put(100, offset, requests) for offset in (0, 100)]
         assert [requests.answer(number, 10.0) for number in held] == [100, 100]
-        late = requests.put(100, 200)
+        late = requests.put(100, 200, requests)
         assert requests.answer(late, 0.0) is None
         for number, offset in zip(held, (0, 100), strict=True):
             assert ctypes.string_at(requests.address(number), 100) == content[offset : offset + 100]
@@ -178,7 +178,7 @@ def test_more_requests_than_pieces_wait_for_one(content, tmp_path):
 
 def test_what_is_longer_than_a_piece_is_the_callers_to_read(content, tmp_path):
     with opened(tmp_path) as requests:
-        assert requests.put(PIECE_BYTES + 1, 0) is None
+        assert requests.put(PIECE_BYTES + 1, 0, requests) is None
         assert brought(requests, PIECE_BYTES, 0) == content[:PIECE_BYTES]
 
 
@@ -225,3 +225,15 @@ def test_threads_keep_what_they_wait_for(content, tmp_path):
     gc.collect()
     assert all(each() is not None for each in kept)
     os.close(file)
+
+
+@pytest.mark.usefixtures("content")
+def test_what_somebody_put_who_is_gone_is_given_back(tmp_path):
+    """More requests than there are pieces, whose callers were interrupted before they gave anything back."""
+    with opened(tmp_path) as requests:
+        for _ in range(10):
+            owner = set[None]()
+            number = requests.put(100, 0, owner)
+            assert number is not None
+            assert requests.answer(number, 10.0) == 100
+            del owner
