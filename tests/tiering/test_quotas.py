@@ -139,6 +139,33 @@ def test_a_policy_that_breaks_its_contract_leaves_no_room_asked_for(tier, monkey
     assert all(coming is None for coming in holdings.shares._coming)
 
 
+@pytest.mark.parametrize(
+    ("policy", "who", "device"), [("s3fifo", A, 8), ("lru", A, 8), ("lru", C, 8), ("lru", C, 64)]
+)
+def test_whose_admission_fails_holds_nothing(policy, who, device, monkeypatch):
+    """Room is made beside what is matched, or is there. The policy breaks its contract, or there is no memory for a node, or for one
+    owner more.
+    """
+    tenants = Tenants(device, quotas=Quotas(), policy=policy)
+    tenants.serve(B, B_PROMPT)
+    flood(tenants, A, 8, start=100)
+    holdings, matched = tenants.index._holdings, range(128, 132)
+
+    def no_memory(*_: object):
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        if policy != "lru":
+            broken.setattr(holdings.device_victims.plain._policy, "evict", lambda *_: 1)
+        if who is A:
+            broken.setattr(holdings.radix._nodes, "make_room", no_memory)
+        broken.setattr(holdings.owners, "came", no_memory)
+        with pytest.raises(PolicyError if policy != "lru" else MemoryError):
+            tenants.admit(who, [*matched, *range(500, 504)])
+        assert tenants.there(matched) == {"device": 4}
+    tenants.index.check()
+
+
 def test_quotas_are_sizes_shares_or_by_weight():
     quotas = Quotas(
         default=Quota(weight=3.0), owners={A: Quota(device=4), B: Quota(device=0.25)}, nobodys=Quota()
