@@ -484,9 +484,8 @@ def test_where_there_is_no_memory_for_nodes_no_block_is_added(monkeypatch, num_t
     residency = Residency(128)
     index = RadixIndex(1, residency, max_node_blocks=2)
     index.insert(np.arange(3, dtype=np.int32))
-    for token in range(
-        50, 56
-    ):  # as many nodes as the table has room for, so that a split is the first to need more
+    # as many nodes as the table has room for, so that a split is the first to need more
+    for token in range(50, 56):
         index.insert(np.array([token], dtype=np.int32))
     prompt = np.arange(100, 180, dtype=np.int32)
     if how == "split":
@@ -539,6 +538,7 @@ def test_what_is_compiled_reads_no_tokens_that_are_not_there():
         index.tokens_up,
         lambda block: index.match_below(block, tokens_of(range(4))),
         lambda block: index.extend(block, bytes(16)),
+        lambda block: index.append(block, tokens_of(range(4))),
         lambda block: index.remove(np.array([block])),
     )
     for call in calls:
@@ -548,6 +548,7 @@ def test_what_is_compiled_reads_no_tokens_that_are_not_there():
         with pytest.raises(IndexError):
             call(10**7)
     index.check()
+    assert len(index._residency) == len(index), "nor is an id given out for one that would follow them"
 
 
 def test_a_number_may_be_given_out_more_often_than_it_can_be_counted():
