@@ -51,6 +51,7 @@ class Machine(RuleBasedStateMachine):
         self.index = RadixIndex(BLOCK_TOKENS, self.residency, max_node_blocks)
         if alike:  # all blocks have the same hash
             self.index._nodes._keys = np.zeros(BLOCK_TOKENS + 2, dtype=np.uint64)
+            self.index._nodes._tie()
         self.oracle = {}
         for prompt in prompts:
             self.insert(prompt)
@@ -334,6 +335,7 @@ def test_removed_ids_come_back_for_the_next_path():
         lambda index: setattr(index._nodes, "_keys", index._nodes._keys + np.uint64(1 << 40)),
         lambda index: setattr(index._nodes, "_older", index._nodes._slots.copy()),
         lambda index: setattr(index._nodes, "_slots", index._nodes._slots[:4]),
+        lambda index: setattr(index._nodes, "_top", index._nodes._top.copy()),
     ],
 )
 def test_check_sees_damage(damage):
