@@ -131,6 +131,7 @@ class Index:
             reserved_bytes=max(1, config.record_bytes),
             batch=config.blocks_per_write,
             budget=config.write_budget_blocks,
+            part_share=config.write_host_share,
             clean_share=config.clean_share,
             deadline_s=config.io_deadline_s,
         )

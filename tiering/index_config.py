@@ -57,7 +57,8 @@ class IndexConfig:
     write_batch_share: float = 0.005
     """... of at most such a share of the disk: with larger ones its files outgrow what is in them (docs/adr/0004) ..."""
     write_host_share: float = 0.125
-    """... and of the host slots: those that are written from cannot be given to what comes down or is read."""
+    """... and of the host slots, or of an owner's part of them: those that are written from cannot be given to what comes down or is
+    read."""
     write_budget_blocks: int = 128
     """The most on their way to the disk, of which a batch is at most half, so that one waits while another is written."""
     clean_share: float = 0.5

@@ -13,6 +13,7 @@ from tests.tiering.memory_model import OWNERS
 from tests.tiering.small_tiers import lookup, model, on_disk, prompt
 from tests.tiering.tenants import A, B, C, Tenants, flood
 from tests.tiering.test_explain import now, told
+from tiering.moves import Write
 from tiering.policies import POLICIES
 from tiering.policies.policy import PolicyError
 from tiering.quotas import Quota, Quotas, split
@@ -106,6 +107,24 @@ def test_a_share_of_each_part_of_host_memory_is_kept_clean(owner):
     dirty = (holdings.residency.state[Tier.HOST] > 0) & (holdings.residency.state[Tier.DISK] == 0)
     assert tenants.used(owner)[1] >= 8
     assert np.count_nonzero(dirty & (holdings.residency.owner == holdings.owners.number(owner))) <= 4
+
+
+def test_writes_leave_an_owner_most_of_its_part_of_host_memory(monkeypatch):
+    """Of each owner only its own gives way meanwhile. Nor is one written later because others have asked for much."""
+    tenants = Tenants(
+        *(16, 64, 1024), quotas=Quotas(owners={B: Quota(host=16)}), clean_share=0.5, write_host_share=0.25
+    )
+    writes, answer, holdings = [], tenants._answer, tenants.index._holdings
+    monkeypatch.setattr(
+        tenants, "_answer", lambda move: writes.append(move) if isinstance(move, Write) else answer(move)
+    )
+    flood(tenants, A, 12, start=1000, check=False)
+    flood(tenants, B, 8, start=2000, check=False)
+    sizes = [
+        [len(move.ids) for move in writes if holdings.owner_of(move.ids.item(0)) == owner] for owner in (A, B)
+    ]
+    assert sizes == [[16, 12, 4], [4] * 6], "the first while there was nobody else"
+    tenants.index.check()
 
 
 def test_who_comes_later_gets_its_part_from_who_is_above():
