@@ -56,7 +56,7 @@ def some_config(choose):
         read_budget_blocks=choose([1, 2, 6]),
         write_batch_blocks=choose([1, 2, 3]),
         write_batch_share=0.5,
-        write_host_share=1.0,
+        write_host_share=choose([0.25, 1.0]),
         write_budget_blocks=choose([1, 2, 6]),
         clean_share=choose([0.0, 0.25, 0.5, 1.0]),
         quotas=choose([None, *QUOTAS]),
