@@ -131,6 +131,7 @@ class Index:
             reserved_bytes=max(1, config.record_bytes),
             batch=config.blocks_per_write,
             budget=config.write_budget_blocks,
+            batch_from=config.blocks_written_from,
             clean_share=config.clean_share,
             deadline_s=config.io_deadline_s,
         )
@@ -504,6 +505,7 @@ class Index:
         self._loads.resize(deadline_s=config.io_deadline_s)
         self._writes.resize(
             batch=config.blocks_per_write,
+            batch_from=config.blocks_written_from,
             budget=config.write_budget_blocks,
             clean_share=config.clean_share,
             deadline_s=config.io_deadline_s,

@@ -15,8 +15,6 @@ below io_deadline_s, after which a disk is thought to hang."""
 
 _WRITE_BATCH_BYTES: Final = 16 << 20
 """Large blocks are written fewer at a time: what is in a write that fails is left in host memory as a whole."""
-_LEAST_WRITE_BLOCKS: Final = 16
-"""So many may be written at a time of however small a host memory: what comes down at once finds as much of it clean, or goes."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +57,10 @@ class IndexConfig:
     write_batch_share: float = 0.005
     """... of at most such a share of the disk: with larger ones its files outgrow what is in them (docs/adr/0004) ..."""
     write_host_share: float = 0.125
-    """... and of the host slots, of which 16 always may be: those that are written from cannot be given to what comes down or is read."""
+    """... and of the host slots, or of an owner's part of them: those that are written from cannot be given to what comes down or is
+    read ..."""
+    write_least_blocks: int = 16
+    """... of which so many may be all the same: of what comes down at once more would find no place otherwise, and be lost."""
     write_budget_blocks: int = 128
     """The most on their way to the disk, of which a batch is at most half, so that one waits while another is written."""
     clean_share: float = 0.5
@@ -131,8 +132,12 @@ class IndexConfig:
     @property
     def blocks_per_write(self) -> int:
         """The most that go into one batch."""
+        return self.blocks_written_from(self.host_slots)
+
+    def blocks_written_from(self, host_slots: int) -> int:
+        """Likewise, of what lies in so many host slots."""
         most_bytes = min(_WRITE_BATCH_BYTES, int(self.disk_bytes * self.write_batch_share))
-        of_host = min(self.host_slots, max(_LEAST_WRITE_BLOCKS, int(self.host_slots * self.write_host_share)))
+        of_host = min(host_slots, max(self.write_least_blocks, int(host_slots * self.write_host_share)))
         within = min(
             most_bytes // max(1, self.record_bytes), of_host, math.ceil(self.write_budget_blocks / 2)
         )

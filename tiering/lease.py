@@ -40,9 +40,9 @@ class Lease:
     ) -> None:
         """What a request starts with.
 
-        `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [max_blocks] int8, NOT_CACHED
-        behind the blocks that were matched; `max_blocks`: how long the block table may become; `claim`: whose what it indexes is, and how long
-        that is to be kept.
+        `ids`: the path, [P] intp; `slots`: the block table, [S] intp; `found_in`: [max_blocks] int8, NOT_CACHED behind the
+        blocks that were matched; `max_blocks`: how long the block table may become; `claim`: whose what it indexes is, and how
+        long that is to be kept.
         """
         self.ids = ids
         self.slots = slots

@@ -110,15 +110,16 @@ class Leases:
 
         Then the match stays leased; it is meanwhile, or it might be what is evicted.
         """
-        to_load, owner = matched[absent], claim.ownership.owner
+        to_load, owner, room = matched[absent], claim.ownership.owner, Room.NO
         self._holdings.lease(matched, claim.rank)
-        room = self._room_beside(to_load, num_missing, owner)
-        if room is Room.NO and not self._leases and self._retention.give_way():
+        try:
             room = self._room_beside(to_load, num_missing, owner)
-        if room is Room.NOW:
-            return True
-        self._holdings.release(matched, claim.rank)
-        return False
+            if room is Room.NO and not self._leases and self._retention.give_way():
+                room = self._room_beside(to_load, num_missing, owner)
+        finally:  # a policy may break its contract
+            if room is not Room.NOW:
+                self._holdings.release(matched, claim.rank)
+        return room is Room.NOW
 
     def _room_beside(self, to_load: Ids, num_slots: int, owner: bytes) -> Room:
         """Make room on the device; the host copies of what is to be loaded stay."""
@@ -127,9 +128,10 @@ class Leases:
         # read, because they would be clean, if the disk has them too, and first to go
         in_host = to_load[self._holdings.residency.present(HOST, to_load)]
         self._holdings.read_begins(HOST, in_host)
-        room = self._eviction.device_room(num_slots, owner)
-        self._holdings.read_ended(HOST, in_host)
-        return room
+        try:
+            return self._eviction.device_room(num_slots, owner)
+        finally:
+            self._holdings.read_ended(HOST, in_host)
 
     def _num_to_begin(self, tokens: Tokens, num_matched: int, chunk_blocks: int, stash: Stash | None) -> int:
         """Blocks of the prefix, of what is computed first or comes back, and one to decode into."""
@@ -147,11 +149,20 @@ class Leases:
         max_blocks: int,
         claim: Claim,
     ) -> Lease:
-        """Take the slots, enter the rest of the prompt into the index, and start the loads. `num_leased`: of what is matched, all or nothing."""
+        """Take the slots, enter the rest of the prompt into the index, and start the loads. `num_leased`: of what is matched, all or nothing.
+
+        Or MemoryError, and nothing is leased.
+        """
         holdings, num_matched = self._holdings, len(matched)
-        found_in = holdings.found(matched, max_blocks, self._lookups.hits)
-        path = self._path(tokens, matched)
-        holdings.belongs(path, 0, claim.ownership)
+        found_in, path = holdings.found(matched, max_blocks, self._lookups.hits), matched
+        try:
+            path = self._path(tokens, matched)
+            holdings.belongs(path, 0, claim.ownership)
+        except MemoryError:
+            if num_leased:
+                holdings.release(matched, claim.rank)
+            self._holes.prune(path[num_matched:][::-1])
+            raise
         self._retention.used(path, claim.ttl_s)
         holdings.lease_further(path, num_leased, claim.rank)
         if len(absent):

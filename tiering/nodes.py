@@ -13,6 +13,7 @@ addition takes long. The other arrays grow by pages that are moved (`tiering.pag
 The hash follows numbers that nobody knows, so that nobody can choose prompts for which all places are taken.
 """
 
+import operator
 import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -250,7 +251,10 @@ class Nodes:
 
     def _tie(self) -> None:
         """Put together what is walked, anew whenever one of the arrays was replaced."""
-        self._walked = (self._edges, self.after, self._top, self._slots, self._older, self._keys)
+        self._walked = self._columns()
+
+    def _columns(self) -> tuple[NDArray[Any], ...]:
+        return self._edges, self.after, self._top, self._slots, self._older, self._keys
 
     # ---- who is who
 
@@ -284,6 +288,7 @@ class Nodes:
                 met.append(child)
             assert self.taken(node) in firsts, "the child taken last is gone"
         assert sorted(met) == there, "a node is nobody's child"
+        assert all(map(operator.is_, self._walked, self._columns())), "an array is walked that was replaced"
 
     def _check_tables(self, firsts: list[int]) -> None:
         """Both together have these blocks; what was moved is in the newer one, and the rest is not."""

@@ -279,10 +279,9 @@ class RadixIndex:
     def _append(self, last: int, prompt: Tokens) -> Ids:
         """Allocate blocks for a prompt, which differ from all that follows `last`, below that. Or MemoryError, and no block more."""
         residency, nodes, most = self._residency, self._nodes, self._max_node_blocks
-        num_blocks = len(prompt) // self._block_tokens
-        nodes.make_room(1 - (-num_blocks // most))
+        node, num_blocks = self._node_of(last), len(prompt) // self._block_tokens
+        nodes.make_room(1 - (-num_blocks // most))  # a split, and what a node each holds
         ids = nodes.allocate(residency, num_blocks)
-        node = self._node_of(last)
         if self._next(last) >= 0:
             node = self._split(node, last)
         self._kernels.follow(residency.parent, residency.num_children, last, ids)

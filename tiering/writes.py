@@ -1,6 +1,6 @@
 """Copying down ahead of need: host memory is kept clean enough that making room there is never a wait for the disk."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -50,21 +50,22 @@ class Writes:
         reserved_bytes: int,
         batch: int,
         budget: int,
+        batch_from: Callable[[int], int],
         clean_share: float,
         deadline_s: float,
     ) -> None:
         """Sizes of the work.
 
         `reserved_bytes`: the most that a block may take on disk; `batch`, `budget`: blocks in one write, in all
-        writes in flight; `clean_share`: of the host slots, those to be kept free or clean; `deadline_s`: how long a
-        write may take.
+        writes in flight; `batch_from`: blocks in one write from an owner's part of host memory of so many slots; `clean_share`: of
+        the host slots, those to be kept free or clean; `deadline_s`: how long a write may take.
         """
         self._holdings, self._eviction, self._outbox, self._entry = holdings, eviction, outbox, entry
         self._root_key = root_key
         self._reserved_bytes = reserved_bytes
         self._reserved = np.full(batch, reserved_bytes)
         self._batch, self._budget, self._deadline_s = batch, budget, deadline_s
-        self._clean_share = clean_share
+        self._batch_from, self._clean_share = batch_from, clean_share
         self._kernels = kernels()
         self._sweep: Sweep | None = None
         self.num_failed = 0
@@ -72,10 +73,18 @@ class Writes:
         self.num_bytes = 0
         """Written, ever, after compression."""
 
-    def resize(self, *, batch: int, budget: int, clean_share: float, deadline_s: float) -> None:
+    def resize(
+        self,
+        *,
+        batch: int,
+        batch_from: Callable[[int], int],
+        budget: int,
+        clean_share: float,
+        deadline_s: float,
+    ) -> None:
         """Other sizes of the work from now on."""
         self._reserved = np.full(batch, self._reserved_bytes)
-        self._batch, self._budget = batch, budget
+        self._batch, self._batch_from, self._budget = batch, batch_from, budget
         self._clean_share, self._deadline_s = clean_share, deadline_s
 
     @property
@@ -114,10 +123,15 @@ class Writes:
     def _write_of_owners(self) -> None:
         """Likewise for each owner's part of host memory: what others keep clean is not there for it."""
         for owner, excess in self._holdings.shares.too_dirty(self._clean_share):
-            excess -= self._outbox.blocks[Write]
+            excess -= self._num_writing(owner)
             if excess > 0:
                 wanted = self._allowed(max(excess, self._batch))
                 self._write(self._eviction.admitted_to_disk(self._holdings.host_dirty.of(owner, wanted)))
+
+    def _num_writing(self, number: int) -> int:
+        """Blocks of an owner that are on their way to the disk."""
+        owner, writes = self._holdings.residency.owner, self._outbox.moves(Write)
+        return sum(int(np.count_nonzero(owner[move.ids] == number)) for move in writes)
 
     def expire(self) -> None:
         """Wait no longer for the writes that have taken too long; what they write from stays taken until they end."""
@@ -171,12 +185,22 @@ class Writes:
         if self._holdings.holds.are_any:
             held = self._holdings.holds.are_held_in(DISK, ids)
             groups = [ids[held], ids[~held]]
+        sized = [(group, self._batch) for group in groups]
         if self._holdings.shares.on:
             owner = self._holdings.residency.owner
-            groups = [group[owner[group] == number] for group in groups for number in np.unique(owner[group])]
-        for group in groups:
-            for start in range(0, len(group), self._batch):
-                yield group[start : start + self._batch]
+            sized = [
+                (group[owner[group] == number], self._batch_of(number))
+                for group in groups
+                for number in np.unique(owner[group]).tolist()
+            ]
+        for group, size in sized:
+            for start in range(0, len(group), size):
+                yield group[start : start + size]
+
+    def _batch_of(self, number: int) -> int:
+        """The most of an owner's blocks in one write: what is written from cannot give way to others, and only its own do."""
+        _, entitled = self._holdings.shares.standing(HOST)
+        return min(self._batch, self._batch_from(int(entitled.item(number))))
 
     def _disk_room(self, batch: Ids, num_blocks: int) -> int:
         """The bytes that the disk has for a batch, and what follows it, of those that so many blocks may take at most.

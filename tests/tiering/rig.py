@@ -135,7 +135,7 @@ def memory_stores(tmp_path):
     return lambda: MemoryStore(NAMESPACE, LAYOUT, 1 << 20, shelf=shelf)
 
 
-def lmdb_stores(tmp_path):
+def lmdb_stores(tmp_path, **settings):
     return lambda: LmdbStore(
         tmp_path,
         namespace=NAMESPACE,
@@ -143,4 +143,5 @@ def lmdb_stores(tmp_path):
         capacity_bytes=1 << 20,
         min_free_bytes=0,
         sync_interval_s=3600.0,
+        **settings,
     )

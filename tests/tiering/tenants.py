@@ -24,9 +24,8 @@ class Tenants:
             disk_bytes=disk,
             record_bytes=1 if disk else 0,
             write_batch_share=1.0,
-            write_host_share=1.0,
             io_deadline_s=1e9,
-            **settings,
+            **{"write_host_share": 1.0, **settings},
         )
         self.index = Index(config, bytes(KEY_BYTES))
         self.now_s = 0.0

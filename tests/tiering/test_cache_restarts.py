@@ -4,11 +4,10 @@ from collections import Counter
 
 import pytest
 
-from kvstore.disk import LmdbStore
 from kvstore.layers import ErrorBefore, FaultStore, Gate, Hang
 from kvstore.memory import MemoryStore
 from kvstore.metas import metas_of
-from tests.tiering.rig import LAYOUT, NAMESPACE, PROMPTS, key_of
+from tests.tiering.rig import LAYOUT, NAMESPACE, PROMPTS, key_of, lmdb_stores
 from tests.tiering.slot_arrays import GIVE_UP_S
 
 
@@ -42,15 +41,7 @@ def restart(tmp_path, start, clocks):
     def restart(gone_s=0.0, *, ttl_s=100.0):
         clocks.wall_s += gone_s
         clocks.now_s = 5.0
-        store = LmdbStore(
-            tmp_path,
-            namespace=NAMESPACE,
-            layout=LAYOUT,
-            capacity_bytes=1 << 20,
-            min_free_bytes=0,
-            sync_interval_s=3600.0,
-            now_ns=clocks.now_ns,
-        )
+        store = lmdb_stores(tmp_path, now_ns=clocks.now_ns)()
         return start(store, clocks=clocks.of_cache, ttl_s=ttl_s)
 
     return restart

@@ -584,6 +584,8 @@ def test_many_entries_and_long_chains_come_in_order():
     [
         lambda policy, a: policy._deepest.__setitem__(0, a[0]),
         lambda policy, a: policy._deepest.__setitem__(0, NO_BLOCK),
+        lambda policy, a: setattr(policy, "_times", policy._times.copy()),
+        lambda policy, a: setattr(policy, "_deepest_cells", policy._deepest.copy().data),
         lambda policy, a: policy._stamps.__setitem__(0, 5),
         lambda policy, a: policy._stamps.__setitem__(1, 5),
         lambda policy, a: policy._residency.stamp.__setitem__(a[1], 2),

@@ -13,6 +13,7 @@ from tests.tiering.memory_model import OWNERS
 from tests.tiering.small_tiers import lookup, model, on_disk, prompt
 from tests.tiering.tenants import A, B, C, Tenants, flood
 from tests.tiering.test_explain import now, told
+from tiering.moves import Write
 from tiering.policies import POLICIES
 from tiering.policies.policy import PolicyError
 from tiering.quotas import Quota, Quotas, split
@@ -108,6 +109,28 @@ def test_a_share_of_each_part_of_host_memory_is_kept_clean(owner):
     assert np.count_nonzero(dirty & (holdings.residency.owner == holdings.owners.number(owner))) <= 4
 
 
+def test_writes_leave_an_owner_most_of_its_part_of_host_memory(monkeypatch):
+    """Of each owner only its own gives way meanwhile. Nor is one written later because others have asked for much."""
+    tenants = Tenants(
+        *(16, 64, 1024),
+        quotas=Quotas(owners={B: Quota(host=16)}),
+        clean_share=0.5,
+        write_host_share=0.25,
+        write_least_blocks=1,
+    )
+    writes, answer, holdings = [], tenants._answer, tenants.index._holdings
+    monkeypatch.setattr(
+        tenants, "_answer", lambda move: writes.append(move) if isinstance(move, Write) else answer(move)
+    )
+    flood(tenants, A, 12, start=1000, check=False)
+    flood(tenants, B, 8, start=2000, check=False)
+    sizes = [
+        [len(move.ids) for move in writes if holdings.owner_of(move.ids.item(0)) == owner] for owner in (A, B)
+    ]
+    assert sizes == [[16, 12, 4], [4] * 6], "the first while there was nobody else"
+    tenants.index.check()
+
+
 def test_who_comes_later_gets_its_part_from_who_is_above():
     tenants = Tenants(12, 12, 12, quotas=Quotas())
     flood(tenants, A, 12, start=100)
@@ -137,6 +160,33 @@ def test_a_policy_that_breaks_its_contract_leaves_no_room_asked_for(tier, monkey
     with pytest.raises(PolicyError):
         flood(tenants, A, 8, start=200, check=False)
     assert all(coming is None for coming in holdings.shares._coming)
+
+
+@pytest.mark.parametrize(
+    ("policy", "who", "device"), [("s3fifo", A, 8), ("lru", A, 8), ("lru", C, 8), ("lru", C, 64)]
+)
+def test_whose_admission_fails_holds_nothing(policy, who, device, monkeypatch):
+    """Room is made beside what is matched, or is there. The policy breaks its contract, or there is no memory for a node, or for one
+    owner more.
+    """
+    tenants = Tenants(device, quotas=Quotas(), policy=policy)
+    tenants.serve(B, B_PROMPT)
+    flood(tenants, A, 8, start=100)
+    holdings, matched = tenants.index._holdings, range(128, 132)
+
+    def no_memory(*_: object):
+        raise MemoryError
+
+    with monkeypatch.context() as broken:
+        if policy != "lru":
+            broken.setattr(holdings.device_victims.plain._policy, "evict", lambda *_: 1)
+        if who is A:
+            broken.setattr(holdings.radix._nodes, "make_room", no_memory)
+        broken.setattr(holdings.owners, "came", no_memory)
+        with pytest.raises(PolicyError if policy != "lru" else MemoryError):
+            tenants.admit(who, [*matched, *range(500, 504)])
+        assert tenants.there(matched) == {"device": 4}
+    tenants.index.check()
 
 
 def test_quotas_are_sizes_shares_or_by_weight():

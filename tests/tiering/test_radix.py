@@ -51,6 +51,7 @@ class Machine(RuleBasedStateMachine):
         self.index = RadixIndex(BLOCK_TOKENS, self.residency, max_node_blocks)
         if alike:  # all blocks have the same hash
             self.index._nodes._keys = np.zeros(BLOCK_TOKENS + 2, dtype=np.uint64)
+            self.index._nodes._tie()
         self.oracle = {}
         for prompt in prompts:
             self.insert(prompt)
@@ -334,6 +335,7 @@ def test_removed_ids_come_back_for_the_next_path():
         lambda index: setattr(index._nodes, "_keys", index._nodes._keys + np.uint64(1 << 40)),
         lambda index: setattr(index._nodes, "_older", index._nodes._slots.copy()),
         lambda index: setattr(index._nodes, "_slots", index._nodes._slots[:4]),
+        lambda index: setattr(index._nodes, "_top", index._nodes._top.copy()),
     ],
 )
 def test_check_sees_damage(damage):
@@ -538,6 +540,7 @@ def test_what_is_compiled_reads_no_tokens_that_are_not_there():
         index.tokens_up,
         lambda block: index.match_below(block, tokens_of(range(4))),
         lambda block: index.extend(block, bytes(16)),
+        lambda block: index.append(block, tokens_of(range(4))),
         lambda block: index.remove(np.array([block])),
     )
     for call in calls:
@@ -547,6 +550,7 @@ def test_what_is_compiled_reads_no_tokens_that_are_not_there():
         with pytest.raises(IndexError):
             call(10**7)
     index.check()
+    assert len(index._residency) == len(index), "nor is an id given out for one that would follow them"
 
 
 def test_a_number_may_be_given_out_more_often_than_it_can_be_counted():

@@ -332,6 +332,7 @@ _LARGE_TIERS = IndexConfig(
         # of host memory, as it cannot be had for anything else meanwhile
         *(({"host_slots": n}, most) for n, most in ((1, 1), (8, 8), (64, 16), (256, 32), (512, 64))),
         ({"host_slots": 64, "write_host_share": 0.5}, 32),
+        ({"host_slots": 64, "write_least_blocks": 1}, 8),
         # of what may wait, as one waits while another is written
         *(({"write_budget_blocks": n}, most) for n, most in ((1, 1), (2, 1), (3, 2), (91, 46), (128, 64))),
     ],

@@ -1,5 +1,6 @@
 """Least recently used, children before parents."""
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -310,3 +311,6 @@ class LRU:
         logged = list(self.upwards(0, NO_BLOCK, _MAX_CHUNK))
         found = np.sort(np.concatenate([*logged, np.empty(0, dtype=np.intp)]))
         assert np.array_equal(found, blocks), f"{len(blocks)} blocks were touched, the log has {len(found)}"
+        columns: tuple[object, ...] = (self._stamps, self._times, self._deepest, self._deepest)
+        written = (*self._log, self._deepest_cells.obj)
+        assert all(map(operator.is_, written, columns)), "a log is written to that was replaced"
