@@ -38,7 +38,9 @@ def test_every_row_is_measured_and_cold_rows_were_cold(tmp_path):
             assert max(rows[what, "warm", threads]["read_bytes_all"]) == 0
         assert ("memcpy", "warm", threads) in rows
     raw = {what for what, _, _ in rows if what.startswith("raw")}
-    assert raw == {"raw 1 MiB", "raw 4 MiB", "raw 1 MiB, huge pages", "raw 4 MiB, huge pages"}
+    assert raw == {
+        f"raw {mib} MiB, {place}" for mib in (1, 4) for place in ("buffers", "huge buffers", "slots")
+    }
     assert all((what, "cold", threads) in rows for what in raw for threads in (1, 2, 4, 8))
     assert all(row["gb_per_s"] > 0 and len(row["gb_per_s_all"]) == 1 for row in rows.values())
     assert {gate["name"]: gate["bound"] for gate in measured["gates"]} == {
@@ -46,6 +48,7 @@ def test_every_row_is_measured_and_cold_rows_were_cold(tmp_path):
         "warm, a core": 1.1,
         "warm, all cores by one thread": pytest.approx(1.5, abs=0.5),
         "demotion, a core": 0.7,
+        "cold, by the best raw read into the slots": None,
         "cold, by the best raw read into ordinary pages": None,
     }
     assert measured["kv"]["blocks"] == 8
@@ -55,7 +58,7 @@ def test_every_row_is_measured_and_cold_rows_were_cold(tmp_path):
     assert demotion["encodes"] is True, "a file that small says nothing against it"
     assert sum(demotion["records"].values()) == 16, "once without a sync, once with one"
     assert not list(tmp_path.glob("kvtide-*"))
-    assert rows_file.with_suffix(".md").read_text().count("\n| ") == 2 * 2 + 5 + len(rows)
+    assert rows_file.with_suffix(".md").read_text().count("\n| ") == 2 * 2 + 6 + len(rows)
 
 
 def row(what: str, state: str, threads: int, gb_per_s: float, gb_per_cpu_s: float = 1.0) -> dict[str, object]:
@@ -73,8 +76,21 @@ def test_gates_compare_the_best_with_the_best():
     rows = [
         *(row("store", "cold", threads, rate) for threads, rate in ((1, 1.0), (2, 3.0), (4, 2.5))),
         *(row("store", "warm", threads, rate, 1.3 - threads / 10) for threads, rate in ((1, 1.5), (2, 2.4))),
-        *(row(f"raw {mib} MiB", "cold", n, 2.0 + mib / 10 - n / 100) for mib in (1, 4) for n in (1, 8)),
-        *(row(f"raw {mib} MiB, huge pages", "cold", n, 2.0 * mib - n / 10) for mib in (1, 4) for n in (1, 8)),
+        *(
+            row(f"raw {mib} MiB, buffers", "cold", n, 2.0 + mib / 10 - n / 100)
+            for mib in (1, 4)
+            for n in (1, 8)
+        ),
+        *(
+            row(f"raw {mib} MiB, slots", "cold", n, 1.0 + mib / 10 - n / 100)
+            for mib in (1, 4)
+            for n in (1, 8)
+        ),
+        *(
+            row(f"raw {mib} MiB, huge buffers", "cold", n, 2.0 * mib - n / 10)
+            for mib in (1, 4)
+            for n in (1, 8)
+        ),
         row("demotion", "written", 1, 0.1, 0.69),
     ]
     values = {gate["name"]: (round(gate["value"], 3), gate["holds"]) for gate in gates(rows, cores=2)}
@@ -83,6 +99,7 @@ def test_gates_compare_the_best_with_the_best():
         "warm, a core": (1.1, True),
         "warm, all cores by one thread": (1.6, True),
         "demotion, a core": (0.69, False),
+        "cold, by the best raw read into the slots": (round(3 / 1.39, 3), None),
         "cold, by the best raw read into ordinary pages": (round(3 / 2.39, 3), None),
     }
 

@@ -27,7 +27,16 @@ from kvstore.disk.page_cache import drop, share_absent
 from kvstore.pages import Pages
 from kvstore.store import BlockRef
 from tiering.batches import batches
-from tiering.cli.disk_media import Blocks, FileEach, Job, Medium, Memory, PlainLmdb, RawFile
+from tiering.cli.disk_media import (
+    RAW_PLACES,
+    Blocks,
+    FileEach,
+    Job,
+    Medium,
+    Memory,
+    PlainLmdb,
+    RawFile,
+)
 from tiering.cli.disk_rows import RAW_REQUEST_MIB, Row, gates, page, show
 from tiering.cli.environment import environment
 from tiering.cli.kv_blocks import KvBlocks, kv_blocks
@@ -159,7 +168,7 @@ def measure(bench: DiskBench, tell: Callable[[str], None]) -> dict[str, Any]:
             for name, state, threads, medium in _readings(media, bench.threads):
                 row = rows.setdefault((name, state, threads), Row(name, state, threads))
                 _read(row, medium, out, list(_parts(bench, len(kv.refs), threads)))
-                if not isinstance(medium, RawFile):
+                if not isinstance(medium, RawFile) or medium.place == "slots":
                     _check(out, blocks)
             demotions.append(_write(rows, folder / "written", kv, refs, blocks))
         listed = [row.as_dict() for row in rows.values()]
@@ -181,7 +190,7 @@ def measure(bench: DiskBench, tell: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _media(folder: Path, store: _Store, blocks: Sequence[Blocks]) -> dict[str, Medium]:
-    """By name. The raw file comes in all its sizes of requests, into both kinds of memory."""
+    """By name. The raw file comes in all its sizes of requests, into all places."""
     for name in ("lmdb", "files"):
         (folder / name).mkdir()
     media: dict[str, Medium] = {
@@ -191,9 +200,10 @@ def _media(folder: Path, store: _Store, blocks: Sequence[Blocks]) -> dict[str, M
         "memcpy": Memory(blocks),
     }
     for mib in RAW_REQUEST_MIB:
-        for huge in (False, True):
-            name = f"raw {mib} MiB{', huge pages' if huge else ''}"
-            media[name] = RawFile(folder / "raw", blocks, request_bytes=mib << 20, huge=huge)
+        for place in RAW_PLACES:
+            media[f"raw {mib} MiB, {place}"] = RawFile(
+                folder / "raw", blocks, request_bytes=mib << 20, place=place
+            )
     return media
 
 

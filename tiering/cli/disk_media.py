@@ -130,16 +130,20 @@ class FileEach:
         """Nothing is open."""
 
 
+RAW_PLACES: Final = ("buffers", "huge buffers", "slots")
+"""Where a raw read puts its bytes: buffers, over and over, in memory as one gets it or in huge pages, from which nobody takes them; or where blocks are wanted."""
+
+
 class RawFile:
-    """All blocks in one file, read past the page cache into buffers of the reader's; nobody takes them from there.
+    """All blocks in one file, read past the page cache.
 
     The file system must know O_DIRECT: ValueError if it does not.
     """
 
-    def __init__(self, path: Path, blocks: Sequence[Blocks], *, request_bytes: int, huge: bool) -> None:
-        """`request_bytes`: of each read. `huge`: into huge pages, rather than into memory as one gets it."""
+    def __init__(self, path: Path, blocks: Sequence[Blocks], *, request_bytes: int, place: str) -> None:
+        """`request_bytes`: of each read. `place`: one of RAW_PLACES."""
         self.files = [path]
-        self._request_bytes, self._huge = request_bytes, huge
+        self._request_bytes, self.place = request_bytes, place
         if not path.exists():
             with path.open("wb") as file:
                 for block in blocks:
@@ -156,21 +160,29 @@ class RawFile:
             ) from error
         self._buffers: SimpleQueue[memoryview] = SimpleQueue()
         for _ in range(_MOST_READERS):
-            if self._huge:
-                buffer = huge_pages(self._request_bytes)
+            if self.place == "huge buffers":
+                buffer = huge_pages(self._request_bytes)[: self._request_bytes]
             else:
                 memory = mmap.mmap(-1, self._request_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
                 buffer = memoryview(memory)
                 buffer[:] = bytes(len(buffer))  # or the first read into it would pay for its pages
             self._buffers.put(buffer)
 
-    def jobs(self, out: Blocks, parts: Sequence[slice]) -> list[Job]:  # noqa: ARG002 - it goes into its own buffers
+    def jobs(self, out: Blocks, parts: Sequence[slice]) -> list[Job]:  # noqa: ARG002 - a read has nothing to do with blocks
+        slots = out.reshape(-1)
+
         def read(begin: int) -> Job:
             def job() -> None:
-                buffer = self._buffers.get()
-                num_bytes = os.preadv(self._file, [buffer[: self._request_bytes]], begin)
-                self._buffers.put(buffer)
-                if num_bytes < min(self._request_bytes, self._num_bytes - begin):
+                wanted = min(self._request_bytes, self._num_bytes - begin)
+                if self.place == "slots" and wanted == self._request_bytes:
+                    num_bytes = os.preadv(self._file, [slots[begin : begin + wanted].data], begin)
+                else:
+                    buffer = self._buffers.get()
+                    num_bytes = os.preadv(self._file, [buffer], begin)
+                    if self.place == "slots":  # the last one may not be of whole pages
+                        slots[begin : begin + wanted] = buffer[:wanted]
+                    self._buffers.put(buffer)
+                if num_bytes < wanted:
                     raise OSError(f"{self.files[0]} is short")
 
             return job
