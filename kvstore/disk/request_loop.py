@@ -40,9 +40,9 @@ _WORD: Final = 8
 _MIB: Final = 1 << 20
 _LEAST_TIMED: Final = _MIB
 """Of what smaller requests take more is not for their bytes."""
-_TURN: Final = 6
+_TURN: Final = 4
 """So many pieces are given back one way before it is asked again which is faster: what is read at the same time is told of at the same time."""
-_TURNS: Final = 8
+_TURNS: Final = 24
 """In one of so many turns the slower way is tried: a system may have what copies for it run elsewhere at any moment."""
 _WEIGHT: Final = 4
 """Of the times so far, by one more."""
