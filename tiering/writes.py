@@ -188,19 +188,19 @@ class Writes:
         sized = [(group, self._batch) for group in groups]
         if self._holdings.shares.on:
             owner = self._holdings.residency.owner
+            _, entitled = self._holdings.shares.standing(HOST)
+            # what is written from cannot give way to others, and only its owner's own do
             sized = [
-                (group[owner[group] == number], self._batch_of(number))
+                (
+                    group[owner[group] == number],
+                    min(self._batch, self._batch_from(int(entitled.item(number)))),
+                )
                 for group in groups
                 for number in np.unique(owner[group]).tolist()
             ]
         for group, size in sized:
             for start in range(0, len(group), size):
                 yield group[start : start + size]
-
-    def _batch_of(self, number: int) -> int:
-        """The most of an owner's blocks in one write: what is written from cannot give way to others, and only its own do."""
-        _, entitled = self._holdings.shares.standing(HOST)
-        return min(self._batch, self._batch_from(int(entitled.item(number))))
 
     def _disk_room(self, batch: Ids, num_blocks: int) -> int:
         """The bytes that the disk has for a batch, and what follows it, of those that so many blocks may take at most.
