@@ -97,9 +97,6 @@ def loaded_code(
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
-_owners: Final[list[Any]] = []
-"""What owns the memory that code was loaded into, and what Python says of it: as long as there is this process."""
-
 _READ, _RUN = 0x1, 0x4
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
@@ -123,8 +120,15 @@ def _placed(images: list[Image]) -> list[int]:
         array[begin + at[:, None] + np.arange(8)] = addresses.view(np.uint8).reshape(-1, 8)
     if _libc.mprotect(base, size, _READ | _RUN):
         raise StoreFailed(f"no memory can be had that code may be run in (errno {ctypes.get_errno()})")
-    _owners.append(array)
+    _keep(array)
     return [base + begin + image.entry for begin, image in zip(begins, images, strict=True)]
+
+
+def _keep(owner: Any) -> None:
+    """What owns the memory that code was loaded into, or what Python says of it, is there as long as this process: longer than the interpreter,
+    as a thread that waits in such code when that ends comes back to it.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(owner))
 
 
 @cache
@@ -162,7 +166,7 @@ def _by_llvm(code: bytes) -> int:
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    _owners.append(engine)
+    _keep(engine)
     return int(engine.get_function_address(ENTRY))
 
 
@@ -188,6 +192,6 @@ _new_builtin: Final = ctypes.PYFUNCTYPE(
 
 def _builtin(address: int, name: str, module: str) -> Callable[..., int]:
     method = _Method(name.encode(), address, _FASTCALL, None)
-    _owners.append(method)
+    _keep(method)
     made: Callable[..., int] = _new_builtin(ctypes.addressof(method), BOUND, module)
     return made

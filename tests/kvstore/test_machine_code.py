@@ -41,6 +41,26 @@ def test_it_does_what_it_does_when_llvm_loads_it(emitted):
     assert halving_by(kept) == halving_by(object_bytes(emitted)) == [9, -2, -1, -1, -1, 0, 0, 0, 1, 1]
 
 
+AFTER_THE_MODULE = """
+import gc, sys
+import numpy as np
+from kvstore import machine_code
+
+[halve] = machine_code.loaded_code([bytes.fromhex(sys.argv[1])], ["halve"], ["tests"])
+vars(machine_code).clear()
+gc.collect()
+numbers = np.arange(8)
+assert halve(numbers, 2) == 8 and numbers.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+"""
+
+
+def test_code_is_there_when_the_module_is_gone_that_has_loaded_it(emitted):
+    """As at the end of the interpreter, where a thread may be in such code, and come back to it."""
+    given = kept_code(emitted).hex()
+    done = subprocess.run([sys.executable, "-c", AFTER_THE_MODULE, given], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 @pytest.mark.parametrize(
     ("offset", "value"),
     [(0, b"\xcf\xfa\xed\xfe"), (4, b"\x01"), (16, b"\x03"), (18, b"\xb7")],
@@ -68,9 +88,11 @@ def test_what_asks_for_more_than_whole_addresses_is_left_to_llvm(emitted, change
     assert kept_code(bytes(other)) == object_bytes(bytes(other))
 
 
-def test_images_lie_side_by_side_and_each_gets_its_addresses():
+def test_images_lie_side_by_side_and_each_gets_its_addresses(monkeypatch):
     """Of an odd size, at odd places, of itself and of others; no more to be written, and to be run."""
-    images = []
+    images: list[Image] = []
+    kept: list[np.ndarray] = []
+    monkeypatch.setattr(machine_code, "_keep", kept.append)
     for number in range(3):
         content = bytes([number] * (UNIT + 13 * number + 8))
         places = np.array([(3, 0, 5 + number), (16 + number, 1 + number, 0)], np.int64)
@@ -79,7 +101,7 @@ def test_images_lie_side_by_side_and_each_gets_its_addresses():
     begins = [
         address - image.entry for address, image in zip(machine_code._placed(images), images, strict=True)
     ]
-    memory = machine_code._owners.pop()
+    [memory] = kept
     assert [begin - begins[0] for begin in begins] == [0, 2 * UNIT, 4 * UNIT]
     for number, (image, begin) in enumerate(zip(images, begins, strict=True)):
         expected = bytearray(image.content)
@@ -95,11 +117,10 @@ def test_images_lie_side_by_side_and_each_gets_its_addresses():
 
 def test_where_the_system_lets_nothing_be_run_it_is_said_and_nothing_is_kept(monkeypatch):
     image = Image(0, np.array([(0, 0, 0)], np.int64), bytes(8))
-    before = len(machine_code._owners)
+    monkeypatch.setattr(machine_code, "_keep", pytest.fail)
     monkeypatch.setattr(machine_code._libc, "mprotect", lambda *_: -1)
     with pytest.raises(StoreFailed, match="no memory can be had that code may be run in"):
         machine_code._placed([image])
-    assert len(machine_code._owners) == before
 
 
 def test_an_image_is_kept_as_it_is():
