@@ -29,15 +29,16 @@ def prepare_beside(shape: Shape, config: EngineConfig, chosen: Resources) -> Non
         _begin(lambda: lanes.prepare(device, stored, computed, shape.head_dim))
     if layers.may_pack(shape, device, computed):
         _begin(lambda: decoder.prepare(stored, computed))
-    if config.disk_path is not None and config.disk_compression != "off" and not are_kept(FUNCTIONS):
+    if config.disk_path is not None and config.disk_compression != "off":
         # what is kept a store loads when it opens, and importing it takes longer than that
-        _begin(_compile_for_disk)
+        if not are_kept(FUNCTIONS.get(stored.itemsize, FUNCTIONS[2])):
+            _begin(lambda: _compile_for_disk(stored.itemsize))
 
 
-def _compile_for_disk() -> None:
+def _compile_for_disk(itemsize: int) -> None:
     from kvstore.disk.compiled import load_code  # needs lmdb, which nothing else does
 
-    load_code(encodes=True)
+    load_code(itemsize)
 
 
 def _begin(prepare: Callable[[], object]) -> None:

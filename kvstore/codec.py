@@ -113,7 +113,7 @@ class _Tools(threading.local):
         self._plane = np.empty(0, dtype=np.uint8)
         self._streams = np.empty(0, dtype=np.uint8)
 
-    def streams(self, num_items: int, code: Code) -> tuple[bytes, Bytes, Bytes, Bytes] | None:
+    def streams(self, num_items: int, itemsize: int, code: Code) -> tuple[bytes, Bytes, Bytes, Bytes] | None:
         """Of the plane: head, exceptions' positions and values, and the streams, which the next call overwrites. None if it does not suit the code."""
         most_bytes = num_items * MOST_BITS // 8 + 64
         if most_bytes > self._streams.size:
@@ -121,7 +121,7 @@ class _Tools(threading.local):
         sizes = np.empty(4, np.int64)
         positions = np.empty(num_items // _EXCEPTIONS, np.uint32)
         values = np.empty(positions.size, np.uint8)
-        number = kernels().encode(
+        number = kernels(itemsize).encode(
             self._plane, num_items, code.pairs, code.absent, self._streams, positions, values, sizes
         )
         if number < 0:
@@ -182,8 +182,8 @@ def encode(
         coded = _tools.plane(num_items)
         words = raw.view(word)
         subtrahend = _subtrahend(itemsize, num_items, baseline)
-        kernels().split[itemsize](words, *subtrahend, coded, *_planes(out[front_end:], num_items))
-        codec, *front = _front(coded, baseline, codes, learns=learns)
+        kernels(itemsize).split(words, *subtrahend, coded, *_planes(out[front_end:], num_items))
+        codec, *front = _front(coded, itemsize, baseline, codes, learns=learns)
         front_begin = front_end - sum(map(len, front))
         if (num_items - (front_end - front_begin)) * _LEAST_GAIN >= raw.size:
             begin = front_begin
@@ -196,13 +196,13 @@ def encode(
 
 
 def _front(
-    coded: Bytes, baseline: Baseline | None, codes: Codes | None, *, learns: bool
+    coded: Bytes, itemsize: int, baseline: Baseline | None, codes: Codes | None, *, learns: bool
 ) -> tuple[Codec, *tuple[Any, ...]]:
     """What stands in place of the first bytes, in parts, by the codec that suits them."""
     digest = b"" if baseline is None else baseline.digest
     if codes is not None and coded.size >= _LEAST_ITEMS:
         code = codes.code(digest, coded, learns=learns)
-        streams = None if code is None else _tools.streams(coded.size, code)
+        streams = None if code is None else _tools.streams(coded.size, itemsize, code)
         if code is not None and streams is not None:
             return Codec.HUFFMAN, digest or _NO_DIGEST, code.packed, *streams
     frame = _tools.compressor.compress(coded.data)
@@ -296,25 +296,31 @@ def restore_alike(
     targets: Numbers,
     block_bytes: int,
     baselines: Mapping[bytes, Baseline],
-) -> None:
+) -> bytes:
     """Decode the record at `first`, and of all that `states` [n] (kvstore.huffman) say UNTRIED of those of the same baseline and code.
 
     Blocks go to `targets` [blocks], where `block_bytes` each are written. Those become PROVEN that are, by their checksums; why the others are
-    not says `decode`, and what is in their place is undefined. One call, which does without the GIL. Any thread may call it. Raises
-    CodecError or MissingBaseline where this one cannot be tried.
+    not says `decode`, and what is in their place is undefined. One call, which does without the GIL. Any thread may call it. Answers how these payloads
+    begin. Raises CodecError or MissingBaseline where this one cannot be tried.
     """
-    num_items = _num_items(itemsize, block_bytes)
     num_bytes = records.sizes[first] - records.header_bytes
-    if num_items < _LEAST_ITEMS or num_bytes < _STREAMS_BEGIN + num_items * (itemsize - 1):
-        raise CodecError(f"{num_bytes} bytes cannot hold {num_items} elements of {itemsize} bytes")
+    if num_bytes < _STREAMS_BEGIN:
+        raise CodecError(f"{num_bytes} bytes are no code")
     front = ctypes.string_at(int(records.addresses[first]) + records.header_bytes, _STREAMS_BEGIN)
-    digest = front[:DIGEST_BYTES]
+    way = way_from(front, itemsize, block_bytes, baselines)
+    kernels(itemsize).restore(*records[:4], targets, records.checksums, states, *way)
+    return front
+
+
+def way_from(
+    front: bytes, itemsize: int, block_bytes: int, baselines: Mapping[bytes, Baseline]
+) -> tuple[Any, ...]:
+    """What compiled code goes by from HUFFMAN payloads that begin so to elements, on this thread. Raises CodecError or MissingBaseline where there is no such way."""
+    num_items, digest = _num_items(itemsize, block_bytes), front[:DIGEST_BYTES]
+    if num_items < _LEAST_ITEMS:
+        raise CodecError(f"{num_items} elements are too few for a code")
     baseline = None if digest == _NO_DIGEST else _named(digest, itemsize, block_bytes, baselines)
-    kernels().restore[itemsize](
-        *records[:4],
-        targets,
-        records.checksums,
-        states,
+    return (
         num_items,
         np.frombuffer(front, np.uint8),
         code_of(front[DIGEST_BYTES:]).table,
@@ -361,7 +367,7 @@ def _decompressed(source: Bytes, itemsize: int, target: Bytes) -> tuple[Bytes, B
 def _join(exponents: Bytes, rest: Bytes, target: Bytes, baseline: Baseline | None) -> None:
     words = target.view(_WORDS[target.size // exponents.size])
     subtrahend = _subtrahend(words.itemsize, words.size, baseline)
-    kernels().join[words.itemsize](words, *subtrahend, exponents, *_planes(rest, exponents.size))
+    kernels(words.itemsize).join(words, *subtrahend, exponents, *_planes(rest, exponents.size))
 
 
 def _join_rotated(exponents: Bytes, rest: Bytes, target: Bytes) -> None:

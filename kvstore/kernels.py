@@ -1,46 +1,40 @@
 """The loops over a block's elements, compiled: kvstore.planes and kvstore.loops. See docs/adr/0012 and 0019."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
 from kvstore.code import Function, loaded
 
-_SOURCES: Final = tuple(
+SOURCES: Final = tuple(
     f"kvstore.{name}" for name in ("head", "huffman", "instructions", "loops", "planes", "scratch", "xxh3")
 )
+"""Of what compiles a proof with the rest of its code: see PROOFS."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kernels:
     """Compiled. They release the GIL; any thread may call them. Arrays may lie anywhere, and be read-only where nothing is written."""
 
-    split: Mapping[int, Callable[..., int]]
-    """Of kvstore.planes, by the bytes of a word."""
-    join: Mapping[int, Callable[..., int]]
+    split: Callable[..., int]
+    """Of kvstore.planes."""
+    join: Callable[..., int]
     """The same."""
     encode: Callable[..., int]
     """Of kvstore.loops."""
     recognise: Callable[..., int]
     """Of kvstore.loops."""
-    restore: Mapping[int, Callable[..., int]]
-    """The same, by the bytes of a word."""
+    restore: Callable[..., int]
+    """The same."""
 
 
 @cache
-def kernels() -> Kernels:
-    """The first call loads them, in milliseconds; where they are not kept it has them compiled, which takes seconds (docs/adr/0019). Who
+def kernels(word_bytes: int) -> Kernels:
+    """For elements of so many bytes, of FUNCTIONS. The first call loads them, in milliseconds; where they are not kept it has them compiled, which takes seconds (docs/adr/0019). Who
     must not wait then has another thread call it before. Raises StoreFailed where numba is told not to compile.
     """
-    split2, split4, join2, join4, encode, recognise, restore2, restore4 = loaded(*FUNCTIONS)
-    return Kernels(
-        split={2: split2, 4: split4},
-        join={2: join2, 4: join4},
-        encode=encode,
-        recognise=recognise,
-        restore={2: restore2, 4: restore4},
-    )
+    return Kernels(*loaded(*FUNCTIONS[word_bytes]))
 
 
 def _array(item: str, ndim: int = 1, *, written: bool = False) -> str:
@@ -53,7 +47,7 @@ _READ, _WRITTEN = _array("uint8"), _array("uint8", written=True)
 _ENCODE: Final = Function(
     "kvstore.loops",
     "encode",
-    _SOURCES,
+    SOURCES,
     (
         _READ,
         "int64",
@@ -73,7 +67,7 @@ _RECORDS: Final = (_array("int64"),) * 3
 _RECOGNISE: Final = Function(
     "kvstore.loops",
     "recognise",
-    _SOURCES,
+    SOURCES,
     (*_RECORDS, _array("uint8", 2), _array("uint64", 2, written=True), _WRITTEN),
 )
 
@@ -94,9 +88,13 @@ def _of_words(name: str, word_bytes: int, *, writes_words: bool) -> Function:
 
 def _restore(word_bytes: int) -> Function:
     places = (*_RECORDS, "int64", _array("int64"), _array("uint64", 2), _WRITTEN)
+    return Function("kvstore.loops", "restore", SOURCES, (*places, *_way(word_bytes)))
+
+
+def _way(word_bytes: int) -> tuple[str, ...]:
+    """From a payload to elements."""
     code = ("int64", _READ, _array("uint64"), _WRITTEN)
-    given = (*places, *code, *_numbers(word_bytes), _low(word_bytes, written=False))
-    return Function("kvstore.loops", "restore", _SOURCES, given)
+    return (*code, *_numbers(word_bytes), _low(word_bytes, written=False))
 
 
 def _word(word_bytes: int, *, written: bool) -> str:
@@ -111,8 +109,13 @@ def _low(word_bytes: int, *, written: bool) -> str:
     return "none" if word_bytes == 2 else _array("uint16", written=written)
 
 
-FUNCTIONS: Final = (
-    *(_split(2), _split(4), _join(2), _join(4)),
-    *(_ENCODE, _RECOGNISE, _restore(2), _restore(4)),
-)
-"""All that is compiled for this, as `kernels` takes it."""
+PROOFS: Final = {
+    word_bytes: (_array("uint8", 2), "int64", _array("int64"), *_way(word_bytes)) for word_bytes in (2, 4)
+}
+"""What kvstore.wanted knows of the records that it can prove, by the bytes of an element."""
+
+FUNCTIONS: Final = {
+    word_bytes: (_split(word_bytes), _join(word_bytes), _ENCODE, _RECOGNISE, _restore(word_bytes))
+    for word_bytes in PROOFS
+}
+"""All that is compiled for this, by the bytes of an element."""

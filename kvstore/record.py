@@ -20,9 +20,10 @@ from kvstore.head import (
     header_bytes,
 )
 from kvstore.huffman import Codes
+from kvstore.kernels import FUNCTIONS
 from kvstore.reasons import MissReason
 from kvstore.store import NO_OWNER, OWNER_BYTES, BlockRef
-from kvstore.wanted import Wanted
+from kvstore.wanted import LastFront, Wanted
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
@@ -52,6 +53,7 @@ class RecordFormat:
         self.encodes = encodes
         self._ref_sizes = KEY_BYTES, KEY_BYTES, layout.token_id_bytes
         self._codes = Codes()
+        self._last = LastFront()
         self.baselines = Baselines(layout, learn_tokens=()) if baselines is None else baselines
 
     @property
@@ -125,9 +127,10 @@ class RecordFormat:
 
     def wanted(self, refs: Sequence[BlockRef], out: Sequence[Bytes]) -> Wanted | None:
         """What proves records of these blocks many at once; None where there is nothing to be proven so. Buffers are as `check_out` answers them."""
-        if not self.encodes or any(_sizes(ref) != self._ref_sizes for ref in refs):
+        is_coded = self.encodes and self.layout.itemsize in FUNCTIONS
+        if not is_coded or any(_sizes(ref) != self._ref_sizes for ref in refs):
             return None  # before it is asked for what is compiled: there may be none
-        return Wanted(self.namespace, self.layout, refs, out, self.baselines)
+        return Wanted(self.namespace, self.layout, refs, out, self.baselines, self._last)
 
     def check_out(self, refs: "Sequence[BlockRef]", out: "Sequence[Writable]") -> list[Bytes]:
         """The buffers' bytes. Raises ValueError unless there is one for each block, each can be written, and has a block's size."""

@@ -42,9 +42,10 @@ def _compiled() -> None:
     """What blocks are encoded and decoded by. In a fresh tree it takes half a minute to be compiled: a first write would take longer
     than a disk is waited for, and its blocks would stay where they are.
     """
-    from kvstore.kernels import kernels
+    from kvstore.disk.compiled import load_code
 
-    kernels()
+    for itemsize in (2, 4):
+        load_code(itemsize)
 
 
 @pytest.fixture(scope="session")

@@ -84,7 +84,7 @@ class Changes:
         self._encoding.load()
         with suppress(StoreError):  # who needs it is told
             # where it has to be compiled first, a write that waited for it would seem to hang
-            load_code(encodes=self._encoding.encodes)
+            load_code(self._encoding.itemsize)
         self.writer.post(self._tables.make_ready)
         self.writer.post(self._encoding.weigh)  # nobody waits for it
         self._fact_files.learn(self._namespace)

@@ -1,12 +1,18 @@
 """All compiled code that a store needs, at once."""
 
-from kvstore.code import loaded
-from kvstore.disk import requests, tree
+from kvstore.code import Function, loaded
+from kvstore.disk import requests, runs, tree
 from kvstore.kernels import FUNCTIONS
 
 
-def load_code(*, encodes: bool) -> None:
-    """Load it, in milliseconds; where it is not kept, have it compiled by one process, which takes seconds. encodes: whether blocks are
-    encoded, and decoded. Raises StoreFailed where it cannot be had.
+def functions(itemsize: int | None) -> tuple[Function, ...]:
+    """All of it, where elements of so many bytes are encoded, and decoded; None where none are."""
+    encoding = [] if itemsize not in FUNCTIONS else [*FUNCTIONS[itemsize], runs.PROVING[itemsize]]
+    return *encoding, *requests.FUNCTIONS, *runs.FUNCTIONS, *tree.FUNCTIONS
+
+
+def load_code(itemsize: int | None) -> None:
+    """Load it, in milliseconds; where it is not kept, have it compiled by one process, which takes seconds. Raises StoreFailed where it cannot
+    be had.
     """
-    loaded(*(FUNCTIONS if encodes else ()), *requests.FUNCTIONS, *tree.FUNCTIONS)
+    loaded(*functions(itemsize))

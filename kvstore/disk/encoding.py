@@ -56,6 +56,11 @@ class Encoding:
         """Whether blocks are encoded now, where that gains."""
         return self._format.encodes
 
+    @property
+    def itemsize(self) -> int | None:
+        """Bytes of an element of what is encoded now; None where nothing is."""
+        return self._format.layout.itemsize if self.encodes else None
+
     def pack(self, ref: BlockRef, block: "Readable", written_ns: int) -> memoryview:
         """The record of a block, which is learned from if it is everybody's: of what is an owner's, a baseline is to have
         nothing.

@@ -11,47 +11,48 @@ import errno
 import fcntl
 import mmap
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import cached_property
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import lmdb
 import numpy as np
+from numpy.typing import NDArray
 
 from kvstore.cores import num_cores
 from kvstore.disk.buffers import huge_pages
 from kvstore.disk.environment import Unsound, lmdb_errors
-from kvstore.disk.page_cache import pages_absent
 from kvstore.disk.presence import Presence
 from kvstore.disk.request_words import MOST_PIECES
-from kvstore.disk.requests import Requests, serving
+from kvstore.disk.requests import Requests
+from kvstore.disk.runs import Bounds, Places, Prover, Runs, running
 from kvstore.disk.tree import VALUE_OFFSET, Tree, finding
 from kvstore.errors import StoreFailed
 from kvstore.reasons import MissReason
 from kvstore.span import Span
 
-READ_BYTES: Final = 2 << 20
-"""What is asked for at once, where as much lies together: of smaller requests a disk reads less in the same time, and each takes a turn of
-Python's; larger ones leave less to do meanwhile.
+READ_BYTES: Final = 512 << 10
+"""What is asked for at once, where as much lies together: of smaller requests a disk reads less in the same time; larger ones take more memory,
+which is hot in no cache when it is written over.
 """
-_FIRST_BYTES: Final = 1 << 20
-"""What is asked for first: it is there sooner, and looked at while the next is read."""
-READS_AHEAD: Final = 5
+READS_AHEAD: Final = 16
 """So many more are asked for while what one has brought is looked at. It is more than are on their way at once, as a disk may tell of all
 at the same time: what they have brought is looked at while others are on their way.
 """
-_PIECES_A_CALL: Final = 4
+_PIECES_A_CALL: Final = 8
 """So many requests' memory there is for each call that reads at once, beside one for each thread that waits for the disk."""
-_READERS: Final = 2
+_READERS: Final = 4
 """Threads that wait for these, for all callers, so as many are on their way: more made no disk faster that was measured, but have it tell
 of them later.
 """
+_LARGE_BYTES: Final = 2 << 20
+_READERS_OF_LARGE: Final = 2
+"""Of larger ones fewer keep the disk as busy, and need less memory."""
 _MOST_WAIT_S: Final = 0.1
-"""For one's turn to look at values, and for a thread to begin with a read: milliseconds, unless somebody hangs in a page that the
-disk does not give, who must not stop others.
-"""
+"""For one's turn to look at values: milliseconds, unless somebody hangs in a page that the disk does not give, who must not stop others."""
 _GAP_BYTES: Final = 64 << 10
 """Up to so much between two values is read with them: a request more would take longer."""
 _MOST_BYTES: Final = 256 << 20
@@ -59,24 +60,8 @@ _MOST_BYTES: Final = 256 << 20
 _LEAST_BYTES: Final = 16 << 20
 """Of a file for which memory is made ready."""
 
-
-class _Place(NamedTuple):
-    """Where a value lies."""
-
-    position: int
-    """Among those that are looked for."""
-    address: int
-    begin: int
-    """In the file."""
-    num_bytes: int
-
-
 Examine: TypeAlias = Callable[[int, Any], MissReason | None]
 """Says why a value is not what is looked for, None if it is; given its position and its bytes, which hold during the call."""
-Prove: TypeAlias = Callable[[Sequence[int], Sequence[Span]], Sequence[bool]]
-"""Says of several values, by their positions and where they lie, of which it is sure that they are what is looked for: of the others nothing is
-said. Whatever it touches of them it touches without the GIL: a page may hang that was in memory when that was asked.
-"""
 
 
 class PayloadFile:
@@ -95,7 +80,7 @@ class PayloadFile:
                 self._file = os.open(path, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC)
             except OSError:
                 self._file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self._readers = _readers(self._file, self._paged(value_bytes + VALUE_OFFSET), num_calls)
+        self._readers = _readers(self._file, value_bytes + VALUE_OFFSET, num_calls)
         self._at_once = _Turns(num_cores())
         """More threads than cores that look at values would take the GIL from each other several times in each."""
         self._alone = _Turns(1)
@@ -108,9 +93,9 @@ class PayloadFile:
         txn: "lmdb.Transaction[memoryview]",
         keys: Sequence[bytes],
         examine: Examine,
-        prove: Prove | None,
+        prover: Prover | None,
     ) -> list[MissReason | None]:
-        """What is said of each value: None of those that `prove` is sure of, if it is given, else what `examine` says; ABSENT without one.
+        """What is said of each value: None of those that `prover` is sure of, if it is given, else what `examine` says; ABSENT without one.
 
         Those in memory come first, then the others, each in the order in which they lie. LMDB decides: damage in what was read past
         its map is looked for there again. Raises Unsound if a part of the file is gone, OSError if the disk cannot read.
@@ -119,63 +104,72 @@ class PayloadFile:
         places, unsure = self._places(txn, keys)
         if unsure:
             with self._alone.turn():
-                for position in unsure:
-                    found[position] = _by_lmdb(txn, keys, position, examine)
-        with closing(self._held(places)) as runs:
-            for run, spans in runs:
+                for number in unsure:
+                    found[number] = _by_lmdb(txn, keys, number, examine)
+        if places is None:
+            return found
+        bounds = Bounds(VALUE_OFFSET, READ_BYTES, _GAP_BYTES, READS_AHEAD)
+        with closing(Runs(self._readers, places, bounds, self._brought)) as runs:
+            for run in runs.unproven(prover):
                 with self._at_once.turn():
-                    for place, span in self._looked_at(run, spans, prove, found):
-                        reason = examine(place.position, span.view)
+                    for number, span in self._looked_at(run, prover, found):
+                        reason = examine(number, span.view)
                         if reason is not None and reason.damaged:
-                            reason = _by_lmdb(txn, keys, place.position, examine)
-                        found[place.position] = reason
+                            reason = _by_lmdb(txn, keys, number, examine)
+                        found[number] = reason
+            for number in runs.proven:
+                found[number] = None
         return found
 
     def _places(
         self, txn: "lmdb.Transaction[memoryview]", keys: Sequence[bytes]
-    ) -> tuple[list[_Place], list[int]]:
-        """Where values lie, in that order, and the positions of those of which only LMDB can say."""
-        found = self._tree.find(txn, keys)
+    ) -> tuple[Places | None, Sequence[int]]:
+        """Where values lie, and the positions of those of which only LMDB can say."""
+        found = self._tree.find(txn, keys) if self._is_compiled else None
         if found is None:
-            return [], list(range(len(keys)))
+            return None, range(len(keys))
         file_bytes = self._num_bytes  # now: what was found may have been written since this began
+        is_known = found.begins >= 0
         # or what a damaged tree calls a value would be looked at where there is no memory, by LMDB's binding as well
-        if np.any((found.begins >= 0) & (found.begins + found.sizes > file_bytes)):
+        if np.any(is_known & (found.begins + found.sizes > file_bytes)):
             raise Unsound(f"{self._path} ends at {file_bytes}, within a record")
-        order = np.argsort(found.begins).tolist()
-        begins, sizes = found.begins.tolist(), found.sizes.tolist()
-        sure = [position for position in order if begins[position] >= 0 and sizes[position] <= _MOST_BYTES]
-        places = [
-            _Place(position, found.map_begin + begins[position], begins[position], sizes[position])
-            for position in sure
-        ]
-        return places, sorted({*range(len(keys))}.difference(sure))
+        is_known &= found.sizes <= _MOST_BYTES
+        numbers = np.flatnonzero(is_known)
+        numbers = numbers[np.argsort(found.begins[numbers], kind="stable")]
+        places = Places(found.map_begin, found.begins[numbers], found.sizes[numbers], numbers)
+        return places, np.flatnonzero(~is_known).tolist()
 
     def _looked_at(
-        self, places: list[_Place], spans: list[Span], prove: Prove | None, found: list[MissReason | None]
-    ) -> Iterator[tuple[_Place, Span]]:
+        self, run: list[tuple[int, Span]], prover: Prover | None, found: list[MissReason | None]
+    ) -> Iterator[tuple[int, Span]]:
         """Note in `found` what is proven; answers the others."""
-        proven = (
-            [False] * len(places) if prove is None else prove([place.position for place in places], spans)
-        )
-        for place, span, is_proven in zip(places, spans, proven, strict=True):
+        numbers, spans = [number for number, _ in run], [span for _, span in run]
+        proven = [False] * len(run) if prover is None else prover.proven(numbers, spans)
+        for each, is_proven in zip(run, proven, strict=True):
             if is_proven:
-                found[place.position] = None
+                found[each[0]] = None
             else:
-                yield place, span
+                yield each
 
     def make_ready(self) -> None:
         """Have what calls need: the code that finds places, and where there is much to be read memory, threads, and where the map lies."""
-        with suppress(StoreFailed):  # LMDB is asked then
-            finding()
-            serving()
-        if self._num_bytes < _LEAST_BYTES:
+        if not self._is_compiled or self._num_bytes < _LEAST_BYTES:
             return
         self._readers.begin()
         with self._environment.begin(buffers=True) as txn:
             cursor = txn.cursor()
             if cursor.first():
                 self._tree.find(txn, [bytes(cursor.key())])
+
+    @cached_property
+    def _is_compiled(self) -> bool:
+        """Whether the code can be had that finds values, and reads them; LMDB is asked for all where it cannot."""
+        try:
+            finding()
+            running()
+        except StoreFailed:
+            return False
+        return True
 
     @property
     def _num_bytes(self) -> int:
@@ -187,75 +181,13 @@ class PayloadFile:
         if self._readers.close():  # else a thread would read from whatever file has its number next
             os.close(self._file)
 
-    def _held(self, places: list[_Place]) -> Generator[tuple[list[_Place], list[Span]], None, None]:
-        """Values and their bytes, which hold until the next ones are asked for. To be closed: reads may be on their way.
-
-        Those in memory come first, where they are. While they, and then one run's values, are looked at, the next ones are read by other threads,
-        of which the first begin as soon as anything is known not to be in memory.
-        """
-        in_memory: list[_Place] = []
-        runs: list[list[_Place]] = []
-        owner: set[None] = set()
-        reads: list[int | None] = []
-        """Of runs, in their order; None of one that is no other thread's any more."""
-
-        def put(end: int) -> None:
-            for run in runs[len(reads) : end]:
-                begin, num_bytes = self._span(run)
-                reads.append(self._readers.put(num_bytes, begin, owner))
-
-        try:
-            for is_absent, run in _parted(places):
-                if is_absent:
-                    runs.append(run)
-                    put(1 + READS_AHEAD)
-                else:
-                    in_memory += run
-            if in_memory:
-                yield in_memory, [Span(place.address, place.num_bytes) for place in in_memory]
-            for number, run in enumerate(runs):
-                put(number + 1 + READS_AHEAD)
-                read, reads[number] = reads[number], None
-                with self._brought(read, run) as address:
-                    at = address - run[0].begin
-                    yield run, [Span(at + one.begin, one.num_bytes) for one in run]
-        finally:
-            for read in reads:
-                if read is not None:
-                    self._readers.give_back(read)
-
-    @contextmanager
-    def _brought(self, read: int | None, run: list[_Place]) -> Iterator[int]:
-        """Where a run's first value lies in memory. What another thread could not read is read once more, by who can say why."""
-        begin, most_bytes = self._span(run)
-        num_bytes: int | None = 0  # or who is interrupted here would keep the memory
-        try:
-            num_bytes = None if read is None else self._readers.answer(read, _MOST_WAIT_S)
-            if read is not None and num_bytes is not None and begin + num_bytes >= _end(run):
-                yield self._readers.address(read) + run[0].begin - begin
-            else:
-                memory = np.frombuffer(huge_pages(most_bytes), np.uint8)
-                self._fill(memory[:most_bytes].data, run)
-                yield memory.ctypes.data + run[0].begin - begin
-        finally:
-            if read is not None and num_bytes is not None:
-                self._readers.give_back(read)
-
-    def _span(self, run: list[_Place]) -> tuple[int, int]:
-        """Where in the file a run begins, and the bytes of its pages."""
-        begin = run[0].begin - VALUE_OFFSET
-        return begin, self._paged(_end(run) - begin)
-
-    def _paged(self, num_bytes: int) -> int:
-        """As many bytes, in whole pages."""
-        return -(-num_bytes // self._tree.page_bytes) * self._tree.page_bytes
-
-    def _fill(self, buffer: memoryview, run: list[_Place]) -> None:
-        """Read a run."""
-        begin, num_bytes = self._span(run)
-        end = begin + self._read_into(buffer[:num_bytes], begin)
-        if end < _end(run):
-            raise Unsound(f"{self._path} ends at {end}, within a record")
+    def _brought(self, begin: int, num_bytes: int, least_bytes: int) -> NDArray[np.uint8]:
+        """What the file has from there on, read once more by who can say why it cannot be."""
+        memory = np.frombuffer(huge_pages(num_bytes), np.uint8)
+        end = self._read_into(memory[:num_bytes].data, begin)
+        if end < least_bytes:
+            raise Unsound(f"{self._path} ends at {begin + end}, within a record")
+        return memory
 
     def _read_into(self, data: memoryview, begin: int) -> int:
         """Fill whole pages from there. How many bytes there were: less only where the file ends."""
@@ -286,12 +218,21 @@ class PayloadFile:
 
 
 def _readers(file: int, value_bytes: int, num_calls: int) -> Requests:
-    """Threads that read values of so many bytes, with their pages, for so many calls at once."""
-    piece_bytes = max(READ_BYTES, value_bytes)
-    if _MOST_BYTES // piece_bytes <= _READERS:
+    """Threads that read values of so many bytes, in whole pages, for so many calls at once."""
+    num_threads, piece_bytes = _READERS, max(READ_BYTES, -(-value_bytes // mmap.PAGESIZE) * mmap.PAGESIZE)
+    if piece_bytes > _LARGE_BYTES:
+        num_threads = _READERS_OF_LARGE
+    if _MOST_BYTES // piece_bytes <= num_threads:
         piece_bytes = READ_BYTES  # then the largest are the callers' to read
-    num_pieces = min(_READERS + _PIECES_A_CALL * num_calls, MOST_PIECES, _MOST_BYTES // piece_bytes)
-    return Requests("kvstore-read", _READERS, file, piece_bytes=piece_bytes, num_pieces=num_pieces)
+    num_pieces = min(num_threads + _PIECES_A_CALL * num_calls, MOST_PIECES, _MOST_BYTES // piece_bytes)
+    return Requests(
+        "kvstore-read",
+        num_threads,
+        file,
+        piece_bytes=piece_bytes,
+        num_pieces=num_pieces,
+        num_requests=num_threads + (1 + READS_AHEAD) * num_calls,
+    )
 
 
 class _Turns:
@@ -330,46 +271,3 @@ def _by_lmdb(
     """What is said of what LMDB itself finds."""
     value = txn.get(keys[position])
     return MissReason.ABSENT if value is None else examine(position, value)
-
-
-def _runs(places: list[_Place]) -> Iterator[list[_Place]]:
-    """Values that are read with one request, in the order in which they lie. None of a run lies over another, as it may in a damaged tree:
-    the last one of a run ends last.
-    """
-    run: list[_Place] = []
-    most_bytes = min(_FIRST_BYTES, READ_BYTES)
-    for place in places:
-        if run:
-            gap_bytes = place.begin - run[-1].begin - run[-1].num_bytes
-            if not 0 <= gap_bytes <= _GAP_BYTES or place.begin + place.num_bytes - run[0].begin > most_bytes:
-                yield run
-                run = []
-                most_bytes = READ_BYTES
-        run.append(place)
-    if run:
-        yield run
-
-
-def _end(run: list[_Place]) -> int:
-    """Where in the file its last value ends."""
-    return run[-1].begin + run[-1].num_bytes
-
-
-def _parted(places: list[_Place]) -> Iterator[tuple[bool, list[_Place]]]:
-    """Runs, in the order in which they lie, each with whether it is not in memory."""
-    for run in _runs(places):
-        if all(pages_absent(place.address, 1) for place in run):
-            yield True, run  # it is no matter whether some of the rest is there
-            continue
-        begin, end = run[0].address, run[-1].address + run[-1].num_bytes
-        num_absent = pages_absent(begin, end - begin)
-        num_present = (end - 1) // mmap.PAGESIZE - begin // mmap.PAGESIZE + 1 - num_absent
-        if not num_absent:
-            yield False, run
-        elif num_present * mmap.PAGESIZE < min(place.num_bytes for place in run):
-            yield True, run
-        else:
-            parted = [(place, pages_absent(place.address, place.num_bytes) > 0) for place in run]
-            yield False, [place for place, is_absent in parted if not is_absent]
-            for each in _runs([place for place, is_absent in parted if is_absent]):
-                yield True, each

@@ -65,7 +65,7 @@ class Reading:
         wanted = None if self._form.sealed else self._format.wanted(refs, out)
 
         with self._recovery.reading() as tables:
-            reasons = tables.examined(keys, examine, None if wanted is None else wanted.proven)
+            reasons = tables.examined(keys, examine, wanted)
         outcomes = [HIT if reason is None else ReadOutcome(reason) for reason in reasons]
         damaged = [
             Damage(keys[position], heads[position], reason)

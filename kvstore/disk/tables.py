@@ -31,7 +31,8 @@ from kvstore.disk.environment import (
     open_environment,
     unpaired,
 )
-from kvstore.disk.payload_file import Examine, PayloadFile, Prove
+from kvstore.disk.payload_file import Examine, PayloadFile
+from kvstore.disk.runs import Prover
 from kvstore.errors import StoreError, StoreFull
 from kvstore.reasons import MissReason
 from kvstore.store import BlockMeta
@@ -93,12 +94,12 @@ class Tables:
         self._payload.make_ready()
 
     def examined(
-        self, keys: Sequence[bytes], examine: Examine, prove: Prove | None = None
+        self, keys: Sequence[bytes], examine: Examine, prover: Prover | None = None
     ) -> list[MissReason | None]:
         """What they say of the record under each key; ABSENT where there is none. All are of one moment."""
         # Examined before the transaction ends: after it, the bytes may be those of reused pages.
         with self.records.begin(buffers=True) as txn:
-            return self._payload.examined(txn, keys, examine, prove)
+            return self._payload.examined(txn, keys, examine, prover)
 
     def put(self, batch: Mapping[bytes, tuple[BlockMeta, bytes | memoryview]]) -> None:
         """Write records and their entries: all of them, or nothing if this raises; of what was to be replaced

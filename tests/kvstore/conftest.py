@@ -1,6 +1,7 @@
 """Small stores of every kind, by name, and a way to open disk stores one after the other."""
 
 import ctypes
+import mmap
 import runpy
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -107,6 +108,20 @@ def read_by(monkeypatch: pytest.MonkeyPatch, preadv: Callable[[int, list[memoryv
     monkeypatch.setattr(_LIBC, "pread", ctypes.cast(pread, ctypes.c_void_p).value)
 
 
+def absent_by(monkeypatch: pytest.MonkeyPatch, num_absent: Callable[[int, int], int]) -> None:
+    """Have stores learn from this, as `pages_absent`, what of their files is not in memory."""
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+    def mincore(address: int, num_bytes: int, pages: int) -> int:
+        for page in range(num_bytes // mmap.PAGESIZE):
+            is_absent = num_absent(address + page * mmap.PAGESIZE, mmap.PAGESIZE) > 0
+            ctypes.c_ubyte.from_address(pages + page).value = not is_absent
+        return 0
+
+    _KEPT.append(mincore)
+    monkeypatch.setattr(_LIBC, "mincore", ctypes.cast(mincore, ctypes.c_void_p).value)
+
+
 class _Libc:
     """What requests are served by, at this moment."""
 
@@ -117,6 +132,14 @@ class _Libc:
     @pread.setter
     def pread(self, address: int) -> None:
         requests.functions[request_words.PREAD] = address
+
+    @property
+    def mincore(self) -> int:
+        return requests.functions.item(request_words.MINCORE)
+
+    @mincore.setter
+    def mincore(self, address: int) -> None:
+        requests.functions[request_words.MINCORE] = address
 
 
 _LIBC = _Libc()

@@ -16,7 +16,7 @@ from engine import native
 from kvstore import code, kernels
 from kvstore.code import Function, compiled
 from kvstore.disk import compiled as compiled_for_disk
-from kvstore.disk import requests, tree
+from kvstore.disk import requests, runs, tree
 from kvstore.errors import StoreFailed
 from tests.kvstore.halved import HALVE, ODD, halves
 from tiering import kernels as core_kernels
@@ -302,7 +302,7 @@ def test_whatever_is_in_the_path_of_modules_is_told_or_not_minded(tmp_path, monk
 # --- what it is made of ----------------------------------------------------------------------------------------------
 
 
-LOADING = (kernels, native, core_kernels, requests, tree)
+LOADING = (kernels, native, core_kernels, requests, runs, tree)
 
 
 def of_all_kernels(monkeypatch) -> list[Function]:
@@ -311,7 +311,11 @@ def of_all_kernels(monkeypatch) -> list[Function]:
         monkeypatch.setattr(
             module, "loaded", lambda *functions: found.extend(functions) or [None] * len(functions)
         )
-    kernels.kernels.__wrapped__()
+    for word_bytes in kernels.FUNCTIONS:
+        kernels.kernels.__wrapped__(word_bytes)
+        runs._going_on.__wrapped__(word_bytes)
+    runs._going_on.__wrapped__(None)
+    runs._parting.__wrapped__()
     core_kernels.kernels.__wrapped__()
     words = np.dtype(np.float32)
     native.attending.__wrapped__(words, words)
@@ -319,7 +323,6 @@ def of_all_kernels(monkeypatch) -> list[Function]:
     native.watching.__wrapped__()
     tree.finding.__wrapped__()
     requests.serving.__wrapped__()
-    requests._ending.__wrapped__()
     return found
 
 

@@ -59,7 +59,7 @@ def coded(items: np.ndarray, code: Code) -> bytes:
         np.empty(items.size, np.uint8),
         np.empty(4, np.int64),
     )
-    number = kernels().encode(padded, items.size, code.pairs, code.absent, out, positions, values, sizes)
+    number = kernels(2).encode(padded, items.size, code.pairs, code.absent, out, positions, values, sizes)
     head = np.array([*sizes, number], "<u4").tobytes()
     return head + positions[:number].tobytes() + values[:number].tobytes() + out[: sizes.sum()].tobytes()
 
@@ -77,7 +77,7 @@ def restored(payload: bytes, begin: int, end: int, code: Code, num_items: int) -
     code_is = source[:begin], code.table, plane
     nothing = np.zeros((1, 4096), np.uint16), num_items, 7, None
     targets = addresses([words.view(np.uint8)])
-    kernels().restore[2](*records, targets, checksums, states, num_items, *code_is, *nothing)
+    kernels(2).restore(*records, targets, checksums, states, num_items, *code_is, *nothing)
     held = states[0] == PROVEN
     assert (guarded[:16] == 0xA5).all()
     assert (guarded[-16:] == 0xA5).all()

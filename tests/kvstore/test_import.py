@@ -41,7 +41,7 @@ with lmdb_store({str(tmp_path)!r}, layout=LAYOUT, capacity_bytes=1 << 24) as sto
     assert_holds(store, *fill(store, 4))
     assert set(store.stats().written) == {{"huffman"}}, store.stats()
 """
-    kernels()  # or that process would have them compiled, by another that has numba
+    kernels(2)  # or that process would have them compiled, by another that has numba
     packages = loaded_after(f"exec({program!r})")
     assert not packages & ({"numba", "llvmlite"} if platform.machine() == "x86_64" else {"numba"})
 

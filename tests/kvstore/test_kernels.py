@@ -6,11 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvstore import code, codec
-from kvstore.disk import requests, tree
+from kvstore.disk.compiled import functions
 from kvstore.errors import StoreFailed
-from kvstore.kernels import FUNCTIONS, kernels
+from kvstore.kernels import kernels
 from kvstore.target import Target
 from kvstore.testing import assert_holds, fill
+from tests.kvstore.conftest import LAYOUT
 
 FORMS = [(16, 7), (16, 8), (32, 23)]
 """Bits of an element, and the lowest of the byte that is coded: of bfloat16 and of planes, of float16, of float32."""
@@ -60,13 +61,13 @@ def test_planes_are_those_of_the_definition_and_give_back_the_elements(data):
     words, numbers = lying(items, at[0], written=False), lying(table, at[1], written=False)
     planes = [lying(np.zeros(num_items, np.uint8), offset, written=True) for offset in at[2:4]]
     planes.append(lying(np.zeros(num_items, np.uint16), at[4], written=True) if bits == 32 else None)
-    kernels().split[word.itemsize](words, numbers, rows, first_bit, *planes)
+    kernels(word.itemsize).split(words, numbers, rows, first_bit, *planes)
     for plane, wanted in zip(planes, reference(items, table, rows, first_bit), strict=True):
         assert plane is None or np.array_equal(plane, wanted)
 
     back = lying(np.zeros(num_items, word), at[0], written=True)
     fixed = [None if plane is None else lying(plane, 1, written=False) for plane in planes]
-    kernels().join[word.itemsize](back, numbers, rows, first_bit, *fixed)
+    kernels(word.itemsize).join(back, numbers, rows, first_bit, *fixed)
     assert np.array_equal(back, items)
 
 
@@ -76,7 +77,7 @@ def test_a_store_has_all_code_that_it_needs_when_it_is_open(open_lmdb, monkeypat
     asked = []
     monkeypatch.setattr("kvstore.disk.compiled.loaded", lambda *functions: asked.extend(functions))
     store = open_lmdb(compression=compression)
-    assert set(asked) == {*requests.FUNCTIONS, *tree.FUNCTIONS, *(FUNCTIONS if encodes else ())}
+    assert set(asked) == set(functions(LAYOUT.itemsize if encodes else None))
     assert_holds(store, *fill(store, 2))
 
 

@@ -28,8 +28,7 @@ GUARD_BYTES = 128
 @pytest.mark.parametrize("word_bytes", [2, 4])
 def test_what_was_written_past_the_caches_is_there_for_others(word_bytes):
     """Before anybody is told: by an instruction that is meant for that."""
-    made = kernels()  # it is kept from then on
-    assert made.restore[word_bytes]
+    assert kernels(word_bytes).restore  # it is kept from then on
     code = _shelf(_restore(word_bytes)).find()
     assert code is not None
     assert b"\x0f\xae\xf8" in code, "no sfence"
@@ -61,7 +60,7 @@ def test_what_was_parted_and_coded_is_there_and_proven_wherever_it_is_wanted(
     items = (rng.standard_normal(num_items) * (1 << (bits - 4))).astype(np.int64).astype(word)
     first, second = np.zeros(num_items, np.uint8), np.zeros(num_items, np.uint8)
     low = np.zeros(num_items, np.uint16) if bits == 32 else None
-    kernels().split[word.itemsize](items, numbers, rows, first_bit, first, second, low)
+    kernels(word.itemsize).split(items, numbers, rows, first_bit, first, second, low)
     code = Code.of(np.bincount(first[: num_items // 2 + 1], minlength=256))
     payload = b"front" + coded(first, code) + second.tobytes() + (b"" if low is None else low.tobytes())
     raw = items.tobytes()
@@ -75,7 +74,7 @@ def test_what_was_parted_and_coded_is_there_and_proven_wherever_it_is_wanted(
         ((right[0] ^ 1, right[1]), BROKEN),
     ):
         whole[:], states = 0xA5, np.zeros(1, np.uint8)
-        kernels().restore[word.itemsize](
+        kernels(word.itemsize).restore(
             *(addresses([source]), np.array([source.size]), np.zeros(1, np.int64), 0, addresses([target])),
             *(
                 np.array([checksums], np.uint64),

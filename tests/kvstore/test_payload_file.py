@@ -21,7 +21,7 @@ from kvstore.disk.buffers import huge_pages
 from kvstore.disk.page_cache import drop, share_absent
 from kvstore.testing import assert_holds, fill, noise, read, reasons
 from kvstore.testing.laws import LAWS
-from tests.kvstore.conftest import CAPACITY_BYTES, LAYOUT, MASTER_KEY, lmdb_store, read_by
+from tests.kvstore.conftest import CAPACITY_BYTES, LAYOUT, MASTER_KEY, absent_by, lmdb_store, read_by
 
 LARGE = BlockLayout(num_layers=8, num_kv_heads=4, head_dim=64, dtype="bfloat16", block_tokens=16)
 
@@ -29,7 +29,7 @@ LARGE = BlockLayout(num_layers=8, num_kv_heads=4, head_dim=64, dtype="bfloat16",
 @pytest.fixture
 def nothing_in_memory(monkeypatch):
     """As far as the store can tell."""
-    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: 1)
+    absent_by(monkeypatch, lambda address, num_bytes: 1)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_both_ways_read_the_same(open_lmdb, monkeypatch, requests, form):
         return sum(page // 4 % 3 > 0 for page in range(address // 4096, -(-(address + num_bytes) // 4096)))
 
     for absent in (lambda address, num_bytes: 0, some_absent):
-        monkeypatch.setattr(payload_file, "pages_absent", absent)
+        absent_by(monkeypatch, absent)
         requests.clear()
         outcomes, out = read(store, [refs[number] for number in order])
         for number, outcome, block in zip(order, outcomes, out, strict=True):
@@ -137,7 +137,14 @@ def test_reads_begin_before_what_is_in_memory_is_looked_at(open_lmdb, monkeypatc
         seen.append(begun.wait(10.0))
         return unpack(record, ref, out)
 
-    monkeypatch.setattr(payload_file, "_parted", lambda places: [(False, places[:2]), (True, places[2:])])
+    pages = -(-(store.stats().stored_bytes // len(refs) + tree.VALUE_OFFSET) // 4096)
+    begins: list[int] = []
+
+    def behind_the_second(address: int, num_bytes: int) -> bool:
+        begins.append(address)
+        return address - begins[0] >= 2 * pages * 4096
+
+    absent_by(monkeypatch, behind_the_second)
     read_by(monkeypatch, noted)
     monkeypatch.setattr(store._format, "unpack", waiting)
     assert_holds(store, refs, blocks)
@@ -186,7 +193,7 @@ def test_where_the_walk_finds_what_lmdb_does_not_it_counts_as_absent_unless_it_i
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_no_more_values_are_looked_at_at_once_than_there_are_cores(open_lmdb, monkeypatch, in_memory):
     """And while a read waits for the disk it takes nobody's place."""
-    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: not in_memory)
+    absent_by(monkeypatch, lambda address, num_bytes: not in_memory)
     monkeypatch.setattr(payload_file, "num_cores", lambda: 1)
     monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
     store = open_lmdb()
@@ -214,6 +221,7 @@ def test_a_read_ahead_that_fails_fails_the_batch_and_leaves_nothing_behind(
 ):
     """What was not begun with is not read any more."""
     monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
+    monkeypatch.setattr(payload_file, "READS_AHEAD", 4)
     preadv, begun, ended = os.preadv, [], []
 
     def failing(file, buffers, offset):
@@ -313,6 +321,26 @@ def test_where_no_more_threads_can_begin_the_caller_reads(open_lmdb, nothing_in_
     assert len(started) == number
 
 
+@pytest.mark.parametrize("missing", ["running", "finding"])
+def test_where_some_code_cannot_be_had_lmdb_is_asked(
+    open_lmdb, nothing_in_memory, monkeypatch, requests, missing
+):
+    """Once, not before each read; and the store closes."""
+    asked = []
+
+    def failing() -> None:
+        asked.append(missing)
+        raise StoreFailed("no process could be had that compiles")
+
+    monkeypatch.setattr(payload_file, missing, failing)
+    with open_lmdb() as store:
+        refs, blocks = fill(store, 4)
+        for _ in range(3):
+            assert_holds(store, refs, blocks)
+    assert requests == []
+    assert asked == [missing]
+
+
 @pytest.mark.parametrize(("value_mib", "num_calls"), [(0, 1), (0, 4), (0, 100), (5, 2), (60, 4), (200, 2)])
 def test_memory_for_reads_ahead_is_for_as_many_calls_and_as_large_values_as_there_are_but_has_a_bound(
     value_mib, num_calls
@@ -320,7 +348,7 @@ def test_memory_for_reads_ahead_is_for_as_many_calls_and_as_large_values_as_ther
     """Values that are so large that there would not be a piece for each thread, and one more, are the callers' to read."""
     readers = payload_file._readers(-1, value_mib << 20, num_calls)
     num_pieces = readers._num_pieces
-    assert num_pieces > payload_file._READERS
+    assert num_pieces > readers._num_threads
     assert num_pieces * readers.piece_bytes <= payload_file._MOST_BYTES
     assert (readers.piece_bytes >= value_mib << 20) == (value_mib < 200)
     if (value_mib, num_calls) == (0, 4):
@@ -339,30 +367,25 @@ def test_values_for_which_there_is_no_memory_ahead_are_read(
 
 
 READ_THAT_HANGS = """
-import sys, threading
+import ctypes, sys, threading
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from kvstore.disk import payload_file
+from kvstore.disk import payload_file, requests
+from kvstore.disk.request_words import BEGUN, PREAD, STATE
 from kvstore.testing import fill, read
-from tests.kvstore.conftest import lmdb_store, read_by
+from tests.kvstore.conftest import absent_by, lmdb_store
 
-reading = threading.Event()
-
-def hanging(file, buffers, offset):
-    if threading.current_thread().name.startswith("kvstore-read"):
-        reading.set()
-    threading.Event().wait()
-
-payload_file.pages_absent = lambda address, num_bytes: 1
+absent_by(pytest.MonkeyPatch(), lambda address, num_bytes: 1)
 payload_file.READ_BYTES = 4096
-read_by(pytest.MonkeyPatch(), hanging)
+requests.functions[PREAD] = ctypes.cast(ctypes.CDLL(None).pause, ctypes.c_void_p).value
 store = lmdb_store(Path(sys.argv[1]), compression="off")
 refs, _ = fill(store, 4)
 threading.Thread(target=read, args=(store, refs), daemon=True).start()
-assert reading.wait(10.0)
+rows = store._tables._payload._readers.shared[0]
+while (rows[:, STATE] == BEGUN).sum() < payload_file._READERS:
+    threading.Event().wait(0.001)
 """
 
 
@@ -442,7 +465,7 @@ def test_a_tree_that_says_a_value_is_longer_than_the_file_is_not_believed(
     open_lmdb, monkeypatch, tmp_path, in_memory, num_bytes
 ):
     """Inside the map, where there is no file, and outside of it: either would be a signal."""
-    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: int(not in_memory))
+    absent_by(monkeypatch, lambda address, num_bytes: not in_memory)
     store = open_lmdb()
     refs, blocks = fill(store, 4)
     assert_holds(store, refs, blocks)
@@ -535,7 +558,7 @@ def test_a_bad_sector_in_the_middle_fails_the_batch_and_nothing_else(
         read(store, refs)
     monkeypatch.undo()
     assert store.stats().fresh_starts == store.stats().damaged_blocks == 0
-    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: 1)
+    absent_by(monkeypatch, lambda address, num_bytes: 1)
     assert_holds(store, refs, blocks)
 
 
@@ -662,26 +685,22 @@ def test_what_is_not_in_memory_is_told_from_what_is(open_lmdb, tmp_path, request
     assert bool(requests) is was_absent
 
 
-@pytest.mark.parametrize("where", ["answer", "put"])
+@pytest.mark.parametrize("where", ["unproven", "close"])
 def test_who_is_interrupted_leaves_no_request_behind(open_lmdb, nothing_in_memory, monkeypatch, where):
-    """Though what it asked for is being read: memory is given back when that has ended."""
+    """Though what it asked for is being read, and it does not come to say that nobody wants it: memory is given back when that has ended."""
     monkeypatch.setattr(payload_file, "READ_BYTES", 4096)
     with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes) as store:
         refs, blocks = fill(store, 12)
         assert_holds(store, refs, blocks)
         readers = store._tables._payload._readers
-        called, times = getattr(readers, where), [0]
 
         def interrupted(*given: Any) -> Any:
-            times[0] += 1
-            if times[0] == 3:
-                raise KeyboardInterrupt
-            return called(*given)
+            raise KeyboardInterrupt
 
         for _ in range(4):  # more requests in all than there are pieces
             with monkeypatch.context() as short:
-                times[0] = 0
-                short.setattr(readers, where, interrupted)
+                short.setattr(payload_file.Runs, "unproven", interrupted)
+                short.setattr(payload_file.Runs, where, interrupted)
                 with pytest.raises(KeyboardInterrupt):
                     read(store, refs)
         assert_holds(store, refs, blocks)
@@ -697,7 +716,10 @@ def test_memory_to_read_into_is_ready_where_there_is_much_to_read(open_lmdb, mon
         fill(store, 12)
     with open_lmdb(layout=LARGE, capacity_bytes=64 * LARGE.block_bytes, read_threads=3) as store:
         store.sync()
-        assert store._tables._payload._readers._memory.size >= 3 * payload_file._PIECES_A_CALL << 21
+        assert (
+            store._tables._payload._readers._memory.size
+            >= 3 * payload_file._PIECES_A_CALL * payload_file.READ_BYTES
+        )
 
 
 def test_buffers_are_whole_huge_pages():

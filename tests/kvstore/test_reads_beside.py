@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from kvstore import BlockLayout
-from kvstore.disk import payload_file
 from kvstore.reasons import MissReason
 from kvstore.testing import chain, kv_like
+from tests.kvstore.conftest import absent_by
 
 LAYOUT = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=64, dtype="bfloat16", block_tokens=16)
 NUM_READERS, NUM_BLOCKS, NUM_ROUNDS = 8, 40, 48
@@ -19,7 +19,7 @@ FIRST_BYTES = 4 << 20
 def test_what_is_read_while_others_write_delete_and_grow_is_right_or_absent(open_lmdb, monkeypatch):
     """By way of the map and past it, into places that are aligned in all ways; nothing around them is written."""
     absent = itertools.cycle([0, 1, 1, 0, 1])
-    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: next(absent))
+    absent_by(monkeypatch, lambda address, num_bytes: next(absent))
     store, ended = open_lmdb(layout=LAYOUT, capacity_bytes=FIRST_BYTES), threading.Event()
     refs, size = chain(store, NUM_BLOCKS), store.layout.block_bytes
     blocks = [np.asarray(block).view(np.uint8).reshape(-1) for block in kv_like(store, NUM_BLOCKS)]

@@ -173,6 +173,7 @@ def test_code_that_is_found_counts_as_used(tmp_path, compiles):
 def test_the_next_place_is_taken_where_one_cannot_be_written(tmp_path, compiles, caplog):
     (tmp_path / "file").write_bytes(b"")
     refused, other = tmp_path / "file" / "folder", tmp_path / "other"
+    caplog.set_level("WARNING", "kvstore.code")
     assert halves([refused, other])
     assert halves([refused, other])
     assert compiles == ["halve"]

@@ -3,16 +3,16 @@
 import shutil
 import tempfile
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from kvstore import BlockLayout, BlockRef, LmdbStore, MemoryStore, Namespace, StoreFull
-from kvstore.disk import payload_file
 from kvstore.metas import metas_of
+from tests.kvstore.conftest import absent_by
 
 LAYOUT = BlockLayout(num_layers=1, num_kv_heads=1, head_dim=64, dtype="bfloat16", block_tokens=32)
 NAMESPACES = [Namespace.of({"model": name}) for name in "ab"]
@@ -136,8 +136,7 @@ class LmdbMachine(StoreMachine):
     def __init__(self) -> None:
         super().__init__()
         self.path = Path(tempfile.mkdtemp(prefix="kvtide-"))
-        self.seen = patch.object(payload_file, "pages_absent", payload_file.pages_absent)
-        self.seen.start()
+        self.seen = pytest.MonkeyPatch()
 
     def open_store(self):
         store = LmdbStore(
@@ -156,9 +155,8 @@ class LmdbMachine(StoreMachine):
     @rule(forgotten=st.booleans())
     def memory_is_short(self, forgotten) -> None:
         """From now on records are read from the file, or from where LMDB has mapped them."""
-        self.seen.stop()
-        self.seen = patch.object(payload_file, "pages_absent", lambda address, num_bytes: int(forgotten))
-        self.seen.start()
+        self.seen.undo()
+        absent_by(self.seen, lambda address, num_bytes: forgotten)
 
     def forget_what_was_trimmed(self, store) -> None:
         """Which blocks go has a test of its own; here, that no more go than must."""
@@ -172,7 +170,7 @@ class LmdbMachine(StoreMachine):
 
     def teardown(self) -> None:
         super().teardown()
-        self.seen.stop()
+        self.seen.undo()
         shutil.rmtree(self.path)
 
 

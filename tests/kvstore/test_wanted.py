@@ -12,9 +12,13 @@ from kvstore import BlockLayout, BlockRef, Namespace, chain_key
 from kvstore.baseline import Baseline, Baselines
 from kvstore.codec import Codec, addresses
 from kvstore.disk import payload_file
+from kvstore.huffman import Codes
 from kvstore.record import RecordFormat, codec_of
 from kvstore.span import Span
-from kvstore.testing import assert_holds, fill
+from kvstore.testing import assert_holds, fill, kv_like
+from kvstore.testing import chain as store_chain
+from kvstore.wanted import Wanted
+from tests.kvstore.conftest import absent_by
 
 LAYOUT = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=64, dtype="bfloat16", block_tokens=16)
 FORMS = [LAYOUT, replace(LAYOUT, dtype="float32"), replace(LAYOUT, block_tokens=17, num_layers=3)]
@@ -224,7 +228,7 @@ def test_where_nothing_is_encoded_and_of_references_of_other_lengths_nothing_is_
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_store_serves_most_blocks_so(open_lmdb, monkeypatch, in_memory):
     """From memory and past the page cache; what is damaged is looked at alone, and nothing else is."""
-    monkeypatch.setattr(payload_file, "pages_absent", lambda address, num_bytes: int(not in_memory))
+    absent_by(monkeypatch, lambda address, num_bytes: not in_memory)
     store = open_lmdb(layout=LAYOUT, capacity_bytes=64 * LAYOUT.block_bytes)
     refs, blocks = fill(store, 8)
     unpack, alone = store._format.unpack, []
@@ -236,6 +240,46 @@ def test_a_store_serves_most_blocks_so(open_lmdb, monkeypatch, in_memory):
     outcomes = store.get_many(refs, list(out))
     assert [outcome.hit for outcome in outcomes] == [number != 3 for number in range(8)]
     assert set(alone) == {refs[3]}
+
+
+def _spread(block, layout: BlockLayout) -> np.ndarray:
+    """Every other element is larger by far: exponents of another distribution, so of another code."""
+    words = np.asarray(block).view(np.uint16 if layout.itemsize == 2 else np.uint32).copy()
+    words[::2] += 9 << (8 * layout.itemsize - 9)
+    return words.view(np.uint8)
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_what_is_like_the_last_one_is_proven_on_the_way(open_lmdb, monkeypatch, dtype, in_memory):
+    """Without Python, from run to run. Where the code changes, what comes first of the other one is not."""
+    absent_by(monkeypatch, lambda address, num_bytes: not in_memory)
+    layout, asked = replace(LAYOUT, dtype=dtype), []
+    monkeypatch.setattr(payload_file, "READ_BYTES", 2 * layout.block_bytes)
+    store = open_lmdb(layout=layout, capacity_bytes=256 * layout.block_bytes)
+    refs, blocks = fill(store, 12)
+    monkeypatch.setattr(store._format, "_codes", Codes())
+    more, wide = store_chain(store, 12, seed=1), [_spread(block, layout) for block in kv_like(store, 12)]
+    store.put_many(more, wide)
+    proven = Wanted.proven
+
+    def noted(wanted, numbers, records):
+        asked.extend(numbers)
+        return proven(wanted, numbers, records)
+
+    monkeypatch.setattr(Wanted, "proven", noted)
+    for _ in range(3):
+        asked.clear()
+        assert_holds(store, [*refs, *more], [*blocks, *wide])
+    if in_memory:  # all are one run
+        assert asked in [list(range(12)), list(range(12, 24))]
+    else:
+        assert sorted(asked) == [0, 1, 12, 13]
+    assert_holds(store, more, wide)
+    asked.clear()
+    for _ in range(2):
+        assert_holds(store, more, wide)
+    assert asked == []
 
 
 def test_a_buffer_that_cannot_be_written_is_refused(open_lmdb):
