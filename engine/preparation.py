@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 import torch
 
@@ -29,10 +30,10 @@ def prepare_beside(shape: Shape, config: EngineConfig, chosen: Resources) -> Non
         _begin(lambda: lanes.prepare(device, stored, computed, shape.head_dim))
     if layers.may_pack(shape, device, computed):
         _begin(lambda: decoder.prepare(stored, computed))
-    if config.disk_path is not None and config.disk_compression != "off":
+    encoding = FUNCTIONS.get(stored.itemsize, FUNCTIONS[2])
+    if config.disk_path is not None and config.disk_compression != "off" and not are_kept(encoding):
         # what is kept a store loads when it opens, and importing it takes longer than that
-        if not are_kept(FUNCTIONS.get(stored.itemsize, FUNCTIONS[2])):
-            _begin(lambda: _compile_for_disk(stored.itemsize))
+        _begin(partial(_compile_for_disk, stored.itemsize))
 
 
 def _compile_for_disk(itemsize: int) -> None:

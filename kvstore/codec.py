@@ -122,7 +122,15 @@ class _Tools(threading.local):
         positions = np.empty(num_items // _EXCEPTIONS, np.uint32)
         values = np.empty(positions.size, np.uint8)
         number = kernels(itemsize).encode(
-            self._plane, num_items, code.pairs, code.absent, self._streams, positions, values, sizes
+            self._plane,
+            num_items,
+            code.pairs,
+            code.planes,
+            code.absent,
+            self._streams,
+            positions,
+            values,
+            sizes,
         )
         if number < 0:
             return None

@@ -21,6 +21,8 @@ LENGTHS_BYTES: Final = 128
 HEAD_BYTES: Final = 20
 """Of the streams: how many bytes each of four has, and how many exceptions there are."""
 EXCEPTION_BYTES: Final = 5
+PAIR_ABSENT, PAIR_LENGTH = 1 << 23, 24
+"""Of a pair's number: a bit, and where its length begins, behind twice MOST_BITS."""
 
 UNTRIED, PROVEN, BROKEN = range(3)
 """What is said of a payload while several are restored."""
@@ -98,16 +100,23 @@ class Code:
 
     @cached_property
     def pairs(self) -> NDArray[np.uint32]:
-        """[65536], by two bytes: 8 bits of how many bits both have, then these, and the top bit if one has none. In its place are
-        those of the shortest.
+        """[65536], by two bytes: the bits of both, PAIR_ABSENT if one has none, in whose place are those of the shortest; and from PAIR_LENGTH on
+        how many bits these are.
         """
         shortest = int(np.where(self.absent, 255, self.lengths).argmin())
         lengths = np.where(self.absent, self.lengths[shortest], self.lengths).astype(np.uint32)
         bits = self._bits()
         bits = np.where(self.absent, bits[shortest], bits)
         both = bits[None, :] | bits[:, None] << lengths[None, :]
-        flags = (self.absent[None, :] | self.absent[:, None]).astype(np.uint32) << 31
-        return (flags | both << 8 | (lengths[None, :] + lengths[:, None])).astype(np.uint32).reshape(-1)
+        flags = np.where(self.absent[None, :] | self.absent[:, None], PAIR_ABSENT, 0)
+        lengths_of_both = (lengths[None, :] + lengths[:, None]) << PAIR_LENGTH
+        return (both | flags | lengths_of_both).astype(np.uint32).reshape(-1)
+
+    @cached_property
+    def planes(self) -> NDArray[np.uint8]:
+        """[3 * 256], of each byte: the lower eight of its bits, those above them, and how many there are; zeros where it has none."""
+        bits = np.where(self.absent, 0, self._bits())
+        return np.concatenate([bits & 0xFF, bits >> 8, self.lengths]).astype(np.uint8)
 
     @cached_property
     def table(self) -> NDArray[np.uint64]:

@@ -22,8 +22,11 @@ intrinsic: Any = extending.intrinsic
 _LANES: Final = ir.VectorType(ir.IntType(64), 8)
 _NEIGHBOURS: Final = ir.Constant(ir.VectorType(ir.IntType(32), 8), [1, 0, 3, 2, 5, 4, 7, 6])
 _STRIPE_BYTES: Final = 64
+_BYTES: Final = ir.VectorType(ir.IntType(8), _STRIPE_BYTES)
 _IS_X86: Final = platform.machine().lower() in ("x86_64", "amd64")
-_LETS_GO: Final = _IS_X86 and "+clflushopt" in target().features.split(",")
+_FEATURES: Final = target().features.split(",") if _IS_X86 else []
+_LETS_GO: Final = "+clflushopt" in _FEATURES
+_PERMUTES: Final = "+avx512vbmi" in _FEATURES
 
 
 def _at(builder: Any, address: Any, kind: Any) -> Any:
@@ -171,6 +174,74 @@ def array_at(_context: Any, _address: Any, _num: Any, like: Any) -> Any:
         return array_of(context, builder, kind, given[0], [given[1]])
 
     return kind(types.int64, types.int64, like), emit
+
+
+@intrinsic
+def quads_of(_context: Any, _coded: Any, _planes: Any, _quads: Any) -> Any:
+    """Put the bits of 64 bytes that begin at `coded`, four by four, to 16 words at `quads`, and to the 16 behind them how many each has. Whether all have a
+    code. `planes`: of kvstore.huffman.
+
+    The words are those of bytes 0, 4, 16, 20, 32, 36, 48 and 52, and then of those eight behind each. Where there are no instructions for it the answer is no.
+    """
+
+    def emit(_c: Any, builder: Any, _s: Any, given: Any) -> Any:
+        if not _PERMUTES:
+            return ir.Constant(ir.IntType(1), 0)
+        coded, planes, quads = given
+        indices = _loaded(builder, coded, 0, _BYTES)
+        is_upper = builder.icmp_signed("<", indices, _lanes(0, _BYTES))
+        kind = ir.FunctionType(_BYTES, [_BYTES] * 3)
+        look = builder.module.declare_intrinsic("llvm.x86.avx512.vpermi2var.qi.512", (), kind)
+        lower, upper, lengths = (
+            builder.select(
+                is_upper,
+                *(
+                    builder.call(
+                        look,
+                        [
+                            _loaded(builder, planes, begin + half, _BYTES),
+                            indices,
+                            _loaded(builder, planes, begin + half + _STRIPE_BYTES, _BYTES),
+                        ],
+                    )
+                    for half in (2 * _STRIPE_BYTES, 0)
+                ),
+            )
+            for begin in (0, 256, 512)
+        )
+        has_none = builder.bitcast(builder.icmp_signed("==", lengths, _lanes(0, _BYTES)), ir.IntType(64))
+        for half in (0, 8):
+            # as the processor lays them side by side: within each 16 bytes
+            order = [
+                at + 64 * other
+                for first in range(half, 64, 16)
+                for at in range(first, first + 8)
+                for other in (0, 1)
+            ]
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), 64), order)
+            bits = builder.shuffle_vector(lower, upper, mask)
+            counts = builder.shuffle_vector(lengths, _lanes(0, _BYTES), mask)
+            for width in (16, 32):
+                bits, counts = _in_twos(builder, bits, counts, width)
+            for begin, words in (
+                (quads, bits),
+                (builder.add(quads, ir.Constant(ir.IntType(64), 128)), counts),
+            ):
+                address = builder.add(begin, ir.Constant(ir.IntType(64), 8 * half))
+                builder.store(words, _at(builder, address, _LANES), align=8)
+        return builder.icmp_unsigned("==", has_none, ir.Constant(ir.IntType(64), 0))
+
+    return types.boolean(types.int64, types.int64, types.int64), emit
+
+
+def _in_twos(builder: Any, bits: Any, counts: Any, width: int) -> tuple[Any, Any]:
+    """Numbers of so many bits each, two and two as one: bits behind one another, and how many."""
+    kind = ir.VectorType(ir.IntType(2 * width), 512 // (2 * width))
+    bits, counts = builder.bitcast(bits, kind), builder.bitcast(counts, kind)
+    low, half = _lanes((1 << width) - 1, kind), _lanes(width, kind)
+    first = builder.and_(counts, low)
+    joined = builder.or_(builder.and_(bits, low), builder.shl(builder.lshr(bits, half), first))
+    return joined, builder.add(first, builder.lshr(counts, half))
 
 
 def _lanes(number: int, kind: Any = _LANES) -> Any:

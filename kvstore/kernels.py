@@ -23,6 +23,8 @@ class Kernels:
     """The same."""
     encode: Callable[..., int]
     """Of kvstore.loops."""
+    checksum: Callable[..., int]
+    """Of kvstore.loops; the lowest 64 bits of what it answers."""
     recognise: Callable[..., int]
     """Of kvstore.loops."""
     restore: Callable[..., int]
@@ -52,6 +54,7 @@ _ENCODE: Final = Function(
         _READ,
         "int64",
         _array("uint32"),
+        _READ,
         _array("bool"),
         _WRITTEN,
         _array("uint32", written=True),
@@ -60,6 +63,8 @@ _ENCODE: Final = Function(
     ),
 )
 
+
+_CHECKSUM: Final = Function("kvstore.loops", "checksum", SOURCES, (_READ,))
 
 _RECORDS: Final = (_array("int64"),) * 3
 """Addresses, sizes and numbers."""
@@ -115,7 +120,7 @@ PROOFS: Final = {
 """What kvstore.wanted knows of the records that it can prove, by the bytes of an element."""
 
 FUNCTIONS: Final = {
-    word_bytes: (_split(word_bytes), _join(word_bytes), _ENCODE, _RECOGNISE, _restore(word_bytes))
+    word_bytes: (_split(word_bytes), _join(word_bytes), _ENCODE, _CHECKSUM, _RECOGNISE, _restore(word_bytes))
     for word_bytes in PROOFS
 }
 """All that is compiled for this, by the bytes of an element."""

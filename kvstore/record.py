@@ -1,7 +1,7 @@
 """One block as one run of bytes that proves what it is: see docs/block-format.md."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import xxhash
@@ -20,13 +20,17 @@ from kvstore.head import (
     header_bytes,
 )
 from kvstore.huffman import Codes
-from kvstore.kernels import FUNCTIONS
+from kvstore.kernels import FUNCTIONS, kernels
 from kvstore.reasons import MissReason
 from kvstore.store import NO_OWNER, OWNER_BYTES, BlockRef
 from kvstore.wanted import LastFront, Wanted
 
 if TYPE_CHECKING:
     from kvstore.store import Readable, Writable
+
+
+_LEAST_BYTES: Final = 128
+_MASK: Final = (1 << 64) - 1
 
 
 class RecordFormat:
@@ -72,7 +76,7 @@ class RecordFormat:
         raw = as_bytes(data)
         if raw.size != self.layout.block_bytes:
             raise ValueError(f"a block of {raw.size} bytes where the layout has {self.layout.block_bytes}")
-        raw_checksum = xxhash.xxh3_64_intdigest(raw.data)
+        raw_checksum = self._checksum(raw)
         memory = np.empty(self.max_record_bytes, np.uint8)
         codec, payload_bytes = Codec.RAW, raw.size
         if self.encodes:
@@ -102,7 +106,7 @@ class RecordFormat:
             ref.key,
             ref.parent_key,
             raw_checksum,
-            xxhash.xxh3_64_intdigest(whole[payload_begin:]),
+            self._checksum(memory[payload_begin:]),
         )
         header = head + ref.tokens
         header += CHECKSUM.pack(xxhash.xxh3_64_intdigest(header))
@@ -143,6 +147,12 @@ class RecordFormat:
             if not buffer.flags.writeable:
                 raise ValueError("a block is to be read into a buffer that cannot be written")
         return buffers
+
+    def _checksum(self, data: Bytes) -> int:
+        """XXH3, compiled where there is compiled code anyway."""
+        if self.encodes and self.layout.itemsize in FUNCTIONS and data.size > _LEAST_BYTES:
+            return kernels(self.layout.itemsize).checksum(data) & _MASK
+        return xxhash.xxh3_64_intdigest(data.data)
 
     def _is(self, head: Head, source: memoryview, ref: BlockRef) -> bool:
         tokens = source[HEAD.size : HEAD.size + head.token_id_bytes].tobytes()

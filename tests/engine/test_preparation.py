@@ -58,16 +58,18 @@ def test_what_a_model_needs_is_asked_for_at_once(family, settings, wanted, asked
     assert sorted(asked) == sorted(wanted)
 
 
-def test_of_what_is_kept_a_disks_is_not_loaded_before_the_disk_is_opened(monkeypatch, tmp_path):
-    """With the import of what opens it, it would take Python's lock from what reads weights."""
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_of_what_is_kept_a_disks_is_not_loaded_before_the_disk_is_opened(monkeypatch, tmp_path, is_kept):
+    """With the import of what opens it, it would take Python's lock from what reads weights. What is not kept is compiled meanwhile."""
     begun = []
     monkeypatch.setattr(preparation, "_begin", begun.append)
-    monkeypatch.setattr(preparation, "are_kept", lambda _: True)
+    monkeypatch.setattr(preparation, "are_kept", lambda _: is_kept)
     config = EngineConfig(device="cpu", dtype="float32", disk_path=tmp_path)
     preparation.prepare_beside(
         shape_of(CASES["llama"].config(head_dim=64).to_dict()), config, config.resolve()
     )
-    assert preparation._compile_for_disk not in begun
+    of_disk = [one for one in begun if getattr(one, "func", None) is preparation._compile_for_disk]
+    assert [one.args for one in of_disk] == ([] if is_kept else [(2,)])
     assert core_kernels in begun
 
 

@@ -59,7 +59,9 @@ def coded(items: np.ndarray, code: Code) -> bytes:
         np.empty(items.size, np.uint8),
         np.empty(4, np.int64),
     )
-    number = kernels(2).encode(padded, items.size, code.pairs, code.absent, out, positions, values, sizes)
+    number = kernels(2).encode(
+        padded, items.size, code.pairs, code.planes, code.absent, out, positions, values, sizes
+    )
     head = np.array([*sizes, number], "<u4").tobytes()
     return head + positions[:number].tobytes() + values[:number].tobytes() + out[: sizes.sum()].tobytes()
 
