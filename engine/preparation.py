@@ -32,7 +32,7 @@ def prepare_beside(shape: Shape, config: EngineConfig, chosen: Resources) -> Non
         _begin(lambda: decoder.prepare(stored, computed))
     encoding = FUNCTIONS.get(stored.itemsize, FUNCTIONS[2])
     if config.disk_path is not None and config.disk_compression != "off" and not are_kept(encoding):
-        # what is kept a store loads when it opens, and importing it takes longer than that
+        # what is kept a store loads when it opens, and importing it takes longer than that. These are most of it: to ask for the rest takes lmdb
         _begin(partial(_compile_for_disk, stored.itemsize))
 
 

@@ -124,7 +124,7 @@ def _put(target: Any, word: Any, num_bits: Any, bits: Any, count: Any) -> Any:
 
 
 def checksum(data: Any) -> Any:
-    """XXH3 of more than 128 bytes: some four times as fast as the library's, which is built for any processor."""
+    """XXH3 of more than 128 bytes: faster than the library's, which is built for any processor."""
     return xxh3(data)
 
 

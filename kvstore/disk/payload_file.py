@@ -4,7 +4,7 @@ LMDB hands out a value's address in the map. What is not in memory there comes a
 makes room for each page, maps it, keeps a copy beside the one in host memory, and ends the process if the disk fails (SIGBUS).
 So it is only found where a value lies, and what is not in memory is read from there, in the order in which it lies, several values
 with one request, into buffers, some requests ahead of what is looked at. What is in memory is looked at where it is. See
-docs/adr/0010 and 0022.
+docs/adr/0010, 0022, 0026 and 0027.
 """
 
 import errno

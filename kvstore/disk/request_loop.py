@@ -175,7 +175,7 @@ def give_back(row: Any, shared: Any, functions: Any, was_read: Any) -> None:
         for at in range(0, word(row, NUM_BYTES), _LINE_BYTES):
             let_go(address + at)
     changed_if(state, DONE, FREE)
-    _set(shared + _WORD * HELD, bit, not is_let_go)
+    _set(shared + _WORD * HELD, bit, was_read and not is_let_go)
     _set(shared + _WORD * LET_GO, bit, is_let_go)
     _set(shared + _WORD * PIECES, bit, True)
     called(word(functions, POST), shared + _WORD * FREED, 0, 0, 0)
@@ -196,6 +196,8 @@ def _begun(rows: Any, shared: Any) -> Any:
     """
     while True:
         num_queued = word(shared, NUM_QUEUED)
+        if not changed_if(shared + _WORD * NUM_QUEUED, num_queued, num_queued):
+            continue  # on any processor it is known before rows are looked at
         oldest, least = np.int64(0), np.int64(0)
         for number in range(rows.shape[0]):
             row = np.int64(rows.ctypes.data) + number * _WORD * ROW

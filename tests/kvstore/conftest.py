@@ -3,6 +3,7 @@
 import ctypes
 import mmap
 import runpy
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,20 @@ def absent_by(monkeypatch: pytest.MonkeyPatch, num_absent: Callable[[int, int], 
     monkeypatch.setattr(_LIBC, "mincore", ctypes.cast(mincore, ctypes.c_void_p).value)
 
 
+def patient(monkeypatch: pytest.MonkeyPatch, seconds: int = 30) -> None:
+    """Have who waits for a read wait so much longer than a tenth of a second before he makes it himself: threads may be slow to begin."""
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_void_p)
+    def clock(number: int, at: int) -> int:
+        now_ns = time.clock_gettime_ns(number) + (10**9 * seconds if number == time.CLOCK_REALTIME else 0)
+        told = (ctypes.c_long * 2).from_address(at)
+        told[0], told[1] = divmod(now_ns, 10**9)
+        return 0
+
+    _KEPT.append(clock)
+    monkeypatch.setattr(_LIBC, "clock", ctypes.cast(clock, ctypes.c_void_p).value)
+
+
 class _Libc:
     """What requests are served by, at this moment."""
 
@@ -132,6 +147,14 @@ class _Libc:
     @pread.setter
     def pread(self, address: int) -> None:
         requests.functions[request_words.PREAD] = address
+
+    @property
+    def clock(self) -> int:
+        return requests.functions.item(request_words.CLOCK)
+
+    @clock.setter
+    def clock(self, address: int) -> None:
+        requests.functions[request_words.CLOCK] = address
 
     @property
     def mincore(self) -> int:

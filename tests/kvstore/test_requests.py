@@ -16,7 +16,7 @@ import pytest
 from kvstore.disk.request_words import CLOCK, FREE, HELD, LET_GO, QUEUED, STATE, TAKEN
 from kvstore.disk.requests import Requests, functions
 from kvstore.disk.runs import Bounds, Places, Runs
-from tests.kvstore.conftest import absent_by, read_by
+from tests.kvstore.conftest import absent_by, patient, read_by
 
 PAGE = 4096
 NUM_PAGES = 64
@@ -33,8 +33,9 @@ def content(tmp_path) -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_in_memory(monkeypatch):
+def _nothing_in_memory_and_nobody_in_a_hurry(monkeypatch):
     absent_by(monkeypatch, lambda address, num_bytes: 1)
+    patient(monkeypatch)
 
 
 @contextmanager
@@ -198,6 +199,7 @@ def test_what_no_thread_has_begun_with_is_taken_back_and_read_by_the_caller(cont
     """While the only thread hangs: as many as there are rows, and those for which there is none."""
     read = Reads(tmp_path)
     num = NUM_ROWS + 8
+    patient(monkeypatch, 0)
     pages = np.arange(num) % NUM_PAGES
     with opened(tmp_path, num_threads=1) as requests:
         begun, go_on = hanging_reads(monkeypatch)
@@ -228,8 +230,6 @@ def test_nobody_waits_for_what_is_given_up(content, tmp_path, monkeypatch):
         runs.close()
         runs.close()  # once more is as once
         go_on.set()
-        monkeypatch.undo()
-        absent_by(monkeypatch, lambda address, num_bytes: 1)
         with closing(runs_of(requests, [9], read)) as runs:
             assert [found for _, found in brought(runs)] == [content[9 * PAGE :][:PAGE]]
     assert read.made == []
@@ -250,9 +250,11 @@ def test_more_requests_than_pieces_wait_for_one(content, tmp_path, monkeypatch):
         with closing(runs_of(requests, [0, 1], read)) as held:
             for _ in range(2):
                 assert made.acquire(timeout=10.0)
+            patient(monkeypatch, 0)
             with closing(runs_of(requests, [2], read)) as late:
                 assert [found for _, found in brought(late)] == [content[2 * PAGE :][:PAGE]]
             assert read.made == [2 * PAGE]
+            patient(monkeypatch)
             assert [found for _, found in brought(held)] == [content[:PAGE], content[PAGE : 2 * PAGE]]
         with closing(runs_of(requests, [3], read)) as runs:
             assert [found for _, found in brought(runs)] == [content[3 * PAGE :][:PAGE]]
@@ -284,7 +286,8 @@ def test_caches_let_go_of_memory_if_reads_are_faster_then(tmp_path, monkeypatch,
             is_let_go = bool(words[LET_GO])
             now_ns[0] += 1000 if is_let_go == (faster == LET_GO) else 5000
             told = (ctypes.c_long * 2).from_address(at)
-            told[0], told[1] = divmod(now_ns[0] if number == time.CLOCK_MONOTONIC else time.time_ns(), 10**9)
+            later_ns = time.time_ns() + 30 * 10**9
+            told[0], told[1] = divmod(now_ns[0] if number == time.CLOCK_MONOTONIC else later_ns, 10**9)
             return 0
 
         was = functions[CLOCK]

@@ -18,7 +18,7 @@ from kvstore.span import Span
 from kvstore.testing import assert_holds, fill, kv_like
 from kvstore.testing import chain as store_chain
 from kvstore.wanted import Wanted
-from tests.kvstore.conftest import absent_by
+from tests.kvstore.conftest import absent_by, patient
 
 LAYOUT = BlockLayout(num_layers=2, num_kv_heads=2, head_dim=64, dtype="bfloat16", block_tokens=16)
 FORMS = [LAYOUT, replace(LAYOUT, dtype="float32"), replace(LAYOUT, block_tokens=17, num_layers=3)]
@@ -254,6 +254,7 @@ def _spread(block, layout: BlockLayout) -> np.ndarray:
 def test_what_is_like_the_last_one_is_proven_on_the_way(open_lmdb, monkeypatch, dtype, in_memory):
     """Without Python, from run to run. Where the code changes, what comes first of the other one is not."""
     absent_by(monkeypatch, lambda address, num_bytes: not in_memory)
+    patient(monkeypatch)
     layout, asked = replace(LAYOUT, dtype=dtype), []
     monkeypatch.setattr(payload_file, "READ_BYTES", 2 * layout.block_bytes)
     store = open_lmdb(layout=layout, capacity_bytes=256 * layout.block_bytes)
