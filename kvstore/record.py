@@ -131,8 +131,7 @@ class RecordFormat:
 
     def wanted(self, refs: Sequence[BlockRef], out: Sequence[Bytes]) -> Wanted | None:
         """What proves records of these blocks many at once; None where there is nothing to be proven so. Buffers are as `check_out` answers them."""
-        is_coded = self.encodes and self.layout.itemsize in FUNCTIONS
-        if not is_coded or any(_sizes(ref) != self._ref_sizes for ref in refs):
+        if not self._is_coded or any(_sizes(ref) != self._ref_sizes for ref in refs):
             return None  # before it is asked for what is compiled: there may be none
         return Wanted(self.namespace, self.layout, refs, out, self.baselines, self._last)
 
@@ -148,9 +147,14 @@ class RecordFormat:
                 raise ValueError("a block is to be read into a buffer that cannot be written")
         return buffers
 
+    @property
+    def _is_coded(self) -> bool:
+        """Whether there is compiled code for what is encoded."""
+        return self.encodes and self.layout.itemsize in FUNCTIONS
+
     def _checksum(self, data: Bytes) -> int:
         """XXH3, compiled where there is compiled code anyway."""
-        if self.encodes and self.layout.itemsize in FUNCTIONS and data.size > _LEAST_BYTES:
+        if self._is_coded and data.size > _LEAST_BYTES:
             return kernels(self.layout.itemsize).checksum(data) & _MASK
         return xxhash.xxh3_64_intdigest(data.data)
 

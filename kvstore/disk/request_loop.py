@@ -111,11 +111,9 @@ def end(rows: Any, words: Any, functions: Any) -> Any:
 
 def give_up(rows: Any, words: Any, functions: Any, reads: Any) -> None:
     """Nobody wants those requests any more whose rows are in `reads`, where these are 0 or more."""
+    shared, of_functions = np.int64(words.ctypes.data), np.int64(functions.ctypes.data)
     for at in range(reads.size):
-        if reads[at] >= 0:
-            row = np.int64(rows[reads[at]].ctypes.data)
-            reads[at] = -1
-            give_back(row, np.int64(words.ctypes.data), np.int64(functions.ctypes.data), False)
+        give_back(rows, shared, of_functions, reads, at, False)
 
 
 @njit(**_COMPILED)
@@ -158,13 +156,17 @@ def awaited(row: Any, functions: Any) -> Any:
 
 
 @njit(**_COMPILED)
-def give_back(row: Any, shared: Any, functions: Any, was_read: Any) -> None:
-    """No request is wanted any more whose words are at `row`, nor what it has brought.
+def give_back(rows: Any, shared: Any, functions: Any, reads: Any, at: Any, was_read: Any) -> None:
+    """The request whose row's number is `reads` [at], if that is 0 or more, is not wanted any more, nor what it has brought. The number becomes -1.
 
     If `was_read`, caches may be made to let go of that before somebody else reads to it. A disk that other memory stands for is copied from by a processor,
     to which of the machine's is up to who lends it: one that shares our caches is faster if they hold what is written over, another is slower, as
     it has to be taken from them first.
     """
+    if reads[at] < 0:
+        return
+    row = np.int64(rows[reads[at]].ctypes.data)
+    reads[at] = -1
     state = row + _WORD * STATE
     if changed_if(state, QUEUED, FREE) or changed_if(state, BEGUN, GIVEN_UP):
         return
@@ -172,8 +174,8 @@ def give_back(row: Any, shared: Any, functions: Any, was_read: Any) -> None:
     is_let_go = was_read and _is_to_be_let_go(shared)
     if is_let_go:
         address = word(shared, MEMORY) + word(row, PIECE) * word(shared, PIECE_BYTES)
-        for at in range(0, word(row, NUM_BYTES), _LINE_BYTES):
-            let_go(address + at)
+        for offset in range(0, word(row, NUM_BYTES), _LINE_BYTES):
+            let_go(address + offset)
     changed_if(state, DONE, FREE)
     _set(shared + _WORD * HELD, bit, was_read and not is_let_go)
     _set(shared + _WORD * LET_GO, bit, is_let_go)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from weakref import ref
 
 import numpy as np
@@ -65,10 +65,18 @@ functions: Final = _addresses(
 """Of the C library's, by which requests are served, awaited and timed."""
 
 
+class Serving(NamedTuple):
+    """Of kvstore/disk/request_loop.py."""
+
+    serve: Callable[..., int]
+    end: Callable[..., int]
+    give_up: Callable[..., int]
+
+
 @cache
-def serving() -> tuple[Callable[..., int], ...]:
-    """`serve`, `end` and `give_up` of kvstore/disk/request_loop.py. The first call loads them, or has them compiled. Raises StoreFailed where they cannot be."""
-    return tuple(loaded(*FUNCTIONS))
+def serving() -> Serving:
+    """The first call loads them, or has them compiled. Raises StoreFailed where they cannot be."""
+    return Serving(*loaded(*FUNCTIONS))
 
 
 class Requests:
@@ -114,7 +122,7 @@ class Requests:
         if len(self._threads) == self._num_threads:
             return
         try:
-            serve, _, _ = serving()
+            serve = serving().serve
         except StoreFailed:
             return
         with self._lock:
@@ -149,7 +157,7 @@ class Requests:
     def give_up(self, reads: NDArray[np.int64]) -> None:
         """Nobody wants these requests any more, or looks at what they have brought. Nobody waits for them either: they may be read still."""
         if (reads >= 0).any():
-            serving()[2](*self.shared, reads)
+            serving().give_up(*self.shared, reads)
 
     def check(self) -> None:
         """While nobody reads: no request is left, and each thread has one piece."""
@@ -167,7 +175,7 @@ class Requests:
         self._callers.clear()
         deadline_s = time.monotonic() + _MOST_END_S
         for _ in self._threads:
-            while not serving()[1](*self.shared):
+            while not serving().end(*self.shared):
                 if time.monotonic() >= deadline_s:
                     return False
                 time.sleep(0.001)  # what was given back is about to end

@@ -57,8 +57,8 @@ def part(
     """Part records, which lie from `begins` [n] on in a file and are of `sizes` [n], in the order in which they lie, into those that are in memory
     and runs of others, that are read together: how many runs, of which the first is of what is in memory, and may have none.
 
-    The file is mapped at `map_begin`. `bounds`: of kvstore.disk.runs. `order` [2, n]: its first row becomes records' numbers, as runs have them. `pages`: room for a number for each page of a record. `runs`,
-    `reads` and `call` are those of kvstore.disk.runs.
+    The file is mapped at `map_begin`. `order` [2, n]: its first row becomes records' numbers, as runs have them. `pages`: room for a number for
+    each page of a record. `bounds`, `runs`, `reads` and `call` are those of kvstore.disk.runs.
     """
     shared, of_functions = np.int64(words.ctypes.data), np.int64(functions.ctypes.data)
     offset, run_bytes, gap_bytes, num_ahead = bounds[0], bounds[1], bounds[2], bounds[3]
@@ -128,14 +128,6 @@ def _ask(rows: Any, shared: Any, functions: Any, runs: Any, reads: Any, call: An
         call[NUM_ASKED] += 1
 
 
-@njit(**_COMPILED)
-def _let_go(rows: Any, shared: Any, functions: Any, reads: Any, run: Any) -> None:
-    if reads[run] >= 0:
-        row = np.int64(rows[reads[run]].ctypes.data)
-        reads[run] = -1
-        give_back(row, shared, functions, True)
-
-
 def go_on(
     rows: Any,
     words: Any,
@@ -157,7 +149,7 @@ def go_on(
     addresses, begins, sizes, numbers, checksums, states = records
     while True:
         if call[IS_OPEN] != 0:
-            _let_go(rows, shared, of_functions, reads, call[AT])
+            give_back(rows, shared, of_functions, reads, call[AT], True)
             call[AT], call[IS_OPEN] = call[AT] + 1, 0
         run = call[AT]
         if run == num_runs:
@@ -177,7 +169,7 @@ def go_on(
                 reads[run] = -1
                 return UNREAD
             if word(row, ANSWER) < runs[run, RUN_LEAST]:
-                _let_go(rows, shared, of_functions, reads, run)
+                give_back(rows, shared, of_functions, reads, run, True)
                 return UNREAD
             address = word(shared, MEMORY) + word(row, PIECE) * word(shared, PIECE_BYTES)
         call[IS_OPEN] = 1

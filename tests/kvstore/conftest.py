@@ -104,9 +104,8 @@ def read_by(monkeypatch: pytest.MonkeyPatch, preadv: Callable[[int, list[memoryv
         except OSError:
             return -1
 
-    _KEPT.append(pread)  # a thread may still be about to call it
     monkeypatch.setattr(payload_file.os, "preadv", preadv)
-    monkeypatch.setattr(_LIBC, "pread", ctypes.cast(pread, ctypes.c_void_p).value)
+    served_by(monkeypatch, "PREAD", pread)
 
 
 def absent_by(monkeypatch: pytest.MonkeyPatch, num_absent: Callable[[int, int], int]) -> None:
@@ -119,8 +118,7 @@ def absent_by(monkeypatch: pytest.MonkeyPatch, num_absent: Callable[[int, int], 
             ctypes.c_ubyte.from_address(pages + page).value = not is_absent
         return 0
 
-    _KEPT.append(mincore)
-    monkeypatch.setattr(_LIBC, "mincore", ctypes.cast(mincore, ctypes.c_void_p).value)
+    served_by(monkeypatch, "MINCORE", mincore)
 
 
 def patient(monkeypatch: pytest.MonkeyPatch, seconds: int = 30) -> None:
@@ -133,36 +131,27 @@ def patient(monkeypatch: pytest.MonkeyPatch, seconds: int = 30) -> None:
         told[0], told[1] = divmod(now_ns, 10**9)
         return 0
 
-    _KEPT.append(clock)
-    monkeypatch.setattr(_LIBC, "clock", ctypes.cast(clock, ctypes.c_void_p).value)
+    served_by(monkeypatch, "CLOCK", clock)
+
+
+def served_by(monkeypatch: pytest.MonkeyPatch, name: str, function: Any) -> None:
+    """Have requests be served by this ctypes function in place of the C library's: `name` is of kvstore.disk.request_words."""
+    _KEPT.append(function)  # a thread may still be about to call it
+    monkeypatch.setattr(_LIBC, name, ctypes.cast(function, ctypes.c_void_p).value)
+
+
+def _address(name: str) -> property:
+    number = getattr(request_words, name)
+    return property(
+        lambda _: requests.functions.item(number),
+        lambda _, address: requests.functions.__setitem__(number, address),
+    )
 
 
 class _Libc:
     """What requests are served by, at this moment."""
 
-    @property
-    def pread(self) -> int:
-        return requests.functions.item(request_words.PREAD)
-
-    @pread.setter
-    def pread(self, address: int) -> None:
-        requests.functions[request_words.PREAD] = address
-
-    @property
-    def clock(self) -> int:
-        return requests.functions.item(request_words.CLOCK)
-
-    @clock.setter
-    def clock(self, address: int) -> None:
-        requests.functions[request_words.CLOCK] = address
-
-    @property
-    def mincore(self) -> int:
-        return requests.functions.item(request_words.MINCORE)
-
-    @mincore.setter
-    def mincore(self, address: int) -> None:
-        requests.functions[request_words.MINCORE] = address
+    PREAD, MINCORE, CLOCK = map(_address, ("PREAD", "MINCORE", "CLOCK"))
 
 
 _LIBC = _Libc()

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kvstore.disk.request_words import CLOCK, FREE, HELD, LET_GO, QUEUED, STATE, TAKEN
-from kvstore.disk.requests import Requests, functions
+from kvstore.disk.request_words import FREE, HELD, LET_GO, QUEUED, STATE, TAKEN
+from kvstore.disk.requests import Requests
 from kvstore.disk.runs import Bounds, Places, Runs
-from tests.kvstore.conftest import absent_by, patient, read_by
+from tests.kvstore.conftest import absent_by, patient, read_by, served_by
 
 PAGE = 4096
 NUM_PAGES = 64
@@ -290,15 +290,12 @@ def test_caches_let_go_of_memory_if_reads_are_faster_then(tmp_path, monkeypatch,
             told[0], told[1] = divmod(now_ns[0] if number == time.CLOCK_MONOTONIC else later_ns, 10**9)
             return 0
 
-        was = functions[CLOCK]
-        functions[CLOCK] = ctypes.cast(clock, ctypes.c_void_p).value
-        try:
+        with monkeypatch.context() as timed:
+            served_by(timed, "CLOCK", clock)
             for _ in range(200):
                 with closing(runs_of(requests, [0], read, pages_each=each)) as runs:
                     assert len(list(brought(runs))) == 1
                 ways.append(bool(words[LET_GO]))
-        finally:
-            functions[CLOCK] = was
     assert read.made == []
     assert 0.9 < np.mean([way == (faster == LET_GO) for way in ways[20:]]) < 1
 
